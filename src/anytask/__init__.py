@@ -1,0 +1,11 @@
+"""anytask: published task-agnostic learning systems on one set of shared parts.
+
+``import anytask`` is cheap: it loads neither torch nor transformers. The four jobs of the package are reached by
+
+* :mod:`anytask.catalogue`: which systems exist for a problem,
+* :func:`anytask.bench.compare`: which of them works best on your own data,
+* the families (:mod:`anytask.continual`, :mod:`anytask.incontext`, :mod:`anytask.prompts`, ...): the systems,
+* :mod:`anytask.claims`: whether a system does what its paper says.
+"""
+
+__version__ = "0.1.0"
