@@ -1,0 +1,304 @@
+"""The catalogue: its facts have the right form, and what it says is available can be imported."""
+
+import dataclasses
+import importlib
+import json
+import pickle
+import re
+import subprocess
+import sys
+import types
+
+import pytest
+
+from anytask import catalogue
+from anytask.catalogue import FAMILIES, PROBLEMS, SYSTEMS, Card, UnknownSystem, as_dict, get, load, search, state
+
+KEYS = [
+    "tame", "isocvgae", "tart", "mtlora", "llmlingua2", "uwe", "nero", "galactic", "demrag", "evosyn", "rlot",
+    "point-prc", "madeleine", "clr", "scold", "intact", "myodex", "simclrv2", "leadqa", "skillblender", "ernie3",
+    "xmtf", "uniqa", "anomalyclip", "ag2manip", "gcm", "owl", "sgrl-set", "lumos", "rl100", "passive-safe-rl", "sade",
+    "cico", "xmai", "autodistil", "gpt3", "ibc", "agnostic-rl", "laf", "natural-instructions", "inboxbart", "ovor",
+    "atlas", "gpicl", "fs-mtl", "l1-amtrl", "ic-lora", "uni-perceiver-v2", "provable-pretraining", "most-of-your-model",
+    "task-hinting", "fscl-tsc", "dynamic-logit-fusion", "udr", "r-mtgb", "kid", "ugr", "disco",
+    "impossible-distillation", "icl-discrete", "rad", "claps", "migu", "behavior-retrieval", "bonito", "votek",
+    "sim-rag", "tl-training", "sla", "prd", "agnostics", "visualcloze", "promptquine", "p-rag", "gkcl", "self-guide",
+    "multilane",
+]
+EXTRAS = {None, "graphs", "control", "agents", "synthesis", "imagegen", "app", "ray", "text"}
+AVAILABLE = [card for card in SYSTEMS if state(card) == "available"]
+
+each_card = pytest.mark.parametrize("card", SYSTEMS, ids=KEYS)
+
+
+@pytest.fixture
+def family(monkeypatch):
+    """Add a throw-away family ``anytask.zoo`` that publishes the given names."""
+
+    def add(**lazy):
+        package = types.ModuleType("anytask.zoo")
+        package.__path__ = []
+        package._LAZY = lazy
+        monkeypatch.setitem(sys.modules, "anytask.zoo", package)
+        return package
+
+    return add
+
+
+def zoo_card(name, extra=None):
+    return dataclasses.replace(get("tame"), name=name, entry=f"anytask.zoo:{name}", extra=extra)
+
+
+def test_numbers_and_keys_are_the_77_of_the_catalogue_in_order():
+    assert len(KEYS) == 77
+    assert [card.number for card in SYSTEMS] == list(range(77))
+    assert [card.key for card in SYSTEMS] == KEYS
+
+
+def test_families_are_the_twelve_of_the_package():
+    twelve = ["continual", "multitask", "pretrain", "robust", "incontext", "prompts"]
+    twelve += ["decoding", "synthesis", "agents", "control", "evaluate", "imagegen"]
+    assert sorted(FAMILIES) == sorted(twelve)
+
+
+def test_titles_names_entries_and_arxiv_ids_are_not_shared():
+    for field in ("title", "name", "entry"):
+        assert len({getattr(card, field) for card in SYSTEMS}) == 77
+    ids = [card.arxiv for card in SYSTEMS if card.arxiv is not None]
+    assert len(set(ids)) == len(ids)
+
+
+@each_card
+def test_card_is_well_formed(card):
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", card.key)
+    assert re.fullmatch(rf"anytask\.{card.family}:[A-Z][A-Za-z0-9]+", card.entry)
+    assert card.extra in EXTRAS
+    assert card.sees in {"none", "boundary", "train", "test"}
+    assert card.problems and len(set(card.problems)) == len(card.problems)
+    assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", problem) for problem in card.problems)
+    for text in (card.title, card.name, card.use):
+        assert text == " ".join(text.split()) != ""
+
+
+@each_card
+def test_use_is_one_line_under_140_characters(card):
+    assert 40 < len(card.use) < 140
+    assert "\n" not in card.use
+
+
+@pytest.mark.parametrize("card", [card for card in SYSTEMS if card.arxiv], ids=lambda card: card.key)
+def test_year_is_that_of_the_arxiv_identifier(card):
+    match = re.fullmatch(r"(\d\d)(0[1-9]|1[0-2])\.\d{5}", card.arxiv)
+    assert match
+    assert card.year == 2000 + int(match[1])
+
+
+@pytest.mark.parametrize(
+    ("key", "entry", "problems", "sees"),
+    [
+        ("tame", "anytask.continual:TAME", {"task-stream"}, "none"),
+        ("prd", "anytask.continual:PRD", {"task-stream"}, "boundary"),
+        ("gkcl", "anytask.continual:GKCL", {"task-stream"}, "test"),
+        ("votek", "anytask.incontext:VoteK", {"few-shot-text", "demonstration-selection"}, None),
+        ("udr", "anytask.incontext:UDR", {"few-shot-text", "demonstration-selection"}, None),
+        ("gpt3", "anytask.incontext:GPT3", {"few-shot-text"}, None),
+        ("promptquine", "anytask.prompts:PromptQuine", {"few-shot-text", "prompt-search"}, None),
+        ("llmlingua2", "anytask.prompts:LLMLingua2", {"few-shot-text", "prompt-compression"}, None),
+    ],
+)
+def test_names_that_other_programs_rely_on(key, entry, problems, sees):
+    card = get(key)
+    assert card.entry == entry
+    assert set(card.problems) == problems
+    assert sees in (None, card.sees)
+
+
+def test_cards_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        get("tame").year = 1999
+    assert not hasattr(get("tame"), "__dict__")
+
+
+@each_card
+def test_get_finds_each_card_by_its_key(card):
+    assert get(card.key) is card
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [("tme", "tame"), ("TAME", "tame"), ("LLMLingua-2", "llmlingua2"), ("vote-k", "votek"), ("sgrl", "sgrl-set")],
+)
+def test_unknown_key_names_the_close_ones(wrong, meant):
+    with pytest.raises(KeyError) as caught:
+        get(wrong)
+    assert isinstance(caught.value, UnknownSystem)
+    assert repr(wrong) in str(caught.value)
+    assert repr(meant) in str(caught.value)
+
+
+def test_unknown_key_that_resembles_none_says_where_to_look():
+    with pytest.raises(UnknownSystem, match="anytask list"):
+        get("qqqqqqqq")
+
+
+def test_unknown_system_survives_the_way_between_processes():
+    error = pickle.loads(pickle.dumps(UnknownSystem("tme")))
+    assert str(error) == str(UnknownSystem("tme"))
+
+
+def test_search_without_conditions_gives_all():
+    assert search() == SYSTEMS
+    assert search("") == SYSTEMS
+
+
+def test_search_wants_all_words_whatever_their_case():
+    assert {get("udr"), get("demrag"), get("sim-rag")} <= set(search("retriev"))
+    assert search("RETRIEV multi-round") == (get("sim-rag"),)
+    assert search("retriev zebra") == ()
+
+
+@pytest.mark.parametrize("word", ["most-of-your-model", "aTLAS", "lasso", "imbalanced", "imagegen"])
+def test_search_looks_in_key_name_title_use_and_family(word):
+    assert search(word)
+
+
+def test_search_conditions_narrow_each_other_and_keep_the_order():
+    found = search(family="continual", problem="task-stream")
+    assert found == tuple(card for card in SYSTEMS if card.family == "continual" and "task-stream" in card.problems)
+    assert search("prototype", family="continual", problem="task-stream") == (get("prd"),)
+    assert search(family="imagegen", problem="task-stream") == ()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_has_systems(family):
+    assert search(family=family)
+    assert all(card.family == family for card in search(family=family))
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_each_problem_has_systems(problem):
+    assert all(problem in card.problems for card in search(problem=problem))
+    assert search(problem=problem)
+
+
+def test_unknown_family_or_problem_lists_the_valid_ones():
+    with pytest.raises(ValueError, match=r"'continuous'.*continual.*synthesis"):
+        search(family="continuous")
+    with pytest.raises(ValueError, match=r"'streams'.*few-shot-text.*task-stream"):
+        search(problem="streams")
+
+
+def test_a_system_is_planned_until_its_family_its_name_and_its_module_are_there(family):
+    card = zoo_card("Otter")
+    assert state(card) == "planned"  # no family
+    family(Badger="badger")
+    assert state(card) == "planned"  # the family doesn't publish the name
+    family(Otter="otter")
+    assert state(card) == "planned"  # the name is published, its module is not written yet
+
+
+def test_a_system_is_available_when_its_module_is_there(family, tmp_path):
+    family(Otter="otter").__path__ = [str(tmp_path)]
+    (tmp_path / "otter.py").write_text("raise RuntimeError('state() must not run this')")
+    assert state(zoo_card("Otter")) == "available"
+
+
+def test_a_broken_family_is_no_plan(monkeypatch, tmp_path):
+    folder = tmp_path / "broken_zoo"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("import a_module_nobody_wrote")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="a_module_nobody_wrote"):
+        state(dataclasses.replace(get("tame"), entry="broken_zoo:Otter"))
+
+
+def test_loading_a_planned_system_says_that_it_is_planned(family):
+    family()
+    with pytest.raises(ImportError, match="Otter is planned, not available yet"):
+        load(zoo_card("Otter"))
+
+
+@pytest.fixture
+def zoo_with(family, tmp_path, monkeypatch):
+    """Add a family whose module ``otter`` has the given source, published through :func:`anytask._lazy.lazy`."""
+
+    def add(source):
+        from anytask._lazy import lazy
+
+        package = family(Otter="otter")
+        package.__path__ = [str(tmp_path)]
+        package.__getattr__, _ = lazy("anytask.zoo", package._LAZY)
+        (tmp_path / "otter.py").write_text(source)
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, "anytask.zoo.otter", raising=False)
+
+    yield add
+    sys.modules.pop("anytask.zoo.otter", None)
+
+
+def test_load_returns_the_published_class(zoo_with):
+    zoo_with("class Otter: pass")
+    assert load(zoo_card("Otter")).__module__ == "anytask.zoo.otter"
+
+
+@pytest.mark.parametrize(("extra", "wanted"), [("text", "anytask[text]"), (None, "anytask")])
+def test_load_names_the_extra_of_a_missing_package(zoo_with, extra, wanted):
+    zoo_with("import a_module_nobody_wrote.deep")
+    with pytest.raises(ImportError) as caught:
+        load(zoo_card("Otter", extra))
+    assert caught.value.name == "a_module_nobody_wrote"
+    assert f"pip install '{wanted}'" in str(caught.value)
+
+
+def test_load_passes_on_a_fault_of_the_package_itself(zoo_with):
+    zoo_with("import anytask.a_module_nobody_wrote")
+    with pytest.raises(ModuleNotFoundError, match=r"No module named 'anytask\.a_module_nobody_wrote'"):
+        load(zoo_card("Otter", "text"))
+
+
+@pytest.mark.parametrize("card", AVAILABLE, ids=[card.key for card in AVAILABLE])
+def test_what_is_available_can_be_loaded(card):
+    try:
+        system = load(card)
+    except ImportError as error:
+        if card.extra is None or f"anytask[{card.extra}]" not in str(error):
+            raise
+        pytest.skip(str(error))
+    assert isinstance(system, type)
+    assert f"{card.family}:{system.__name__}" == card.entry.removeprefix("anytask.")
+    assert system.__module__.startswith(f"anytask.{card.family}.")
+
+
+@pytest.mark.parametrize("card", [card for card in SYSTEMS if state(card) == "planned"], ids=lambda card: card.key)
+def test_what_is_planned_cannot_be_imported(card):
+    package, _, name = card.entry.partition(":")
+    with pytest.raises((AttributeError, ModuleNotFoundError), match=f"{re.escape(package)}|{name}"):
+        getattr(importlib.import_module(package), name)
+
+
+@each_card
+def test_as_dict_is_json_and_agrees_with_the_state(card):
+    values = as_dict(card)
+    assert json.loads(json.dumps(values)) == values
+    assert set(values) == {field.name for field in dataclasses.fields(Card)} | {"state", "available"}
+    assert values["state"] == state(card)
+    assert values["available"] is (values["state"] == "available")
+    assert tuple(values["problems"]) == card.problems
+
+
+def test_listing_every_state_loads_no_heavy_module_and_is_quick():
+    script = (
+        "import sys, time; start = time.perf_counter()\n"
+        "from anytask import catalogue\n"
+        "cards = [catalogue.as_dict(card) for card in catalogue.SYSTEMS]\n"
+        "print(time.perf_counter() - start, len(cards), *(set(sys.modules) & {'torch', 'transformers', 'numpy'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    seconds, cards, *heavy = done.stdout.split()
+    assert cards == "77"
+    assert heavy == []
+    assert float(seconds) < 5  # about 0.05 s; the rest is room for a busy machine
+
+
+def test_public_names_exist():
+    assert all(hasattr(catalogue, name) for name in catalogue.__all__)
