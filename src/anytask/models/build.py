@@ -1,0 +1,166 @@
+"""Turn what a user calls a backbone into a module that maps inputs to ``n_outputs`` numbers."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from anytask.parts.rng import isolated
+
+Backbone: TypeAlias = "None | str | nn.Module | Callable[[tuple[int, ...], int], nn.Module]"
+
+
+class MLP(nn.Module):
+    """A multi-layer perceptron on flattened inputs: ReLU between the layers, no activation at the end.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        Shape of one input, without the batch axis.
+    n_outputs : int
+        Width of the last layer.
+    hidden : sequence of int, default (64, 64)
+        Widths of the hidden layers.
+    dropout : float in [0, 1), default 0.0
+        Drop probability after every hidden activation.
+
+    Examples
+    --------
+    >>> MLP((8, 8), 3)(torch.zeros(5, 8, 8)).shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(
+        self, input_shape: tuple[int, ...], n_outputs: int, hidden: Sequence[int] = (64, 64), dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        widths = [math.prod(input_shape), *hidden]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for n_in, n_out in itertools.pairwise(widths):
+            layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], n_outputs))
+
+    def forward(self, x: Tensor) -> Tensor:  # (n, *input_shape) -> (n, n_outputs)
+        return self.layers(x)
+
+
+class PretrainedVision(nn.Module):
+    """A Hugging Face vision encoder with a linear layer on its pooled features.
+
+    Parameters
+    ----------
+    encoder : transformers.PreTrainedModel
+        Called with ``pixel_values`` of shape (n, channels, height, width).
+    n_outputs : int
+        Width of the linear layer.
+    """
+
+    def __init__(self, encoder: nn.Module, n_outputs: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        config: Any = encoder.config
+        width = config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else config.hidden_size
+        self.head = nn.Linear(width, n_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:  # (n, channels, height, width) -> (n, n_outputs)
+        out = self.encoder(pixel_values=x)
+        pooled = getattr(out, "pooler_output", None)
+        if pooled is None:
+            pooled = out.last_hidden_state[:, 0]
+        return self.head(pooled.flatten(1))
+
+
+def resnet18(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
+    """A randomly initialised ResNet-18 (transformers' own) for images of shape (channels, height, width)."""
+    from transformers import ResNetConfig, ResNetModel
+
+    config = ResNetConfig(
+        num_channels=input_shape[0], embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2],
+        layer_type="basic",
+    )  # fmt: skip
+    return PretrainedVision(ResNetModel(config), n_outputs)
+
+
+def build_backbone(
+    backbone: Backbone, input_shape: tuple[int, ...], n_outputs: int, *, seed: int, hidden: Sequence[int] = (64, 64)
+) -> nn.Module:
+    """Return a fresh module that maps (n, \\*input_shape) to (n, n_outputs).
+
+    Parameters
+    ----------
+    backbone : None, str, torch.nn.Module or callable
+        ``None``: an :class:`MLP`. ``"resnet18"``: a randomly initialised ResNet-18. Any other string: a Hugging Face
+        vision checkpoint, by name or folder, under a new linear layer. A module: a deep copy of it (its output
+        width must be ``n_outputs``).
+        A callable: called as ``backbone(input_shape, n_outputs)``.
+    input_shape : tuple of int
+        Shape of one input.
+    n_outputs : int
+        Width of the output.
+    seed : int
+        Seed of the initialisation; the global generator is left alone.
+    hidden : sequence of int
+        Hidden widths of the default MLP.
+
+    Raises
+    ------
+    TypeError
+        If ``backbone`` is none of these.
+    ValueError
+        If the module does not map one input to ``n_outputs`` numbers, or the inputs do not fit it.
+
+    Examples
+    --------
+    >>> build_backbone(None, (64,), 10, seed=0)(torch.zeros(2, 64)).shape
+    torch.Size([2, 10])
+    """
+    with isolated(seed):
+        if backbone is None:
+            module: nn.Module = MLP(input_shape, n_outputs, hidden)
+        elif isinstance(backbone, nn.Module):
+            module = copy.deepcopy(backbone)
+        elif isinstance(backbone, str):
+            if len(input_shape) != 3:
+                raise ValueError(
+                    f"backbone {backbone!r} takes images (channels, height, width), got inputs of shape {input_shape}"
+                )
+            if backbone == "resnet18":
+                module = resnet18(input_shape, n_outputs)
+            else:
+                from transformers import AutoModel
+
+                source = str(Path(backbone)) if Path(backbone).exists() else backbone
+                module = PretrainedVision(AutoModel.from_pretrained(source), n_outputs)
+        elif callable(backbone):
+            module = backbone(input_shape, n_outputs)
+        else:
+            raise TypeError(
+                f"backbone must be None, a name, a torch module or a callable, got {type(backbone).__name__}"
+            )
+        _check(module, input_shape, n_outputs)
+    return module
+
+
+def _check(module: nn.Module, input_shape: tuple[int, ...], n_outputs: int) -> None:
+    training = module.training
+    module.eval()
+    first = next(module.parameters(), None)
+    probe = torch.zeros(2, *input_shape, device=first.device if first is not None else "cpu")
+    try:
+        with torch.no_grad():
+            out = module(probe)
+    except Exception as error:
+        raise ValueError(f"the backbone fails on inputs of shape {input_shape}: {error}") from error
+    finally:
+        module.train(training)
+    if tuple(out.shape) != (2, n_outputs):
+        raise ValueError(f"the backbone maps 2 inputs to shape {tuple(out.shape)}, wanted (2, {n_outputs})")
