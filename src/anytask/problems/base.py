@@ -1,0 +1,113 @@
+"""What every kind of problem offers the bench."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+Role = Literal["system", "baseline", "ablation"]
+
+
+class BadData(ValueError):
+    """The user's data cannot be used; the message is one line naming file, column and row."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number a problem measures: its key in :attr:`Outcome.metrics`, how to say it, and which way is better."""
+
+    key: str
+    label: str
+    higher_is_better: bool = True
+    unit: str = ""  # "" for shares in [0, 1], else e.g. "tokens", "batches"
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One row of a comparison: a class, its constructor arguments, and the part it plays.
+
+    ``name`` is unique within a comparison ("tame", "fine-tuning", "tame (k=0.5)"); ``entry`` is "module:Class";
+    ``params`` are JSON-able constructor arguments; ``key`` is the catalogue key where the class is a system.
+    """
+
+    name: str
+    entry: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    role: Role = "system"
+    key: str | None = None
+
+    def load(self) -> type:
+        """Import the class."""
+        module, name = self.entry.split(":")
+        return getattr(importlib.import_module(module), name)
+
+
+@dataclass
+class Outcome:
+    """What one run gave.
+
+    ``metrics`` are numbers by :attr:`Metric.key`; ``details`` are JSON-able series for the report (accuracy matrix,
+    curve over the stream, borders, ...); ``cost`` are counts beside the wall time and memory that the bench takes
+    itself: ``trainable_parameters``, ``stored_parameters``, ``stored_samples``, ``labels``, ``lm_calls``,
+    ``lm_tokens``, ``train_seconds``, ``predict_seconds``; ``kind`` says which kind of language model took part
+    (``http``, ``local``, ``tiny``, ``sim``), ``None`` where none did; ``notes`` are sentences for the report.
+    """
+
+    metrics: dict[str, float]
+    details: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    kind: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class ProblemData(Protocol):
+    """Loaded data: picklable, with a content fingerprint, and able to describe itself in a few JSON-able facts."""
+
+    name: str
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the content and of every option that changes what a run sees."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for the report: source, sizes, classes, options."""
+        ...
+
+
+class Problem(ABC):
+    """A kind of problem: loads data, runs one entrant on them, and says what is measured."""
+
+    key: ClassVar[str]
+    title: ClassVar[str]
+    metrics: ClassVar[tuple[Metric, ...]]  # the first is the one that ranks
+    #: Option name -> (default, help text): what :meth:`load` takes beside the source.
+    options: ClassVar[Mapping[str, tuple[Any, str]]] = {}
+
+    @property
+    def primary(self) -> Metric:
+        """The metric that ranks."""
+        return self.metrics[0]
+
+    @abstractmethod
+    def load(self, source: Any, **options: Any) -> Any:
+        """Return :class:`ProblemData` from a built-in name, a path or arrays, or raise :class:`BadData`."""
+
+    @abstractmethod
+    def baselines(self, data: Any) -> tuple[Entrant, ...]:
+        """Return the entrants every comparison on these data includes."""
+
+    def refuses(self, entrant: Entrant, data: Any) -> str | None:
+        """Return why an entrant cannot take part on these data, in one sentence, or None if it can."""
+        return None
+
+    @abstractmethod
+    def run(self, entrant: Entrant, data: Any, seed: int, progress: Callable[[float], None] | None = None) -> Outcome:
+        """Run one entrant with one seed. ``progress`` is called with the finished share in [0, 1]."""
+
+    def figures(self, data: Any, runs: list[Any]) -> list[tuple[str, str, Any]]:
+        """Return (title, one-sentence caption, plotly figure) triples for the report, beyond the common ones."""
+        return []
