@@ -1,0 +1,63 @@
+# Set-up targets may be repeated; each says what it does. PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help demo test test-slow claims docs bench lint format clean
+
+help:
+	@echo "make demo       set up $(VENV) and compare three continual learners on real data -> report.html"
+	@echo "make test       set up $(VENV) and run the test suite"
+	@echo "make test-slow  the longer tests (Ray, Dask, served models, full experiments)"
+	@echo "make claims     run every claim in full and record the evidence"
+	@echo "make docs       build the documentation into docs/_build/html"
+	@echo "make bench      speed and memory against peers, as ratios"
+	@echo "make lint       ruff and mypy"
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed: install Python 3.11, or name yours: make PYTHON=python3.12"; exit 1; }
+	@echo "Setting up $(VENV): PyTorch and the pinned dependencies (once, a few minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(STAMP)
+	@echo "Adding the test, docs and lint tools to $(VENV)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/anytask compare task-stream --data digits --systems tame,prd,gkcl --seeds 3 --jobs 2 --report report.html
+	@echo "Open report.html in a browser."
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" --cov=anytask --cov-report=term:skip-covered -q
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow --timeout 900 -q
+
+claims: $(STAMP)
+	$(BIN)/anytask verify all
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx -W --keep-going -b html -q docs docs/_build/html
+	@echo "Open docs/_build/html/index.html in a browser."
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check src tests benchmarks scripts docs
+	$(BIN)/ruff format --check src tests benchmarks scripts docs
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix src tests benchmarks scripts docs
+	$(BIN)/ruff format src tests benchmarks scripts docs
+
+clean:
+	rm -rf $(VENV) docs/_build build dist .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -1,0 +1,396 @@
+"""The command line: ``anytask list | show | compare | verify``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import anytask
+from anytask import catalogue
+
+app = typer.Typer(
+    help="Task-agnostic learning systems: find one, compare them on your data, check their papers' claims.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_out = Console()
+_err = Console(stderr=True)
+
+
+class Backend(StrEnum):
+    """Where runs are executed."""
+
+    loky = "loky"
+    threading = "threading"
+    sequential = "sequential"
+    ray = "ray"
+    dask = "dask"
+
+
+def _fail(message: object) -> NoReturn:
+    """One line to the user, exit code 2: the input was bad, and nothing was written."""
+    text = str(message).strip() or type(message).__name__
+    _err.print(f"[bold red]error:[/] {_escape(text)}", soft_wrap=True, highlight=False)
+    raise typer.Exit(2)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"anytask {anytask.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("list")
+def list_systems(
+    family: Annotated[str | None, typer.Option(help="Only this family, e.g. continual.")] = None,
+    problem: Annotated[
+        str | None, typer.Option(help="Only systems for this kind of problem, e.g. task-stream.")
+    ] = None,
+    search: Annotated[str | None, typer.Option(help="Words that all occur in key, name, title, use or family.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the cards as JSON.")] = False,
+) -> None:
+    """What exists for my problem?"""
+    try:
+        cards = catalogue.search(search, family=family, problem=problem)
+    except ValueError as error:
+        _fail(error)
+    if as_json:
+        typer.echo(json.dumps([catalogue.as_dict(card) for card in cards], indent=1, ensure_ascii=False))
+        return
+    if not cards:
+        _out.print("No system matches. `anytask list` shows all of them.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("key", "family", "state"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("what it does for you")
+    for card in cards:
+        ready = catalogue.state(card) == "available"
+        table.add_row(
+            f"[bold]{card.key}[/]" if ready else card.key,
+            card.family,
+            "[green]available[/]" if ready else "[dim]planned[/]",
+            _escape(card.use),
+            style=None if ready else "dim",
+        )
+    _out.print(table)
+    ready_count = sum(catalogue.state(card) == "available" for card in cards)
+    _out.print(f"\n{len(cards)} systems, {ready_count} available. `anytask show KEY` tells more.", highlight=False)
+
+
+@app.command()
+def show(
+    key: Annotated[str, typer.Argument(help="A system's key, as `anytask list` prints it.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the card and the evidence as JSON.")] = False,
+) -> None:
+    """One system: its card, protocol, parameters and recorded evidence."""
+    from anytask.claims.evidence import read_evidence
+
+    try:
+        card = catalogue.get(key)
+    except KeyError as error:
+        _fail(error)
+    evidence = read_evidence(key)
+    if as_json:
+        typer.echo(json.dumps(catalogue.as_dict(card) | {"evidence": evidence}, indent=1, ensure_ascii=False))
+        return
+    state = catalogue.state(card)
+    paper = f"{card.year}" + (f", arXiv:{card.arxiv}" if card.arxiv else "")
+    _out.print(f"[bold]{card.name}[/]  {_escape(card.title)} ({paper})\n", highlight=False)
+    _out.print(f"{_escape(card.use)}\n", highlight=False)
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="bold")
+    facts.add_column()
+    facts.add_row("state", state)
+    facts.add_row("family", card.family)
+    facts.add_row("problems", ", ".join(card.problems))
+    facts.add_row("sees of the task", card.sees)
+    facts.add_row("install", f"pip install 'anytask\\[{card.extra}]'" if card.extra else "pip install anytask")
+    module, name = card.entry.split(":")
+    facts.add_row("import", f"from {module} import {name}")
+    _out.print(facts)
+    if state == "available":
+        _show_class(card)
+    _show_evidence(evidence, key)
+
+
+def _show_class(card: catalogue.Card) -> None:
+    import inspect
+
+    try:
+        cls = catalogue.load(card)
+    except ImportError as error:
+        _err.print(f"\n{_escape(str(error))}")
+        return
+    methods = [
+        f"{name}{inspect.signature(member)}".replace("(self, ", "(").replace("(self)", "()")
+        for name, member in inspect.getmembers(cls, inspect.isfunction)
+        if not name.startswith("_") and name in _PROTOCOL
+    ]
+    _out.print("\n[bold]Protocol[/]")
+    for line in methods:
+        _out.print(f"  {_escape(_short(line))}", highlight=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("parameter", no_wrap=True)
+    table.add_column("default", no_wrap=True)
+    presets = getattr(cls, "PRESETS", {})
+    for preset in presets:
+        table.add_column(f"preset {preset}", no_wrap=True)
+    for parameter in list(inspect.signature(cls).parameters.values()):
+        default = "required" if parameter.default is parameter.empty else repr(parameter.default)
+        values = [
+            repr(presets[preset][parameter.name]) if parameter.name in presets[preset] else "" for preset in presets
+        ]
+        table.add_row(parameter.name, _escape(default), *map(_escape, values))
+    _out.print("\n[bold]Parameters[/]")
+    _out.print(table)
+
+
+_PROTOCOL = (
+    *("fit", "partial_fit", "end_task", "predict", "predict_proba", "save", "load"),
+    *("select", "retrieve", "compress", "search"),
+)
+
+
+def _short(signature: str) -> str:
+    import re
+
+    return re.sub(r"(: '?[^,=)]*'?)(?=[,=)])", "", signature.split(" -> ")[0])
+
+
+def _show_evidence(evidence: dict[str, Any] | None, key: str) -> None:
+    _out.print("\n[bold]Evidence[/]")
+    if evidence is None:
+        _out.print(f"  none recorded; `anytask verify {key}` runs the claim where there is one", highlight=False)
+        return
+    _out.print(f"  {_coloured(evidence['outcome'])}: {_escape(evidence['claim'])}", highlight=False)
+    for check in evidence["checks"]:
+        _out.print(f"  {_check_line(check)}", highlight=False)
+    kind = f", language model: {evidence['kind']}" if evidence.get("kind") else ""
+    _out.print(
+        f"  [dim]recorded {evidence['recorded'][:10]}, {evidence['seconds']:.0f} s of runs{kind}[/]", highlight=False
+    )
+
+
+def _coloured(outcome: str) -> str:
+    colour = {"shown": "green", "not shown": "yellow", "contradicted": "red"}[outcome]
+    return f"[{colour}]{outcome}[/]"
+
+
+def _check_line(check: dict[str, Any]) -> str:
+    band = "" if check["low"] is None else f" \\[{check['low']:.3f}, {check['high']:.3f}]"
+    mean = "failed" if check["mean"] is None else f"{check['mean']:.3f}{band}"
+    return (
+        f"{_coloured(check['outcome'])}  {_escape(check['sentence'])} [dim]({_escape(check['experiment'])})[/]: {mean}"
+    )
+
+
+@app.command()
+def compare(
+    problem: Annotated[str, typer.Argument(help="A kind of problem, e.g. task-stream or few-shot-text.")],
+    data: Annotated[
+        str, typer.Option(help="A built-in name (digits), a file (.npz, .csv, .parquet, .jsonl), or a folder.")
+    ],
+    systems: Annotated[str, typer.Option(help="Keys joined by commas, or 'all' that fit the problem.")] = "all",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds per system.")] = 5,
+    target: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    task: Annotated[str | None, typer.Option(help="Column that says which task a row is from.")] = None,
+    identity: Annotated[
+        str | None, typer.Option(help="What the stream tells of the task at most: train+test, train, boundary, none.")
+    ] = None,
+    lm: Annotated[
+        str | None, typer.Option(help="Language model: a folder, a Hugging Face name, a URL, tiny:NAME or sim:LEVEL.")
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other option of the problem; repeatable."),
+    ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Include the problem's baselines.")
+    ] = True,
+    budget_seconds: Annotated[float | None, typer.Option(help="Start no new run after this time.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 2,
+    backend: Annotated[Backend, typer.Option(help="Where the runs are executed.")] = Backend.loky,
+    resume: Annotated[bool, typer.Option("--resume/--fresh", help="Keep finished runs, or run all again.")] = True,
+    store: Annotated[Path, typer.Option(help="SQLite file that keeps every run.")] = Path("anytask-runs.sqlite"),
+    report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report here.")] = None,
+    mlflow: Annotated[str | None, typer.Option(metavar="URI", help="Export the runs to this MLflow server.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON instead of a table.")] = False,
+) -> None:
+    """What works best on my data? Exit code 0: every run ended; 1: some failed; 2: bad input, nothing written."""
+    from anytask import bench, problems
+
+    try:
+        kind = problems.get(problem)
+        chosen = _problem_options(kind, {"target": target, "task": task, "identity": identity, "lm": lm}, options or [])
+        _check_destinations(store, report)
+        comparison = bench.compare(
+            kind,
+            data=data,
+            systems="all" if systems == "all" else [key.strip() for key in systems.split(",") if key.strip()],
+            seeds=seeds,
+            baselines=baselines,
+            budget_seconds=budget_seconds,
+            jobs=jobs,
+            backend=backend.value,
+            resume=resume,
+            store=store,
+            report=report,
+            mlflow=mlflow,
+            progress=not as_json,
+            **chosen,
+        )
+    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        _err.print(f"\nStopped. Finished runs are kept in {store}; the same command goes on where this one stopped.")
+        raise typer.Exit(130) from None
+    if as_json:
+        typer.echo(json.dumps(comparison.to_json(), indent=1))
+    else:
+        _out.print(comparison.rich_table())
+        for name, reason in comparison.left_out:
+            _out.print(f"[dim]left out: {name}: {_escape(reason)}[/]", highlight=False)
+        for run in comparison.failed:
+            _err.print(
+                f"[red]failed:[/] {run.entrant_name} (seed {run.seed}): {_escape(_first_line(run.error))}",
+                highlight=False,
+            )
+        if comparison.not_run:
+            _err.print(f"{len(comparison.not_run)} runs were not started: the time budget was used up.")
+        if report:
+            _out.print(f"Report: {report}", highlight=False)
+    if comparison.failed or comparison.not_run:
+        raise typer.Exit(1)
+
+
+def _first_line(error: Any) -> str:
+    message = error.get("message", "") if isinstance(error, dict) else str(error)
+    return (message.strip().splitlines() or ["no message"])[0]
+
+
+def _problem_options(problem: Any, named: dict[str, str | None], extra: list[str]) -> dict[str, Any]:
+    """Merge the named options and the --set ones, and say which of them the problem does not have."""
+    chosen: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    for item in extra:
+        name, equals, text = item.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--set takes NAME=VALUE, got {item!r}")
+        try:
+            chosen[name.replace("-", "_")] = json.loads(text)
+        except json.JSONDecodeError:
+            chosen[name.replace("-", "_")] = text
+    if unknown := [name for name in chosen if name not in problem.options]:
+        known = ", ".join(sorted(problem.options))
+        raise ValueError(f"{problem.key} has no option {unknown[0]!r}; its options: {known}")
+    return chosen
+
+
+def _check_destinations(*paths: Path | None) -> None:
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder, and a file is wanted")
+        if not path.resolve().parent.is_dir():
+            raise ValueError(f"the folder {path.resolve().parent} does not exist")
+
+
+@app.command()
+def verify(
+    key: Annotated[str, typer.Argument(help="A system's key, or 'all' that have a claim.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One small run with one seed; nothing is judged or recorded.")
+    ] = False,
+    seeds: Annotated[
+        int | None, typer.Option(min=2, help="Seeds per entrant, instead of the claim's own number.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 2,
+    evidence: Annotated[Path | None, typer.Option(help="Folder for the recorded evidence.")] = None,
+    record: Annotated[
+        bool, typer.Option("--record/--no-record", help="Write the outcome to the evidence folder.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the evidence as JSON.")] = False,
+) -> None:
+    """Does a system do what its paper says?"""
+    from anytask import claims
+    from anytask.claims.evidence import write_evidence
+    from anytask.claims.verify import verify as run_claim
+
+    try:
+        keys = claims.KEYS if key == "all" else (key,)
+        chosen = [claims.get(k) for k in keys]
+    except (ValueError, KeyError) as error:
+        _fail(error)
+    failed = False
+    for claim in chosen:
+        try:
+            found = run_claim(claim, quick=quick, seeds=seeds, jobs=jobs, progress=not as_json)
+        except (ValueError, ImportError) as error:
+            _fail(error)
+        failed = failed or bool(found["failures"])
+        if as_json:
+            typer.echo(json.dumps(found, indent=1))
+        else:
+            _print_verdict(found, quick)
+        if record and not quick and seeds is None:
+            path = write_evidence(found, evidence)
+            if not as_json:
+                _out.print(f"  recorded in {path}", highlight=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print_verdict(found: dict[str, Any], quick: bool) -> None:
+    if quick:
+        _out.print(
+            f"[bold]{found['system']}[/] quick look, one seed, nothing judged: {_escape(found['claim'])}",
+            highlight=False,
+        )
+    else:
+        _out.print(
+            f"[bold]{found['system']}[/] {_coloured(found['outcome'])}: {_escape(found['claim'])}", highlight=False
+        )
+    for check in found["checks"]:
+        if quick:
+            mean = "failed" if check["mean"] is None else f"{check['mean']:.3f}"
+            _out.print(f"  {_escape(check['sentence'])} [dim]({check['experiment']})[/]: {mean}", highlight=False)
+        else:
+            _out.print(f"  {_check_line(check)}", highlight=False)
+    for failure in found["failures"]:
+        _err.print(f"  [red]failed:[/] {_escape(failure)}", highlight=False)
+
+
+def main() -> None:
+    """Entry point of the ``anytask`` command."""
+    try:
+        app()
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()
