@@ -16,6 +16,7 @@ _LAZY = {
     "ExperienceReplay": "baselines",
     "LwF": "baselines",
     "NearestClassMean": "baselines",
+    "CosineFineTuning": "cosine",
 }
 
 __getattr__, __dir__ = lazy(__name__, _LAZY)
