@@ -1,0 +1,57 @@
+"""GKCL: a generator that remembers replaces stored samples in kernel continual learning."""
+
+from anytask.claims.base import Beats, Claim, Experiment, Reaches
+from anytask.problems.base import Entrant
+
+GKCL = "anytask.continual:GKCL"
+_SMALL = {"preset": "small"}
+_STORED = {**_SMALL, "support": "stored"}
+_KCL = {**_STORED, "generative": False}
+
+CLAIM = Claim(
+    system="gkcl",
+    statement=(
+        "On digits that arrive two classes at a time, with the task known, kernel ridge classifiers on a generated "
+        "support set are as good as on ten stored samples per class; on two generated ones per class they are better "
+        "than on two stored ones, and far better than kernel continual learning without a generator (KCL). No sample "
+        "is stored. Without replay of the generator they are lost."
+    ),
+    experiments=(
+        Experiment(
+            "split digits",
+            "task-stream",
+            "digits",
+            (
+                Entrant("gkcl", GKCL, {**_SMALL, "support_size": 10}, "system", "gkcl"),
+                Entrant("gkcl (2 generated)", GKCL, {**_SMALL, "support_size": 2}, "system"),
+                Entrant("gkcl (no replay)", GKCL, {**_SMALL, "support_size": 10, "replay": False}, "ablation"),
+                Entrant("gkcl (no contrastive term)", GKCL, {**_SMALL, "support_size": 10, "eta": 0.0}, "ablation"),
+                Entrant("gkcl (standard prior)", GKCL, {**_SMALL, "support_size": 10, "prior": "standard"}, "ablation"),
+                Entrant("10 stored, same generator", GKCL, {**_STORED, "support_size": 10}, "baseline"),
+                Entrant("2 stored, same generator", GKCL, {**_STORED, "support_size": 2}, "baseline"),
+                Entrant("kcl (2 stored)", GKCL, {**_KCL, "support_size": 2}, "baseline"),
+            ),
+            {"scenario": "class", "n_tasks": 5, "epochs": 15, "batch_size": 32, "curve_points": 0},
+            quick={"n_tasks": 2, "classes_per_task": 2, "epochs": 2},
+        ),
+    ),
+    checks=(
+        Beats("gkcl", "10 stored, same generator", -0.015, "accuracy", why="as good without storing a sample"),
+        Reaches("gkcl", "accuracy", at_least=0.96),
+        Beats("gkcl (2 generated)", "kcl (2 stored)", 0.10, "accuracy", why="the paper's gain at equal support"),
+        Beats(
+            "gkcl (2 generated)",
+            "2 stored, same generator",
+            0.02,
+            "accuracy",
+            why="the same with only the support swapped",
+        ),
+        Beats("gkcl", "gkcl (no replay)", 0.10, "accuracy", why="the generator forgets too"),
+    ),
+    tried=(
+        "The contrastive term and the standard-normal prior are reported and not judged: in three trial seeds the "
+        "effect of the first was within the spread over seeds. KCL as published trains no generator; the rows with the "
+        "same generator differ from GKCL in the support set alone, which is the harder comparison. "
+        "The preset's 30 epochs per task do not fit into the time of a claim; it takes 15."
+    ),
+)
