@@ -436,7 +436,7 @@ SYSTEMS: tuple[Card, ...] = (
     Card(69, "prd", "Prototype-Sample Relation Distillation: Towards Replay-Free Continual Learning",
          "PRD", 2023, "2303.14771", "continual", "anytask.continual:PRD", None, ("task-stream",),
          "Learns new classes with prototypes and without storing a single old sample; when task ends are announced.",
-         "boundary"),
+         "test"),
     Card(70, "agnostics",
          "Agnostics: Learning to Code in Any Programming Language via Reinforcement with a Universal Learning "
          "Environment",

@@ -625,3 +625,20 @@ def test_colours_differ_and_stay() -> None:
     assert len(set(colours)) == 30 and colours[: len(PALETTE)] == list(PALETTE)
     with pytest.raises(ValueError, match="is not one of"):
         colour_of("x", names)
+
+
+def test_a_stream_without_a_curve_has_the_same_metrics_and_no_curve_figure():
+    problem = TaskStream()
+    entrant = Entrant("mean", "anytask.continual:NearestClassMean")
+    outcomes = []
+    for points in (0, 4):
+        data = problem.load("digits", n_tasks=2, epochs=1, max_per_class=8, curve_points=points)
+        outcomes.append(problem.run(entrant, data, 0))
+    assert outcomes[0].details["curve"] == []
+    assert outcomes[0].metrics["accuracy"] == outcomes[1].metrics["accuracy"]
+    runs = [
+        SimpleNamespace(entrant_name="mean", role="baseline", seed=0, status="done", **vars(outcome))
+        for outcome in outcomes
+    ]
+    titles = [[title for title, _, _ in problem.figures(data, [run])] for run in runs]
+    assert "Accuracy over the stream" not in titles[0] and "Accuracy over the stream" in titles[1]

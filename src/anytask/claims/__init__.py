@@ -10,8 +10,12 @@ Examples
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
-from anytask.claims.base import Beats, Claim, Experiment, Reaches
+from anytask._lazy import lazy
+
+if TYPE_CHECKING:
+    from anytask.claims.base import Claim
 
 _MODULES = {
     "tame": "continual.tame",
@@ -38,4 +42,5 @@ def get(key: str) -> Claim:
     return importlib.import_module(f"anytask.claims.{_MODULES[key]}").CLAIM
 
 
+__getattr__, __dir__ = lazy(__name__, dict.fromkeys(("Beats", "Claim", "Experiment", "Reaches"), "base"))
 __all__ = ["KEYS", "Beats", "Claim", "Experiment", "Reaches", "get"]

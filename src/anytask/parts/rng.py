@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 
 def derive(seed: int, *path: object) -> int:
     """Return a 63-bit seed that depends on ``seed`` and on every item of ``path``, alike on every machine.
@@ -28,6 +26,8 @@ def isolated(seed: int) -> Iterator[None]:
     Layer initialisation and dropout draw from the global generator; inside this block they are reproducible, and the
     caller's own random numbers are what they would have been without it.
     """
+    import torch  # here, so that seeds can be derived without it
+
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

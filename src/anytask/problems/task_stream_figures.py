@@ -32,6 +32,13 @@ def stream_figures(blur: float, runs: Sequence[Any]) -> list[tuple[str, str, Any
         return []
     n_seeds = max(len(mine) for mine in done.values())
     spread = f"95 % confidence intervals over {n_seeds} seeds" if n_seeds > 1 else "one seed, so no intervals"
+    curve = []
+    if all(run.details["curve"] for mine in done.values() for run in mine):
+        caption = (
+            "Accuracy on the tasks met so far (at most 256 test items of them); grey lines are the true borders, "
+            f"triangles below are borders that a learner found by itself. Bands: {spread}."
+        )
+        curve = [("Accuracy over the stream", caption, _curves(done, names, blur))]
     return [
         (
             "Accuracy on each task after each task",
@@ -39,12 +46,7 @@ def stream_figures(blur: float, runs: Sequence[Any]) -> list[tuple[str, str, Any
             f"downwards is a task being forgotten. Mean over {n_seeds} seed{'s' if n_seeds > 1 else ''}.",
             _matrices(done),
         ),
-        (
-            "Accuracy over the stream",
-            "Accuracy on the tasks met so far (at most 256 test items of them); grey lines are the true borders, "
-            f"triangles below are borders that a learner found by itself. Bands: {spread}.",
-            _curves(done, names, blur),
-        ),
+        *curve,
         (
             "Forgetting",
             "Best accuracy a task ever had minus its accuracy at the end, averaged over all tasks but the last: "
