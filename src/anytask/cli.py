@@ -144,14 +144,10 @@ def _show_class(card: catalogue.Card) -> None:
     except ImportError as error:
         _err.print(f"\n{_escape(str(error))}")
         return
-    methods = [
-        f"{name}{inspect.signature(member)}".replace("(self, ", "(").replace("(self)", "()")
-        for name, member in inspect.getmembers(cls, inspect.isfunction)
-        if not name.startswith("_") and name in _PROTOCOL
-    ]
+    methods = [name + _parameters(getattr(cls, name)) for name in _PROTOCOL if callable(getattr(cls, name, None))]
     _out.print("\n[bold]Protocol[/]")
     for line in methods:
-        _out.print(f"  {_escape(_short(line))}", highlight=False, soft_wrap=True)
+        _out.print(f"  {_escape(line)}", highlight=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("parameter", no_wrap=True)
     table.add_column("default", no_wrap=True)
@@ -174,10 +170,16 @@ _PROTOCOL = (
 )
 
 
-def _short(signature: str) -> str:
-    import re
+def _parameters(method: Any) -> str:
+    """A method's parameters with their defaults, without annotations and ``self``."""
+    import inspect
 
-    return re.sub(r"(: '?[^,=)]*'?)(?=[,=)])", "", signature.split(" -> ")[0])
+    plain = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for name, parameter in inspect.signature(method).parameters.items()
+        if name != "self"
+    ]
+    return str(inspect.Signature(plain))
 
 
 def _show_evidence(evidence: dict[str, Any] | None, key: str) -> None:

@@ -1,0 +1,33 @@
+"""Sphinx settings; the pages under systems/ are made from the catalogue, the claims and the evidence."""
+
+import sys
+from pathlib import Path
+
+import anytask
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "anytask"
+author = copyright = "The anytask maintainers"  # noqa: A001
+release = version = anytask.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "system_pages",
+]
+html_theme = "furo"
+html_title = "anytask"
+exclude_patterns = ["_build", "_ext"]
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+autodoc_default_options = {"members": True, "inherited-members": False, "show-inheritance": False}
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+napoleon_custom_sections = ["Departures from the paper", "Source", ("Parameters every system has", "params_style")]
+nitpicky = False

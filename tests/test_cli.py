@@ -1,0 +1,171 @@
+"""The command line, as a newcomer meets it: answers, exit codes, and one clear line for a mistake."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from anytask import catalogue
+from anytask.cli import app
+
+TINY = ["--systems", "tame", "--no-baselines", "--seeds", "1", "--jobs", "1", "--backend", "sequential"]
+FAST = ["--set", "epochs=1", "--set", "n_tasks=2", "--set", "max_per_class=12"]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def table(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(48, 3)).round(3), columns=["a", "b", "c"])
+    frame["label"] = np.repeat(["p", "q", "r", "s"], 12)
+    frame.to_csv(tmp_path / "mine.csv", index=False)
+    return frame
+
+
+def test_nothing_heavy_is_imported_by_help_list_and_show():
+    code = (
+        "import sys; from typer.testing import CliRunner; from anytask.cli import app\n"
+        "for command in (['--help'], ['list'], ['show', 'mtlora']):\n"
+        "    assert CliRunner().invoke(app, command).exit_code == 0, command\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'pandas', 'sklearn', 'plotly'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_list_prints_the_cards(run):
+    cards = json.loads(run("list", "--json").stdout)
+    assert [card["number"] for card in cards] == list(range(77))
+    assert {card["key"] for card in cards if card["available"]} >= {"tame", "prd", "gkcl"}
+    shown = run("list", "--problem", "task-stream").stdout
+    assert "tame" in shown and "available" in shown and "gpt3" not in shown
+
+
+def test_list_names_what_it_does_not_know(run):
+    result = run("list", "--family", "continuous")
+    assert result.exit_code == 2
+    assert "continual" in result.stderr
+
+
+def test_show_tells_protocol_parameters_and_paper(run):
+    shown = run("show", "tame")
+    assert shown.exit_code == 0
+    for words in (
+        "arXiv:2210.03869",
+        "from anytask.continual import TAME",
+        "partial_fit(X, y, task=None)",
+        "selector_epochs",
+    ):
+        assert words in shown.stdout
+    assert json.loads(run("show", "tame", "--json").stdout)["key"] == "tame"
+
+
+def test_show_suggests_the_nearest_key(run):
+    result = run("show", "tme")
+    assert result.exit_code == 2
+    assert "did you mean 'tame'" in result.stderr
+
+
+def test_compare_ranks_keeps_runs_and_reports(run, table, tmp_path):
+    first = run("compare", "task-stream", "--data", "mine.csv", *TINY, *FAST, "--report", "out.html")
+    assert first.exit_code == 0, first.stderr
+    assert "tame" in first.stdout
+    assert (tmp_path / "anytask-runs.sqlite").is_file()
+    assert "<html" in (tmp_path / "out.html").read_text()[:200].lower()
+    again = json.loads(run("compare", "task-stream", "--data", "mine.csv", *TINY, *FAST, "--json").stdout)
+    kept = json.loads(run("compare", "task-stream", "--data", "mine.csv", *TINY, *FAST, "--json").stdout)
+    assert [r["started"] for r in again["runs"]] == [r["started"] for r in kept["runs"]]
+    fresh = json.loads(run("compare", "task-stream", "--data", "mine.csv", *TINY, *FAST, "--json", "--fresh").stdout)
+    assert fresh["runs"][0]["started"] != kept["runs"][0]["started"]
+    assert fresh["runs"][0]["metrics"]["accuracy"] == kept["runs"][0]["metrics"]["accuracy"]
+
+
+def test_a_failing_run_is_exit_code_1_and_the_others_are_kept(run, table):
+    # PRD learns each class in one task, and a recurring stream brings the first task back.
+    arguments = ["--systems", "tame,prd", "--no-baselines", "--seeds", "1", "--backend", "sequential", *FAST]
+    result = run(
+        "compare",
+        "task-stream",
+        "--data",
+        "mine.csv",
+        *arguments,
+        "--set",
+        "scenario=recurring",
+        "--set",
+        "order=1,2,1",
+        "--json",
+    )
+    assert result.exit_code == 1, result.stderr
+    assert {r["entrant_name"]: r["status"] for r in json.loads(result.stdout)["runs"]} == {
+        "tame": "done",
+        "prd": "failed",
+    }
+
+
+BAD = {
+    "unknown problem": (["compare", "task-steam", "--data", "mine.csv"], "did you mean 'task-stream'"),
+    "missing file": (["compare", "task-stream", "--data", "yours.csv"], "yours.csv"),
+    "missing column": (["compare", "task-stream", "--data", "mine.csv", "--target", "lable"], "'label'"),
+    "unknown system": (["compare", "task-stream", "--data", "mine.csv", "--systems", "tmae"], "'tame'"),
+    "planned system": (["compare", "task-stream", "--data", "mine.csv", "--systems", "migu"], "planned"),
+    "system of another problem": (["compare", "task-stream", "--data", "mine.csv", "--systems", "gpt3"], "gpt3"),
+    "identity withheld": (
+        ["compare", "task-stream", "--data", "mine.csv", "--systems", "gkcl", "--identity", "none"],
+        "gkcl",
+    ),
+    "unknown option": (["compare", "task-stream", "--data", "mine.csv", "--set", "epoch=3"], "epochs"),
+    "malformed option": (["compare", "task-stream", "--data", "mine.csv", "--set", "epochs"], "NAME=VALUE"),
+    "option out of range": (["compare", "task-stream", "--data", "mine.csv", "--set", "epochs=0"], "epochs"),
+    "store is a folder": (["compare", "task-stream", "--data", "mine.csv", "--store", "."], "folder"),
+    "no folder for the report": (
+        ["compare", "task-stream", "--data", "mine.csv", "--report", "no/out.html"],
+        "does not exist",
+    ),
+    "claim of an unknown system": (["verify", "tme"], "'tame'"),
+    "no claim": (["verify", "mtlora"], "no claim"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_gets_one_line_and_exit_code_2_and_writes_nothing(case, run, table, tmp_path):
+    arguments, words = BAD[case]
+    before = sorted(tmp_path.iterdir())
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_nan_is_named_by_column_and_row(run, table, tmp_path):
+    table.loc[7, "b"] = np.nan
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    result = run("compare", "task-stream", "--data", "mine.csv")
+    assert result.exit_code == 2
+    for words in ("mine.csv", "'b'", "9"):  # the header is line 1
+        assert words in result.stderr
+
+
+def test_verify_quick_looks_and_records_nothing(run, tmp_path):
+    result = run("verify", "prd", "--quick", "--jobs", "1", "--evidence", tmp_path / "evidence")
+    assert result.exit_code == 0, result.stderr
+    assert "nothing judged" in result.stdout
+    assert not (tmp_path / "evidence").exists()
+
+
+def test_every_card_of_an_available_system_can_be_shown(run):
+    for card in catalogue.SYSTEMS:
+        if catalogue.state(card) == "available":
+            assert run("show", card.key).exit_code == 0, card.key
