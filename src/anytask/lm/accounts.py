@@ -1,0 +1,253 @@
+"""What language models cost: counters by tag, and a budget that stops before it is exceeded."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from types import TracebackType
+
+from anytask.lm.protocol import BudgetExceeded
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums of what was used.
+
+    Attributes
+    ----------
+    calls : int
+        Answered requests: one chat request, one (prompt, options) pair, or one continued prompt.
+    prompt_tokens, completion_tokens : int
+        Tokens read, and tokens written or scored, as an endpoint would bill them.
+    forward_tokens : int
+        Tokens that went through local weights; fewer than the two above when prefixes are shared.
+    seconds : float
+        Time inside the model or waiting for it. Calls that run side by side add up.
+    failures, cache_hits : int
+        Requests given up, and answers taken from a cache (these are not calls).
+    money : float
+        By the prices the user gave.
+    """
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    forward_tokens: int = 0
+    seconds: float = 0.0
+    failures: int = 0
+    cache_hits: int = 0
+    money: float = 0.0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def __sub__(self, other: Tally) -> Tally:
+        return Tally(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+class Accounts:
+    """Thread-safe counters by tag. One may be shared by several models.
+
+    Examples
+    --------
+    >>> accounts = Accounts()
+    >>> accounts.record("planner", calls=1, prompt_tokens=20, completion_tokens=5)
+    >>> accounts.record("critic", calls=2, prompt_tokens=8)
+    >>> accounts.total.calls, accounts["planner"].total_tokens, accounts["nobody"].calls
+    (3, 25, 0)
+
+    The cost of one step is a difference:
+
+    >>> before = accounts.total
+    >>> accounts.record("critic", calls=1)
+    >>> (accounts.total - before).calls
+    1
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tallies: dict[str, Tally] = {}
+
+    def record(
+        self,
+        tag: str,
+        *,
+        calls: int = 0,
+        prompt_tokens: int = 0,
+        completion_tokens: int = 0,
+        forward_tokens: int = 0,
+        seconds: float = 0.0,
+        failures: int = 0,
+        cache_hits: int = 0,
+        money: float = 0.0,
+    ) -> None:
+        """Add to the counters of ``tag``."""
+        new = Tally(calls, prompt_tokens, completion_tokens, forward_tokens, seconds, failures, cache_hits, money)
+        with self._lock:
+            self._tallies[tag] = self._tallies.get(tag, Tally()) + new
+
+    def __getitem__(self, tag: str) -> Tally:
+        with self._lock:
+            return self._tallies.get(tag, Tally())
+
+    @property
+    def total(self) -> Tally:
+        """The sum over all tags."""
+        with self._lock:
+            return sum(self._tallies.values(), Tally())
+
+    def by_tag(self) -> dict[str, Tally]:
+        """A copy of all counters."""
+        with self._lock:
+            return dict(self._tallies)
+
+    def as_dict(self) -> dict[str, dict[str, float]]:
+        """The counters as plain numbers, for JSON."""
+        return {tag: asdict(tally) for tag, tally in self.by_tag().items()}
+
+    def reset(self) -> None:
+        """Set every counter to zero."""
+        with self._lock:
+            self._tallies.clear()
+
+    def __repr__(self) -> str:
+        return f"Accounts({self.by_tag()})"
+
+
+class Reservation:
+    """A part of a budget held for one call; ``settle`` replaces the estimate by what was used."""
+
+    def __init__(self, budget: Budget, tokens: int, money: float) -> None:
+        self._budget, self._tokens, self._money = budget, tokens, money
+        self._open = True
+
+    def settle(self, tokens: int, money: float = 0.0) -> None:
+        """Book what the call really used. Without it, leaving the block books nothing (the call failed)."""
+        self._close(1, tokens, money)
+
+    def _close(self, calls: int, tokens: int, money: float) -> None:
+        if not self._open:
+            return
+        self._open = False
+        budget = self._budget
+        with budget._lock:
+            budget._held_calls -= 1
+            budget._held_tokens -= self._tokens
+            budget._held_money -= self._money
+            budget.used_calls += calls
+            budget.used_tokens += tokens
+            budget.used_money += money
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close(0, 0, 0.0)
+
+
+class Budget:
+    """Limits on calls, tokens, money and wall time that stop a run before it exceeds them.
+
+    Every call first reserves the most it could use; a reservation that does not fit beside what is used and what
+    other calls in flight hold is refused, so the limits hold under concurrency too.
+
+    Parameters
+    ----------
+    calls : int, optional
+        Most calls.
+    tokens : int, optional
+        Most prompt and completion tokens together. A call reserves its estimated prompt plus its whole
+        ``max_tokens``, and gives back what it did not use.
+    money : float, optional
+        Most money, in the currency of the prices given to the endpoint.
+    seconds : float, optional
+        Most wall time since the first reservation. Calls in flight get what is left as their time-out.
+    clock : callable, default time.monotonic
+        For tests.
+
+    Attributes
+    ----------
+    used_calls, used_tokens, used_money
+        What was settled so far.
+
+    Raises
+    ------
+    BudgetExceeded
+        From :meth:`reserve`, naming the limit.
+
+    Examples
+    --------
+    >>> budget = Budget(tokens=100)
+    >>> with budget.reserve(tokens=80) as held:
+    ...     held.settle(tokens=30)
+    >>> budget.reserve(tokens=80)
+    Traceback (most recent call last):
+        ...
+    anytask.lm.protocol.BudgetExceeded: the next call could use 80 tokens, and 70 of the budget's 100 are left
+    """
+
+    def __init__(
+        self,
+        *,
+        calls: int | None = None,
+        tokens: int | None = None,
+        money: float | None = None,
+        seconds: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        for name, value in (("calls", calls), ("tokens", tokens), ("money", money), ("seconds", seconds)):
+            if value is not None and not value >= 0:
+                raise ValueError(f"a budget of {name} is a number >= 0, and {value!r} was given")
+        self.calls, self.tokens, self.money, self.seconds = calls, tokens, money, seconds
+        self.used_calls, self.used_tokens, self.used_money = 0, 0, 0.0
+        self._held_calls, self._held_tokens, self._held_money = 0, 0, 0.0
+        self._clock = clock
+        self._started: float | None = None
+        self._lock = threading.Lock()
+
+    def reserve(self, tokens: int, money: float = 0.0) -> Reservation:
+        """Hold one call with at most ``tokens`` and ``money``, or raise :class:`BudgetExceeded`."""
+        with self._lock:
+            now = self._clock()
+            if self._started is None:
+                self._started = now
+            if self.seconds is not None and now - self._started >= self.seconds:
+                raise BudgetExceeded(f"the budget's {self.seconds:g} seconds are over")
+            if self.calls is not None and self.used_calls + self._held_calls + 1 > self.calls:
+                raise BudgetExceeded(f"all {self.calls} calls of the budget are used or in flight")
+            if self.tokens is not None:
+                left = self.tokens - self.used_tokens - self._held_tokens
+                if tokens > left:
+                    raise BudgetExceeded(
+                        f"the next call could use {tokens} tokens, and {left} of the budget's {self.tokens} are left"
+                    )
+            if self.money is not None:
+                rest = self.money - self.used_money - self._held_money
+                if money > rest:
+                    raise BudgetExceeded(
+                        f"the next call could cost {money:g}, and {rest:g} of the budget's {self.money:g} are left"
+                    )
+            self._held_calls += 1
+            self._held_tokens += tokens
+            self._held_money += money
+        return Reservation(self, tokens, money)
+
+    def seconds_left(self) -> float | None:
+        """Wall time left, or None without a limit."""
+        if self.seconds is None:
+            return None
+        with self._lock:
+            return self.seconds if self._started is None else self._started + self.seconds - self._clock()
+
+    def __repr__(self) -> str:
+        limits = {n: getattr(self, n) for n in ("calls", "tokens", "money", "seconds") if getattr(self, n) is not None}
+        used = f"used_calls={self.used_calls}, used_tokens={self.used_tokens}, used_money={self.used_money:g}"
+        return f"Budget({', '.join([*(f'{k}={v}' for k, v in limits.items()), used])})"

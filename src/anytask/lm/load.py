@@ -1,0 +1,57 @@
+"""One string for any language model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+
+def load_lm(spec: str | os.PathLike[str], **options: Any) -> Any:
+    """Make a language model from a short description.
+
+    Parameters
+    ----------
+    spec : str or path
+        ``http(s)://host:port/v1#MODEL``: an :class:`~anytask.lm.Endpoint` (or give ``model=``).
+        ``tiny:NAME``: a small model trained in this repository.
+        ``sim:weak``, ``sim:medium`` or ``sim:strong``: the graded simulator.
+        Anything else: a Hugging Face folder or name, for :class:`~anytask.lm.LocalLM`.
+    **options
+        For the class that the description names.
+
+    Raises
+    ------
+    ValueError
+        When the description names nothing that can be had here.
+
+    Examples
+    --------
+    >>> load_lm("sim:medium").kind
+    'sim'
+    >>> load_lm("http://localhost:8000/v1#small").name
+    'small'
+    """
+    text = os.fspath(spec)
+    if text.startswith(("http://", "https://")):
+        from anytask.lm.endpoint import Endpoint
+
+        fragment = urlsplit(text).fragment
+        model = options.pop("model", None) or fragment
+        if not model:
+            raise ValueError(f"{text} names a server but no model: add #MODEL to it, or give model=")
+        return Endpoint(text.split("#")[0], model, **options)
+    if text.startswith("tiny:"):
+        from anytask.lm.tiny_models import load_tiny
+
+        return load_tiny(text.removeprefix("tiny:"), **options)
+    if text.startswith("sim:"):
+        from anytask.lm.sim import SimulatedChat
+
+        return SimulatedChat(text.removeprefix("sim:"), **options)
+    if not text.strip():
+        raise ValueError("the description of a language model is empty")
+    from anytask.lm.local import LocalLM
+
+    return LocalLM(Path(text) if Path(text).is_dir() else text, **options)

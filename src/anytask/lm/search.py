@@ -1,0 +1,434 @@
+"""Nearest neighbours over vectors, and BM25 over words: what every retriever here stands on.
+
+Three tools on well-kept libraries: :class:`VectorIndex` (faiss) finds the most similar stored vectors of a query,
+:func:`knn_graph` finds the neighbours of every vector of a pool at once, :class:`BM25Index` (bm25s) ranks texts by
+the words they share with a query. All three can leave an item out of its own results *by position*, so duplicates
+of an item stay in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+#: From this many vectors on, :func:`knn_graph` looks for neighbours approximately unless told otherwise.
+EXACT_GRAPH_LIMIT = 20_000
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError("nearest-neighbour search needs faiss: pip install 'anytask[text]'") from error
+    return faiss
+
+
+@contextmanager
+def _faiss_threads(threads: int) -> Iterator[Any]:
+    # faiss keeps one process-wide OpenMP setting; the caller's value is put back.
+    faiss = _faiss()
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(threads)
+    try:
+        yield faiss
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def as_vectors(X: ArrayLike, name: str, dim: int | None = None) -> np.ndarray:
+    """Return ``X`` as a finite, contiguous float32 array of shape (n, d), n >= 1, or say what is wrong with it."""
+    array = np.asarray(X)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be numeric, got {array.dtype}")
+    array = np.ascontiguousarray(array, dtype=np.float32)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"{name} must have shape (n, d) with n, d >= 1, got {array.shape}")
+    if dim is not None and array.shape[1] != dim:
+        raise ValueError(f"{name} has {array.shape[1]} dimensions, and the index holds vectors of {dim}")
+    sums = array.sum(axis=1, dtype=np.float64)
+    if not np.isfinite(sums).all():
+        raise ValueError(f"{name} contains NaN or infinity in row {int(np.argmax(~np.isfinite(sums)))}")
+    return array
+
+
+def unit(X: np.ndarray) -> np.ndarray:
+    """Return the rows of ``X`` scaled to length 1; rows of zeros stay zero.
+
+    Examples
+    --------
+    >>> unit(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    array([[0.6, 0.8],
+           [0. , 0. ]])
+    """
+    norms = np.linalg.norm(X, axis=1, keepdims=True)
+    return np.asarray(X / np.where(norms > 0, norms, 1))
+
+
+class VectorIndex:
+    """Find the stored vectors most similar to a query.
+
+    Pick ``kind="exact"`` up to some 100,000 vectors or where every neighbour counts, and ``"hnsw"`` (a navigable
+    small-world graph) for millions of vectors with answers in milliseconds.
+
+    Parameters
+    ----------
+    metric : {"cosine", "inner"}, default "cosine"
+        Similarity: cosine (vectors are scaled to length 1 on their way in) or the plain inner product.
+    kind : {"exact", "hnsw"}, default "exact"
+        Exhaustive search, or the approximate graph.
+    threads : int, default 1
+        Threads of faiss during calls of this index; the process-wide setting is put back after each call. An HNSW
+        graph built by several threads depends on their timing; one thread gives the same graph each time.
+    M : int, default 32
+        Links of a vertex of the graph ("hnsw").
+    ef_construction, ef_search : int, default 100 and 64
+        Length of the candidate list while building and while searching ("hnsw"): longer is slower and more exact.
+
+    Examples
+    --------
+    >>> index = VectorIndex().fit([[1, 0], [0, 1], [1, 1]])
+    >>> similarities, indices = index.search([[2, 0.1]], k=2)
+    >>> indices
+    array([[0, 2]])
+    >>> index.search([[1, 0]], k=2, exclude=[0])[1]
+    array([[2, 1]])
+    """
+
+    def __init__(
+        self,
+        metric: Literal["cosine", "inner"] = "cosine",
+        kind: Literal["exact", "hnsw"] = "exact",
+        *,
+        threads: int = 1,
+        M: int = 32,
+        ef_construction: int = 100,
+        ef_search: int = 64,
+    ) -> None:
+        if metric not in ("cosine", "inner"):
+            raise ValueError(f"metric must be 'cosine' or 'inner', got {metric!r}")
+        if kind not in ("exact", "hnsw"):
+            raise ValueError(f"kind must be 'exact' or 'hnsw', got {kind!r}")
+        for name, value in (
+            ("threads", threads),
+            ("M", M),
+            ("ef_construction", ef_construction),
+            ("ef_search", ef_search),
+        ):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        self.metric = metric
+        self.kind = kind
+        self.threads = threads
+        self.M = M
+        self.ef_construction = ef_construction
+        self.ef_search = ef_search
+        self._index: Any = None
+
+    def __len__(self) -> int:
+        return 0 if self._index is None else int(self._index.ntotal)
+
+    def fit(self, vectors: ArrayLike, progress: Callable[[float], None] | None = None) -> Self:
+        """Store ``vectors`` (n, d) instead of what was stored before; ``progress`` gets the finished share."""
+        vectors = as_vectors(vectors, "vectors")
+        with _faiss_threads(self.threads) as faiss:
+            if self.kind == "exact":
+                index = faiss.IndexFlatIP(vectors.shape[1])
+            else:
+                index = faiss.IndexHNSWFlat(vectors.shape[1], self.M, faiss.METRIC_INNER_PRODUCT)
+                index.hnsw.efConstruction = self.ef_construction
+            self._add(index, vectors, progress)
+        self._index = index
+        return self
+
+    def add(self, vectors: ArrayLike, progress: Callable[[float], None] | None = None) -> Self:
+        """Store more vectors behind those already there."""
+        if self._index is None:
+            return self.fit(vectors, progress)
+        vectors = as_vectors(vectors, "vectors", self._index.d)
+        with _faiss_threads(self.threads):
+            self._add(self._index, vectors, progress)
+        return self
+
+    def _add(self, index: Any, vectors: np.ndarray, progress: Callable[[float], None] | None) -> None:
+        for start in range(0, len(vectors), 50_000):
+            block = vectors[start : start + 50_000]
+            index.add(unit(block) if self.metric == "cosine" else block)
+            if progress is not None:
+                progress(min(1.0, (start + len(block)) / len(vectors)))
+
+    def search(self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return similarities and indices of the ``k`` most similar vectors, both (n_queries, k), best first.
+
+        Parameters
+        ----------
+        queries : array of shape (n_queries, d)
+            What to look for.
+        k : int
+            How many to return.
+        exclude : sequence of int, optional
+            For each query, the position of one stored vector that must not be returned: its own. Duplicates of that
+            vector are returned like any other.
+
+        Raises
+        ------
+        ValueError
+            If fewer than ``k`` vectors could be returned, or shapes do not fit.
+        """
+        if self._index is None:
+            raise ValueError("the index is empty: call fit first")
+        queries = as_vectors(queries, "queries", self._index.d)
+        extra = 0 if exclude is None else 1
+        if not isinstance(k, (int, np.integer)) or not 1 <= k <= len(self) - extra:
+            raise ValueError(
+                f"k must be an integer in [1, {len(self) - extra}] with {len(self)} vectors stored, got {k!r}"
+            )
+        if self.metric == "cosine":
+            queries = unit(queries)
+        with _faiss_threads(self.threads) as faiss:
+            if self.kind == "hnsw":
+                options = faiss.SearchParametersHNSW(efSearch=max(self.ef_search, k + extra))
+                similarities, indices = self._index.search(queries, k + extra, params=options)
+            else:
+                similarities, indices = self._index.search(queries, k + extra)
+        if exclude is not None:
+            own = np.asarray(exclude)
+            if own.shape != (len(queries),):
+                raise ValueError(
+                    f"exclude must hold one position for each of the {len(queries)} queries, got {own.shape}"
+                )
+            similarities, indices = _drop(similarities, indices, own)
+        return similarities, indices
+
+    def recall(self, queries: ArrayLike, k: int, exact: ArrayLike) -> float:
+        """Return the mean share of the ``exact`` neighbours, shape (n_queries, k), that :meth:`search` finds."""
+        wanted = np.asarray(exact)[:, :k]
+        found = self.search(queries, k)[1]
+        return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(found, wanted, strict=True)]))
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the index to ``folder``."""
+        if self._index is None:
+            raise ValueError("the index is empty: call fit first")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        _faiss().write_index(self._index, str(folder / "index.faiss"))
+        names = ("metric", "kind", "threads", "M", "ef_construction", "ef_search")
+        (folder / "index.json").write_text(json.dumps({name: getattr(self, name) for name in names}), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
+        """Read what :meth:`save` wrote."""
+        folder = Path(folder)
+        for name in ("index.json", "index.faiss"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"no saved index in {folder}: {name} is missing")
+        settings = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        index = cls(settings.pop("metric"), settings.pop("kind"), **settings)
+        index._index = _faiss().read_index(str(folder / "index.faiss"))
+        return index
+
+
+def _drop(similarities: np.ndarray, indices: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # One column too many was fetched: drop each row's own index, or the last column where it was not found.
+    hit = indices == own[:, None]
+    drop = np.where(hit.any(axis=1), hit.argmax(axis=1), indices.shape[1] - 1)
+    keep = np.ones(indices.shape, dtype=bool)
+    keep[np.arange(len(indices)), drop] = False
+    shape = (len(indices), indices.shape[1] - 1)
+    return similarities[keep].reshape(shape), indices[keep].reshape(shape)
+
+
+def knn_graph(
+    vectors: ArrayLike,
+    k: int,
+    *,
+    method: Literal["auto", "exact", "cells", "hnsw"] = "auto",
+    threads: int = 2,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> np.ndarray:
+    """Return the ``k`` nearest neighbours of every vector by cosine, itself left out by position.
+
+    Parameters
+    ----------
+    vectors : array of shape (n, d)
+        The pool.
+    k : int
+        Out-degree of every vertex, 1 <= k < n.
+    method : {"auto", "exact", "cells", "hnsw"}, default "auto"
+        ``"exact"``: all pairs, in blocks. ``"cells"``: the pool is cut into about 2 sqrt(n) cells by k-means, and a
+        vector's neighbours are looked for in the cells nearest to it: approximate, deterministic, and the fastest way
+        for the whole pool. ``"hnsw"``: through :class:`VectorIndex`. ``"auto"``: exact up to 20,000 vectors, then
+        cells.
+    threads : int, default 2
+        Threads of faiss during the call.
+    seed : int, default 0
+        Seed of the k-means of ``"cells"``.
+    progress : callable, optional
+        Called with the finished share in [0, 1].
+
+    Returns
+    -------
+    ndarray of shape (n, k), int32
+        Neighbours, most similar first; equal similarities by smaller index (as far as they are not cut off).
+
+    Examples
+    --------
+    >>> knn_graph([[1, 0], [1, 0], [1, 2]], k=2)
+    array([[1, 2],
+           [0, 2],
+           [0, 1]], dtype=int32)
+    """
+    X = as_vectors(vectors, "vectors")
+    n = len(X)
+    if not isinstance(k, (int, np.integer)) or not 1 <= k < n:
+        raise ValueError(f"k must be an integer in [1, {n - 1}] for a pool of {n}, got {k!r}")
+    if method not in ("auto", "exact", "cells", "hnsw"):
+        raise ValueError(f"method must be 'auto', 'exact', 'cells' or 'hnsw', got {method!r}")
+    if method == "auto":
+        method = "exact" if n <= EXACT_GRAPH_LIMIT else "cells"
+    X = unit(X)
+    with _faiss_threads(threads) as faiss:
+        if method == "hnsw":
+            index = faiss.IndexHNSWFlat(X.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
+            index.hnsw.efConstruction = 100
+            index.hnsw.efSearch = max(64, k + 1)
+            index.add(X)
+        elif method == "cells":
+            n_cells = max(1, int(2 * np.sqrt(n)))
+            index = faiss.IndexIVFFlat(faiss.IndexFlatIP(X.shape[1]), X.shape[1], n_cells, faiss.METRIC_INNER_PRODUCT)
+            index.cp.seed, index.cp.niter, index.cp.max_points_per_centroid = seed, 10, 64
+            index.cp.min_points_per_centroid = 1
+            index.train(X)
+            index.add(X)
+            # Enough cells for 10 candidates per wanted neighbour, and never fewer than 8.
+            index.nprobe = min(n_cells, max(8, int(np.ceil(10 * k * n_cells / n))))
+        else:
+            index = faiss.IndexFlatIP(X.shape[1])
+            index.add(X)
+        graph = np.empty((n, k), dtype=np.int32)
+        for start in range(0, n, 4096):
+            rows = np.arange(start, min(start + 4096, n))
+            similarities, indices = index.search(X[rows], k + 1)
+            similarities, indices = _drop(similarities, indices, rows)
+            short = np.flatnonzero((indices < 0).any(axis=1))
+            if len(short):  # too few vectors in the cells that were looked at: these rows are done over all pairs
+                all_pairs = X[rows[short]] @ X.T
+                all_pairs[np.arange(len(short)), rows[short]] = -np.inf
+                indices[short] = np.argsort(-all_pairs, axis=1, kind="stable")[:, :k]
+                similarities[short] = np.take_along_axis(all_pairs, indices[short], axis=1)
+            order = np.lexsort((indices, -similarities), axis=1)
+            graph[rows] = np.take_along_axis(indices, order, axis=1)
+            if progress is not None:
+                progress((rows[-1] + 1) / n)
+    return graph
+
+
+_WORD = re.compile(r"\w+")
+
+
+class BM25Index:
+    """Rank texts by the words they share with a query (BM25, Lucene's variant).
+
+    Pick it where answers share words (code, named entities, structured output) and no embedding model is wanted.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        The documents. Words are maximal runs of letters, digits and underscores, in lower case; none is left out.
+    k1 : float, default 1.5
+        How fast repetitions of a word stop counting.
+    b : float in [0, 1], default 0.75
+        How much long documents are discounted.
+
+    Notes
+    -----
+    The score of document D for query Q is the sum over the words q of Q of
+    ``idf(q) * tf / (tf + k1 * (1 - b + b * |D| / mean |D|))`` with ``idf(q) = ln(1 + (N - df + .5) / (df + .5))``.
+
+    Examples
+    --------
+    >>> BM25Index(["a red cat", "a blue dog", "a red red dog"]).search(["red"], k=2)[1]
+    array([[2, 0]])
+    """
+
+    def __init__(self, texts: Sequence[str], *, k1: float = 1.5, b: float = 0.75) -> None:
+        try:
+            import bm25s
+        except ImportError as error:
+            raise ImportError("BM25 needs bm25s: pip install 'anytask[text]'") from error
+        if isinstance(texts, str) or len(texts) == 0:
+            raise ValueError("texts must be a sequence of at least one text")
+        words = [self._words(text, f"texts[{i}]") for i, text in enumerate(texts)]
+        self.n = len(texts)
+        # An index needs a vocabulary; texts without a single word score 0 for every query.
+        self._bm25 = None
+        if any(words):
+            self._bm25 = bm25s.BM25(k1=k1, b=b, method="lucene")
+            self._bm25.index(words, show_progress=False)
+            self._vocabulary = set().union(*words)
+
+    @staticmethod
+    def _words(text: Any, place: str) -> list[str]:
+        if not isinstance(text, str):
+            raise TypeError(f"{place} must be a string, got {type(text).__name__}")
+        return _WORD.findall(text.lower())
+
+    def __len__(self) -> int:
+        return self.n
+
+    def scores(self, query: str) -> np.ndarray:
+        """Return the score of every text for one query, shape (n,)."""
+        if self._bm25 is None:
+            return np.zeros(self.n, dtype=np.float32)
+        words = [word for word in self._words(query, "query") if word in self._vocabulary]
+        return self._bm25.get_scores(words) if words else np.zeros(self.n, dtype=np.float32)
+
+    def search(
+        self,
+        queries: Sequence[str],
+        k: int,
+        exclude: ArrayLike | None = None,
+        shuffle: np.random.Generator | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores and indices of the ``k`` best texts, both (n_queries, k), best first.
+
+        Parameters
+        ----------
+        queries : sequence of str
+            What to look for.
+        k : int
+            How many to return.
+        exclude : sequence of int, optional
+            For each query, the position of one text that must not be returned.
+        shuffle : numpy Generator, optional
+            Draws the order of equal scores, anew for each query; without it the smaller index comes first.
+        """
+        own = None if exclude is None else np.asarray(exclude)
+        most = self.n - (own is not None)
+        if not isinstance(k, (int, np.integer)) or not 1 <= k <= most:
+            raise ValueError(f"k must be an integer in [1, {most}] with {self.n} texts stored, got {k!r}")
+        if own is not None and own.shape != (len(queries),):
+            raise ValueError(f"exclude must hold one position for each of the {len(queries)} queries, got {own.shape}")
+        scores = np.empty((len(queries), k), dtype=np.float32)
+        indices = np.empty((len(queries), k), dtype=np.int64)
+        known: dict[str, np.ndarray] = {}  # answers repeat: each distinct query is scored once
+        for row, query in enumerate(queries):
+            if query not in known:
+                known[query] = self.scores(query)
+            all_scores = known[query]
+            tie = np.arange(self.n) if shuffle is None else shuffle.permutation(self.n)
+            order = np.lexsort((tie, -all_scores))
+            if own is not None:
+                order = order[order != own[row]]
+            indices[row] = order[:k]
+            scores[row] = all_scores[order[:k]]
+        return scores, indices

@@ -1,0 +1,99 @@
+"""A real HTTP server on loopback that answers by a script: errors, delays, resets and broken JSON included."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+def answer(*texts: str, **fields: Any) -> dict[str, Any]:
+    """A well-formed chat reply."""
+    choices = [
+        {"index": i, "message": {"role": "assistant", "content": t}, "finish_reason": "stop"}
+        for i, t in enumerate(texts)
+    ]
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    return {"id": "x", "object": "chat.completion", "model": "m", "choices": choices, "usage": usage} | fields
+
+
+class Server:
+    """``script`` items, one per request: a dict (sent as JSON), ("status", code, headers), "broken", "hang", "reset",
+    or a callable from the request's body to one of these. When it is exhausted, the last item is repeated.
+    """
+
+    def __init__(self, script: list[Any]) -> None:
+        self.script, self.bodies, self.headers, self.paths = script, [], [], []
+        self.lock, self.release = threading.Lock(), threading.Event()
+        self.in_flight = self.most_in_flight = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with outer.lock:
+                    place = len(outer.bodies)
+                    outer.bodies.append(body)
+                    outer.headers.append(self.headers)
+                    outer.paths.append(self.path)
+                    outer.in_flight += 1
+                    outer.most_in_flight = max(outer.most_in_flight, outer.in_flight)
+                try:
+                    item = outer.script[min(place, len(outer.script) - 1)]
+                    outer.send(self, item(body) if callable(item) else item)
+                finally:
+                    with outer.lock:
+                        outer.in_flight -= 1
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+
+    def send(self, handler: BaseHTTPRequestHandler, item: Any) -> None:
+        status, headers, data = 200, {}, b""
+        if item == "reset":
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            handler.connection.close()
+            handler.close_connection = True
+            return
+        if item == "hang":
+            self.release.wait(5)
+            handler.close_connection = True
+            return
+        if item == "broken":
+            data = b'{"choices": [{"message": '
+        elif isinstance(item, tuple):
+            _, status, headers = item
+            data = b'{"error": {"message": "on purpose"}}'
+        else:
+            data = json.dumps(item).encode()
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
+
+
+@contextmanager
+def serving(*script: Any | Callable[[dict[str, Any]], Any]) -> Iterator[Server]:
+    server = Server(list(script))
+    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.release.set()
+        server.http.shutdown()
+        server.http.server_close()
+        thread.join(5)

@@ -1,0 +1,355 @@
+"""LocalLM against the plainest possible computation with the same weights."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from random_models import bpe_tokenizer, random_model, word_tokenizer
+
+from anytask.lm import LocalLM, MissingCapability
+from anytask.lm.cache import ScoreCache
+from anytask.lm.generation import beam_search, draw, penalty
+from anytask.lm.protocol import ChatRequest, ScoringModel
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+DEMONSTRATIONS = "Review: it was great\nLabel: positive\n\nReview: it was awful\nLabel: negative\n\n"
+PROMPTS = [
+    DEMONSTRATIONS + "Review: a fine old film\nLabel:",
+    DEMONSTRATIONS + "Review: dull\nLabel:",
+    "The film was",
+    "one two three four",
+    DEMONSTRATIONS + "Review: the film was good , and the one two three\nLabel:",
+    "",
+]
+OPTIONS = [
+    [" positive", " negative"],
+    [" positive", " maybe"],
+    [" good .", " bad", "x"],
+    [" five six seven"],
+    [" a"],
+    ["The"],
+]
+
+
+def make(kind: str, **options) -> LocalLM:
+    if kind == "bert":
+        words = "the film was good bad fine dull very . , one two three"
+        return LocalLM((random_model("bert", t := word_tokenizer(words, ends=True)), t), **options)
+    tokenizer = bpe_tokenizer(bos=kind != "gpt2")
+    return LocalLM((random_model(kind, tokenizer), tokenizer), **options)
+
+
+def plain_logprobs(lm: LocalLM, prompt: str, option: str) -> list[float]:
+    """One forward pass over the whole text, no cache, no padding."""
+    head = list(lm.codec.head) or ([] if prompt else [lm.tokenizer.bos_token_id])
+    joint = lm.encode(prompt + option)
+    n = next(
+        (i for i, (a, b) in enumerate(zip(lm.encode(prompt), joint)) if a != b), min(len(lm.encode(prompt)), len(joint))
+    )
+    ids = torch.tensor([head + joint])
+    with torch.no_grad():
+        logp = lm.model(ids).logits[0].log_softmax(-1)
+    return [float(logp[t - 1, ids[0, t]]) for t in range(len(head) + n, ids.shape[1])]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "mistral"])
+@pytest.mark.parametrize("batch_tokens", [1, 200, 8192])
+def test_batched_scores_equal_one_plain_forward_per_option(kind, batch_tokens):
+    lm = make(kind, batch_tokens=batch_tokens)
+    for prompt, row, scores in zip(PROMPTS, OPTIONS, lm.score(PROMPTS, OPTIONS)):
+        for option, score in zip(row, scores):
+            assert score.token_logprobs == pytest.approx(plain_logprobs(lm, prompt, option), abs=1e-4)
+            assert score.logprob == pytest.approx(sum(score.token_logprobs))
+            assert score.n_tokens == len(score.token_logprobs)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(st.text("ab ,\n", max_size=30), st.text("ab yé", min_size=1, max_size=5)), min_size=1, max_size=5
+    )
+)
+def test_a_score_does_not_depend_on_its_batch(pairs):
+    lm = _SHARED
+    together = lm.score([p for p, _ in pairs], [[o] for _, o in pairs])
+    for (prompt, option), (score,) in zip(pairs, together):
+        assert score.logprob == pytest.approx(lm.score([prompt], [[option]])[0][0].logprob, abs=1e-4)
+
+
+_SHARED = make("gpt2")
+
+
+def test_probabilities_of_all_next_tokens_sum_to_one():
+    tokenizer = word_tokenizer("a b c d e", bos_token="a", eos_token="b")
+    lm = LocalLM((random_model("gpt2", tokenizer), tokenizer))
+    words = [w for w in tokenizer.get_vocab() if w not in tokenizer.all_special_tokens] + list(
+        tokenizer.all_special_tokens
+    )
+    scores = lm.score(["c d"], [[f" {w}" for w in dict.fromkeys(words)]])[0]
+    assert sum(torch.tensor(s.logprob).exp().item() for s in scores) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_shared_beginnings_are_computed_once():
+    lm = make("gpt2")
+    prompts = [DEMONSTRATIONS + f"Review: {word}\nLabel:" for word in ("one", "two", "three", "four")]
+    lm.score(prompts, [[" positive", " negative"]] * 4)
+    used = lm.usage["score"]
+    assert used.calls == 4
+    assert used.prompt_tokens == sum(map(lm.count_tokens, prompts))
+    assert used.forward_tokens < 0.5 * used.prompt_tokens
+
+
+def test_a_token_over_the_border_is_scored_from_the_last_common_token():
+    lm = make("gpt2")
+    prompt, option = "The film was g", "ood ."  # " good" is one token: "The film was" is what both have in common
+    assert lm.encode(prompt + option)[: len(lm.encode(prompt))] != lm.encode(prompt)
+    (score,) = lm.score([prompt], [[option]])[0]
+    (whole,) = lm.score(["The film was"], [[" good ."]])[0]
+    assert score.logprob == pytest.approx(whole.logprob, abs=1e-5)
+    assert score.n_bytes == len(" good .")
+
+
+def test_bytes_are_utf8_bytes():
+    assert make("gpt2").score(["one"], [[" é"]])[0][0].n_bytes == 3
+
+
+def test_seq2seq_scores_equal_a_plain_decoder_pass():
+    lm = make("t5")
+    prompts, options = ["The film was", "one two three four five"], [[" good", " bad ."], [" yes"]]
+    for prompt, row, scores in zip(prompts, options, lm.score(prompts, options)):
+        for option, score in zip(row, scores):
+            ids = torch.tensor([lm.encode(option)])
+            start = torch.tensor([[lm.tokenizer.pad_token_id]])
+            with torch.no_grad():
+                logits = lm.model(
+                    input_ids=torch.tensor([lm.codec.encode(prompt, special=True)]),
+                    decoder_input_ids=torch.cat([start, ids[:, :-1]], 1),
+                ).logits
+            expected = logits.log_softmax(-1)[0].gather(1, ids[0][:, None]).sum()
+            assert score.logprob == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_masked_verbalizer_fills_the_mask_and_otherwise_each_token_is_masked_in_turn():
+    lm = make("bert")
+    ids = lm.codec.encode("the film was [MASK] .", special=True)
+    with torch.no_grad():
+        logp = lm.model(torch.tensor([ids])).logits[0, ids.index(lm.tokenizer.mask_token_id)].log_softmax(-1)
+    good = lm.encode("good")[0]
+    assert lm.score(["the film was [MASK] ."], [["good"]])[0][0].logprob == pytest.approx(float(logp[good]), abs=1e-4)
+
+    expected = 0.0
+    ids = lm.codec.encode("the film was very dull", special=True)
+    for t in (4, 5):  # [CLS] the film was very dull [SEP]
+        hidden = [lm.tokenizer.mask_token_id if i == t else x for i, x in enumerate(ids)]
+        with torch.no_grad():
+            expected += float(lm.model(torch.tensor([hidden])).logits[0, t].log_softmax(-1)[ids[t]])
+    (score, _) = lm.score(["the film was", "one"], [[" very dull"], [" two three one"]])[0][0], None
+    assert score.logprob == pytest.approx(expected, abs=1e-4)
+    assert score.n_tokens == 2
+    with pytest.raises(MissingCapability, match="masked"):
+        lm.generate(["the"])
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "mistral", "t5"])
+def test_greedy_text_equals_transformers_generate_one_by_one(kind):
+    lm = make(kind)
+    prompts = [p for p in PROMPTS if p]
+    texts = lm.generate(prompts, max_tokens=12)
+    for prompt, text in zip(prompts, texts):
+        ids = torch.tensor([lm._prompt_ids(prompt)])
+        out = lm.model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, pad_token_id=0
+        )[0].tolist()
+        new = out[1:] if kind == "t5" else out[ids.shape[1] :]
+        assert text == lm.codec.continuation(() if kind == "t5" else ids[0].tolist(), new)
+
+
+def test_beam_search_with_a_wide_beam_finds_the_best_sequence():
+    tokenizer = word_tokenizer("a b c", bos_token="a", eos_token="b")
+    lm = LocalLM((random_model("gpt2", tokenizer, seed=3), tokenizer))
+    n, vocabulary = 3, len(tokenizer)
+    for alpha in (0.0, 1.0, 2.0):
+        best: tuple[float, list[int]] = (-1e9, [])
+        stack: list[tuple[float, list[int]]] = [(0.0, [])]
+        while stack:  # every sequence of at most three tokens
+            logp, ids = stack.pop()
+            with torch.no_grad():
+                row = lm.model(torch.tensor([[*lm._prompt_ids("c a"), *ids]])).logits[0, -1].log_softmax(-1)
+            for token in range(vocabulary):
+                value = logp + float(row[token])
+                if token == tokenizer.eos_token_id or len(ids) + 1 == n:
+                    kept = ids if token == tokenizer.eos_token_id else [*ids, token]
+                    best = max(best, (value / penalty(len(ids) + 1, alpha), kept))
+                else:
+                    stack.append((value, [*ids, token]))
+        found = lm._generate(
+            [lm._prompt_ids("c a")],
+            [0],
+            max_tokens=n,
+            stop=(),
+            temperature=0.0,
+            top_p=1.0,
+            tag="t",
+            beam_width=vocabulary**2,
+            length_penalty=alpha,
+        )[0]
+        assert found.ids == best[1]
+
+
+def test_the_length_penalty_is_gnmt():
+    assert penalty(1, 0.7) == 1.0
+    assert penalty(7, 1.0) == 2.0
+    assert callable(beam_search)
+
+
+def test_sampling_follows_the_distribution_and_top_p_cuts_it():
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.2]])).repeat(1000, 1)
+    uniform = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    assert torch.bincount(draw(logits, 1.0, uniform), minlength=3).tolist() == pytest.approx([500, 300, 200], abs=1)
+    assert torch.bincount(draw(logits, 0.6, uniform), minlength=3).tolist() == pytest.approx([625, 375, 0], abs=1)
+
+
+def test_samples_depend_on_seed_and_prompt_but_not_on_the_batch():
+    lm = make("gpt2")
+    alone = lm.generate([PROMPTS[0]], temperature=1.0, seed=1)
+    assert lm.generate([PROMPTS[2], PROMPTS[0], PROMPTS[1]], temperature=1.0, seed=1)[1] == alone[0]
+    assert lm.generate([PROMPTS[0]], temperature=1.0, seed=2) != alone
+    first, second = lm.generate([PROMPTS[0]] * 2, temperature=1.0, seed=1)
+    assert first == alone[0] and second != first
+
+
+def test_text_ends_before_the_first_stop_string():
+    lm = make("gpt2")
+    text = lm.generate([PROMPTS[2]], max_tokens=20)[0]
+    stop = text[4:6]
+    assert lm.generate([PROMPTS[2]], max_tokens=20, stop=[stop])[0] == text[: text.index(stop)]
+
+
+def test_global_random_state_and_training_mode_stay():
+    lm = make("gpt2")
+    lm.model.train()
+    before = torch.get_rng_state()
+    lm.score(["one"], [[" two"]])
+    lm.generate(["one"], temperature=1.0)
+    assert torch.equal(before, torch.get_rng_state())
+    assert lm.model.training
+
+
+def test_too_long_prompts_and_empty_options_are_refused_by_name():
+    tokenizer = bpe_tokenizer()
+    lm = LocalLM((random_model("gpt2", tokenizer, positions=16), tokenizer), name="small")
+    with pytest.raises(ValueError, match=r"\d+ tokens, and 'small' reads 16"):
+        lm.score(["one two " * 20], [["x"]])
+    with pytest.raises(ValueError, match="reads 16"):
+        lm.generate(["one two " * 20])
+    with pytest.raises(ValueError, match="empty option"):
+        lm.score(["one"], [["x", ""]])
+    with pytest.raises(ValueError, match="2 prompts and 1"):
+        lm.score(["a", "b"], [["x"]])
+    with pytest.raises(TypeError, match="one string"):
+        lm.score("one", [["x"]])
+    assert lm.count_tokens(lm.fit("one two " * 20, 7)) <= 7
+    assert lm.generate(["one two"], max_tokens=100)[0]  # ends where the context ends
+
+
+def test_fit_keeps_the_end_or_the_start():
+    lm = make("gpt2")
+    assert lm.fit("one two three four", 2) == " three four"
+    assert lm.fit("one two three four", 2, keep="start").startswith("one")
+
+
+def test_hidden_states_are_the_mean_over_the_tokens_of_a_span():
+    lm = make("llama")
+    text = "The film was good"
+    ids = lm.codec.encode(text, special=True)
+    with torch.no_grad():
+        states = lm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[1][0]
+    _, spans = lm.codec.encode_with_spans(text, special=True)
+    inside = [t for t, (a, b) in enumerate(spans) if a < 12 and b > 4]
+    torch.testing.assert_close(lm.hidden_states(text, [(4, 12)], layer=1)[0], states[inside].mean(0))
+    with pytest.raises(ValueError, match="not inside"):
+        lm.hidden_states(text, [(4, 99)])
+
+
+def test_logits_and_token_logprobs_agree_with_scores():
+    lm = make("llama")
+    token = lm.encode(" good")[0]
+    row = lm.logits(["The film was", "one"])[0].log_softmax(-1)
+    assert lm.score(["The film was"], [[lm.decode([token])]])[0][0].logprob == pytest.approx(
+        float(row[token]), abs=1e-4
+    )
+    per_token = lm.token_logprobs(["The film was good", "one two"])[0]
+    assert sum(per_token.logprobs) == pytest.approx(lm.score([""], [["The film was good"]])[0][0].logprob, abs=1e-4)
+    assert "".join("The film was good"[a:b] for a, b in per_token.spans) == "The film was good"
+
+
+def test_scores_are_kept_on_disk_until_the_weights_change(tmp_path):
+    lm = make("gpt2", cache=tmp_path / "scores.sqlite")
+    first = lm.score(PROMPTS, OPTIONS)
+    calls = lm.usage["score"].calls
+    assert lm.score(PROMPTS, OPTIONS) == first
+    assert lm.usage["score"].calls == calls
+    assert lm.usage["score"].cache_hits == len(PROMPTS)
+    other = make("gpt2", cache=ScoreCache(tmp_path / "scores.sqlite"))
+    assert other.score(PROMPTS, OPTIONS) == first
+    assert other.usage.total.calls == 0
+    with torch.no_grad():
+        other.model.transformer.ln_f.bias += 1.0
+    assert other.score(PROMPTS[:1], OPTIONS[:1]) != first[:1]
+    assert other.usage.total.calls == 1
+
+
+def test_a_folder_loads_and_a_missing_one_is_one_clear_line(tmp_path):
+    for kind in ("gpt2", "t5", "bert"):
+        lm = make(kind)
+        lm.model.save_pretrained(tmp_path / kind)
+        lm.tokenizer.save_pretrained(tmp_path / kind)
+        again = LocalLM(tmp_path / kind)
+        assert again.objective == lm.objective and again.name == kind
+        assert again.score(["one two"], [[" three"]])[0][0].logprob == pytest.approx(
+            lm.score(["one two"], [[" three"]])[0][0].logprob, abs=1e-5
+        )
+    with pytest.raises(ValueError, match="no such folder"):
+        LocalLM(tmp_path / "nothing")
+    with pytest.raises(TypeError, match="pair"):
+        LocalLM(3)
+    assert isinstance(again, ScoringModel)
+
+
+def test_threads_count_every_call_and_get_the_same_scores():
+    lm = make("gpt2")
+    expected = lm.score(PROMPTS, OPTIONS)
+    lm.usage.reset()
+    results: list[list] = []
+    threads = [threading.Thread(target=lambda: results.append(lm.score(PROMPTS, OPTIONS))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 8 and all(r == expected for r in results)
+    assert lm.usage["score"].calls == 8 * len(PROMPTS)
+
+
+def test_chat_goes_through_the_template_and_needs_one():
+    lm = make("llama")
+    request = ChatRequest(({"role": "user", "content": "one two"},), max_tokens=5, tag="me")
+    with pytest.raises(MissingCapability, match="chat template"):
+        lm.chat(request)
+    tokenizer = bpe_tokenizer(bos=True)
+    tokenizer.chat_template = TEMPLATE
+    lm = LocalLM((random_model("llama", tokenizer), tokenizer), kind="tiny")
+    reply = lm.chat(request)
+    ids = tuple(lm.encode("user: one two\nassistant: "))
+    expected = lm._generate([ids], [0], max_tokens=5, stop=(), temperature=0.0, top_p=1.0, tag="x")[0]
+    assert reply.text == expected.text and reply.kind == "tiny"
+    assert reply.usage.prompt_tokens == len(ids)
+    sampled = lm.chat(ChatRequest(request.messages, temperature=1.0, n=3, max_tokens=5, seed=4))
+    assert len({c.text for c in sampled.choices}) == 3
+    assert lm.chat_many([request, request])[1].text == reply.text
