@@ -1,0 +1,195 @@
+"""What a frozen language model says of demonstrations: tasks, one-shot scores, and the table in which they are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import log_softmax
+
+from anytask.lm.protocol import require
+from anytask.lm.search import as_vectors
+from anytask.parts.prompting import Demonstration, PromptTemplate
+
+#: One-shot prompts as the paper writes them.
+TABBED = PromptTemplate("{input}\t{output}", separator="\n")
+
+
+@dataclass
+class RetrievalTask:
+    """One task: its instruction and its worked examples.
+
+    Parameters
+    ----------
+    name : str
+        Unique among the tasks of a retriever.
+    inputs : sequence of n str
+        The examples' inputs (any words where only vectors are used).
+    outputs : sequence of n str
+        The examples' answers.
+    instruction : str
+        One line that says what the task is; it is how the retriever tells tasks apart.
+    choices : sequence of str, optional
+        All possible answers of a classification or multiple-choice task.
+    vectors : array of shape (n, d), optional
+        Vectors that stand for the inputs, instead of their embeddings.
+    output_vectors : array of shape (n, e), optional
+        Vectors that stand for the answers.
+    instruction_vector : array of shape (c,), optional
+        Vector that stands for the instruction.
+    """
+
+    name: str
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    instruction: str = ""
+    choices: Sequence[str] | None = None
+    vectors: ArrayLike | None = None
+    output_vectors: ArrayLike | None = None
+    instruction_vector: ArrayLike | None = None
+
+    def __post_init__(self) -> None:
+        self.inputs, self.outputs = list(map(str, self.inputs)), list(map(str, self.outputs))
+        if not self.inputs or len(self.inputs) != len(self.outputs):
+            raise ValueError(
+                f"task {self.name!r} needs as many outputs as inputs, at least one: "
+                f"got {len(self.inputs)} and {len(self.outputs)}"
+            )
+        for field in ("vectors", "output_vectors"):
+            value = getattr(self, field)
+            if value is not None:
+                value = as_vectors(value, f"{field} of task {self.name!r}")
+                if len(value) != len(self.inputs):
+                    raise ValueError(
+                        f"{field} of task {self.name!r} has {len(value)} rows for {len(self.inputs)} examples"
+                    )
+                setattr(self, field, value)
+        if (self.output_vectors is not None or self.instruction_vector is not None) and self.vectors is None:
+            raise ValueError(f"task {self.name!r} has vectors for other parts, but none for its inputs")
+        if self.instruction_vector is not None:
+            self.instruction_vector = np.asarray(self.instruction_vector, dtype=np.float32)
+        if self.choices is not None:
+            self.choices = list(map(str, self.choices))
+            strange = sorted(set(self.outputs) - set(self.choices))
+            if strange:
+                raise ValueError(f"task {self.name!r} has the output {strange[0]!r}, which is not one of its choices")
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything a language model reads of the task."""
+        digest = hashlib.sha256()
+        for text in (self.name, *(self.choices or ()), "", *self.inputs, "", *self.outputs):
+            digest.update(f"{len(text)}:".encode() + text.encode("utf-8", "surrogatepass"))
+        if self.vectors is not None:
+            digest.update(np.asarray(self.vectors).tobytes())
+        return digest.hexdigest()[:32]
+
+
+class Feedback(Protocol):
+    """Says how much each demonstration helps with a query. ``name`` keys its scores in the table."""
+
+    name: str
+
+    def __call__(self, task: RetrievalTask, query: int, demos: Sequence[int]) -> Sequence[float]:
+        """Return a score for each of ``demos``, higher is better; ``query`` and ``demos`` index the task's examples."""
+        ...
+
+
+class LMFeedback:
+    """How likely a frozen language model finds the right answer after reading one demonstration.
+
+    Parameters
+    ----------
+    lm : anytask.lm.ScoringModel
+        The frozen model.
+    normalize : bool, default True
+        For tasks with choices, divide the answer's probability by that of all choices (the paper's rule). False takes
+        the mean log-likelihood of the answer's tokens for all tasks, as the released code does; tasks without choices
+        always do.
+    template : PromptTemplate, default "{input}\\\\t{output}" joined by newlines
+        How the demonstration and the query are written (the paper's).
+    """
+
+    def __init__(self, lm: Any, normalize: bool = True, template: PromptTemplate = TABBED) -> None:
+        require(lm, "logprobs", method="UDR")
+        self.lm = lm
+        self.normalize = normalize
+        self.template = template
+        self.name = f"{lm.kind}:{lm.name}:{'normalized' if normalize else 'likelihood'}:{template.demo_format!r}"
+
+    def __call__(self, task: RetrievalTask, query: int, demos: Sequence[int]) -> list[float]:
+        prompts = [
+            self.template.assemble([Demonstration(task.inputs[z], task.outputs[z], int(z))], task.inputs[query]).text
+            for z in demos
+        ]
+        gold = task.outputs[query]
+        if not self.normalize or task.choices is None:
+            options = [[self.template.completion(gold)]] * len(prompts)
+            return [row[0].mean for row in self.lm.score(prompts, options, tag="feedback")]
+        choices = list(task.choices)
+        options = [[self.template.completion(choice) for choice in choices]] * len(prompts)
+        rows = self.lm.score(prompts, options, tag="feedback")
+        logits = np.array([[score.logprob for score in row] for row in rows])  # (n_demos, n_choices)
+        return log_softmax(logits, axis=1)[:, choices.index(gold)].tolist()
+
+
+class ScoreTable:
+    """Scores of (task, query, demonstration) in a SQLite file, committed query by query, so that scoring can be
+    resumed.
+
+    Parameters
+    ----------
+    path : path, optional
+        The file; default: in memory, for the lifetime of the table.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(":memory:" if path is None else path, timeout=60)
+        with self._db:
+            self._db.execute("CREATE TABLE IF NOT EXISTS tasks (task TEXT PRIMARY KEY, fingerprint TEXT, scorer TEXT)")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS scores (task TEXT, query INTEGER, demo INTEGER, score REAL, "
+                "PRIMARY KEY (task, query, demo)) WITHOUT ROWID"
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def open_task(self, task: RetrievalTask, scorer: str) -> None:
+        """Register a task, or check that the scores already there are of the same examples and the same scorer."""
+        row = self._db.execute("SELECT fingerprint, scorer FROM tasks WHERE task = ?", [task.name]).fetchone()
+        if row is None:
+            with self._db:
+                self._db.execute("INSERT INTO tasks VALUES (?, ?, ?)", [task.name, task.fingerprint, scorer])
+        elif row != (task.fingerprint, scorer):
+            other = "examples" if row[0] != task.fingerprint else "language model or prompt"
+            raise ValueError(f"the score table holds task {task.name!r} with other {other}: use another file")
+
+    def read(self, task: str, query: int) -> dict[int, float]:
+        """Return the scores of one query by demonstration."""
+        rows = self._db.execute("SELECT demo, score FROM scores WHERE task = ? AND query = ?", [task, int(query)])
+        return dict(rows.fetchall())
+
+    def write(self, task: str, query: int, scores: Mapping[int, float]) -> None:
+        """Keep the scores of one query."""
+        with self._db:
+            self._db.executemany(
+                "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?)",
+                [(task, int(query), int(demo), float(score)) for demo, score in scores.items()],
+            )
+
+    def __len__(self) -> int:
+        return int(self._db.execute("SELECT COUNT(*) FROM scores").fetchone()[0])

@@ -1,0 +1,421 @@
+"""A pool of unlabelled examples, the labels bought for some of them, and prompts made of those and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from anytask.lm.search import as_vectors, unit
+from anytask.parts.prompting import Demonstration, Prompt, PromptTemplate
+
+Annotate = Callable[[Sequence[int]], Sequence[Any]]
+
+
+class Unannotated(LookupError):
+    """A label was asked for that nobody has annotated."""
+
+
+class Labels(Mapping[int, Any]):
+    """The labels bought so far, by index; any other index raises :class:`Unannotated`."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._bought: dict[int, Any] = {}
+
+    def __getitem__(self, index: int) -> Any:
+        if index not in self._bought:
+            if not 0 <= int(index) < self._size:
+                raise IndexError(f"index {index} is outside the pool of {self._size}")
+            raise Unannotated(f"item {index} of the pool has no label: only {len(self._bought)} items were annotated")
+        return self._bought[index]
+
+    def __contains__(self, index: object) -> bool:
+        return index in self._bought
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._bought)
+
+    def __len__(self) -> int:
+        return len(self._bought)
+
+
+class Pool:
+    """Unlabelled examples as vectors (and texts), with a way to buy labels.
+
+    Parameters
+    ----------
+    vectors : array of shape (n, d), optional
+        One vector per example. They are centred on the pool's mean and scaled to length 1.
+    texts : sequence of str, optional
+        The examples' texts. Without ``vectors`` they are embedded by ``embedder``.
+    annotate : callable, optional
+        ``annotate(indices) -> labels``: asks the annotator. Each index is asked for once.
+    embedder : anytask.lm.Embedder, optional
+        Makes vectors of texts; default: the packaged MiniLM.
+    center : bool, default True
+        Subtract the pool's mean vector, from queries too.
+
+    Attributes
+    ----------
+    vectors : ndarray of shape (n, d)
+        Centred vectors of length 1.
+    labels : Labels
+        What was bought, in the order of buying; an index that was not bought raises :class:`Unannotated`.
+
+    Examples
+    --------
+    >>> pool = Pool([[0, 1], [1, 0], [1, 1]], annotate=lambda indices: ["abc"[i] for i in indices])
+    >>> pool.annotate([2])
+    ['c']
+    >>> pool.labels[0]
+    Traceback (most recent call last):
+        ...
+    anytask.incontext.pool.Unannotated: item 0 of the pool has no label: only 1 items were annotated
+    """
+
+    def __init__(
+        self,
+        vectors: ArrayLike | None = None,
+        *,
+        texts: Sequence[str] | None = None,
+        annotate: Annotate | None = None,
+        embedder: Any = None,
+        center: bool = True,
+    ) -> None:
+        self.embedder = embedder
+        if vectors is None:
+            if texts is None:
+                raise ValueError("a pool needs vectors, texts, or both")
+            vectors = self._embed(texts)
+        raw = as_vectors(vectors, "vectors")
+        if texts is not None and len(texts) != len(raw):
+            raise ValueError(f"texts and vectors differ in length: {len(texts)} and {len(raw)}")
+        self.texts = None if texts is None else list(texts)
+        self.mean = raw.mean(axis=0) if center else np.zeros(raw.shape[1], dtype=np.float32)
+        self.vectors = unit(raw - self.mean)
+        self.labels = Labels(len(raw))
+        self.can_annotate = annotate is not None
+        self._annotate = annotate
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def annotate(self, indices: Sequence[int]) -> list[Any]:
+        """Return the labels of ``indices``, asking the annotator for those not known yet."""
+        wanted = [int(i) for i in indices]
+        outside = [i for i in wanted if not 0 <= i < len(self)]
+        if outside:
+            raise IndexError(f"index {outside[0]} is outside the pool of {len(self)}")
+        new = list(dict.fromkeys(i for i in wanted if i not in self.labels))
+        if new:
+            if self._annotate is None:
+                raise Unannotated(f"labels of {len(new)} items are wanted, and the pool has no annotate callback")
+            labels = list(self._annotate(new))
+            if len(labels) != len(new):
+                raise ValueError(f"annotate was asked for {len(new)} labels and returned {len(labels)}")
+            self.labels._bought.update(zip(new, labels))
+        return [self.labels[i] for i in wanted]
+
+    def place(self, vectors: ArrayLike | None = None, texts: Sequence[str] | None = None) -> np.ndarray:
+        """Return query vectors (n, d) in the pool's space: the pool's mean subtracted, length 1."""
+        if vectors is None:
+            if texts is None:
+                raise ValueError("queries need vectors, texts, or both")
+            vectors = self._embed(texts)
+        return unit(as_vectors(vectors, "queries", self.vectors.shape[1]) - self.mean)
+
+    def _embed(self, texts: Sequence[str]) -> np.ndarray:
+        if self.embedder is None:
+            from anytask.lm.embeddings import Embedder
+
+            self.embedder = Embedder()
+        return self.embedder.embed(texts)
+
+
+def as_pool(pool: Any, annotate: Annotate | None = None) -> Pool:
+    """Return ``pool`` as a :class:`Pool`: itself, or made of an array of vectors or a sequence of texts."""
+    if isinstance(pool, Pool):
+        if annotate is not None:
+            pool._annotate, pool.can_annotate = annotate, True
+        return pool
+    if isinstance(pool, (list, tuple)) and pool and all(isinstance(text, str) for text in pool):
+        return Pool(texts=pool, annotate=annotate)
+    return Pool(pool, annotate=annotate)
+
+
+@dataclass
+class Selection:
+    """Which examples to annotate, in the order in which they were chosen.
+
+    Attributes
+    ----------
+    indices : ndarray of shape (budget,)
+        Distinct positions in the pool.
+    scores : ndarray of shape (budget,)
+        What the method gave each when it chose it (votes, gain, minus confidence); NaN where it drew at random.
+    stage : ndarray of shape (budget,)
+        Which stage of the method chose each: 1, 2, ..., and 0 for random filling.
+    method : str
+        The method's name.
+    confidences : ndarray of shape (n,) or None
+        Confidence in every example of the pool, NaN for those not asked; None where no model was asked.
+    details : dict
+        Facts for a report, such as ``k``.
+    """
+
+    indices: np.ndarray
+    scores: np.ndarray
+    stage: np.ndarray
+    method: str
+    confidences: np.ndarray | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices.tolist())
+
+    def __getitem__(self, place: int) -> int:
+        return int(self.indices[place])
+
+
+def check_selection(chosen: Any, n: int, budget: int) -> list[int]:
+    """Return what ``select`` returned as a list of distinct places in a pool of ``n``, or say what is wrong with it."""
+    indices = [int(i) for i in getattr(chosen, "indices", chosen)]
+    if len(indices) != budget or len(set(indices)) != budget:
+        raise ValueError(
+            f"select must return {budget} distinct items, got {len(indices)} of which {len(set(indices))} differ"
+        )
+    if min(indices) < 0 or max(indices) >= n:
+        raise ValueError(f"select must return places in [0, {n - 1}], got {min(indices)} to {max(indices)}")
+    return indices
+
+
+class Confidence(Protocol):
+    """How sure a model is of unlabelled examples, given the annotated ones."""
+
+    def __call__(self, pool: Pool, queries: np.ndarray) -> np.ndarray:
+        """Return one number for each of ``queries`` (indices into the pool); higher is surer."""
+        ...
+
+
+class NearestVote:
+    """Predict by a vote of the nearest annotated examples: a stand-in for a language model that reads them.
+
+    Parameters
+    ----------
+    n_neighbors : int, default 3
+        How many annotated examples vote.
+    temperature : float > 0, default 0.1
+        A neighbour of cosine c votes with weight ``exp(c / temperature)``.
+
+    Examples
+    --------
+    >>> pool = Pool([[0.0, 1], [1, 0], [-1, 0], [0, -1]], annotate=lambda indices: ["up", "right"])
+    >>> _ = pool.annotate([0, 1])
+    >>> NearestVote().predict(pool, [[0.1, 2.0]])
+    array(['up'], dtype='<U5')
+    """
+
+    def __init__(self, n_neighbors: int = 3, temperature: float = 0.1) -> None:
+        if n_neighbors < 1:
+            raise ValueError(f"n_neighbors must be at least 1, got {n_neighbors!r}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {temperature!r}")
+        self.n_neighbors = n_neighbors
+        self.temperature = temperature
+
+    def shares(self, pool: Pool, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the classes, sorted, and each one's share of the vote, shape (n_queries, n_classes).
+
+        ``queries`` are vectors in the pool's space, see :meth:`Pool.place`.
+        """
+        if not len(pool.labels):
+            raise Unannotated("nothing is annotated yet: there is nobody to vote")
+        known = np.fromiter(pool.labels, dtype=np.int64)
+        classes, codes = np.unique(np.array([pool.labels[i] for i in known]), return_inverse=True)
+        cosine = queries @ pool.vectors[known].T  # (n_queries, n_known)
+        nearest = np.argsort(-cosine, axis=1, kind="stable")[:, : self.n_neighbors]
+        near = np.take_along_axis(cosine, nearest, axis=1)
+        weights = np.exp((near - near.max(axis=1, keepdims=True)) / self.temperature)
+        votes = np.zeros((len(queries), len(classes)))
+        np.add.at(votes, (np.arange(len(queries))[:, None], codes[nearest]), weights)
+        return classes, votes / votes.sum(axis=1, keepdims=True)
+
+    def predict(self, pool: Pool, queries: ArrayLike) -> np.ndarray:
+        """Return the class with the largest share for each raw query vector, shape (n_queries,)."""
+        classes, shares = self.shares(pool, pool.place(queries))
+        return classes[shares.argmax(axis=1)]
+
+    def __call__(self, pool: Pool, queries: np.ndarray) -> np.ndarray:
+        """Return the largest share as the confidence in each of the pool's ``queries`` (indices)."""
+        return self.shares(pool, pool.vectors[queries])[1].max(axis=1)
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """The demonstrations chosen for one query, in the order of the prompt: the most similar last.
+
+    ``indices`` point into the pool, ``similarities`` are their cosines with the query (NaN for random retrieval),
+    ``prompt`` is what the model reads.
+    """
+
+    indices: np.ndarray
+    similarities: np.ndarray
+    prompt: Prompt
+
+
+class AnnotatedPrompter:
+    """Prompts made of the annotated part of a pool, and a frozen language model's answers to them.
+
+    Parameters
+    ----------
+    pool : Pool
+        With texts, some of them annotated. Labels that were not bought cannot be reached.
+    lm : anytask.lm.ScoringModel
+        The frozen model; also counts tokens.
+    template : PromptTemplate, optional
+        How demonstrations and queries are written.
+    choices : sequence of str, optional
+        The possible answers. With them the answer is the choice of the highest mean token log-probability; without
+        them the model writes.
+    budget : int, default 1000
+        Most tokens of a prompt and its answer together (the paper's value); never more than the model's context.
+    cap : int, default 250
+        Annotated examples longer than this many tokens are left out (the paper's value).
+    n : int, optional
+        Most demonstrations; default: as many as fit.
+    order : {"similar", "random"}, default "similar"
+        The most similar, or random annotated examples.
+    skip_identical : bool, default True
+        Leave out examples whose cosine with the query is 1 (up to 1e-6), so that a test item that is also in the pool
+        does not read its own answer. Only in similarity mode.
+    max_tokens : int, default 32
+        Most tokens the model writes.
+    stop : tuple of str, default ("--", "\\\\n", ";", "#")
+        Where a written answer ends (the released code's).
+    seed : int, default 0
+        Seed of the random order.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        lm: Any,
+        *,
+        template: PromptTemplate | None = None,
+        choices: Sequence[str] | None = None,
+        budget: int = 1000,
+        cap: int = 250,
+        n: int | None = None,
+        order: str = "similar",
+        skip_identical: bool = True,
+        max_tokens: int = 32,
+        stop: Sequence[str] = ("--", "\n", ";", "#"),
+        seed: int = 0,
+    ) -> None:
+        if pool.texts is None:
+            raise ValueError("prompts need the pool's texts: Pool(..., texts=...)")
+        if order not in ("similar", "random"):
+            raise ValueError(f"order must be 'similar' or 'random', got {order!r}")
+        self.pool = pool
+        self.lm = lm
+        self.template = template or PromptTemplate()
+        self.choices = None if choices is None else list(choices)
+        self.budget = min(budget, lm.context_length)
+        self.cap = cap
+        self.n = n
+        self.order = order
+        self.skip_identical = skip_identical
+        self.max_tokens = max_tokens
+        self.stop = tuple(stop)
+        self.seed = seed
+
+    def retrieve(self, texts: Sequence[str], vectors: ArrayLike | None = None) -> list[Retrieved]:
+        """Return the demonstrations and the prompt of each text; ``vectors`` spare their embedding."""
+        placed = self.pool.place(vectors, texts)
+        return self._retrieve(list(texts), placed, [None] * len(texts))
+
+    def _retrieve(self, texts: list[str], placed: np.ndarray, own: Sequence[int | None]) -> list[Retrieved]:
+        known = np.fromiter(self.pool.labels, dtype=np.int64)
+        assert self.pool.texts is not None
+        demos = [Demonstration(self.pool.texts[i], str(self.pool.labels[i]), int(i)) for i in known]
+        head, tail = self.template.demo_format.split("{output}")
+        written = [head.replace("{input}", demo.input) + demo.output + tail for demo in demos]
+        short = np.array([self.lm.count_tokens(text) for text in written], dtype=np.int64) <= self.cap
+        reserve = self.max_tokens
+        if self.choices is not None:
+            reserve = max(self.lm.count_tokens(self.template.completion(choice)) for choice in self.choices)
+        cosine = placed @ self.pool.vectors[known].T  # (n, n_known)
+        rng = np.random.default_rng(self.seed)
+        out = []
+        for row, text in enumerate(texts):
+            usable = short & (known != (-1 if own[row] is None else own[row]))
+            if self.order == "similar":
+                if self.skip_identical:
+                    usable = usable & (cosine[row] < 1 - 1e-6)
+                best_first = np.argsort(-cosine[row], kind="stable")
+            else:
+                best_first = rng.permutation(len(known))
+            chosen = best_first[usable[best_first]][: self.n][::-1]  # most similar last
+            prompt = self.template.assemble(
+                [demos[i] for i in chosen], text,
+                count_tokens=self.lm.count_tokens, budget=self.budget, reserve=reserve,
+            )  # fmt: skip
+            used = chosen[list(prompt.demos_used)]
+            similarities = cosine[row, used] if self.order == "similar" else np.full(len(used), np.nan)
+            out.append(Retrieved(known[used], similarities, prompt))
+        return out
+
+    def predict(self, texts: Sequence[str], vectors: ArrayLike | None = None) -> list[str]:
+        """Return the model's answer to each text."""
+        return self._answer([r.prompt.text for r in self.retrieve(texts, vectors)])[0]
+
+    def _answer(self, prompts: list[str]) -> tuple[list[str], np.ndarray]:
+        # Answers, and the mean log-probability of each answer's tokens.
+        if self.choices is not None:
+            options = [self.template.completion(choice) for choice in self.choices]
+            scores = self.lm.score(prompts, [options] * len(prompts), tag="predict")
+            means = np.array([[score.mean for score in row] for row in scores])  # (n, n_choices)
+            return [self.choices[i] for i in means.argmax(axis=1)], means.max(axis=1)
+        written = self.lm.generate(prompts, max_tokens=self.max_tokens, stop=self.stop, tag="predict")
+        means = np.full(len(prompts), -np.inf)
+        said = [i for i, text in enumerate(written) if text]
+        for i, row in zip(
+            said, self.lm.score([prompts[i] for i in said], [[written[i]] for i in said], tag="confidence")
+        ):
+            means[i] = row[0].mean
+        return [text.strip() for text in written], means
+
+
+class LMConfidence:
+    """Confidence of a frozen language model prompted with the annotated examples nearest to the one in question.
+
+    The mean log-probability of the predicted choice's tokens, or of the written answer's tokens where there are no
+    choices; an empty answer is the least confident of all.
+
+    Parameters
+    ----------
+    lm : anytask.lm.ScoringModel
+        The frozen model.
+    **options
+        Of :class:`AnnotatedPrompter`: ``choices``, ``template``, ``budget``, ...
+    """
+
+    def __init__(self, lm: Any, **options: Any) -> None:
+        from anytask.lm.protocol import require
+
+        require(lm, "logprobs", method="LMConfidence")
+        self.lm = lm
+        self.options = options
+
+    def __call__(self, pool: Pool, queries: np.ndarray) -> np.ndarray:
+        prompter = AnnotatedPrompter(pool, self.lm, **self.options)
+        assert pool.texts is not None
+        found = prompter._retrieve([pool.texts[i] for i in queries], pool.vectors[queries], [int(i) for i in queries])
+        return prompter._answer([r.prompt.text for r in found])[1]

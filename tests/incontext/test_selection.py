@@ -1,0 +1,80 @@
+"""Comparison methods: each greedy rule against its definition."""
+
+import numpy as np
+import pytest
+
+from anytask.incontext.pool import NearestVote, Pool
+from anytask.incontext.selection import Diversity, FacilityLocation, LeastConfidence, RandomSelection
+
+METHODS = [RandomSelection(), Diversity(), FacilityLocation(), LeastConfidence(batch_size=4)]
+
+
+def _pool(n=60, d=3, seed=0):
+    X = np.random.default_rng(seed).normal(size=(n, d))
+    return Pool(X, annotate=lambda indices: [int(X[i, 0] > 0) for i in indices])
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("budget", [1, 13, 60])
+def test_selections_are_distinct_and_reproducible(method, budget):
+    once, again = method.select(_pool(), budget), method.select(_pool(), budget)
+    assert len(set(once.indices.tolist())) == budget == len(once.scores) == len(once.stage)
+    np.testing.assert_array_equal(once.indices, again.indices)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
+def test_budgets_outside_the_pool_are_refused(method):
+    for budget in (0, 61):
+        with pytest.raises(ValueError, match=r"budget must be an integer in \[1, 60\]"):
+            method.select(_pool(), budget)
+
+
+def test_random_depends_on_its_seed():
+    picks = {tuple(RandomSelection(seed=s).select(_pool(), 5).indices.tolist()) for s in range(10)}
+    assert len(picks) == 10
+
+
+def test_diversity_takes_the_smallest_sum_of_cosines():
+    pool = _pool()
+    chosen = Diversity(seed=3).select(pool, 10).indices.tolist()
+    for step in range(1, 10):
+        sums = (pool.vectors @ pool.vectors[chosen[:step]].T).sum(axis=1)
+        sums[chosen[:step]] = np.inf
+        assert sums[chosen[step]] == pytest.approx(sums.min(), abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_facility_location_is_the_plain_greedy_algorithm(seed):
+    pool = _pool(seed=seed)
+    cosine = pool.vectors @ pool.vectors.T
+    nearest, plain, gains = np.full(60, -1.0), [], []
+    for _ in range(12):
+        gain = np.maximum(cosine - nearest, 0).sum(axis=1)
+        gain[plain] = -1
+        plain.append(int(gain.argmax()))
+        gains.append(gain.max())
+        nearest = np.maximum(nearest, cosine[plain[-1]])
+    chosen = FacilityLocation().select(pool, 12)
+    assert chosen.indices.tolist() == plain
+    np.testing.assert_allclose(chosen.scores, gains, rtol=1e-5)
+    # Initial maximum -1: after all picks the sum of gains is sum_i (max cosine + 1).
+    assert chosen.scores.sum() == pytest.approx((nearest + 1).sum(), rel=1e-5)
+
+
+def test_least_confidence_takes_the_least_sure_batch_after_batch():
+    pool = _pool()
+    chosen = LeastConfidence(batch_size=5, seed=1).select(pool, 12)
+    assert chosen.stage.tolist() == [0] * 5 + [1] * 5 + [2] * 2
+    assert sorted(pool.labels) == sorted(chosen.indices[:10].tolist())  # the last batch is not needed on the way
+    again = _pool()
+    again.annotate(chosen.indices[:5])
+    rest = np.setdiff1d(np.arange(60), chosen.indices[:5])
+    values = NearestVote()(again, rest)
+    assert set(chosen.indices[5:10].tolist()) == set(rest[np.argsort(values, kind="stable")[:5]].tolist())
+
+
+def test_least_confidence_needs_labels():
+    with pytest.raises(ValueError, match="needs labels on the way"):
+        LeastConfidence().select(np.eye(5), 3)
+    with pytest.raises(ValueError, match="batch_size"):
+        LeastConfidence(batch_size=0)
