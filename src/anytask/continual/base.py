@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from torch import Tensor, nn
 
 from anytask.parts.persistence import load_tree, save_tree
@@ -400,9 +401,11 @@ def check_inputs(X: ArrayLike | Tensor, name: str) -> Tensor:
 def check_labels(y: ArrayLike | Tensor) -> np.ndarray:
     """Return ``y`` as a one-dimensional array of integer, boolean or string labels, or say what is wrong with it."""
     if y is None:
-        raise ValueError("y is None, and this estimator requires y to be passed")
+        raise ValueError("This estimator requires y to be passed, but the target y is None")
     array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
     if array.ndim == 2 and array.shape[1] == 1:
+        message = "A column-vector y was passed when a 1d array was expected: its one column is taken."
+        warnings.warn(message, DataConversionWarning, stacklevel=3)
         array = array[:, 0]
     if array.ndim != 1:
         raise ValueError(f"y must have shape (n,), got {array.shape}")

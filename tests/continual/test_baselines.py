@@ -1,0 +1,152 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from anytask.continual import ExperienceReplay, FineTuning, JointTraining, LwF, NearestClassMean
+from anytask.continual.baselines import GrowingClassifier, build_body
+
+NET = {"preset": "small", "hidden": (16,), "lr": 0.05}
+
+
+def two_tasks(n=320):
+    rng = np.random.default_rng(0)
+    y = np.arange(2 * n) % 2 + 2 * (np.arange(2 * n) >= n)
+    x = rng.normal(size=(2 * n, 4)).astype(np.float32) * 0.3
+    x[np.arange(2 * n), y] += 2
+    return (x[:n], y[:n]), (x[n:], y[n:])
+
+
+def accuracy(model, data):
+    return float((model.predict(data[0]) == data[1]).mean())
+
+
+def test_remedies_remember_what_fine_tuning_forgets():
+    first, second = two_tasks()
+    kept = {}
+    for make in (FineTuning, ExperienceReplay, JointTraining):
+        model = make(**NET).partial_fit(*first).end_task().partial_fit(*second)
+        assert accuracy(model, second) > 0.95
+        kept[make.__name__] = accuracy(model, first)
+    assert kept["FineTuning"] < 0.6 and kept["ExperienceReplay"] > 0.95 and kept["JointTraining"] > 0.95
+
+
+def test_growing_keeps_old_rows_and_their_momentum():
+    network = GrowingClassifier(nn.Identity(), 3, seed=0)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+    network.grow(2, optimizer)
+    cross_entropy(network(torch.randn(8, 3)), torch.zeros(8, dtype=torch.long)).backward()
+    optimizer.step()
+    old, momentum = network.weight.detach().clone(), optimizer.state[network.weight]["momentum_buffer"].clone()
+    network.grow(5, optimizer)
+    assert torch.equal(network.weight[:2], old) and network.weight.shape == (5, 3)
+    grown = optimizer.state[network.weight]["momentum_buffer"]
+    assert torch.equal(grown[:2], momentum) and (grown[2:] == 0).all()
+    assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {id(p) for p in network.parameters()}
+
+
+def test_a_row_does_not_depend_on_when_it_came():
+    one, two = (GrowingClassifier(nn.Identity(), 3, seed=0) for _ in range(2))
+    one.grow(4)
+    two.grow(1)
+    two.grow(4)
+    assert torch.equal(one.weight, two.weight) and torch.equal(one.bias, two.bias)
+    assert one.weight.abs().max() <= 3**-0.5
+
+
+def test_lwf_with_lambda_0_is_fine_tuning():
+    first, second = two_tasks()
+    models = [LwF(**NET, lambda_=0.0), FineTuning(**NET)]
+    p = [m.partial_fit(*first).end_task().partial_fit(*second).predict_proba(first[0]) for m in models]
+    assert np.array_equal(*p)
+
+
+def test_lwf_holds_the_old_outputs_where_the_new_data_are():
+    first, second = two_tasks()
+    moved = []
+    for lambda_ in (0.0, 1.0):
+        model = LwF(**NET, lambda_=lambda_).partial_fit(*first, task=0).end_task()
+        before = model.predict_proba(second[0], task=0)
+        model.partial_fit(*second, task=1)
+        moved.append(np.abs(model.predict_proba(second[0], task=0)[:, :2] - before).mean())
+    assert moved[1] < moved[0] / 2
+
+
+def test_lwf_teacher_stands_still():
+    first, second = two_tasks()
+    model = LwF(**NET).partial_fit(*first).end_task()
+    before = {k: v.clone() for k, v in model.teacher_.module.state_dict().items()}
+    model.partial_fit(*second)
+    assert all(torch.equal(v, before[k]) for k, v in model.teacher_.module.state_dict().items())
+    assert model.cost()["stored_parameters"] > model.cost()["trainable_parameters"]
+
+
+def test_joint_training_makes_as_many_steps_as_the_stream(monkeypatch):
+    first, second = two_tasks()
+    model = JointTraining(**NET).partial_fit(*first).partial_fit(*second)
+    steps, step = [], torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: steps.append(1) or step(self))
+    model.predict(first[0])
+    model.predict(second[0])
+    assert len(steps) == model.steps_ == 40
+
+
+def test_replay_memory_is_bounded_and_counts_repeats_once():
+    first, second = two_tasks()
+    model = ExperienceReplay(**NET, buffer=30).partial_fit(*first).partial_fit(*first).partial_fit(*second)
+    assert model.cost()["stored_samples"] == 30
+    small = ExperienceReplay(**NET, buffer=500).partial_fit(first[0][:20], first[1][:20])
+    assert small.partial_fit(first[0][:20], first[1][:20]).cost()["stored_samples"] == 20
+
+
+@pytest.mark.parametrize("features", ["raw", nn.Linear(4, 3)])
+def test_class_means_are_means(features):
+    (x, y), _ = two_tasks()
+    model = NearestClassMean(features).partial_fit(x, y)
+    with torch.no_grad():
+        z = x if features == "raw" else features(torch.from_numpy(x)).numpy()
+    means = np.stack([z[y == c].astype(np.float64).mean(0) for c in (0, 1)])
+    assert np.allclose(model.sums_ / model.counts_[:, None], means, atol=1e-6)
+    nearest = np.linalg.norm(z[:, None] - means, axis=2).argmin(1)
+    assert np.array_equal(model.predict(x), nearest)
+
+
+def test_raw_class_means_are_bit_identical_for_every_cut():
+    (x, y), _ = two_tasks()
+    whole, cut = NearestClassMean().partial_fit(x, y), NearestClassMean()
+    for rows in np.split(np.arange(len(x)), [1, 3, 100, 101]):
+        cut.partial_fit(x[rows], y[rows])
+    assert np.array_equal(whole.sums_, cut.sums_)
+
+
+def test_a_given_module_is_copied_and_its_width_found_out():
+    body = nn.Linear(4, 7)
+    model = FineTuning(body, preset="small").partial_fit(*two_tasks()[0])
+    assert model.network_.weight.shape == (2, 7)
+    assert not torch.equal(model.network_.body.weight, body.weight)
+    with pytest.raises(ValueError, match="the backbone fails on inputs of shape"):
+        FineTuning(nn.Linear(5, 7)).partial_fit(*two_tasks()[0])
+    with pytest.raises(ValueError, match=r"wanted \(2, n_features\)"):
+        FineTuning(nn.Unflatten(1, (2, 2))).partial_fit(*two_tasks()[0])
+
+
+def test_default_body_is_the_mlp_without_its_last_layer():
+    body, width = build_body(None, (4,), (8, 6), None, seed=0)
+    assert width == 6 and [p.shape for p in body.parameters()] == [(8, 4), (8,), (6, 8), (6,)]
+    assert (body(torch.randn(10, 4)) >= 0).all()
+    assert build_body(None, (2, 3), (), None, seed=0)[1] == 6
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: FineTuning(lr=0.0), "lr must be positive"),
+        (lambda: ExperienceReplay(buffer=0), "buffer must be at least 1"),
+        (lambda: LwF(T=0.0), "T positive"),
+        (lambda: NearestClassMean("clip"), "features must be"),
+    ],
+)
+def test_parameters_out_of_range(make, says):
+    with pytest.raises(ValueError, match=says):
+        make().partial_fit(*two_tasks()[0])
