@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from anytask.claims.base import Beats, Claim, Experiment, Reaches, Table, interval, judge, overall
+from anytask.claims.base import Beats, Claim, Experiment, Reaches, Steadier, Table, interval, judge, overall
 from anytask.problems.base import Entrant, Metric
 
 
@@ -75,6 +75,15 @@ def test_reaches_has_two_bounds():
     assert judge(check, "x", table(a=[5, 5, 5])).outcome == "shown"
     assert judge(check, "x", table(a=[3, 5, 5])).outcome == "not shown"
     assert judge(check, "x", table(a=[8, 8, 8])).outcome == "contradicted"
+
+
+def test_steadier_compares_deviations_from_the_median():
+    # medians 0.5: |a - .5| = (.01, 0, .01), |b - .5| = (.2, 0, .1); half of b's less a's: .09, 0, .04
+    judged = judge(Steadier("a", "b", 0.5, "accuracy"), "x", table(a=[0.49, 0.5, 0.51], b=[0.3, 0.5, 0.6]))
+    assert judged.values == pytest.approx((0.09, 0.0, 0.04))
+    assert judged.outcome == "not shown"
+    even = judge(Steadier("a", "b", 0.5, "accuracy"), "x", table(a=[0.5] * 4, b=[0.3, 0.7, 0.3, 0.7]))
+    assert even.outcome == "shown"
 
 
 def test_a_failed_run_shows_nothing():

@@ -42,5 +42,5 @@ def get(key: str) -> Claim:
     return importlib.import_module(f"anytask.claims.{_MODULES[key]}").CLAIM
 
 
-__getattr__, __dir__ = lazy(__name__, dict.fromkeys(("Beats", "Claim", "Experiment", "Reaches"), "base"))
-__all__ = ["KEYS", "Beats", "Claim", "Experiment", "Reaches", "get"]
+__getattr__, __dir__ = lazy(__name__, dict.fromkeys(("Beats", "Claim", "Experiment", "Reaches", "Steadier"), "base"))
+__all__ = ["KEYS", "Beats", "Claim", "Experiment", "Reaches", "Steadier", "get"]

@@ -92,7 +92,33 @@ class Reaches:
         return f"{self.name} has {self.metric} {' and '.join(part for part in (low, high) if part)}"
 
 
-Check = Beats | Reaches
+@dataclass(frozen=True)
+class Steadier:
+    """``better`` spreads at most ``factor`` times as much over the seeds as ``worse``, on ``metric``.
+
+    Spread is the absolute deviation from the median, as in the Brown-Forsythe test; what is judged is
+    ``factor * spread(worse) - spread(better)``, seed by seed.
+    """
+
+    better: str
+    worse: str
+    factor: float
+    metric: str
+    experiment: str | None = None
+    why: str = ""
+
+    def values(self, table: Table) -> np.ndarray:
+        a, b = (table.values(name, self.metric) for name in (self.better, self.worse))
+        return self.factor * np.abs(b - np.median(b)) - np.abs(a - np.median(a))
+
+    def bounds(self) -> tuple[float, float]:
+        return 0.0, math.inf
+
+    def sentence(self) -> str:
+        return f"{self.better} spreads at most {self.factor:g} x as much over seeds as {self.worse} on {self.metric}"
+
+
+Check = Beats | Reaches | Steadier
 
 
 @dataclass(frozen=True)
@@ -107,7 +133,7 @@ class Claim:
         What is claimed, in one or two sentences.
     experiments : tuple of Experiment
         What is run; the first is the one whose metric is recorded row by row.
-    checks : tuple of Beats and Reaches
+    checks : tuple of Beats, Reaches and Steadier
         What must hold; the first one, a :class:`Beats`, is the headline whose margin and difference are recorded.
     tried : str
         What was tried beside it, whatever came of it.
@@ -127,7 +153,7 @@ class Claim:
             experiment = check.experiment or self.experiments[0].name
             if experiment not in names:
                 raise ValueError(f"the claim of {self.system} checks an unknown experiment {experiment!r}")
-            wanted = {check.better, check.worse} if isinstance(check, Beats) else {check.name}
+            wanted = {check.name} if isinstance(check, Reaches) else {check.better, check.worse}
             if missing := wanted - names[experiment]:
                 raise ValueError(f"the claim of {self.system} checks {sorted(missing)}, not in {experiment!r}")
 
@@ -191,7 +217,7 @@ def judge(check: Check, experiment: str, table: Table) -> Judged:
     mean, low, high = interval(finite) if len(finite) else (math.nan, math.nan, math.nan)
     outcome: Judgement = "not shown"
     if len(finite) == len(values) and len(values) >= 2:
-        wrong_side = min(low_bound, 0.0) if isinstance(check, Beats) else low_bound
+        wrong_side = low_bound if isinstance(check, Reaches) else min(low_bound, 0.0)
         if low >= low_bound and high <= high_bound:
             outcome = "shown"
         elif high < wrong_side or low > high_bound:
