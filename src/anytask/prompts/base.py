@@ -1,0 +1,124 @@
+"""What the prompt systems share: ``compress(text, rate)`` and ``search(lm, examples)``, and their results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+#: One labelled example: the values of the prompt's placeholders, and the answer under ``"label"``.
+Example = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What a compressor made of a text (or of several contexts).
+
+    Attributes
+    ----------
+    text : str
+        The compressed text; contexts are separated by a blank line.
+    texts : tuple of str
+        The compressed contexts, one by one; contexts dropped as a whole are left out.
+    words : tuple of str
+        Words of the original, in order.
+    labels : tuple of bool
+        For each word, whether it was kept.
+    probabilities : tuple of float
+        For each word, the score in [0, 1] that ranked it (1 for forced words).
+    contexts : tuple of int
+        For each word, the index of the context it comes from.
+    origin_tokens, compressed_tokens : int
+        Lengths counted by the target model's tokenizer.
+    """
+
+    text: str
+    texts: tuple[str, ...]
+    words: tuple[str, ...]
+    labels: tuple[bool, ...]
+    probabilities: tuple[float, ...]
+    contexts: tuple[int, ...]
+    origin_tokens: int
+    compressed_tokens: int
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The kept words."""
+        return tuple(word for word, label in zip(self.words, self.labels) if label)
+
+    @property
+    def rate(self) -> float:
+        """Compressed over original tokens (1.0 for an empty original)."""
+        return self.compressed_tokens / self.origin_tokens if self.origin_tokens else 1.0
+
+    @property
+    def ratio(self) -> float:
+        """Original over compressed tokens: 4.0 means four times shorter."""
+        return self.origin_tokens / self.compressed_tokens if self.compressed_tokens else float("inf")
+
+
+@runtime_checkable
+class Compressor(Protocol):
+    """Shortens text before it is sent to a language model."""
+
+    def compress(self, text: str | Sequence[str], rate: float | None = None) -> Compression:
+        """Compress one text, or several contexts of one prompt, to about ``rate`` of its tokens."""
+        ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One explored prompt: its text, the kept positions of the original prompt (None after a drift of the
+    tokenisation), its search score, and its validation score where it was re-scored.
+    """
+
+    text: str
+    kept: tuple[int, ...] | None
+    score: float
+    validation: float | None = None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a prompt search found, and what it cost.
+
+    Attributes
+    ----------
+    prompt : str
+        The chosen prompt, placeholders included.
+    score : float
+        Its score on the search examples: optimistic, since it was chosen by it. Report ``validation``, or a test score.
+    validation : float or None
+        Its accuracy on the validation examples, where there were some.
+    kept : tuple of int or None
+        Kept positions of the original prompt's units; None if re-tokenising between passes moved token borders.
+    n_tokens : int
+        Length of the chosen prompt in tokens, placeholders included.
+    evaluations : float
+        Prompts scored on the search examples (half of the examples count 0.5).
+    lm_calls : int
+        Questions put to the language model, search and validation together; cached ones don't count.
+    trace : tuple of Candidate
+        Explored prompts in the order of scoring (for threshold accepting: the accepted ones).
+    kind : str or None
+        Kind of the language model: ``http``, ``local``, ``tiny`` or ``sim``.
+    """
+
+    prompt: str
+    score: float
+    validation: float | None
+    kept: tuple[int, ...] | None
+    n_tokens: int
+    evaluations: float
+    lm_calls: int
+    trace: tuple[Candidate, ...] = field(default=(), repr=False)
+    kind: str | None = None
+
+
+@runtime_checkable
+class PromptSearcher(Protocol):
+    """Looks for a prompt that makes a frozen language model better."""
+
+    def search(self, lm: Any, examples: Sequence[Example], validation: Sequence[Example] = ()) -> SearchResult:
+        """Search on ``examples``, choose on ``validation``."""
+        ...

@@ -1,0 +1,344 @@
+"""What a prompt system must beat: cutting off, random deletion, surprisal, and searches without evolution."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+
+from anytask.prompts.base import Candidate, Compression, Example, SearchResult
+from anytask.prompts.evaluators import Evaluator, as_scores
+from anytask.prompts.promptquine import PruningSearch
+
+_WORD = re.compile(r"\S+")
+
+
+class WordTokens:
+    """A tokenizer of white-space-separated words, for models and searches that think in words.
+
+    Examples
+    --------
+    >>> tokens = WordTokens()
+    >>> tokens.decode(tokens.encode("to be or not to be")[::2])
+    'to or to'
+    """
+
+    def __init__(self) -> None:
+        self._words: list[str] = []
+        self._ids: dict[str, int] = {}
+
+    def encode(self, text: str) -> list[int]:
+        """Return one id per word; unknown words get new ids."""
+        ids = []
+        for word in _WORD.findall(text):
+            if word not in self._ids:
+                self._ids[word] = len(self._words)
+                self._words.append(word)
+            ids.append(self._ids[word])
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the words, separated by spaces."""
+        return " ".join(self._words[i] for i in ids)
+
+    def count_tokens(self, text: str) -> int:
+        """Return the number of words."""
+        return len(_WORD.findall(text))
+
+
+# Compression --------------------------------------------------------------------------------------------------------
+
+
+class WordCompressor:
+    """Keep the share ``rate`` of the words with the highest score; subclasses say what the score is.
+
+    Parameters
+    ----------
+    rate : float in (0, 1], default 0.5
+        Used where :meth:`compress` is given none.
+    count_tokens : callable, optional
+        Text -> number of tokens of the target model; default: words.
+    seed : int, default 0
+    """
+
+    def __init__(self, rate: float = 0.5, count_tokens: Callable[[str], int] | None = None, seed: int = 0) -> None:
+        if not 0 < rate <= 1:
+            raise ValueError(f"rate must lie in (0, 1], got {rate}")
+        self.rate, self.seed = rate, seed
+        self.count_tokens = count_tokens or (lambda text: len(_WORD.findall(text)))
+
+    def scores(self, words: Sequence[str]) -> np.ndarray:
+        """Return one number per word, larger for words to keep."""
+        raise NotImplementedError
+
+    def compress(self, text: str | Sequence[str], rate: float | None = None) -> Compression:
+        """Compress one text, or several contexts, to ``ceil(rate * n)`` of their n words each."""
+        rate = self.rate if rate is None else rate
+        if not 0 < rate <= 1:
+            raise ValueError(f"rate must lie in (0, 1], got {rate}")
+        contexts = [text] if isinstance(text, str) else list(text)
+        texts: list[str] = []
+        words: list[str] = []
+        labels: list[bool] = []
+        probabilities: list[float] = []
+        owner: list[int] = []
+        for i, context in enumerate(contexts):
+            found = _WORD.findall(context)
+            score = np.asarray(self.scores(found), dtype=float) if found else np.zeros(0)
+            keep = np.zeros(len(found), dtype=bool)
+            keep[np.argsort(-score, kind="stable")[: math.ceil(rate * len(found) - 1e-9)]] = True
+            rank = np.empty(len(found))
+            rank[np.argsort(score, kind="stable")] = np.arange(1, len(found) + 1) / max(1, len(found))
+            texts.append(context if keep.all() else " ".join(w for w, k in zip(found, keep) if k))
+            words += found
+            labels += keep.tolist()
+            probabilities += rank.tolist()
+            owner += [i] * len(found)
+        joined = "\n\n".join(texts)
+        return Compression(
+            *(joined, tuple(texts), tuple(words), tuple(labels), tuple(probabilities), tuple(owner)),
+            origin_tokens=sum(map(self.count_tokens, contexts)),
+            compressed_tokens=sum(map(self.count_tokens, texts)),
+        )
+
+
+class Truncation(WordCompressor):
+    """Keep the first words.
+
+    Examples
+    --------
+    >>> Truncation(rate=0.5).compress("a b c d").text
+    'a b'
+    """
+
+    def scores(self, words: Sequence[str]) -> np.ndarray:
+        return -np.arange(len(words), dtype=float)
+
+
+class RandomDeletion(WordCompressor):
+    """Keep words at random; the same text and seed give the same words.
+
+    Examples
+    --------
+    >>> len(RandomDeletion(rate=0.5, seed=0).compress("a b c d").kept)
+    2
+    """
+
+    def scores(self, words: Sequence[str]) -> np.ndarray:
+        content = np.frombuffer(" ".join(words).encode("utf-8", "surrogatepass"), dtype=np.uint8)
+        return np.random.default_rng([self.seed, *content[:256].tolist(), len(words)]).random(len(words))
+
+
+class SurprisalCompressor(WordCompressor):
+    """Keep the words that a language model found hardest to predict (self-information).
+
+    Parameters
+    ----------
+    lm : ScoringModel, optional
+        Gives token log-probabilities. Without one, an n-gram model of :meth:`fit`'s texts is used.
+    order : {1, 2}, default 2
+        Of the n-gram model: word frequencies, or bigrams.
+    rate, count_tokens, seed
+        As in :class:`WordCompressor`.
+
+    Examples
+    --------
+    >>> compressor = SurprisalCompressor(order=1, rate=0.4).fit(["the cat sat on the mat", "the dog sat on the log"])
+    >>> compressor.compress("the dog sat on the").text
+    'dog sat'
+
+    Notes
+    -----
+    Source: Li et al. (2023), "Compressing Context to Enhance Inference Efficiency of Large Language Models",
+    arXiv:2310.06201 (Selective Context), on words instead of phrases.
+    """
+
+    def __init__(
+        self,
+        lm: Any = None,
+        order: Literal[1, 2] = 2,
+        rate: float = 0.5,
+        count_tokens: Callable[[str], int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(rate, count_tokens, seed)
+        if order not in (1, 2):
+            raise ValueError(f"order must be 1 or 2, got {order}")
+        self.lm, self.order = lm, order
+
+    def fit(self, texts: Sequence[str]) -> SurprisalCompressor:
+        """Count the n-grams of a corpus; not needed with a language model."""
+        self._unigrams: Counter[str] = Counter()
+        self._bigrams: Counter[tuple[str, str]] = Counter()
+        for text in texts:
+            words = ["", *_WORD.findall(text)]
+            self._unigrams.update(words)
+            self._bigrams.update(pairwise(words))
+        return self
+
+    def scores(self, words: Sequence[str]) -> np.ndarray:
+        if self.lm is not None:
+            return self._lm_surprisal(words)
+        if not hasattr(self, "_unigrams"):
+            raise ValueError("SurprisalCompressor without a language model must be fitted on texts first: fit(texts)")
+        size = len(self._unigrams) + 1
+        if self.order == 1:
+            total = sum(self._unigrams.values())
+            return np.array([-math.log((self._unigrams[w] + 1) / (total + size)) for w in words])
+        return np.array(
+            [-math.log((self._bigrams[a, b] + 1) / (self._unigrams[a] + size)) for a, b in zip(["", *words], words)]
+        )
+
+    def _lm_surprisal(self, words: Sequence[str]) -> np.ndarray:
+        """Mean surprisal of each word's tokens, the text scored as the continuation of its own first word."""
+        spaced = [words[0], *(f" {word}" for word in words[1:])]
+        if len(words) == 1:
+            return np.zeros(1)
+        option = self.lm.score([spaced[0]], [["".join(spaced[1:])]], tag="surprisal")[0][0]
+        ids = self.lm.encode("".join(spaced))
+        logprobs = list(option.token_logprobs)
+        shares = np.zeros(len(words))
+        counts = np.zeros(len(words))
+        ends = np.cumsum([len(piece) for piece in spaced])
+        text = 0
+        for position in range(1, len(ids) + 1):
+            start, text = text, len(self.lm.decode(ids[:position]))
+            scored = position - 1 - (len(ids) - len(logprobs))  # the first word's tokens have no score
+            if scored >= 0:
+                word = int(np.searchsorted(ends, min((start + text) / 2, ends[-1] - 0.5), side="right"))
+                shares[word] -= logprobs[scored]
+                counts[word] += 1
+        surprisal = shares / np.maximum(counts, 1)
+        surprisal[0] = surprisal[1:].mean()
+        return surprisal
+
+
+# Search -------------------------------------------------------------------------------------------------------------
+
+
+class FullPrompt(PruningSearch):
+    """The prompt as it is: no search, one evaluation."""
+
+    def __init__(
+        self,
+        prompt: str,
+        verbalizers: Sequence[str] | None = None,
+        *,
+        evaluator: Evaluator | None = None,
+        reward: Literal["margin", "accuracy"] = "margin",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(prompt, verbalizers, evaluator, reward, 1, seed)
+
+    def search(self, lm: Any, examples: Sequence[Example], validation: Sequence[Example] = ()) -> SearchResult:
+        """Score the full prompt."""
+        units, evaluator, before = self._prepare(lm, examples)
+        text = units.render(range(units.n))
+        history = [Candidate(text, tuple(range(units.n)), as_scores(evaluator([text], examples))[0].reward)]
+        best, trace = self._choose(history, units, evaluator, validation)
+        return self._result(best, trace, units, evaluator, before, 1, lm)
+
+
+class RandomMasks(PruningSearch):
+    """Score random subsequences of the prompt, and choose as :class:`~anytask.prompts.PromptQuine` does.
+
+    Each mask keeps every free token with a probability of its own, drawn uniformly from ``keep``.
+
+    Parameters
+    ----------
+    prompt, verbalizers, evaluator, reward, top, seed
+        As in :class:`~anytask.prompts.PromptQuine`.
+    budget : int, default 770
+        Prompts scored.
+    keep : pair of float, default (0.1, 1.0)
+    """
+
+    def __init__(
+        self,
+        prompt: str,
+        verbalizers: Sequence[str] | None = None,
+        *,
+        evaluator: Evaluator | None = None,
+        reward: Literal["margin", "accuracy"] = "margin",
+        budget: int = 770,
+        keep: tuple[float, float] = (0.1, 1.0),
+        top: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(prompt, verbalizers, evaluator, reward, top, seed)
+        if budget < 1:
+            raise ValueError(f"budget must be at least 1, got {budget}")
+        self.budget, self.keep = budget, keep
+
+    def search(self, lm: Any, examples: Sequence[Example], validation: Sequence[Example] = ()) -> SearchResult:
+        """Score ``budget`` different masks, the full prompt among them."""
+        units, evaluator, before = self._prepare(lm, examples)
+        rng = np.random.default_rng(self.seed)
+        masks = {units.render(range(units.n)): tuple(range(units.n))}
+        for _ in range(50 * self.budget):
+            if len(masks) >= self.budget:
+                break
+            keep = rng.random(units.n) < rng.uniform(*self.keep)
+            kept = tuple(i for i in range(units.n) if keep[i] or i in units.fixed)
+            if kept and (text := units.render(kept)).strip():
+                masks.setdefault(text, kept)
+        scores = as_scores(evaluator(list(masks), examples))
+        history = [Candidate(text, kept, s.reward) for (text, kept), s in zip(masks.items(), scores, strict=True)]
+        best, trace = self._choose(history, units, evaluator, validation)
+        return self._result(best, trace, units, evaluator, before, len(masks), lm)
+
+
+class GreedyPruning(PruningSearch):
+    """Delete, step by step, the one token whose removal helps most; stop when none helps or the budget is spent.
+
+    Parameters
+    ----------
+    prompt, verbalizers, evaluator, reward, top, seed
+        As in :class:`~anytask.prompts.PromptQuine`.
+    budget : int, default 10000
+        Prompts scored.
+    """
+
+    def __init__(
+        self,
+        prompt: str,
+        verbalizers: Sequence[str] | None = None,
+        *,
+        evaluator: Evaluator | None = None,
+        reward: Literal["margin", "accuracy"] = "margin",
+        budget: int = 10_000,
+        top: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(prompt, verbalizers, evaluator, reward, top, seed)
+        self.budget = budget
+
+    def search(self, lm: Any, examples: Sequence[Example], validation: Sequence[Example] = ()) -> SearchResult:
+        """Climb from the full prompt."""
+        units, evaluator, before = self._prepare(lm, examples)
+        kept = tuple(range(units.n))
+        text = units.render(kept)
+        history = [Candidate(text, kept, as_scores(evaluator([text], examples))[0].reward)]
+        current = history[0]
+        while len(history) < self.budget:
+            trials = [tuple(j for j in kept if j != i) for i in kept if i not in units.fixed]
+            trials = [t for t in trials if t and units.render(t).strip()][: self.budget - len(history)]
+            if not trials:
+                break
+            texts = [units.render(t) for t in trials]
+            scores = as_scores(evaluator(texts, examples))
+            step = [Candidate(x, t, s.reward) for x, t, s in zip(texts, trials, scores, strict=True)]
+            history += step
+            best = max(step, key=lambda candidate: candidate.score)
+            if best.score <= current.score:
+                break
+            current = best
+            assert best.kept is not None
+            kept = best.kept
+        best, trace = self._choose(history, units, evaluator, validation)
+        return self._result(best, trace, units, evaluator, before, len(history), lm)

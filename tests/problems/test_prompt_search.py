@@ -1,0 +1,74 @@
+"""The prompt-search problem: what entrants see, what is measured, and what is refused."""
+
+import json
+
+import pytest
+
+from anytask import problems
+from anytask.problems.base import BadData, Entrant
+
+P = problems.get("prompt-search")
+
+
+def test_every_entrant_of_a_seed_sees_the_same_world():
+    data = P.load("scripted", validation=20, max_test=50)
+    a, b, other = data.instance(1), data.instance(1), data.instance(2)
+    assert a[1:] == b[1:]
+    assert a.prompt == other.prompt
+    assert a.search != other.search
+    assert not {e["text"] for e in a.search} & {e["text"] for e in a.test}
+
+
+def test_runs_report_held_out_accuracy_and_cost():
+    data = P.load("scripted", validation=20, max_test=100, budget=120)
+    full, *others = P.baselines(data)
+    system = Entrant("PromptQuine", "anytask.prompts:PromptQuine", {"reward": "accuracy"})
+    for entrant in (full, *others, system):
+        assert P.refuses(entrant, data) is None
+        outcome = P.run(entrant, data, 0)
+        assert set(outcome.metrics) == {m.key for m in P.metrics}
+        assert outcome.kind == "sim"
+        assert outcome.metrics["evaluations"] <= 120 + 50
+        json.dumps([outcome.metrics, outcome.details, outcome.cost])
+        if entrant is full:
+            assert outcome.metrics["gain"] == 0.0
+            assert outcome.metrics["prompt_tokens"] == 49
+
+
+def test_options_change_the_fingerprint():
+    assert P.load("scripted").fingerprint == P.load("scripted").fingerprint
+    assert P.load("scripted").fingerprint != P.load("scripted", budget=5).fingerprint
+
+
+def test_user_data_become_a_prompt_with_wrong_demonstrations(monkeypatch):
+    texts = [f"text {i}" for i in range(40)]
+    labels = ["good" if i % 2 else "bad" for i in range(40)]
+    data = P.load((texts, labels), lm="tiny:none", shots=2, wrong=3, search=3, validation=10)
+    monkeypatch.setattr("anytask.lm.load_lm", lambda spec: spec, raising=False)
+    world = data.instance(0)
+    lines = world.prompt.split("\n\n")
+    wrong = 0
+    for line in lines[:-1]:
+        text, label = (part.split(": ")[1] for part in line.split("\n"))
+        wrong += labels[texts.index(text)] != label
+    assert (len(lines), wrong) == (5, 3)
+    assert lines[-1] == "Input: {text}\nLabel:"
+    assert world.verbalizers == (" bad", " good")
+    groups = [{e["text"] for e in part} for part in (world.search, world.validation, world.test)]
+    assert [len(g) for g in groups] == [6, 10, 20]
+    assert not (groups[0] & groups[1] or groups[1] & groups[2] or groups[0] & groups[2])
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="no option"):
+        P.load("scripted", colour=1)
+    with pytest.raises(ValueError, match="budget"):
+        P.load("scripted", budget=0)
+    with pytest.raises(ValueError, match="language model"):
+        P.load((["a"], ["b"]))
+    with pytest.raises(BadData, match="at least two classes"):
+        P.load((list("abcdef"), ["x"] * 6), lm="tiny:icl")
+    with pytest.raises(BadData, match="at least 10 are needed"):
+        P.load((list("abcdef"), ["x", "y"] * 3), lm="tiny:icl")
+    entrant = Entrant("truncation", "anytask.prompts.baselines:Truncation")
+    assert "no search" in P.refuses(entrant, P.load("scripted"))
