@@ -1,0 +1,275 @@
+"""Prompt compression: texts to be shortened to a rate, judged by gold words, or by a reader who answers from them."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from anytask.problems.base import BadData, Entrant, Metric, Outcome, Problem
+
+_BUILTIN = ("modifiers", "key-value")
+
+
+@dataclass(frozen=True)
+class CompressionItem:
+    """One text, with the words that a perfect compressor keeps, and a question about it, where there are any."""
+
+    text: str
+    gold: tuple[bool, ...] | None = None
+    question: str | None = None
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class CompressionData:
+    """The user's items (None for a built-in language, drawn anew for each seed), and the options."""
+
+    name: str
+    items: tuple[CompressionItem, ...] | None
+    options: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the content and of every option."""
+        content = [self.name, self.items and [[i.text, i.gold, i.question, i.answer] for i in self.items]]
+        return hashlib.sha256(json.dumps([content, dict(self.options)], sort_keys=True).encode()).hexdigest()[:32]
+
+    def describe(self) -> dict[str, Any]:
+        """Return facts for the report."""
+        facts = {"source": self.name, "options": dict(self.options), "fingerprint": self.fingerprint}
+        return facts if self.items is None else facts | {"texts": len(self.items)}
+
+
+class PromptCompression(Problem):
+    """Shorten texts by deleting words, and keep what matters.
+
+    Built in are ``modifiers``, a language in which a modifier matters only before certain words (gold labels are known;
+    the training labels have 5 % noise), and ``key-value``, documents of facts between filler words that a scripted chat
+    model compresses for training (rephrasing every tenth) and a scripted reader answers questions from. Your own data:
+    a .jsonl file with ``text`` and, where you have them, ``question`` and ``answer``; with ``lm``, that model reads.
+
+    Metrics
+    -------
+    ``quality`` ranks: the F1 of the kept words where gold is known, else the share of exact answers; ``f1``,
+    ``f1_pooled`` (one threshold for all texts), ``exact_match``, ``rate`` (achieved), ``rate_error``,
+    ``tokens_per_second``, ``rephrased_kept`` (share of the rephrased training texts that passed the filters).
+    """
+
+    key: ClassVar[str] = "prompt-compression"
+    title: ClassVar[str] = "Prompt compression"
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("quality", "Quality"),
+        Metric("f1", "F1 of the kept words"),
+        Metric("f1_pooled", "F1 of the kept words, one threshold for all texts"),
+        Metric("exact_match", "Exact answers from the compressed text"),
+        Metric("rate", "Achieved rate", higher_is_better=False),
+        Metric("rate_error", "Rate error", higher_is_better=False),
+        Metric("tokens_per_second", "Speed", unit="tokens/s"),
+        Metric("rephrased_kept", "Rephrased training texts kept", higher_is_better=False),
+    )
+    options: ClassVar[Mapping[str, tuple[Any, str]]] = {
+        "rate": (None, "share of the tokens to keep; default: the gold rate for modifiers, else 0.5"),
+        "lm": (None, "language model that answers the questions: a folder, a Hugging Face name or tiny:NAME"),
+        "train": (1600, "training texts of a built-in language"),
+        "test": (200, "test texts of a built-in language; most texts of a file"),
+        "length": (48, "words of a text of the modifiers language"),
+        "noise": (0.05, "share of wrong training labels in the modifiers language"),
+        "rephrased": (0.1, "share of the key-value training texts that the scripted chat model rephrases"),
+        "max_answer": (16, "most tokens of an answer"),
+    }
+
+    def load(self, source: Any = "modifiers", **options: Any) -> CompressionData:
+        """Take a built-in language, a .jsonl file, or a list of texts."""
+        unknown = set(options) - set(self.options)
+        if unknown:
+            raise ValueError(
+                f"prompt-compression has no option {min(unknown)!r}; its options: {', '.join(self.options)}"
+            )
+        o = {name: default for name, (default, _) in self.options.items()} | options
+        if o["rate"] is not None and not 0 < o["rate"] <= 1:
+            raise ValueError(f"rate must lie in (0, 1], got {o['rate']}")
+        for name in ("train", "test", "length", "max_answer"):
+            if isinstance(o[name], bool) or not isinstance(o[name], int) or o[name] < 2:
+                raise ValueError(f"{name} must be a whole number of at least 2, got {o[name]!r}")
+        if isinstance(source, str) and source in _BUILTIN:
+            return CompressionData(source, None, o)
+        items = _from_file(Path(source)) if isinstance(source, (str, Path)) else _from_texts(source)
+        name = Path(source).name if isinstance(source, (str, Path)) else "texts"
+        return CompressionData(name, tuple(items[: o["test"]]), o)
+
+    def baselines(self, data: CompressionData) -> tuple[Entrant, ...]:
+        """Return truncation, random deletion and bigram surprisal."""
+        module = "anytask.prompts.baselines"
+        return (
+            Entrant("truncation", f"{module}:Truncation", role="baseline"),
+            Entrant("random deletion", f"{module}:RandomDeletion", role="baseline"),
+            Entrant("bigram surprisal", f"{module}:SurprisalCompressor", role="baseline"),
+        )
+
+    def refuses(self, entrant: Entrant, data: CompressionData) -> str | None:
+        """Say why an entrant cannot take part."""
+        cls = entrant.load()
+        if not hasattr(cls, "compress"):
+            return f"{entrant.name} has no compress(text, rate)"
+        if hasattr(cls, "distill") and data.items is not None and entrant.params.get("model") is None:
+            return f"{entrant.name} needs weights here (model=...): the file has no training labels"
+        return None
+
+    def run(
+        self, entrant: Entrant, data: CompressionData, seed: int, progress: Callable[[float], None] | None = None
+    ) -> Outcome:
+        """Train on the training texts if the entrant can, compress the test texts, and judge them."""
+        from anytask.claims.prompts.compression_languages import KeyValue, Modifiers
+
+        o = data.options
+        cls = entrant.load()
+        seeded = {"seed": seed} if "seed" in inspect.signature(cls).parameters else {}
+        compressor = cls(**{**seeded, **entrant.params})
+        start = time.perf_counter()
+        reader: Callable[[str, str], str] | None = None
+        cost: dict[str, float] = {}
+        details: dict[str, Any] = {}
+        metrics: dict[str, float] = {}
+        kind: str | None = None
+        trainable = hasattr(compressor, "distill") and getattr(compressor, "model", None) is None
+        if data.name == "modifiers" and data.items is None:
+            language = Modifiers(seed, o["length"], o["noise"])
+            texts, labels = language.train(o["train"])
+            items = [CompressionItem(text, gold) for text, gold in language.test(o["test"])]
+            if trainable:
+                compressor.fit([text.split() for text in texts], labels)
+        elif data.items is None:
+            world = KeyValue(seed, o["rephrased"])
+            texts = world.documents(o["train"], "train")
+            items = [
+                CompressionItem(text, world.gold(text), key, value)
+                for text, key, value in world.questions(o["test"], "test")
+            ]
+            reader, kind = world.read, "sim"
+            if trainable:
+                compressor.distill(world, texts)
+                kept = {compressor.distilled_.chunks[i] for i in compressor.distilled_.kept}
+                rephrased = [text for text in texts if world.rephrases(text)]
+                metrics["rephrased_kept"] = sum(t in kept for t in rephrased) / max(1, len(rephrased))
+                cost["lm_calls"] = float(world.calls)
+        else:
+            items, texts = list(data.items), [item.text for item in data.items]
+            if o["lm"]:
+                reader, kind = _model_reader(o["lm"], o["max_answer"])
+        if hasattr(compressor, "fit") and not hasattr(compressor, "distill"):
+            compressor.fit(texts)
+        cost["train_seconds"] = time.perf_counter() - start
+        if hasattr(compressor, "trainer_"):
+            details["validation_accuracy"] = compressor.trainer_.accuracies_
+        if hasattr(compressor, "model_"):
+            cost["trainable_parameters"] = float(sum(p.numel() for p in compressor.model_.parameters()))
+        rate = o["rate"] or (_gold_rate(items) if data.name == "modifiers" and data.items is None else 0.5)
+        if progress is not None:
+            progress(0.7)
+        start = time.perf_counter()
+        if hasattr(compressor, "compress_many"):
+            results = compressor.compress_many([item.text for item in items], rate)
+        else:
+            results = [compressor.compress(item.text, rate) for item in items]
+        seconds = time.perf_counter() - start
+        origin = sum(result.origin_tokens for result in results)
+        metrics["rate"] = sum(result.compressed_tokens for result in results) / max(1, origin)
+        metrics["rate_error"] = abs(metrics["rate"] - rate)
+        metrics["tokens_per_second"] = origin / seconds
+        cost["predict_seconds"] = seconds
+        if items[0].gold is not None:
+            metrics["f1"] = _f1(items, results)
+            if hasattr(compressor, "compress_many"):
+                pooled = compressor.compress_many([item.text for item in items], rate, dynamic="pooled")
+                metrics["f1_pooled"] = _f1(items, pooled)
+        if reader is not None:
+            asked = [(i, r) for i, r in zip(items, results) if i.question is not None and i.answer is not None]
+            hits = [_normal(reader(r.text, str(i.question))) == _normal(str(i.answer)) for i, r in asked]
+            if hits:
+                metrics["exact_match"] = float(np.mean(hits))
+        metrics["quality"] = metrics.get("f1", metrics.get("exact_match", float("nan")))
+        details["examples"] = [{"text": i.text, "compressed": r.text} for i, r in zip(items[:5], results)]
+        if progress is not None:
+            progress(1.0)
+        return Outcome(metrics, details, cost, kind=kind or getattr(compressor, "kind", None))
+
+
+def _gold_rate(items: Sequence[CompressionItem]) -> float:
+    return float(np.mean([flag for item in items for flag in item.gold or ()]))
+
+
+def _f1(items: Sequence[CompressionItem], results: Sequence[Any]) -> float:
+    """F1 of the kept words over all texts together."""
+    both = kept = gold = 0
+    for item, result in zip(items, results):
+        assert item.gold is not None
+        flags = np.array(result.labels)
+        truth = np.array(item.gold)
+        if len(flags) != len(truth):
+            raise ValueError(f"a compressor must label the {len(truth)} words of a text, got {len(flags)} labels")
+        both += int((flags & truth).sum())
+        kept += int(flags.sum())
+        gold += int(truth.sum())
+    return 2 * both / max(1, kept + gold)
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.casefold().split()).strip(" .!?")
+
+
+def _model_reader(spec: str, max_tokens: int) -> tuple[Callable[[str, str], str], str]:
+    from anytask.lm import load_lm
+
+    lm = load_lm(spec)
+
+    def read(text: str, question: str) -> str:
+        prompt = f"{text}\n\nQuestion: {question}\nAnswer:"
+        return lm.generate([prompt], max_tokens=max_tokens, stop=("\n",), tag="reader")[0]
+
+    return read, lm.kind
+
+
+def _from_texts(source: Any) -> list[CompressionItem]:
+    texts = list(source)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise BadData(f"texts, row {i}: a text is wanted, got {text!r:.40}")
+    if not texts:
+        raise BadData("texts: there is none")
+    return [CompressionItem(text) for text in texts]
+
+
+def _from_file(path: Path) -> list[CompressionItem]:
+    if not path.is_file():
+        raise BadData(f"{path}: there is no such file (built in are {' and '.join(_BUILTIN)})")
+    if path.suffix.lower() not in (".jsonl", ".ndjson"):
+        raise BadData(f"{path.name}: a .jsonl file is wanted, with one object per line")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise BadData(f"{path.name}: not UTF-8; save the file as UTF-8") from error
+    items = []
+    for place, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise BadData(f"{path.name}, line {place}, character {error.colno}: not JSON ({error.msg})") from error
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
+            raise BadData(f"{path.name}, line {place}: an object with a text under 'text' is wanted")
+        question, answer = row.get("question"), row.get("answer")
+        if (question is None) != (answer is None):
+            raise BadData(f"{path.name}, line {place}: 'question' and 'answer' must come together")
+        items.append(CompressionItem(row["text"], None, question, None if answer is None else str(answer)))
+    if not items:
+        raise BadData(f"{path.name}: the file is empty")
+    return items

@@ -1,0 +1,85 @@
+"""The prompt-compression problem: languages with known answers, metrics, and users' files."""
+
+import json
+
+import pytest
+
+from anytask import problems
+from anytask.claims.prompts.compression_languages import KeyValue, Modifiers
+from anytask.lm.protocol import ChatRequest
+from anytask.problems.base import BadData, Entrant
+
+P = problems.get("prompt-compression")
+
+
+def test_the_modifiers_language_has_the_published_rate_and_noise():
+    language = Modifiers(0)
+    texts, labels = language.train(400)
+    truth = [language.gold(text.split()) for text in texts]
+    flat = [flag for row in truth for flag in row]
+    assert len(set(" ".join(texts).split())) == 40
+    assert sum(flat) / len(flat) == pytest.approx(0.39, abs=0.015)
+    wrong = [a != b for t, y in zip(truth, labels) for a, b in zip(t, y)]
+    assert sum(wrong) / len(wrong) == pytest.approx(0.05, abs=0.006)
+
+
+def test_the_reader_and_the_chat_model_use_the_text_alone():
+    world = KeyValue(0)
+    text, key, value = world.questions(1, "test")[0]
+    assert world.read(text, key) == value
+    assert world.read(text.replace(value, "value99"), key) == "value99"
+    assert world.read("key1 key2 value3", "key1") == "unknown"
+    reply = world.chat(ChatRequest(({"role": "user", "content": "Text:\nthe key1 of value2 ."},)))
+    assert reply.text == "key1 value2" or world.rephrases("the key1 of value2 .")
+
+
+def test_baselines_are_judged_on_both_languages():
+    for name, options in (("modifiers", {}), ("key-value", {})):
+        data = P.load(name, train=50, test=50, **options)
+        for entrant in P.baselines(data):
+            outcome = P.run(entrant, data, 0)
+            assert outcome.metrics["rate_error"] < 0.05
+            json.dumps([outcome.metrics, outcome.details])
+        truncation = P.run(P.baselines(data)[0], data, 0).metrics
+        if name == "key-value":  # the first half of the facts survives truncation
+            assert truncation["exact_match"] == pytest.approx(0.5, abs=0.2)
+        else:
+            assert truncation["f1"] == pytest.approx(0.39, abs=0.06)
+
+
+def test_the_system_learns_from_labels_and_from_a_chat_model():
+    small = {"train_batch": 16, "epochs": 4}
+    outcome = P.run(Entrant("x", "anytask.prompts:LLMLingua2", small), P.load("modifiers", train=300, test=30), 0)
+    assert outcome.metrics["f1"] > 0.6  # random deletion: about .39
+    assert {"f1_pooled", "tokens_per_second", "quality"} <= set(outcome.metrics)
+    assert outcome.kind == "tiny"
+    outcome = P.run(Entrant("x", "anytask.prompts:LLMLingua2", small), P.load("key-value", train=400, test=30), 0)
+    assert outcome.metrics["exact_match"] >= 0.9
+    assert outcome.cost["lm_calls"] == 400
+    assert outcome.metrics["rephrased_kept"] <= 0.25
+
+
+def test_files_are_read_and_checked(tmp_path):
+    path = tmp_path / "d.jsonl"
+    path.write_text(json.dumps({"text": "a b c d", "question": "q", "answer": 1}) + "\n" + json.dumps({"text": "e f"}))
+    data = P.load(path)
+    outcome = P.run(P.baselines(data)[0], data, 0)
+    assert outcome.metrics["rate"] == 0.5
+    assert "exact_match" not in outcome.metrics
+    system = Entrant("x", "anytask.prompts:LLMLingua2")
+    assert "needs weights" in P.refuses(system, data)
+    for content, message in (
+        ("{", "line 1, character 2: not JSON"),
+        ('{"text": ""}', "line 1: an object with a text"),
+        ('{"text": "a", "question": "q"}', "must come together"),
+        ("", "is empty"),
+    ):
+        path.write_text(content)
+        with pytest.raises(BadData, match=message):
+            P.load(path)
+    with pytest.raises(BadData, match="no such file"):
+        P.load(tmp_path / "none.jsonl")
+    with pytest.raises(ValueError, match="rate"):
+        P.load("modifiers", rate=0)
+    with pytest.raises(BadData, match="row 1"):
+        P.load(["a", 3])

@@ -1,0 +1,313 @@
+"""LLMLingua-2's compression: thresholds, forced words, word borders, chunks, budgets; and against the released code."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anytask.prompts.base import Compressor
+from anytask.prompts.baselines import RandomDeletion, SurprisalCompressor, Truncation
+from anytask.prompts.llmlingua2 import LLMLingua2, WordMarks, percentile_threshold
+
+KINDS = ("metaspace", "wordpiece", "bytelevel")
+TEXT = "Prices rose by 12 percent, and nobody asked the committee's chair. The library closed! Who wanted more time?"
+
+
+def _compressor(small_classifiers, kind, **settings):
+    model, tokenizer = copy.deepcopy(small_classifiers[kind])
+    return LLMLingua2(model, tokenizer=tokenizer, **settings)
+
+
+def _is_subsequence(part, whole):
+    rest = iter(whole)
+    return all(item in rest for item in part)
+
+
+def test_the_threshold_is_the_percentile_of_the_formula():
+    p = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05])
+    one = np.ones(10, dtype=int)
+    assert percentile_threshold(p, one, 0.5) == pytest.approx(0.459)  # index 0.51 * 9 = 4.59 between .4 and .5
+    assert (p > percentile_threshold(p, one, 0.5)).sum() == 5
+    assert percentile_threshold(p, one, 0.7) == pytest.approx(0.639)
+    assert (p > percentile_threshold(p, one, 0.7)).sum() == 3
+    assert percentile_threshold(p, one, 1.0) == 0.9  # 101 is clamped to 100
+
+
+def test_the_threshold_counts_a_word_once_per_token_it_costs():
+    p, cost = np.array([0.9, 0.8, 0.2, 0.1]), np.array([5, 1, 2, 2])
+    tau = percentile_threshold(p, cost, 0.5)  # index .51 * 9 = 4.59 of [.1 .1 .2 .2 .8 .9 ...] = .859
+    assert tau == pytest.approx(0.859)
+    assert (p > tau).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_word_borders_come_from_the_tokenizer(small_classifiers, kind):
+    compressor = _compressor(small_classifiers, kind)
+    assert compressor.marks_.kind == kind
+    words = compressor.compress(TEXT, 0.5).words
+    assert "".join(words) == TEXT.replace(" ", "")  # spelling survives lower-casing and unknown tokens
+    for word in ("Prices", "library", "12", ",", "!", "?"):
+        assert word in words
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rate_1_returns_the_same_text(small_classifiers, kind):
+    text = "  odd   spacing,\n\nkept.  "
+    result = _compressor(small_classifiers, kind).compress(text, 1.0)
+    assert (result.text, result.rate) == (text, 1.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.text(alphabet="ab Tc.,!1\n\u00e9\u4e2d-'", max_size=80), st.floats(0.05, 1.0), st.sampled_from(KINDS))
+def test_the_output_is_a_subsequence_of_the_input(small_classifiers, text, rate, kind):
+    result = _compressor(small_classifiers, kind).compress(text, rate)
+    assert _is_subsequence("".join(result.text.split()), text)
+    assert "".join(result.words) == "".join(text.split()) or rate == 1.0
+    assert _is_subsequence(result.kept, result.words)
+    assert "".join(result.kept) == "".join(result.text.split())
+    if not text.strip():
+        assert result.text == text
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0.05, 0.95), st.floats(0.05, 0.95), st.sampled_from(KINDS), st.sampled_from(["percentile", "exact"]))
+def test_a_larger_rate_keeps_a_superset(small_classifiers, a, b, kind, cut):
+    compressor = _compressor(small_classifiers, kind, cut=cut)
+    low, high = (np.array(compressor.compress(TEXT, r).labels) for r in sorted((a, b)))
+    assert (high | ~low).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rate", [0.05, 0.3, 0.8])
+def test_forced_words_and_digits_survive_every_rate(small_classifiers, kind, rate):
+    compressor = _compressor(small_classifiers, kind, force_tokens=["\n", "?", "committee"], force_digits=True)
+    result = compressor.compress(
+        "In 2024 the committee\nmet twice.\nWho asked? The committee did in room b12 once.", rate
+    )
+    for word in ("2024", "b12", "?"):
+        assert word in result.kept
+    assert result.kept.count("committee") == 2
+    assert result.text.count("\n") == 2
+
+
+def test_tokens_that_the_tokenizer_splits_get_stand_ins_and_come_back(small_classifiers):
+    compressor = _compressor(small_classifiers, "wordpiece", force_tokens=["The answer is"])
+    assert list(compressor._stand_in) == ["The answer is"]
+    result = compressor.compress("Nobody asked. The answer is 12. The answer was short.", 0.3)
+    assert "The answer is" in result.kept
+    assert "[NEW" not in result.text
+    with pytest.raises(ValueError, match="stands for a forced token"):
+        compressor.compress(f"a {compressor._stand_in['The answer is']} b", 0.5)
+
+
+def test_a_recurring_forced_token_is_dropped_if_nothing_is_kept_in_between(small_classifiers):
+    text = "One.\n\n\n\nTwo.\n\n\nThree."
+    plain = _compressor(small_classifiers, "wordpiece", force_tokens=["\n"]).compress(text, 0.9)
+    single = _compressor(small_classifiers, "wordpiece", force_tokens=["\n"], drop_consecutive=True).compress(text, 0.9)
+    assert "\n\n" in plain.text
+    assert "\n\n" not in single.text
+    assert "\n" in single.text
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n \n"])
+def test_empty_texts_come_back_unchanged(small_classifiers, text):
+    for kind in KINDS:
+        assert _compressor(small_classifiers, kind).compress(text, 0.3).text == text
+
+
+def test_a_text_of_forced_tokens_only_comes_back_unchanged(small_classifiers):
+    assert _compressor(small_classifiers, "wordpiece", force_tokens=["?", "!"]).compress("?!?", 0.2).text == "?!?"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunks_end_at_sentence_ends_and_fit(small_classifiers, kind):
+    compressor = _compressor(small_classifiers, kind, max_length=32)
+    text = " ".join([TEXT] * 4)
+    prepared = compressor._tokenise([text])[0]
+    assert prepared.chunks[0][0] == 0
+    assert prepared.chunks[-1][1] == len(prepared.ids)
+    for (a, b), (c, _) in zip(prepared.chunks, prepared.chunks[1:]):
+        assert b == c
+        assert 0 < b - a <= 30
+        window = compressor._is_end[prepared.ids[a : a + 30]]
+        if window[1:].any():
+            assert window[b - a - 1]
+            assert not window[b - a :].any()
+    result = compressor.compress(text, 0.5)
+    assert "".join(result.words) == text.replace(" ", "")
+
+
+def test_newlines_end_chunks_though_the_tokenizer_does_not_show_them(small_classifiers):
+    compressor = _compressor(small_classifiers, "wordpiece", max_length=24)
+    prepared = compressor._tokenise(["the new library\n" + "the new report the river the chair " * 4])[0]
+    _, b = prepared.chunks[0]
+    assert prepared.text[: prepared.offsets[b - 1, 1]] == "the new library"
+
+
+def test_batches_do_not_change_the_probabilities(small_classifiers):
+    texts = [TEXT, TEXT[:30], "The library.", TEXT * 3, "a"]
+    one = _compressor(small_classifiers, "wordpiece", batch_size=1).compress_many(texts, 0.5)
+    many = _compressor(small_classifiers, "wordpiece").compress_many(texts, 0.5)
+    for a, b in zip(one, many):
+        assert a.words == b.words
+        assert np.allclose(a.probabilities, b.probabilities, atol=1e-6)
+
+
+def test_token_targets_and_probability_thresholds(small_classifiers):
+    compressor = _compressor(small_classifiers, "wordpiece", cut="exact", target=lambda text: len(text.split()))
+    assert compressor.compress(TEXT, target_tokens=6).origin_tokens == len(TEXT.split())
+    exact = _compressor(small_classifiers, "wordpiece", cut="exact")
+    result = exact.compress(TEXT, target_tokens=10)
+    assert result.compressed_tokens <= 10
+    result = exact.compress(TEXT, threshold=0.6)
+    assert result.labels == tuple(p >= 0.6 for p in result.probabilities)
+
+
+def test_the_exact_cut_keeps_its_rate_on_short_texts(small_classifiers):
+    exact = _compressor(small_classifiers, "wordpiece", cut="exact")
+    for text in ("the new library", TEXT, "who asked the chair"):
+        result = exact.compress(text, 0.5)
+        assert abs(sum(result.labels) - 0.5 * len(result.words)) <= 3
+        assert result.compressed_tokens <= 0.5 * result.origin_tokens + 0.5
+
+
+def test_the_context_filter_drops_whole_contexts_but_not_forced_ones(small_classifiers):
+    compressor = _compressor(small_classifiers, "wordpiece")
+    contexts = ["The committee met.", "Prices rose by 12 percent.", "A cafe closed, sadly.", "Nobody did; who asked?"]
+    means = [np.mean(compressor.compress(c, 0.999).probabilities) for c in contexts]
+    result = compressor.compress(contexts, 0.8, context_filter=True, token_filter=False, n_contexts=2)
+    # share 2/4: percentile int(50) of four scores lies between the 2nd and 3rd: two contexts reach it
+    assert result.texts == tuple(contexts[i] for i in sorted(np.argsort(means)[-2:]))
+    worst = int(np.argmin(means))
+    forced = compressor.compress(contexts, 0.5, context_filter=True, n_contexts=1, force_contexts=[worst])
+    assert {c for c, label in zip(forced.contexts, forced.labels) if label} >= {worst} or len(forced.texts) == 2
+    assert forced.text == "\n\n".join(forced.texts)
+    with pytest.raises(ValueError, match="force_contexts"):
+        compressor.compress(contexts, context_filter=True, force_contexts=[4])
+
+
+def test_dynamic_rates_follow_the_mean_probability_and_keep_the_average(small_classifiers):
+    compressor = _compressor(small_classifiers, "wordpiece", cut="exact")
+    texts = ["The committee met on Monday. It discussed the budget.", "Prices rose, wages by 3.", TEXT]
+    plain = compressor.compress_many(texts, 0.5)
+    means = np.array([np.mean(r.probabilities) for r in plain])
+    dynamic = compressor.compress_many(texts, 0.5, dynamic="mean")
+    for result, rate in zip(dynamic, 0.5 * means / means.mean()):
+        assert abs(result.compressed_tokens - rate * result.origin_tokens) <= 4
+    pooled = compressor.compress_many(texts, 0.5, dynamic="pooled")
+    p = np.concatenate([r.probabilities for r in pooled])
+    kept = np.concatenate([r.labels for r in pooled])
+    assert p[kept].min() >= p[~kept].max()
+
+
+def test_a_question_favours_its_words(small_classifiers):
+    compressor = _compressor(small_classifiers, "wordpiece")
+    for word in ("library", "percent", "chair"):
+        assert word in compressor.compress(TEXT, 0.2, question=f"What about the {word}?").kept
+
+
+def test_first_and_mean_differ_only_for_words_of_several_tokens(small_classifiers):
+    mean, first = (
+        _compressor(small_classifiers, "wordpiece", token_to_word=w).compress(TEXT, 0.5) for w in ("mean", "first")
+    )
+    tokenizer = small_classifiers["wordpiece"][1]
+    for word, a, b in zip(mean.words, mean.probabilities, first.probabilities):
+        if len(tokenizer.tokenize(word)) == 1:
+            assert a == pytest.approx(b)
+
+
+def test_save_and_load_compress_alike(small_classifiers, tmp_path):
+    compressor = _compressor(small_classifiers, "metaspace", force_tokens=["\n"], rate=0.4)
+    compressor.save(tmp_path / "m")
+    loaded = LLMLingua2.load(tmp_path / "m")
+    assert loaded.rate == 0.4
+    assert loaded.compress(TEXT + "\n" + TEXT) == compressor.compress(TEXT + "\n" + TEXT)
+    with pytest.raises(FileNotFoundError, match="no saved LLMLingua2"):
+        LLMLingua2.load(tmp_path)
+
+
+def test_wrong_input_is_named(small_classifiers):
+    with pytest.raises(ValueError, match="no weights yet"):
+        LLMLingua2().compress("text")
+    with pytest.raises(ValueError, match="needs its tokenizer"):
+        LLMLingua2(torch.nn.Linear(1, 1))
+    for settings_, message in (
+        ({"rate": 0.0}, "rate"),
+        ({"force_tokens": "abc"}, "force_tokens"),
+        ({"force_tokens": [str(i) for i in range(101)]}, "at most 100"),
+        ({"cut": "median"}, "cut"),
+        ({"mask": "none"}, "mask"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            LLMLingua2(**settings_)
+    compressor = _compressor(small_classifiers, "wordpiece")
+    with pytest.raises(ValueError, match="rate"):
+        compressor.compress("a", 1.5)
+    with pytest.raises(TypeError, match="context 1"):
+        compressor.compress(["a", 3])
+    with pytest.raises(ValueError, match="not both"):
+        compressor.compress("a", target_tokens=1, threshold=0.5)
+
+
+def test_slow_tokenizers_are_refused():
+    with pytest.raises(ValueError, match="fast tokenizer"):
+        WordMarks(object())
+
+
+@pytest.mark.parametrize("cls", [Truncation, RandomDeletion, SurprisalCompressor])
+def test_baselines_keep_the_rate_and_the_order(cls):
+    compressor = cls(rate=0.5)
+    if cls is SurprisalCompressor:
+        with pytest.raises(ValueError, match="fitted"):
+            compressor.compress("a b")
+        compressor.fit([TEXT])
+    assert isinstance(compressor, Compressor)
+    result = compressor.compress(TEXT)
+    assert sum(result.labels) == np.ceil(0.5 * len(TEXT.split()))
+    assert _is_subsequence(result.text.split(), TEXT.split())
+    assert compressor.compress(TEXT) == result
+    assert compressor.compress(TEXT, 1.0).text == TEXT
+
+
+def test_surprisal_by_a_model_gives_words_their_tokens_mean():
+    from anytask.lm.protocol import OptionScore
+
+    class Letters:
+        def encode(self, text):
+            return [ord(c) for c in text]
+
+        def decode(self, ids):
+            return "".join(map(chr, ids))
+
+        def score(self, prompts, options, *, tag="score"):
+            logs = tuple(-5.0 if c == "z" else -1.0 for c in options[0][0])
+            return [[OptionScore(sum(logs), len(logs), len(logs), logs)]]
+
+    assert SurprisalCompressor(Letters()).compress("aa bb zz cc", 0.25).text == "zz"
+
+
+@pytest.mark.parametrize("name", ["xlm-roberta-large-small", "bert-base-multilingual-cased-small"])
+@pytest.mark.parametrize("rate", [0.3, 0.6])
+def test_the_same_words_as_the_released_library(small_classifiers, tmp_path, monkeypatch, name, rate):
+    released = pytest.importorskip("llmlingua")
+    tiktoken = pytest.importorskip("tiktoken")
+    encoding = tiktoken.Encoding(
+        "bytes", pat_str=r"\w+|[^\w\s]+|\s+", mergeable_ranks={bytes([i]): i for i in range(256)}, special_tokens={}
+    )
+    monkeypatch.setattr(tiktoken, "encoding_for_model", lambda model: encoding)
+    kind = "metaspace" if "roberta" in name else "wordpiece"
+    model, tokenizer = copy.deepcopy(small_classifiers[kind])
+    folder = tmp_path / name
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    theirs = released.PromptCompressor(str(folder), device_map="cpu", use_llmlingua2=True)
+    out = theirs.compress_prompt_llmlingua2([TEXT], rate=rate, return_word_label=True, force_tokens=["?"])
+    pairs = [item.rsplit(" ", 1) for item in out["fn_labeled_original_prompt"].split("\t\t|\t\t")]
+    mine = LLMLingua2(
+        str(folder), convention="released", force_tokens=["?"], target=lambda text: len(encoding.encode_ordinary(text))
+    ).compress(TEXT, rate)
+    assert [label == "1" for _, label in pairs] == list(mine.labels)
+    assert mine.origin_tokens == out["origin_tokens"]
