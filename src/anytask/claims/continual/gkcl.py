@@ -11,10 +11,10 @@ _KCL = {**_STORED, "generative": False}
 CLAIM = Claim(
     system="gkcl",
     statement=(
-        "On digits that arrive two classes at a time, with the task known, kernel ridge classifiers on a generated "
-        "support set are as good as on ten stored samples per class; on two generated ones per class they are better "
-        "than on two stored ones, and far better than kernel continual learning without a generator (KCL). No sample "
-        "is stored. Without replay of the generator they are lost."
+        "On digits that arrive two classes at a time, with the task known, kernel ridge classifiers on a "
+        "generated support set are as good as on ten stored samples per class; on two generated ones per class "
+        "they are better than on two stored ones, and far better than kernel continual learning without a "
+        "generator (KCL). No sample is stored. Without replay of the generator they are lost."
     ),
     experiments=(
         Experiment(
@@ -49,9 +49,9 @@ CLAIM = Claim(
         Beats("gkcl", "gkcl (no replay)", 0.10, "accuracy", why="the generator forgets too"),
     ),
     tried=(
-        "The contrastive term and the standard-normal prior are reported and not judged: in three trial seeds the "
-        "effect of the first was within the spread over seeds. KCL as published trains no generator; the rows with the "
-        "same generator differ from GKCL in the support set alone, which is the harder comparison. "
-        "The preset's 30 epochs per task do not fit into the time of a claim; it takes 15."
+        "The contrastive term and the standard-normal prior are reported and not judged: in three trial seeds "
+        "the effect of the first was within the spread over seeds. KCL as published trains no generator; the "
+        "rows with the same generator differ from GKCL in the support set alone, which is the harder "
+        "comparison. The preset's 30 epochs per task do not fit into the time of a claim; it takes 15."
     ),
 )

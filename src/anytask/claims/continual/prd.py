@@ -11,8 +11,8 @@ CLAIM = Claim(
     system="prd",
     statement=(
         "On digits that arrive two classes at a time, with the task known at test, prototype-sample relation "
-        "distillation raises the final accuracy and at least halves forgetting against the same learner without it, "
-        "and it is no worse than cosine cross-entropy fine-tuning. No old sample is stored."
+        "distillation raises the final accuracy and at least halves forgetting against the same learner without "
+        "it, and it is no worse than cosine cross-entropy fine-tuning. No old sample is stored."
     ),
     experiments=(
         Experiment(
@@ -39,9 +39,9 @@ CLAIM = Claim(
         Beats("prd", "prd (old prototypes frozen)", 0.0, "accuracy", why="old prototypes must move with the encoder"),
     ),
     tried=(
-        "The small preset's kappa = 0.2 was chosen on a split of the training digits among 0.1, 0.2, 0.3 and 0.5 "
-        "(accuracy .865, .898, .842, .811), after test results of three other values had been seen; kappa = 0.5 is "
-        "reported beside it. The baseline had the same budget of four settings; letting only the batch's classes "
-        "compete was its best."
+        "The small preset's kappa = 0.2 was chosen on a split of the training digits among 0.1, 0.2, 0.3 and "
+        "0.5 (accuracy .865, .898, .842, .811), after test results of three other values had been seen; kappa = "
+        "0.5 is reported beside it. The baseline had the same budget of four settings; letting only the batch's "
+        "classes compete was its best."
     ),
 )

@@ -18,9 +18,9 @@ _wide = Entrant("fine-tuning (5x width)", "anytask.continual:FineTuning", {"hidd
 CLAIM = Claim(
     system="tame",
     statement=(
-        "On streams of digits whose task borders nobody announces, TAME makes about one expert per task, recognises "
-        "tasks that come back, and keeps them all: far above one network of five times the width trained on the same "
-        "stream."
+        "On streams of digits whose task borders nobody announces, TAME makes about one expert per task, "
+        "recognises tasks that come back, and keeps them all: far above one network of five times the width "
+        "trained on the same stream."
     ),
     experiments=(
         Experiment(

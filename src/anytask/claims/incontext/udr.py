@@ -10,9 +10,9 @@ _SMALL = {"preset": "small", "initial": "vectors"}
 CLAIM = Claim(
     system="udr",
     statement=(
-        "Three tasks read different parts of the same inputs. One retriever, trained list-wise on a scripted model's "
-        "ranking of demonstrations, returns far more helpful ones than cosine similarity, and needs the tasks' "
-        "instructions for it."
+        "Three tasks read different parts of the same inputs. One retriever, trained list-wise on a scripted "
+        "model's ranking of demonstrations, returns far more helpful ones than cosine similarity, and needs the "
+        "tasks' instructions for it."
     ),
     experiments=(
         Experiment(
@@ -36,9 +36,10 @@ CLAIM = Claim(
         Reaches("udr", "mined_gain", at_least=0.0, why="mined candidates are better than the first ones"),
     ),
     tried=(
-        "Training rounds of 150 steps from fresh encoders (helpful share .66 to .70) were no better than cosine (.68 to "
-        ".70), going on with the encoders of the round before gave .84 to .89; the small preset makes 450 steps from "
-        "fresh encoders, as the paper starts afresh. That was settled after both had been seen. Mining is not shown to beat "
-        "training for as many steps without it: one round of 1350 steps was better in three trial seeds."
+        "Training rounds of 150 steps from fresh encoders (helpful share .66 to .70) were no better than cosine "
+        "(.68 to .70), going on with the encoders of the round before gave .84 to .89; the small preset makes "
+        "450 steps from fresh encoders, as the paper starts afresh. That was settled after both had been seen. "
+        "Mining is not shown to beat training for as many steps without it: one round of 1350 steps was better "
+        "in three trial seeds."
     ),
 )

@@ -19,9 +19,9 @@ _others = (
 CLAIM = Claim(
     system="votek",
     statement=(
-        "With 18 labels out of 1000 digits, the labels that vote-k chooses make a nearest-neighbour vote far more "
-        "accurate than random ones, and steadier; without its discount they are no better than random. On sentences of "
-        "unevenly frequent intents it covers more intents than chance."
+        "With 18 labels out of 1000 digits, the labels that vote-k chooses make a nearest-neighbour vote far "
+        "more accurate than random ones, and steadier; without its discount they are no better than random. On "
+        "sentences of unevenly frequent intents it covers more intents than chance."
     ),
     experiments=(
         Experiment(
@@ -51,7 +51,8 @@ CLAIM = Claim(
         Beats("vote-k", "random", 0.0, "covered", experiment="intents", why="the same on text embeddings"),
     ),
     tried=(
-        "Facility location, a baseline here, is about as good or better on digits. With 100 labels the gain over "
-        "random labels is gone. Confidence is the share of a nearest-neighbour vote, no language model takes part."
+        "Facility location, a baseline here, is about as good or better on digits. With 100 labels the gain "
+        "over random labels is gone. Confidence is the share of a nearest-neighbour vote, no language model "
+        "takes part."
     ),
 )

@@ -45,7 +45,7 @@ class ScriptedPromptLM(WordTokens):
     Examples
     --------
     >>> lm = ScriptedPromptLM(seed=0)
-    >>> round(lm.quality(lm.prompt) - (lm.weights.sum() - 0.9), 9)
+    >>> float(round(lm.quality(lm.prompt) - (lm.weights.sum() - 0.9), 9))
     0.0
     """
 
