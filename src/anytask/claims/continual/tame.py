@@ -28,6 +28,14 @@ CLAIM = Claim(
             "task-stream",
             "digits",
             (_tame, _random, _wide),
+            {**_NONE, "scenario": "permuted", "n_tasks": 5, "epochs": 10, "batch_size": 16},
+            quick={"n_tasks": 2, "epochs": 2},
+        ),
+        Experiment(
+            "permuted, short tasks",
+            "task-stream",
+            "digits",
+            (_tame, _wide),
             {**_NONE, "scenario": "permuted", "n_tasks": 5, "epochs": 4, "batch_size": 16},
             quick={"n_tasks": 2, "epochs": 2},
         ),
@@ -45,7 +53,12 @@ CLAIM = Claim(
             "digits",
             (_tame, _wide),
             {
-                **_NONE, "scenario": "recurring", "labels": "local", "n_tasks": 5, "order": "1,2,3,2,4", "epochs": 10,
+                **_NONE,
+                "scenario": "recurring",
+                "labels": "local",
+                "n_tasks": 5,
+                "order": "1,2,3,2,4",
+                "epochs": 10,
                 "batch_size": 16,
             },
             quick={"epochs": 2},
@@ -55,6 +68,7 @@ CLAIM = Claim(
         Beats("tame", "fine-tuning (5x width)", 0.40, "accuracy", why="one network overwrites what it knew"),
         Reaches("tame", "experts", 4, 6, why="five tasks, give or take one"),
         Beats("tame", "tame (random routing)", 0.40, "accuracy", why="the selector is what finds the expert"),
+        Beats("tame", "fine-tuning (5x width)", 0.40, "accuracy", experiment="permuted, short tasks"),
         Reaches("tame", "experts", 4, 6, experiment="split", why="five tasks, give or take one"),
         Beats("tame", "tame (random routing)", 0.20, "accuracy", experiment="split"),
         Beats("tame", "tame (k=0.5)", 1, "experts", experiment="split", why="a low threshold splits tasks"),
@@ -65,4 +79,9 @@ CLAIM = Claim(
         Beats("tame (pruned)", "tame", -0.05, "accuracy", experiment="split", why="retraining recovers most of it"),
         Reaches("tame", "experts", 3.5, 4.5, experiment="recurring", why="four different tasks, one of them twice"),
     ),
-)  # fmt: skip
+    tried=(
+        "With 4 passes over each task the loss has not settled when the task changes, the jump barely clears "
+        "three standard deviations, and trial runs merged tasks; with 10 passes they did not. Both are judged. "
+        "The baseline's learning rate was chosen among five on held-out training rows; TAME keeps the paper's."
+    ),
+)

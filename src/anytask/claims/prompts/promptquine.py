@@ -64,6 +64,6 @@ CLAIM = Claim(
         ),
     ),
     tried=(
-        "Ageing, and the steady-state variant, are reported and not judged: here the search is no worse without "
-        "ageing."
+        "Ageing, and the steady-state variant, are reported and not judged: here the search is no worse without ageing."
     ),
+)
