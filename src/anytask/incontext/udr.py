@@ -20,6 +20,7 @@ from anytask.continual.base import resolve_device
 from anytask.incontext.feedback import TABBED, Feedback, LMFeedback, RetrievalTask, ScoreTable
 from anytask.incontext.listwise import CandidateDrawer, listwise_loss, task_probabilities
 from anytask.incontext.pool import Retrieved
+from anytask.lm.loading import quiet_loading
 from anytask.lm.search import BM25Index, VectorIndex, as_vectors
 from anytask.models.build import MLP
 from anytask.parts.contrastive import dot_scores, info_nce
@@ -38,7 +39,8 @@ class TextEncoder(nn.Module):
         from transformers import AutoModel, AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(source)
-        self.encoder = AutoModel.from_pretrained(source)
+        with quiet_loading():
+            self.encoder = AutoModel.from_pretrained(source)
         self.max_length = max_length
 
     def forward(self, texts: Sequence[str]) -> Tensor:  # n texts -> (n, width)

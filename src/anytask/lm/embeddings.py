@@ -7,10 +7,13 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from anytask.lm.loading import quiet_loading
 
 _Progress = bool | Callable[[float], None]
 
@@ -174,12 +177,14 @@ def _packaged_model() -> Path:
     return Path(get_model_path())
 
 
+@lru_cache(maxsize=2)  # read-only, and often asked for by several parts of one run
 def _load(name: str, device: str) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise ImportError("sentence embeddings need sentence-transformers: pip install 'anytask[text]'") from error
-    return SentenceTransformer(name, device=None if device == "auto" else device)
+    with quiet_loading():
+        return SentenceTransformer(name, device=None if device == "auto" else device)
 
 
 def _fingerprint(name: str) -> str:

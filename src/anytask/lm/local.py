@@ -18,6 +18,7 @@ from torch import Tensor
 from anytask.lm.accounts import Accounts
 from anytask.lm.codec import Codec, Joint, common_prefix
 from anytask.lm.generation import Endings, Generated, beam_search, continue_batch
+from anytask.lm.loading import quiet_loading
 from anytask.lm.protocol import (
     Capabilities,
     ChatReply,
@@ -813,7 +814,8 @@ def _load(name: str, tokenizer: Any, device: torch.device, dtype: str) -> tuple[
         auto = transformers.AutoModelForMaskedLM
     else:
         auto = transformers.AutoModelForCausalLM
-    model = auto.from_pretrained(source, torch_dtype=getattr(torch, dtype)).to(device).eval()
+    with quiet_loading():
+        model = auto.from_pretrained(source, dtype=getattr(torch, dtype)).to(device).eval()
     if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(tokenizer or source))
     return model, tokenizer

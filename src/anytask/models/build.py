@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from anytask.lm.loading import quiet_loading
 from anytask.parts.rng import isolated
 
 Backbone: TypeAlias = "None | str | nn.Module | Callable[[tuple[int, ...], int], nn.Module]"
@@ -139,7 +140,8 @@ def build_backbone(
                 from transformers import AutoModel
 
                 source = str(Path(backbone)) if Path(backbone).exists() else backbone
-                module = PretrainedVision(AutoModel.from_pretrained(source), n_outputs)
+                with quiet_loading():
+                    module = PretrainedVision(AutoModel.from_pretrained(source), n_outputs)
         elif callable(backbone):
             module = backbone(input_shape, n_outputs)
         else:

@@ -1,0 +1,341 @@
+"""Few-shot text: a pool of texts, a small budget of labels, a frozen language model, and queries to be answered."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.metrics import f1_score
+from sklearn.model_selection import train_test_split
+
+from anytask.parts.rng import derive
+from anytask.problems.base import BadData, Entrant, Metric, Outcome, Problem
+from anytask.problems.text_data import TextData, load_text
+
+_KINDS = ("auto", "classification", "multiple-choice", "generation")
+_PIPELINE = "anytask.incontext:Pipeline"
+
+
+@dataclass(frozen=True)
+class FewShotOptions:
+    """The options of :meth:`FewShotText.load` that change what a run sees, checked."""
+
+    lm: str
+    kind: str
+    labels: int
+    k: int | None
+    context: int | None
+    scoring: str
+    description: str | None
+    format: str
+    rate: float
+    search_budget: int
+    test_size: float
+    max_test: int
+    max_pool: int
+
+
+@dataclass(frozen=True)
+class FewShotData:
+    """Texts with their answers, and the options."""
+
+    source: TextData
+    options: FewShotOptions
+
+    @property
+    def name(self) -> str:
+        """Name of the source."""
+        return self.source.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the content and of every option."""
+        text = json.dumps([self.source.fingerprint, asdict(self.options)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    @property
+    def choices(self) -> list[str] | None:
+        """The labels, for classification."""
+        return sorted(set(self.source.labels)) if self.options.kind == "classification" else None
+
+    def describe(self) -> dict[str, Any]:
+        """Return facts for the report."""
+        pool, test = self.split(0)
+        facts = {"source": self.name, "texts": len(self.source.texts), "pool": len(pool), "test": len(test)}
+        return facts | {"choices": self.choices, "options": asdict(self.options), "fingerprint": self.fingerprint}
+
+    def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the places of the pool and of the test items; the same seed splits alike for every entrant."""
+        o = self.options
+        labels = np.array(self.source.labels)
+        stratify = labels if o.kind == "classification" and np.unique(labels, return_counts=True)[1].min() > 1 else None
+        try:
+            pool, test = train_test_split(
+                np.arange(len(labels)),
+                test_size=o.test_size,
+                random_state=derive(seed, "split") % 2**32,
+                stratify=stratify,
+            )
+        except ValueError as error:
+            raise BadData(f"{self.name}: {len(labels)} texts cannot be split into pool and test: {error}") from None
+        return pool[: o.max_pool], test[: o.max_test]
+
+
+class FewShotText(Problem):
+    """Answer queries with a frozen language model after buying a few labels.
+
+    Every entrant gets the same pool of unlabelled texts, may buy ``labels`` labels, and answers the same test queries.
+    Systems take part as the stage that they are: a class with ``select`` chooses what is labelled, one with
+    ``retrieve`` what is shown, one with ``search`` prunes the prompt, one with ``compress`` shortens the inputs; the
+    other stages of :class:`~anytask.incontext.Pipeline` are then the plain ones. Test labels are looked at by the
+    metrics alone.
+
+    Metrics
+    -------
+    ``accuracy`` (exact match; ranks), ``macro_f1`` (classification) or ``token_f1`` (generation), ``prompt_tokens``
+    (mean length of a query's prompt), ``lm_calls`` and ``lm_tokens`` (all of them, preparation included), ``labels``.
+    """
+
+    key: ClassVar[str] = "few-shot-text"
+    title: ClassVar[str] = "Few-shot text"
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("accuracy", "Accuracy"),
+        Metric("macro_f1", "Macro F1"),
+        Metric("token_f1", "Token F1"),
+        Metric("prompt_tokens", "Prompt length", higher_is_better=False, unit="tokens"),
+        Metric("lm_calls", "Language-model calls", higher_is_better=False, unit="calls"),
+        Metric("lm_tokens", "Language-model tokens", higher_is_better=False, unit="tokens"),
+        Metric("labels", "Labels bought", higher_is_better=False, unit="labels"),
+    )
+    options: ClassVar[Mapping[str, tuple[Any, str]]] = {
+        "lm": (None, "language model: a folder, a Hugging Face name, a URL, tiny:NAME or sim:LEVEL"),
+        "text": ("text", "name of the column or key that holds the input"),
+        "target": ("label", "name of the column or key that holds the label or the answer"),
+        "kind": ("auto", "classification, multiple-choice (rows with choices), generation, or auto"),
+        "labels": (18, "how many labels may be bought"),
+        "k": (None, "most demonstrations in a prompt; default: as many as fit"),
+        "context": (None, "most tokens of a prompt with its answer; default: the model's context"),
+        "scoring": ("mean", "how options are ranked: mean, sum, bytes or unconditional"),
+        "description": (None, "sentence that opens every prompt"),
+        "format": ("Input: {input}\nLabel: {output}", "how a demonstration is written"),
+        "rate": (0.5, "share of an input's tokens that compressors keep"),
+        "search_budget": (500, "prompts that a prompt search may score"),
+        "test_size": (0.3, "share of the texts that is tested on"),
+        "max_test": (200, "most test items"),
+        "max_pool": (3000, "most texts in the pool"),
+    }
+
+    def load(self, source: Any, **options: Any) -> FewShotData:
+        """Read texts and labels from a .jsonl or .csv file, a built-in name, or (texts, labels)."""
+        unknown = set(options) - set(self.options)
+        if unknown:
+            raise ValueError(f"few-shot-text has no option {min(unknown)!r}; its options: {', '.join(self.options)}")
+        o = {name: default for name, (default, _) in self.options.items()} | options
+        text, target = o.pop("text"), o.pop("target")
+        if not o["lm"]:
+            raise ValueError(
+                "few-shot-text needs a language model: --lm FOLDER, a Hugging Face name, a URL or tiny:icl"
+            )
+        data = load_text(source, text=text, label=target)
+        o["kind"] = _kind(data, o["kind"])
+        _check(o)
+        loaded = FewShotData(data, FewShotOptions(**o))
+        pool, test = loaded.split(0)
+        if o["labels"] > len(pool):
+            raise BadData(f"{data.name}: {o['labels']} labels are to be bought from a pool of {len(pool)} texts")
+        if not len(test):
+            raise BadData(f"{data.name}: no texts are left to test on")
+        _model(o["lm"])  # a model that cannot be had is an error before any run starts
+        return loaded
+
+    def baselines(self, data: FewShotData) -> tuple[Entrant, ...]:
+        """Return zero-shot, random, BM25 and embedding demonstrations, facility location, calibration, a classifier."""
+        rows = {
+            "zero-shot": {"labels": 0},
+            "random demonstrations": {},
+            "BM25 neighbours": {"retrieve": "bm25"},
+            "MiniLM neighbours": {"retrieve": "similar"},
+            "facility location": {"select": "anytask.incontext.selection:FacilityLocation", "retrieve": "similar"},
+        }
+        if data.options.kind != "generation":
+            rows["contextual calibration"] = {"calibrate": True}
+        found = [Entrant(name, _PIPELINE, params, "baseline") for name, params in rows.items()]
+        if data.options.kind == "classification":
+            found.append(
+                Entrant("logistic regression", "anytask.incontext.baselines:EmbeddingClassifier", {}, "baseline")
+            )
+        return tuple(found)
+
+    def refuses(self, entrant: Entrant, data: FewShotData) -> str | None:
+        """A prompt search needs shared labels to search with."""
+        if hasattr(entrant.load(), "search") and data.options.kind != "classification":
+            return f"it searches a prompt for one set of labels, and this is {data.options.kind}"
+        return None
+
+    def run(
+        self, entrant: Entrant, data: FewShotData, seed: int, progress: Callable[[float], None] | None = None
+    ) -> Outcome:
+        """Buy labels, prepare, answer the test queries in blocks, and measure."""
+        source, o = data.source, data.options
+        pool, test = data.split(seed)
+        lm = _model(o.lm)
+        spent = lm.usage.total
+        texts, labels = [source.texts[i] for i in pool], [source.labels[i] for i in pool]
+        bought: set[int] = set()
+
+        def annotate(indices: Any) -> list[str]:
+            bought.update(int(i) for i in indices)
+            if len(bought) > o.labels:
+                raise RuntimeError(f"{entrant.name} asked for {len(bought)} labels, and {o.labels} may be bought")
+            return [labels[int(i)] for i in indices]
+
+        learner = _learner(entrant, data, lm, seed)
+        if _takes_annotator(learner):
+            learner.fit(texts, annotate)
+        else:
+            chosen = np.random.default_rng(derive(seed, "labels")).choice(len(texts), o.labels, replace=False)
+            learner.fit([texts[i] for i in chosen], annotate(chosen))
+        answers: list[str] = []
+        lengths: list[int] = []
+        for start in range(0, len(test), 32):
+            block = test[start : start + 32]
+            queries = [source.texts[i] for i in block]
+            own = {"options": [source.choices[i] for i in block]} if o.kind == "multiple-choice" else {}
+            answers += [str(answer) for answer in learner.predict(queries, **own)]
+            lengths += _prompt_lengths(learner, queries, lm)
+            if progress:
+                progress((start + len(block)) / len(test))
+        truth = [source.labels[i] for i in test]
+        used = lm.usage.total - spent
+        metrics = _metrics(answers, truth, o.kind) | {
+            "lm_calls": float(used.calls),
+            "lm_tokens": float(used.total_tokens),
+            "labels": float(len(bought)),
+        }
+        if lengths:
+            metrics["prompt_tokens"] = float(np.mean(lengths))
+        stages = [asdict(stage) for stage in getattr(learner, "stages_", [])]
+        return Outcome(
+            metrics,
+            details={"stages": stages, "examples": _examples(test, source, answers, learner)},
+            cost={"labels": len(bought), "lm_calls": used.calls, "lm_tokens": used.total_tokens},
+            kind=lm.kind if used.calls else None,
+        )
+
+
+def _takes_annotator(learner: Any) -> bool:
+    return "annotate" in inspect.signature(learner.fit).parameters
+
+
+@lru_cache(maxsize=2)
+def _model(spec: str) -> Any:
+    from anytask.lm import load_lm
+
+    return load_lm(spec)
+
+
+def _learner(entrant: Entrant, data: FewShotData, lm: Any, seed: int) -> Any:
+    """Return the entrant as something with ``fit`` and ``predict``; a stage gets a pipeline around it."""
+    from anytask.incontext import Pipeline
+    from anytask.incontext.retrievers import LearnedRetriever
+    from anytask.parts.prompting import PromptTemplate
+
+    o, cls, params = data.options, entrant.load(), _resolve(entrant.params, seed)
+    template = PromptTemplate(o.format, description=o.description)
+    scoring: Any = "generate" if o.kind == "generation" else o.scoring
+    common = {"template": template, "scoring": scoring, "seed": seed}
+    make = partial(Pipeline, lm, choices=data.choices, labels=o.labels, k=o.k, context=o.context, rate=o.rate, **common)
+    if cls is Pipeline:
+        return make(**params)
+    stage = next((name for name in ("select", "retrieve", "search", "compress") if hasattr(cls, name)), None)
+    if stage == "select":
+        return make(select=_construct(cls, params, seed), retrieve="similar")
+    if stage == "retrieve":
+        udr = _construct(cls, {"preset": "small", **params}, seed)
+        return make(retrieve=LearnedRetriever(udr, lm, instruction=o.description or "", choices=data.choices))
+    if stage == "search":
+        return make(retrieve="fixed", prune=partial(cls, **{"budget": o.search_budget, **params}))
+    if stage == "compress":
+        return make(compress=_construct(cls, params, seed))
+    if "lm" in inspect.signature(cls).parameters:
+        return cls(lm, **{"k": "max" if o.k is None else o.k, "budget": o.context, **common, **params})
+    return _construct(cls, params, seed)
+
+
+def _construct(cls: type, params: Mapping[str, Any], seed: int) -> Any:
+    known = inspect.signature(cls).parameters
+    given = {"seed": seed, **params}
+    return cls(**{name: value for name, value in given.items() if name in known or name not in ("seed", "lm")})
+
+
+def _resolve(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Replace "module:Class" values by an object of that class (``prune``: by the class)."""
+    out = dict(params)
+    for name in ("select", "retrieve", "compress", "prune"):
+        value = out.get(name)
+        if isinstance(value, str) and ":" in value:
+            cls = Entrant(name, value).load()
+            out[name] = cls if name == "prune" else _construct(cls, {}, seed)
+    return out
+
+
+def _prompt_lengths(learner: Any, queries: list[str], lm: Any) -> list[int]:
+    if hasattr(learner, "prompts"):
+        return [lm.count_tokens(prompt) for prompt in learner.prompts(queries)]
+    if hasattr(learner, "prompt"):
+        return [learner.prompt(query).n_tokens for query in queries]
+    return []
+
+
+def _metrics(answers: list[str], truth: list[str], kind: str) -> dict[str, float]:
+    hit = [a.strip() == t.strip() for a, t in zip(answers, truth, strict=True)]
+    metrics = {"accuracy": float(np.mean(hit))}
+    if kind == "classification":
+        metrics["macro_f1"] = float(f1_score(truth, answers, average="macro", zero_division=0.0))
+    if kind == "generation":
+        from anytask.incontext.metrics import token_f1
+
+        metrics["token_f1"] = float(np.mean([token_f1(a, t) for a, t in zip(answers, truth)]))
+    return metrics
+
+
+def _examples(test: np.ndarray, source: TextData, answers: list[str], learner: Any) -> list[dict[str, str]]:
+    """The first few answers with their prompts, for the report."""
+    shown = [source.texts[i] for i in test[:3]]
+    prompts = learner.prompts(shown) if hasattr(learner, "prompts") else [""] * len(shown)
+    return [
+        {"input": text, "answer": answer, "truth": source.labels[i], "prompt": prompt}
+        for text, answer, i, prompt in zip(shown, answers, test, prompts)
+    ]
+
+
+def _kind(data: TextData, kind: str) -> str:
+    if kind not in _KINDS:
+        raise ValueError(f"kind must be one of {', '.join(_KINDS)}, got {kind!r}")
+    if kind == "auto":
+        if data.choices is not None:
+            return "multiple-choice"
+        distinct = len(set(data.labels))
+        return "classification" if 2 <= distinct <= max(2, min(50, len(data.labels) // 3)) else "generation"
+    if kind == "multiple-choice" and data.choices is None:
+        raise BadData(f"{data.name}: multiple choice needs rows with choices")
+    if kind == "classification" and len(set(data.labels)) < 2:
+        raise BadData(f"{data.name}: all texts have one label ({data.labels[0]!r}); classification needs at least 2")
+    return kind
+
+
+def _check(o: Mapping[str, Any]) -> None:
+    for name, least in {"labels": 0, "search_budget": 1, "max_test": 1, "max_pool": 1}.items():
+        if isinstance(o[name], bool) or not isinstance(o[name], int) or o[name] < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {o[name]!r}")
+    for name in ("k", "context"):
+        if o[name] is not None and (not isinstance(o[name], int) or o[name] < 0):
+            raise ValueError(f"{name} must be an integer of at least 0, got {o[name]!r}")
+    if not 0 < o["test_size"] < 1:
+        raise ValueError(f"test_size must be between 0 and 1, got {o['test_size']!r}")
