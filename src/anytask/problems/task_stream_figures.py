@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from anytask.bench.colours import colour_of, translucent
 
@@ -31,26 +30,27 @@ def stream_figures(blur: float, runs: Sequence[Any]) -> list[tuple[str, str, Any
     if not done:
         return []
     n_seeds = max(len(mine) for mine in done.values())
-    spread = f"95 % confidence intervals over {n_seeds} seeds" if n_seeds > 1 else "one seed, so no intervals"
+    spread = f"from the lowest to the highest of {n_seeds} seeds" if n_seeds > 1 else "one seed, so none"
     curve = []
     if all(run.details["curve"] for mine in done.values() for run in mine):
         caption = (
-            "Accuracy on the tasks met so far (at most 256 test items of them); grey lines are the true borders, "
-            f"triangles below are borders that a learner found by itself. Bands: {spread}."
+            "Accuracy on the tasks met so far (at most 256 test items of them); grey lines are the true borders"
+            f"{_triangles(done)}. Bands: {spread}."
         )
         curve = [("Accuracy over the stream", caption, _curves(done, names, blur))]
     return [
         (
             "Accuracy on each task after each task",
             "Each row is a moment, right after a segment of the stream; each column a task. A column that fades "
-            f"downwards is a task being forgotten. Mean over {n_seeds} seed{'s' if n_seeds > 1 else ''}.",
+            "downwards is a task being forgotten; an empty cell is a task that could not be asked for yet. In per "
+            f"cent, mean over {n_seeds} seed{'s' if n_seeds > 1 else ''}.",
             _matrices(done),
         ),
         *curve,
         (
             "Forgetting",
             "Best accuracy a task ever had minus its accuracy at the end, averaged over all tasks but the last: "
-            f"shorter is better. Dots are seeds, whiskers {spread}.",
+            f"shorter is better. Dots are seeds; whiskers: {spread}.",
             _forgetting(done, names),
         ),
         (
@@ -83,7 +83,7 @@ def _matrices(done: dict[str, list[Any]]) -> Any:
             y=[f"{s + 1}" if visits[s] == s else f"{s + 1} (task {visits[s] + 1})" for s in range(mean.shape[0])],
             text=numbers if max(mean.shape) <= 10 else None, texttemplate="%{text}" if max(mean.shape) <= 10 else None,
             hovertemplate=f"<b>{name}</b><br>after segment %{{y}}, on task %{{x}}<br>accuracy %{{z:.1%}}"
-            "<br>interval %{customdata[0]:.1%} to %{customdata[1]:.1%}<extra></extra>",
+            "<br>seeds %{customdata[0]:.1%} to %{customdata[1]:.1%}<extra></extra>",
             row=place // n_columns + 1, col=place % n_columns + 1,
         )  # fmt: skip
     figure.update_xaxes(title_text="tested on task", type="category", title_standoff=4, showgrid=False)
@@ -108,7 +108,7 @@ def _curves(done: dict[str, list[Any]], names: Sequence[str], blur: float) -> An
                 x0=s - blur / 2, x1=s + blur / 2, fillcolor="#9a9a9a", opacity=0.15, line_width=0, layer="below"
             )
         figure.add_vline(x=s, line={"color": "#9a9a9a", "width": 1, "dash": "dot"}, layer="below")
-    found = [name for name, mine in done.items() if any("borders_found" in r.details for r in mine)]
+    found = [name for name, mine in done.items() if any(any(r.details.get("borders_found", [])) for r in mine)]
     for name, mine in done.items():
         colour = colour_of(name, names)
         points = [(point["position"], r, point["accuracy"]) for r in mine for point in r.details["curve"]]
@@ -163,7 +163,7 @@ def _forgetting(done: dict[str, list[Any]], names: Sequence[str]) -> Any:
         figure.add_bar(
             x=[mean], y=[name], orientation="h", marker={"color": translucent(colour, 0.75)}, width=0.6,
             error_x={"array": [high - mean], "arrayminus": [mean - low], "color": "#333333", "thickness": 1.3},
-            hovertemplate=f"<b>{name}</b><br>forgetting %{{x:.1%}}<br>interval {low:.1%} to {high:.1%}<extra></extra>",
+            hovertemplate=f"<b>{name}</b><br>forgetting %{{x:.1%}}<br>seeds {low:.1%} to {high:.1%}<extra></extra>",
         )  # fmt: skip
         if len(values[name]) > 1:
             figure.add_scatter(
@@ -186,7 +186,7 @@ def _price(done: dict[str, list[Any]], names: Sequence[str]) -> Any:
     for name, mine in done.items():
         colour = colour_of(name, names)
         y, y_low, y_high = (float(v) for v in _over_seeds(np.array([r.metrics["accuracy"] for r in mine], dtype=float)))
-        # On the logarithmic axis the interval is one of the geometric mean, which stays above 0.
+        # On the logarithmic axis the geometric mean is the middle.
         logs = np.log(np.maximum([r.cost["train_seconds"] for r in mine], 1e-6))
         x, x_low, x_high = (float(np.exp(v)) for v in _over_seeds(logs))
         figure.add_scatter(
@@ -198,7 +198,7 @@ def _price(done: dict[str, list[Any]], names: Sequence[str]) -> Any:
             f"training %{{x:.3g}} s ({x_low:.3g} to {x_high:.3g})<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(
-        title_text="training time, seconds (logarithmic)", type="log", dtick="D1" if _narrow(done) else None
+        title_text="training time, seconds (logarithmic)", type="log", dtick="D2" if _narrow(done) else None
     )
     figure.update_yaxes(title_text="final accuracy over all tasks", tickformat=".0%")
     _dress(figure, height=470)
@@ -211,13 +211,13 @@ def _narrow(done: dict[str, list[Any]]) -> bool:
 
 
 def _over_seeds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (mean, low, high) over the first axis: Student's 95 % interval; all alike for one seed."""
-    mean = values.mean(axis=0)
-    n = len(values)
-    if n < 2:
-        return mean, mean, mean
-    half = stats.t.ppf(0.975, n - 1) * values.std(axis=0, ddof=1) / math.sqrt(n)
-    return mean, mean - half, mean + half
+    """Return (mean, lowest, highest) over the first axis. An interval over a few seeds would fill the whole figure."""
+    return values.mean(axis=0), values.min(axis=0), values.max(axis=0)
+
+
+def _triangles(done: dict[str, list[Any]]) -> str:
+    found = any(any(r.details.get("borders_found", [])) for mine in done.values() for r in mine)
+    return ", triangles below are borders that a learner found by itself" if found else ""
 
 
 def _position(batch: int, ends: Sequence[int]) -> float:

@@ -1,0 +1,532 @@
+"""``compare``: who does best on some data, by how much, at what cost.
+
+The module is not called ``compare``, because a submodule of that name would hide the function
+``anytask.bench.compare``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anytask.bench import statistics
+from anytask.bench.planning import LeftOut, Plan, PlanItem, plan
+from anytask.bench.run import Listener, check_execution, execute
+from anytask.bench.store import Run, RunStore, jsonable
+from anytask.problems.base import Entrant, Metric, Problem
+
+if TYPE_CHECKING:
+    import pandas
+
+    from anytask.bench.wording import TerminalTable
+
+#: Level below which a Holm-adjusted p value counts as a difference.
+ALPHA = 0.05
+
+#: Options that the command line has under their own name; others go through --set.
+_NAMED_OPTIONS = ("target", "task", "identity", "lm")
+
+
+def compare(
+    problem: str | Problem,
+    data: Any,
+    systems: str | Sequence[str | Entrant | type] = "all",
+    *,
+    seeds: int | Sequence[int] = 5,
+    baselines: bool = True,
+    jobs: int = 2,
+    backend: str = "loky",
+    store: str | os.PathLike[str] | RunStore | None = None,
+    resume: bool = True,
+    budget_seconds: float | None = None,
+    report: str | os.PathLike[str] | None = None,
+    mlflow: str | None = None,
+    progress: bool = False,
+    on_event: Listener | None = None,
+    **options: Any,
+) -> Comparison:
+    """Run systems and baselines on your data with the same seeds, and say who does best and whether it is chance.
+
+    Bad input raises before anything runs or is written. A run that fails does not end the comparison.
+
+    Parameters
+    ----------
+    problem : str or Problem
+        A key out of :data:`anytask.problems.KEYS`, or an object of your own.
+    data : any
+        What the problem's ``load`` takes (a built-in name, a path, arrays), or data that it has loaded.
+    systems : "all", or a sequence of str, Entrant or type, default "all"
+        Catalogue keys, :class:`~anytask.problems.base.Entrant` objects or classes. "all" stands for every available
+        system whose card names the problem; those the problem refuses on these data are left out, and noted.
+    seeds : int or sequence of int, default 5
+        A number n stands for 0 ... n-1.
+    baselines : bool, default True
+        Whether the problem's baselines take part.
+    jobs, backend, resume, budget_seconds, progress, on_event
+        As in :func:`anytask.bench.execute`.
+    store : path or RunStore, optional
+        SQLite file that keeps every run and spares the ones it holds; None keeps them in memory.
+    report : path, optional
+        HTML file to write; see :func:`anytask.bench.write_report`.
+    mlflow : str, optional
+        Tracking URI that the runs are exported to.
+    **options
+        The problem's options, as its ``load`` takes them.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    ValueError
+        For unknown or planned systems, systems that the problem refuses (when they are named), data that cannot be
+        used, unknown options, and files that cannot be written.
+    KeyError
+        For unknown catalogue keys (:class:`anytask.catalogue.UnknownSystem`, with near matches).
+    ImportError
+        If the backend or MLflow is not installed; it names the extra.
+
+    Examples
+    --------
+    >>> from anytask.bench import compare
+    >>> result = compare("task-stream", "digits", ["prd"], seeds=3)  # doctest: +SKIP
+    >>> result.table()[["name", "mean", "low", "high"]]  # doctest: +SKIP
+    """
+    check_execution(jobs, backend, budget_seconds)
+    if report is not None:
+        _check_file(Path(report))
+    if mlflow is not None and importlib.util.find_spec("mlflow") is None:
+        raise ImportError("exporting runs needs MLflow: pip install 'anytask[mlflow]'")
+    if isinstance(problem, str):
+        from anytask import problems
+
+        problem = problems.get(problem)
+    loaded = data if hasattr(data, "fingerprint") and hasattr(data, "describe") else None
+    named, everything = _entrants(problem, systems)
+    if loaded is None:
+        _check_options(problem, options)
+        loaded = problem.load(data, **options)
+    elif options:
+        raise ValueError(f"the data are loaded already: {', '.join(options)} must be given when loading them")
+    own = {_identity(entrant) for entrant in named}
+    others = [e for e in problem.baselines(loaded) if _identity(e) not in own] if baselines else []
+    defaults = {name: default for name, (default, _) in problem.options.items()}
+    layout = plan(problem, loaded, [*named, *others], seeds, options=defaults | options)
+    refused = {left.name: left.reason for left in layout.left_out}
+    unable = {entrant.name: refused[entrant.name] for entrant in named if entrant.name in refused}
+    if unable and (not everything or len(unable) == len(named)):
+        raise ValueError("; ".join(f"{name} cannot take part: {reason}" for name, reason in unable.items()))
+    if mlflow is not None:
+        from anytask.bench.mlflow_export import check_uri, export
+
+        check_uri(mlflow)
+
+    runs = store if isinstance(store, RunStore) else RunStore(":memory:" if store is None else store)
+    try:
+        done = execute(
+            layout,
+            problem,
+            loaded,
+            runs,
+            jobs=jobs,
+            backend=backend,
+            resume=resume,
+            budget_seconds=budget_seconds,
+            progress=progress,
+            on_event=on_event,
+        )
+    finally:
+        if runs is not store:
+            runs.close()
+    comparison = Comparison(
+        problem=problem,
+        data=loaded,
+        plan=layout,
+        runs=done.runs,
+        not_run=done.not_run,
+        source=None if data is loaded else data,
+        options=options,
+        baselines=baselines,
+    )
+    if report is not None:
+        comparison.report(report)
+    if mlflow is not None:
+        export(comparison, mlflow)
+    return comparison
+
+
+@dataclass(frozen=True)
+class Row:
+    """One entrant of a comparison, over its seeds.
+
+    Attributes
+    ----------
+    rank : int or None
+        1 is best; None without any finished run.
+    entrant : Entrant
+        Who.
+    bound : {"lower", "upper"} or None
+        Whether this baseline marks an end of the scale.
+    sees, kind : str or None
+        What it looks at of the task; which kind of language model took part.
+    primary : Summary
+        The metric that ranks.
+    difference : Difference or None
+        To the best baseline, seed by seed, turned so that positive is better; None for that baseline itself.
+    p_holm : float
+        Holm-adjusted over the rows that are not baselines; NaN for baselines.
+    metrics : dict of str to float
+        Means of all metrics.
+    cost : dict of str to float
+        Means of what finished runs cost.
+    done, failures : int
+        Number of runs.
+    """
+
+    rank: int | None
+    entrant: Entrant
+    bound: str | None
+    sees: str | None
+    kind: str | None
+    primary: statistics.Summary
+    difference: statistics.Difference | None
+    p_holm: float
+    metrics: Mapping[str, float]
+    cost: Mapping[str, float]
+    done: int
+    failures: int
+
+    @property
+    def name(self) -> str:
+        """The entrant's name."""
+        return self.entrant.name
+
+
+@dataclass
+class Comparison:
+    """The outcome of :func:`compare`: every run, the ranking, and what to make of it.
+
+    Attributes
+    ----------
+    problem, data, plan : Problem, ProblemData, Plan
+        What was compared on what.
+    runs : list of Run
+        In the plan's order, failed ones included.
+    not_run : list of PlanItem
+        Runs that the time budget left no time for.
+    source : any
+        Where the data came from; None for data that were loaded before.
+    options : dict
+        The problem's options that were given.
+    baselines : bool
+        Whether the problem's baselines took part.
+    """
+
+    problem: Problem
+    data: Any
+    plan: Plan
+    runs: list[Run]
+    not_run: list[PlanItem] = field(default_factory=list)
+    source: Any = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    baselines: bool = True
+
+    @property
+    def failed(self) -> list[Run]:
+        """The runs that failed."""
+        return [run for run in self.runs if run.status == "failed"]
+
+    @property
+    def left_out(self) -> list[LeftOut]:
+        """Who could not take part, as (name, reason)."""
+        return list(self.plan.left_out)
+
+    @property
+    def primary(self) -> Metric:
+        """The metric that ranks."""
+        return self.problem.primary
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """One row per entrant, best first."""
+        best = self.best_baseline
+        plain = {entrant.name: self._summary(entrant) for entrant in self.plan.entrants}
+        ranked = sorted(self.plan.entrants, key=lambda e: _sort_key(plain[e.name].mean, self.primary.higher_is_better))
+        differences = {e.name: self._difference(e.name, best) for e in ranked if best and e.name != best}
+        tested = [e.name for e in ranked if e.role != "baseline" and e.name in differences]
+        adjusted = dict(zip(tested, statistics.holm([differences[name].p for name in tested])))
+        return [
+            self._row(place, entrant, plain[entrant.name], differences.get(entrant.name), adjusted)
+            for place, entrant in enumerate(ranked, start=1)
+        ]
+
+    @cached_property
+    def best_baseline(self) -> str | None:
+        """Name of the baseline with the best mean, upper bounds aside; None if there is none."""
+        means = {
+            entrant.name: _mean(list(self.values(entrant.name, self.primary.key).values()))
+            for entrant in self.plan.entrants
+            if entrant.role == "baseline" and self.problem.bounds.get(entrant.name) != "upper"
+        }
+        finite = {name: mean for name, mean in means.items() if math.isfinite(mean)}
+        higher = self.primary.higher_is_better
+        return min(finite, key=lambda name: _sort_key(finite[name], higher)) if finite else None
+
+    @cached_property
+    def ranking(self) -> tuple[tuple[str, ...], statistics.Ranking] | None:
+        """Names and their :class:`~anytask.bench.statistics.Ranking` over the seeds; None without 2 full seeds.
+
+        Entrants without a finished run are left aside; so are the seeds that the others did not all finish.
+        """
+        names = [row.name for row in self.rows if row.done]
+        values = [self.values(name, self.primary.key) for name in names]
+        seeds = [s for s in self.plan.seeds if all(math.isfinite(v.get(s, math.nan)) for v in values)]
+        if len(seeds) < 2 or len(names) < 2:
+            return None
+        table = np.array([[v[seed] for v in values] for seed in seeds])
+        return tuple(names), statistics.friedman(table, self.primary.higher_is_better)
+
+    def values(self, name: str, metric: str) -> dict[int, float]:
+        """Return the values of one entrant's finished runs by seed."""
+        return {
+            run.seed: run.metrics.get(metric, math.nan)
+            for run in self.runs
+            if run.entrant_name == name and run.status == "done"
+        }
+
+    def table(self) -> pandas.DataFrame:
+        """Return the ranking as a table, best first.
+
+        Columns: ``rank, name, role, sees, mean, low, high`` (primary metric with its 95 % interval over seeds),
+        ``difference, difference_low, difference_high, p_holm`` (to the best baseline; positive is better), the means of
+        the other metrics under their keys, ``seconds, peak_mb, parameters, done, failures, kind``.
+        """
+        import pandas
+
+        return pandas.DataFrame([self._record(row) for row in self.rows])
+
+    def headline(self) -> str:
+        """Return the answer in plain words, saying so when it may be chance."""
+        from anytask.bench.wording import headline
+
+        return headline(self)
+
+    def to_json(self, details: bool = False) -> dict[str, Any]:
+        """Return everything as JSON-able values; the runs' series for the report only with ``details``."""
+        runs = [run.to_dict() for run in self.runs]
+        if not details:
+            for run in runs:
+                del run["details"]
+        ranking = None
+        if self.ranking is not None:
+            names, result = self.ranking
+            ranking = {
+                "names": names,
+                "average_ranks": result.average_ranks,
+                "friedman_p": result.p,
+                "critical_difference": result.critical_difference,
+            }
+        return jsonable(
+            {
+                "problem": self.problem.key,
+                "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
+                "headline": self.headline(),
+                "primary": self.primary.key,
+                "higher_is_better": self.primary.higher_is_better,
+                "best_baseline": self.best_baseline,
+                "rows": [self._record(row) for row in self.rows],
+                "ranking": ranking,
+                "runs": runs,
+                "failed": [_who(run.entrant_name, run.seed) | (run.error or {}) for run in self.failed],
+                "not_run": [_who(item.entrant.name, item.seed) for item in self.not_run],
+                "left_out": [left._asdict() for left in self.left_out],
+                "seeds": self.plan.seeds,
+                "options": self.plan.options,
+                "command": self.command,
+            }
+        )
+
+    def report(self, path: str | os.PathLike[str]) -> None:
+        """Write the comparison as one self-contained HTML file."""
+        from anytask.bench.report import write_report
+
+        write_report(self, path)
+
+    def rich_table(self) -> TerminalTable:
+        """Return the ranking for ``rich.console.Console.print``, which fits it to the terminal's width."""
+        from anytask.bench.wording import TerminalTable
+
+        return TerminalTable(self)
+
+    @cached_property
+    def command(self) -> str:
+        """What to type to get this comparison again: a shell command where there is one, Python otherwise."""
+        systems = [e for e in self.plan.entrants if e.role != "baseline" or not self.baselines]
+        keyed = all(e.key and not e.params and e.name == e.key for e in systems)
+        count = len(self.plan.seeds)
+        counted = self.plan.seeds == tuple(range(count))
+        plain = all(isinstance(value, (str, int, float, bool, type(None))) for value in self.options.values())
+        if keyed and counted and plain and isinstance(self.source, (str, os.PathLike)):
+            words = ["anytask", "compare", self.problem.key, "--data", os.fspath(self.source)]
+            words += ["--systems", ",".join(str(e.key) for e in systems), "--seeds", str(count)]
+            for name, value in self.options.items():
+                if name in _NAMED_OPTIONS and isinstance(value, str):
+                    words += [f"--{name}", value]
+                else:
+                    words += ["--set", f"{name}={json.dumps(value)}"]
+            return shlex.join(words if self.baselines else [*words, "--no-baselines"])
+        listed = ", ".join(
+            repr(e.key)
+            if e.key and e.name == e.key and not e.params
+            else f"Entrant({e.name!r}, {e.entry!r}, {dict(e.params)!r}, role={e.role!r})"
+            for e in systems
+        )
+        source = repr(os.fspath(self.source)) if isinstance(self.source, (str, os.PathLike)) else "data"
+        problem = repr(self.problem.key) if _is_keyed(self.problem) else f"{type(self.problem).__name__}()"
+        given = "".join(f", {name}={value!r}" for name, value in self.options.items())
+        seeds = count if counted else list(self.plan.seeds)
+        without = "" if self.baselines else ", baselines=False"
+        return f"compare({problem}, {source}, [{listed}], seeds={seeds}{without}{given})"
+
+    def _summary(self, entrant: Entrant) -> statistics.Summary:
+        return statistics.summarise(list(self.values(entrant.name, self.primary.key).values()))
+
+    def _difference(self, name: str, other: str) -> statistics.Difference:
+        a, b = self.values(name, self.primary.key), self.values(other, self.primary.key)
+        seeds = [seed for seed in self.plan.seeds if seed in a and seed in b]
+        better, worse = (a, b) if self.primary.higher_is_better else (b, a)
+        return statistics.paired_difference([better[s] for s in seeds], [worse[s] for s in seeds])
+
+    def _row(
+        self,
+        place: int,
+        entrant: Entrant,
+        primary: statistics.Summary,
+        difference: statistics.Difference | None,
+        adjusted: Mapping[str, float],
+    ) -> Row:
+        own = [run for run in self.runs if run.entrant_name == entrant.name]
+        done = [run for run in own if run.status == "done"]
+        kinds = sorted({run.kind for run in done if run.kind})
+        return Row(
+            rank=place if math.isfinite(primary.mean) else None,
+            entrant=entrant,
+            bound=self.problem.bounds.get(entrant.name) if entrant.role == "baseline" else None,
+            sees=next((run.sees for run in own if run.sees), None),
+            kind=", ".join(kinds) or None,
+            primary=primary,
+            difference=difference,
+            p_holm=adjusted.get(entrant.name, math.nan),
+            metrics={m.key: _mean([run.metrics.get(m.key, math.nan) for run in done]) for m in self.problem.metrics},
+            cost={
+                name: _mean([run.cost[name] for run in done if run.cost.get(name) is not None])
+                for name in dict.fromkeys(name for run in done for name in run.cost)
+            },
+            done=len(done),
+            failures=len(own) - len(done),
+        )
+
+    def _record(self, row: Row) -> dict[str, Any]:
+        difference = row.difference
+        others = {key: value for key, value in row.metrics.items() if key != self.primary.key}
+        parameters = row.cost.get("trainable_parameters", row.cost.get("stored_parameters"))
+        return {
+            "rank": row.rank,
+            "name": row.name,
+            "role": row.entrant.role,
+            "sees": row.sees,
+            "mean": row.primary.mean,
+            "low": row.primary.low,
+            "high": row.primary.high,
+            "difference": difference.mean if difference else None,
+            "difference_low": difference.low if difference else None,
+            "difference_high": difference.high if difference else None,
+            "p_holm": row.p_holm,
+            **others,
+            "seconds": row.cost.get("wall_seconds"),
+            "peak_mb": row.cost["peak_bytes"] / 1e6 if "peak_bytes" in row.cost else None,
+            "parameters": parameters,
+            "done": row.done,
+            "failures": row.failures,
+            "kind": row.kind,
+        }
+
+
+def _entrants(problem: Problem, systems: str | Sequence[str | Entrant | type]) -> tuple[list[Entrant], bool]:
+    """The named systems as entrants, and whether "all" was asked for."""
+    from anytask import catalogue
+
+    if isinstance(systems, str) and systems == "all":
+        cards = [c for c in catalogue.SYSTEMS if problem.key in c.problems and catalogue.state(c) == "available"]
+        if not cards:
+            raise ValueError(f"no available system in the catalogue is for {problem.key}: name classes or entrants")
+        return [Entrant(card.key, card.entry, key=card.key) for card in cards], True
+    if isinstance(systems, (str, type, Entrant)):
+        systems = [systems]
+    entrants = []
+    for system in systems:
+        if isinstance(system, Entrant):
+            entrants.append(system)
+        elif isinstance(system, type):
+            if "." in system.__qualname__:
+                raise ValueError(f"{system.__qualname__} must be defined at the top of its module, so workers find it")
+            entrants.append(Entrant(system.__name__, f"{system.__module__}:{system.__name__}"))
+        elif isinstance(system, str):
+            card = catalogue.get(system)
+            if catalogue.state(card) != "available":
+                raise ValueError(f"{card.key} is planned, not available yet; `anytask list` shows which are")
+            if problem.key in catalogue.PROBLEMS and problem.key not in card.problems:
+                raise ValueError(f"{card.key} is not for {problem.key}, but for {', '.join(card.problems)}")
+            entrants.append(Entrant(card.key, card.entry, key=card.key))
+        else:
+            raise TypeError(f"systems must be catalogue keys, Entrant objects or classes, got {system!r}")
+    return entrants, False
+
+
+def _identity(entrant: Entrant) -> tuple[str, str]:
+    return entrant.entry, repr(sorted(entrant.params.items()))
+
+
+def _is_keyed(problem: Problem) -> bool:
+    return type(problem).__module__.startswith("anytask.problems.")
+
+
+def _check_options(problem: Problem, options: Mapping[str, Any]) -> None:
+    unknown = [name for name in options if name not in problem.options]
+    if unknown:
+        known = ", ".join(problem.options) or "it has none"
+        raise ValueError(f"{problem.key} has no option {unknown[0]!r}; its options: {known}")
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: the report has to be a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"the report {path} cannot be written: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"the report {path} cannot be written: no permission in {path.parent}")
+
+
+def _sort_key(mean: float, higher_is_better: bool) -> float:
+    if not math.isfinite(mean):
+        return math.inf
+    return -mean if higher_is_better else mean
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else math.nan
+
+
+def _who(name: str, seed: int) -> dict[str, Any]:
+    return {"name": name, "seed": seed}

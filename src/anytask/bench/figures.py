@@ -1,0 +1,234 @@
+"""The figures that every report has, whatever the problem."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+from anytask.bench.colours import colour_of
+from anytask.bench.comparison import Comparison, Row
+from anytask.bench.statistics import Ranking, indistinguishable_groups
+from anytask.bench.wording import number
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+_INK, _LINE = "#2b3138", "#e3e7eb"
+#: Letters of a name that fit beside a scale.
+_LONGEST = 26
+_SYMBOLS = {
+    "system": ("circle", "system"),
+    "ablation": ("square", "ablation"),
+    "baseline": ("diamond-open", "baseline"),
+    "upper": ("triangle-left-open", "upper bound"),
+    "lower": ("triangle-right-open", "lower bound"),
+}
+
+
+def colour(comparison: Comparison, name: str) -> str:
+    """Return the colour of an entrant, the same in all figures of the report, the problem's own ones included."""
+    names = dict.fromkeys(run.entrant_name for run in comparison.runs if run.status == "done")
+    return colour_of(name, [*names, *(e.name for e in comparison.plan.entrants if e.name not in names)])
+
+
+def ranking(comparison: Comparison) -> go.Figure:
+    """Means with intervals and single seeds, best on top."""
+    import plotly.graph_objects as go
+
+    metric = comparison.primary
+    rows = [row for row in comparison.rows if row.done]
+    figure = go.Figure()
+    for row in rows:
+        seeds = comparison.values(row.name, metric.key)
+        figure.add_scatter(
+            x=list(seeds.values()),
+            y=[escape(row.name)] * len(seeds),
+            mode="markers",
+            marker={"color": colour(comparison, row.name), "size": 7, "opacity": 0.45},
+            hovertemplate=[f"seed {seed}: {number(value, metric)}<extra></extra>" for seed, value in seeds.items()],
+            showlegend=False,
+        )
+    shown: set[str] = set()
+    for row in rows:
+        symbol, label = _symbol(row)
+        low, high = row.primary.low, row.primary.high
+        mean = row.primary.mean
+        figure.add_scatter(
+            x=[mean],
+            y=[escape(row.name)],
+            mode="markers+text",
+            text=[f" {number(mean, metric)}"],
+            textposition="top center",
+            textfont={"size": 12, "color": _INK},
+            marker={"color": colour(comparison, row.name), "size": 13, "symbol": symbol, "line": {"width": 2}},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [0 if high is None else high - mean],
+                "arrayminus": [0 if low is None else mean - low],
+                "thickness": 2.5,
+                "width": 6,
+            },
+            hovertemplate=f"{escape(row.name)}: {number(mean, metric)}<extra></extra>",
+            showlegend=False,
+        )
+        if label not in shown:
+            shown.add(label)
+            figure.add_scatter(
+                x=[None],
+                y=[escape(row.name)],
+                mode="markers",
+                name=label,
+                marker={"color": _INK, "size": 10, "symbol": symbol, "line": {"width": 2}},
+            )
+    _style(figure, height=110 + 46 * len(rows))
+    figure.update_yaxes(
+        categoryorder="array",
+        categoryarray=[escape(row.name) for row in reversed(rows)],
+        range=[-0.6, len(rows) - 0.35],
+        automargin=True,
+        ticksuffix="  ",
+    )
+    figure.update_xaxes(title=_axis(comparison), automargin=True)
+    return figure
+
+
+def critical_difference(comparison: Comparison, names: Sequence[str], ranking: Ranking) -> go.Figure:
+    """Average ranks on a line, with bars over those that cannot be told apart."""
+    import plotly.graph_objects as go
+
+    k = len(names)
+    order = sorted(range(k), key=lambda i: ranking.average_ranks[i])
+    groups = indistinguishable_groups(ranking.average_ranks, ranking.critical_difference)
+    half = (k + 1) // 2
+    first_line = -0.5 - 0.45 * len(groups)  # the height of the first name: below all the bars
+    span = max(k - 1, 1)
+    left, right = 1 - 0.04 * span, k + 0.04 * span
+    figure = go.Figure()
+    figure.add_shape(type="line", x0=1, x1=k, y0=0, y1=0, line={"color": _INK, "width": 1.5})
+    for tick in range(1, k + 1):
+        figure.add_shape(type="line", x0=tick, x1=tick, y0=0, y1=0.15, line={"color": _INK, "width": 1.5})
+        figure.add_annotation(x=tick, y=0.15, text=str(tick), showarrow=False, yanchor="bottom", font={"size": 12})
+    for place, i in enumerate(order):
+        rank = ranking.average_ranks[i]
+        on_left = place < half
+        height = first_line - 0.7 * (place if on_left else k - 1 - place)
+        edge = left if on_left else right
+        tint = colour(comparison, names[i])
+        label = escape(names[i] if len(names[i]) <= _LONGEST else names[i][: _LONGEST - 1] + "…")
+        figure.add_shape(
+            type="path",
+            path=f"M {rank},0 L {rank},{height} L {edge},{height}",
+            line={"color": tint, "width": 2},
+            fillcolor="rgba(0, 0, 0, 0)",
+        )
+        figure.add_annotation(
+            x=edge,
+            y=height,
+            text=f"{label} <b>{rank:.2f}</b>" if on_left else f"<b>{rank:.2f}</b> {label}",
+            showarrow=False,
+            xanchor="right" if on_left else "left",
+            font={"size": 13, "color": _INK},
+        )
+        figure.add_scatter(
+            x=[rank], y=[0], mode="markers", marker={"color": tint, "size": 9}, showlegend=False, hoverinfo="skip"
+        )
+    for level, group in enumerate(groups):
+        ranks = [ranking.average_ranks[i] for i in group]
+        height = -0.35 - 0.45 * level
+        pad = 0.012 * span
+        figure.add_shape(
+            type="line",
+            x0=min(ranks) - pad,
+            x1=max(ranks) + pad,
+            y0=height,
+            y1=height,
+            line={"color": _INK, "width": 6},
+        )
+    wide = min(ranking.critical_difference, float(span))
+    figure.add_shape(type="line", x0=1, x1=1 + wide, y0=1.0, y1=1.0, line={"color": _INK, "width": 2})
+    for x in (1, 1 + wide):
+        figure.add_shape(type="line", x0=x, x1=x, y0=0.88, y1=1.12, line={"color": _INK, "width": 2})
+    more = " (wider than the scale)" if ranking.critical_difference > span else ""
+    figure.add_annotation(
+        x=1 + wide / 2,
+        y=1.12,
+        text=f"critical difference {ranking.critical_difference:.2f}{more}",
+        showarrow=False,
+        yanchor="bottom",
+        font={"size": 12},
+    )
+    bottom = first_line - 0.7 * half
+    _style(figure, height=round(60 + 44 * (1.9 - bottom)))
+    # Room for the names, at about 7 pixels a letter in a figure of 720 pixels.
+    share = (7 * min(_LONGEST, max(map(len, names))) + 60) / 720
+    room = share * (right - left) / (1 - 2 * share)
+    figure.update_xaxes(visible=False, range=[left - room, right + room], fixedrange=True)
+    figure.update_yaxes(visible=False, range=[bottom, 1.9], fixedrange=True)
+    return figure
+
+
+def cost(comparison: Comparison) -> go.Figure:
+    """The primary metric against the time of a run."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    rows = sorted((row for row in comparison.rows if row.done), key=lambda row: row.cost.get("wall_seconds", 0.0))
+    for place, row in enumerate(rows):
+        symbol, _ = _symbol(row)
+        figure.add_scatter(
+            x=[max(row.cost.get("wall_seconds", 0.0), 1e-4)],
+            y=[row.primary.mean],
+            mode="markers+text",
+            text=[escape(row.name)],
+            # Neighbours in time put their names on different sides.
+            textposition=("top right", "bottom right", "top left", "bottom left")[place % 4],
+            textfont={"size": 12, "color": _INK},
+            marker={"color": colour(comparison, row.name), "size": 13, "symbol": symbol, "line": {"width": 2}},
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [0 if row.primary.high is None else row.primary.high - row.primary.mean],
+                "arrayminus": [0 if row.primary.low is None else row.primary.mean - row.primary.low],
+                "thickness": 1.5,
+                "width": 4,
+            },
+            cliponaxis=False,
+            showlegend=False,
+        )
+    _style(figure, height=430)
+    figure.update_xaxes(type="log", title="seconds per run (logarithmic)", dtick=_decades(rows), automargin=True)
+    figure.update_yaxes(title=_axis(comparison), automargin=True)
+    return figure
+
+
+def _decades(rows: Sequence[Row]) -> str | None:
+    """Ticks at 1, 2, 5, 10, ... where the times lie so close that whole decades alone would leave the axis empty."""
+    seconds = [max(row.cost.get("wall_seconds", 0.0), 1e-4) for row in rows]
+    return "D2" if max(seconds) / min(seconds) < 100 else None
+
+
+def _symbol(row: Row) -> tuple[str, str]:
+    return _SYMBOLS[row.bound or row.entrant.role]
+
+
+def _axis(comparison: Comparison) -> str:
+    metric = comparison.primary
+    unit = f", {metric.unit}" if metric.unit and metric.unit != metric.label else ""
+    text = f"{metric.label}{unit} ({'higher' if metric.higher_is_better else 'lower'} is better)"
+    return "<br>".join(escape(line) for line in wrap(text, 50))
+
+
+def _style(figure: go.Figure, height: int) -> None:
+    figure.update_layout(
+        template="simple_white",
+        height=height,
+        margin={"l": 20, "r": 24, "t": 36, "b": 50},
+        font={"family": "system-ui, Segoe UI, Helvetica Neue, Arial, sans-serif", "size": 13, "color": _INK},
+        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"},
+        hoverlabel={"align": "left"},
+    )
+    figure.update_xaxes(showgrid=True, gridcolor=_LINE, zeroline=False)
+    figure.update_yaxes(showgrid=True, gridcolor=_LINE, zeroline=False)

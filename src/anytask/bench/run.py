@@ -1,0 +1,619 @@
+"""Make the runs of a plan in parallel, and store each in the moment it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import platform
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any, Literal, Self
+
+import joblib
+import psutil
+from threadpoolctl import threadpool_limits
+
+import anytask
+from anytask.bench.planning import Plan, PlanItem
+from anytask.bench.store import Run, RunStore, jsonable
+from anytask.problems.base import Problem
+
+logger = logging.getLogger(__name__)
+
+Backend = Literal["loky", "threading", "sequential", "ray", "dask"]
+BACKENDS: tuple[Backend, ...] = ("loky", "threading", "sequential", "ray", "dask")
+
+#: Called with ("stored" | "ended" | "not run", the run or the item of the plan).
+Listener = Callable[[str, Any], None]
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_PACKAGES = {
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "torch": "torch",
+    "transformers": "transformers",
+    "sentence_transformers": "sentence-transformers",
+    "faiss": "faiss-cpu",
+    "bm25s": "bm25s",
+    "openai": "openai",
+    "datasets": "datasets",
+    "peft": "peft",
+}
+_ALWAYS = ("numpy", "scipy", "scikit-learn", "torch")
+
+
+@dataclass
+class Execution:
+    """What became of a plan: the runs in the plan's order, and the items that were not run for want of time."""
+
+    runs: list[Run]
+    not_run: list[PlanItem]
+
+
+def execute(
+    plan: Plan,
+    problem: Problem,
+    data: Any,
+    store: RunStore,
+    *,
+    jobs: int = 2,
+    backend: str = "loky",
+    resume: bool = True,
+    budget_seconds: float | None = None,
+    progress: bool = False,
+    on_event: Listener | None = None,
+) -> Execution:
+    """Make the runs of a plan that the store does not hold yet, and store each as it ends.
+
+    A run that raises becomes a run with status "failed", with its traceback, and the others go on; so does one whose
+    process is killed (out of memory, say). Ctrl-C stops the running ones and raises ``KeyboardInterrupt``; what had
+    ended is in the store, and the next call goes on from there.
+
+    Parameters
+    ----------
+    plan : Plan
+        What :func:`anytask.bench.plan` returned.
+    problem, data : Problem, ProblemData
+        What the plan was made from. Arrays over 1 MB are shared with the workers through memory maps, not copied.
+    store : RunStore
+        Where runs are kept; only this process writes to it.
+    jobs : int, default 2
+        How many runs go on at once; -1 is one per core. Each gets ``cores // jobs`` threads, at least one.
+    backend : {"loky", "threading", "sequential", "ray", "dask"}
+        Where runs go on: in processes of this machine (the default; the only one that survives a killed run), in
+        threads (for runs that wait for an endpoint: time and memory are then those of all threads together), in this
+        very process, or on a Ray or Dask cluster: the one this process is connected to, which is left as it is, or
+        else a local one that is started, without dashboard and usage statistics, and shut down again. On a Dask
+        cluster the number of workers is the cluster's.
+    resume : bool, default True
+        Use runs from the store. Failed ones are made again in any case. False makes all anew and replaces them.
+    budget_seconds : float, optional
+        No run starts later than this.
+    progress : bool, default False
+        Show progress bars on stderr.
+    on_event : callable, optional
+        Told of each run that is found ("stored"), has ended ("ended"), or gets no time ("not run").
+
+    Returns
+    -------
+    Execution
+
+    Raises
+    ------
+    ValueError
+        For an unknown backend, or jobs or a budget that make no sense.
+    ImportError
+        If the backend's package is missing; it names the extra.
+    """
+    jobs = check_execution(jobs, backend, budget_seconds)
+    deadline = None if budget_seconds is None else time.time() + budget_seconds
+    ended: dict[str, Run] = {}
+    listeners = [on_event] if on_event else []
+    waiting = []
+    for item in plan.items:
+        run = store.get(item.key) if resume else None
+        if run is not None and run.status == "done":
+            ended[item.key] = _as_named(run, item)
+        else:
+            waiting.append(item)
+    skipped: list[PlanItem] = []
+
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="anytask-", ignore_cleanup_errors=True)))
+        if progress:
+            from anytask.bench.display import Display
+
+            listeners.append(stack.enter_context(Display(plan, problem.primary, folder)))
+        for run in ended.values():
+            _tell(listeners, "stored", run)
+        if waiting:
+            stack.enter_context(warnings.catch_warnings())
+            # joblib's words for a generator that an interrupt closes; the interrupt itself says enough.
+            warnings.filterwarnings("ignore", message=".*tasks which were still being processed.*")
+            warnings.filterwarnings("ignore", message=".*worker stopped while some jobs were given.*")
+            job = _Job(problem, data, plan.options, jobs, backend, deadline, str(folder), _main_classes(plan))
+            with _pool(backend, jobs, job.threads, data) as pool:
+                for item, run in _survive(pool, job, waiting, folder):
+                    if run is None:
+                        skipped.append(item)
+                        _tell(listeners, "not run", item)
+                        continue
+                    store.put(run)
+                    ended[item.key] = run
+                    _tell(listeners, "ended", run)
+    return Execution(
+        [ended[item.key] for item in plan.items if item.key in ended],
+        [item for item in plan.items if item in skipped],
+    )
+
+
+def check_execution(jobs: int, backend: str, budget_seconds: float | None) -> int:
+    """Check the settings of an execution and its optional package; return the number of jobs."""
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}: choose from {', '.join(BACKENDS)}")
+    if not isinstance(jobs, int) or isinstance(jobs, bool) or (jobs < 1 and jobs != -1):
+        raise ValueError(f"jobs must be an integer of at least 1, or -1 for one per core, got {jobs!r}")
+    if budget_seconds is not None and not budget_seconds > 0:
+        raise ValueError(f"budget_seconds must be more than 0, got {budget_seconds!r}")
+    needed = {"ray": "ray", "dask": "distributed"}.get(backend)
+    if needed is not None and importlib.util.find_spec(needed) is None:
+        raise ImportError(f"backend {backend!r} needs the package {needed}: pip install 'anytask[{backend}]'")
+    if backend == "sequential":
+        return 1
+    return joblib.cpu_count() if jobs == -1 else jobs
+
+
+# -- in the parent -----------------------------------------------------------------------------------------------
+
+
+def _as_named(run: Run, item: PlanItem) -> Run:
+    # A key does not depend on the name and the role, so a stored run may carry those of an earlier comparison.
+    entrant = item.entrant
+    return replace(run, entrant_name=entrant.name, role=entrant.role, system=entrant.key)
+
+
+def _main_classes(plan: Plan) -> dict[str, type]:
+    names = {entrant.entry.split(":")[1] for entrant in plan.entrants if entrant.entry.startswith("__main__:")}
+    main = sys.modules["__main__"]
+    return {name: getattr(main, name) for name in names if hasattr(main, name)}
+
+
+def _tell(listeners: Sequence[Listener], what: str, about: Any) -> None:
+    for listener in listeners:
+        listener(what, about)
+
+
+def _survive(pool: _Pool, job: _Job, items: Sequence[PlanItem], folder: Path) -> Iterator[tuple[PlanItem, Run | None]]:
+    """Yield each item with its run as it ends, also when worker processes die under them.
+
+    The death of a worker takes all the running ones along. Those are then made again one by one, so that the one that
+    kills its worker is found out, and only that one fails.
+    """
+    left = {item.key: item for item in items}
+    alone: list[str] = []  # keys of runs under suspicion
+    while left:
+        batch = [left[alone[0]]] if alone else list(left.values())
+        try:
+            with contextlib.closing(pool(job, batch)) as results:
+                for key, run in results:
+                    item = left.pop(key)
+                    _mark(folder, key).unlink(missing_ok=True)
+                    yield item, None if run is None else _as_named(Run.from_dict(run), item)
+        except Exception as error:
+            # A run never raises in its worker, so this is the machinery: a dead worker, or something unpicklable.
+            running = [key for key in left if _mark(folder, key).exists()]
+            if not running:
+                raise
+            for key in running:
+                _mark(folder, key).unlink(missing_ok=True)
+            if alone or len(running) == 1:
+                item = left.pop(running[0])
+                logger.warning("%s with seed %s killed its worker", item.entrant.name, item.seed)
+                yield item, _as_named(_dead(job, item, error), item)
+            else:
+                alone = [*running]
+                continue
+        alone = [key for key in alone if key in left]
+
+
+def _dead(job: _Job, item: PlanItem, error: Exception) -> Run:
+    now = _now()
+    message = "the worker process died: killed from outside, out of memory, or crashed in native code"
+    failure = {"type": type(error).__name__, "message": message, "traceback": str(error)}
+    return replace(job.blank(item), status="failed", error=failure, started=now, finished=now)
+
+
+def _mark(folder: Path, key: str) -> Path:
+    return folder / key[:32]
+
+
+# -- pools: where runs go on -------------------------------------------------------------------------------------
+
+_Ended = Generator[tuple[str, dict[str, Any] | None], None, None]
+_Pool = Callable[["_Job", Sequence[PlanItem]], _Ended]
+
+
+@contextlib.contextmanager
+def _pool(backend: str, jobs: int, threads: int, data: Any) -> Iterator[_Pool]:
+    """Give a function that takes a job and items, and yields (key, run) as they end."""
+    if backend == "sequential":
+        with limited_threads(threads):
+            yield lambda job, items: (_perform(job, item) for item in items)
+    elif backend == "threading":
+        with limited_threads(threads), joblib.parallel_config("threading"):
+            yield lambda job, items: _unordered(job, items, jobs)
+    elif backend == "loky":
+        # joblib runs a pool of one in this very process; a second, idle worker keeps even a single job isolated.
+        with joblib.parallel_config("loky", inner_max_num_threads=threads):
+            yield lambda job, items: _unordered(job, items, max(jobs, 2), in_flight=jobs if jobs == 1 else 2 * jobs)
+    elif backend == "ray":
+        with _ray(jobs):
+            yield lambda job, items: _unordered(job, items, max(jobs, 2), in_flight=jobs if jobs == 1 else 2 * jobs)
+    else:
+        with _dask(jobs, data):
+            yield lambda job, items: _unordered(job, items, max(jobs, 2))
+
+
+def _unordered(job: _Job, items: Sequence[PlanItem], workers: int, in_flight: int | None = None) -> _Ended:
+    parallel = joblib.Parallel(
+        n_jobs=workers,
+        return_as="generator_unordered",
+        batch_size=1,
+        pre_dispatch=in_flight or 2 * workers,
+        max_nbytes="1M",
+        mmap_mode="c",  # a run may write into its arrays, and no other run sees it
+    )
+    return parallel(joblib.delayed(_perform)(job, item) for item in items)
+
+
+@contextlib.contextmanager
+def _ray(jobs: int) -> Iterator[None]:
+    with environment({"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}):
+        import ray
+        from ray.util.joblib.ray_backend import RayBackend
+
+        class UnorderedRayBackend(RayBackend):
+            # Ray's pool reports each result through a callback as it ends, which is all that a generator needs; the
+            # flag is off in joblib's own multiprocessing pool, from which the class inherits it.
+            supports_return_generator = True
+
+        joblib.register_parallel_backend("anytask-ray", UnorderedRayBackend)
+        ours = not ray.is_initialized()
+        if ours:
+            quiet: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
+            if "RAY_ADDRESS" in os.environ:
+                ray.init(**quiet)
+            else:
+                path = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}}
+                ray.init(address="local", num_cpus=max(jobs, 2), include_dashboard=False, runtime_env=path, **quiet)
+        try:
+            with joblib.parallel_config("anytask-ray"):
+                yield
+        finally:
+            if ours:
+                ray.shutdown()
+
+
+@contextlib.contextmanager
+def _dask(jobs: int, data: Any) -> Iterator[None]:
+    import dask
+    from distributed import Client, LocalCluster
+
+    with contextlib.ExitStack() as stack:
+        try:
+            client = Client.current()
+        except ValueError:
+            # Not daemons: a run may start processes of its own.
+            stack.enter_context(dask.config.set({"distributed.worker.daemon": False}))
+            quiet = {"dashboard_address": None, "silence_logs": logging.ERROR}
+            cluster = stack.enter_context(LocalCluster(n_workers=jobs, threads_per_worker=1, processes=True, **quiet))
+            client = stack.enter_context(Client(cluster))
+        stack.enter_context(joblib.parallel_config("dask", client=client, scatter=[data]))
+        yield
+
+
+@contextlib.contextmanager
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for the time of a ``with`` block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def threads_per_run(jobs: int) -> int:
+    """Return how many threads each of ``jobs`` runs gets: ``cores // jobs``, and no more than OMP_NUM_THREADS."""
+    share = max(1, joblib.cpu_count() // jobs)
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(wanted)) if wanted.isdigit() and int(wanted) > 0 else share
+
+
+@contextlib.contextmanager
+def limited_threads(threads: int) -> Iterator[None]:
+    """Hold BLAS, OpenMP and torch to a number of threads in this process, and put back what was set before.
+
+    Examples
+    --------
+    >>> import numpy
+    >>> with limited_threads(1):
+    ...     os.environ["OMP_NUM_THREADS"]
+    '1'
+    """
+    with environment(dict.fromkeys(_THREAD_VARIABLES, str(threads))), threadpool_limits(threads):
+        torch = sys.modules.get("torch")
+        before = torch.get_num_threads() if torch else None
+        if torch:
+            torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            if torch:
+                torch.set_num_threads(before)
+
+
+# -- in the worker -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Job:
+    """What all runs of an execution have in common, as it travels to the workers."""
+
+    problem: Problem
+    data: Any
+    options: Any
+    jobs: int
+    backend: str
+    deadline: float | None
+    folder: str
+    classes: dict[str, type]  # those of the main script or notebook, which workers cannot import
+
+    def __post_init__(self) -> None:
+        self.threads = threads_per_run(self.jobs)
+        self.cores = joblib.cpu_count()
+        self.data_name, self.fingerprint = self.data.name, self.data.fingerprint
+
+    def blank(self, item: PlanItem) -> Run:
+        entrant = item.entrant
+        host = {
+            "cores": self.cores,
+            "threads": self.threads,
+            "jobs": self.jobs,
+            "backend": self.backend,
+            "platform": platform.platform(),
+        }
+        return Run(
+            key=item.key,
+            problem=self.problem.key,
+            data_name=self.data_name,
+            data_fingerprint=self.fingerprint,
+            entrant_name=entrant.name,
+            entry=entrant.entry,
+            seed=item.seed,
+            params=jsonable(dict(entrant.params)),
+            role=entrant.role,
+            system=entrant.key,
+            settings=jsonable(dict(self.options)),
+            host=host,
+        )
+
+
+def _perform(job: _Job, item: PlanItem) -> tuple[str, dict[str, Any] | None]:
+    """Make one run; whatever happens in it ends up in what is returned. None stands for "no time left"."""
+    if job.deadline is not None and time.time() > job.deadline:
+        return item.key, None
+    for name, cls in job.classes.items():
+        if not hasattr(sys.modules["__main__"], name):
+            setattr(sys.modules["__main__"], name, cls)
+    own_process = job.backend not in ("sequential", "threading")
+    with _no_garbage_left(own_process):
+        return item.key, _attempt(job, item, own_process)
+
+
+@contextlib.contextmanager
+def _no_garbage_left(own_process: bool) -> Iterator[None]:
+    """Keep the garbage of one run out of the time and the memory of the next.
+
+    A full collection visits every object of every imported module, some 50 ms once torch is there. In a worker, what
+    was there before a run is therefore frozen while it lasts, so that the collection after it visits the run's own.
+    """
+    if not own_process:
+        gc.collect()
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.collect()
+        gc.unfreeze()
+
+
+def _attempt(job: _Job, item: PlanItem, own_process: bool) -> dict[str, Any]:
+    report = _Share(_mark(Path(job.folder), item.key))
+    report(0.0)
+    run = replace(job.blank(item), started=_now())
+    meter = Meter(shared=job.backend == "threading")
+    try:
+        with limited_threads(job.threads) if own_process else contextlib.nullcontext():
+            cls = item.entrant.load()  # importing is no part of the run's cost
+            run.sees = getattr(cls, "sees", None)
+            if uses_torch(cls):
+                warm_up_torch()
+            with meter:
+                outcome = job.problem.run(item.entrant, job.data, item.seed, progress=report)
+        primary = job.problem.primary.key
+        if primary not in outcome.metrics:
+            raise ValueError(f"{job.problem.key} returned no {primary!r}, by which it ranks")
+        run.metrics = {name: float(value) for name, value in outcome.metrics.items()}
+        run.details, run.kind, run.notes = outcome.details, outcome.kind, list(outcome.notes)
+        run.cost = {name: float(value) for name, value in outcome.cost.items()} | meter.cost
+        body = replace(run, versions=versions(), finished=_now()).to_dict()
+    except (Exception, SystemExit) as error:
+        failure = {
+            "type": type(error).__name__,
+            "message": str(error),
+            "traceback": "".join(traceback.format_exception(error)),
+        }
+        blank = replace(job.blank(item), started=run.started, sees=run.sees, finished=_now())
+        body = replace(blank, status="failed", error=failure, cost=meter.cost, versions=versions()).to_dict()
+    return body
+
+
+def uses_torch(cls: type) -> bool:
+    """Whether a class, or one that it inherits from, is written in a module that imports something of torch.
+
+    Examples
+    --------
+    >>> uses_torch(dict)
+    False
+    """
+    modules = [sys.modules.get(base.__module__) for base in cls.__mro__]
+    values = [value for module in modules if module is not None for value in list(vars(module).values())]
+    sources = [v.__name__ for v in values if type(v) is ModuleType]
+    sources += [str(v.__module__) for v in values if type(v) in (type, FunctionType)]
+    return any(source.partition(".")[0] == "torch" for source in sources)
+
+
+@lru_cache
+def warm_up_torch() -> None:
+    """Make torch load, once in each process, what it puts off until it first trains.
+
+    The first optimizer imports some seconds' worth of modules, which would count as time of whichever entrant happens
+    to be a worker's first. What a GPU loads at its first use is not covered.
+    """
+    import torch
+
+    w = torch.ones(2, 2, requires_grad=True)
+    optimizer = torch.optim.SGD([w], lr=0.0)
+    (w @ w).sum().backward()
+    optimizer.step()
+
+
+class _Share:
+    """Write the finished share of a run into a small file, at most four times a second."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._last = 0.0
+
+    def __call__(self, share: float) -> None:
+        now = time.monotonic()
+        if now - self._last < 0.25:
+            return
+        self._last = now
+        with contextlib.suppress(OSError):  # a worker on another machine has no such folder
+            self.path.write_text(f"{share:.3f}")
+
+
+class Meter:
+    """Measure the wall time, CPU time and peak memory of what is done inside the ``with`` block.
+
+    ``peak_bytes`` is the peak resident memory of the process within the block, and not since the process began: on
+    Linux the kernel's high-water mark is reset first. Elsewhere, and with ``shared=True``, for blocks that other
+    threads run beside, memory is sampled every 20 ms. CPU time is that of the process; of the thread when shared.
+
+    Attributes
+    ----------
+    cost : dict
+        ``wall_seconds``, ``cpu_seconds``, ``peak_bytes``, ``peak_increase_bytes`` (the peak less what was resident at
+        the start).
+
+    Examples
+    --------
+    >>> with Meter() as meter:
+    ...     block = bytearray(50_000_000)
+    >>> meter.cost["peak_increase_bytes"] > 40_000_000
+    True
+    """
+
+    def __init__(self, shared: bool = False) -> None:
+        self.cost: dict[str, float] = {}
+        self._clock = time.thread_time if shared else time.process_time
+        self._shared = shared
+
+    def __enter__(self) -> Self:
+        self._process = psutil.Process()
+        self._stop: threading.Event | None = None
+        if self._shared or not _reset_peak():
+            self._stop = threading.Event()
+            self._sampler = threading.Thread(target=self._sample, daemon=True)
+        self._resident = self._peak = self._process.memory_info().rss
+        if self._stop is not None:
+            self._sampler.start()
+        self._wall, self._cpu = time.perf_counter(), self._clock()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        wall, cpu = time.perf_counter() - self._wall, self._clock() - self._cpu
+        if self._stop is None:
+            self._peak = _read_peak()
+        else:
+            self._stop.set()
+            self._sampler.join()
+            self._peak = max(self._peak, self._process.memory_info().rss)
+        self.cost = {
+            "wall_seconds": wall,
+            "cpu_seconds": cpu,
+            "peak_bytes": float(self._peak),
+            "peak_increase_bytes": float(max(0, self._peak - self._resident)),
+        }
+
+    def _sample(self) -> None:
+        assert self._stop is not None
+        while not self._stop.wait(0.02):
+            self._peak = max(self._peak, self._process.memory_info().rss)
+
+
+def _reset_peak() -> bool:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        return _read_peak() > 0
+    except OSError:
+        return False
+
+
+def _read_peak() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of anytask, Python, and the packages that are loaded, without loading any."""
+    loaded = {name for module, name in _PACKAGES.items() if module in sys.modules}
+    found = {name: version for name in (*_ALWAYS, *sorted(loaded)) if (version := _version(name))}
+    return {"anytask": anytask.__version__, "python": platform.python_version(), **found}
+
+
+@lru_cache
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
