@@ -1,0 +1,245 @@
+"""Was the test in the training text? N-gram overlap: the report on a benchmark, and the cleaning of a corpus."""
+
+from __future__ import annotations
+
+import string
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from scipy import stats
+
+_STRIP = str.maketrans("", "", string.punctuation)
+
+
+def words(text: str) -> list[str]:
+    """Return the lower-cased words of ``text`` without punctuation.
+
+    Examples
+    --------
+    >>> words("It's 9 o'clock -- 'time' to go!")
+    ['its', '9', 'oclock', 'time', 'to', 'go']
+    """
+    return text.lower().translate(_STRIP).split()
+
+
+def choose_n(items: Sequence[str], low: int = 8, high: int = 13) -> int:
+    """Return N: the 5th percentile of the items' length in words, clipped to [low, high].
+
+    Examples
+    --------
+    >>> choose_n(["w " * 4] * 10), choose_n(["w " * 10] * 10), choose_n(["w " * 50] * 10)
+    (8, 10, 13)
+    """
+    if not items:
+        raise ValueError("no items: N is a percentile of their lengths")
+    return int(np.clip(np.percentile([len(words(t)) for t in items], 5), low, high))
+
+
+@dataclass(frozen=True)
+class ContaminationReport:
+    """Scores of a benchmark on all, clean and dirty items.
+
+    Attributes
+    ----------
+    n : int
+        Words per N-gram.
+    dirty : tuple of bool
+        Which items share an N-gram with the training text.
+    score_all, score_clean, score_dirty : float
+        Mean scores (NaN without items).
+    relative_difference : float
+        (clean - all) / all.
+    flagged : bool
+        Whether the clean score is more than 1 % off the score on all items (relative).
+    """
+
+    n: int
+    dirty: tuple[bool, ...]
+    score_all: float
+    score_clean: float
+    score_dirty: float
+    relative_difference: float
+    flagged: bool
+
+    def table(self) -> str:
+        """Return the report as text."""
+        n_dirty = sum(self.dirty)
+        rows = [
+            ("all", len(self.dirty), self.score_all),
+            ("clean", len(self.dirty) - n_dirty, self.score_clean),
+            ("dirty", n_dirty, self.score_dirty),
+        ]
+        lines = [f"{name:<6} {count:>7} {score:>8.4f}" for name, count, score in rows]
+        verdict = "FLAGGED: clean differs by more than 1 %" if self.flagged else "no flag"
+        return "\n".join([f"N = {self.n}", "subset   items    score", *lines, verdict])
+
+
+def find_dirty(items: Sequence[str], corpus: Iterable[str], n: int | None = None) -> list[bool]:
+    """Say for each item whether any of its N-grams occurs in ``corpus``; shorter items count as one whole.
+
+    The items' N-grams are held in memory and the corpus streams past them, so its size does not matter.
+
+    Examples
+    --------
+    >>> text = "one two three four five six seven eight nine"
+    >>> find_dirty(["Three, four, FIVE six seven eight nine ten", text, "six seven"], [text], n=8)
+    [False, True, True]
+    """
+    n = choose_n(items) if n is None else n
+    owners: dict[tuple[str, ...], list[int]] = {}
+    for i, item in enumerate(items):
+        w = words(item)
+        if w:
+            for gram in {tuple(w[j : j + n]) for j in range(max(1, len(w) - n + 1))}:
+                owners.setdefault(gram, []).append(i)
+    lengths = sorted({len(gram) for gram in owners})
+    dirty = [False] * len(items)
+    for document in corpus:
+        w = words(document)
+        for length in lengths:
+            for j in range(len(w) - length + 1):
+                for i in owners.get(tuple(w[j : j + length]), ()):
+                    dirty[i] = True
+    return dirty
+
+
+def contamination_report(
+    items: Sequence[str], scores: Sequence[float], corpus: Iterable[str], n: int | None = None
+) -> ContaminationReport:
+    """Compare a benchmark's score on all items with that on the clean ones.
+
+    Parameters
+    ----------
+    items : sequence of str
+        The test items' whole texts.
+    scores : sequence of float, same length
+        What the model reached on each, such as 0 or 1.
+    corpus : iterable of str
+        The training documents.
+    n : int, optional
+        Words per N-gram; default :func:`choose_n`.
+
+    Examples
+    --------
+    >>> leaked = "the quick brown fox jumps over the lazy dog again"
+    >>> items = [leaked] + [f"a fresh question with number {i} and more words in it" for i in range(9)]
+    >>> report = contamination_report(items, [1.0] + [0.5] * 9, ["News: " + leaked])
+    >>> report.n, sum(report.dirty), round(report.score_clean, 3), report.flagged
+    (10, 1, 0.5, True)
+
+    References
+    ----------
+    Brown et al. (2020), arXiv 2005.14165, section 4 and appendix C.
+    """
+    if len(items) != len(scores):
+        raise ValueError(f"items and scores must have equal lengths, got {len(items)} and {len(scores)}")
+    n = choose_n(items) if n is None else n
+    dirty = np.array(find_dirty(items, corpus, n))
+    s = np.asarray(scores, dtype=float)
+    total = float(s.mean())
+    clean = float(s[~dirty].mean()) if (~dirty).any() else float("nan")
+    bad = float(s[dirty].mean()) if dirty.any() else float("nan")
+    relative = (clean - total) / total if total else float("nan") if np.isnan(clean) else 0.0
+    return ContaminationReport(n, tuple(map(bool, dirty)), total, clean, bad, relative, bool(abs(relative) > 0.01))
+
+
+def clean_corpus(
+    corpus: Sequence[str],
+    items: Sequence[str],
+    *,
+    n: int = 13,
+    around: int = 200,
+    min_length: int = 200,
+    max_pieces: int = 10,
+    max_documents: int = 10,
+) -> Iterator[str]:
+    """Cut the items' N-grams out of a corpus and yield the pieces that remain.
+
+    Parameters
+    ----------
+    corpus : sequence of str
+        Read twice: once to count how many documents hold an N-gram.
+    items : sequence of str
+        Test items that must not be seen in training.
+    n : int, default 13
+        Words per N-gram; shorter items are not looked for.
+    around : int, default 200
+        Characters deleted on each side of a match; the document is split there.
+    min_length : int, default 200
+        Shorter pieces are dropped (an untouched document never is).
+    max_pieces : int, default 10
+        A document cut into more pieces is dropped.
+    max_documents : int, default 10
+        An N-gram found in more documents is a commonplace and is ignored.
+
+    Examples
+    --------
+    >>> leak = " ".join(f"w{i}" for i in range(13))
+    >>> pieces = list(clean_corpus(["a" * 500 + " " + leak + " " + "b" * 500], [leak]))
+    >>> [(p[0], len(p)) for p in pieces]
+    [('a', 301), ('b', 301)]
+    """
+    wanted = {tuple(w[j : j + n]) for w in map(words, items) for j in range(len(w) - n + 1)}
+    seen: Counter[tuple[str, ...]] = Counter(
+        chain.from_iterable({gram for gram, _, _ in _matches(document, wanted, n)} for document in corpus)
+    )
+    wanted -= {gram for gram, count in seen.items() if count > max_documents}
+    for document in corpus:
+        cuts: list[list[int]] = []
+        for _, start, end in _matches(document, wanted, n):
+            start, end = max(0, start - around), min(len(document), end + around)
+            if cuts and start <= cuts[-1][1]:
+                cuts[-1][1] = max(cuts[-1][1], end)
+            else:
+                cuts.append([start, end])
+        if not cuts:
+            yield document
+            continue
+        edges = [0, *chain.from_iterable(cuts), len(document)]
+        pieces = [document[a:b] for a, b in zip(edges[::2], edges[1::2]) if b > a]
+        if len(pieces) <= max_pieces:
+            yield from (piece for piece in pieces if len(piece) >= min_length)
+
+
+def _matches(document: str, wanted: set[tuple[str, ...]], n: int) -> Iterator[tuple[tuple[str, ...], int, int]]:
+    """Yield (N-gram, first character, character after the last) of each occurrence."""
+    found: list[tuple[str, int, int]] = []
+    at = 0
+    for raw in document.split():
+        start = document.index(raw, at)
+        at = start + len(raw)
+        word = raw.lower().translate(_STRIP)
+        if word:
+            found.append((word, start, at))
+    for j in range(len(found) - n + 1):
+        gram = tuple(w for w, _, _ in found[j : j + n])
+        if gram in wanted:
+            yield gram, found[j][1], found[j + n - 1][2]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % confidence interval (Student's t)."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Return the mean of ``values`` and its confidence interval.
+
+    Examples
+    --------
+    >>> i = mean_interval([1.0, 2.0, 3.0])
+    >>> round(i.mean, 3), round(i.low, 3), round(i.high, 3)
+    (2.0, -0.484, 4.484)
+    """
+    v = np.asarray(values, dtype=float)
+    if v.size < 2:
+        raise ValueError(f"an interval needs at least two values, got {v.size}")
+    half = float(stats.t.ppf(0.5 + level / 2, v.size - 1) * v.std(ddof=1) / np.sqrt(v.size))
+    return Interval(float(v.mean()), float(v.mean()) - half, float(v.mean()) + half)
