@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from anytask.lm.local import LocalLM
 from anytask.parts.option_scoring import score_options
 from anytask.parts.prompting import PromptTemplate
 from anytask.parts.rng import derive
+from anytask.problems.base import Entrant, Metric, Outcome, Problem
 
 SHOTS = (0, 1, 2, 4, 8, 15)
 # Peak learning rates: the lowest training loss on another web after 300 steps, of 1, 2, 4e-3 and of 2, 4, 8e-3.
@@ -36,7 +38,7 @@ def web_tokenizer(web: TaskWeb) -> Any:
 
 
 def train_web_model(
-    web: TaskWeb, *, d: int, L: int, heads: int, lr: float, steps: int = 450, batch: int = 64, seed: int = 0
+    web: TaskWeb, *, d: int, L: int, heads: int, lr: float, steps: int = 600, batch: int = 64, seed: int = 0
 ) -> LocalLM:
     """Train a decoder on the web with GPT-3's recipe; every packed sequence holds one document.
 
@@ -93,35 +95,75 @@ def weights_checksum(lm: LocalLM) -> str:
 
 
 @dataclass(frozen=True)
-class WebResult:
-    """Accuracies of one seed: ``plain[k]`` and ``instructed[k]`` of each model, and the ablation's.
+class WebData:
+    """How long the models are trained, and on how many fresh documents they are tested."""
 
-    ``frozen`` says that the large model's weights were the same after all of its evaluations as before.
+    steps: int
+    n: int
+    name: str = "web of 64 hidden tasks"
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the options; a run's seed draws the web."""
+        return hashlib.sha256(f"{self.name} {self.steps} {self.n}".encode()).hexdigest()[:32]
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for the report."""
+        return {"steps": self.steps, "test_documents": self.n, "shots": list(SHOTS)}
+
+
+class HiddenTasks(Problem):
+    """Train a small language model on the web, then ask it about fresh documents through GPT-3's prompts and scores.
+
+    An entrant's parameters are the size of its model (``d``, ``L``, ``heads``) and the learning rate.
     """
 
-    plain: dict[int, float]
-    instructed: dict[int, float]
-    small_plain: dict[int, float]
-    small_instructed: dict[int, float]
-    shuffled: dict[int, float]
-    frozen: bool
-
-
-def run_web(seed: int = 0, *, steps: int = 450, n: int = 300, shots: tuple[int, ...] = SHOTS) -> WebResult:
-    """Train the large and the small model on one web and measure both at every number of demonstrations."""
-    web = TaskWeb(seed=derive(seed, "tables"))
-    large = train_web_model(web, **LARGE, steps=steps, seed=seed)
-    small = train_web_model(web, **SMALL, steps=steps, seed=seed)
-    before = weights_checksum(large)
-
-    def curve(lm: LocalLM, **how: bool) -> dict[int, float]:
-        return {k: web_accuracy(lm, web, k, n=n, seed=seed, **{"instruction": False, **how}) for k in shots}
-
-    return WebResult(
-        plain=curve(large),
-        instructed=curve(large, instruction=True),
-        small_plain=curve(small),
-        small_instructed=curve(small, instruction=True),
-        shuffled=curve(large, shuffled=True),
-        frozen=weights_checksum(large) == before,
+    key: ClassVar[str] = "hidden-tasks"
+    title: ClassVar[str] = "In-context learning of hidden tasks"
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("accuracy", "Accuracy after 15 demonstrations"),
+        Metric("zero_shot", "Accuracy without demonstrations"),
+        Metric("gain", "Gain from 15 demonstrations"),
+        Metric("instruction_gain", "Gain from the instruction, without demonstrations"),
+        Metric("shuffled_gain", "Gain from 15 demonstrations with shuffled outputs"),
+        Metric("weights_changed", "Weights changed by answering", higher_is_better=False, unit=""),
     )
+    options: ClassVar[Mapping[str, tuple[Any, str]]] = {
+        "steps": (600, "training steps of 64 documents"),
+        "n": (300, "test documents"),
+    }
+
+    def load(self, source: Any = None, **options: Any) -> WebData:
+        """Return the settings; the web is drawn in each run."""
+        return WebData(**{name: default for name, (default, _) in self.options.items()} | options)
+
+    def baselines(self, data: WebData) -> tuple[Entrant, ...]:
+        """Return the small model."""
+        return (Entrant("d=16, 1 layer", "anytask.incontext:GPT3", SMALL, "baseline"),)
+
+    def run(
+        self, entrant: Entrant, data: WebData, seed: int, progress: Callable[[float], None] | None = None
+    ) -> Outcome:
+        """Train one model on the seed's web and measure it at every number of demonstrations."""
+        web = TaskWeb(seed=derive(seed, "tables"))
+        lm = train_web_model(web, **entrant.params, steps=data.steps, seed=seed)
+        before = weights_checksum(lm)
+
+        def accuracy(k: int, instruction: bool = False, shuffled: bool = False) -> float:
+            return web_accuracy(lm, web, k, instruction=instruction, shuffled=shuffled, n=data.n, seed=seed)
+
+        plain = {k: accuracy(k) for k in SHOTS}
+        instructed, shuffled = accuracy(0, instruction=True), accuracy(SHOTS[-1], shuffled=True)
+        return Outcome(
+            {
+                "accuracy": plain[SHOTS[-1]],
+                "zero_shot": plain[0],
+                "gain": plain[SHOTS[-1]] - plain[0],
+                "instruction_gain": instructed - plain[0],
+                "shuffled_gain": shuffled - plain[0],
+                "weights_changed": float(weights_checksum(lm) != before),
+            },
+            details={"accuracy_by_shots": {str(k): v for k, v in plain.items()}},
+            cost={"trainable_parameters": sum(p.numel() for p in lm.model.parameters())},
+            kind=lm.kind,
+        )
