@@ -8,7 +8,7 @@ import anytask
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "anytask"
-author = copyright = "The anytask maintainers"  # noqa: A001
+author = copyright = "The anytask maintainers"
 release = version = anytask.__version__
 
 extensions = [

@@ -1,4 +1,4 @@
-"""Write a page per system (card, claim, evidence, class) and the index of all of them before Sphinx reads the sources."""
+"""Write a page per system (card, claim, evidence, class) and their index, before Sphinx reads the sources."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ def index_page() -> str:
     for card in ready:
         lines.append(f"| [{card.name}]({card.key}.md) | {card.family} | {_cell(card.use)} | {_outcome(card.key)} |")
     lines += ["", "## Planned", "", "| key | family | what it will do for you |", "|---|---|---|"]
-    lines += [
-        f"| {card.key} | {card.family} | {_cell(card.use)} |" for card in catalogue.SYSTEMS if card not in ready
-    ]
+    lines += [f"| {card.key} | {card.family} | {_cell(card.use)} |" for card in catalogue.SYSTEMS if card not in ready]
     lines += ["", "```{toctree}", ":hidden:", "", *(card.key for card in ready), "```", ""]
     return "\n".join(lines)
 
@@ -60,7 +58,14 @@ def system_page(card: catalogue.Card) -> str:
     module, name = card.entry.split(":")
     cls = catalogue.load(card)
     lines += ["## Reference", "", f"`from {module} import {name}`", ""]
-    lines += ["```{eval-rst}", f".. autoclass:: {cls.__module__}.{name}", "   :members:", "   :inherited-members: BaseEstimator, ClassifierMixin, object", "```", ""]  # fmt: skip
+    lines += [
+        "```{eval-rst}",
+        f".. autoclass:: {cls.__module__}.{name}",
+        "   :members:",
+        "   :inherited-members: BaseEstimator, ClassifierMixin, object",
+        "```",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -78,11 +83,11 @@ def evidence_section(key: str) -> list[str]:
         if check["low"] is not None:
             band += f" [{check['low']:.3f}, {check['high']:.3f}]"
         lines.append(f"| {_cell(check['sentence'])} | {check['experiment']} | {check['outcome']} | {band} |")
-    lines += ["", "The entrants, mean over seeds:", "", "| experiment | entrant | role | " + "mean | seeds |", "|---|---|---|---|---|"]
+    lines += ["", "The entrants, mean over seeds:", ""]
+    lines += ["| experiment | entrant | role | metric | mean | seeds |", "|---|---|---|---|---|---|"]
     for row in evidence["summary"]:
-        lines.append(
-            f"| {row['experiment']} | {_cell(row['name'])} | {row['role']} | {row['metric']} {row['mean']:.3f} | {row['n']} |"
-        )
+        cells = [row["experiment"], _cell(row["name"]), row["role"], row["metric"], f"{row['mean']:.3f}", str(row["n"])]
+        lines.append("| " + " | ".join(cells) + " |")
     if evidence["tried"]:
         lines += ["", f"What else was tried: {evidence['tried']}"]
     kind = f" Language model: `{evidence['kind']}`." if evidence.get("kind") else ""

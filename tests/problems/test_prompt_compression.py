@@ -67,7 +67,11 @@ def test_files_are_read_and_checked(tmp_path):
     assert outcome.metrics["rate"] == 0.5
     assert "exact_match" not in outcome.metrics
     system = Entrant("x", "anytask.prompts:LLMLingua2")
-    assert "needs weights" in P.refuses(system, data)
+    assert P.refuses(system, data) is None
+    shipped = P.run(system, data, 0)
+    assert shipped.kind == "tiny"
+    assert 0 < shipped.metrics["rate"] < 1
+    assert "no compress" in P.refuses(Entrant("x", "anytask.prompts:PromptQuine"), data)
     for content, message in (
         ("{", "line 1, character 2: not JSON"),
         ('{"text": ""}', "line 1: an object with a text"),

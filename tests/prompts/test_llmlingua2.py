@@ -1,6 +1,7 @@
 """LLMLingua-2's compression: thresholds, forced words, word borders, chunks, budgets; and against the released code."""
 
 import copy
+import shutil
 
 import numpy as np
 import pytest
@@ -8,9 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anytask.lm import tiny_models
+from anytask.lm.tiny_models import TINY_MODELS, load_tiny, probe
 from anytask.prompts.base import Compressor
 from anytask.prompts.baselines import RandomDeletion, SurprisalCompressor, Truncation
-from anytask.prompts.llmlingua2 import LLMLingua2, WordMarks, percentile_threshold
+from anytask.prompts.llmlingua2 import LLMLingua2
+from anytask.prompts.selection_rules import percentile_threshold
+from anytask.prompts.words import WordMarks
 
 KINDS = ("metaspace", "wordpiece", "bytelevel")
 TEXT = "Prices rose by 12 percent, and nobody asked the committee's chair. The library closed! Who wanted more time?"
@@ -46,7 +51,7 @@ def test_the_threshold_counts_a_word_once_per_token_it_costs():
 @pytest.mark.parametrize("kind", KINDS)
 def test_word_borders_come_from_the_tokenizer(small_classifiers, kind):
     compressor = _compressor(small_classifiers, kind)
-    assert compressor.marks_.kind == kind
+    assert compressor.reader_.marks.kind == kind
     words = compressor.compress(TEXT, 0.5).words
     assert "".join(words) == TEXT.replace(" ", "")  # spelling survives lower-casing and unknown tokens
     for word in ("Prices", "library", "12", ",", "!", "?"):
@@ -95,12 +100,12 @@ def test_forced_words_and_digits_survive_every_rate(small_classifiers, kind, rat
 
 def test_tokens_that_the_tokenizer_splits_get_stand_ins_and_come_back(small_classifiers):
     compressor = _compressor(small_classifiers, "wordpiece", force_tokens=["The answer is"])
-    assert list(compressor._stand_in) == ["The answer is"]
+    assert list(compressor.reader_.stand_in) == ["The answer is"]
     result = compressor.compress("Nobody asked. The answer is 12. The answer was short.", 0.3)
     assert "The answer is" in result.kept
     assert "[NEW" not in result.text
     with pytest.raises(ValueError, match="stands for a forced token"):
-        compressor.compress(f"a {compressor._stand_in['The answer is']} b", 0.5)
+        compressor.compress(f"a {compressor.reader_.stand_in['The answer is']} b", 0.5)
 
 
 def test_a_recurring_forced_token_is_dropped_if_nothing_is_kept_in_between(small_classifiers):
@@ -126,13 +131,13 @@ def test_a_text_of_forced_tokens_only_comes_back_unchanged(small_classifiers):
 def test_chunks_end_at_sentence_ends_and_fit(small_classifiers, kind):
     compressor = _compressor(small_classifiers, kind, max_length=32)
     text = " ".join([TEXT] * 4)
-    prepared = compressor._tokenise([text])[0]
+    prepared = compressor.reader_.tokenise([text])[0]
     assert prepared.chunks[0][0] == 0
     assert prepared.chunks[-1][1] == len(prepared.ids)
     for (a, b), (c, _) in zip(prepared.chunks, prepared.chunks[1:]):
         assert b == c
         assert 0 < b - a <= 30
-        window = compressor._is_end[prepared.ids[a : a + 30]]
+        window = compressor.reader_.is_end[prepared.ids[a : a + 30]]
         if window[1:].any():
             assert window[b - a - 1]
             assert not window[b - a :].any()
@@ -142,7 +147,7 @@ def test_chunks_end_at_sentence_ends_and_fit(small_classifiers, kind):
 
 def test_newlines_end_chunks_though_the_tokenizer_does_not_show_them(small_classifiers):
     compressor = _compressor(small_classifiers, "wordpiece", max_length=24)
-    prepared = compressor._tokenise(["the new library\n" + "the new report the river the chair " * 4])[0]
+    prepared = compressor.reader_.tokenise(["the new library\n" + "the new report the river the chair " * 4])[0]
     _, b = prepared.chunks[0]
     assert prepared.text[: prepared.offsets[b - 1, 1]] == "the new library"
 
@@ -223,6 +228,7 @@ def test_save_and_load_compress_alike(small_classifiers, tmp_path):
     compressor = _compressor(small_classifiers, "metaspace", force_tokens=["\n"], rate=0.4)
     compressor.save(tmp_path / "m")
     loaded = LLMLingua2.load(tmp_path / "m")
+    assert loaded.kind == "local"
     assert loaded.rate == 0.4
     assert loaded.compress(TEXT + "\n" + TEXT) == compressor.compress(TEXT + "\n" + TEXT)
     with pytest.raises(FileNotFoundError, match="no saved LLMLingua2"):
@@ -230,8 +236,6 @@ def test_save_and_load_compress_alike(small_classifiers, tmp_path):
 
 
 def test_wrong_input_is_named(small_classifiers):
-    with pytest.raises(ValueError, match="no weights yet"):
-        LLMLingua2().compress("text")
     with pytest.raises(ValueError, match="needs its tokenizer"):
         LLMLingua2(torch.nn.Linear(1, 1))
     for settings_, message in (
@@ -250,6 +254,41 @@ def test_wrong_input_is_named(small_classifiers):
         compressor.compress(["a", 3])
     with pytest.raises(ValueError, match="not both"):
         compressor.compress("a", target_tokens=1, threshold=0.5)
+
+
+def test_without_weights_the_shipped_ones_compress_english():
+    compressor = LLMLingua2()
+    assert not hasattr(compressor, "model_")  # nothing is read before it is needed
+    sentence = "It was Mr Okafor who had asked for the 37 new chairs in the library."
+    result = compressor.compress(sentence, threshold=0.5)
+    assert (result.kind, result.weights) == ("tiny", "compressor")
+    assert result.text == "Mr Okafor asked 37 new chairs library."
+    half = compressor.compress(sentence, 0.5)
+    assert not {"It", "was", "who", "had", "for", "the", "in"} & set(half.kept)
+    many = compressor.compress_many(["The report on the Zwyntraal of \u4e2d\u6587 is late.", ""], threshold=0.5)
+    assert {"report", "Zwyntraal", "late"} <= set(many[0].kept)
+    assert many[1].text == ""
+
+
+def test_the_shipped_weights_reach_their_published_probe():
+    facts = TINY_MODELS["compressor"]
+    measured = probe("compressor")
+    assert measured == pytest.approx(facts.probe, abs=0.02)  # one word of the smallest group counts 0.04
+    assert min(measured.values()) >= 0.9
+    assert sum(path.stat().st_size for path in facts.folder.iterdir()) < 1.6e6
+
+
+def test_damaged_shipped_weights_are_refused(monkeypatch, tmp_path):
+    folder = tmp_path / "compressor"
+    shutil.copytree(TINY_MODELS["compressor"].folder, folder)
+    monkeypatch.setattr(tiny_models, "FOLDER", tmp_path)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(ValueError, match="damaged or were changed"):
+        LLMLingua2().compress("text")
+    with pytest.raises(ValueError, match="prompt compressor"):
+        monkeypatch.undo()
+        load_tiny("compressor")
 
 
 def test_slow_tokenizers_are_refused():

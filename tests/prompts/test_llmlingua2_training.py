@@ -109,7 +109,7 @@ def test_padding_is_masked_and_left_out_of_the_loss():
 
 def test_labels_go_to_all_tokens_of_a_word_and_specials_get_0(small_classifiers):
     tokenizer = small_classifiers["wordpiece"][1]
-    ids, y = TokenClassifierTrainer()._encode(tokenizer, ["everybodynear", "met"], [True, False])
+    ids, y = TokenClassifierTrainer()._encode(tokenizer, [["everybodynear", "met"]], [[True, False]])[0]
     n = len(tokenizer.tokenize("everybodynear"))
     assert n > 1
     assert y[: n + 1] == [0] + [1] * n

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from anytask.lm.accounts import Accounts, Budget
 from anytask.lm.cache import ReplyCache
@@ -373,9 +373,10 @@ class Endpoint:
                     )
                 return logprobs, self._usage(raw, estimate, choices[0].get("text") or "")
 
-            stored, _ = self._attempt("/completions", body, read, estimate, 1, tag)
+            new: dict[str, Any] = self._attempt("/completions", body, read, estimate, 1, tag)[0]
             if self.cache is not None:
-                self.cache.put(self.name, fields, 0, stored)
+                self.cache.put(self.name, fields, 0, new)
+            stored = new
         return _echoed(stored, prompt, option)
 
     def generate(
@@ -563,7 +564,7 @@ def _choice(raw: dict[str, Any]) -> Choice:
             raise LMError(f"the reply is empty because of {finish}; raise max_tokens or change the prompt")
         raise _Unusable("a reply without content")
     kept = {k: v for k, v in message.items() if k in ("role", "content", "tool_calls") and v is not None}
-    return Choice({"role": "assistant"} | kept, finish if finish in _FINISH else "stop", raw.get("logprobs"))
+    return Choice({"role": "assistant"} | kept, cast(Any, finish if finish in _FINISH else "stop"), raw.get("logprobs"))
 
 
 def _echoed(logprobs: dict[str, Any], prompt: str, option: str) -> OptionScore:

@@ -149,7 +149,9 @@ def beam_search(
         total = scores[:, None] + state.logits.double().log_softmax(-1)  # (open, V)
         k = min(2 * beam_width + len(endings.end_ids), total.numel())
         values, flat = total.flatten().topk(k)
-        parents, tokens, following = [], [], []
+        parents: list[int] = []
+        tokens: list[int] = []
+        following: list[Generated] = []
         for value, place in zip(values.tolist(), flat.tolist()):
             parent, token = divmod(place, total.shape[1])
             ended = token in endings.end_ids

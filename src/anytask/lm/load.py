@@ -49,7 +49,8 @@ def load_lm(spec: str | os.PathLike[str], **options: Any) -> Any:
     if text.startswith("sim:"):
         from anytask.lm.sim import SimulatedChat
 
-        return SimulatedChat(text.removeprefix("sim:"), **options)
+        level: Any = text.removeprefix("sim:")
+        return SimulatedChat(level, **options)
     if not text.strip():
         raise ValueError("the description of a language model is empty")
     from anytask.lm.local import LocalLM

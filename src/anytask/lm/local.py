@@ -293,7 +293,7 @@ class LocalLM:
                         scores[items[i][0], option] = _option_score(tokens, joint.n_bytes)
         return scores, forward
 
-    def _score_tails(self, state: State, rows: list[tuple[int, Sequence[int]]]) -> tuple[list[list[float]], int]:
+    def _score_tails(self, state: State, rows: Sequence[tuple[int, Sequence[int]]]) -> tuple[list[list[float]], int]:
         """Log-probabilities of each row's tokens, which follow the sequence of ``state`` that the row names."""
         device = state.logits.device
         places = torch.tensor([place for place, _ in rows], device=device)
@@ -374,9 +374,9 @@ class LocalLM:
         order = sorted(range(len(sequences)), key=lambda r: len(sequences[r]))
         for batch in self._batches(order, [len(sequences[r]) for r in order]):
             logits = self._masked_logits([sequences[r] for r in batch])
-            for row, r in enumerate(batch):
+            for n, r in enumerate(batch):
                 for t, token in asked[r]:
-                    values[r, t, token] = float(_logprob(logits[row, t], torch.tensor(token, device=logits.device)))
+                    values[r, t, token] = float(_logprob(logits[n, t], torch.tensor(token, device=logits.device)))
         scores = {
             (prompt, option): _option_score([values[key] for key in plan], n_bytes)
             for prompt, option, plan, n_bytes in plans

@@ -184,7 +184,7 @@ class Runner:
         from transformers.modeling_outputs import BaseModelOutput
 
         out = self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoder[0]),  # type: ignore[arg-type]
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoder[0]),
             attention_mask=encoder[1],
             decoder_input_ids=tokens,
             decoder_attention_mask=mask,

@@ -119,7 +119,10 @@ def _encode(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
     for kind, cls in (("list", list), ("tuple", tuple), ("set", set), ("deque", deque)):
         if isinstance(value, cls):
             items = sorted(value) if kind == "set" else value
-            out = {"$": kind, "items": [_encode(v, f"{place}/{i}", tensors) for i, v in enumerate(items)]}
+            out: dict[str, Any] = {
+                "$": kind,
+                "items": [_encode(v, f"{place}/{i}", tensors) for i, v in enumerate(items)],
+            }
             if isinstance(value, deque):
                 out["maxlen"] = value.maxlen
             return out

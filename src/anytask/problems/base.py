@@ -87,7 +87,7 @@ class Problem(ABC):
     #: Option name -> (default, help text): what :meth:`load` takes beside the source.
     options: ClassVar[Mapping[str, tuple[Any, str]]] = {}
     #: Baseline name -> "lower" or "upper": references that mark the ends of the scale. An upper bound is told or given
-    #: what no system may have (all data at once, the true borders), so reports mark it and never ask systems to beat it.
+    #: what no system may have (all data at once, the true borders): reports mark it, and no system is asked to beat it.
     bounds: ClassVar[Mapping[str, Literal["lower", "upper"]]] = {}
 
     @property

@@ -156,7 +156,7 @@ class FewShotText(Problem):
 
     def baselines(self, data: FewShotData) -> tuple[Entrant, ...]:
         """Return zero-shot, random, BM25 and embedding demonstrations, facility location, calibration, a classifier."""
-        rows = {
+        rows: dict[str, dict[str, Any]] = {
             "zero-shot": {"labels": 0},
             "random demonstrations": {},
             "BM25 neighbours": {"retrieve": "bm25"},
@@ -173,9 +173,14 @@ class FewShotText(Problem):
         return tuple(found)
 
     def refuses(self, entrant: Entrant, data: FewShotData) -> str | None:
-        """A prompt search needs shared labels to search with."""
-        if hasattr(entrant.load(), "search") and data.options.kind != "classification":
-            return f"it searches a prompt for one set of labels, and this is {data.options.kind}"
+        """Say what a system needs that the data or the options do not give."""
+        cls, o = entrant.load(), data.options
+        if hasattr(cls, "search") and o.kind != "classification":
+            return f"it searches a prompt for one set of labels, and this is {o.kind}"
+        if hasattr(cls, "search") and o.labels < 4:
+            return f"it searches with labelled examples outside the prompt, and labels={o.labels} leaves none"
+        if hasattr(cls, "retrieve") and not hasattr(cls, "predict") and o.labels < 3:
+            return f"it learns from labelled examples shown to each other, and labels={o.labels} are too few"
         return None
 
     def run(
@@ -206,7 +211,11 @@ class FewShotText(Problem):
         for start in range(0, len(test), 32):
             block = test[start : start + 32]
             queries = [source.texts[i] for i in block]
-            own = {"options": [source.choices[i] for i in block]} if o.kind == "multiple-choice" else {}
+            own = (
+                {"options": [source.choices[i] for i in block]}
+                if source.choices and o.kind == "multiple-choice"
+                else {}
+            )
             answers += [str(answer) for answer in learner.predict(queries, **own)]
             lengths += _prompt_lengths(learner, queries, lm)
             if progress:
@@ -257,7 +266,8 @@ def _learner(entrant: Entrant, data: FewShotData, lm: Any, seed: int) -> Any:
     if stage == "select":
         return make(select=_construct(cls, params, seed), retrieve="similar")
     if stage == "retrieve":
-        udr = _construct(cls, {"preset": "small", **params}, seed)
+        # Each of the few labelled examples can be shown to each other one: that many candidates a query has at most.
+        udr = _construct(cls, {"preset": "small", "l": min(8, o.labels - 1), **params}, seed)
         return make(retrieve=LearnedRetriever(udr, lm, instruction=o.description or "", choices=data.choices))
     if stage == "search":
         return make(retrieve="fixed", prune=partial(cls, **{"budget": o.search_budget, **params}))

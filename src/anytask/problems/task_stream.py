@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -289,7 +289,7 @@ class TaskStream(Problem):
 
     key = "task-stream"
     title = "Learning from a stream of tasks"
-    bounds: ClassVar[Mapping[str, str]] = {"fine-tuning": "lower", "joint-training": "upper"}
+    bounds: ClassVar[Mapping[str, Literal["lower", "upper"]]] = {"fine-tuning": "lower", "joint-training": "upper"}
     metrics = (
         Metric("accuracy", "Final accuracy over all tasks"),
         Metric("forgetting", "Forgetting", higher_is_better=False),

@@ -30,6 +30,9 @@ class Compression:
         For each word, the index of the context it comes from.
     origin_tokens, compressed_tokens : int
         Lengths counted by the target model's tokenizer.
+    kind, weights : str or None
+        Kind and name of the model that judged the words, where there was one: ``tiny`` for weights that ship with the
+        package or were trained from scratch, ``local`` for given ones.
     """
 
     text: str
@@ -40,6 +43,8 @@ class Compression:
     contexts: tuple[int, ...]
     origin_tokens: int
     compressed_tokens: int
+    kind: str | None = field(default=None, compare=False)
+    weights: str | None = field(default=None, compare=False)
 
     @property
     def kept(self) -> tuple[str, ...]:

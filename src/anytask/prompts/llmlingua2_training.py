@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")
 
 #: What the chat model is asked to do; ``{text}`` is the chunk.
-INSTRUCTION = """Shorten the text below by deleting words, so that another language model can still recover all it says.
+INSTRUCTION = """Compress the text below by deleting words, so that another language model can still tell
+all it says.
 
 Rules:
 - You may only delete words. Keep the order of those that stay.
@@ -449,14 +450,14 @@ class TokenClassifierTrainer:
     ) -> None:
         """Train ``model`` in place; ``folder`` keeps a checkpoint per epoch from which a repeated call goes on."""
         self._check(words, labels)
-        examples = [self._encode(tokenizer, w, y) for w, y in zip(words, labels)]
+        examples = self._encode(tokenizer, words, labels)
         order = np.random.default_rng(derive(self.seed, "split")).permutation(len(examples))
         held = max(1, round(self.validation * len(examples)))
         if held >= len(examples):
             raise ValueError(f"training needs at least two texts, got {len(examples)}")
         valid, train = [examples[i] for i in order[:held]], [examples[i] for i in order[held:]]
         pad = tokenizer.pad_token_id or 0
-        optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate)
+        optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate, fused=True)
         self.accuracies_: list[float] = []
         self.steps_ = self.best_epoch_ = 0
         best: dict[str, torch.Tensor] = {}
@@ -492,27 +493,26 @@ class TokenClassifierTrainer:
             if len(w) != len(y) or not len(w):
                 raise ValueError(f"text {i}: it has {len(w)} words and {len(y)} labels")
 
-    def _encode(self, tokenizer: Any, words: Sequence[str], labels: Sequence[bool]) -> tuple[list[int], list[int]]:
+    def _encode(
+        self, tokenizer: Any, words: Sequence[Sequence[str]], labels: Sequence[Sequence[bool]]
+    ) -> list[tuple[list[int], list[int]]]:
         """Tokenise each word by itself and copy its label to all its tokens; special tokens get label 0."""
-        pieces = tokenizer(list(words), add_special_tokens=False, verbose=False)["input_ids"]
-        ids = [t for piece in pieces for t in piece]
-        y = [int(label) for piece, label in zip(pieces, labels) for _ in piece]
-        probe = tokenizer("a", add_special_tokens=False)["input_ids"]
-        full = tokenizer("a")["input_ids"]
-        at = next((i for i in range(len(full)) if full[i : i + len(probe)] == probe), 0) if probe else 0
-        prefix, suffix = full[:at], full[at + len(probe) :]
+        lexicon = sorted({word for text in words for word in text})
+        pieces = dict(zip(lexicon, tokenizer(lexicon, add_special_tokens=False, verbose=False)["input_ids"]))
+        prefix, suffix = special_frame(tokenizer)
         room = self.max_length - len(prefix) - len(suffix)
-        ids, y = ids[:room], y[:room]
-        return [*prefix, *ids, *suffix], [*[0] * len(prefix), *y, *[0] * len(suffix)]
+        examples = []
+        for text, flags in zip(words, labels):
+            ids = [t for word in text for t in pieces[word]][:room]
+            y = [int(label) for word, label in zip(text, flags) for _ in pieces[word]][:room]
+            examples.append(([*prefix, *ids, *suffix], [*[0] * len(prefix), *y, *[0] * len(suffix)]))
+        return examples
 
     def _epoch(self, model: nn.Module, optimizer: Any, train: list[Any], pad: int, epoch: int) -> None:
         model.train()
-        order = np.random.default_rng(derive(self.seed, "order", epoch)).permutation(len(train))
-        for start in range(0, len(order), self.batch_size):
-            ids, mask, y = _batch([train[i] for i in order[start : start + self.batch_size]], pad)
-            device = next(model.parameters()).device
-            logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
-            loss = nn.functional.cross_entropy(logits.flatten(0, 1), y.to(device).flatten(), ignore_index=-100)
+        for batch in self._batches([len(ids) for ids, _ in train], epoch):
+            logits, y = self._forward(model, [train[i] for i in batch], pad)
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-100)
             if not math.isfinite(loss.item()):
                 raise FloatingPointError(f"the loss is {loss.item()} in epoch {epoch}: lower the learning rate")
             optimizer.zero_grad()
@@ -520,18 +520,33 @@ class TokenClassifierTrainer:
             optimizer.step()
             self.steps_ += 1
 
+    def _batches(self, lengths: Sequence[int], epoch: int) -> list[np.ndarray]:
+        """Return the epoch's batches in random order; within each run of 16, texts of similar length go together."""
+        rng = np.random.default_rng(derive(self.seed, "order", epoch))
+        order, run = rng.permutation(len(lengths)), 16 * self.batch_size
+        runs = [sorted(order[i : i + run], key=lengths.__getitem__) for i in range(0, len(order), run)]
+        batches = [
+            np.array(part[i : i + self.batch_size]) for part in runs for i in range(0, len(part), self.batch_size)
+        ]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
     @torch.no_grad()
     def _accuracy(self, model: nn.Module, valid: list[Any], pad: int) -> float:
         model.eval()
         right = total = 0
-        device = next(model.parameters()).device
         for start in range(0, len(valid), 64):
-            ids, mask, y = _batch(valid[start : start + 64], pad)
-            guess = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.argmax(-1).cpu()
+            logits, y = self._forward(model, valid[start : start + 64], pad)
             counted = y != -100
-            right += int((guess == y)[counted].sum())
+            right += int((logits.argmax(-1) == y)[counted].sum())
             total += int(counted.sum())
         return right / total
+
+    def _forward(self, model: nn.Module, examples: list[Any], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits, shape (b, n, 2), and labels; without padding no mask is needed, and attention is faster."""
+        device = next(model.parameters()).device
+        ids, mask, y = (t.to(device) for t in _batch(examples, pad))
+        full = len({len(ids) for ids, _ in examples}) == 1
+        return model(input_ids=ids, attention_mask=None if full else mask).logits, y
 
     def _reached(self) -> bool:
         return self.target_accuracy is not None and max(self.accuracies_, default=0.0) >= self.target_accuracy
@@ -565,6 +580,14 @@ class TokenClassifierTrainer:
         self.accuracies_, self.steps_ = state["accuracies"], state["steps"]
         self.best_epoch_ = state["best_epoch"]
         return state["best"]
+
+
+def special_frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Return the special tokens that a tokenizer puts before and after a text."""
+    probe = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a")["input_ids"]
+    at = next((i for i in range(len(full)) if full[i : i + len(probe)] == probe), 0) if probe else 0
+    return full[:at], full[at + len(probe) :]
 
 
 def _batch(
