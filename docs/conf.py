@@ -31,3 +31,14 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 napoleon_custom_sections = ["Departures from the paper", "Source", ("Parameters every system has", "params_style")]
 nitpicky = False
+# Napoleon turns words such as "shape" in parameter types into cross-references, which match several attributes.
+suppress_warnings = ["ref.python"]
+
+
+def _skip_routing(app, what, name, obj, skip, options):
+    """Leave out scikit-learn's metadata-routing methods: every estimator inherits them, and they say nothing of it."""
+    return True if name.endswith("_request") or name == "get_metadata_routing" else None
+
+
+def setup(app):
+    app.connect("autodoc-skip-member", _skip_routing)
