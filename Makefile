@@ -6,11 +6,12 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-slow claims docs bench lint format clean
+.PHONY: help demo test coverage test-slow claims docs bench lint format clean
 
 help:
 	@echo "make demo       set up $(VENV) and compare three continual learners on real data -> report.html"
 	@echo "make test       set up $(VENV) and run the test suite"
+	@echo "make coverage   the test suite with the share of lines that it runs"
 	@echo "make test-slow  the longer tests (Ray, Dask, served models, full experiments)"
 	@echo "make claims     run every claim in full and record the evidence"
 	@echo "make docs       build the documentation into docs/_build/html"
@@ -33,8 +34,14 @@ demo: $(STAMP)
 	$(BIN)/anytask compare task-stream --data digits --systems tame,prd,gkcl --seeds 3 --jobs 2 --report report.html
 	@echo "Open report.html in a browser."
 
+# Two processes of one thread each: two cores are used, and never oversubscribed.
+test test-slow: export OMP_NUM_THREADS := 1
+
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" --cov=anytask --cov-report=term:skip-covered -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" -q
+
+coverage: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --cov=anytask --cov-report=term:skip-covered -q
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow --timeout 900 -q

@@ -165,7 +165,7 @@ def test_year_is_that_of_the_arxiv_identifier(card):
     ("key", "entry", "problems", "sees"),
     [
         ("tame", "anytask.continual:TAME", {"task-stream"}, "none"),
-        ("prd", "anytask.continual:PRD", {"task-stream"}, "boundary"),
+        ("prd", "anytask.continual:PRD", {"task-stream"}, "test"),
         ("gkcl", "anytask.continual:GKCL", {"task-stream"}, "test"),
         ("votek", "anytask.incontext:VoteK", {"few-shot-text", "demonstration-selection"}, None),
         ("udr", "anytask.incontext:UDR", {"few-shot-text", "demonstration-selection"}, None),
@@ -370,3 +370,9 @@ def test_listing_every_state_loads_no_heavy_module_and_is_quick():
 
 def test_public_names_exist():
     assert all(hasattr(catalogue, name) for name in catalogue.__all__)
+
+
+def test_a_card_says_what_its_class_declares():
+    for card in SYSTEMS:
+        if state(card) == "available" and hasattr(cls := load(card), "sees"):
+            assert card.sees == cls.sees, card.key

@@ -177,14 +177,18 @@ def _packaged_model() -> Path:
     return Path(get_model_path())
 
 
-@lru_cache(maxsize=2)  # read-only, and often asked for by several parts of one run
 def _load(name: str, device: str) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise ImportError("sentence embeddings need sentence-transformers: pip install 'anytask[text]'") from error
+    return _read(SentenceTransformer, name, device)
+
+
+@lru_cache(maxsize=2)  # read-only, and often asked for by several parts of one run
+def _read(model_class: Any, name: str, device: str) -> Any:
     with quiet_loading():
-        return SentenceTransformer(name, device=None if device == "auto" else device)
+        return model_class(name, device=None if device == "auto" else device)
 
 
 def _fingerprint(name: str) -> str:

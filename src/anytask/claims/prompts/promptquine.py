@@ -17,11 +17,15 @@ _greedy = Entrant("greedy deletion", f"{_MODULE}:GreedyPruning", role="baseline"
 _masks = Entrant("random masks", f"{_MODULE}:RandomMasks", role="baseline")
 
 
-def topics(n: int = 600, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Sentences of the attribute language that the tiny model was not trained on, and their topics."""
+def coded_topics(n: int = 600, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Sentences of the attribute language that the tiny model was not trained on, and a code word for their topics.
+
+    The code has to be read from the demonstrations, so wrong ones mislead.
+    """
     language = AttributeLanguage(seed=seed)
+    code = language.labels("topic", labelling="coded")
     sentences = [language.sentence(held_out=True) for _ in range(n)]
-    return [s.text for s in sentences], [s.attributes["topic"] for s in sentences]
+    return [s.text for s in sentences], [code[s.attributes["topic"]] for s in sentences]
 
 
 CLAIM = Claim(
@@ -44,9 +48,9 @@ CLAIM = Claim(
         Experiment(
             "tiny model, 3 of 8 demonstrations wrong",
             "prompt-search",
-            topics(),
+            coded_topics(),
             (_quine, _full, _tap, _masks),
-            {"lm": "tiny:icl", "shots": 2, "wrong": 3, "budget": 300, "validation": 100, "max_test": 300},
+            {"lm": "tiny:icl", "shots": 2, "wrong": 3, "budget": 200, "validation": 100, "max_test": 200},
             quick={"budget": 60, "max_test": 50},
         ),
     ),
@@ -64,6 +68,8 @@ CLAIM = Claim(
         ),
     ),
     tried=(
-        "Ageing, and the steady-state variant, are reported and not judged: here the search is no worse without ageing."
+        "Ageing, and the steady-state variant, are reported and not judged. With the topics' own names as "
+        "labels the tiny model needs no demonstrations (the full prompt was right on every test sentence of the "
+        "one seed that was run), so the labels are code words that only the demonstrations tell."
     ),
 )
