@@ -68,7 +68,7 @@ class LLMLingua2(KeepClassifier):
     epochs, learning_rate, train_batch : int, float, int, optional
         Of :meth:`fit`; default 10, 1e-5 and 10 as in the paper for a given model, and 15, 3e-3 and 32 for a fresh one.
     target_accuracy : float, optional
-        Of :meth:`fit`: stop once the validation accuracy exceeds it.
+        Of :meth:`fit`: stop once the validation accuracy reaches it.
     device : str, default "auto"
     seed : int, default 0
 
