@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from anytask.lm.accounts import Accounts, Budget, Tally
-from anytask.lm.protocol import BudgetExceeded, OptionScore
+from anytask.lm.protocol import BudgetExceeded
 
 
 def test_counters_add_up_over_threads():
@@ -54,16 +54,3 @@ def test_money_and_seconds_are_limits_too():
         budget.reserve(0)
     with pytest.raises(ValueError, match="-1"):
         Budget(calls=-1)
-
-
-def test_the_four_normalisations_choose_as_computed_by_hand():
-    from anytask.lm.normalise import normalise
-
-    a, b = OptionScore(-1.0, 1, 4, (-1.0,)), OptionScore(-1.2, 2, 2, (-0.6, -0.6))
-    plain = [OptionScore(-1.2, 1, 4), OptionScore(-3.0, 2, 2)]
-    assert normalise([a, b], "sum").tolist() == [-1.0, -1.2]
-    assert normalise([a, b], "mean").tolist() == [-1.0, -0.6]
-    assert normalise([a, b], "bytes").tolist() == [-0.25, -0.6]
-    assert normalise([a, b], "unconditional", plain).tolist() == pytest.approx([0.2, 1.8])
-    with pytest.raises(ValueError, match="none were given"):
-        normalise([a, b], "unconditional")
