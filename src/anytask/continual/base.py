@@ -21,6 +21,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 from torch import Tensor, nn
 
+from anytask.parts.devices import resolve_device
 from anytask.parts.persistence import load_tree, save_tree
 from anytask.parts.rng import derive, isolated
 from anytask.parts.rollback import rollback
@@ -350,19 +351,6 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
     def _check_fitted(self) -> None:
         if not hasattr(self, "input_shape_"):
             raise NotFittedError(f"this {type(self).__name__} has seen no data yet: call partial_fit or fit first")
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the torch device that ``device`` names; ``"auto"`` is CUDA when there is one.
-
-    Examples
-    --------
-    >>> resolve_device("cpu")
-    device(type='cpu')
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
 
 
 def check_inputs(X: ArrayLike | Tensor, name: str) -> Tensor:

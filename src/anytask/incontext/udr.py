@@ -16,7 +16,6 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
-from anytask.continual.base import resolve_device
 from anytask.incontext.feedback import TABBED, Feedback, LMFeedback, RetrievalTask, ScoreTable
 from anytask.incontext.listwise import CandidateDrawer, listwise_loss, task_probabilities
 from anytask.incontext.pool import Retrieved
@@ -24,6 +23,7 @@ from anytask.lm.loading import quiet_loading
 from anytask.lm.search import BM25Index, VectorIndex, as_vectors
 from anytask.models.build import MLP
 from anytask.parts.contrastive import dot_scores, info_nce
+from anytask.parts.devices import resolve_device
 from anytask.parts.persistence import load_tree, save_tree
 from anytask.parts.prompting import Demonstration, PromptTemplate
 from anytask.parts.rng import derive, isolated
