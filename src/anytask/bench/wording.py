@@ -102,7 +102,8 @@ def sentences(comparison: Comparison) -> list[str]:
     failures = sum(row.failures for row in comparison.rows)
     if failures or comparison.not_run:
         parts = [f"{failures} failed"] if failures else []
-        parts += [f"{len(comparison.not_run)} were not started for want of time"] if comparison.not_run else []
+        reason = "because it was stopped" if comparison.stopped else "for want of time"
+        parts += [f"{len(comparison.not_run)} were not started {reason}"] if comparison.not_run else []
         said.append(f"Of {len(comparison.plan.items)} runs, {' and '.join(parts)}.")
     kinds = sorted({kind for row in rows if row.kind for kind in row.kind.split(", ")} & {"tiny", "sim"})
     if kinds:
@@ -130,11 +131,11 @@ def _against(best: Row, reference: Row, metric: Metric) -> str:
     size = quantity(difference.mean, metric)
     way = "better" if difference.mean > 0 else "worse"
     against = f"the best baseline, {reference.name} ({number(reference.primary.mean, metric)})"
+    if math.isclose(difference.mean, 0.0, abs_tol=1e-12):
+        return f"That is the same as {against}."
     if difference.n < 2 or difference.low is None or difference.high is None:
         return f"That is {size} {way} than {against}; one seed cannot tell this from chance."
     interval = f"[{_points(difference.low, metric)}, {_points(difference.high, metric)}]"
-    if math.isclose(difference.mean, 0.0, abs_tol=1e-12):
-        return f"That is the same as {against}."
     if difference.low == difference.high:
         return f"That is {size} {way} than {against}, whatever the seed."
     if distinguishable(best):
