@@ -1,0 +1,358 @@
+"""Any environment as a batch in tensors: :func:`make`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from anytask.control.base import BatchedEnv, Obs, replaced
+from anytask.control.envs import ENVIRONMENTS, batched_class
+from anytask.parts.devices import resolve_device
+
+
+def make(
+    env: str | VectorEnv | gymnasium.Env | Callable[..., Any],
+    num_envs: int | None = None,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    asynchronous: bool = False,
+    flatten: bool = False,
+    **options: Any,
+) -> VectorEnv:
+    """Return ``num_envs`` copies of any environment that step together and speak tensors.
+
+    What comes back keeps the protocol of :class:`~anytask.control.base.BatchedEnv`: ``reset`` and ``step`` in tensors,
+    automatic resets within the step, ``infos["success"]``, and at an episode's end ``infos["final_obs"]`` and
+    ``infos["episode"]``.
+
+    Parameters
+    ----------
+    env : str, callable, gymnasium.vector.VectorEnv or gymnasium.Env
+        A Gymnasium id (this package's own are batched; every other one runs as that many single environments, one after
+        another), a function that makes one :class:`gymnasium.Env`, a vector environment of any autoreset mode, or one
+        environment. A :class:`~anytask.control.base.BatchedEnv` comes back as it is.
+    num_envs : int or None
+        Copies; None is 1, or as many as a given vector environment has.
+    seed : int, default 0
+        Copy ``i`` is seeded with ``seed + i`` by the first ``reset()``.
+    device : str or torch.device, default "cpu"
+        Where the tensors are.
+    asynchronous : bool, default False
+        Run single environments in processes of their own. Pays off only where a step takes milliseconds.
+    flatten : bool, default False
+        Join the parts of a Dict observation to one vector.
+    **options
+        Handed to the environment, e.g. ``max_episode_steps`` or ``render_mode``.
+
+    Raises
+    ------
+    ImportError
+        If the id belongs to a package that is not installed.
+    ValueError, TypeError
+        If ``env`` is none of these, or its spaces cannot be made tensors.
+
+    Notes
+    -----
+    Floating observations become float32, pictures stay uint8, discrete observations become one-hot vectors, Dict
+    observations stay dicts (nested ones and tuples are joined to one vector). Continuous actions are clamped to their
+    bounds; of a discrete action space ``step`` takes whole numbers (n,).
+
+    Success of an environment that is not of this package: what its info calls ``success`` or ``is_success`` in the
+    step; where there is no such entry, at an episode's end whether its return reached ``spec.reward_threshold``; where
+    there is none either, NaN.
+
+    Examples
+    --------
+    >>> env = make("CartPole-v1", 4)
+    >>> obs, _ = env.reset()
+    >>> obs, reward, terminated, truncated, infos = env.step(torch.ones(4, dtype=torch.int64))
+    >>> obs.shape, obs.dtype, reward.tolist()
+    (torch.Size([4, 4]), torch.float32, [1.0, 1.0, 1.0, 1.0])
+    """
+    if num_envs is not None and (isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer))):
+        raise TypeError(f"num_envs must be a whole number, got {num_envs!r}")
+    if num_envs is not None and num_envs < 1:
+        raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+    if isinstance(env, VectorEnv):
+        if options:
+            raise ValueError(f"a vector environment is already made, and takes no {sorted(options)}")
+        if num_envs not in (None, env.num_envs):
+            raise ValueError(f"the vector environment has {env.num_envs} copies, and num_envs={num_envs}")
+        if isinstance(env.unwrapped, BatchedEnv) or isinstance(env, TensorVectorEnv):
+            return env
+        return TensorVectorEnv(env, seed=seed, device=device, flatten=flatten)
+    n = 1 if num_envs is None else int(num_envs)
+    if (batched := _batched(env)) is not None:
+        return batched(n, seed=seed, device=resolve_device(device), **options)
+    if isinstance(env, gymnasium.Env) and n != 1:
+        raise ValueError("one environment makes one copy; give a function that makes environments")
+    single = _single(env, options)
+    kind: Any = gymnasium.vector.AsyncVectorEnv if asynchronous else gymnasium.vector.SyncVectorEnv
+    vector = kind([single] * n, autoreset_mode=AutoresetMode.SAME_STEP)
+    return TensorVectorEnv(vector, seed=seed, device=device, flatten=flatten)
+
+
+def make_to_watch(env: Any, *, seed: int = 0, **options: Any) -> VectorEnv:
+    """Return one copy of what is not a vector environment yet, whose last picture can be taken before it restarts."""
+    if _batched(env) is not None:
+        return make(env, 1, seed=seed, **options)
+    vector = gymnasium.vector.SyncVectorEnv([_single(env, options)], autoreset_mode=AutoresetMode.DISABLED)
+    return TensorVectorEnv(vector, seed=seed)
+
+
+def _batched(env: Any) -> type[BatchedEnv] | None:
+    if isinstance(env, str):
+        name = env.removeprefix("anytask.control:")
+        return batched_class(name) if name in ENVIRONMENTS else None
+    return env if isinstance(env, type) and issubclass(env, BatchedEnv) else None
+
+
+def _single(env: Any, options: dict[str, Any]) -> Callable[[], gymnasium.Env]:
+    """Return a function that makes one environment."""
+    create = env
+    if isinstance(env, str):
+        spec = find_spec(env)
+        create = lambda **kwargs: gymnasium.make(spec, **kwargs)  # noqa: E731
+    elif isinstance(env, gymnasium.Env):
+        if options:
+            raise ValueError(f"the environment is already made, and takes no {sorted(options)}")
+        return lambda: env
+    elif not callable(env):
+        raise TypeError(f"env must be an id, an environment or a function that makes one, got {type(env).__name__}")
+
+    def single() -> gymnasium.Env:
+        made = create(**options)
+        if not isinstance(made, gymnasium.Env):
+            raise TypeError(f"the function must make a gymnasium.Env, and made a {type(made).__name__}")
+        return made
+
+    return single
+
+
+def find_spec(env_id: str) -> gymnasium.envs.registration.EnvSpec:
+    """Return the spec of an id, after registering the packages that it may belong to."""
+    # The namespaces whose packages register their ids only on demand.
+    known = {"gymnasium_robotics": "control", "myosuite": "myo"}
+    error: Exception | None = None
+    for package in (None, *known):
+        if package is not None:
+            if importlib.util.find_spec(package) is None:
+                continue
+            gymnasium.register_envs(importlib.import_module(package))
+        try:
+            module, _, name = env_id.rpartition(":")
+            if module:
+                importlib.import_module(module)
+            return gymnasium.spec(name)
+        except (gymnasium.error.NameNotFound, gymnasium.error.NamespaceNotFound) as reason:
+            error = error or reason
+    missing = [f"{p}: pip install 'anytask[{extra}]'" for p, extra in known.items() if not importlib.util.find_spec(p)]
+    hint = f" (not installed here: {'; '.join(missing)})" if missing else ""
+    raise ValueError(f"{env_id!r} is no environment that Gymnasium knows{hint}: {error}")
+
+
+class TensorVectorEnv(VectorEnv):
+    """A vector environment of arrays in the protocol of :class:`~anytask.control.base.BatchedEnv`; see :func:`make`.
+
+    Parameters
+    ----------
+    vector : gymnasium.vector.VectorEnv
+        Of autoreset mode SAME_STEP; or of another mode if its ``reset`` honours ``options["reset_mask"]``, through
+        which finished copies are then restarted within the step.
+    seed : int, default 0
+    device : str or torch.device, default "cpu"
+    flatten : bool, default False
+
+    Raises
+    ------
+    TypeError
+        For an action or observation space that has no tensors.
+    RuntimeError
+        If finished copies cannot be restarted within the step.
+    """
+
+    def __init__(
+        self, vector: VectorEnv, *, seed: int = 0, device: str | torch.device = "cpu", flatten: bool = False
+    ) -> None:
+        self.vector, self.num_envs, self.device = vector, vector.num_envs, resolve_device(device)
+        self._seed: int | None = seed
+        self.spec, self.render_mode = vector.spec, vector.render_mode
+        self._space = vector.single_observation_space
+        plain = isinstance(self._space, spaces.Dict) and all(isinstance(s, spaces.Box) for s in self._space.values())
+        self._as_dict = plain and not flatten
+        self.single_observation_space = _tensor_space(self._space, self._as_dict)
+        self.single_action_space = vector.single_action_space
+        if not isinstance(self.single_action_space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete)):
+            raise TypeError(f"actions must be Box, Discrete or MultiDiscrete, got {self.single_action_space}")
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = vector.action_space
+        self._mode = vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        self.metadata = {**vector.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
+        self.elapsed = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        self.returns = torch.zeros(self.num_envs, device=self.device)
+        #: Called when an episode has ended and the copies that are over are about to restart (not in mode SAME_STEP).
+        self.before_restart: Callable[[], None] | None = None
+        self._started = False
+        # Single environments of a vector environment carry the spec that it may lack itself.
+        inner = self.spec or getattr(next(iter(getattr(vector, "envs", [])), None), "spec", None)
+        self._threshold = None if inner is None else inner.reward_threshold
+        self.max_episode_steps = None if inner is None else inner.max_episode_steps
+
+    @property
+    def unwrapped(self) -> VectorEnv:
+        """The vector environment of arrays."""
+        return self.vector.unwrapped
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
+        """Start an episode in every copy."""
+        if seed is None:
+            seed, self._seed = self._seed, None
+        self._seed = None
+        obs, infos = self.vector.reset(seed=seed, options=options)
+        self.elapsed.zero_()
+        self.returns.zero_()
+        self._started = True
+        return self._tensors(obs), infos
+
+    def step(self, actions: Any) -> tuple[Obs, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Step all copies; what is returned is that of :class:`~anytask.control.base.BatchedEnv`."""
+        if not self._started:
+            raise RuntimeError("call reset() before step()")
+        raw, reward, ended, cut, given = self.vector.step(self._checked(actions))
+        rewards = torch.as_tensor(np.asarray(reward, np.float32), device=self.device)
+        terminated = torch.as_tensor(np.array(ended, bool), device=self.device)
+        truncated = torch.as_tensor(np.array(cut, bool), device=self.device) & ~terminated
+        self.elapsed += 1
+        self.returns += rewards
+        done = terminated | truncated
+        rows = done.nonzero()[:, 0]
+        obs = self._tensors(raw)
+        infos: dict[str, Any] = {"success": self._success(given, done), "env": given}
+        if len(rows):
+            infos |= {"_final_obs": done, "_episode": done}
+            infos["episode"] = {"r": self.returns.clone(), "l": self.elapsed.clone()}
+            if self._mode == AutoresetMode.SAME_STEP:
+                finals = [given["final_obs"][row] for row in rows.tolist()]
+                infos["final_obs"] = replaced(obs, rows, self._tensors_of(finals))
+            else:
+                infos["final_obs"], obs = obs, self._restarted(raw, done)
+            self.elapsed[rows], self.returns[rows] = 0, 0.0
+        return obs, rewards, terminated, truncated, infos
+
+    def _restarted(self, before: Any, done: Tensor) -> Obs:
+        """Reset the finished copies by mask, and make sure that the others have not moved."""
+        if self.before_restart is not None:
+            self.before_restart()
+        mask = done.cpu().numpy()
+        kept = self._tensors(before)
+        raw, _ = self.vector.reset(options={"reset_mask": mask})
+        fresh = self._tensors(raw)
+        pairs = [(kept, fresh)] if not isinstance(kept, dict) else [(kept[k], fresh[k]) for k in kept]  # type: ignore[index]
+        if not all(torch.equal(a[~done], b[~done]) for a, b in pairs):  # type: ignore[index]
+            raise RuntimeError(
+                f"{type(self.vector.unwrapped).__name__} has autoreset mode {self._mode} and its reset() moves copies"
+                " outside reset_mask: make it with autoreset_mode=SAME_STEP"
+            )
+        return fresh
+
+    def _success(self, infos: dict[str, Any], done: Tensor) -> Tensor:
+        known = torch.full((self.num_envs,), float("nan"), device=self.device)
+        # SAME_STEP puts the last step's own info aside, and in its place stands that of the reset.
+        for source in (infos, infos.get("final_info") or {}):
+            for key in ("is_success", "success"):
+                if key in source:
+                    there = np.array(source.get(f"_{key}", np.ones(self.num_envs, bool)), bool)
+                    if source is infos and self._mode == AutoresetMode.SAME_STEP:
+                        there = there & ~done.cpu().numpy()
+                    values = np.array([bool(v) for v in source[key]])
+                    rows = torch.as_tensor(there, device=self.device)
+                    known[rows] = torch.as_tensor(values[there], dtype=torch.float32, device=self.device)
+        if self._threshold is not None:
+            open_ = known.isnan() & done
+            known = torch.where(open_, (self.returns >= self._threshold).to(torch.float32), known)
+        return known
+
+    def _checked(self, actions: Any) -> np.ndarray:
+        space = self.single_action_space
+        wanted = (self.num_envs, *(space.shape or ()))
+        given = actions.detach().cpu().numpy() if isinstance(actions, Tensor) else np.asarray(actions)
+        if given.shape != wanted:
+            raise ValueError(f"actions must have shape {wanted}, got {given.shape}")
+        if isinstance(space, spaces.Box):
+            given = given.astype(space.dtype)
+            if not np.isfinite(given).all():
+                row = int(np.nonzero(~np.isfinite(given.reshape(len(given), -1)).all(1))[0][0])
+                raise ValueError(f"actions must be finite numbers, got {given[row].tolist()} in row {row}")
+            return np.clip(given, space.low, space.high)
+        if given.dtype.kind not in "iu":
+            raise TypeError(f"actions of {space} must be whole numbers, got {given.dtype}")
+        assert isinstance(space, (spaces.Discrete, spaces.MultiDiscrete))
+        start: Any = space.start
+        count: Any = space.n if isinstance(space, spaces.Discrete) else space.nvec
+        if ((given < start) | (given >= start + count)).any():
+            raise ValueError(f"actions must lie in {space}, got values from {given.min()} to {given.max()}")
+        return given.astype(space.dtype)
+
+    def _tensors(self, obs: Any) -> Obs:
+        """Turn a batch of observations into tensors."""
+        if self._as_dict:
+            return {key: self._tensor(value) for key, value in obs.items()}
+        if isinstance(self._space, spaces.Box):
+            return self._tensor(obs)
+        if isinstance(self._space, spaces.Dict) and all(isinstance(s, spaces.Box) for s in self._space.values()):
+            parts = [np.asarray(obs[key], np.float32).reshape(self.num_envs, -1) for key in self._space]
+            return self._tensor(np.concatenate(parts, 1))
+        return self._tensors_of(list(gymnasium.vector.utils.iterate(self.vector.observation_space, obs)))
+
+    def _tensors_of(self, single: list[Any]) -> Obs:
+        """Turn observations of single copies into tensors (m, ...)."""
+        if self._as_dict:
+            return {key: self._tensor(np.stack([obs[key] for obs in single])) for key in self._space}  # type: ignore[attr-defined]
+        if isinstance(self._space, spaces.Box):
+            return self._tensor(np.stack(single))
+        return self._tensor(np.stack([np.asarray(spaces.flatten(self._space, obs), np.float32) for obs in single]))
+
+    def _tensor(self, values: Any) -> Tensor:
+        values = np.array(values)
+        return torch.as_tensor(values if values.dtype == np.uint8 else values.astype(np.float32), device=self.device)
+
+    def render(self) -> Any:
+        """Return what the vector environment draws: one picture per copy."""
+        return self.vector.render()
+
+    def picture(self, row: int = 0) -> np.ndarray:
+        """Return a picture (height, width, 3) uint8 of one copy; needs ``render_mode="rgb_array"``."""
+        pictures: Any = self.vector.render()
+        if pictures is None:
+            raise RuntimeError("this environment draws nothing: make it with render_mode='rgb_array'")
+        return np.asarray(pictures[row])
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the vector environment."""
+        self.vector.close(**kwargs)
+
+
+def _tensor_space(space: gymnasium.Space, as_dict: bool) -> gymnasium.Space:
+    if as_dict:
+        assert isinstance(space, spaces.Dict)
+        return spaces.Dict({key: _tensor_space(part, False) for key, part in space.items()})
+    if isinstance(space, spaces.Box):
+        if space.dtype in (np.uint8, np.float32):
+            return space
+        return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
+    if not space.is_np_flattenable:
+        raise TypeError(f"observations of {space} have no fixed shape as a tensor")
+    flat = spaces.flatten_space(space)
+    assert isinstance(flat, spaces.Box)
+    return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)

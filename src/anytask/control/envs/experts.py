@@ -1,0 +1,175 @@
+"""Scripted experts of the reach worlds, from perfect to poor, and demonstrations by them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+
+from anytask.control.base import Obs
+from anytask.control.envs.reach import PlanarReach, WalledReach, WaypointReach
+from anytask.parts.counter_rng import CounterRandom
+from anytask.parts.rng import derive
+
+if TYPE_CHECKING:
+    from anytask.parts.episodes import Episodes
+
+
+class ScriptedReach:
+    """A policy that knows the way in any of the reach worlds, and how well it walks can be chosen.
+
+    It reads the place of the point from the world itself, so it walks alike whether the world shows numbers or
+    pictures. In :class:`~anytask.control.envs.reach.WalledReach` it goes through a gap, in tasks A and B of
+    :class:`~anytask.control.envs.reach.WaypointReach` over the way-point.
+
+    Parameters
+    ----------
+    env : PlanarReach, or a Gymnasium environment around it
+        The world it walks in.
+    speed : float or (float, float), default 1.0
+        Factor on the length of every action, in (0, 1]; of a pair, each episode draws its own uniformly between both.
+    noise : float, default 0.0
+        Standard deviation of Gaussian noise on every action. Left out by ``act(deterministic=True)``.
+    gap : {"nearest", "random"}, default "nearest"
+        Which gap of a wall an episode takes.
+    task : {"A", "B", "C", "D"} or None
+        Of the way-point world; None is the world's own.
+    seed : int, default 0
+
+    Examples
+    --------
+    >>> from anytask.control.envs.reach import Reach
+    >>> env = Reach(num_envs=1)
+    >>> obs, _ = env.reset()
+    >>> expert, success = ScriptedReach(env), False
+    >>> while not success:
+    ...     obs, reward, terminated, truncated, infos = env.step(expert.act(obs))
+    ...     success = bool(infos["success"])
+    >>> int(infos["episode"]["l"])
+    9
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv | gymnasium.Env,
+        *,
+        speed: float | tuple[float, float] = 1.0,
+        noise: float = 0.0,
+        gap: Literal["nearest", "random"] = "nearest",
+        task: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        world: Any = env.unwrapped
+        world = getattr(world, "batched", world)
+        if not isinstance(world, PlanarReach):
+            raise TypeError(f"env must be one of the reach worlds, got {type(world).__name__}")
+        low, high = (speed, speed) if isinstance(speed, (int, float)) else speed
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"speed must be in (0, 1], a pair in rising order, got {speed!r}")
+        if not np.isfinite(noise) or noise < 0:
+            raise ValueError(f"noise must be a finite number of at least 0, got {noise!r}")
+        if gap not in ("nearest", "random"):
+            raise ValueError(f"gap must be 'nearest' or 'random', got {gap!r}")
+        if isinstance(world, WaypointReach):
+            if task is not None and task not in world.goals:
+                raise ValueError(f"task must be one of {sorted(world.goals)}, got {task!r}")
+            self._task = task or world.task
+        elif task is not None:
+            raise ValueError(f"{type(world).__name__} has one task, got task={task!r}")
+        self.env, self.speed, self.noise, self.gap = world, (float(low), float(high)), float(noise), gap
+        n, device = world.num_envs, world.device
+        start = derive(seed, "scripted reach") % 2**40
+        self.random = CounterRandom(torch.arange(start, start + n, device=device))
+        self._factor = torch.ones(n, device=device)
+        self._sides = torch.ones(n, device=device)
+        self.reset()
+
+    def reset(self, rows: Tensor | None = None) -> None:
+        """Draw the speed and the gap of the next episode of the copies ``rows``, or of all."""
+        rows = torch.arange(self.env.num_envs, device=self.env.device) if rows is None else rows
+        drawn = self.random.uniform(2, rows=rows)
+        low, high = self.speed
+        self._factor[rows] = low + (high - low) * drawn[:, 0]
+        self._sides[rows] = (drawn[:, 1] < 0.5).to(torch.float32) * 2 - 1
+
+    def act(self, obs: Obs, *, deterministic: bool = True) -> Tensor:
+        """Return actions (n, 2) towards the next place on the way, at most of length 1 before the noise."""
+        here = self.env.position
+        offset = self._target(here) - here
+        length = (offset[:, 0] ** 2 + offset[:, 1] ** 2).sqrt()
+        full = length.clamp_min(self.env.step_length)  # nearer than one step: as far as there is to go
+        actions = offset / full[:, None] * self._factor[:, None]
+        if self.noise and not deterministic:
+            actions = actions + self.noise * self.random.normal(2)
+        return actions.clamp(-1, 1)
+
+    def _target(self, here: Tensor) -> Tensor:
+        """Return where each copy heads next, (n, 2)."""
+        world = self.env
+        goal = torch.tensor(world.goal, device=world.device)
+        if isinstance(world, WaypointReach):
+            goal = torch.tensor(world.goals[self._task], device=world.device)
+            if self._task in "CD":
+                return goal.expand_as(here)
+            way = torch.tensor(world.waypoint, device=world.device)
+            # Whoever stands right of it has passed it, so the way is a matter of the place alone.
+            passed = here[:, 0] >= way[0] - world.radius / 2
+            return torch.where(passed[:, None], goal, way)
+        if isinstance(world, WalledReach):
+            sides = self._sides if self.gap == "random" else torch.where(here[:, 1] >= 0, 1.0, -1.0)
+            low_x, high_x = world.walls[0][0], world.walls[0][2]
+            gap_y = abs(world.gaps[0][1]) * sides
+            before = here[:, 0] < high_x
+            aligned = (here[:, 1] - gap_y).abs() < 0.08
+            # First to the mouth of the gap, then through it.
+            ahead = torch.where(aligned, high_x + 0.15, low_x - 0.05)
+            mouth = torch.stack([ahead.to(here.dtype), gap_y], 1)
+            return torch.where(before[:, None], mouth, goal)
+        return goal.expand_as(here)
+
+
+def demonstrations(
+    env: str,
+    episodes: int,
+    *,
+    speed: float | tuple[float, float] = 1.0,
+    noise: float = 0.0,
+    gap: Literal["nearest", "random"] = "nearest",
+    seed: int = 0,
+    **options: Any,
+) -> Episodes:
+    """Return episodes of a reach world walked by :class:`ScriptedReach`, successful or not.
+
+    Parameters
+    ----------
+    env : str
+        The id of a reach world.
+    episodes : int
+        How many.
+    speed, noise, gap
+        Of the demonstrator.
+    seed : int, default 0
+        Of the starts and of the demonstrator.
+    **options
+        Of the world, such as ``task="A"``, ``start_width=0.05`` or ``observation="pixels"``.
+
+    Returns
+    -------
+    Episodes
+        With the actions that were taken, noise included.
+
+    Examples
+    --------
+    >>> data = demonstrations("anytask/Reach-v0", 20, speed=(0.25, 1.0), noise=0.3)
+    >>> len(data), bool(0.5 < data.attributes["success"].mean() < 1.0)
+    (20, True)
+    """
+    from anytask.control.adapters import make
+    from anytask.control.rollout import collect
+
+    world = make(env, min(episodes, 64) if episodes > 0 else 1, seed=seed, **options)
+    return collect(ScriptedReach(world, speed=speed, noise=noise, gap=gap, seed=seed), world, episodes, seed=seed)

@@ -1,0 +1,363 @@
+"""Flat worlds for policy learning: a point that walks to a goal, around walls, or by way of a way-point.
+
+Three environments that cost almost nothing (a few million steps a second on one core) and still have what makes control
+hard: a sparse reward and a clock (:class:`Reach`), two ways around a wall of which a mean is neither
+(:class:`WalledReach`), and tasks that share a part of their way (:class:`WaypointReach`). All copies live in tensors,
+and each is seen as numbers or as a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from anytask.bench.colours import PALETTE
+from anytask.control.base import BatchedEnv, Obs
+from anytask.control.envs.raster import Canvas, rgb
+
+_GROUND, _WALL, _FRAME = (248, 249, 250), (74, 82, 92), (200, 206, 212)
+_AGENT, _GOAL, _OTHER, _WAY = rgb(PALETTE[0]), rgb(PALETTE[2]), rgb(PALETTE[4]), rgb(PALETTE[3])
+_CLOCK = rgb(PALETTE[1])
+_PICTURE = 256  # pixels along the edge of a picture for people
+
+
+class PlanarReach(BatchedEnv):
+    """What the reach environments share: a point in a square, a sparse reward, walls that stop it, and its pictures.
+
+    Parameters
+    ----------
+    num_envs : int, default 1
+        Copies.
+    observation : {"state", "pixels"}, default "state"
+        Numbers (float32), or a picture (``image_size``, ``image_size``, 3) of uint8 that shows the same, the time that
+        has passed as a bar along the lower edge.
+    start_width : float or None
+        Starts are drawn uniformly from a square of half this edge around the start's centre, in world units;
+        None is the environment's own.
+    action_noise : float, default 0.0
+        Standard deviation of Gaussian noise that the world adds to every action.
+    max_episode_steps : int or None
+        Time limit; None is the environment's own.
+    image_size : int, default 32
+        Pixels along the edge of an observation.
+    device, seed, autoreset, render_mode
+        As in :class:`~anytask.control.base.BatchedEnv`.
+    """
+
+    STATE: ClassVar[tuple[str, ...]] = ("position",)
+    arena: ClassVar[float] = 1.0  # half the edge of the square world
+    step_length: ClassVar[float] = 0.2  # world units that an action of 1 moves along an axis
+    radius: ClassVar[float] = 0.2  # of the goal
+    start: ClassVar[tuple[float, float]] = (0.0, 0.0)
+    default_start_width: ClassVar[float] = 0.25
+    default_steps: ClassVar[int] = 20
+    clock: ClassVar[bool] = True  # whether the state tells the share of the time that has passed
+    walls: ClassVar[tuple[tuple[float, float, float, float], ...]] = ()  # boxes (x low, y low, x high, y high)
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        observation: Literal["state", "pixels"] = "state",
+        start_width: float | None = None,
+        action_noise: float = 0.0,
+        max_episode_steps: int | None = None,
+        image_size: int = 32,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        autoreset: bool = True,
+        render_mode: str | None = None,
+    ) -> None:
+        if observation not in ("state", "pixels"):
+            raise ValueError(f"observation must be 'state' or 'pixels', got {observation!r}")
+        width = self.default_start_width if start_width is None else start_width
+        for name, value in (("start_width", width), ("action_noise", action_noise)):
+            if not np.isfinite(value) or value < 0:
+                raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
+        if not isinstance(image_size, int) or image_size < 8:
+            raise ValueError(f"image_size must be a whole number of at least 8, got {image_size!r}")
+        if observation == "pixels":
+            space = gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        else:
+            edge = np.full(2, self.arena, np.float32)
+            low, high = (np.append(-edge, 0.0), np.append(edge, 1.0)) if self.clock else (-edge, edge)
+            space = gymnasium.spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+        super().__init__(
+            num_envs,
+            space,
+            gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32),
+            self.default_steps if max_episode_steps is None else max_episode_steps,
+            device=device,
+            seed=seed,
+            autoreset=autoreset,
+            render_mode=render_mode,
+        )
+        self.observation, self.start_width, self.action_noise = observation, float(width), float(action_noise)
+        self.image_size = image_size
+        self.position = torch.zeros(self.num_envs, 2, device=self.device)
+        self._start = torch.tensor(self.start, device=self.device)
+        self._goal = torch.tensor(self.goal, device=self.device)
+        self._walls = torch.tensor(self.walls, device=self.device).reshape(-1, 4)
+        self._backdrop = self._scene(image_size) if observation == "pixels" else None
+        self._poster: Canvas | None = None  # what never moves, in pictures for people
+        # The way of every copy is kept for pictures only.
+        steps = self.max_episode_steps + 1 if render_mode else 0
+        self._trail = torch.zeros(self.num_envs, steps, 2, device=self.device)
+
+    @property
+    def goal(self) -> tuple[float, float]:
+        """Where the goal is, in world units."""
+        raise NotImplementedError
+
+    def _restart(self, rows: Tensor) -> None:
+        offset = self.random.uniform(2, -self.start_width, self.start_width, rows=rows)
+        self.position[rows] = (self._start + offset).clamp(-self.arena, self.arena)
+        if self.render_mode:
+            self._trail[rows, 0] = self.position[rows]
+
+    def _advance(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.action_noise:
+            actions = (actions + self.action_noise * self.random.normal(2)).clamp(-1, 1)
+        self._move(actions)
+        if self.render_mode:
+            place = (self.elapsed + 1).clamp_max(self._trail.shape[1] - 1)
+            self._trail[torch.arange(self.num_envs, device=self.device), place] = self.position
+        success = self.distance() < self.radius
+        return success.to(torch.float32), success, success
+
+    def _move(self, actions: Tensor) -> None:
+        self.position = (self.position + self.step_length * actions).clamp(-self.arena, self.arena)
+
+    def distance(self) -> Tensor:
+        """Return the distance (n,) of every copy to its goal."""
+        dx, dy = (self.position - self._goal).unbind(1)
+        return (dx * dx + dy * dy).sqrt()
+
+    def _observe(self, rows: Tensor | None = None) -> Obs:
+        position = self.position if rows is None else self.position[rows]
+        share = (self.elapsed if rows is None else self.elapsed[rows]) / self.max_episode_steps
+        if self._backdrop is not None:
+            canvas = Canvas(len(position), self.image_size, self.arena, self._backdrop, device=self.device)
+            canvas.disc(position, 0.09 * self.arena, _AGENT)
+            if self.clock:
+                canvas.bar(share, 1, _CLOCK)
+            return canvas.pixels()
+        return torch.cat([position, share[:, None]], 1) if self.clock else position.clone()
+
+    def _scene(self, size: int) -> Canvas:
+        """Return the picture of what never moves."""
+        canvas = Canvas(1, size, self.arena, _GROUND, margin=0.1 * self.arena, device=self.device)
+        for x, y in self._goals():
+            canvas.disc(torch.tensor([[x, y]], device=self.device), self.radius, _GOAL, 0.35)
+            canvas.ring((x, y), self.radius, 0.05 * self.arena, _GOAL)
+        for x0, y0, x1, y1 in self.walls:
+            canvas.box((x0, y0), (x1, y1), _WALL)
+        return canvas
+
+    def _goals(self) -> Sequence[tuple[float, float]]:
+        return [self.goal]
+
+    def _draw(self, row: int) -> np.ndarray:
+        if self._poster is None:
+            self._poster = self._scene(_PICTURE)
+            self._decorate(self._poster)
+        canvas = Canvas(1, _PICTURE, self.arena, self._poster, device=self.device)
+        unit = self.arena / 100
+        if self.render_mode:
+            way = self._trail[row, : int(self.elapsed[row]) + 1].tolist()
+            for start, end in pairwise(way):
+                canvas.line(start, end, 2.2 * unit, _AGENT, 0.5)
+            for point in way[:-1]:
+                canvas.disc(torch.tensor([point], device=self.device), 2 * unit, _AGENT, 0.8)
+        here = self.position[row : row + 1]
+        canvas.disc(here, 6 * unit, (255, 255, 255))
+        canvas.disc(here, 4.8 * unit, _AGENT)
+        edge = self.arena
+        for a, b in (((-1, -1), (1, -1)), ((1, -1), (1, 1)), ((1, 1), (-1, 1)), ((-1, 1), (-1, -1))):
+            canvas.line([edge * v for v in a], [edge * v for v in b], 2 * unit, _FRAME)
+        canvas.bar((self.elapsed[row : row + 1] / self.max_episode_steps), 5, _CLOCK)
+        return canvas.pixels()[0].cpu().numpy()
+
+    def _decorate(self, canvas: Canvas) -> None:
+        """Add to a picture for people what an observation doesn't show."""
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Put back what ``state()`` returned; pictures show the way from here on."""
+        super().restore(state)
+        if self.render_mode:
+            self._trail[:] = self.position[:, None]
+
+
+class Reach(PlanarReach):
+    """Walk from the lower left to a goal at the upper right within 20 steps; the reward is 1 on arrival, else 0.
+
+    The smallest world in which speed matters: a demonstrator at half speed arrives late, so copying demonstrations of
+    mixed speed falls short, and learning from the reward has something to win. Episodes end on arrival.
+
+    Observation: x, y in [-1, 1] and the share of the time that has passed. Action: 0.2 world units a step per axis at
+    full throttle, clamped to [-1, 1].
+
+    Parameters are those of :class:`PlanarReach`; starts lie within 0.25 of (-0.7, -0.7).
+
+    Examples
+    --------
+    >>> env = Reach(num_envs=3, seed=0)
+    >>> obs, _ = env.reset()
+    >>> obs.shape
+    torch.Size([3, 3])
+    >>> for _ in range(7):
+    ...     obs, reward, terminated, truncated, infos = env.step([[1.0, 1.0], [0.5, 0.5], [0.0, 0.0]])
+    >>> reward.tolist(), infos["success"].tolist(), bool(infos["final_obs"][0, 0] > 0.5)
+    ([1.0, 0.0, 0.0], [True, False, False], True)
+    """
+
+    start = (-0.7, -0.7)
+
+    @property
+    def goal(self) -> tuple[float, float]:
+        """The upper right."""
+        return 0.7, 0.7
+
+
+class WalledReach(PlanarReach):
+    """Walk around a wall through one of two gaps, both about as far; the reward is 1 on arrival, else 0.
+
+    Hard for critics and for policies with one mode: between the gaps two opposite actions are right and their mean runs
+    into the wall, and values differ sharply between both sides of a thin wall. Walls stop a move along the axis that
+    would enter them; sliding along them is possible.
+
+    Observation and action are those of :class:`Reach`. Starts lie within 0.25 of (-0.7, 0), the goal is at (0.7, 0).
+
+    Parameters
+    ----------
+    crash_cost : float, default 0.0
+        Taken from the reward of every step in which a wall stopped the point.
+    **options
+        Those of :class:`PlanarReach`.
+
+    Examples
+    --------
+    >>> env = WalledReach(num_envs=1)
+    >>> _ = env.reset()
+    >>> for _ in range(10):
+    ...     obs, *_ = env.step([[1.0, 0.0]])
+    >>> bool(obs[0, 0] < -0.05)  # it stands before the wall
+    True
+    """
+
+    start = (-0.7, 0.0)
+    # The outer walls end beyond the edge of the world, so that there is no way along it.
+    walls = ((-0.05, -0.38, 0.05, 0.38), (-0.05, 0.62, 0.05, 1.1), (-0.05, -1.1, 0.05, -0.62))
+    #: Centres of the gaps.
+    gaps: ClassVar[tuple[tuple[float, float], ...]] = ((0.0, 0.5), (0.0, -0.5))
+    _substeps = 5  # shorter than the wall is thick, so that no move passes through
+
+    def __init__(self, num_envs: int = 1, *, crash_cost: float = 0.0, **options: Any) -> None:
+        if not np.isfinite(crash_cost) or crash_cost < 0:
+            raise ValueError(f"crash_cost must be a finite number of at least 0, got {crash_cost!r}")
+        super().__init__(num_envs, **options)
+        self.crash_cost = float(crash_cost)
+
+    @property
+    def goal(self) -> tuple[float, float]:
+        """Opposite the start, behind the middle wall."""
+        return 0.7, 0.0
+
+    def _advance(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rewards, terminated, success = super()._advance(actions)
+        return rewards - self.crash_cost * self._crashed.to(torch.float32), terminated, success
+
+    def _move(self, actions: Tensor) -> None:
+        stride = actions * (self.step_length / self._substeps)
+        x, y = self.position.unbind(1)
+        self._crashed = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        for _ in range(self._substeps):
+            ahead = (x + stride[:, 0]).clamp(-self.arena, self.arena)
+            blocked = self._inside(ahead, y)
+            x = torch.where(blocked, x, ahead)
+            self._crashed |= blocked
+            ahead = (y + stride[:, 1]).clamp(-self.arena, self.arena)
+            blocked = self._inside(x, ahead)
+            y = torch.where(blocked, y, ahead)
+            self._crashed |= blocked
+        self.position = torch.stack([x, y], 1)
+
+    def _inside(self, x: Tensor, y: Tensor) -> Tensor:
+        low_x, low_y, high_x, high_y = self._walls.unbind(1)  # each (walls,)
+        x, y = x[:, None], y[:, None]
+        return ((x > low_x) & (x < high_x) & (y > low_y) & (y < high_y)).any(1)
+
+
+class WaypointReach(PlanarReach):
+    """Four tasks in one world, two of which share the first part of their way.
+
+    Tasks ``"A"`` and ``"B"`` lead over a way-point at the right and then part; ``"C"`` and ``"D"`` lead straight to
+    goals at the left. The observation is the place alone, the same in all tasks: data of the other tasks show different
+    actions in the same places, except that B is as good as A up to the way-point. The reward is 1 on arrival at the
+    task's goal, which ends the episode; the other goals are ground like any other.
+
+    Observation: x, y in [-2, 2]. Action: 0.1 world units a step per axis at full throttle. Starts lie within 0.6 of the
+    centre (``start_width=0.05`` gives the narrow starts of a few careful demonstrations), limit 50 steps.
+
+    Parameters
+    ----------
+    task : {"A", "B", "C", "D"}, default "A"
+        Whose goal counts.
+    **options
+        Those of :class:`PlanarReach`.
+
+    Examples
+    --------
+    >>> env = WaypointReach(num_envs=2, task="C", start_width=0.05)
+    >>> obs, _ = env.reset()
+    >>> bool((obs.abs() <= 0.05).all()), env.goal
+    (True, (-1.5, 1.0))
+    """
+
+    arena = 2.0
+    step_length = 0.1
+    default_start_width = 0.6
+    default_steps = 50
+    clock = False
+    #: Task -> place of its goal.
+    goals: ClassVar[dict[str, tuple[float, float]]] = {
+        "A": (1.6, 1.0),
+        "B": (1.6, -1.0),
+        "C": (-1.5, 1.0),
+        "D": (-1.5, -1.0),
+    }
+    #: On the way of tasks A and B.
+    waypoint: ClassVar[tuple[float, float]] = (1.0, 0.0)
+
+    def __init__(self, num_envs: int = 1, *, task: str = "A", **options: Any) -> None:
+        if task not in self.goals:
+            raise ValueError(f"task must be one of {sorted(self.goals)}, got {task!r}")
+        self.task = task
+        super().__init__(num_envs, **options)
+
+    @property
+    def goal(self) -> tuple[float, float]:
+        """The task's goal."""
+        return self.goals[self.task]
+
+    def _goals(self) -> Sequence[tuple[float, float]]:
+        return list(self.goals.values())
+
+    def _decorate(self, canvas: Canvas) -> None:
+        from PIL import Image, ImageDraw, ImageFont
+
+        canvas.ring(self.goal, 1.25 * self.radius, 0.035 * self.arena, _AGENT)
+        canvas.ring(self.waypoint, 0.09 * self.arena / 2, 0.02 * self.arena, _WAY)
+        letters = Image.new("L", (_PICTURE, _PICTURE))
+        pen, font = ImageDraw.Draw(letters), ImageFont.load_default(size=24)
+        for name, (x, y) in self.goals.items():
+            outwards = 1.45 * y  # beside the goal, so that the point doesn't cover it
+            centre = ((x + self.arena) * canvas.scale, (self.arena - outwards) * canvas.scale)
+            pen.text(centre, name, fill=255, font=font, anchor="mm")
+        canvas.stencil(torch.from_numpy(np.array(letters)).to(self.device) / 255, _WALL)

@@ -1,0 +1,209 @@
+"""Pictures of learning and of behaviour: learning curves, filmstrips and films."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anytask.bench.colours import colour_of, translucent
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    from PIL import Image
+
+_INK, _LINE = "#2b3138", "#e3e7eb"
+
+
+def learning_curves(
+    curves: Mapping[str, tuple[Any, Any]],
+    *,
+    x_title: str = "environment steps",
+    y_title: str = "success rate",
+    confidence: float = 0.95,
+    names: Sequence[str] | None = None,
+    share: bool = True,
+) -> go.Figure:
+    """Return means over seeds with their confidence intervals, one line per entrant.
+
+    Parameters
+    ----------
+    curves : mapping of str to (x, values)
+        Name -> places (k,) and values (seeds, k) or (k,); NaN where a seed has no value.
+    x_title, y_title : str
+        Titles of the axes.
+    confidence : float, default 0.95
+        Of Student's interval of the mean; drawn from two seeds on.
+    names : sequence of str or None
+        All entrants of the report, so that colours agree between figures; None is the curves' own names.
+    share : bool, default True
+        The values are shares: the scale is 0 to 1, as percentages, and bands don't leave it.
+
+    Examples
+    --------
+    >>> figure = learning_curves({"ppo": ([0, 100], [[0.0, 0.8], [0.1, 0.9], [0.0, 1.0]])})
+    >>> [round(float(y), 2) for y in figure.data[-1].y]
+    [0.03, 0.9]
+    """
+    import plotly.graph_objects as go
+    from scipy.stats import t as student
+
+    if not curves:
+        raise ValueError("there are no curves to draw")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be in (0, 1), got {confidence!r}")
+    order = list(curves) if names is None else list(names)
+    figure = go.Figure()
+    for name, (places, values) in curves.items():
+        x, table = np.asarray(places, float), np.atleast_2d(np.asarray(values, float))
+        if x.ndim != 1 or table.ndim != 2 or table.shape[1] != len(x) or len(x) == 0:
+            raise ValueError(f"{name}: values must be (seeds, {len(x)}), got {np.shape(values)}")
+        known = ~np.isnan(table)
+        count = known.sum(0)
+        shown = count > 0
+        x, table, known, count = x[shown], table[:, shown], known[:, shown], count[shown]
+        mean = np.where(known, table, 0).sum(0) / count
+        tint = colour_of(name, order)
+        if (count > 1).any():
+            spread = np.where(known, (table - mean) ** 2, 0).sum(0)
+            freedom = np.maximum(count - 1, 1)
+            half = student.ppf(0.5 + confidence / 2, freedom) * np.sqrt(spread / freedom / count)
+            low, high = mean - half, mean + half
+            if share:
+                low, high = low.clip(0, 1), high.clip(0, 1)
+            figure.add_scatter(
+                x=np.concatenate([x, x[::-1]]),
+                y=np.concatenate([high, low[::-1]]),
+                fill="toself",
+                fillcolor=translucent(tint, 0.16),
+                line={"width": 0},
+                hoverinfo="skip",
+                showlegend=False,
+                legendgroup=name,
+            )
+        figure.add_scatter(
+            x=x,
+            y=mean,
+            name=name,
+            mode="lines+markers" if len(x) <= 40 else "lines",
+            line={"color": tint, "width": 2.5},
+            marker={"size": 6},
+            legendgroup=name,
+            hovertemplate="%{x}: %{y" + (":.0%" if share else ":.4g") + "}<extra>" + name + "</extra>",
+        )
+    figure.update_layout(
+        template="plotly_white",
+        font={"color": _INK, "size": 13},
+        margin={"l": 60, "r": 20, "t": 40, "b": 50},
+        height=380,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        hovermode="x unified",
+    )
+    figure.update_xaxes(title=x_title, gridcolor=_LINE, automargin=True)
+    figure.update_yaxes(title=y_title, gridcolor=_LINE, automargin=True)
+    if share:
+        figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%")
+    return figure
+
+
+def filmstrip(
+    frames: Sequence[np.ndarray], pictures: int = 6, *, height: int = 160, labels: Sequence[str] | None = None
+) -> Image.Image:
+    """Return evenly spaced pictures of one episode side by side, each with its step below.
+
+    Parameters
+    ----------
+    frames : sequence of ndarray (height, width, 3) uint8
+        One per step, the first before step 1.
+    pictures : int, default 6
+        How many; all if there are fewer.
+    height : int, default 160
+        Pixels of each picture's height; small pictures are enlarged without smoothing, large ones are smoothed.
+    labels : sequence of str or None
+        One per frame, in place of "step 3".
+
+    Returns
+    -------
+    PIL.Image.Image
+
+    Examples
+    --------
+    >>> strip = filmstrip([np.full((8, 8, 3), v, np.uint8) for v in (0, 100, 200)], 2, height=40)
+    >>> strip.size, strip.getpixel((20, 10)), strip.getpixel((70, 10))
+    ((92, 62), (0, 0, 0), (200, 200, 200))
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    if len(frames) == 0:
+        raise ValueError("there are no frames to show")
+    if pictures < 1 or height < 16:
+        raise ValueError(f"pictures must be at least 1 and height at least 16, got {pictures} and {height}")
+    if labels is not None and len(labels) != len(frames):
+        raise ValueError(f"one label per frame is wanted, got {len(labels)} for {len(frames)} frames")
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(pictures, len(frames))).round().astype(int))
+    shown = [Image.fromarray(np.asarray(frames[i], np.uint8)).convert("RGB") for i in chosen]
+    size = (max(round(shown[0].width * height / shown[0].height), 1), height)
+    how = Image.Resampling.NEAREST if height > 2 * shown[0].height else Image.Resampling.LANCZOS
+    gap, text = 4, 18
+    width = len(shown) * (size[0] + gap) + gap
+    strip = Image.new("RGB", (width, height + text + gap), "white")
+    pen, font = ImageDraw.Draw(strip), ImageFont.load_default(size=12)
+    for place, (i, picture) in enumerate(zip(chosen.tolist(), shown)):
+        left = gap + place * (size[0] + gap)
+        strip.paste(picture.resize(size, how), (left, gap))
+        label = f"step {i}" if labels is None else labels[i]
+        pen.text((left + size[0] / 2, height + gap + text / 2), label, fill=_INK, font=font, anchor="mm")
+    return strip
+
+
+def save_picture(path: str | os.PathLike[str], picture: Image.Image, most_bytes: int = 100_000) -> int:
+    """Write a PNG file of at most ``most_bytes`` bytes, with fewer colours if need be, and return its size in bytes.
+
+    Raises
+    ------
+    ValueError
+        If 16 colours are still too many; nothing is written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> strip = filmstrip([np.zeros((32, 32, 3), np.uint8)])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_picture(Path(folder) / "strip.png", strip) < 5000
+    True
+    """
+    from PIL import Image
+
+    for colours in (None, 256, 64, 16):
+        small = picture.convert("RGB")
+        if colours is not None:
+            small = small.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        data = io.BytesIO()
+        small.save(data, format="PNG", optimize=True)
+        if data.tell() <= most_bytes:
+            Path(path).write_bytes(data.getvalue())
+            return data.tell()
+    raise ValueError(f"a picture of {picture.width} x {picture.height} doesn't fit into {most_bytes} bytes")
+
+
+def save_film(path: str | os.PathLike[str], frames: Sequence[np.ndarray], fps: float = 10.0) -> None:
+    """Write pictures as a film that any browser plays: ``.gif``, ``.webp`` or ``.png`` (animated).
+
+    Raises
+    ------
+    ValueError
+        For another ending, no frames, or a frame rate that is not above 0.
+    """
+    from PIL import Image
+
+    ending = Path(path).suffix.lower()
+    if ending not in (".gif", ".webp", ".png"):
+        raise ValueError(f"a film is saved as .gif, .webp or .png, got {str(path)!r}")
+    if len(frames) == 0 or not fps > 0:
+        raise ValueError(f"a film needs frames and a frame rate above 0, got {len(frames)} frames and fps={fps!r}")
+    pictures = [Image.fromarray(np.asarray(frame, np.uint8)) for frame in frames]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
