@@ -1,0 +1,66 @@
+"""Galactic: plain reinforcement learning picks and rearranges, given shaped rewards and sensors of object and goal."""
+
+from anytask.claims.base import Beats, Claim, Experiment, Reaches
+from anytask.problems.base import Entrant
+
+GALACTIC = "anytask.control:Galactic"
+_SMALL = {"preset": "small", "device": "cpu"}
+# As many samples per round from twice as many copies: the simulator is faster so.
+_WIDE = {**_SMALL, "horizon": 16}
+# Columns of the disc robot's sensors that point from base and gripper to the object and to the goal.
+_POINTERS = [0, 1, 2, 3, 6, 7, 8, 9]
+
+CLAIM = Claim(
+    system="galactic",
+    statement=(
+        "One network, trained by PPO in a batched kinematic world, picks up a box in at least 80 % of new episodes "
+        "after 300,000 steps, where random actions stay under 15 %, and it needs the sensors that point to object and "
+        "goal. In 1.5 million steps it begins to carry the box to its goal; with a reward for success alone it does "
+        "not, and without the bonus for picking it is worse."
+    ),
+    experiments=(
+        Experiment(
+            "pick",
+            "rearrangement",
+            "pick",
+            (
+                Entrant("galactic", GALACTIC, _SMALL, "system", "galactic"),
+                Entrant("galactic (object and goal not sensed)", GALACTIC, {**_SMALL, "blind": _POINTERS}, "ablation"),
+                Entrant("random policy", "anytask.problems.rearrangement:RandomPolicy", {}, "baseline"),
+            ),
+            {"total_steps": 300_000, "deterministic": False},
+            quick={"total_steps": 4_096, "num_envs": 128, "episodes": 32},
+        ),
+        Experiment(
+            "pick and place",
+            "rearrangement",
+            "rearrange",
+            (
+                Entrant("galactic", GALACTIC, _WIDE, "system", "galactic"),
+                Entrant("galactic (no pick bonus)", GALACTIC, {**_WIDE, "reward": {"pick_bonus": 0.0}}, "ablation"),
+                Entrant("galactic (success reward alone)", GALACTIC,
+                        {**_WIDE, "reward": {"progress": 0.0, "pick_bonus": 0.0}}, "ablation"),
+            ),
+            {"total_steps": 1_500_000, "num_envs": 1024, "deterministic": False},
+            quick={"total_steps": 4_096, "num_envs": 128, "episodes": 32},
+        ),
+    ),
+    checks=(
+        Beats("galactic", "random policy", 0.65, "success", "pick", why="from under .15 to over .80"),
+        Reaches("galactic", "success", at_least=0.80, experiment="pick", why="the size of the effect"),
+        Reaches("random policy", "success", at_most=0.15, experiment="pick", why="it is not easy"),
+        Beats("galactic", "galactic (object and goal not sensed)", 0.10, "success", "pick", why="ablation: sensors"),
+        Beats("galactic", "galactic (success reward alone)", 0.05, "success", "pick and place",
+              why="the paper's shaping is what makes it learn"),
+        Reaches("galactic (success reward alone)", "success", at_most=0.05, experiment="pick and place"),
+        Beats("galactic", "galactic (no pick bonus)", 0.0, "success", "pick and place", why="ablation: pick bonus"),
+    ),
+    tried=(
+        "Actions are sampled in the test, as in the authors' evaluation; with the best action instead, pick reached "
+        ".61 to .70 where sampling reached .74 to .82 (development runs with seed 100 and other episodes, before this "
+        "claim was fixed). In these runs other heads, initial spreads, entropy weights and a separate value network "
+        "changed the success by at most .02; a rate falling to 0 cost .20, so the preset keeps it constant. The 1.5 "
+        "million steps of pick and place were set by the time that five seeds may take: one development run reached "
+        ".12 in 1.3 million steps, another .53 in 2.7 million (512 copies). The margin of .05 was set after these."
+    ),
+)  # fmt: skip
