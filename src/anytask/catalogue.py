@@ -20,10 +20,14 @@ anytask.catalogue.UnknownSystem: unknown system 'tme'; did you mean 'tame'?
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import importlib.util
 from dataclasses import dataclass, fields
+from functools import lru_cache
+from importlib.abc import SourceLoader
+from pathlib import Path
 from typing import Any, Literal
 
 __all__ = ["FAMILIES", "PROBLEMS", "SYSTEMS", "Card", "UnknownSystem", "as_dict", "get", "load", "search", "state"]
@@ -129,12 +133,12 @@ SYSTEMS: tuple[Card, ...] = (
          "One text encoder that ranks any label space, trained on several relation graphs; for zero-shot matching.",
          "train"),
     Card(6, "nero", "Evaluating Machine Learning Models with NERO: Non-Equivariance Revealed on Orbits",
-         "NERO", 2023, "2305.19889", "evaluate", "anytask.evaluate:NERO", None, ("robustness-report",),
+         "NERO", 2023, "2305.19889", "evaluate", "anytask.evaluate:NERO", None, ("equivariance",),
          "Shows how the error varies as inputs are rotated, shifted or flipped; for any model, and without labels too.",
          "none"),
     Card(7, "galactic",
          "Galactic: Scaling End-to-End Reinforcement Learning for Rearrangement at 100k Steps-Per-Second",
-         "Galactic", 2023, "2306.07552", "control", "anytask.control:Galactic", "control", ("manipulation",),
+         "Galactic", 2023, "2306.07552", "control", "anytask.control:Galactic", "control", ("rearrangement",),
          "One recurrent policy for mobile pick-and-place from thousands of batched worlds; when simulation is slow.",
          "none"),
     Card(8, "demrag", "Meta-training with Demonstration Retrieval for Efficient Few-shot Learning",
@@ -242,7 +246,7 @@ SYSTEMS: tuple[Card, ...] = (
          "test"),
     Card(29, "rl100", "RL-100: Performant Robotic Manipulation with Real-World Reinforcement Learning",
          "RL-100", 2025, "2510.14830", "control", "anytask.control:RL100", "control",
-         ("manipulation", "offline-imitation"),
+         ("visuomotor",),
          "Takes a diffusion policy from demonstrations to near-perfect success by offline, then short online learning.",
          "train"),
     Card(30, "passive-safe-rl",
@@ -405,7 +409,7 @@ SYSTEMS: tuple[Card, ...] = (
          "none"),
     Card(63, "behavior-retrieval", "Behavior Retrieval: Few-Shot Imitation Learning by Querying Unlabeled Datasets",
          "Behavior Retrieval", 2023, "2304.08742", "control", "anytask.control:BehaviorRetrieval", "control",
-         ("manipulation", "offline-imitation"),
+         ("few-demos",),
          "Keeps what looks like your few demonstrations in a big unlabelled data set, and imitates both.",
          "train"),
     Card(64, "bonito", "Learning to Generate Instruction Tuning Datasets for Zero-Shot Task Adaptation",
@@ -576,15 +580,21 @@ def state(card: Card) -> Literal["available", "planned"]:
     'planned'
     """
     package, _, name = card.entry.partition(":")
-    try:
-        published = getattr(importlib.import_module(package), "_LAZY", {})
-    except ModuleNotFoundError as error:
-        if error.name != package:  # the family is there, and broken: that is no plan
-            raise
-        return "planned"
-    if name in published and importlib.util.find_spec(f"{package}.{published[name]}") is not None:
-        return "available"
-    return "planned"
+    return "available" if name in _published(package) else "planned"
+
+
+@lru_cache
+def _published(package: str) -> frozenset[str]:
+    """Return the public names of a family whose modules are there, without importing it: that may need an extra."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not isinstance(spec.loader, SourceLoader):
+        return frozenset()
+    for node in ast.parse(spec.loader.get_source(package) or "").body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "_LAZY" for t in node.targets):
+            folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+            modules = {name: module.replace(".", "/") + ".py" for name, module in ast.literal_eval(node.value).items()}
+            return frozenset(name for name, file in modules.items() if any((f / file).is_file() for f in folders))
+    return frozenset()
 
 
 def load(card: Card) -> type:
