@@ -287,6 +287,7 @@ class SingleEnv(gymnasium.Env):
         self._seeded = "seed" in options
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; return the observation and an empty dict."""
         super().reset(seed=seed)
         # Like Gymnasium's own, an environment that was never seeded draws a seed once.
         if seed is None and not self._seeded:
@@ -296,11 +297,13 @@ class SingleEnv(gymnasium.Env):
         return _first(obs), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Step once; return observation, reward, terminated, truncated, and ``{"success": bool}``."""
         obs, reward, terminated, truncated, info = self.batched.step(np.asarray(action)[None])
         known = {"success": bool(info["success"][0])}
         return _first(obs), float(reward[0]), bool(terminated[0]), bool(truncated[0]), known
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
+        """Return a picture (height, width, 3) uint8 with ``render_mode="rgb_array"``, else None."""
         return None if self.render_mode is None else self.batched.picture()
 
 

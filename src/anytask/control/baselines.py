@@ -1,0 +1,259 @@
+"""What retrieval has to beat: other ways to use a few demonstrations and a large data set of other behaviour."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anytask.control.imitator import Imitator, Progress, part_of
+from anytask.parts.episodes import OBSERVATION, Episodes
+from anytask.parts.imitation import Source
+from anytask.parts.rng import derive
+
+
+class ExpertOnly(Imitator):
+    """Imitate the demonstrations alone.
+
+    Parameters are those of :class:`~anytask.control.imitator.Imitator`.
+
+    Examples
+    --------
+    >>> from anytask.parts.episodes import Episode
+    >>> expert = Episodes.from_list([Episode(np.arange(6.0)[:, None], np.ones((5, 1)))])
+    >>> policy = ExpertOnly(preset="small", steps=200, device="cpu").fit(expert)
+    >>> bool(abs(policy.act(np.array([2.0], dtype=np.float32))[0] - 1) < 0.1)
+    True
+    """
+
+    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress) -> list[Source]:
+        return [Source(episodes)]
+
+
+class MixedData(Imitator):
+    """Imitate demonstrations and the whole prior data in equal shares, without choosing."""
+
+    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress) -> list[Source]:
+        return [Source(episodes), Source(_needed(prior, self))]
+
+
+class PriorOnly(Imitator):
+    """Imitate the prior data alone: what they are worth without demonstrations."""
+
+    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress) -> list[Source]:
+        return [Source(_needed(prior, self))]
+
+
+class RandomSubset(Imitator):
+    """Imitate demonstrations and a random part of the prior data in equal shares.
+
+    Parameters
+    ----------
+    share : float in (0, 1], default 0.25
+        Of the prior transitions.
+    **params
+        Those of :class:`~anytask.control.imitator.Imitator`.
+    """
+
+    def __init__(self, *, share: float = 0.25, **params: Any) -> None:
+        super().__init__(**params)
+        if not 0 < share <= 1:
+            raise ValueError(f"share must be in (0, 1], got {share!r}")
+        self.share = share
+
+    selected_: np.ndarray
+
+    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress) -> list[Source]:
+        prior = _needed(prior, self)
+        rng = np.random.default_rng(derive(self.seed, "subset"))
+        self.selected_ = np.zeros(prior.steps, dtype=bool)
+        self.selected_[rng.permutation(prior.steps)[: math.ceil(self.share * prior.steps)]] = True
+        return [Source(episodes), Source(prior, self.selected_)]
+
+
+class OracleSelection(Imitator):
+    """Imitate demonstrations and those prior transitions that truly help, in equal shares: the upper end of the scale.
+
+    Reads the attribute ``relevant`` of the prior data: booleans per episode or per step.
+    """
+
+    needs_labels: ClassVar[bool] = True
+    selected_: np.ndarray
+
+    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress) -> list[Source]:
+        self.selected_ = relevant_steps(_needed(prior, self))
+        return [Source(episodes), Source(_needed(prior, self), self.selected_)]
+
+
+class PretrainFinetune(Imitator):
+    """Imitate the prior data first, then the demonstrations.
+
+    Parameters
+    ----------
+    finetune_share : float in (0, 1), default 0.5
+        Part of the gradient steps that is kept for the demonstrations.
+    **params
+        Those of :class:`~anytask.control.imitator.Imitator`.
+    """
+
+    def __init__(self, *, finetune_share: float = 0.5, **params: Any) -> None:
+        super().__init__(**params)
+        if not 0 < finetune_share < 1:
+            raise ValueError(f"finetune_share must be between 0 and 1, got {finetune_share!r}")
+        self.finetune_share = finetune_share
+
+    def _fit(self, episodes: Episodes, prior: Episodes | None, progress: Progress) -> None:
+        self.policy_ = self._make_policy(1)
+        late = max(1, round(self.finetune_share * self.policy_.steps))
+        early = max(1, self.policy_.steps - late)
+        self.policy_.build(self._shapes, self._action_dim, self.statistics_)
+        self.policy_.train(_needed(prior, self), early, part_of(progress, 0.0, 1 - self.finetune_share))
+        self.policy_.train(episodes, late, part_of(progress, 1 - self.finetune_share, 1.0))
+
+
+class GoalConditioned(Imitator):
+    """Goal-conditioned behaviour cloning: learn from all data how they reached where they ended, then ask for the
+    expert's ends.
+
+    In training, the goal of every step is the last observation of its own episode. When acting, each episode is given
+    the last observation of one of the demonstrations.
+
+    Parameters
+    ----------
+    finetune_share : float in [0, 1), default 0.0
+        Part of the gradient steps that is spent on the demonstrations alone, after the others.
+    **params
+        Those of :class:`~anytask.control.imitator.Imitator`.
+    """
+
+    def __init__(self, *, finetune_share: float = 0.0, **params: Any) -> None:
+        super().__init__(**params)
+        if not 0 <= finetune_share < 1:
+            raise ValueError(f"finetune_share must be at least 0 and below 1, got {finetune_share!r}")
+        self.finetune_share = finetune_share
+
+    goals_: dict[str, np.ndarray]
+    _chosen: Tensor | None
+    _generator: torch.Generator
+
+    def _fit(self, episodes: Episodes, prior: Episodes | None, progress: Progress) -> None:
+        everything = with_goals(Episodes.concatenate([_needed(prior, self), episodes]))
+        expert = with_goals(episodes)
+        self.statistics_ = everything.statistics()
+        self._shapes = {k: everything.shape_of(k) for k in sorted(everything.keys)}
+        self.goals_ = {k: np.asarray(v[:]) for k, v in episodes.final_observations.items()}
+        self.policy_ = self._make_policy(1)
+        late = round(self.finetune_share * self.policy_.steps)
+        self.policy_.build(self._shapes, self._action_dim, self.statistics_)
+        self.policy_.train(everything, self.policy_.steps - late, part_of(progress, 0.0, 1 - self.finetune_share))
+        if late:
+            self.policy_.train(expert, late, part_of(progress, 1 - self.finetune_share, 1.0))
+        self.reset()
+
+    def act(self, obs: Any, *, deterministic: bool = True) -> Any:
+        self._check_fitted()
+        keyed = dict(obs) if isinstance(obs, Mapping) else {OBSERVATION: obs}
+        key = next(iter(self.goals_))
+        single = tuple(np.shape(keyed[key])) == self.goals_[key].shape[1:]
+        n = 1 if single else len(keyed[key])
+        if self._chosen is None or len(self._chosen) != n:
+            self._chosen = self._draw(n)
+        for name, goals in self.goals_.items():
+            goal = torch.from_numpy(goals)[self._chosen]
+            keyed[f"goal/{name}"] = goal[0] if single else goal
+        return self.policy_.act(keyed, deterministic=deterministic)
+
+    def reset(self, rows: Tensor | None = None) -> None:
+        super().reset(rows)
+        if rows is None:
+            self._generator = torch.Generator().manual_seed(derive(self.seed, "goals"))
+            self._chosen = None
+        elif getattr(self, "_chosen", None) is not None:
+            assert self._chosen is not None
+            self._chosen[rows.cpu()] = self._draw(len(rows))
+
+    def log_prob(self, episodes: Episodes) -> np.ndarray:
+        return self.policy_.log_prob(self._asked(episodes))
+
+    def predict(self, episodes: Episodes) -> np.ndarray:
+        return self.policy_.predict(self._asked(episodes))
+
+    def _asked(self, episodes: Episodes) -> Episodes:
+        """Episodes with the demonstrations' ends as goals, in turn; their own ends would be told what happens."""
+        turn = np.arange(len(episodes)) % len(next(iter(self.goals_.values())))
+        return with_goals(episodes, {k: v[turn] for k, v in self.goals_.items()})
+
+    def _draw(self, n: int) -> Tensor:
+        return torch.randint(len(next(iter(self.goals_.values()))), (n,), generator=self._generator)
+
+    def _state(self) -> dict[str, Any]:
+        return super()._state() | {"goals": self.goals_}
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        super()._load_state(state)
+        self.goals_ = state["goals"]
+        self.reset()
+
+
+def with_goals(episodes: Episodes, goals: Mapping[str, np.ndarray] | None = None) -> Episodes:
+    """Return the episodes with one more observation per key, ``goal/KEY``: the last observation of the episode.
+
+    Parameters
+    ----------
+    episodes : Episodes
+    goals : mapping of key to array (E, ...), optional
+        Other goals, one per episode.
+    """
+    ends = episodes.final_observations if goals is None else goals
+    seen = {f"goal/{k}": _PerEpisode(np.asarray(v[:]), episodes.episode_of) for k, v in ends.items()}
+    final = {f"goal/{k}": np.asarray(v[:]) for k, v in ends.items()}
+    return Episodes(
+        {**episodes.observations, **{k: v[:] if v.small else v for k, v in seen.items()}},
+        episodes.actions,
+        episodes.rewards,
+        episodes.terminated,
+        episodes.truncated,
+        {**episodes.final_observations, **final},
+        episodes.lengths,
+        episodes.attributes,
+    )
+
+
+class _PerEpisode:
+    """One row per step that is kept once per episode."""
+
+    def __init__(self, values: np.ndarray, episode_of: np.ndarray) -> None:
+        self.values, self.episode_of = values, episode_of
+        self.shape, self.dtype = (len(episode_of), *values.shape[1:]), values.dtype
+        self.small = values.ndim < 4
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        return self.values[self.episode_of[rows]]
+
+
+def relevant_steps(prior: Episodes) -> np.ndarray:
+    """Return the attribute ``relevant`` of prior data per step (T,), where it is given per episode or per step."""
+    labels = prior.attributes.get("relevant")
+    if labels is None:
+        raise ValueError("the prior data have no attribute 'relevant' that says which of them help")
+    array = np.asarray(labels, dtype=bool)
+    if array.shape == (len(prior),) and len(prior) != prior.steps:
+        array = array[prior.episode_of]
+    if array.shape != (prior.steps,):
+        raise ValueError(f"relevant must hold one value per episode or step, got the shape {array.shape}")
+    if not array.any():
+        raise ValueError("no prior transition is marked as relevant")
+    return array
+
+
+def _needed(prior: Episodes | None, system: Imitator) -> Episodes:
+    if prior is None:
+        raise ValueError(f"{type(system).__name__} needs prior data: fit(episodes, prior=...)")
+    return prior

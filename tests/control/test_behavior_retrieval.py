@@ -1,0 +1,411 @@
+"""Behavior Retrieval: scores by hand, what is kept, what is trained on what, corrections, and its baselines."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from anytask.control.baselines import (
+    ExpertOnly,
+    GoalConditioned,
+    MixedData,
+    OracleSelection,
+    PretrainFinetune,
+    PriorOnly,
+    RandomSubset,
+    with_goals,
+)
+from anytask.control.behavior_retrieval import BehaviorRetrieval, retrieve, similarity_scores
+from anytask.control.retrieval_figures import embedding_map, embedding_points, similarity_curves, similarity_over_time
+from anytask.parts.episodes import Episode, Episodes
+from anytask.parts.nearest import nearest_distance
+
+torch.set_num_threads(1)
+FAST = {"preset": "small", "hidden": (16,), "batch_size": 16, "steps": 40, "device": "cpu"}
+TINY = {**FAST, "latent_dim": 3, "embedder_hidden": (16,), "embedder_steps": 40}
+
+
+def walk(way, n=10, seed=0, **facts):
+    rng = np.random.default_rng(seed)
+    x = np.cumsum(np.vstack([rng.uniform(-1, 1, (1, 2)), np.full((n, 2), 0.1 * way)]), 0)
+    return Episode(x, np.full((n, 2), way) + 0.1 * rng.normal(size=(n, 2)), attributes={"way": way, **facts})
+
+
+def worlds():
+    expert = Episodes.from_list([walk(1.0, seed=i) for i in range(2)])
+    prior = Episodes.from_list([walk((1.0, -1.0)[i % 2], seed=10 + i, relevant=i % 2 == 0) for i in range(12)])
+    return expert, prior
+
+
+# -- scores -----------------------------------------------------------------------------------------------------------
+
+
+def test_scores_by_hand():
+    expert, prior = [[0, 0], [1, 0]], [[0, 1], [3, 0], [1, 0.5], [5, 0]]
+    d = nearest_distance(prior, expert)
+    np.testing.assert_allclose(d, [1, 2, 0.5, 4])
+    S = similarity_scores(d)
+    np.testing.assert_allclose(S, [0.857143, 0.571429, 1, 0], atol=1e-6)
+    assert np.flatnonzero(retrieve(S, 0.8)).tolist() == [0, 2]
+
+
+def test_the_ends_of_the_threshold():
+    S = similarity_scores([2.0, 0.5, 0.5, 9.0])
+    assert retrieve(S, 0.0).all()
+    assert retrieve(S, 1.0).tolist() == [False, True, True, False]
+
+
+def test_all_alike_are_all_kept():
+    assert similarity_scores([3.0, 3.0]).tolist() == [1.0, 1.0]
+
+
+def test_a_share_is_kept_with_its_ties():
+    S = [0.1, 0.9, 0.5, 0.5]
+    assert retrieve(S, quantile=0.25).tolist() == [False, True, False, False]
+    assert retrieve(S, quantile=0.5).tolist() == [False, True, True, True]
+    assert retrieve(S, quantile=1.0).all()
+
+
+def test_a_share_does_not_mind_an_outlier():
+    d = np.array([1.0, 2.0, 3.0, 4.0])
+    far = np.append(d, 1e6)
+    assert retrieve(similarity_scores(far), 0.8).tolist() == [True, True, True, True, False]  # squeezed towards 1
+    assert retrieve(similarity_scores(far), quantile=0.4).tolist() == [True, True, False, False, False]
+
+
+def test_a_threshold_that_keeps_nothing_is_refused():
+    with pytest.raises(ValueError, match="lower delta"):
+        retrieve([0.2, 0.5], 0.6)
+    with pytest.raises(ValueError, match="finite"):
+        similarity_scores([np.nan])
+    with pytest.raises(ValueError, match="delta or quantile"):
+        retrieve([0.5])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 12), st.integers(1, 8))
+def test_scores_do_not_mind_where_embeddings_lie_or_the_order_of_the_expert(seed, n, m):
+    rng = np.random.default_rng(seed)
+    prior, expert = rng.normal(size=(n, 3)), rng.normal(size=(m, 3))
+    S = similarity_scores(nearest_distance(prior, expert))
+    assert S.min() >= 0 and S.max() == 1.0
+    turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    shift = rng.normal(size=3)
+    moved = similarity_scores(nearest_distance(prior @ turn + shift, expert[rng.permutation(m)] @ turn + shift))
+    np.testing.assert_allclose(moved, S, atol=1e-6)
+    more = np.vstack([expert, rng.normal(size=(1, 3))])
+    assert (nearest_distance(prior, more) <= nearest_distance(prior, expert) + 1e-12).all()
+    equal = similarity_scores(nearest_distance(np.vstack([prior, expert[:1]]), expert))
+    assert equal[-1] == 1.0
+
+
+# -- the system -------------------------------------------------------------------------------------------------------
+
+
+def test_it_keeps_what_looks_like_the_expert_in_what_is_done():
+    expert, prior = worlds()
+    model = BehaviorRetrieval(**TINY).fit(expert, prior)
+    right = prior.attributes["way"][prior.episode_of] > 0
+    assert model.scores_.shape == model.selected_.shape == (prior.steps,)
+    assert model.selected_.any() and not model.selected_[~right].any()
+    assert model.act(np.zeros(2, np.float32)).min() > 0
+    e, d = model.prior_embeddings_, model.distances_
+    assert e.shape == (prior.steps, 3 + 2)
+    np.testing.assert_allclose(
+        d, np.linalg.norm(e[:, None] - model.expert_embeddings_[None], axis=-1).min(1), atol=1e-5
+    )
+    np.testing.assert_array_equal(model.selected_, model.scores_ >= 0.8)
+
+
+def test_the_embedder_stands_still_and_has_no_gradient_while_the_policy_learns():
+    expert, prior = worlds()
+    seen = []
+
+    class Spy:
+        def fit(self, sources, statistics, progress):
+            self.sources, parameters = sources, list(model.embedder_.parameters())
+            seen.append([p.clone() for p in parameters])
+            assert all(p.grad is None and not p.requires_grad for p in parameters)
+
+    model = BehaviorRetrieval(policy=Spy, **TINY)
+    model.fit(expert, prior)
+    expert_source, kept = model.policy_.sources
+    assert expert_source.episodes is expert and expert_source.weights is None
+    assert kept.episodes is prior
+    np.testing.assert_array_equal(kept.weights, model.selected_)
+    full = BehaviorRetrieval(**TINY).fit(expert, prior)
+    assert all(p.grad is None for p in full.embedder_.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(full.embedder_.parameters(), seen[0], strict=True))
+
+
+def test_the_embedder_and_the_normalisation_come_from_the_prior_alone():
+    expert, prior = worlds()
+    other = Episodes.from_list([walk(0.3, seed=5)])
+    a, b = (BehaviorRetrieval(**TINY).fit(e, prior) for e in (expert, other))
+    assert all(torch.equal(p, q) for p, q in zip(a.embedder_.parameters(), b.embedder_.parameters(), strict=True))
+    np.testing.assert_array_equal(a.prior_embeddings_, b.prior_embeddings_)
+    np.testing.assert_array_equal(a.policy_.net_.action_mean, prior.statistics()["action"].mean)
+    np.testing.assert_allclose(a.prior_embeddings_[:, 3:].mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(a.prior_embeddings_[:, 3:].std(0), 1, atol=1e-4)
+
+
+def test_each_ablation_switches_off_one_thing():
+    expert, prior = worlds()
+    full = BehaviorRetrieval(**TINY).fit(expert, prior)
+    bare = BehaviorRetrieval(action_in_embedding=False, **TINY).fit(expert, prior)
+    np.testing.assert_array_equal(bare.prior_embeddings_, full.prior_embeddings_[:, :3])
+    dealt = BehaviorRetrieval(scramble=True, **TINY).fit(expert, prior)
+    assert sorted(dealt.distances_) == sorted(full.distances_) and (dealt.distances_ != full.distances_).any()
+    assert dealt.selected_.sum() == full.selected_.sum()
+    assert BehaviorRetrieval(delta=0.0, **TINY).fit(expert, prior).selected_.all()
+    share = BehaviorRetrieval(quantile=0.1, **TINY).fit(expert, prior)
+    assert share.selected_.sum() == 12  # of 120 steps
+
+
+@pytest.mark.parametrize("embedder", ["time-contrastive", "raw", "module"])
+def test_other_embedders(embedder):
+    class Double(nn.Module):
+        def embed(self, obs, action):
+            return 2 * obs["observation"]
+
+    expert, prior = worlds()
+    model = BehaviorRetrieval(embedder=Double() if embedder == "module" else embedder, **TINY).fit(expert, prior)
+    right = prior.attributes["way"][prior.episode_of] > 0
+    assert model.scores_[right].mean() > model.scores_[~right].mean()
+    x = prior.observations["observation"] - prior.statistics()["observation"].mean
+    x = x / prior.statistics()["observation"].std
+    if embedder == "module":
+        np.testing.assert_allclose(model.prior_embeddings_[:, :2], 2 * x, atol=1e-5)
+    if embedder == "raw":
+        np.testing.assert_allclose(model.prior_embeddings_[:, :2], x, atol=1e-5)
+        assert model.embedder_losses_ == []
+
+
+def test_the_paper_s_values_depend_on_whether_there_are_images():
+    model = BehaviorRetrieval()
+    model._shapes = {"x": (3,)}
+    s = model._settings()
+    assert (s.delta, s.latent_dim, s.beta, s.embedder_lr, s.embedder_batch_size) == (0.75, 14, 1e-4, 1e-3, 100)
+    assert (s.core, s.hidden, s.modes, s.min_std, s.lr, s.batch_size) == ("lstm", (400, 400), 5, 1e-4, 1e-4, 100)
+    assert s.embedder_hidden == (300, 400) and s.embedder_steps == 1_000_000
+    model._shapes = {"x": (3,), "camera": (84, 84, 3)}
+    s = model._settings()
+    assert (s.delta, s.latent_dim, s.embedder_batch_size) == (0.85, 128, 50)
+    assert (s.core, s.hidden, s.batch_size, s.trunks) == ("lstm", (1000, 1000), 16, "spatial-softmax")
+    assert model._make_policy(2).window == 10
+
+
+def test_pictures_go_through_all_three_phases():
+    rng = np.random.default_rng(0)
+
+    def scene(n=3):
+        obs = {"camera": rng.integers(0, 255, (n + 1, 12, 12, 3), dtype=np.uint8), "x": rng.normal(size=(n + 1, 2))}
+        return Episode(obs, rng.normal(size=(n, 2)))
+
+    prior = Episodes.from_list([scene() for _ in range(3)])
+    model = BehaviorRetrieval(crop=10, trunk_width=8, **{**TINY, "steps": 2, "embedder_steps": 2})
+    model.fit(prior.select([0]), prior)
+    np.testing.assert_allclose(model.scores_[:3], 1.0, atol=1e-5)  # equal transitions are as near as can be
+    assert model.embedder_.shapes["camera"] == (12, 12, 3)  # the crop is the policy's
+
+
+def test_a_pretrained_vision_model_can_compare_pictures(tmp_path):
+    from transformers import ViTConfig, ViTModel
+
+    config = ViTConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=16, patch_size=8
+    )
+    ViTModel(config).save_pretrained(tmp_path)
+    rng = np.random.default_rng(0)
+    obs = {"camera": rng.integers(0, 255, (5, 12, 12, 3), dtype=np.uint8), "x": rng.normal(size=(5, 2))}
+    e = Episodes.from_list([Episode(obs, rng.normal(size=(4, 2)))])
+    model = BehaviorRetrieval(embedder=f"frozen:{tmp_path}", trunk_width=8, **{**TINY, "steps": 1}).fit(e, e)
+    assert model.prior_embeddings_.shape == (4, 8 + 2 + 2)  # features, numbers, action
+    assert model.embedder_losses_ == [] and not any(p.requires_grad for p in model.embedder_.parameters())
+
+
+def test_what_was_saved_acts_alike(tmp_path):
+    expert, prior = worlds()
+    model = BehaviorRetrieval(**TINY).fit(expert, prior)
+    model.save(tmp_path)
+    loaded = BehaviorRetrieval.load(tmp_path, device="cpu")
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    model.reset(), loaded.reset()
+    assert torch.equal(model.act(x), loaded.act(x))
+    for name in ("scores_", "selected_", "prior_embeddings_"):
+        np.testing.assert_array_equal(getattr(model, name), getattr(loaded, name))
+    np.testing.assert_array_equal(model.embed(expert), loaded.embed(expert))
+    assert loaded.cost() == model.cost() and loaded.hidden == (16,)
+    with pytest.raises(ValueError, match=r"holds a .*BehaviorRetrieval, not a .*ExpertOnly"):
+        ExpertOnly.load(tmp_path)
+
+
+def test_corrections_are_remembered_up_to_the_ring_and_learned_from_after_the_burn_in(tmp_path):
+    expert, prior = worlds()
+    model = BehaviorRetrieval(ring=25, burn_in=3, correction_steps=15, **TINY).fit(expert, prior)
+    scores, steps = model.scores_.copy(), model.policy_.steps_
+    for i in range(2):
+        model.correct(walk(-1.0, seed=20 + i))
+    assert model.policy_.steps_ == steps and (model.scores_ == scores).all()
+    last = walk(-1.0, seed=30)
+    model.correct(last)
+    assert [len(e) for e in model.ring_] == [5, 10, 10]
+    np.testing.assert_array_equal(model.ring_[0].actions, walk(-1.0, seed=20).actions[5:].astype(np.float32))
+    assert model.policy_.steps_ == steps + 15
+    left = prior.attributes["way"][prior.episode_of] < 0
+    assert model.selected_[left].any() and not model.selected_[~left].any()
+    model.save(tmp_path)
+    loaded = BehaviorRetrieval.load(tmp_path, device="cpu")
+    with pytest.raises(ValueError, match="prior"):
+        loaded.correct(last)
+    for one in (model, loaded):
+        one.correct(last, prior=prior)
+        one.reset()
+    x = torch.zeros(3, 2)
+    assert torch.equal(loaded.act(x), model.act(x)) and loaded.n_corrections_ == 4
+
+
+def test_a_failed_correction_changes_nothing():
+    expert, prior = worlds()
+    model = BehaviorRetrieval(burn_in=1, correction_steps=5, **TINY).fit(expert, prior)
+    before = model.scores_.copy()
+
+    def stop(share):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.correct(walk(-1.0), progress=stop)
+    assert model.ring_ == [] and model.n_corrections_ == 0 and (model.scores_ == before).all()
+    with pytest.raises(ValueError, match="corrections need"):
+        model.correct(Episode({"other": [[0.0]]}, [[0.0, 0.0]]))
+
+
+def test_a_failed_fit_leaves_the_system_as_it_was():
+    expert, prior = worlds()
+
+    def stop(share):
+        if share > 0.6:
+            raise KeyboardInterrupt
+
+    model = BehaviorRetrieval(**TINY)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(expert, prior, stop)
+    with pytest.raises(RuntimeError, match="call fit"):
+        model.act(np.zeros(2))
+    model.fit(expert, prior)
+    before = model.scores_
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(prior, expert, stop)
+    assert model.scores_ is before
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"delta": 1.1}, {"quantile": 0.0}, {"delta": 0.5, "quantile": 0.5}, {"embedder": "gan"}, {"latent_dim": 0},
+     {"beta": -1}, {"index": "tree"}, {"preset": "huge"}, {"seed": -1}, {"ring": 0}, {"steps": 0}, {"lr": 0},
+     {"correction_delta": 2}, {"embedder_lr": 0}],
+)  # fmt: skip
+def test_bad_parameters_are_named(params):
+    with pytest.raises(ValueError, match=next(iter(params))):
+        BehaviorRetrieval(**params)
+
+
+def test_data_that_do_not_fit_together_are_refused():
+    expert, _ = worlds()
+    with pytest.raises(ValueError, match="needs prior data"):
+        BehaviorRetrieval(**TINY).fit(expert)
+    with pytest.raises(TypeError, match="Episodes"):
+        BehaviorRetrieval(**TINY).fit([walk(1.0)])
+    wide = Episodes.from_list([Episode(np.zeros((3, 5)), np.zeros((2, 2)))])
+    with pytest.raises(ValueError, match=r"shape \(2,\) by the expert, \(5,\)"):
+        BehaviorRetrieval(**TINY).fit(expert, wide)
+    other = Episodes.from_list([Episode({"b": np.zeros((3, 2))}, np.zeros((2, 2)))])
+    with pytest.raises(ValueError, match="observations"):
+        BehaviorRetrieval(**TINY).fit(expert, other)
+    narrow = Episodes.from_list([Episode(np.zeros((3, 2)), np.zeros((2, 1)))])
+    with pytest.raises(ValueError, match="2 numbers by the expert, 1 in the prior"):
+        BehaviorRetrieval(**TINY).fit(expert, narrow)
+
+
+# -- baselines --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", [ExpertOnly, MixedData, PriorOnly, RandomSubset, OracleSelection, PretrainFinetune,
+                                 GoalConditioned])  # fmt: skip
+def test_every_baseline_takes_as_many_steps_and_comes_back_from_its_folder(cls, tmp_path):
+    expert, prior = worlds()
+    model = cls(**FAST).fit(expert, prior)
+    assert model.policy_.steps_ == 40
+    model.save(tmp_path)
+    loaded = cls.load(tmp_path, device="cpu")
+    x = torch.zeros(4, 2)
+    model.reset(), loaded.reset()
+    assert torch.equal(model.act(x), loaded.act(x))
+    assert model.predict(expert).shape == expert.actions.shape and model.log_prob(expert).shape == (expert.steps,)
+    if cls is not ExpertOnly:
+        with pytest.raises(ValueError, match="needs prior data"):
+            cls(**FAST).fit(expert)
+
+
+def test_every_batch_has_as_many_windows_whatever_the_sources():
+    expert, prior = worlds()
+    sizes = {cls: cls(**FAST).fit(expert, prior).policy_.batch_size for cls in (ExpertOnly, MixedData, RandomSubset)}
+    assert sizes == {ExpertOnly: 32, MixedData: 16, RandomSubset: 16}
+
+
+def test_selections_of_the_baselines():
+    expert, prior = worlds()
+    assert RandomSubset(share=0.1, **FAST).fit(expert, prior).selected_.sum() == 12
+    oracle = OracleSelection(**FAST).fit(expert, prior)
+    np.testing.assert_array_equal(oracle.selected_, prior.attributes["way"][prior.episode_of] > 0)
+    per_step = dataclasses.replace(prior, attributes={"relevant": np.arange(prior.steps) < 7})
+    assert OracleSelection(**FAST).fit(expert, per_step).selected_.sum() == 7
+    with pytest.raises(ValueError, match="relevant"):
+        OracleSelection(**FAST).fit(expert, dataclasses.replace(prior, attributes={}))
+    for cls, params in ((RandomSubset, {"share": 0}), (PretrainFinetune, {"finetune_share": 1.0}),
+                        (GoalConditioned, {"finetune_share": -0.1})):  # fmt: skip
+        with pytest.raises(ValueError, match="share"):
+            cls(**params)
+
+
+def test_goals_are_the_ends_of_the_episodes():
+    expert, _ = worlds()
+    seen = with_goals(expert).observations["goal/observation"]
+    np.testing.assert_array_equal(seen, expert.final_observations["observation"][expert.episode_of])
+    picture = Episodes.from_list([Episode(np.random.default_rng(0).integers(0, 9, (3, 8, 8, 3), dtype=np.uint8),
+                                          np.zeros((2, 2)))])  # fmt: skip
+    lazy = with_goals(picture)
+    assert lazy.observations["goal/observation"][np.array([0, 1])].shape == (2, 8, 8, 3)
+
+
+def test_a_goal_conditioned_policy_goes_where_it_is_asked_to():
+    prior = Episodes.from_list([walk((1.0, -1.0)[i % 2], n=20, seed=i) for i in range(30)])
+    for way in (1.0, -1.0):
+        expert = Episodes.from_list([walk(way, n=20, seed=50)])
+        model = GoalConditioned(**{**FAST, "steps": 250, "lr": 3e-3}).fit(expert, prior)
+        assert (model.act(torch.zeros(8, 2)) * way > 0).float().mean() > 0.7
+    assert model.act(np.zeros(2, np.float32)).shape == (2,)
+
+
+# -- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_figures_show_what_was_found():
+    _, prior = worlds()
+    scores = np.linspace(0, 1, prior.steps)
+    curves = similarity_curves(scores, prior, prior.attributes["way"])
+    assert sorted(curves) == ["-1.0", "1.0"] and len(curves["1.0"][0]) == 10
+    rows = prior.starts[prior.attributes["way"] > 0]
+    assert curves["1.0"][0][0] == pytest.approx(scores[rows].mean(), abs=1e-4)
+    assert len(similarity_over_time(curves, 0.5).data) == 4
+    e = np.random.default_rng(0).normal(size=(prior.steps, 4))
+    for method in ("pca", "tsne"):
+        points = embedding_points(e[:5], e, scores > 0.5, method=method, most=60)
+        assert len(points["kept"]) + len(points["left out"]) == 60 and len(points["expert"]) == 5
+    assert len(embedding_map(points).data) == 3
+    with pytest.raises(ValueError, match="method"):
+        embedding_points(e, e, scores > 0.5, method="umap")
