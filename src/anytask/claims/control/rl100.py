@@ -1,0 +1,77 @@
+"""RL-100: offline, then short online reinforcement learning takes a diffusion policy from demonstrations to success."""
+
+from anytask.claims.base import Beats, Claim, Experiment, Reaches
+from anytask.problems.base import Entrant
+
+RL100 = "anytask.control:RL100"
+_OFFLINE = ["imitation", "offline"]
+_WALLED = {"stages": _OFFLINE, "offline_lr": 1e-4, "offline_clip": 0.25}
+#: A quick look shortens every stage.
+_QUICK = {
+    "demos": 20, "rollouts": 10, "online_episodes": 16, "eval_episodes": 20,
+    "params": {
+        "imitation_epochs": 15, "critic_epochs": 5, "dynamics_steps": 20, "offline_steps": 10, "distil_steps": 10,
+        "online_epochs": 1, "gate_states": 16,
+    },
+}  # fmt: skip
+
+CLAIM = Claim(
+    system="rl100",
+    statement=(
+        "In a reach task with 80 demonstrations of mixed speed, of which three in four come in time, the offline stage "
+        "lifts the imitating diffusion policy's success by a quarter, at most 256 online episodes take it to 0.97, and "
+        "a student with a fifth of the network calls stays within 0.03 of its teacher. Shuffled advantages, and online "
+        "learning without the offline stage, do worse. Where critics are poor (two gaps in a wall) the gate does no "
+        "worse than no gate."
+    ),
+    experiments=(
+        Experiment(
+            "reach",
+            "visuomotor",
+            "reach",
+            (
+                Entrant("rl100", RL100, {}, "system", "rl100"),
+                Entrant("rl100 (no offline stage)", RL100, {"stages": ["imitation", "online"]}, "ablation"),
+                Entrant(
+                    "rl100 (shuffled advantages)", RL100, {"stages": _OFFLINE, "shuffle_advantages": True}, "ablation"
+                ),
+                Entrant("diffusion policy", RL100, {"stages": ["imitation"]}, "baseline"),
+                Entrant("Gaussian cloning + PPO", "anytask.control.rl100_baselines:GaussianBC", {}, "baseline"),
+            ),
+            {"eval_episodes": 200},
+            quick=_QUICK,
+        ),
+        Experiment(
+            "walled reach",
+            "visuomotor",
+            "walled-reach",
+            (
+                Entrant("rl100 (gate)", RL100, _WALLED, "system", "rl100"),
+                Entrant("rl100 (no gate)", RL100, {**_WALLED, "gate": False}, "ablation"),
+            ),
+            {"eval_episodes": 200, "online_episodes": 0},
+            quick=_QUICK,
+        ),
+    ),
+    checks=(
+        Beats("rl100", "diffusion policy", 0.25, "success", why="all stages against imitation alone"),
+        Reaches("rl100", "offline_gain", at_least=0.25, why="what the offline stage adds"),
+        Reaches("rl100", "success_online", at_least=0.97),
+        Reaches("rl100", "student_gap", at_most=0.03),
+        Reaches("rl100", "call_share", at_most=0.2),
+        Beats("rl100", "rl100 (no offline stage)", 0.0, "success_online", why="at equal online episodes"),
+        Beats("rl100", "rl100 (shuffled advantages)", 0.0, "success_offline", why="the advantages carry the signal"),
+        Beats("rl100", "Gaussian cloning + PPO", 0.0, "success", why="the usual fine-tuning, same budget online"),
+        Beats("rl100 (gate)", "rl100 (no gate)", 0.0, "success_offline", "walled reach"),
+    ),
+    tried=(
+        "Settings of the small preset were looked for on seeds 100 to 102, which are not among those reported: with "
+        "success of those seeds in sight, three larger offline learning rates or clip ranges and a larger batch were "
+        "tried and left out. A first full run of this claim had faster targets for the critics (0.05, by the agreement "
+        "of V with recorded returns), half as many updates, and time-outs as failures; it was contradicted: offline "
+        "gain 0.034 [-0.051, 0.119], online 0.931 [0.894, 0.968], 0.958 without the offline stage, 1.00 for Gaussian "
+        "cloning and PPO; gated minus ungated 0.212 [-0.023, 0.447]. The critics were then put back to the paper's "
+        "target rate and bootstrapping and to 2,000 updates, which had done better on the development seeds, and "
+        "nothing else was changed."
+    ),
+)

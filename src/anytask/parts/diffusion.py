@@ -1,0 +1,508 @@
+"""Denoising as a policy: generative models of actions whose sampling chain has an exact log-probability.
+
+A *process* turns noise into an action in ``n_steps`` sub-steps, each of them a Gaussian given the one before. So a
+chain has a log-probability, and policy gradients apply to it sub-step by sub-step. Two processes share one interface:
+:class:`DDIM` predicts noise on a squared-cosine schedule, :class:`Flow` predicts velocity on straight paths. The
+network is any module called as ``net(a, tau, c)`` with noisy actions a (n, \\*action_shape), times tau (n,) in
+[0, 1] (1 is pure noise) and features c (n, width); :class:`DenoisingMLP` is a small one.
+
+References
+----------
+Nichol, Dhariwal, 2021, "Improved Denoising Diffusion Probabilistic Models", arXiv:2102.09672 (the schedule).
+Song, Meng, Ermon, 2021, "Denoising Diffusion Implicit Models", arXiv:2010.02502.
+Lipman et al., 2023, "Flow Matching for Generative Modeling", arXiv:2210.02747.
+Song, Dhariwal, Chen, Sutskever, 2023, "Consistency Models", arXiv:2303.01469.
+Luo et al., 2023, "Latent Consistency Models", arXiv:2310.04378.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+#: net(a, tau, c) -> prediction of the shape of a.
+Net = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def squared_cosine_alpha_bar(n: int = 100, beta_max: float = 0.999) -> Tensor:
+    """Return ``alpha_bar`` (n,) of the squared-cosine schedule: the share of signal variance left at each step.
+
+    Examples
+    --------
+    >>> alpha_bar = squared_cosine_alpha_bar(100)
+    >>> [round(alpha_bar[t].item(), 4) for t in (0, 50, 99)]
+    [0.9994, 0.4783, 0.0]
+    """
+    if n < 1:
+        raise ValueError(f"a schedule needs at least one step, got {n}")
+    t = torch.arange(n + 1, dtype=torch.float64) / n
+    signal = ((t + 0.008) / 1.008 * math.pi / 2).cos().square()
+    beta = (1 - signal[1:] / signal[:-1]).clamp(max=beta_max)
+    return (1 - beta).cumprod(0).float()
+
+
+class Chain(NamedTuple):
+    """A sampled chain: ``states`` (n_steps + 1, n, \\*action_shape), noise first, and ``log_prob`` (n_steps, n)."""
+
+    states: Tensor
+    log_prob: Tensor
+
+    @property
+    def actions(self) -> Tensor:
+        """The last state, (n, \\*action_shape), within [-1, 1]."""
+        return self.states[-1].clamp(-1.0, 1.0)
+
+
+def gaussian_log_prob(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return log N(x; mean, std^2) summed over all axes but the first, (n,).
+
+    Examples
+    --------
+    >>> round(gaussian_log_prob(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor(1.0)).item(), 6)
+    -1.837877
+    """
+    log_density = -0.5 * ((x - mean) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)
+    return log_density.expand(x.shape).flatten(1).sum(1)
+
+
+class Process(ABC):
+    """What :class:`DDIM` and :class:`Flow` share: sub-step ``k`` takes state k to state k + 1, for k = 0 .. n_steps-1.
+
+    Parameters
+    ----------
+    n_steps : int
+        Sub-steps, and so network calls, per action.
+    eta : float >= 0
+        Size of the noise in stochastic chains; 0 makes all noise come from ``sigma_min``.
+    sigma_min, sigma_max : float
+        Bounds on the standard deviation of a sub-step. ``sigma_min > 0`` keeps log-probabilities finite, the last
+        sub-step included.
+    clip : bool
+        Clip the predicted clean action to [-1, 1] inside the chain. A clipped entry has no gradient.
+    """
+
+    n_steps: int
+
+    def __init__(self, n_steps: int, eta: float, sigma_min: float, sigma_max: float | None, clip: bool) -> None:
+        if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 1:
+            raise ValueError(f"n_steps must be a whole number of at least 1, got {n_steps!r}")
+        if eta < 0:
+            raise ValueError(f"eta must be at least 0, got {eta!r}")
+        if sigma_min <= 0:
+            raise ValueError(f"sigma_min must be above 0, or the last sub-step has no density; got {sigma_min!r}")
+        if sigma_max is not None and sigma_max < sigma_min:
+            raise ValueError(f"sigma_max must be at least sigma_min = {sigma_min}, got {sigma_max!r}")
+        self.n_steps, self.eta, self.clip = n_steps, eta, clip
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+
+    @abstractmethod
+    def loss(self, net: Net, a: Tensor, c: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return the training loss (n,) of clean actions a, at one random time each, averaged over action entries."""
+
+    @abstractmethod
+    def time(self, k: int) -> float:
+        """Return tau in [0, 1] of state k."""
+
+    @abstractmethod
+    def clean(self, net: Net, a: Tensor, k: int, c: Tensor) -> Tensor:
+        """Return the clean action that the network sees in state k, not clipped."""
+
+    @abstractmethod
+    def _moments(self, net: Net, a: Tensor, k: int, c: Tensor, eta: float) -> tuple[Tensor, float]:
+        """Return the mean of state k + 1 given state k, and the standard deviation before clipping."""
+
+    @abstractmethod
+    def between(self, clean: Tensor, noise: Tensor, k: int) -> Tensor:
+        """Return state k of a clean action and a noise."""
+
+    def step(self, net: Net, a: Tensor, k: int, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean (n, \\*action_shape) and standard deviation () of state k + 1 given state k = ``a``."""
+        mean, sigma = self._moments(net, a, k, c, self.eta)
+        return mean, torch.tensor(min(max(sigma, self.sigma_min), self.sigma_max or math.inf), device=a.device)
+
+    def sample(
+        self, net: Net, c: Tensor, action_shape: Sequence[int], generator: torch.Generator | None = None
+    ) -> Chain:
+        """Draw a stochastic chain for each row of c, without gradients."""
+        with torch.no_grad():
+            a = _noise((len(c), *action_shape), c, generator)
+            states, log_probs = [a], []
+            for k in range(self.n_steps):
+                mean, std = self.step(net, a, k, c)
+                a = mean + std * _noise(mean.shape, c, generator)
+                states.append(a)
+                log_probs.append(gaussian_log_prob(a, mean, std))
+            return Chain(torch.stack(states), torch.stack(log_probs))
+
+    def log_prob(self, net: Net, states: Tensor, c: Tensor, k: int | None = None) -> Tensor:
+        """Return the log-probability of sub-step ``k`` (n,), or of all (n_steps, n), with gradients into net and c.
+
+        Parameters
+        ----------
+        states : Tensor (n_steps + 1, n, \\*action_shape)
+            As in :attr:`Chain.states`.
+        """
+        if len(states) != self.n_steps + 1:
+            raise ValueError(f"a chain has {self.n_steps + 1} states, got {len(states)}")
+        if k is None:
+            return torch.stack([self.log_prob(net, states, c, k) for k in range(self.n_steps)])
+        mean, std = self.step(net, states[k], k, c)
+        return gaussian_log_prob(states[k + 1], mean, std)
+
+    @torch.no_grad()
+    def decide(
+        self,
+        net: Net,
+        c: Tensor,
+        action_shape: Sequence[int],
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Return actions (n, \\*action_shape) in [-1, 1]: no noise in the sub-steps, the start drawn or given."""
+        a = _noise((len(c), *action_shape), c, generator) if noise is None else noise
+        for k in range(self.n_steps):
+            a, _ = self._moments(net, a, k, c, 0.0)
+        return a.clamp(-1.0, 1.0)
+
+
+class DDIM(Process):
+    """Noise-predicting diffusion with ``n_steps`` DDIM sub-steps out of ``n_train``.
+
+    With sub-step times tau_0 > tau_1 > ... and alpha_bar' that of the next time (1 after the last)::
+
+        x0    = (a - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar)          # clipped to [-1, 1] by choice
+        sigma = eta sqrt((1 - alpha_bar') / (1 - alpha_bar) (1 - alpha_bar / alpha_bar'))
+        a'    ~ N(sqrt(alpha_bar') x0 + sqrt(1 - alpha_bar' - sigma^2) eps, clip(sigma, sigma_min, sigma_max)^2)
+
+    Parameters
+    ----------
+    n_steps : int, default 10
+    n_train : int, default 100
+        Steps of the squared-cosine training schedule.
+    eta : float in [0, 1], default 1.0
+        1 is the ancestral sampler of DDPM, 0 is deterministic but for ``sigma_min``.
+    sigma_min, sigma_max : float, defaults 0.0067 and None
+    clip : bool, default True
+
+    Examples
+    --------
+    A network that knows the answer 0.3 finds it in any number of steps.
+
+    >>> process = DDIM(n_steps=4)
+    >>> def net(a, tau, c):
+    ...     alpha_bar = process.alpha_bar_at(tau)[:, None]
+    ...     return (a - alpha_bar.sqrt() * 0.3) / (1 - alpha_bar).sqrt()
+    >>> process.decide(net, torch.zeros(2, 1), (1,), torch.Generator().manual_seed(0)).ravel().tolist()
+    [0.30000001192092896, 0.30000001192092896]
+    """
+
+    def __init__(
+        self,
+        n_steps: int = 10,
+        *,
+        n_train: int = 100,
+        eta: float = 1.0,
+        sigma_min: float = 0.0067,
+        sigma_max: float | None = None,
+        clip: bool = True,
+    ) -> None:
+        super().__init__(n_steps, eta, sigma_min, sigma_max, clip)
+        if n_train < n_steps:
+            raise ValueError(f"n_train must be at least n_steps = {n_steps}, got {n_train}")
+        if eta > 1:
+            raise ValueError(f"eta must be in [0, 1], got {eta!r}")
+        self.n_train = n_train
+        self.alpha_bar = squared_cosine_alpha_bar(n_train)
+        stride = n_train // n_steps
+        #: Indices into the training schedule of states 0 .. n_steps - 1, falling to 0.
+        self.timesteps = [stride * (n_steps - 1 - k) for k in range(n_steps)]
+        self._signals = [*self.alpha_bar[self.timesteps].tolist(), 1.0]  # alpha_bar of states 0 .. n_steps
+
+    def alpha_bar_at(self, tau: Tensor) -> Tensor:
+        """Return alpha_bar (n,) at times tau (n,) in [0, 1]."""
+        return self.alpha_bar.to(tau.device)[(tau * self.n_train).round().long().clamp(0, self.n_train - 1)]
+
+    def time(self, k: int) -> float:
+        return self.timesteps[k] / self.n_train if k < self.n_steps else 0.0
+
+    def _signal(self, k: int) -> float:
+        return self._signals[k]
+
+    def loss(self, net: Net, a: Tensor, c: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        t = torch.randint(self.n_train, (len(a),), generator=generator, device=a.device)
+        eps = _noise(a.shape, a, generator)
+        alpha_bar = self.alpha_bar.to(a.device)[t].reshape(-1, *[1] * (a.dim() - 1))
+        noisy = alpha_bar.sqrt() * a + (1 - alpha_bar).sqrt() * eps
+        return (net(noisy, t / self.n_train, c) - eps).square().flatten(1).mean(1)
+
+    def between(self, clean: Tensor, noise: Tensor, k: int) -> Tensor:
+        signal = self._signal(k)
+        return math.sqrt(signal) * clean + math.sqrt(1 - signal) * noise
+
+    def clean(self, net: Net, a: Tensor, k: int, c: Tensor) -> Tensor:
+        return self._split(net, a, k, c)[0]
+
+    def _split(self, net: Net, a: Tensor, k: int, c: Tensor) -> tuple[Tensor, Tensor]:
+        signal = self._signal(k)
+        eps = net(a, _times(self.time(k), a), c)
+        return (a - math.sqrt(1 - signal) * eps) / math.sqrt(signal), eps
+
+    def _moments(self, net: Net, a: Tensor, k: int, c: Tensor, eta: float) -> tuple[Tensor, float]:
+        x0, eps = self._split(net, a, k, c)
+        return self.moments(x0.clamp(-1.0, 1.0) if self.clip else x0, eps, self._signal(k), self._signal(k + 1), eta)
+
+    @staticmethod
+    def moments(x0: Tensor, eps: Tensor, alpha_bar: float, alpha_bar_next: float, eta: float) -> tuple[Tensor, float]:
+        """Return mean and standard deviation of the next state from a clean action x0 and a noise eps."""
+        variance = eta**2 * (1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)
+        direction = math.sqrt(max(1 - alpha_bar_next - variance, 0.0))
+        return math.sqrt(alpha_bar_next) * x0 + direction * eps, math.sqrt(variance)
+
+
+class Flow(Process):
+    """Flow matching on straight paths ``a_s = (1 - s) noise + s action`` with a stochastic sampler.
+
+    The network predicts the velocity ``action - noise``. In steps of 1 / n_steps the chain follows the stochastic
+    equation that has the same marginals as the flow, with diffusion ``g^2 = eta^2 (1 - s)``: the score is
+    ``-noise / (1 - s)``, so the drift is ``v - eta^2 noise / 2``, finite everywhere.
+
+    Parameters
+    ----------
+    n_steps : int, default 10
+    eta, sigma_min, sigma_max, clip
+        As in :class:`Process`; ``eta`` may exceed 1.
+
+    Examples
+    --------
+    >>> process = Flow(n_steps=4)
+    >>> def net(a, tau, c):
+    ...     return (0.3 - a) / tau[:, None]
+    >>> process.decide(net, torch.zeros(1, 1), (1,), torch.Generator().manual_seed(0)).item()
+    0.30000001192092896
+    """
+
+    def __init__(
+        self,
+        n_steps: int = 10,
+        *,
+        eta: float = 1.0,
+        sigma_min: float = 0.0067,
+        sigma_max: float | None = None,
+        clip: bool = True,
+    ) -> None:
+        super().__init__(n_steps, eta, sigma_min, sigma_max, clip)
+
+    def time(self, k: int) -> float:
+        return 1 - k / self.n_steps
+
+    def loss(self, net: Net, a: Tensor, c: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        tau = torch.rand((len(a),), generator=generator, device=a.device)
+        noise = _noise(a.shape, a, generator)
+        share = tau.reshape(-1, *[1] * (a.dim() - 1))
+        return (net(share * noise + (1 - share) * a, tau, c) - (a - noise)).square().flatten(1).mean(1)
+
+    def between(self, clean: Tensor, noise: Tensor, k: int) -> Tensor:
+        return (1 - self.time(k)) * clean + self.time(k) * noise
+
+    def clean(self, net: Net, a: Tensor, k: int, c: Tensor) -> Tensor:
+        return a + self.time(k) * net(a, _times(self.time(k), a), c)
+
+    def _moments(self, net: Net, a: Tensor, k: int, c: Tensor, eta: float) -> tuple[Tensor, float]:
+        tau, h = self.time(k), 1 / self.n_steps
+        x0 = self.clean(net, a, k, c)
+        if self.clip:
+            x0 = x0.clamp(-1.0, 1.0)
+        noise = (a - (1 - tau) * x0) / tau  # tau > 0 in all states but the last
+        return a + h * (x0 - noise - eta**2 / 2 * noise), eta * math.sqrt(tau * h)
+
+
+def _noise(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.randn(tuple(shape), generator=generator, device=like.device, dtype=torch.float32)
+
+
+def _times(tau: float, a: Tensor) -> Tensor:
+    return torch.full((len(a),), tau, device=a.device)
+
+
+class DenoisingMLP(nn.Module):
+    """A perceptron on (noisy action, time, features) that predicts something of the action's shape.
+
+    Parameters
+    ----------
+    action_shape : sequence of int
+        (d,) or (chunk, d).
+    width : int
+        Of the features c.
+    hidden : sequence of int, default (256, 256, 256)
+    time_width : int, default 32
+        Width of the sinusoidal code of tau.
+
+    Examples
+    --------
+    >>> DenoisingMLP((4, 2), 6)(torch.zeros(5, 4, 2), torch.zeros(5), torch.zeros(5, 6)).shape
+    torch.Size([5, 4, 2])
+    """
+
+    frequencies: Tensor
+
+    def __init__(
+        self, action_shape: Sequence[int], width: int, hidden: Sequence[int] = (256, 256, 256), time_width: int = 32
+    ) -> None:
+        super().__init__()
+        self.action_shape = tuple(action_shape)
+        size = math.prod(self.action_shape)
+        widths = [size + time_width + width, *hidden]
+        layers: list[nn.Module] = []
+        for n_in, n_out in itertools.pairwise(widths):
+            layers += [nn.Linear(n_in, n_out), nn.SiLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], size))
+        frequencies = 100.0 ** (torch.arange(time_width // 2) / max(time_width // 2 - 1, 1))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, a: Tensor, tau: Tensor, c: Tensor) -> Tensor:
+        angles = tau[:, None] * self.frequencies
+        h = torch.cat([a.flatten(1), angles.sin(), angles.cos(), c], 1)
+        return self.layers(h).reshape(-1, *self.action_shape)
+
+
+class Consistency(nn.Module):
+    """A one-step student: ``f(a, tau) = c_skip(tau) a + c_out(tau) x0(a, tau)``, the identity at tau = 0.
+
+    Parameters
+    ----------
+    net : nn.Module
+        A denoiser like the teacher's; copied.
+    process : Process
+        The teacher's.
+    sigma_data : float > 0, default 0.5
+        Standard deviation of clean actions.
+
+    Examples
+    --------
+    >>> student = Consistency(DenoisingMLP((1,), 2), DDIM(5))
+    >>> student.decide(torch.zeros(3, 2), (1,), torch.Generator().manual_seed(0)).shape
+    torch.Size([3, 1])
+    """
+
+    def __init__(self, net: nn.Module, process: Process, sigma_data: float = 0.5) -> None:
+        super().__init__()
+        if sigma_data <= 0:
+            raise ValueError(f"sigma_data must be above 0, got {sigma_data!r}")
+        if process.time(0) == 0:
+            raise ValueError(f"a student needs a process of at least 2 steps, got n_steps={process.n_steps}")
+        self.net = copy.deepcopy(net).requires_grad_(True)
+        self.process, self.sigma_data = process, sigma_data
+
+    def coefficients(self, k: int) -> tuple[float, float]:
+        """Return (c_skip, c_out) in state k; the time is counted in hundredths, as in a schedule of 100 steps."""
+        return consistency_coefficients(100 * self.process.time(k), self.sigma_data)
+
+    def forward(self, a: Tensor, k: int, c: Tensor) -> Tensor:
+        """Return the clean action that the student sees in state k, not clipped."""
+        c_skip, c_out = self.coefficients(k)
+        return a if c_out == 0 else c_skip * a + c_out * self.process.clean(self.net, a, k, c)
+
+    def same_noise_loss(self, target: Tensor, noise: Tensor, c: Tensor) -> Tensor:
+        """Return the squared distance (n,) to the action ``target`` that the teacher made from the same ``noise``."""
+        return (self(noise, 0, c) - target).square().flatten(1).mean(1)
+
+    def consistency_loss(
+        self, ema: Consistency, teacher: Net, a: Tensor, c: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Return the squared distance (n,) between neighbours on the teacher's path.
+
+        A clean action ``a`` is brought to a random state k; the teacher takes one deterministic sub-step to k + 1, and
+        the averaged student ``ema`` says what it sees there.
+        """
+        noisy = sum(
+            self.process.time(k) > 0 for k in range(self.process.n_steps)
+        )  # at time 0 there is nothing to learn
+        k = int(torch.randint(noisy, (), generator=generator, device=a.device))
+        state = self.process.between(a, _noise(a.shape, a, generator), k)
+        with torch.no_grad():
+            after, _ = self.process._moments(teacher, state, k, c, 0.0)
+            target = after if k + 1 == self.process.n_steps else ema(after, k + 1, c)
+        return (self(state, k, c) - target).square().flatten(1).mean(1)
+
+    @torch.no_grad()
+    def decide(
+        self,
+        c: Tensor,
+        action_shape: Sequence[int],
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Return actions (n, \\*action_shape) in [-1, 1] by one network call."""
+        a = _noise((len(c), *action_shape), c, generator) if noise is None else noise
+        return self(a, 0, c).clamp(-1.0, 1.0)
+
+
+def consistency_coefficients(tau: float, sigma_data: float = 0.5) -> tuple[float, float]:
+    """Return (c_skip, c_out) of a consistency function at schedule time tau >= 0.
+
+    Examples
+    --------
+    >>> consistency_coefficients(0.0)
+    (1.0, 0.0)
+    """
+    s = tau / 0.1
+    total = s**2 + sigma_data**2
+    return sigma_data**2 / total, s / math.sqrt(total)
+
+
+class EMA:
+    """An exponential moving average of a module's weights, with a decay that grows while there is little to average.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Copied; :attr:`module` holds the average, without gradients.
+    decay : float in [0, 1), default 0.9999
+        Largest decay.
+    power : float, default 0.75
+        The decay at update t is ``min(decay, 1 - (1 + t) ** -power)``; 0 means ``decay`` from the start.
+
+    Examples
+    --------
+    >>> layer = nn.Linear(1, 1)
+    >>> average = EMA(layer, decay=0.5, power=0.0)
+    >>> before = average.module.weight.item()
+    >>> _ = layer.weight.data.add_(2.0)
+    >>> average.update(layer)
+    >>> round(average.module.weight.item() - before, 5)
+    1.0
+    """
+
+    def __init__(self, module: nn.Module, decay: float = 0.9999, power: float = 0.75) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be in [0, 1), got {decay!r}")
+        self.module = copy.deepcopy(module).requires_grad_(False)
+        self.decay, self.power, self.updates = decay, power, 0
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move the average towards the weights of ``module``; buffers are copied."""
+        self.updates += 1
+        decay = min(self.decay, 1 - (1 + self.updates) ** -self.power) if self.power else self.decay
+        mine: list[Tensor] = list(self.module.parameters())
+        theirs: list[Tensor] = list(module.parameters())
+        if mine:
+            torch._foreach_lerp_(mine, theirs, 1 - decay)
+        for a, b in zip(self.module.buffers(), module.buffers(), strict=True):
+            a.copy_(b)
+
+    def state_dict(self) -> dict[str, object]:
+        """Return the average and the number of updates."""
+        return {"module": self.module.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Put back what :meth:`state_dict` returned."""
+        self.module.load_state_dict(state["module"])  # type: ignore[arg-type]
+        self.updates = int(state["updates"])  # type: ignore[call-overload]

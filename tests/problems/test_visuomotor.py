@@ -1,0 +1,156 @@
+import base64
+
+import numpy as np
+import pytest
+import torch
+
+from anytask import problems
+from anytask.control import demonstrations
+from anytask.parts.episode_files import save_episodes
+from anytask.parts.episodes import Episode, Episodes
+from anytask.problems.base import BadData, Entrant
+from anytask.problems.visuomotor import Visuomotor
+
+TINY = {
+    "hidden": [32], "imitation_epochs": 3, "critic_hidden": [32], "critic_epochs": 2, "dynamics_hidden": [16],
+    "dynamics_steps": 10, "offline_steps": 4, "offline_batch": 32, "gate_every": 2, "gate_states": 8,
+    "rollout_length": 2, "distil_steps": 4, "online_epochs": 1, "n_steps": 2, "device": "cpu",
+}  # fmt: skip
+SMALL = {"demos": 8, "rollouts": 4, "online_episodes": 6, "eval_episodes": 8, "copies": 4, "params": TINY}
+RL100 = "anytask.control:RL100"
+
+
+class Run:
+    """What figures need of a run."""
+
+    def __init__(self, name, seed, outcome):
+        self.entrant_name, self.seed, self.status = name, seed, "done"
+        self.metrics, self.details, self.cost = outcome.metrics, outcome.details, outcome.cost
+
+
+@pytest.fixture(scope="module")
+def outcome():
+    torch.set_num_threads(1)
+    problem = Visuomotor()
+    return problem.run(Entrant("rl100", RL100), problem.load("reach", **SMALL), 0)
+
+
+def test_it_is_a_problem_of_the_package():
+    assert isinstance(problems.get("visuomotor"), Visuomotor) and Visuomotor().primary.key == "success"
+
+
+def test_every_stage_is_tried_out_and_the_budget_is_counted(outcome):
+    m = outcome.metrics
+    assert set(outcome.details["stages"]) == {"imitation", "offline", "online", "student"}
+    assert m["episodes"] == 10 and m["success"] == m["success_student"]
+    assert m["offline_gain"] == m["success_offline"] - m["success_imitation"]
+    assert m["student_gap"] == m["success_online"] - m["success_student"]
+    assert m["network_calls"] == 1 and m["call_share"] == 0.5 and m["frequency"] > 0
+    assert 0 <= m["accepted"] <= 1 and len(outcome.details["gate"]) == 2
+    assert base64.b64decode(outcome.details["filmstrip"])[:4] == b"\x89PNG"
+    assert outcome.cost["trainable_parameters"] > 0 and outcome.cost["train_seconds"] > 0
+
+
+def test_entrants_get_the_same_demonstrations_and_no_more_episodes_than_allowed(monkeypatch):
+    seen = []
+
+    class Greedy:
+        def __init__(self, seed):
+            self.seed = seed
+
+        def fit(self, episodes):
+            seen.append(episodes.fingerprint)
+
+        def act(self, obs, *, deterministic=True):
+            return torch.ones(len(obs), 2)
+
+        def reset(self, rows=None):
+            pass
+
+        def improve(self, env, demonstrations, *, rollouts, online_episodes, on_stage, progress):
+            seen.append((rollouts, online_episodes, demonstrations.fingerprint))
+
+    monkeypatch.setattr(Entrant, "load", lambda self: Greedy)
+    problem = Visuomotor()
+    data = problem.load("reach", **{**SMALL, "params": None})
+    out = [problem.run(Entrant("greedy", "x:y"), data, seed) for seed in (0, 0, 1)]
+    assert seen[0] == seen[2] != seen[4] and seen[1] == (4, 6, seen[0])
+    assert out[0].metrics["success"] == out[1].metrics["success"]
+    assert set(out[0].metrics) == {"success", "success_imitation", "episodes", "frequency"}
+
+
+def test_every_baseline_runs():
+    problem = Visuomotor()
+    data = problem.load("walled-reach", **{**SMALL, "rollouts": 2, "online_episodes": 2, "eval_episodes": 2})
+    names = []
+    for entrant in problem.baselines(data):
+        assert problem.refuses(entrant, data) is None
+        assert 0 <= problem.run(entrant, data, 1).metrics["success"] <= 1
+        names.append(entrant.name)
+    assert names == [
+        "diffusion policy", "RL-100 without gate", "RL-100 without offline stage", "Gaussian cloning + PPO",
+    ]  # fmt: skip
+    assert problem.refuses(Entrant("tame", "anytask.continual:TAME"), data) is not None
+
+
+def test_pixels_go_through_all_stages():
+    problem = Visuomotor()
+    small = {**SMALL, "demos": 3, "rollouts": 2, "online_episodes": 2, "eval_episodes": 2, "observation": "pixels"}
+    out = problem.run(Entrant("rl100", RL100), problem.load("reach", **small), 1)
+    assert set(out.details["stages"]) == {"imitation", "offline", "online", "student"}
+
+
+def test_any_gymnasium_id_and_a_file_of_demonstrations(tmp_path):
+    rng = np.random.default_rng(0)
+    episodes = Episodes.from_list([
+        Episode(rng.normal(size=(6, 3)), rng.normal(size=(5, 1)).clip(-2, 2), np.zeros(5)) for _ in range(4)
+    ])  # fmt: skip
+    save_episodes(tmp_path / "swing.npz", episodes)
+    problem = Visuomotor()
+    options = {"env_options": {"max_episode_steps": 8}, "preset": "small"}
+    data = problem.load(tmp_path / "swing.npz", env="Pendulum-v1", **{**SMALL, **options})
+    other = problem.load("Pendulum-v1", demonstrations=tmp_path / "swing.npz", **{**SMALL, **options})
+    assert data.name == "swing" and other.env == data.env == "Pendulum-v1"
+    out = problem.run(Entrant("rl100", RL100, {"stages": ["imitation", "offline"]}), data, 0)
+    assert np.isnan(out.metrics["success"])  # Pendulum has no notion of success
+    assert data.describe()["demonstrations"]["episodes"] == 4
+
+
+def test_data_that_do_not_fit_are_refused_before_anything_is_trained(tmp_path):
+    problem = Visuomotor()
+    save_episodes(tmp_path / "reach.npz", demonstrations("anytask/Reach-v0", 3))
+    with pytest.raises(BadData, match="2 numbers per action"):
+        problem.load(tmp_path / "reach.npz", env="Pendulum-v1")
+    with pytest.raises(BadData, match="have observations"):
+        problem.load(Episodes.from_list([Episode(np.zeros((3, 5)), np.zeros((2, 1)))]), env="Pendulum-v1")
+    pendulum = Episodes.from_list([Episode(np.zeros((3, 3)), np.zeros((2, 2)))])
+    with pytest.raises(BadData, match="2 numbers per action"):
+        problem.load(pendulum, env="Pendulum-v1")
+    with pytest.raises(BadData, match="give env"):
+        problem.load(pendulum)
+    with pytest.raises(BadData, match="neither reach"):
+        problem.load("nowhere")
+    with pytest.raises(BadData, match="needs demonstrations"):
+        problem.load("Pendulum-v1")
+    with pytest.raises(ValueError, match="no option 'speed'"):
+        problem.load("reach", speed=1)
+    with pytest.raises(ValueError, match="demos must be"):
+        problem.load("reach", demos=0)
+    assert problem.load(tmp_path / "reach.npz", env="anytask/Reach-v0").name == "reach"
+
+
+def test_the_fingerprint_follows_content_and_options():
+    problem = Visuomotor()
+    one, two = problem.load("reach"), problem.load("reach", noise=0.1)
+    assert one.fingerprint == problem.load("reach").fingerprint != two.fingerprint
+
+
+def test_figures_show_stages_gate_and_films(outcome):
+    problem = Visuomotor()
+    data = problem.load("reach", **SMALL)
+    figures = problem.figures(data, [Run("rl100", 0, outcome), Run("rl100", 1, outcome)])
+    assert [title for title, _, _ in figures] == ["Success by stage", "Gate log", "Trials"]
+    stages = figures[0][2].data[0]
+    assert list(stages.x) == ["imitation", "offline", "online", "student"]
+    assert list(stages.y) == [outcome.details["stages"][s] for s in stages.x]
+    assert problem.figures(data, []) == []
