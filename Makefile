@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test coverage test-slow claims docs bench lint format clean
+.PHONY: help browser demo test coverage test-slow claims docs bench lint format clean
 
 help:
 	@echo "make demo       set up $(VENV) and compare three continual learners on real data -> report.html"
@@ -17,6 +17,7 @@ help:
 	@echo "make docs       build the documentation into docs/_build/html"
 	@echo "make bench      speed and memory against peers, as ratios"
 	@echo "make lint       ruff and mypy"
+	@echo "make browser    Debian's Chromium for the tests of the pages, where there is none (needs root)"
 
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed: install Python 3.11, or name yours: make PYTHON=python3.12"; exit 1; }
@@ -29,6 +30,9 @@ $(VENV)/.installed-dev: $(STAMP)
 	@echo "Adding the test, docs and lint tools to $(VENV)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+
+browser:
+	@sh scripts/install_browser.sh
 
 demo: $(STAMP)
 	$(BIN)/anytask compare task-stream --data digits --systems tame,prd,gkcl --seeds 3 --jobs 2 --report report.html

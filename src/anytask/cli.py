@@ -1,4 +1,4 @@
-"""The command line: ``anytask list | show | compare | verify``."""
+"""The command line: ``anytask list | show | compare | verify | app``."""
 
 from __future__ import annotations
 
@@ -281,7 +281,8 @@ def compare(
                 highlight=False,
             )
         if comparison.not_run:
-            _err.print(f"{len(comparison.not_run)} runs were not started: the time budget was used up.")
+            why = "somebody stopped the comparison" if comparison.stopped else "the time budget was used up"
+            _err.print(f"{len(comparison.not_run)} runs were not started: {why}.")
         if report:
             _out.print(f"Report: {report}", highlight=False)
     if comparison.failed or comparison.not_run:
@@ -383,6 +384,47 @@ def _print_verdict(found: dict[str, Any], quick: bool) -> None:
             _out.print(f"  {_check_line(check)}", highlight=False)
     for failure in found["failures"]:
         _err.print(f"  [red]failed:[/] {_escape(failure)}", highlight=False)
+
+
+@app.command("app")
+def open_app(
+    store: Annotated[Path, typer.Option(help="The store of runs whose comparisons are shown.")] = Path(
+        "anytask-runs.sqlite"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8050,
+    host: Annotated[
+        str, typer.Option(help="The address to serve at; the default lets only this machine in.")
+    ] = "127.0.0.1",
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+    nero: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="A saved NERO result for the NERO page, or a folder of them; repeatable."),
+    ] = None,
+) -> None:
+    """The catalogue and your comparisons in a browser, also while they run."""
+    try:
+        from anytask.app.server import is_loopback, serve
+    except ImportError as error:
+        _fail(error)
+    if not is_loopback(host):
+        _err.print(
+            f"[yellow]warning:[/] whoever can reach {_escape(host)} can read this store and stop its comparisons.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def ready(address: str) -> None:
+        _out.print(f"anytask is at {address}   (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+        if browser:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    try:
+        serve(store, host=host, port=port, nero=nero or [], on_ready=ready)
+    except ValueError as error:
+        _fail(error)
+    _out.print("\nStopped.")
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anytask.bench import Run, RunStore
-from anytask.bench.store import jsonable
+from anytask.bench.store import SILENT_SECONDS, Record, jsonable
 
 
 def run(key="k", **values):
@@ -158,3 +158,81 @@ def test_a_killed_comparison_loses_and_repeats_no_finished_run(tmp_path):
     lines = (tmp_path / "log").read_text().splitlines()
     assert len(lines) == 12 and len(set(lines)) == 12
     assert len(RunStore(tmp_path / "s.sqlite")) == 12
+
+
+# -- comparisons -------------------------------------------------------------------------------------------------
+
+
+def record(id="one", plan="p", **changes):
+    return Record(
+        **{"id": id, "plan": plan, "problem": "toy", "fingerprint": "f", "data_name": "d", "body": {}} | changes
+    )
+
+
+def test_a_comparison_is_noted_asked_to_stop_and_ended(tmp_path):
+    with RunStore(tmp_path / "s.sqlite") as store, RunStore(tmp_path / "s.sqlite", timeout=1) as other:
+        store.begin(record(body={"seeds": [0, 1]}))
+        assert not store.stop_requested("one")
+        assert other.request_stop("one") and not other.request_stop("unknown")
+        assert store.stop_requested("one")
+        store.end("one", "stopped")
+        (found,) = other.comparisons()
+        assert (found.state, found.stop, found.body) == ("stopped", True, {"seeds": [0, 1]})
+        assert not other.request_stop("one"), "what has ended cannot be stopped"
+
+
+def test_a_comparison_that_goes_on_takes_the_place_of_the_one_that_ended(tmp_path):
+    with RunStore(tmp_path / "s.sqlite") as store:
+        store.begin(record("first"))
+        store.end("first", "interrupted")
+        store.begin(record("second"))
+        store.begin(record("beside it"))
+        store.begin(record("other runs", plan="q"))
+        assert {r.id for r in store.comparisons()} == {"second", "beside it", "other runs"}
+
+
+def test_a_comparison_without_a_sign_of_life_is_taken_for_dead(tmp_path):
+    with RunStore(tmp_path / "s.sqlite") as store:
+        store.begin(record("killed"))
+        assert store.comparisons()[0].silent_seconds() < 5
+        store._execute("UPDATE comparisons SET seen = '2026-01-01T00:00:00+00:00'", ())
+        assert store.comparisons()[0].silent_seconds() > SILENT_SECONDS
+        store.begin(record("again"))
+        assert [r.id for r in store.comparisons()] == ["again"]
+
+
+def test_a_beat_is_a_sign_of_life(tmp_path):
+    with RunStore(tmp_path / "s.sqlite") as store:
+        store.begin(record())
+        store._execute("UPDATE comparisons SET seen = '2026-01-01T00:00:00+00:00'", ())
+        store.beat("one")
+        assert store.comparisons()[0].silent_seconds() < 5
+
+
+def test_a_reader_sees_what_a_writer_commits_and_changes_nothing(tmp_path):
+    path = tmp_path / "s.sqlite"
+    with RunStore(path) as store, RunStore(path, read_only=True) as reader:
+        store.put(run("k"))
+        assert list(reader.runs_of(["k", "other"])) == ["k"]
+        with pytest.raises(ValueError, match="readonly"):
+            reader.put(run("l"))
+
+
+def test_a_reader_wants_a_store_that_exists(tmp_path):
+    with pytest.raises(ValueError, match="there is no store"):
+        RunStore(tmp_path / "none.sqlite", read_only=True)
+    (tmp_path / "empty.sqlite").touch()
+    with pytest.raises(ValueError, match="is empty"):
+        RunStore(tmp_path / "empty.sqlite", read_only=True)
+
+
+def test_a_store_that_knows_only_of_runs_is_read_and_then_completed(tmp_path):
+    path = tmp_path / "s.sqlite"
+    with RunStore(path) as store:
+        store.put(run("k"))
+        store._execute("DROP TABLE comparisons", ())
+    with RunStore(path, read_only=True) as reader:
+        assert reader.comparisons() == [] and len(reader) == 1
+    with RunStore(path) as store:
+        store.begin(record())
+        assert len(store.comparisons()) == 1

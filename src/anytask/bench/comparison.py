@@ -12,7 +12,7 @@ import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +57,8 @@ def compare(
 ) -> Comparison:
     """Run systems and baselines on your data with the same seeds, and say who does best and whether it is chance.
 
-    Bad input raises before anything runs or is written. A run that fails does not end the comparison.
+    Bad input raises before anything runs or is written. A run that fails does not end the comparison. While it runs,
+    ``RunStore.request_stop`` (the stop button of ``anytask app``) ends it early: runs that have begun still end.
 
     Parameters
     ----------
@@ -103,6 +104,8 @@ def compare(
     >>> result = compare("task-stream", "digits", ["prd"], seeds=3)  # doctest: +SKIP
     >>> result.table()[["name", "mean", "low", "high"]]  # doctest: +SKIP
     """
+    from anytask.bench.stored import Registration
+
     check_execution(jobs, backend, budget_seconds)
     if report is not None:
         _check_file(Path(report))
@@ -132,33 +135,36 @@ def compare(
 
         check_uri(mlflow)
 
-    runs = store if isinstance(store, RunStore) else RunStore(":memory:" if store is None else store)
-    try:
-        done = execute(
-            layout,
-            problem,
-            loaded,
-            runs,
-            jobs=jobs,
-            backend=backend,
-            resume=resume,
-            budget_seconds=budget_seconds,
-            progress=progress,
-            on_event=on_event,
-        )
-    finally:
-        if runs is not store:
-            runs.close()
     comparison = Comparison(
         problem=problem,
         data=loaded,
         plan=layout,
-        runs=done.runs,
-        not_run=done.not_run,
+        runs=[],
         source=None if data is loaded else data,
         options=options,
         baselines=baselines,
     )
+    runs = store if isinstance(store, RunStore) else RunStore(":memory:" if store is None else store)
+    try:
+        with Registration(runs, comparison) as registration:
+            done = execute(
+                layout,
+                problem,
+                loaded,
+                runs,
+                jobs=jobs,
+                backend=backend,
+                resume=resume,
+                budget_seconds=budget_seconds,
+                progress=progress,
+                on_event=on_event,
+                should_stop=registration.should_stop,
+            )
+            registration.stopped = done.stopped
+    finally:
+        if runs is not store:
+            runs.close()
+    comparison = replace(comparison, runs=done.runs, not_run=done.not_run, stopped=done.stopped)
     if report is not None:
         comparison.report(report)
     if mlflow is not None:
@@ -224,13 +230,15 @@ class Comparison:
     runs : list of Run
         In the plan's order, failed ones included.
     not_run : list of PlanItem
-        Runs that the time budget left no time for.
+        Runs that were not started, for want of time or because the comparison was stopped.
     source : any
         Where the data came from; None for data that were loaded before.
     options : dict
         The problem's options that were given.
     baselines : bool
         Whether the problem's baselines took part.
+    stopped : bool
+        Whether somebody asked it to stop before all its runs had begun (see ``RunStore.request_stop``).
     """
 
     problem: Problem
@@ -241,6 +249,7 @@ class Comparison:
     source: Any = None
     options: Mapping[str, Any] = field(default_factory=dict)
     baselines: bool = True
+    stopped: bool = False
 
     @property
     def failed(self) -> list[Run]:

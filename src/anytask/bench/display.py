@@ -54,7 +54,7 @@ class Display:
         """Take note of an event of :func:`anytask.bench.execute`."""
         self._progress.advance(self._total)
         if isinstance(about, PlanItem):
-            self._print(f"[dim]–[/] {escape(about.entrant.name)}, seed {about.seed}: no time left")
+            self._print(f"[dim]–[/] {escape(about.entrant.name)}, seed {about.seed}: not started")
             return
         label = f"{escape(about.entrant_name)}, seed {about.seed}"
         seconds = about.cost.get("wall_seconds", float("nan"))

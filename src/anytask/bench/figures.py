@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 _INK, _LINE = "#2b3138", "#e3e7eb"
 #: Letters of a name that fit beside a scale.
 _LONGEST = 26
+#: What an axis of costs is called, by the cost's name.
+COSTS = {
+    "wall_seconds": "seconds",
+    "cpu_seconds": "CPU seconds",
+    "peak_bytes": "bytes of peak memory",
+    "peak_increase_bytes": "bytes of the run's own memory",
+    "lm_calls": "language model calls",
+    "lm_tokens": "language model tokens",
+}
 _SYMBOLS = {
     "system": ("circle", "system"),
     "ablation": ("square", "ablation"),
@@ -170,16 +179,18 @@ def critical_difference(comparison: Comparison, names: Sequence[str], ranking: R
     return figure
 
 
-def cost(comparison: Comparison) -> go.Figure:
-    """The primary metric against the time of a run."""
+def cost(comparison: Comparison, by: str = "wall_seconds") -> go.Figure:
+    """The primary metric against the time of a run, or against another of its costs; rows without it are left out."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    rows = sorted((row for row in comparison.rows if row.done), key=lambda row: row.cost.get("wall_seconds", 0.0))
+    rows = [row for row in comparison.rows if row.done and (by == "wall_seconds" or by in row.cost)]
+    rows.sort(key=lambda row: row.cost.get(by, 0.0))
+    least = 1e-4 if by == "wall_seconds" else 1.0
     for place, row in enumerate(rows):
         symbol, _ = _symbol(row)
         figure.add_scatter(
-            x=[max(row.cost.get("wall_seconds", 0.0), 1e-4)],
+            x=[max(row.cost.get(by, 0.0), least)],
             y=[row.primary.mean],
             mode="markers+text",
             text=[escape(row.name)],
@@ -199,15 +210,16 @@ def cost(comparison: Comparison) -> go.Figure:
             showlegend=False,
         )
     _style(figure, height=430)
-    figure.update_xaxes(type="log", title="seconds per run (logarithmic)", dtick=_decades(rows), automargin=True)
+    axis = COSTS.get(by, by.replace("_", " "))
+    ticks = _decades([max(row.cost.get(by, 0.0), least) for row in rows])
+    figure.update_xaxes(type="log", title=f"{escape(axis)} per run (logarithmic)", dtick=ticks, automargin=True)
     figure.update_yaxes(title=_axis(comparison), automargin=True)
     return figure
 
 
-def _decades(rows: Sequence[Row]) -> str | None:
-    """Ticks at 1, 2, 5, 10, ... where the times lie so close that whole decades alone would leave the axis empty."""
-    seconds = [max(row.cost.get("wall_seconds", 0.0), 1e-4) for row in rows]
-    return "D2" if max(seconds) / min(seconds) < 100 else None
+def _decades(values: Sequence[float]) -> str | None:
+    """Ticks at 1, 2, 5, 10, ... where values lie so close that whole decades alone would leave the axis empty."""
+    return "D2" if not values or max(values) / min(values) < 100 else None
 
 
 def _symbol(row: Row) -> tuple[str, str]:

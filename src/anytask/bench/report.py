@@ -232,11 +232,11 @@ def _cost(comparison: Comparison) -> str:
     keys += sorted({key for row in rows for key in row.cost} - set(_COSTS))
     if not rows:
         return ""
-    head = ["name", *(_COSTS[key][0] if key in _COSTS else _words(key) for key in keys)]
+    head = ["name", *(cost_label(key) for key in keys)]
     with_lm = any(row.kind for row in rows)
     cells = []
     for row in rows:
-        values = [_COSTS[key][1](row.cost.get(key)) if key in _COSTS else number(row.cost.get(key)) for key in keys]
+        values = [cost_text(key, row.cost.get(key)) for key in keys]
         cells.append([_name(comparison, row), *values, *([escape(row.kind or "none")] if with_lm else [])])
     host = next((run.host for run in comparison.runs if run.host), {})
     note = (
@@ -267,7 +267,8 @@ def _failures(comparison: Comparison) -> str:
         )
     if comparison.not_run:
         listed = ", ".join(f"{item.entrant.name} (seed {item.seed})" for item in comparison.not_run)
-        parts.append(f"<p>Not started, for want of time: {escape(listed)}.</p>")
+        reason = "because it was stopped" if comparison.stopped else "for want of time"
+        parts.append(f"<p>Not started, {reason}: {escape(listed)}.</p>")
     return _section("What failed", *parts) if parts else ""
 
 
@@ -366,6 +367,28 @@ def _count(value: float | None) -> str:
 
 def _plural(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def cost_label(name: str) -> str:
+    """Return what a cost is called in tables.
+
+    Examples
+    --------
+    >>> cost_label("wall_seconds"), cost_label("gpu_hours")
+    ('time', 'gpu hours')
+    """
+    return _COSTS[name][0] if name in _COSTS else _words(name)
+
+
+def cost_text(name: str, value: float | None) -> str:
+    """Return an amount of a cost as text, in units that fit it.
+
+    Examples
+    --------
+    >>> cost_text("peak_bytes", 5e8), cost_text("wall_seconds", 75.0), cost_text("labels", None)
+    ('500 MB', '75 s', '–')
+    """
+    return _COSTS[name][1](value) if name in _COSTS else number(value)
 
 
 def _words(name: str) -> str:

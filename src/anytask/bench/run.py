@@ -6,6 +6,7 @@ import contextlib
 import gc
 import importlib.metadata
 import importlib.util
+import itertools
 import logging
 import os
 import platform
@@ -15,7 +16,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -40,6 +41,9 @@ BACKENDS: tuple[Backend, ...] = ("loky", "threading", "sequential", "ray", "dask
 #: Called with ("stored" | "ended" | "not run", the run or the item of the plan).
 Listener = Callable[[str, Any], None]
 
+#: File beside the running ones' marks that tells workers to start no more.
+_STOP = "stop"
+
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _PACKAGES = {
     "numpy": "numpy",
@@ -59,10 +63,11 @@ _ALWAYS = ("numpy", "scipy", "scikit-learn", "torch")
 
 @dataclass
 class Execution:
-    """What became of a plan: the runs in the plan's order, and the items that were not run for want of time."""
+    """What became of a plan: the runs in the plan's order, the items that were not run, and whether it was stopped."""
 
     runs: list[Run]
     not_run: list[PlanItem]
+    stopped: bool = False
 
 
 def execute(
@@ -77,12 +82,13 @@ def execute(
     budget_seconds: float | None = None,
     progress: bool = False,
     on_event: Listener | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Execution:
     """Make the runs of a plan that the store does not hold yet, and store each as it ends.
 
     A run that raises becomes a run with status "failed", with its traceback, and the others go on; so does one whose
     process is killed (out of memory, say). Ctrl-C stops the running ones and raises ``KeyboardInterrupt``; what had
-    ended is in the store, and the next call goes on from there.
+    ended is in the store, and the next call goes on from there. ``should_stop`` is the gentle way: what runs may end.
 
     Parameters
     ----------
@@ -107,7 +113,9 @@ def execute(
     progress : bool, default False
         Show progress bars on stderr.
     on_event : callable, optional
-        Told of each run that is found ("stored"), has ended ("ended"), or gets no time ("not run").
+        Told of each run that is found ("stored"), has ended ("ended"), or is not started ("not run").
+    should_stop : callable, optional
+        Asked about once a second, from another thread. Once it says True, no run starts; those that have begun end.
 
     Returns
     -------
@@ -132,6 +140,7 @@ def execute(
         else:
             waiting.append(item)
     skipped: list[PlanItem] = []
+    stopped = threading.Event()
 
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="anytask-", ignore_cleanup_errors=True)))
@@ -147,8 +156,9 @@ def execute(
             warnings.filterwarnings("ignore", message=".*tasks which were still being processed.*")
             warnings.filterwarnings("ignore", message=".*worker stopped while some jobs were given.*")
             job = _Job(problem, data, plan.options, jobs, backend, deadline, str(folder), _main_classes(plan))
+            stopped = stack.enter_context(_watch(should_stop, folder))
             with _pool(backend, jobs, job.threads, data) as pool:
-                for item, run in _survive(pool, job, waiting, folder):
+                for item, run in _survive(pool, job, waiting, folder, stopped):
                     if run is None:
                         skipped.append(item)
                         _tell(listeners, "not run", item)
@@ -159,6 +169,7 @@ def execute(
     return Execution(
         [ended[item.key] for item in plan.items if item.key in ended],
         [item for item in plan.items if item in skipped],
+        stopped.is_set() and bool(skipped),
     )
 
 
@@ -198,7 +209,34 @@ def _tell(listeners: Sequence[Listener], what: str, about: Any) -> None:
         listener(what, about)
 
 
-def _survive(pool: _Pool, job: _Job, items: Sequence[PlanItem], folder: Path) -> Iterator[tuple[PlanItem, Run | None]]:
+@contextlib.contextmanager
+def _watch(should_stop: Callable[[], bool] | None, folder: Path) -> Iterator[threading.Event]:
+    """Give an event that is set once ``should_stop`` says True; workers on this machine find a file in ``folder``."""
+    stopped, over = threading.Event(), threading.Event()
+    if should_stop is None:
+        yield stopped
+        return
+
+    def look() -> None:
+        while not over.wait(1.0):
+            if should_stop():
+                stopped.set()
+                with contextlib.suppress(OSError):
+                    (folder / _STOP).touch()
+                return
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield stopped
+    finally:
+        over.set()
+        thread.join()
+
+
+def _survive(
+    pool: _Pool, job: _Job, items: Sequence[PlanItem], folder: Path, stopped: threading.Event
+) -> Iterator[tuple[PlanItem, Run | None]]:
     """Yield each item with its run as it ends, also when worker processes die under them.
 
     The death of a worker takes all the running ones along. Those are then made again one by one, so that the one that
@@ -209,7 +247,8 @@ def _survive(pool: _Pool, job: _Job, items: Sequence[PlanItem], folder: Path) ->
     while left:
         batch = [left[alone[0]]] if alone else list(left.values())
         try:
-            with contextlib.closing(pool(job, batch)) as results:
+            # The pool asks for an item when it has room for one: that is the moment to give it no more.
+            with contextlib.closing(pool(job, itertools.takewhile(lambda _: not stopped.is_set(), batch))) as results:
                 for key, run in results:
                     item = left.pop(key)
                     _mark(folder, key).unlink(missing_ok=True)
@@ -229,6 +268,9 @@ def _survive(pool: _Pool, job: _Job, items: Sequence[PlanItem], folder: Path) ->
                 alone = [*running]
                 continue
         alone = [key for key in alone if key in left]
+        if stopped.is_set():
+            yield from ((item, None) for item in left.values())
+            return
 
 
 def _dead(job: _Job, item: PlanItem, error: Exception) -> Run:
@@ -245,7 +287,7 @@ def _mark(folder: Path, key: str) -> Path:
 # -- pools: where runs go on -------------------------------------------------------------------------------------
 
 _Ended = Generator[tuple[str, dict[str, Any] | None], None, None]
-_Pool = Callable[["_Job", Sequence[PlanItem]], _Ended]
+_Pool = Callable[["_Job", Iterable[PlanItem]], _Ended]
 
 
 @contextlib.contextmanager
@@ -269,7 +311,7 @@ def _pool(backend: str, jobs: int, threads: int, data: Any) -> Iterator[_Pool]:
             yield lambda job, items: _unordered(job, items, max(jobs, 2))
 
 
-def _unordered(job: _Job, items: Sequence[PlanItem], workers: int, in_flight: int | None = None) -> _Ended:
+def _unordered(job: _Job, items: Iterable[PlanItem], workers: int, in_flight: int | None = None) -> _Ended:
     parallel = joblib.Parallel(
         n_jobs=workers,
         return_as="generator_unordered",
@@ -419,8 +461,8 @@ class _Job:
 
 
 def _perform(job: _Job, item: PlanItem) -> tuple[str, dict[str, Any] | None]:
-    """Make one run; whatever happens in it ends up in what is returned. None stands for "no time left"."""
-    if job.deadline is not None and time.time() > job.deadline:
+    """Make one run; whatever happens in it ends up in what is returned. None stands for "not started"."""
+    if (job.deadline is not None and time.time() > job.deadline) or (Path(job.folder) / _STOP).exists():
         return item.key, None
     for name, cls in job.classes.items():
         if not hasattr(sys.modules["__main__"], name):

@@ -1,6 +1,7 @@
-"""Runs and the one SQLite file that keeps them.
+"""Runs, the comparisons they were made for, and the one SQLite file that keeps them.
 
-A run is stored in the moment it ends, so a comparison that is killed half-way loses only what was running.
+A run is stored in the moment it ends, so a comparison that is killed half-way loses only what was running. Beside the
+runs, the file says which comparisons there were, which go on, and whether somebody has asked one to stop.
 """
 
 from __future__ import annotations
@@ -10,18 +11,23 @@ import math
 import os
 import sqlite3
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 
 Status = Literal["done", "failed"]
+State = Literal["running", "done", "stopped", "interrupted"]
 
 #: Written into the file's header, so that a foreign SQLite file is never mistaken for a store.
 APPLICATION_ID = 0x414E5954  # "ANYT"
 SCHEMA_VERSION = 1
+
+#: A comparison that has given no sign of life for so long is taken for dead; it gives one every five seconds.
+SILENT_SECONDS = 60.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -35,6 +41,22 @@ CREATE TABLE IF NOT EXISTS runs (
     body TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS runs_by_data ON runs (problem, fingerprint);
+"""
+
+# Added to stores of the same format when they are opened: who knows only of runs is not disturbed by it.
+_COMPARISONS = """
+CREATE TABLE IF NOT EXISTS comparisons (
+    id TEXT PRIMARY KEY,
+    plan TEXT NOT NULL,
+    problem TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    data_name TEXT NOT NULL,
+    state TEXT NOT NULL,
+    started TEXT NOT NULL,
+    seen TEXT NOT NULL,
+    stop INTEGER NOT NULL DEFAULT 0,
+    body TEXT NOT NULL
+);
 """
 
 
@@ -133,6 +155,44 @@ class Run:
         return run
 
 
+@dataclass
+class Record:
+    """A comparison as its store knows it: what it consists of, how far it is, and whether it has been asked to stop.
+
+    Parameters
+    ----------
+    id : str
+        Made anew for each call of :func:`anytask.bench.compare`.
+    plan : str
+        Hash of the runs it consists of; a comparison that goes on where an earlier one stopped has the same.
+    problem, fingerprint, data_name : str
+        Key of the problem; content hash and name of the data.
+    body : dict
+        What :func:`anytask.bench.stored.stored_comparison` makes the comparison from: metrics, entrants, seeds, keys.
+    state : {"running", "done", "stopped", "interrupted"}
+        "stopped": somebody asked for it; "interrupted": by Ctrl-C or an error.
+    started, seen : str
+        ISO 8601 in UTC. ``seen`` is the last sign of life of the process that runs it.
+    stop : bool
+        Whether it has been asked to stop.
+    """
+
+    id: str
+    plan: str
+    problem: str
+    fingerprint: str
+    data_name: str
+    body: dict[str, Any]
+    state: State = "running"
+    started: str = ""
+    seen: str = ""
+    stop: bool = False
+
+    def silent_seconds(self) -> float:
+        """Return the seconds since the last sign of life; a comparison that is killed cannot say that it has ended."""
+        return (datetime.now(UTC) - datetime.fromisoformat(self.seen)).total_seconds()
+
+
 class RunStore:
     """All runs in one SQLite file; several processes may use it at once.
 
@@ -144,11 +204,15 @@ class RunStore:
     ----------
     path : path
         The file, created with its table when it does not exist; ``":memory:"`` keeps the runs in this process.
+    read_only : bool, default False
+        Only look: the file must exist, and nothing in it changes. Reading goes on while a comparison writes.
+    timeout : float, default 60
+        Seconds to wait while another process holds the file.
 
     Raises
     ------
     ValueError
-        If the file is not a store of anytask, comes from a newer anytask, or cannot be written.
+        If the file is not a store of anytask, comes from a newer anytask, or cannot be written (or read).
 
     Examples
     --------
@@ -159,8 +223,10 @@ class RunStore:
     (1, 'a', None)
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False, timeout: float = 60.0) -> None:
         self.path = os.fspath(path)
+        self.read_only = read_only
+        self.timeout = timeout
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._pid = os.getpid()
@@ -199,6 +265,79 @@ class RunStore:
         rows = self._execute(f"SELECT body FROM runs{where} ORDER BY finished, key", tuple(given.values()))
         return [Run.from_dict(json.loads(body)) for (body,) in rows]
 
+    def runs_of(self, keys: Iterable[str]) -> dict[str, Run]:
+        """Return the runs of these keys that the store holds, by key."""
+        wanted = list(keys)
+        found: dict[str, Run] = {}
+        for start in range(0, len(wanted), 500):
+            some = wanted[start : start + 500]
+            marks = ",".join("?" * len(some))
+            rows = self._execute(f"SELECT key, body FROM runs WHERE key IN ({marks})", tuple(some))
+            found.update((key, Run.from_dict(json.loads(body))) for key, body in rows)
+        return found
+
+    def statuses(self) -> dict[str, Status]:
+        """Return how each stored run ended, by key, without reading what it gave."""
+        return dict(self._execute("SELECT key, status FROM runs", ()))
+
+    def state(self) -> tuple[Any, ...]:
+        """Return something that differs once a run was stored, or a comparison began, ended or was told to stop."""
+        runs = self._execute("SELECT COUNT(*), MAX(rowid), MAX(finished) FROM runs", ())
+        return tuple(runs), tuple((r.id, r.state, r.stop) for r in self._records("ORDER BY id", (), body=False))
+
+    # -- comparisons ---------------------------------------------------------------------------------------------
+
+    def begin(self, record: Record) -> None:
+        """Note that a comparison begins, in place of earlier ones with the same runs that no longer go on."""
+        record.started = record.seen = _now()
+        with self._lock:
+            for earlier in self._records("WHERE plan = ?", (record.plan,)):
+                if earlier.state != "running" or earlier.silent_seconds() > SILENT_SECONDS:
+                    self._execute("DELETE FROM comparisons WHERE id = ?", (earlier.id,))
+            self._execute(
+                "INSERT INTO comparisons (id, plan, problem, fingerprint, data_name, state, started, seen, body)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(record.id, record.plan, record.problem, record.fingerprint, record.data_name, record.state),
+                    *(record.started, record.seen),
+                    json.dumps(jsonable(record.body), allow_nan=False, separators=(",", ":")),
+                ),
+            )
+
+    def beat(self, id: str) -> None:
+        """Leave a sign of life of a comparison that goes on."""
+        self._execute("UPDATE comparisons SET seen = ? WHERE id = ?", (_now(), id))
+
+    def end(self, id: str, state: State) -> None:
+        """Note how a comparison has ended."""
+        self._execute("UPDATE comparisons SET state = ?, seen = ? WHERE id = ?", (state, _now(), id))
+
+    def request_stop(self, id: str) -> bool:
+        """Ask a running comparison to stop; return whether there was a running one of this id.
+
+        Whoever runs it looks for this once a second, starts no further run, and keeps those that have begun or ended.
+        """
+        statement = "UPDATE comparisons SET stop = 1 WHERE id = ? AND state = 'running' RETURNING id"
+        return bool(self._execute(statement, (id,)))
+
+    def stop_requested(self, id: str) -> bool:
+        """Whether somebody has asked this comparison to stop."""
+        rows = self._execute("SELECT stop FROM comparisons WHERE id = ?", (id,))
+        return bool(rows and rows[0][0])
+
+    def comparisons(self) -> list[Record]:
+        """Return the comparisons that were made with this store, the latest first."""
+        return self._records("ORDER BY started DESC, id", ())
+
+    def _records(self, clause: str, values: tuple[Any, ...], body: bool = True) -> list[Record]:
+        if not self._execute("SELECT 1 FROM sqlite_master WHERE name = 'comparisons'", ()):
+            return []  # read only, and written by an anytask that knew only of runs
+        columns = ("id", "plan", "problem", "fingerprint", "data_name", "state", "started", "seen", "stop", "body")
+        wanted = ", ".join(column if body or column != "body" else "'{}'" for column in columns)
+        rows = self._execute(f"SELECT {wanted} FROM comparisons {clause}", values)
+        named = [dict(zip(columns, row, strict=True)) for row in rows]
+        return [Record(**row | {"stop": bool(row["stop"]), "body": json.loads(row["body"])}) for row in named]
+
     def __len__(self) -> int:
         return self._execute("SELECT COUNT(*) FROM runs", ())[0][0]
 
@@ -221,10 +360,10 @@ class RunStore:
     def __getstate__(self) -> dict[str, Any]:
         if self.path == ":memory:":
             raise TypeError("a store in memory cannot be sent to another process: give it a file")
-        return {"path": self.path}
+        return {"path": self.path, "read_only": self.read_only, "timeout": self.timeout}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]
 
     def _execute(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         with self._lock:
@@ -241,7 +380,10 @@ class RunStore:
         connection = None
         try:
             # isolation_level=None: each statement commits by itself; 60 s: other processes may be writing.
-            connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+            place = f"{Path(self.path).absolute().as_uri()}?mode=ro" if self.read_only else self.path
+            connection = sqlite3.connect(
+                place, timeout=self.timeout, isolation_level=None, check_same_thread=False, uri=self.read_only
+            )
             self._prepare(connection)
         except sqlite3.DatabaseError as error:
             if connection is not None:
@@ -260,13 +402,21 @@ class RunStore:
             raise ValueError(f"{path} is a folder: the store of runs has to be a file")
         if not path.parent.is_dir():
             raise ValueError(f"{path} cannot be a store of runs: there is no folder {path.parent}")
+        if self.read_only:
+            if not path.exists():
+                raise ValueError(f"there is no store {path}")
+            return
         if not os.access(path if path.exists() else path.parent, os.W_OK) or not os.access(path.parent, os.W_OK):
             raise ValueError(f"{path} cannot be a store of runs: no permission to write there")
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
-        tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
+        connection.execute("BEGIN")  # one moment of the file, in which another process may just be making it
+        try:
+            tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            application = connection.execute("PRAGMA application_id").fetchone()[0]
+        finally:
+            connection.execute("ROLLBACK")
         if tables and application != APPLICATION_ID:
             raise ValueError(f"{self.path} is an SQLite file of another program, not a store of runs")
         if version > SCHEMA_VERSION:
@@ -274,6 +424,10 @@ class RunStore:
                 f"{self.path} was written by a newer anytask (format {version}; this one reads {SCHEMA_VERSION}): "
                 "upgrade anytask, or name another file"
             )
+        if self.read_only:
+            if not tables:
+                raise ValueError(f"{self.path} is empty: no comparison has used it as a store of runs")
+            return
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         if not tables:
@@ -281,6 +435,7 @@ class RunStore:
                 f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
                 f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
+        connection.execute(_COMPARISONS)
 
 
 def jsonable(value: Any) -> Any:
@@ -315,6 +470,10 @@ def jsonable(value: Any) -> Any:
     if hasattr(value, "detach"):
         return jsonable(value.detach().cpu().numpy())
     raise TypeError(f"{type(value).__name__} {str(value)[:80]!r} cannot be stored as JSON")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _name(key: Any) -> str:

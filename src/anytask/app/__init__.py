@@ -1,0 +1,21 @@
+"""The browser side: the catalogue as a page, and every comparison of a store, also while it runs.
+
+``anytask app`` opens it. It is served from this machine to this machine, and loads nothing from a network.
+
+Examples
+--------
+>>> from anytask.app import make_app  # doctest: +SKIP
+>>> make_app("anytask-runs.sqlite").server  # a WSGI application for a server of your own  # doctest: +SKIP
+"""
+
+try:
+    import dash  # noqa: F401
+except ImportError as error:
+    raise ImportError("the browser application needs Dash: pip install 'anytask[app]'") from error
+
+from anytask._lazy import lazy
+
+_LAZY = {"make_app": "server", "serve": "server", "Page": "server", "Settings": "server"}
+
+__getattr__, __dir__ = lazy(__name__, _LAZY)
+__all__ = sorted(_LAZY)

@@ -1,0 +1,292 @@
+"""A comparison read back from its store, finished or not: what looks at a store needs neither the data nor the systems.
+
+:class:`Registration` notes a comparison in the store while it runs; :func:`stored_comparison` makes a
+:class:`~anytask.bench.comparison.Comparison` of what is noted and of the runs that have ended so far.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any, Self
+
+from anytask.bench.comparison import Comparison
+from anytask.bench.planning import LeftOut, Plan, PlanItem
+from anytask.bench.store import Record, Run, RunStore, jsonable
+from anytask.problems.base import Entrant, Metric, Outcome, Problem
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two signs of life.
+BEAT_SECONDS = 5.0
+
+
+class Registration:
+    """Note in the store that a comparison goes on, give signs of life, and say how it ended.
+
+    Parameters
+    ----------
+    store : RunStore
+        Where its runs are kept.
+    comparison : Comparison
+        The comparison, before any of its runs.
+
+    Examples
+    --------
+    >>> from anytask.bench.planning import Plan
+    >>> toy = SimpleNamespace(key="toy", title="Toy", metrics=(Metric("accuracy", "accuracy"),), bounds={})
+    >>> data = SimpleNamespace(name="d", fingerprint="f", describe=dict)
+    >>> store = RunStore(":memory:")
+    >>> with Registration(store, Comparison(toy, data, Plan((), (), (0,), {}), [])) as registration:
+    ...     state = store.comparisons()[0].state
+    >>> state, store.comparisons()[0].state
+    ('running', 'done')
+    """
+
+    def __init__(self, store: RunStore, comparison: Comparison) -> None:
+        self.store = store
+        self.record = record_of(comparison)
+        self.stopped = False
+        self._beat = 0.0
+
+    def __enter__(self) -> Self:
+        self.store.begin(self.record)
+        self._beat = time.monotonic()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        state = "interrupted" if kind is not None else "stopped" if self.stopped else "done"
+        try:
+            self.store.end(self.record.id, state)  # type: ignore[arg-type]
+        except ValueError as error:  # the outcome is worth more than the note about it
+            logger.warning("the store could not be told that the comparison has ended: %s", error)
+
+    def should_stop(self) -> bool:
+        """Whether somebody asked the comparison to stop; gives a sign of life in passing."""
+        try:
+            if time.monotonic() - self._beat > BEAT_SECONDS:
+                self._beat = time.monotonic()
+                self.store.beat(self.record.id)
+            return self.store.stop_requested(self.record.id)
+        except ValueError as error:  # locked for a minute, say: the runs go on all the same
+            logger.warning("the store could not be asked whether to stop: %s", error)
+            return False
+
+
+def record_of(comparison: Comparison) -> Record:
+    """Return what the store has to know of a comparison so that :func:`stored_comparison` can show it."""
+    problem, data, plan = comparison.problem, comparison.data, comparison.plan
+    identity = [problem.key, [[item.entrant.name, item.entrant.role, item.key] for item in plan.items]]
+    body = {
+        "title": problem.title,
+        "metrics": [asdict(metric) for metric in problem.metrics],
+        "bounds": dict(problem.bounds),
+        "facts": _plain(data.describe()),
+        "entrants": [_entrant_fields(entrant) for entrant in plan.entrants],
+        "seeds": list(plan.seeds),
+        "keys": [item.key for item in plan.items],
+        "options": dict(plan.options),
+        "left_out": [list(left) for left in plan.left_out],
+        "command": comparison.command,
+    }
+    return Record(
+        id=secrets.token_hex(8),
+        plan=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
+        problem=problem.key,
+        fingerprint=data.fingerprint,
+        data_name=data.name,
+        body=jsonable(body),
+    )
+
+
+def stored_comparison(record: Record, runs: Mapping[str, Run]) -> StoredComparison:
+    """Make a comparison of a record and of the runs that its store holds.
+
+    Parameters
+    ----------
+    record : Record
+        Out of :meth:`anytask.bench.RunStore.comparisons`, or from :func:`loose_records`.
+    runs : mapping of str to Run
+        By key, as :meth:`anytask.bench.RunStore.runs_of` returns them. Runs that are not there yet are left aside.
+
+    Returns
+    -------
+    StoredComparison
+        Its ``report`` is the one that :func:`anytask.bench.compare` writes.
+    """
+    body = record.body
+    entrants = tuple(Entrant(**fields) for fields in body["entrants"])
+    pairs = [(seed, entrant) for seed in body["seeds"] for entrant in entrants]
+    items = tuple(PlanItem(entrant, seed, key) for (seed, entrant), key in zip(pairs, body["keys"], strict=True))
+    found = [
+        replace(runs[item.key], entrant_name=item.entrant.name, role=item.entrant.role, system=item.entrant.key)
+        for item in items
+        if item.key in runs
+    ]
+    missing = [item for item in items if item.key not in runs]
+    return StoredComparison(
+        problem=StoredProblem(record.problem, body["title"], body["metrics"], body["bounds"]),
+        data=StoredData(record.data_name, record.fingerprint, body["facts"], SimpleNamespace(**body["options"])),
+        plan=Plan(items, entrants, tuple(body["seeds"]), body["options"], tuple(LeftOut(*x) for x in body["left_out"])),
+        runs=found,
+        not_run=[item for item in missing if item.key] if record.state != "running" else [],
+        stopped=record.state != "done",
+        written_command=body["command"],
+    )
+
+
+def loose_records(runs: Iterable[Run]) -> list[tuple[Record, dict[str, Run]]]:
+    """Group runs that no recorded comparison asked for by problem, data and settings, as if each were a comparison.
+
+    Such runs come from :func:`anytask.bench.execute`, and from a version that kept no record of comparisons. Which
+    metric ranks, and which way is better, is known for the problems of anytask; elsewhere the first metric ranks, and
+    higher counts as better.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps([run.problem, run.data_fingerprint, run.settings], sort_keys=True), []).append(run)
+    return [_loose(identity, group) for identity, group in groups.items()]
+
+
+@dataclass
+class StoredComparison(Comparison):
+    """A comparison whose command was written down when it ran."""
+
+    written_command: str = ""
+
+    @property
+    def command(self) -> str:
+        """What to type to get this comparison again."""
+        return self.written_command
+
+
+@dataclass
+class StoredData:
+    """What is known of data that are not at hand: name, content hash, facts and options."""
+
+    name: str
+    fingerprint: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    options: SimpleNamespace = field(default_factory=SimpleNamespace)
+
+    def describe(self) -> dict[str, Any]:
+        """The facts that the data stated of themselves when they were there."""
+        return self.facts
+
+
+class StoredProblem(Problem):
+    """What is known of a problem without its module: its metrics and bounds; it cannot run anything."""
+
+    def __init__(self, key: str, title: str, metrics: Sequence[Mapping[str, Any]], bounds: Mapping[str, Any]) -> None:
+        # Every problem has these as class variables; here they differ from one object to the next.
+        self.key = key  # type: ignore[misc]
+        self.title = title  # type: ignore[misc]
+        self.metrics = tuple(Metric(**fields) for fields in metrics)  # type: ignore[misc]
+        self.bounds = dict(bounds)  # type: ignore[misc]
+
+    def load(self, source: Any, **options: Any) -> Any:
+        """Refuse: there is no data to read back."""
+        raise ValueError(f"{self.key} was read back from a store: it cannot load data")
+
+    def baselines(self, data: Any) -> tuple[Entrant, ...]:
+        """Return none."""
+        return ()
+
+    def run(self, entrant: Entrant, data: Any, seed: int, progress: Any = None) -> Outcome:
+        """Refuse: only runs that have been made can be shown."""
+        raise ValueError(f"{self.key} was read back from a store: it cannot run anything")
+
+    def figures(self, data: Any, runs: list[Any]) -> list[tuple[str, str, Any]]:
+        """Return the figures that the problem itself draws of these runs, where it is one of anytask's."""
+        from anytask import problems
+
+        return problems.get(self.key).figures(data, runs) if self.key in problems.KEYS else []
+
+
+def _entrant_fields(entrant: Entrant) -> dict[str, Any]:
+    return {
+        "name": entrant.name,
+        "entry": entrant.entry,
+        "params": dict(entrant.params),
+        "role": entrant.role,
+        "key": entrant.key,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Facts as JSON; what JSON cannot hold is named in words."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    try:
+        return jsonable(value)
+    except TypeError:
+        return f"<{type(value).__name__}>"
+
+
+def _loose(identity: str, runs: list[Run]) -> tuple[Record, dict[str, Run]]:
+    # One name may stand for several settings of a class: the later ones are numbered.
+    names: dict[tuple[str, str, str], str] = {}
+    for run in runs:
+        who = (run.entrant_name, run.entry, json.dumps(run.params, sort_keys=True))
+        if who not in names:
+            taken = set(names.values())
+            number = next(i for i in range(1, len(names) + 2) if _numbered(run.entrant_name, i) not in taken)
+            names[who] = _numbered(run.entrant_name, number)
+    entrants: dict[str, dict[str, Any]] = {}
+    keys: dict[tuple[int, str], str] = {}
+    for run in runs:
+        name = names[run.entrant_name, run.entry, json.dumps(run.params, sort_keys=True)]
+        fields = _entrant_fields(Entrant(name, run.entry, run.params, run.role, run.system))  # type: ignore[arg-type]
+        entrants.setdefault(name, fields)
+        keys[run.seed, name] = run.key
+    seeds = sorted({run.seed for run in runs})
+    first = runs[0]
+    title, metrics, bounds = _known_problem(first.problem, runs)
+    body = {
+        "title": title,
+        "metrics": metrics,
+        "bounds": bounds,
+        "facts": {},
+        "entrants": list(entrants.values()),
+        "seeds": seeds,
+        "keys": [keys.get((seed, name), "") for seed in seeds for name in entrants],
+        "options": first.settings,
+        "left_out": [],
+        "command": "",
+    }
+    digest = hashlib.sha256(identity.encode()).hexdigest()
+    times = sorted(run.finished for run in runs)
+    record = Record(
+        id=digest[:16],
+        plan=digest,
+        problem=first.problem,
+        fingerprint=first.data_fingerprint,
+        data_name=first.data_name,
+        body=body,
+        state="done",
+        started=times[0],
+        seen=times[-1],
+    )
+    return record, {run.key: run for run in runs}
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name} ({number})"
+
+
+def _known_problem(key: str, runs: Sequence[Run]) -> tuple[str, list[dict[str, Any]], dict[str, Any]]:
+    from anytask import problems
+
+    if key in problems.KEYS:
+        problem = problems.get(key)
+        return problem.title, [asdict(metric) for metric in problem.metrics], dict(problem.bounds)
+    measured = dict.fromkeys(name for run in runs for name in run.metrics) or {"metric": None}
+    return key, [asdict(Metric(name, name.replace("_", " "))) for name in measured], {}

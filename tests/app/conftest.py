@@ -1,0 +1,110 @@
+"""A server and a headless browser for the tests that use the pages as a person would; one of each per module."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))  # the toy problem
+
+QUIET = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
+
+
+def chromium() -> str | None:
+    """Where a Chromium is: $CHROMIUM, on PATH, or where Debian puts it."""
+    places = (os.environ.get("CHROMIUM"), *map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+    return next((place for place in (*places, "/usr/bin/chromium") if place and Path(place).exists()), None)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium, or a skip that says what is missing."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="Playwright is not installed: pip install 'anytask[test]'"
+    )
+    path = chromium()
+    if path is None:
+        pytest.skip("there is no Chromium: `make browser` installs Debian's, or name yours in $CHROMIUM")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=path, args=QUIET)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A factory: serve a store (and other arguments of ``make_app``) from a thread, and return the address."""
+    from werkzeug.serving import make_server
+
+    from anytask.app import make_app
+
+    started = []
+
+    def start(store, **settings):
+        app = make_app(store, **{"meaning": False} | settings)
+        made = make_server("127.0.0.1", 0, app.server, threaded=True)
+        made.daemon_threads = True
+        thread = threading.Thread(target=made.serve_forever, daemon=True)
+        thread.start()
+        started.append((made, thread))
+        return f"http://127.0.0.1:{made.server_port}"
+
+    yield start
+    for made, thread in started:
+        made.shutdown()
+        made.server_close()
+        thread.join(timeout=10)
+
+
+@pytest.fixture
+def open_page(browser):
+    """A factory: open an address; at the end, no error was logged and no request left this machine."""
+    contexts, wrong = [], []
+
+    def start(address, width=1280, height=900, dark=False, wait="main h1", **more):
+        origin = "/".join(address.split("/")[:3])
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", **more
+        )
+        context.set_default_timeout(15_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", lambda box: (wrong.append(f"dialog: {box.message}"), box.dismiss()))
+        page.on(
+            "request",
+            lambda sent: (
+                None if sent.url.startswith((origin, "data:", "blob:")) else wrong.append(f"outside: {sent.url}")
+            ),
+        )
+        page.goto(address)
+        page.wait_for_selector(wait)
+        return page
+
+    yield start
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+@pytest.fixture
+def until():
+    """Wait until JavaScript holds on a page. The pages' policy forbids the ``eval`` of Playwright's own way to wait."""
+
+    def wait(page, condition, seconds=15):
+        deadline = time.monotonic() + seconds
+        while not page.evaluate(condition):
+            assert time.monotonic() < deadline, f"never came true: {condition}"
+            page.wait_for_timeout(100)
+
+    return wait
