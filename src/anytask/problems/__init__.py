@@ -3,8 +3,8 @@
 Examples
 --------
 >>> from anytask import problems
->>> problems.KEYS
-('task-stream', 'few-shot-text', 'demonstration-selection', 'prompt-compression', 'prompt-search')
+>>> problems.KEYS[:3]
+('task-stream', 'few-shot-text', 'demonstration-selection')
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ _MODULES = {
     "demonstration-selection": "demonstration_selection:DemonstrationSelection",
     "prompt-compression": "prompt_compression:PromptCompression",
     "prompt-search": "prompt_search:PromptSearch",
+    "few-demos": "few_demos:FewDemos",
+    "visuomotor": "visuomotor:Visuomotor",
+    "equivariance": "equivariance:Equivariance",
+    "rearrangement": "rearrangement:Rearrangement",
 }
 
 #: The keys of the problems.
