@@ -1,8 +1,13 @@
-"""What every environment of the control family promises, whichever it is."""
+"""What every environment of the control family promises, and every policy, whichever it is."""
 
+import functools
+import random
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -11,8 +16,11 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from anytask.control import SingleEnv, make
+from anytask.control import PPO, RL100, BehaviorRetrieval, Galactic, ScriptedReach, SingleEnv, demonstrations, make
+from anytask.control import baselines as imitation
+from anytask.control.base import Policy
 from anytask.control.envs import ENVIRONMENTS, batched_class
+from anytask.control.rl100_baselines import GaussianBC
 
 torch.set_num_threads(1)
 
@@ -250,3 +258,207 @@ def test_a_missing_gymnasium_is_an_error_that_names_the_extra():
 def test_publishing_names_costs_no_torch():
     code = "import sys, anytask.control; assert 'torch' not in sys.modules and 'mujoco' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# -- policies ---------------------------------------------------------------------------------------------------------
+
+REACH = "anytask/WaypointReach-v0"
+N = 3  # copies that a policy acts in
+
+
+@functools.cache
+def episodes(task, count=4):
+    """Return a few episodes of the way-point world, marked as useful: what the imitation systems learn from."""
+    data = demonstrations(REACH, count, task=task, noise=0.2)
+    return replace(data, attributes={**data.attributes, "relevant": np.ones(len(data), bool)})
+
+
+def by_trying(policy):
+    return policy.train(REACH, 2 * policy.n_envs * policy.horizon)
+
+
+def by_imitation(policy):
+    return policy.fit(episodes("A"), prior=episodes("B"))
+
+
+def in_stages(policy, use="teacher"):
+    policy.fit(episodes("A")).improve(REACH, episodes("A"), rollouts=2, online_episodes=2)
+    policy.use = use
+    return policy
+
+
+@dataclass(frozen=True)
+class Case:
+    """One system, small: how it is made and trained for a moment, and whether a copy's past matters to its actions.
+
+    ``forgets`` says that a copy which was reset acts as one that has just begun; where noise is drawn it need not.
+    ``bounded`` says that actions lie in the action space: learners that see recorded episodes alone do not know it.
+    """
+
+    make: Callable[..., Any]
+    train: Callable[[Any], Any]
+    forgets: bool = True
+    bounded: bool = True
+
+
+_TRIED = {"n_envs": 4, "horizon": 8, "epochs": 1, "minibatches": 2, "hidden": (8,), "core_width": 8, "device": "cpu"}
+_STAGED = {
+    "preset": "small", "hidden": (16,), "imitation_epochs": 2, "critic_hidden": (8,), "critic_epochs": 1,
+    "dynamics_hidden": (8,), "dynamics_steps": 2, "offline_steps": 2, "gate_every": 1, "gate_states": 4,
+    "online_batch": 8, "online_epochs": 1, "value_warmup": 1, "distil_steps": 2, "horizon": 3, "n_obs": 2,
+    "n_executed": 2, "device": "cpu",
+}  # fmt: skip
+_IMITATED = {"preset": "small", "hidden": (8,), "steps": 5, "batch_size": 8, "device": "cpu"}
+
+
+def _staged(cls, use="teacher"):
+    train = functools.partial(in_stages, use=use)
+    return Case(functools.partial(cls, **_STAGED), train, forgets=False, bounded=False)
+
+
+def _imitator(cls, forgets=False, **params):
+    return Case(functools.partial(cls, **{**_IMITATED, **params}), by_imitation, forgets, bounded=False)
+
+
+POLICIES = {
+    "PPO": Case(functools.partial(PPO, **_TRIED), by_trying),
+    "PPO (memory)": Case(functools.partial(PPO, **_TRIED, core="gru", previous_action=True), by_trying),
+    "Galactic": Case(functools.partial(Galactic, **{"preset": "small", **_TRIED}), by_trying),
+    "Galactic (memory)": Case(functools.partial(Galactic, **{"preset": "small", **_TRIED}, core="gru"), by_trying),
+    "RL-100, teacher": _staged(RL100),
+    "RL-100, student": _staged(RL100, "student"),
+    "Gaussian cloning": _staged(GaussianBC),
+    "Behavior Retrieval": _imitator(BehaviorRetrieval, embedder_steps=5, embedder_hidden=(8,), delta=0.1),
+    "Behavior Retrieval (memory)": _imitator(
+        BehaviorRetrieval, True, evaluation="mode", embedder_steps=5, embedder_hidden=(8,), delta=0.1, core="lstm"
+    ),
+    **{
+        cls.__name__: _imitator(cls)
+        for cls in (
+            imitation.ExpertOnly, imitation.MixedData, imitation.PriorOnly, imitation.RandomSubset,
+            imitation.OracleSelection, imitation.PretrainFinetune, imitation.GoalConditioned,
+        )
+    },
+}  # fmt: skip
+each_policy = pytest.mark.parametrize("name", POLICIES)
+
+
+def global_states():
+    return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+
+
+@functools.cache
+def trained(name, seed=0, turn=0):
+    """Return the trained policy; ``turn`` tells repetitions apart."""
+    case = POLICIES[name]
+    return case.train(case.make(seed=seed))
+
+
+@functools.cache
+def seen(steps=5):
+    """Return observations (steps, N, 3) of random play."""
+    env = make(REACH, N, seed=9)
+    first, _ = env.reset()
+    return torch.stack([first, *(env.step(a)[0] for a in actions_for(env)[: steps - 1])])
+
+
+def acts(policy, observations=None, **options):
+    """Return actions (steps, N, d) of a policy that begins anew."""
+    policy.reset()
+    return torch.stack([policy.act(obs, **options) for obs in (seen() if observations is None else observations)])
+
+
+@each_policy
+def test_policies_act_within_the_action_space(name):
+    policy, space = trained(name), make(REACH, N).single_action_space
+    assert isinstance(policy, Policy)
+    for deterministic in (True, False):
+        actions = acts(policy, deterministic=deterministic)
+        assert actions.shape == (5, N, 2) and actions.dtype == torch.float32 and not actions.requires_grad
+        assert bool(torch.isfinite(actions).all())
+        if POLICIES[name].bounded:
+            assert all(space.contains(action) for action in actions.reshape(-1, 2).numpy())
+
+
+@each_policy
+def test_policies_repeat_their_best_actions_after_a_reset(name):
+    policy = trained(name)
+    assert torch.equal(acts(policy), acts(policy))
+
+
+@each_policy
+def test_resetting_some_copies_leaves_the_others_alone(name):
+    policy, obs = trained(name), seen()
+    kept = acts(policy)
+    first = acts(policy, [obs[3]])[0]
+    acts(policy, obs[:3])
+    policy.reset(torch.tensor([1]))
+    actions = policy.act(obs[3])
+    assert torch.equal(actions[[0, 2]], kept[3, [0, 2]])
+    if POLICIES[name].forgets:
+        torch.testing.assert_close(actions[1], first[1])
+
+
+@each_policy
+def test_one_observation_gives_one_action(name):
+    policy = trained(name)
+    policy.reset()
+    action = policy.act(seen()[0, 0].numpy())
+    assert isinstance(action, np.ndarray) and action.shape == (2,) and action.dtype == np.float32
+
+
+@each_policy
+def test_policies_read_from_a_file_act_alike(name, tmp_path):
+    policy = trained(name)
+    policy.save(tmp_path / "policy")
+    again = type(policy).load(tmp_path / "policy", device="cpu")
+    assert torch.equal(acts(policy), acts(again))
+    assert policy.cost() == again.cost()
+
+
+@each_policy
+def test_policies_that_have_learned_nothing_say_so(name, tmp_path):
+    policy = POLICIES[name].make()
+    with pytest.raises(RuntimeError, match=r"call (fit|train)"):
+        policy.act(seen()[0])
+    with pytest.raises(RuntimeError, match=r"call (fit|train)"):
+        policy.save(tmp_path)
+    policy.reset()  # as evaluate() does before the first step
+
+
+@each_policy
+def test_a_seed_makes_training_repeatable_and_no_global_generator_is_touched(name, tmp_path):
+    policy = trained(name)
+    torch.manual_seed(5)
+    before = global_states()
+    again = trained(name, turn=1)
+    again.save(tmp_path)
+    sampled = acts(type(again).load(tmp_path, device="cpu"), deterministic=False)
+    assert global_states() == before
+    assert torch.equal(acts(policy), acts(again))
+    assert sampled.shape == (5, N, 2)
+    assert not torch.equal(acts(policy), acts(trained(name, seed=1)))
+
+
+def test_scripted_experts_are_policies_of_the_world_they_walk_in():
+    before = global_states()
+    env = make(REACH, N, seed=9)
+    obs, _ = env.reset()
+    expert = ScriptedReach(env, noise=0.5)
+    assert isinstance(expert, Policy)
+    noisy, best = expert.act(obs, deterministic=False), expert.act(obs)
+    for actions in (noisy, best):
+        assert actions.shape == (N, 2) and actions.dtype == torch.float32
+        assert all(env.single_action_space.contains(action) for action in actions.numpy())
+    assert not torch.equal(noisy, best)
+    expert.reset()
+    assert torch.equal(expert.act(obs), best)
+    again = ScriptedReach(env, noise=0.5)
+    assert torch.equal(again.act(obs, deterministic=False), noisy)
+    # Each copy draws its own speed, and draws again only where its episode begins.
+    mixed = ScriptedReach(env, speed=(0.2, 1.0))
+    before_reset = mixed.act(obs)
+    mixed.reset(torch.tensor([1]))
+    after = mixed.act(obs)
+    assert torch.equal(after[[0, 2]], before_reset[[0, 2]]) and not torch.equal(after[1], before_reset[1])
+    assert global_states() == before

@@ -161,6 +161,6 @@ def test_settings_are_checked_at_the_door():
 
 
 def _group():
-    from anytask.control.ppo import _Group
+    from anytask.control.process_group import ProcessGroup
 
-    return _Group()
+    return ProcessGroup()

@@ -14,7 +14,8 @@ from gymnasium import spaces
 
 from anytask.control.actor_critic import ActorCritic, Encoder, HalfResNet, space_from_tree, space_to_tree
 from anytask.control.base import BatchedEnv
-from anytask.control.ppo import PPO, _Group
+from anytask.control.ppo import PPO
+from anytask.control.process_group import ProcessGroup
 from anytask.control.stepping import OverlappedStepper
 
 SMALL = {"n_envs": 4, "horizon": 8, "epochs": 2, "minibatches": 2, "hidden": (16,), "device": "cpu"}
@@ -85,7 +86,7 @@ def same(a, b):
 def one_round(env, **settings):
     learner = PPO(**{**SMALL, "gamma": 0.0, **settings})
     learner._settle(env)
-    run = learner._begin(env, _Group())
+    run = learner._begin(env, ProcessGroup())
     return learner, run, learner._play(env, run)[0]
 
 

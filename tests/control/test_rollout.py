@@ -4,9 +4,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from anytask.control import ScriptedReach, collect, evaluate, make, record
+from anytask.control import ScriptedReach, SingleEnv, collect, evaluate, make, record
+from anytask.control.envs import ENVIRONMENTS
 from anytask.control.envs.reach import Reach
 from anytask.control.rollout import EpisodeResults
+from anytask.parts.episode_files import load_episodes, save_episodes
 
 
 class Coin(gymnasium.Env):
@@ -113,6 +115,36 @@ def test_dict_and_picture_observations_keep_their_keys_and_types():
     data = collect(Still(), goals, 1)
     assert set(data.observations) == {"observation", "achieved_goal", "desired_goal"}
     assert data.attributes["env_id"] == "FetchReach-v4" and data.truncated[-1] and not data.terminated.any()
+
+
+class Idle:
+    """Does nothing in any world."""
+
+    def __init__(self, width):
+        self.width = width
+
+    def act(self, obs, *, deterministic=True):
+        first = next(iter(obs.values())) if isinstance(obs, dict) else obs
+        return torch.zeros(len(first), self.width)
+
+
+@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+def test_saved_episodes_find_their_environment_again(env_id, tmp_path):
+    env = make(env_id, 1, max_episode_steps=2)
+    data = collect(Idle(env.action_dim), env, 1)
+    for name in ("data.npz", "data.hdf5", "minari"):
+        save_episodes(tmp_path / name, data)
+        again = make(load_episodes(tmp_path / name).attributes["env_id"], 1)
+        assert type(again) is type(env)
+
+
+def test_episodes_say_where_they_were_played_however_the_environment_was_made():
+    id_, options = "anytask/Reach-v0", {"max_episode_steps": 2}
+    ways = [id_, make(id_, 2), gymnasium.make_vec(id_, num_envs=2), gymnasium.make(id_), Reach, SingleEnv(Reach)]
+    for way in ways:
+        given = options if isinstance(way, (str, type)) else {}
+        assert collect(Idle(2), way, 1, **given).attributes["env_id"] == id_
+    assert collect(Idle(1), make(Coin, 1), 1).attributes["env_id"] == "Coin"
 
 
 def test_discrete_actions_are_kept_whole():

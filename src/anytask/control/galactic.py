@@ -193,8 +193,6 @@ class Galactic(PPO):
                 self, env, int(episodes), seed=seed, deterministic=deterministic, progress=progress, **options
             )
         made: Any = env if isinstance(env, VectorEnv) else make(env, self.n_envs, order="once", **options)
-        if getattr(made, "order", None) != "once":
-            raise ValueError("to play all episodes once, make the environment with order='once'; or give a number")
         return play_all(self, made, deterministic=deterministic, progress=progress)
 
     def transfer(

@@ -6,21 +6,22 @@ import copy
 import logging
 import math
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import gymnasium
 import numpy as np
 import torch
-from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from anytask.control.actor_critic import ActorCritic, by_key, space_from_tree, space_to_tree
+from anytask.control.actor_critic import ActorCritic, space_from_tree, space_to_tree
 from anytask.control.adapters import make
+from anytask.control.ppo_acting import Given, Memory, bounded, shapes
+from anytask.control.ppo_rounds import Batch, Clock, Run, on_device, play_round, valued
+from anytask.control.ppo_state import alike, given_again, has_checkpoint, read_checkpoint, writable
+from anytask.control.process_group import ProcessGroup, joined
 from anytask.parts.action_heads import Distribution
 from anytask.parts.counter_rng import CounterRandom
 from anytask.parts.devices import resolve_device
@@ -28,10 +29,8 @@ from anytask.parts.persistence import load_tree, save_tree
 from anytask.parts.policy_gradient import (
     AdaptiveKL,
     Surrogate,
-    gae,
     linear_decay,
     minibatches,
-    normalise,
     ppo_loss,
     value_loss,
     weighted_mean,
@@ -208,7 +207,7 @@ class PPO:
         self.history_: list[dict[str, float]] = []
         self.steps_ = 0
         self.throughput_: dict[str, float] = {}
-        self._acting: _Acting | None = None
+        self._acting: Memory | None = None
 
     # What __init__ sets by name, for readers and type checkers.
     n_envs: int
@@ -284,12 +283,12 @@ class PPO:
         for name, value in (("total_steps", total_steps), ("checkpoint_every", checkpoint_every)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-        group = _Group()
+        group = ProcessGroup()
         world = self._made(env, env_options)
         try:
             self._settle(world)
             run = self._begin(world, group)
-            if checkpoint is not None and (Path(checkpoint) / "state.json").is_file():
+            if checkpoint is not None and has_checkpoint(checkpoint):
                 self._resume(checkpoint, run, world)
             self._rounds(world, run, group, total_steps, progress, checkpoint, checkpoint_every, callback)
         finally:
@@ -308,8 +307,8 @@ class PPO:
     def _rounds(
         self,
         env: VectorEnv,
-        run: _Run,
-        group: _Group,
+        run: Run,
+        group: ProcessGroup,
         total_steps: int,
         progress: Callable[[float], None] | None,
         checkpoint: str | os.PathLike[str] | None,
@@ -317,12 +316,12 @@ class PPO:
         callback: Callable[[Self, dict[str, float]], Any] | None,
     ) -> None:
         per_round = env.num_envs * (self.horizon + run.lag) * group.size
-        clock = _Clock()
+        clock = Clock()
         while run.steps < total_steps:
             done = run.steps / total_steps
             clock.start()
             batch, record = self._play(env, run)
-            clock.played(per_round)
+            clock.played()
             lr = linear_decay(self.lr, done) if self.schedule == "linear" else self._rate.lr
             with rollback(self, skip=frozenset({"params", "history_", "throughput_", "_spaces"})):
                 record |= self._improve(batch, lr, group)
@@ -350,7 +349,7 @@ class PPO:
         if not hasattr(self, "network_"):
             self._build(*found)
         for kind, own, other in zip(("observations", "actions"), self._spaces, found, strict=True):
-            if not _alike(own, other):
+            if not alike(own, other):
                 raise ValueError(f"this policy was trained with {kind} {own}, and the environment has {other}")
 
     def _build(self, observation_space: gymnasium.Space, action_space: gymnasium.Space) -> None:
@@ -373,22 +372,22 @@ class PPO:
         self.device_ = resolve_device(self.device)
         self.network_ = network.to(self.device_)
         self._spaces = (observation_space, action_space)
-        self._weights = _joined(self.network_)
+        self._weights = joined(self.network_)
         fused = self.device_.type in ("cpu", "cuda")
         self._optimizer = torch.optim.Adam([self._weights], lr=self.lr, eps=1e-5, fused=fused)
         bounds = self.lr_bounds if self.schedule == "adaptive" else (self.lr, self.lr)
         self._rate = AdaptiveKL(self.lr, self.target_kl, bounds)
         self._order = torch.Generator().manual_seed(derive(self.seed, "order"))
 
-    def _begin(self, env: VectorEnv, group: _Group) -> _Run:
+    def _begin(self, env: VectorEnv, group: ProcessGroup) -> Run:
         n = env.num_envs
         # The worlds and noise of several processes are numbered on from each other, as if they were one batch.
         obs, _ = env.reset(seed=derive(self.seed, "worlds", self.steps_) % 2**31 + group.rank * n)
         streams = torch.arange(n) + group.rank * n + derive(self.seed, "actions", self.steps_) % 2**40
         device = self.device_
         previous = torch.zeros(n, self.network_.n_previous, device=device) if self.network_.n_previous else None
-        return _Run(
-            obs=self._here(obs),
+        return Run(
+            obs=on_device(obs, device),
             previous=previous,
             state=torch.zeros(n, self.network_.state_dim, device=device),
             starts=torch.ones(n, dtype=torch.bool, device=device),
@@ -396,97 +395,18 @@ class PPO:
             lag=int(getattr(env, "lag", 0)),
         )
 
-    @torch.no_grad()
-    def _play(self, env: VectorEnv, run: _Run) -> tuple[_Batch, dict[str, float]]:
+    def _play(self, env: VectorEnv, run: Run) -> tuple[Batch, dict[str, float]]:
         """Play one round; return what is learned from it, and how the episodes that ended in it went."""
-        net, T, n, lag = self.network_, self.horizon, env.num_envs, run.lag
-        net.eval()
-        kept: dict[str, list[Tensor]] = {name: [] for name in ("actions", "features", "starts")}
-        observations: dict[str, list[Tensor]] = {key: [] for key in run.obs}
-        previous: list[Tensor] = []
-        results: list[tuple[Tensor, Tensor, Tensor]] = []
-        timeouts: list[_Timeout] = []
-        ended = _Episodes()
-        initial = run.state.clone()
-        u = run.noise.uniform((T + lag) * net.columns).reshape(n, T + lag, net.columns).to(self.device_)
-        for t in range(T + lag):
-            with self._precision():
-                features, state = net.step(run.obs, run.previous, run.state, run.starts)
-            actions = net.distribution(features).quantile(u[:, t])
-            if t == T:  # late: the value of this observation follows the round's last reward
-                last = net.value(features, run.obs, run.previous)
-            else:
-                for key, value in run.obs.items():
-                    observations[key].append(value)
-                if run.previous is not None:
-                    previous.append(run.previous)
-                for name, value in (("actions", actions), ("features", features), ("starts", run.starts)):
-                    kept[name].append(value)
-            obs, reward, terminated, truncated, infos = env.step(self._outward(actions, env))
-            results.append((reward.to(self.device_), terminated.to(self.device_), truncated.to(self.device_)))
-            done = results[-1][1] | results[-1][2]
-            run.obs, run.state, run.starts = self._here(obs), state, done
-            if run.previous is not None:
-                run.previous = net.previous_of(actions)
-                if not lag:
-                    run.previous = run.previous.masked_fill(done[:, None], 0.0)
-            if "_final_obs" in infos:
-                ended.add(infos, done)
-                cut = results[-1][2] & ~results[-1][1]
-                if not lag and self.bootstrap_timeouts and bool(cut.any()):
-                    rows = cut.nonzero()[:, 0]
-                    final = {key: x[rows] for key, x in self._here(infos["final_obs"]).items()}
-                    fed = None if run.previous is None else net.previous_of(actions[rows])
-                    timeouts.append(_Timeout(t, rows, final, fed, state[rows]))
-        obs_ = {key: torch.stack(values) for key, values in observations.items()}  # (T, n, ...)
-        previous_ = torch.stack(previous) if previous else None
-        actions_, features_, starts_ = (torch.stack(kept[name]) for name in kept)
-        rewards, terminated, truncated = (torch.stack(x) for x in zip(*results[lag:], strict=True))
-        # With a lag, call t tells whether the episode was over when the action of call t was already on its way.
-        counted = None if not lag else (~torch.stack([r[1] | r[2] for r in results[:T]])).float()
-        with self._precision():
-            values = net.value(features_, obs_, previous_)  # (T, n)
-            if not lag:
-                last = self._value_of(run.obs, run.previous, run.state, run.starts)
-            finals = torch.cat([values[1:], last[None]]) if lag else self._final_values(timeouts, values)
-        advantages, returns = gae(
-            rewards * self.reward_scale,
-            values,
-            terminated,
-            truncated,
-            last,
-            gamma=self.gamma,
-            lambda_=self.lambda_,
-            final_values=finals,
-            bootstrap_timeouts=self.bootstrap_timeouts,
-        )
-        log_prob = net.distribution(features_).log_prob(actions_)
-        batch = _Batch(
-            obs_, previous_, actions_, starts_, log_prob, values, advantages, returns, counted, initial
+        net, cut = self.network_, self.bootstrap_timeouts
+        played = play_round(net, env, run, self.horizon, precision=self._precision, bootstrap_timeouts=cut)
+        batch = valued(
+            net, played, run,
+            precision=self._precision, gamma=self.gamma, lambda_=self.lambda_, reward_scale=self.reward_scale,
+            bootstrap_timeouts=cut,
         )  # fmt: skip
-        return batch, ended.record()
+        return batch, played.episodes
 
-    def _value_of(self, obs: dict[str, Tensor], previous: Tensor | None, state: Tensor, starts: Tensor) -> Tensor:
-        features, _ = self.network_.step(obs, previous, state, starts)
-        return self.network_.value(features, obs, previous)
-
-    def _final_values(self, timeouts: list[_Timeout], values: Tensor) -> Tensor:
-        """Values (T, n) of the observations that time limits ended with, all evaluated at once."""
-        finals = torch.zeros_like(values)
-        if timeouts:
-            obs = {key: torch.cat([t.obs[key] for t in timeouts]) for key in timeouts[0].obs}
-            fed = (
-                torch.cat([t.previous for t in timeouts if t.previous is not None])
-                if self.network_.n_previous
-                else None
-            )
-            state = torch.cat([t.state for t in timeouts])
-            found = self._value_of(obs, fed, state, torch.zeros(len(state), dtype=torch.bool, device=state.device))
-            at = torch.cat([torch.full_like(t.rows, t.step) for t in timeouts])
-            finals[at, torch.cat([t.rows for t in timeouts])] = found
-        return finals
-
-    def _improve(self, batch: _Batch, lr: float, group: _Group) -> dict[str, float]:
+    def _improve(self, batch: Batch, lr: float, group: ProcessGroup) -> dict[str, float]:
         """Make ``epochs`` passes of gradient steps over one round; return the means of what they measured."""
         self.network_.train()
         for settings in self._optimizer.param_groups:
@@ -519,7 +439,7 @@ class PPO:
         names = ("policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
         return {**dict(zip(names, means, strict=True)), "explained_variance": explained.item(), "lr": lr}
 
-    def _parts(self, whole: _Batch, sequences: bool) -> Iterator[_Batch]:
+    def _parts(self, whole: Batch, sequences: bool) -> Iterator[Batch]:
         """Cut a round into minibatches: of whole sequences if there is a memory, else of samples."""
         n = whole.actions.shape[1] if sequences else len(whole.actions)
         pieces = minibatches(n, count=min(self.minibatches, n), generator=self._order)
@@ -535,7 +455,7 @@ class PPO:
             yield shuffled.between(begin, begin + len(piece))
             begin += len(piece)
 
-    def _loss(self, part: _Batch, group: _Group) -> tuple[Tensor, _Terms]:
+    def _loss(self, part: Batch, group: ProcessGroup) -> tuple[Tensor, _Terms]:
         net = self.network_
         with self._precision():
             if net.core is None:
@@ -554,7 +474,7 @@ class PPO:
             loss = loss - self.entropy_coefficient * weighted_mean(distribution.entropy(), part.counted)
         return loss, _Terms(surrogate, fit, distribution, part.counted)
 
-    def _see(self, batch: _Batch, group: _Group) -> None:
+    def _see(self, batch: Batch, group: ProcessGroup) -> None:
         """Take a round's observations into the running statistics."""
         stats = self.network_.encoder.stats
         assert stats is not None
@@ -572,72 +492,25 @@ class PPO:
         actions are sampled from the policy's own generator. Continuous actions are clamped to the action space.
         """
         self._check_trained()
-        parts = by_key(obs)
-        arrays = not isinstance(next(iter(parts.values())), Tensor)
-        tensors = {key: torch.as_tensor(np.asarray(x) if arrays else x) for key, x in parts.items()}
-        shape = _shapes(self._spaces[0])
-        if set(tensors) != set(shape):
-            raise ValueError(f"observations with the keys {sorted(shape)} wanted, got {sorted(tensors)}")
-        single = all(tuple(x.shape) == shape[key] for key, x in tensors.items())
-        if single:
-            tensors = {key: x[None] for key, x in tensors.items()}
-        for key, x in tensors.items():
-            if tuple(x.shape[1:]) != shape[key]:
-                raise ValueError(f"{key} must have shape (n, {', '.join(map(str, shape[key]))}), got {tuple(x.shape)}")
-        came_from = next(iter(tensors.values())).device
-        tensors = {key: x.to(self.device_) for key, x in tensors.items()}
-        n = len(next(iter(tensors.values())))
-        if self._acting is None or len(self._acting.state) != n:
-            self._acting = self._fresh_memory(n)
-        memory, net = self._acting, self.network_
+        net, (observation_space, action_space) = self.network_, self._spaces
+        given = Given(obs, observation_space, self.device_)
+        if self._acting is None or len(self._acting.starts) != given.n:
+            generator = torch.Generator(self.device_).manual_seed(derive(self.seed, "act", given.n))
+            self._acting = Memory.fresh(net, given.n, generator)
         net.eval()
         with self._precision():
-            features, memory.state = net.step(tensors, memory.previous, memory.state, memory.starts)
-        distribution = net.distribution(features)
-        actions = distribution.mode if deterministic else distribution.sample(memory.generator)
-        memory.starts = torch.zeros_like(memory.starts)
-        if memory.previous is not None:
-            memory.previous = net.previous_of(actions)
-        actions = self._bounded(actions)
-        actions = actions[0] if single else actions
-        return actions.cpu().numpy() if arrays else actions.to(came_from)
+            actions = self._acting.act(net, given.tensors, deterministic)
+        return given.answer(bounded(actions, action_space))
 
     def reset(self, rows: Tensor | None = None) -> None:
         """Forget what is remembered of the copies ``rows`` (m,), or of all."""
+        if self._acting is None:
+            return
         if rows is None:
-            if self._acting is not None:
-                # The generator goes on, so that sampled episodes differ.
-                generator = self._acting.generator
-                self._acting = self._fresh_memory(len(self._acting.state))
-                self._acting.generator = generator
-        elif self._acting is not None:
-            rows = rows.to(self.device_)
-            self._acting.starts[rows] = True
-            if self._acting.previous is not None:
-                self._acting.previous[rows] = 0.0
-
-    def _fresh_memory(self, n: int) -> _Acting:
-        device, net = self.device_, self.network_
-        generator = torch.Generator(device).manual_seed(derive(self.seed, "act", n))
-        previous = torch.zeros(n, net.n_previous, device=device) if net.n_previous else None
-        starts = torch.ones(n, dtype=torch.bool, device=device)
-        return _Acting(torch.zeros(n, net.state_dim, device=device), previous, starts, generator)
-
-    def _bounded(self, actions: Tensor) -> Tensor:
-        space = self._spaces[1]
-        if isinstance(space, spaces.Box):
-            low, high = (torch.as_tensor(b, device=actions.device) for b in (space.low, space.high))
-            return actions.clamp(low, high)
-        return actions.long()
-
-    def _outward(self, actions: Tensor, env: Any) -> Tensor:
-        """What is sent to the environment, which clamps by itself; the raw sample stays with the learner."""
-        if not isinstance(self._spaces[1], spaces.Box):
-            actions = actions.long()
-        return actions.to(getattr(env, "device", "cpu"))
-
-    def _here(self, obs: Any) -> dict[str, Tensor]:
-        return {key: x.to(self.device_) for key, x in by_key(obs).items()}
+            # The generator goes on, so that sampled episodes differ.
+            self._acting = Memory.fresh(self.network_, len(self._acting.starts), self._acting.generator)
+        else:
+            self._acting.forget(rows)
 
     def _precision(self) -> Any:
         on = self.autocast and self.device_.type == "cuda"
@@ -663,23 +536,15 @@ class PPO:
         tree = load_tree(folder)
         if tree.get("class") != cls.__name__:
             raise ValueError(f"{folder} holds a {tree.get('class')}, not a {cls.__name__}")
-        lost = [name for name, value in tree["params"].items() if _is_lost(value) and name not in params]
-        if lost:
-            raise ValueError(f"{', '.join(lost)} could not be saved: pass it to load again")
-        learner = cls(**{**tree["params"], **params, "device": device})
+        learner = cls(**{**given_again(tree["params"], params), "device": device})
         learner._build(*(space_from_tree(space) for space in tree["spaces"]))
         learner._take(tree)
         return learner
 
     def _tree(self) -> dict[str, Any]:
-        params = {
-            name: {"lost": type(value).__name__} if name in self._OBJECTS and not _plain(value) else value
-            for name, value in self.params.items()
-            if name != "device"
-        }
         return {
             "class": type(self).__name__,
-            "params": params,
+            "params": writable(self.params, self._OBJECTS),
             "spaces": [space_to_tree(space) for space in self._spaces],
             "network": self.network_.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -697,14 +562,8 @@ class PPO:
         self.history_, self.steps_ = tree["history"], tree["steps"]
         self._acting = None
 
-    def _resume(self, folder: str | os.PathLike[str], run: _Run, env: VectorEnv) -> None:
-        tree = load_tree(folder)
-        own = self._tree()
-        for name in ("class", "params", "spaces"):
-            if not _same(tree.get(name), own[name]):
-                raise ValueError(f"the checkpoint in {folder} belongs to another training: its {name} differ")
-        if "run" not in tree:
-            raise ValueError(f"{folder} holds a saved policy and no checkpoint: load it, and train on")
+    def _resume(self, folder: str | os.PathLike[str], run: Run, env: VectorEnv) -> None:
+        tree = read_checkpoint(folder, self._tree())
         self._take(tree)
         run.take(tree["run"], env, self.device_)
         _log.info("continuing the training in %s at %d steps", folder, run.steps)
@@ -714,104 +573,6 @@ class PPO:
         self._check_trained()
         n = sum(p.numel() for p in self.network_.parameters())
         return {"trainable_parameters": n, "stored_parameters": n}
-
-
-@dataclass
-class _Run:
-    """Where a training stands between two rounds, beside the learner itself."""
-
-    obs: dict[str, Tensor]
-    previous: Tensor | None
-    state: Tensor
-    starts: Tensor
-    noise: CounterRandom
-    lag: int
-    steps: int = 0
-    rounds: int = 0
-
-    def tree(self, env: Any) -> dict[str, Any]:
-        world = env.state() if hasattr(env, "state") and hasattr(env, "restore") else None
-        return {
-            "obs": self.obs,
-            "previous": self.previous,
-            "state": self.state,
-            "starts": self.starts,
-            "noise": (self.noise.keys, self.noise.counters),
-            "steps": self.steps,
-            "rounds": self.rounds,
-            "world": world,
-        }
-
-    def take(self, tree: dict[str, Any], env: Any, device: torch.device) -> None:
-        self.steps, self.rounds = tree["steps"], tree["rounds"]
-        self.noise.keys, self.noise.counters = tree["noise"]
-        if tree["world"] is None:
-            return  # the environment starts new episodes, which were begun already
-        env.restore({key: value.to(getattr(env, "device", "cpu")) for key, value in tree["world"].items()})
-        self.obs = {key: value.to(device) for key, value in tree["obs"].items()}
-        self.previous = None if tree["previous"] is None else tree["previous"].to(device)
-        self.state, self.starts = tree["state"].to(device), tree["starts"].to(device)
-
-
-@dataclass
-class _Acting:
-    """What a policy remembers of the copies it acts in."""
-
-    state: Tensor
-    previous: Tensor | None
-    starts: Tensor
-    generator: torch.Generator
-
-
-@dataclass
-class _Timeout:
-    """Copies whose episodes were cut at one step, with what their value is computed from."""
-
-    step: int
-    rows: Tensor
-    obs: dict[str, Tensor]
-    previous: Tensor | None
-    state: Tensor
-
-
-@dataclass
-class _Batch:
-    """One round, (T, n, ...), or samples of it, (m, ...)."""
-
-    obs: dict[str, Tensor]
-    previous: Tensor | None
-    actions: Tensor
-    starts: Tensor
-    log_prob: Tensor
-    values: Tensor
-    advantages: Tensor
-    returns: Tensor
-    counted: Tensor | None
-    state: Tensor  # (n, state_dim), before the first step
-
-    def _map(self, change: Callable[[Tensor], Tensor], state: Tensor) -> _Batch:
-        changed: dict[str, Any] = {"state": state}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, dict):
-                changed[field.name] = {key: change(x) for key, x in value.items()}
-            elif field.name != "state":
-                changed[field.name] = None if value is None else change(value)
-        return _Batch(**changed)
-
-    def flattened(self) -> _Batch:
-        """All samples one after another; without a memory their order does not matter."""
-        return self._map(lambda x: x.flatten(0, 1), self.state)
-
-    def take(self, rows: Tensor, sequences: bool) -> _Batch:
-        """Samples ``rows``, or the whole sequences of the copies ``rows``."""
-        if sequences:
-            return self._map(lambda x: x[:, rows], self.state[rows])
-        return self._map(lambda x: x[rows], self.state)
-
-    def between(self, begin: int, end: int) -> _Batch:
-        """Views of the samples from ``begin`` to before ``end``."""
-        return self._map(lambda x: x[begin:end], self.state)
 
 
 @dataclass
@@ -828,108 +589,6 @@ class _Terms:
         """Policy loss, value loss, entropy, KL divergence and clipped share, (5,)."""
         s, entropy = self.surrogate, weighted_mean(self.distribution.entropy(), self.counted)
         return torch.stack([s.loss.detach(), self.fit.detach(), entropy, s.approximate_kl, s.clip_fraction])
-
-
-class _Episodes:
-    """Returns, lengths and successes of the episodes that ended in a round."""
-
-    def __init__(self) -> None:
-        self.found: list[Tensor] = []
-
-    def add(self, infos: dict[str, Any], done: Tensor) -> None:
-        rows = infos["_final_obs"].nonzero()[:, 0]
-        success = infos.get("success")
-        known = torch.full((len(rows),), math.nan) if success is None else success[rows].float().cpu()
-        episode = infos["episode"]
-        self.found.append(torch.stack([episode["r"][rows].float().cpu(), episode["l"][rows].float().cpu(), known]))
-
-    def record(self) -> dict[str, float]:
-        if not self.found:
-            return {"episodes": 0, "return": math.nan, "length": math.nan, "success": math.nan}
-        all_ = torch.cat(self.found, 1)
-        r, length, success = all_.double().nanmean(1).tolist()
-        return {"episodes": all_.shape[1], "return": r, "length": length, "success": success}
-
-
-class _Clock:
-    """Environment steps per second, without the first round."""
-
-    def __init__(self) -> None:
-        self.rounds, self.steps, self.playing, self.total = 0, 0, 0.0, 0.0
-
-    def start(self) -> None:
-        if self.rounds == 1:  # what the first round took was warm-up
-            self.steps, self.playing, self.total = 0, 0.0, 0.0
-        self.begun = time.perf_counter()
-
-    def played(self, steps: int) -> None:
-        self.playing += time.perf_counter() - self.begun
-
-    def learned(self, steps: int) -> None:
-        self.total += time.perf_counter() - self.begun
-        self.steps += steps
-        self.rounds += 1
-
-    def rates(self) -> dict[str, float]:
-        return {"simulation": self.steps / self.playing, "training": self.steps / self.total}
-
-
-class _Group:
-    """The processes that learn together, if there is a process group; else this one alone."""
-
-    def __init__(self) -> None:
-        on = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.rank = torch.distributed.get_rank() if on else 0
-        self.size = torch.distributed.get_world_size() if on else 1
-
-    def _sum(self, x: Tensor) -> Tensor:
-        torch.distributed.all_reduce(x)
-        return x
-
-    def average(self, weights: torch.nn.Parameter) -> None:
-        """Average gradients in place."""
-        if self.size > 1:
-            assert weights.grad is not None
-            self._sum(weights.grad).div_(self.size)
-
-    def mean(self, x: Tensor) -> Tensor:
-        return x if self.size == 1 else self._sum(x.clone()) / self.size
-
-    def moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Number, mean and sum of squared deviations of rows of all processes."""
-        count, total = x.new_tensor(float(len(x))), x.sum(0)
-        if self.size > 1:
-            count, total = self._sum(count), self._sum(total)
-        mean = total / count
-        m2 = (x - mean).square().sum(0)
-        return count, mean, m2 if self.size == 1 else self._sum(m2)
-
-    def normalise(self, advantages: Tensor, weights: Tensor | None) -> Tensor:
-        if self.size == 1:
-            return normalise(advantages, weights)
-        counted = advantages.flatten() if weights is None else advantages[weights > 0]
-        count, mean, m2 = self.moments(counted.double())
-        std = (m2 / (count - 1).clamp_min(1)).sqrt()
-        return ((advantages - mean) / (std + 1e-8)).to(advantages.dtype)
-
-
-def _joined(network: torch.nn.Module) -> torch.nn.Parameter:
-    """Move all weights of a network and their gradients into one tensor each, of which its own become views.
-
-    An optimiser step, clipping and averaging over processes are then a few operations, however many layers there are.
-    """
-    own = list(network.parameters())
-    starts, total = [], 0
-    for p in own:
-        starts.append(total)
-        total += -(-p.numel() // 16) * 16  # each begins at a multiple of 64 bytes
-    joined = torch.nn.Parameter(own[0].new_zeros(total))
-    joined.grad = torch.zeros_like(joined)
-    for p, start in zip(own, starts, strict=True):
-        view = joined.data[start : start + p.numel()].view_as(p)
-        view.copy_(p.data)
-        p.data, p.grad = view, joined.grad[start : start + p.numel()].view_as(p)
-    return joined
 
 
 def _check(p: Mapping[str, Any]) -> None:
@@ -966,35 +625,7 @@ def _makes(env: Any) -> bool:
     return isinstance(env, str) or (callable(env) and not isinstance(env, (VectorEnv, gymnasium.Env)))
 
 
-def _shapes(space: gymnasium.Space) -> dict[str, tuple[int, ...]]:
-    parts = dict(space.spaces) if isinstance(space, spaces.Dict) else by_key(space)
-    return {key: tuple(part.shape or ()) for key, part in parts.items()}
-
-
 def _has_pictures(space: gymnasium.Space) -> bool:
     from anytask.parts.observation_encoders import is_image
 
-    return any(is_image(shape) for shape in _shapes(space).values())
-
-
-def _alike(a: gymnasium.Space, b: gymnasium.Space) -> bool:
-    return _same(space_to_tree(a), space_to_tree(b))
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Equality of nested state, in which a list and a tuple of the same values are the same."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(map(_same, a, b))
-    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        return np.array_equal(a, b)
-    return bool(a == b)
-
-
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, (str, int, float, bool))
-
-
-def _is_lost(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {"lost"}
+    return any(is_image(shape) for shape in shapes(space).values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -65,7 +66,7 @@ def similarity_over_time(curves: Mapping[str, Sequence[Sequence[float]]], delta:
             x=[*steps, *reversed(steps)], y=[*high, *reversed(low)], fill="toself", line={"width": 0},
             fillcolor=translucent(colour, 0.15), hoverinfo="skip", showlegend=False,
         )  # fmt: skip
-        figure.add_scatter(x=steps, y=list(mean), mode="lines", name=name, line={"color": colour, "width": 2.5})
+        figure.add_scatter(x=steps, y=list(mean), mode="lines", name=escape(name), line={"color": colour, "width": 2.5})
     if delta is not None:
         figure.add_hline(
             y=delta, line={"color": _INK, "dash": "dot", "width": 1.5}, annotation_text=f"kept above {delta:g}",

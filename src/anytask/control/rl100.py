@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -16,18 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anytask.control.rl100_data import ActionRange, Decisions, Memory, as_dict
-from anytask.control.rl100_offline import GateCheck, OfflineStage, World
+from anytask.control.rl100_data import Decisions
+from anytask.control.rl100_imitation import ImitationStage
+from anytask.control.rl100_offline import OfflineStage, World
 from anytask.control.rl100_online import Decided, OnlineStage, Played, play
-from anytask.control.rl100_stages import StageRecord
+from anytask.control.rl100_policy import DiffusionPolicy, on_device
+from anytask.control.rl100_settings import PRESETS, at_least, check
+from anytask.control.rl100_stages import StageRecord, kept
+from anytask.control.rl100_student import StudentStage
 from anytask.parts.devices import resolve_device
-from anytask.parts.diffusion import DDIM, EMA, Consistency, DenoisingMLP, Flow, Process
-from anytask.parts.dynamics import EnsembleDynamics
+from anytask.parts.diffusion import Consistency
 from anytask.parts.episodes import Episodes
-from anytask.parts.observation_encoders import ObservationEncoder
-from anytask.parts.offline_rl import IQL, CriticMLP
-from anytask.parts.persistence import load_tree, save_tree
-from anytask.parts.rng import derive, isolated
+from anytask.parts.rng import derive
 from anytask.parts.rollback import rollback
 
 Progress = Callable[[float], None]
@@ -40,7 +38,7 @@ class Stage(NamedTuple):
     episodes: int
 
 
-class RL100:
+class RL100(DiffusionPolicy):
     """RL-100 (Lei et al., 2025).
 
     Takes a handful of demonstrations and a sparse success reward to a policy that nearly always succeeds, in three
@@ -188,30 +186,7 @@ class RL100:
     arXiv:2510.14830.
     """
 
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {
-            "horizon": 5, "n_obs": 2, "n_executed": 4, "n_train": 100, "n_steps": 10, "sigma_min": 0.0067,
-            "action_share": 1.0, "hidden": (1024, 1024, 1024), "lr": 1.4e-4, "batch_size": 256,
-            "imitation_epochs": 3000, "ema_decay": 0.9999, "critic_hidden": (512, 512), "critic_lr": 1.4e-4,
-            "critic_epochs": 400, "critic_batch": 256, "gamma": 0.99, "omega": 0.7, "target_rate": 0.005,
-            "dynamics_hidden": (200, 200, 200), "dynamics_steps": 20000, "offline_steps": 8000, "offline_lr": 1e-5,
-            "offline_clip": 0.25, "offline_batch": 512, "gate_every": 50, "gate_states": 512, "gate_margin": 0.05,
-            "rollout_length": 20, "online_batch": 2048, "online_epochs": 10, "minibatch": 128, "online_clip": 0.2,
-            "bootstrap_timeouts": True, "online_lr": 3e-6, "online_lr_bounds": (5e-7, 1e-5), "kl_target": 0.02,
-            "value_lr": 0.0003, "value_warmup": 0, "distil_steps": 10000, "distil_lr": 1.4e-4, "student_ema": 0.999,
-        },
-        "small": {
-            "horizon": 1, "n_obs": 1, "n_executed": 1, "n_train": 100, "n_steps": 5, "sigma_min": 0.05,
-            "action_share": 0.8, "hidden": (128, 128), "lr": 0.001, "batch_size": 256, "imitation_epochs": 300,
-            "ema_decay": 0.995, "critic_hidden": (128, 128), "critic_lr": 0.001, "critic_epochs": 120,
-            "critic_batch": 256, "gamma": 0.99, "omega": 0.7, "target_rate": 0.005, "dynamics_hidden": (64, 64),
-            "dynamics_steps": 400, "offline_steps": 300, "offline_lr": 3e-5, "offline_clip": 0.1,
-            "offline_batch": 256, "gate_every": 10, "gate_states": 128, "gate_margin": 0.0, "rollout_length": 20,
-            "online_batch": 512, "online_epochs": 10, "minibatch": 128, "online_clip": 0.2, "online_lr": 3e-5,
-            "online_lr_bounds": (3e-6, 0.0003), "kl_target": 0.02, "bootstrap_timeouts": True, "value_lr": 0.001,
-            "value_warmup": 10, "distil_steps": 500, "distil_lr": 0.001, "student_ema": 0.995,
-        },
-    }  # fmt: skip
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = PRESETS
 
     def __init__(
         self,
@@ -291,42 +266,10 @@ class RL100:
         self.params = given
         filled = {k: self.PRESETS[preset].get(k) if v is None else v for k, v in given.items()}
         self.settings = SimpleNamespace(**filled)
-        _check(self.settings)
+        check(self.settings)
         self.use = use
         self.device_ = resolve_device(device)
         self._forget()
-
-    encoder_: ObservationEncoder
-    net_: nn.Module
-    scale_: ActionRange
-    world_: World | None
-    value_: nn.Module | None
-    student_: Consistency | None
-
-    def _forget(self) -> None:
-        self.shapes_: dict[str, tuple[int, ...]] | None = None
-        self.world_, self.value_, self.student_ = None, None, None
-        self.gate_log_: list[GateCheck] = []
-        self.online_log_: list[dict[str, float]] = []
-        self._stage = 0
-        self._begin_acting()
-
-    def _begin_acting(self) -> None:
-        self._memory = Memory(self.settings.n_obs)
-        self._generator = torch.Generator(self.device_).manual_seed(derive(self.settings.seed, "act"))
-
-    @cached_property
-    def process(self) -> Process:
-        """The denoising process of the settings."""
-        s = self.settings
-        options = {"eta": s.eta, "sigma_min": s.sigma_min, "sigma_max": s.sigma_max, "clip": s.clip}
-        return DDIM(s.n_steps, n_train=s.n_train, **options) if s.process == "ddim" else Flow(s.n_steps, **options)
-
-    @property
-    def network_calls(self) -> float:
-        """Network calls per action carried out."""
-        calls = 1 if self.use == "student" else self.settings.n_steps
-        return calls / self.settings.n_executed
 
     # -- stage 1: imitation ---------------------------------------------------------------------------------------
 
@@ -371,36 +314,14 @@ class RL100:
         record = self._record("imitation", episodes.fingerprint, checkpoint, every)
         if record.finished is not None:
             return self._restore(record.finished)
-        data = self._decisions(episodes)
-        both = nn.ModuleList([self.encoder_, self.net_]).requires_grad_(True)
-        average = EMA(both, s.ema_decay)
-        trained = [p for p in both.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=s.lr, weight_decay=1e-6, fused=True)
-        moving = {"both": both, "average": average, "optimizer": optimizer}
-        step = self._resumed(record, moving)
-        per_epoch = -(-data.n // s.batch_size)
-        total = s.imitation_epochs * per_epoch
-        process = self.process
-        order = np.empty(0, dtype=np.int64)
-        while step < total:
-            epoch, place = divmod(step, per_epoch)
-            if place == 0 or len(order) == 0:
-                order = np.random.default_rng(derive(s.seed, "imitation", self._stage, epoch)).permutation(data.n)
-            rows = order[place * s.batch_size : (place + 1) * s.batch_size]
-            generator = self._seeded("imitation", step)
-            c, extra = self.encoder_.regularised(data.window(rows), generator)
-            chunks = data.chunks[torch.as_tensor(rows, device=self.device_)]
-            loss = process.loss(self.net_, chunks, c, generator).mean()
-            for name, weight in (("reconstruction", s.beta_reconstruction), ("kl", s.beta_kl)):
-                if name in extra:
-                    loss = loss + weight * extra[name]
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            average.update(both)
-            step += 1
-            self._tick(record, step, total, moving, progress)
-        self.encoder_, self.net_ = average.module  # type: ignore[misc]
+        stage = ImitationStage(
+            self.encoder_, self.net_, self.process, self._decisions(episodes), s, self._stage, self.device_
+        )
+        stage.steps = self._resumed(record, stage.moving)
+        while stage.steps < stage.total:
+            stage.step()
+            self._tick(record, stage.steps, stage.total, stage.moving, progress)
+        self.encoder_, self.net_ = stage.learned
         return self._finish(record)
 
     # -- stage 2: offline -----------------------------------------------------------------------------------------
@@ -451,26 +372,6 @@ class RL100:
         self.gate_log_ = [] if stage.gate is None else stage.gate.log
         return self._finish(record)
 
-    def _world(self, data: Any) -> World:
-        s = self.settings
-        width, size = self.encoder_.width, s.n_executed * self._action_dim
-        seed = derive(s.seed, "world", self._stage)
-        iql = IQL(
-            width,
-            size,
-            s.critic_hidden,
-            lr=s.critic_lr,
-            omega=s.omega,
-            target_rate=s.target_rate,
-            seed=seed,
-            device=self.device_,
-        )
-        dynamics = EnsembleDynamics(
-            width, size, members=s.dynamics_members, elites=s.dynamics_elites, hidden=s.dynamics_hidden, seed=seed,
-            device=self.device_,
-        )  # fmt: skip
-        return World(iql, dynamics, data)
-
     def _fit_world(self, world: World, progress: Progress | None) -> None:
         s, n = self.settings, world.data.n
         steps = s.critic_epochs * -(-n // s.critic_batch)
@@ -506,7 +407,7 @@ class RL100:
             As in :meth:`fit`; rolls between two saves.
         """
         self._check_fitted()
-        _at_least(1, episodes=episodes)
+        at_least(1, episodes=episodes)
         with rollback(self, skip=frozenset({"world_"})):
             return self._improve_online(self._made(env, episodes), episodes, progress, checkpoint, checkpoint_every)
 
@@ -515,10 +416,7 @@ class RL100:
         record = self._record("online", f"{episodes} episodes", checkpoint, every)
         if record.finished is not None:
             return self._restore(record.finished)
-        value = self.value_ or (None if self.world_ is None else self.world_.iql.v_net)
-        if value is None:
-            with isolated(derive(s.seed, "value", self._stage)):
-                value = CriticMLP(self.encoder_.width, s.critic_hidden).to(self.device_)
+        value = self.value_ or (self._value_net() if self.world_ is None else self.world_.iql.v_net)
         stage = OnlineStage(
             self.net_, value, self.process, self._chunk_shape, s, derive(s.seed, "stage", self._stage), self.student_
         )
@@ -560,22 +458,9 @@ class RL100:
     def rollouts(self, env: Any, episodes: int) -> Episodes:
         """Play ``episodes`` whole episodes with the stochastic policy, as data for the offline stage."""
         self._check_fitted()
-        _at_least(1, episodes=episodes)
+        at_least(1, episodes=episodes)
         with torch.no_grad():
             return self._play(self._made(env, episodes), episodes, self.net_, None, "rollouts").episodes
-
-    def _kept(self, make: Callable[[], Episodes], checkpoint: Any) -> Episodes:
-        """Return episodes that were played before this stage: from the checkpoint, or played now and put there."""
-        from anytask.parts.episode_files import load_episodes, save_episodes
-
-        path = None if checkpoint is None else Path(checkpoint) / f"played-{self._stage:02d}.npz"
-        if path is not None and path.is_file():
-            return load_episodes(path)
-        episodes = make()
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_episodes(path, episodes)
-        return episodes
 
     # -- the one-step student -------------------------------------------------------------------------------------
 
@@ -607,29 +492,13 @@ class RL100:
         if record.finished is not None:
             return self._restore(record.finished)
         data = self._decisions(episodes)
-        features, process = data.features(self._encode), self.process
-        student = self.student_ or Consistency(self.net_, process)
-        student = copy.deepcopy(student).requires_grad_(True)
-        average = EMA(student, s.student_ema)
-        optimizer = torch.optim.AdamW(student.parameters(), lr=s.distil_lr, fused=True)
-        moving = {"student": student, "average": average, "optimizer": optimizer}
-        for step in range(self._resumed(record, moving), s.distil_steps):
-            generator = self._seeded("student", step)
-            rows = torch.randint(data.n, (s.batch_size,), generator=generator, device=self.device_)
-            c = features[rows]
-            if s.student_form == "same-noise":
-                shape = (len(c), *self._chunk_shape)
-                noise = torch.randn(shape, generator=generator, device=self.device_)
-                target = process.decide(self.net_, c, self._chunk_shape, noise=noise)
-                loss = student.same_noise_loss(target, noise, c).mean()
-            else:
-                loss = student.consistency_loss(average.module, self.net_, data.chunks[rows], c, generator).mean()  # type: ignore[arg-type]
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            average.update(student)
-            self._tick(record, step + 1, s.distil_steps, moving, progress)
-        self.student_ = average.module  # type: ignore[assignment]
+        student = self.student_ or Consistency(self.net_, self.process)
+        stage = StudentStage(self.net_, student, self.process, data.features(self._encode), data.chunks, s, self._stage)
+        stage.steps = self._resumed(record, stage.moving)
+        while stage.steps < s.distil_steps:
+            stage.step()
+            self._tick(record, stage.steps, s.distil_steps, stage.moving, progress)
+        self.student_ = stage.learned
         return self._finish(record)
 
     # -- all of it ------------------------------------------------------------------------------------------------
@@ -717,7 +586,7 @@ class RL100:
         Episodes
             The merged data.
         """
-        _at_least(1, rounds=rounds, episodes_per_round=episodes_per_round)
+        at_least(1, rounds=rounds, episodes_per_round=episodes_per_round)
         first = episodes
         if self.shapes_ is None:
             self.fit(episodes, checkpoint=checkpoint).improve_offline(episodes, checkpoint=checkpoint)
@@ -734,94 +603,7 @@ class RL100:
                 on_round(m, episodes)
         return episodes
 
-    # -- acting ---------------------------------------------------------------------------------------------------
-
-    def act(self, obs: Any, *, deterministic: bool = True) -> Any:
-        """Return the next action of every copy: a new chunk where the last one is used up.
-
-        Parameters
-        ----------
-        obs : Tensor (n, ...), mapping of key to these, or one unbatched array
-            An array of one observation gives an array (d,).
-        deterministic : bool, default True
-            No noise within the denoising steps; the noise that a chain starts from is drawn either way.
-        """
-        self._check_fitted()
-        given = as_dict(obs)
-        batched = {k: torch.as_tensor(v, device=self.device_) for k, v in given.items()}
-        assert self.shapes_ is not None
-        single = all(k in batched and batched[k].dim() == len(shape) for k, shape in self.shapes_.items())
-        if single:
-            batched = {k: v[None] for k, v in batched.items()}
-        self._memory.see({k: batched[k] for k in self.shapes_ if k in batched})
-        rows = (self._memory.left == 0).nonzero()[:, 0]
-        if len(rows):
-            assert self._memory.window is not None
-            self._memory.plan(rows, self._decide({k: w[rows] for k, w in self._memory.window.items()}, deterministic))
-        actions = self._memory.next()
-        if single:
-            return actions[0].cpu().numpy() if not isinstance(next(iter(given.values())), Tensor) else actions[0]
-        return actions
-
-    def reset(self, rows: Tensor | None = None) -> None:
-        """Forget observations and chunks of the copies ``rows`` (m,), or of all; the latter also restarts the noise."""
-        if rows is None:
-            self._begin_acting()
-        else:
-            self._memory.reset(rows)
-
-    @torch.no_grad()
-    def _decide(self, window: dict[str, Tensor], deterministic: bool) -> Tensor:
-        s, c = self.settings, self._encode(window)
-        n, process, shape = len(c), self.process, self._chunk_shape
-        if s.best_of > 1:
-            c = c.repeat_interleave(s.best_of, 0)
-        if self.use == "student":
-            if self.student_ is None:
-                raise RuntimeError("there is no student yet: call distil() first, or set use='teacher'")
-            chunks = self.student_.decide(c, shape, self._generator)
-        elif deterministic:
-            chunks = process.decide(self.net_, c, shape, self._generator)
-        else:
-            chunks = process.sample(self.net_, c, shape, self._generator).actions
-        chunks = chunks[:, self._executed]
-        if s.best_of > 1:
-            if self.world_ is None:
-                raise RuntimeError("best_of needs critics: call improve_offline() first")
-            best = self.world_.iql.q(c, chunks).reshape(n, s.best_of).argmax(1)
-            chunks = chunks.reshape(n, s.best_of, *chunks.shape[1:])[torch.arange(n, device=c.device), best]
-        return self.scale_.restore(chunks)
-
-    # -- construction, state --------------------------------------------------------------------------------------
-
-    def _build(self, shapes: Mapping[str, tuple[int, ...]], action_dim: int) -> None:
-        s = self.settings
-        self.shapes_ = {k: tuple(v) for k, v in sorted(shapes.items())}
-        self._action_dim = action_dim
-        self._chunk_shape = (s.horizon, action_dim)
-        self._executed = slice(s.n_obs - 1, s.n_obs - 1 + s.n_executed)
-        self.encoder_ = ObservationEncoder(
-            self.shapes_, s.n_obs, trunks=copy.deepcopy(s.encoder), width=s.encoder_width, bottleneck=s.bottleneck,
-            reconstruct=s.reconstruct, seed=derive(s.seed, "encoder") % 2**31,
-        ).to(self.device_)  # fmt: skip
-        with isolated(derive(s.seed, "denoiser")):
-            if s.denoiser is None:
-                net: nn.Module = DenoisingMLP(self._chunk_shape, self.encoder_.width, s.hidden)
-            else:
-                net = s.denoiser(self._chunk_shape, self.encoder_.width)
-        self.net_ = net.to(self.device_)
-        zero = torch.zeros(action_dim, device=self.device_)
-        self.scale_ = ActionRange(zero - 1, zero + 1, s.action_share)
-
-    def _set_ranges(self, episodes: Episodes) -> None:
-        ranges = {k: (torch.as_tensor(v.low), torch.as_tensor(v.high)) for k, v in episodes.statistics().items()}
-        low, high = (x.to(self.device_) for x in ranges.pop("action"))
-        self.encoder_.set_ranges(ranges)
-        self.scale_ = ActionRange(low, high, self.settings.action_share)
-
-    def _encode(self, window: Mapping[str, Tensor]) -> Tensor:
-        with torch.no_grad():
-            return self.encoder_(window)
+    # -- shared by the stages ------------------------------------------------------------------------------------
 
     def _decisions(self, episodes: Episodes) -> Decisions:
         s = self.settings
@@ -837,10 +619,6 @@ class RL100:
     def _seeded(self, *path: object) -> torch.Generator:
         return torch.Generator(self.device_).manual_seed(derive(self.settings.seed, self._stage, *path))
 
-    def _check_fitted(self) -> None:
-        if self.shapes_ is None:
-            raise RuntimeError("this policy has learned nothing yet: call fit(episodes) first")
-
     def _check_data(self, episodes: Episodes) -> None:
         assert self.shapes_ is not None
         found = {k: episodes.shape_of(k) for k in sorted(episodes.keys)}
@@ -849,6 +627,10 @@ class RL100:
                 f"the episodes have observations {found} and {episodes.action_dim} numbers per action; the policy was "
                 f"fitted to {self.shapes_} and {self._action_dim}"
             )
+
+    def _kept(self, make: Callable[[], Episodes], checkpoint: Any) -> Episodes:
+        path = None if checkpoint is None else Path(checkpoint) / f"played-{self._stage:02d}.npz"
+        return kept(make, path)
 
     def _record(self, name: str, content: str, checkpoint: Any, every: int) -> StageRecord:
         plain = {k: repr(v) for k, v in self.params.items() if k not in ("encoder", "denoiser", "device", "use")}
@@ -859,7 +641,7 @@ class RL100:
         if record.partial is None:
             return 0
         for name, thing in moving.items():
-            thing.load_state_dict(_to(record.partial[name], self.device_))
+            thing.load_state_dict(on_device(record.partial[name], self.device_))
         return int(record.partial["step"])
 
     def _tick(
@@ -886,69 +668,6 @@ class RL100:
         self._begin_acting()
         return self
 
-    def _state(self) -> dict[str, Any]:
-        world = self.world_
-        return {
-            "shapes": self.shapes_,
-            "action_dim": self._action_dim,
-            "range": [self.scale_.low, self.scale_.high],
-            "encoder": self.encoder_.state_dict(),
-            "net": self.net_.state_dict(),
-            "iql": None if world is None else world.iql.state_dict(),
-            "dynamics": None if world is None else world.dynamics.state_dict(),
-            "value": None if self.value_ is None else self.value_.state_dict(),
-            "student": None if self.student_ is None else self.student_.state_dict(),
-            "gate_log": [list(check) for check in self.gate_log_],
-            "online_log": self.online_log_,
-            "stage": self._stage,
-        }
-
-    def _load_state(self, state: dict[str, Any]) -> None:
-        state = _to(state, self.device_)
-        self._build(state["shapes"], state["action_dim"])
-        low, high = state["range"]
-        self.scale_ = ActionRange(low, high, self.settings.action_share)
-        self.encoder_.load_state_dict(state["encoder"])
-        self.net_.load_state_dict(state["net"])
-        self.world_, self.value_, self.student_ = None, None, None
-        if state["iql"] is not None:
-            self.world_ = self._world(None)
-            self.world_.iql.load_state_dict(state["iql"])
-            self.world_.dynamics.load_state_dict(state["dynamics"])
-        if state["value"] is not None:
-            self.value_ = CriticMLP(self.encoder_.width, self.settings.critic_hidden).to(self.device_)
-            self.value_.load_state_dict(state["value"])
-        if state["student"] is not None:
-            self.student_ = Consistency(self.net_, self.process)
-            self.student_.load_state_dict(state["student"])
-        for module in (self.encoder_, self.net_, self.student_, self.value_):
-            if module is not None:
-                module.requires_grad_(False)
-        self.gate_log_ = [GateCheck(*check) for check in state["gate_log"]]
-        self.online_log_, self._stage = state["online_log"], state["stage"]
-
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write settings, networks and logs into ``folder``."""
-        self._check_fitted()
-        own = {k: v for k, v in self.params.items() if k != "denoiser" and (k != "encoder" or _plain(v))}
-        save_tree(folder, {"params": {**own, "use": self.use}, "state": self._state()})
-
-    @classmethod
-    def load(cls, folder: str | os.PathLike[str], **params: Any) -> Self:
-        """Read what :meth:`save` wrote. Give ``encoder`` and ``denoiser`` again if they were modules or functions."""
-        saved = load_tree(folder)
-        policy = cls(**{**saved["params"], **params})
-        policy._load_state(saved["state"])
-        return policy
-
-    def cost(self) -> dict[str, int]:
-        """Return trainable parameters (encoder and denoiser) and all stored numbers."""
-        self._check_fitted()
-        world = [] if self.world_ is None else [self.world_.iql.v_net, self.world_.iql.q_net, self.world_.dynamics.net]
-        modules = [self.encoder_, self.net_, *world, *(m for m in (self.value_, self.student_) if m is not None)]
-        counts = [sum(p.numel() for p in m.parameters()) for m in modules]
-        return {"trainable_parameters": sum(counts[:2]), "stored_parameters": sum(counts)}
-
 
 def _share(progress: Progress | None, start: float, stop: float) -> Progress | None:
     return None if progress is None else lambda done: progress(start + (stop - start) * done)
@@ -961,60 +680,3 @@ def _tell(on_stage: Callable[[Stage], None] | None, name: str, episodes: int) ->
 
 def _states(moving: Mapping[str, Any]) -> dict[str, Any]:
     return {name: thing.state_dict() for name, thing in moving.items()}
-
-
-def _to(tree: Any, device: torch.device) -> Any:
-    if isinstance(tree, Tensor):
-        return tree.to(device)
-    if isinstance(tree, dict):
-        return {k: _to(v, device) for k, v in tree.items()}
-    return [_to(v, device) for v in tree] if isinstance(tree, list) else tree
-
-
-def _plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(_plain(v) for v in value.values())
-    return value is None or isinstance(value, str)
-
-
-def _at_least(least: float, **named: Any) -> None:
-    for name, value in named.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-
-
-def _check(s: SimpleNamespace) -> None:
-    whole = (
-        "horizon", "n_obs", "n_executed", "n_train", "n_steps", "batch_size", "imitation_epochs", "critic_epochs",
-        "critic_batch", "dynamics_members", "dynamics_elites", "dynamics_steps", "offline_steps", "offline_batch",
-        "gate_every", "gate_states", "rollout_length", "online_batch", "online_epochs", "minibatch", "distil_steps",
-        "best_of",
-    )  # fmt: skip
-    _at_least(1, **{name: getattr(s, name) for name in whole})
-    _at_least(0, value_warmup=s.value_warmup)
-    if s.horizon < s.n_obs - 1 + s.n_executed:
-        raise ValueError(
-            f"horizon must be at least n_obs - 1 + n_executed = {s.n_obs - 1 + s.n_executed}, got {s.horizon}"
-        )
-    positive = ("lr", "critic_lr", "offline_lr", "offline_clip", "online_clip", "online_lr", "kl_target", "value_lr",
-                "grad_norm", "distil_lr", "reward_scale")  # fmt: skip
-    for name in positive:
-        if not getattr(s, name) > 0:
-            raise ValueError(f"{name} must be above 0, got {getattr(s, name)!r}")
-    for name in ("beta_reconstruction", "beta_kl", "gate_margin", "lambda_cd"):
-        if not getattr(s, name) >= 0:
-            raise ValueError(f"{name} must be at least 0, got {getattr(s, name)!r}")
-    for name in ("gamma", "lambda_"):
-        if not 0 <= getattr(s, name) <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], got {getattr(s, name)!r}")
-    if not 0 < s.action_share <= 1:
-        raise ValueError(f"action_share must lie in (0, 1], got {s.action_share!r}")
-    choices = {
-        "process": ("ddim", "flow"), "student_form": ("same-noise", "lcm"), "use": ("teacher", "student"),
-    }  # fmt: skip
-    for name, allowed in choices.items():
-        if getattr(s, name) not in allowed:
-            raise ValueError(f"{name} must be one of {allowed}, got {getattr(s, name)!r}")
-    known = ("imitation", "offline", "online", "student")
-    if unknown := set(s.stages) - set(known):
-        raise ValueError(f"stages must be among {known}, got {sorted(unknown)}")

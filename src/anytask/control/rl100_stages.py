@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anytask.parts.persistence import load_tree, save_tree
+
+if TYPE_CHECKING:
+    from anytask.parts.episodes import Episodes
 
 
 class StageRecord:
@@ -60,3 +64,16 @@ class StageRecord:
         """Write the stage's state."""
         if self.folder is not None:
             save_tree(self.folder, {"fingerprint": self.fingerprint, "finished": finished, "state": state})
+
+
+def kept(make: Callable[[], Episodes], path: Path | None) -> Episodes:
+    """Return the episodes in the file ``path``; where there is none, those of ``make()``, which are put there."""
+    from anytask.parts.episode_files import load_episodes, save_episodes
+
+    if path is not None and path.is_file():
+        return load_episodes(path)
+    episodes = make()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_episodes(path, episodes)
+    return episodes

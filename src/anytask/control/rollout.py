@@ -16,6 +16,7 @@ from torch import Tensor
 
 from anytask.control.adapters import TensorVectorEnv, make, make_to_watch
 from anytask.control.base import BatchedEnv, Obs, Policy
+from anytask.control.envs import id_of
 
 if TYPE_CHECKING:
     import os
@@ -229,7 +230,8 @@ def collect(
     -------
     Episodes
         Observations under their keys (``"observation"`` where there is one tensor), the actions as the environment
-        took them (clamped to its bounds), and in ``attributes`` ``env_id`` and ``success`` (E,).
+        took them (clamped to its bounds), and in ``attributes`` ``env_id`` (the Gymnasium id; of an
+        environment without one the name of its class) and ``success`` (E,).
 
     Examples
     --------
@@ -314,8 +316,9 @@ def _block(step: _Step, env: VectorEnv) -> dict[str, np.ndarray]:
 
 
 def _name(env: VectorEnv) -> str:
-    spec = env.spec or getattr(next(iter(getattr(env.unwrapped, "envs", [])), None), "spec", None)
-    return spec.id if spec is not None else type(env.unwrapped).__name__
+    single = next(iter(getattr(env.unwrapped, "envs", [])), env)
+    spec = env.spec or single.spec
+    return spec.id if spec is not None else id_of(single) or type(single.unwrapped).__name__
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ _SMALL = {"preset": "small", "device": "cpu"}
 _WIDE = {**_SMALL, "horizon": 16}
 # Columns of the disc robot's sensors that point from base and gripper to the object and to the goal.
 _POINTERS = [0, 1, 2, 3, 6, 7, 8, 9]
+#: A quick look takes few steps of short episodes.
+_QUICK = {"total_steps": 2_048, "num_envs": 64, "episodes": 16, "env_options": {"max_episode_steps": 12}}
 
 CLAIM = Claim(
     system="galactic",
@@ -29,7 +31,7 @@ CLAIM = Claim(
                 Entrant("random policy", "anytask.problems.rearrangement:RandomPolicy", {}, "baseline"),
             ),
             {"total_steps": 300_000, "deterministic": False},
-            quick={"total_steps": 4_096, "num_envs": 128, "episodes": 32},
+            quick=_QUICK,
         ),
         Experiment(
             "pick and place",
@@ -42,7 +44,7 @@ CLAIM = Claim(
                         {**_WIDE, "reward": {"progress": 0.0, "pick_bonus": 0.0}}, "ablation"),
             ),
             {"total_steps": 1_500_000, "num_envs": 1024, "deterministic": False},
-            quick={"total_steps": 4_096, "num_envs": 128, "episodes": 32},
+            quick=_QUICK,
         ),
     ),
     checks=(

@@ -6,12 +6,13 @@ from anytask.problems.base import Entrant
 RL100 = "anytask.control:RL100"
 _OFFLINE = ["imitation", "offline"]
 _WALLED = {"stages": _OFFLINE, "offline_lr": 1e-4, "offline_clip": 0.25}
-#: A quick look shortens every stage.
+#: A quick look shortens every stage, and the episodes.
 _QUICK = {
-    "demos": 20, "rollouts": 10, "online_episodes": 16, "eval_episodes": 20,
+    "demos": 10, "rollouts": 5, "online_episodes": 8, "eval_episodes": 10, "copies": 10,
+    "env_options": {"max_episode_steps": 10},
     "params": {
-        "imitation_epochs": 15, "critic_epochs": 5, "dynamics_steps": 20, "offline_steps": 10, "distil_steps": 10,
-        "online_epochs": 1, "gate_states": 16,
+        "imitation_epochs": 5, "critic_epochs": 2, "dynamics_steps": 5, "offline_steps": 10, "distil_steps": 5,
+        "online_epochs": 1, "gate_states": 8, "rollout_length": 5, "value_warmup": 1,
     },
 }  # fmt: skip
 

@@ -41,6 +41,20 @@ def batched_class(env_id: str) -> type[BatchedEnv]:
     return getattr(importlib.import_module(module), name)
 
 
+def id_of(env: Any) -> str | None:
+    """Return the id of one of this package's environments, wrapped or not; None for any other.
+
+    Examples
+    --------
+    >>> from anytask.control import make
+    >>> id_of(make("anytask/Reach-v0", 2))
+    'anytask/Reach-v0'
+    """
+    kind = type(getattr(env.unwrapped, "batched", env.unwrapped))
+    entry = f"{kind.__module__}:{kind.__qualname__}"
+    return next((env_id for env_id, its_entry in ENVIRONMENTS.items() if its_entry == entry), None)
+
+
 def _single(env_id: str, options: dict[str, Any]) -> SingleEnv:
     from anytask.control.base import SingleEnv
 

@@ -878,7 +878,7 @@ def play_all(
     """
     from anytask.control.rollout import EpisodeResults
 
-    if env.order != "once":
+    if getattr(env, "order", None) != "once":
         raise ValueError("to play every episode once, make the environment with order='once'")
     total = len(env.episodes)
     table = torch.full((total, 3), float("nan"), dtype=torch.float64)
