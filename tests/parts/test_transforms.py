@@ -32,7 +32,9 @@ def test_phi_of_the_inverse_undoes_phi_exactly(name, X):
         np.testing.assert_array_equal(group.undo(g, group.psi(g, X, kind), kind), X)
 
 
-@pytest.mark.parametrize("group", [cyclic(4), Dihedral(), TimeReversal(), Product(Dihedral(), TimeReversal())], ids=str)
+@pytest.mark.parametrize(
+    "group", [cyclic(4), Dihedral(), TimeReversal(), Product(Dihedral(), TimeReversal())], ids=lambda g: g.name
+)
 @given(F=PAIRS)
 @settings(max_examples=10, deadline=None)
 def test_psi_of_the_inverse_undoes_psi_on_fields(group, F):
@@ -147,7 +149,9 @@ def test_what_comes_in_from_outside_is_the_fill_value_and_padding_keeps_the_corn
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 5), (3, 2, 5, 5), (3, 25)])
-@pytest.mark.parametrize("kind", [Rotations(step=40, image_shape=(5, 5)), Shifts((-1, 1), image_shape=(5, 5))], ids=str)
+@pytest.mark.parametrize(
+    "kind", [Rotations(step=40, image_shape=(5, 5)), Shifts((-1, 1), image_shape=(5, 5))], ids=lambda g: g.name
+)
 def test_orbit_is_phi_under_every_element_for_arrays_and_tensors(shape, kind):
     X = np.random.default_rng(0).normal(size=shape)
     orbit = kind.orbit(X)
