@@ -1,7 +1,8 @@
-"""A server and a headless browser for the tests that use the pages as a person would; one of each per module."""
+"""A server per module and one headless browser for all tests that use the pages as a person would."""
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -25,9 +26,18 @@ def chromium() -> str | None:
     return next((place for place in (*places, "/usr/bin/chromium") if place and Path(place).exists()), None)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
+def small_heap():
+    """Each run of a comparison collects garbage twice: what other tests have imported is left out of that here."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
 def browser():
-    """Headless Chromium, or a skip that says what is missing."""
+    """Headless Chromium, or a skip that says what is missing; all its pages share what they have loaded once."""
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="Playwright is not installed: pip install 'anytask[test]'"
     )
@@ -36,7 +46,9 @@ def browser():
         pytest.skip("there is no Chromium: `make browser` installs Debian's, or name yours in $CHROMIUM")
     with playwright.sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=path, args=QUIET)
-        yield opened
+        context = opened.new_context()
+        context.set_default_timeout(15_000)
+        yield context
         opened.close()
 
 
@@ -68,16 +80,14 @@ def server():
 @pytest.fixture
 def open_page(browser):
     """A factory: open an address; at the end, no error was logged and no request left this machine."""
-    contexts, wrong = [], []
+    pages, wrong = [], []
 
-    def start(address, width=1280, height=900, dark=False, wait="main h1", **more):
+    def start(address, width=1280, height=900, dark=False, wait="main h1"):
         origin = "/".join(address.split("/")[:3])
-        context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", **more
-        )
-        context.set_default_timeout(15_000)
-        contexts.append(context)
-        page = context.new_page()
+        page = browser.new_page()
+        pages.append(page)
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme="dark" if dark else "light")
         page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("dialog", lambda box: (wrong.append(f"dialog: {box.message}"), box.dismiss()))
@@ -92,8 +102,8 @@ def open_page(browser):
         return page
 
     yield start
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert wrong == []
 
 

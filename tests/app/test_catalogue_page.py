@@ -118,10 +118,16 @@ def test_the_margins_that_are_drawn_are_those_that_are_judged():
     for key in claims.KEYS:
         for check in claims.get(key).checks:
             low, high = check.bounds()
-            found = bounds_of(check.sentence())
+            found = bounds_of({"sentence": check.sentence()})
             assert found == pytest.approx((low, high)), check.sentence()
             judged += 1
     assert judged > 20
+
+
+def test_recorded_bounds_come_before_what_the_sentence_says():
+    sentence = "a has a ratio >= 1 and <= 2"
+    assert bounds_of({"sentence": sentence, "bounds": [None, 3.5]}) == (-math.inf, 3.5)
+    assert bounds_of({"sentence": sentence, "bounds": None}) == (1.0, 2.0)
 
 
 def test_the_band_of_the_figure_is_where_a_check_holds():

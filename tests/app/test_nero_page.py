@@ -3,12 +3,13 @@
 import json
 import re
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from anytask.app import nero_page, nero_views
+from anytask.app import nero_example, nero_page, nero_views
 from anytask.app.nero_data import EXAMPLE, NeroLibrary, NotShown, consensus_facts, result_csv
 from anytask.app.nero_views import Axes, Drawer, Question
 from anytask.evaluate import NERO
@@ -296,7 +297,9 @@ def test_callbacks_are_fast_enough_to_drag():
 
 @pytest.fixture(scope="module")
 def address(server, tmp_path_factory, result, folders):
-    return server(tmp_path_factory.mktemp("store") / "none.sqlite", nero=[folders], results={"patches": result})
+    shifts = NERO(Shifts([-1, 0, 1])).evaluate(MODELS, *patches())
+    results = {"patches": result, "shifts": shifts}
+    return server(tmp_path_factory.mktemp("store") / "none.sqlite", nero=[folders], results=results)
 
 
 ORBIT = "document.querySelector('#nero-individual .js-plotly-plot')"
@@ -357,6 +360,53 @@ def test_clicks_link_the_views(open_page, address, until):
     choose(page, "nero-subset", "class 1")
     until(page, "document.getElementById('nero-headline').textContent.includes('12 samples')")
     assert page.locator("main img").count() == 0
+
+
+def mouse_at(page, view, place):
+    """Move the real mouse to where JavaScript says, over a view, and click there."""
+    page.evaluate(f"document.getElementById('{view}').scrollIntoView({{block: 'center'}})")
+    page.wait_for_timeout(300)
+    x, y = page.evaluate(place)
+    page.mouse.move(x - 12, y - 8)
+    page.mouse.move(x, y)
+    page.wait_for_selector(f"#{view} .hoverlayer .hovertext")
+    page.mouse.click(x, y)
+
+
+def test_a_click_with_the_mouse_chooses_an_element_on_circles_and_maps(open_page, address, until):
+    page = open_page(f"{address}/nero", wait="#nero-detail .main-svg")
+    until(page, SHOWN)
+    for view, k in (("nero-individual", 5), ("nero-aggregate", 8)):
+        point = f"""() => {{
+          const points = document.querySelectorAll('#{view} .scatterlayer .trace .points path');
+          const box = points[{k}].getBoundingClientRect();
+          return [box.x + box.width / 2, box.y + box.height / 2];
+        }}"""
+        mouse_at(page, view, point)
+        until(page, f"document.getElementById('nero-where').textContent.startsWith('{30 * k}°')")
+    choose(page, "nero-source", "shifts")
+    until(page, "document.getElementById('nero-where').textContent.startsWith('(0, 0) px')")
+    until(page, "document.querySelectorAll('#nero-individual .heatmaplayer image').length > 0")
+    for view, across, down, label in (
+        ("nero-aggregate", 0.9, 0.1, "(+1, -1)"),
+        ("nero-individual", 0.1, 0.9, "(-1, +1)"),
+    ):
+        corner = f"""() => {{
+          const box = document.querySelector('#{view} .nsewdrag').getBoundingClientRect();
+          return [box.x + {across} * box.width, box.y + {down} * box.height];
+        }}"""
+        mouse_at(page, view, corner)
+        until(page, f"document.getElementById('nero-where').textContent.startsWith('{label}')")
+
+
+def test_the_example_is_computed_on_a_click(open_page, server, tmp_path, until, monkeypatch):
+    small = partial(nero_example.digits_example, samples=20, step=90, turns=1)
+    monkeypatch.setattr(nero_example, "digits_example", small)
+    page = open_page(f"{server(tmp_path / 'none.sqlite')}/nero", wait="#nero-compute")
+    page.click("#nero-compute")
+    until(page, "document.getElementById('nero-headline').textContent.includes('over 20 samples. plain: ')")
+    assert page.is_visible("#nero-views") and not page.is_visible("#nero-compute")
+    assert "augmented" in page.inner_text("#nero-summary")
 
 
 def test_the_keyboard_alone_walks_samples_and_elements(open_page, address, until):

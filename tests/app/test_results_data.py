@@ -64,6 +64,21 @@ def test_what_has_not_changed_is_not_read_again(path, monkeypatch):
     assert view.snapshot() is not first and view.snapshot().overviews[0].done == 7
 
 
+def test_series_are_read_only_when_they_are_drawn(path):
+    with RunStore(path) as store:
+        run = next(run for run in store.runs() if run.status == "done")
+        run.details = {"curve": [0.1, 0.2]}
+        store.put(run)
+        assert store.runs_of([run.key]) == {run.key: run}
+        assert store.runs_of([run.key], details=False)[run.key].details == {}
+    view = StoreView(path)
+    overview = view.snapshot().overviews[0]
+    plain, full = (view.load(overview, details).comparison.runs for details in (False, True))
+    assert [r.details for r in plain] == [{}] * 10
+    assert [r.metrics for r in plain] == [r.metrics for r in full]
+    assert {r.key: r.details for r in full}[run.key] == {"curve": [0.1, 0.2]}
+
+
 def test_a_running_comparison_is_followed_and_stopped(tmp_path):
     path = tmp_path / "s.sqlite"
     view, seen = StoreView(path), []

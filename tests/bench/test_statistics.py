@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from anytask.bench.statistics import (
+    RESAMPLES,
     average_ranks,
     critical_value,
     friedman,
@@ -27,6 +28,17 @@ def test_summary_of_two_values():
     summary = summarise([0.0, 2.0])
     assert (summary.n, summary.mean, summary.sd) == (2, 1.0, pytest.approx(math.sqrt(2)))
     assert (summary.low, summary.high) == (0.0, 2.0)
+
+
+@pytest.mark.parametrize("n", [2, 3, 7, 50])
+@pytest.mark.parametrize("seed", [0, 3])
+def test_percentile_intervals_are_those_of_scipy_to_the_last_digit(n, seed):
+    x = np.random.default_rng(n).normal(0.7, 0.1, n)
+    wanted = stats.bootstrap(
+        (x,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(seed)
+    ).confidence_interval
+    found = summarise(x, seed=seed)
+    assert (found.low, found.high) == (wanted.low, wanted.high)
 
 
 def test_bootstrap_interval_of_many_values_nears_the_normal_one():

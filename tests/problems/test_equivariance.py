@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -127,3 +128,5 @@ def test_the_figures_show_every_entrant():
     drawn = PROBLEM.figures(data, runs)
     assert [title for title, *_ in drawn] == ["Accuracy over the orbit", "Accuracy against the model's own consensus"]
     assert drawn[0][2].data[0].name == "linear" and PROBLEM.figures(data, []) == []
+    read_back = SimpleNamespace(options=SimpleNamespace(**data.options))  # as a store has it: no images, no group
+    assert PROBLEM.figures(read_back, runs)[0][2] == drawn[0][2]

@@ -613,6 +613,15 @@ def test_figures_show_every_finished_entrant_in_one_colour() -> None:
     assert all(figure.layout.xaxis.title.text and figure.layout.yaxis.title.text for _, _, figure in figures)
 
 
+def test_names_stay_text_in_figures() -> None:
+    runs = finished(n_seeds=1, n_entrants=1)
+    for one in runs:
+        one.entrant_name = "<b>bold</b>"
+    for _, _, figure in PROBLEM.figures(PROBLEM.load(blobs(6), n_tasks=3), runs):
+        shown = figure.to_json().replace("\\u003c", "<")
+        assert "<b>bold" not in shown.replace('"legendgroup":"<b>bold', "") and "&lt;b&gt;bold" in shown
+
+
 def test_figures_of_one_seed_and_of_nothing() -> None:
     data = PROBLEM.load(blobs(6), n_tasks=3)
     assert len(PROBLEM.figures(data, finished(1, 1))) == 4

@@ -20,23 +20,35 @@ _NUMBER = r"(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
 _ROW = 84
 
 
-def bounds_of(sentence: str) -> tuple[float, float]:
-    """Return between which values the interval of a check has to lie, as its sentence states it.
+def bounds_of(check: Mapping[str, Any]) -> tuple[float, float]:
+    """Return between which values the interval of a recorded check has to lie.
+
+    Evidence records them as ``bounds``, None for no bound; older evidence states them in its sentence alone.
 
     Examples
     --------
-    >>> bounds_of("tame beats fine-tuning by >= 0.4 on accuracy"), bounds_of("tame has experts >= 4 and <= 6")
-    ((0.4, inf), (4.0, 6.0))
-    >>> bounds_of("gkcl is within 0.015 of replay on accuracy")
+    >>> bounds_of({"sentence": "tame beats fine-tuning by >= 0.4 on accuracy", "bounds": [0.4, None]})
+    (0.4, inf)
+    >>> bounds_of({"sentence": "tame has experts >= 4 and <= 6"})
+    (4.0, 6.0)
+    >>> bounds_of({"sentence": "gkcl is within 0.015 of replay on accuracy"})
     (-0.015, inf)
     """
+    recorded = check.get("bounds")
+    if isinstance(recorded, Sequence) and len(recorded) == 2:
+        low, high = recorded
+        return float(low) if _finite(low) else -math.inf, float(high) if _finite(high) else math.inf
+    return _stated(str(check.get("sentence", "")))
+
+
+def _stated(sentence: str) -> tuple[float, float]:
     if found := re.search(rf" is within {_NUMBER} of ", sentence):
         return -float(found[1]), math.inf
     if " spreads at most " in sentence:
         return 0.0, math.inf
-    low = re.findall(rf">= {_NUMBER}", sentence)
-    high = re.findall(rf"<= {_NUMBER}", sentence)
-    return float(low[-1]) if low else -math.inf, float(high[-1]) if high else math.inf
+    least = re.findall(rf">= {_NUMBER}", sentence)
+    most = re.findall(rf"<= {_NUMBER}", sentence)
+    return float(least[-1]) if least else -math.inf, float(most[-1]) if most else math.inf
 
 
 def evidence_figure(checks: Sequence[Mapping[str, Any]]) -> go.Figure:
@@ -45,8 +57,8 @@ def evidence_figure(checks: Sequence[Mapping[str, Any]]) -> go.Figure:
     Parameters
     ----------
     checks : sequence of mappings
-        ``sentence, outcome, mean, low, high, values`` of each check, as the evidence records them. Failed checks, whose
-        mean is None, are left out.
+        ``sentence, bounds, outcome, mean, low, high, values`` of each check, as the evidence records them. Failed
+        checks, whose mean is None, are left out.
     """
     from plotly.subplots import make_subplots
 
@@ -74,7 +86,7 @@ def _draw(figure: go.Figure, row: int, check: Mapping[str, Any]) -> None:
     seeds = [float(value) for value in check.get("values", []) if _finite(value)]
     outcome = str(check.get("outcome"))
     colour = _COLOURS.get(outcome, _INK)
-    at_least, at_most = bounds_of(str(check.get("sentence", "")))
+    at_least, at_most = bounds_of(check)
     marks = [low, high, mean, *seeds, *(value for value in (at_least, at_most) if math.isfinite(value)), 0.0]
     room = 0.08 * (max(marks) - min(marks)) or 0.1
     left, right = min(marks) - room, max(marks) + room

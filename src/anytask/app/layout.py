@@ -56,7 +56,7 @@ def figure(drawn: Any, caption: Any, *, name: str, label: str, id: str | None = 
     Parameters
     ----------
     drawn : plotly figure
-        The figure; its background becomes white, and the style sheet turns the whole card over for dark screens.
+        The figure; its background becomes white, on dark screens too, so that its colours mean the same everywhere.
     caption : str or components
         How to read it.
     name : str

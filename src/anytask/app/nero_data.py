@@ -246,15 +246,15 @@ def consensus_facts(result: NeroResult, model: str, rows: Any) -> dict[str, floa
     """
     import numpy as np
 
-    agreed, part = result.consensus.get(model), result._parts[model]
+    agreed, truth = result.consensus.get(model), result.truth(model)
     if agreed is None:
         return {}
     facts: dict[str, Any] = {name: _mean(getattr(agreed, name)[rows]) for name in ("agreement", "coverage", "residual")}
-    if part.truth is None:
+    if truth is None:
         return facts
     if result.task == "classification":
         good = np.isfinite(agreed.value[rows]).all(axis=1)
-        facts["correct"] = _mean(agreed.value[rows][good].argmax(axis=1) == part.truth[rows][good])
+        facts["correct"] = _mean(agreed.value[rows][good].argmax(axis=1) == truth[rows][good])
         return facts
     from anytask.evaluate.nero_metrics import TASKS
 
@@ -262,7 +262,7 @@ def consensus_facts(result: NeroResult, model: str, rows: Any) -> dict[str, floa
     task = TASKS[result.task](result.kind)
     metric = "iou" if result.task == "detection" else next(iter(task.metrics))
     facts["error_name"] = task.metrics[metric].label
-    facts["error"] = _mean(task.measure(pick(agreed.value), pick(part.truth))[metric])
+    facts["error"] = _mean(task.measure(pick(agreed.value), pick(truth))[metric])
     return facts
 
 

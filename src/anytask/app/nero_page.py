@@ -451,8 +451,10 @@ def _about_result(result: Any) -> Any:
             html.Div(
                 html.Details(
                     [
-                        html.Summary(f"{count} {'sample' if count == 1 else 'samples'} could not be evaluated, and "
-                                     f"{'is' if count == 1 else 'are'} left out."),
+                        html.Summary(
+                            f"{count} {'sample' if count == 1 else 'samples'} could not be evaluated, and "
+                            f"{'is' if count == 1 else 'are'} left out."
+                        ),
                         html.Ul([*lines, *more]),
                     ]
                 ),

@@ -105,9 +105,8 @@ def rows(result: NeroResult, question: Question) -> np.ndarray:
     everyone = np.arange(len(result))
     if question.subset in (RIGHT, WRONG):
         model = question.models[0]
-        part = result._parts[model]
         good = np.isfinite(result.consensus[model].value).all(axis=1)
-        right = np.nan_to_num(result.consensus[model].value).argmax(axis=1) == part.truth
+        right = np.nan_to_num(result.consensus[model].value).argmax(axis=1) == result.truth(model)
         return everyone[good & (right if question.subset == RIGHT else ~right)]
     return everyone
 
@@ -218,10 +217,6 @@ class Drawer:
     """
 
     def __init__(self, get: Callable[[str], NeroResult], most: int = 256) -> None:
-        # Plotly asks whether pandas is loaded, and must not find it half loaded by another thread.
-        import pandas  # noqa: F401
-        import plotly.subplots  # noqa: F401
-
         self.get, self.most = get, most
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[Any, ...], dict[str, Any]] = OrderedDict()
@@ -287,10 +282,14 @@ class Drawer:
                 self._kept.move_to_end(key)
                 return self._kept[key]
         figure = draw(self.get(question.source))
+        round_ = any(
+            "polar" in trace.type for trace in figure.data
+        )  # there, Plotly tells of clicks only where it zooms
         figure.update_layout(
-            paper_bgcolor="white", plot_bgcolor="white", autosize=True, uirevision=question.source, dragmode=False,
-            clickmode="event",
+            paper_bgcolor="white", plot_bgcolor="white", autosize=True, uirevision=question.source, clickmode="event",
+            dragmode="zoom" if round_ else False,
         )  # fmt: skip
+        figure.update_scenes(dragmode="turntable")
         if question.narrow:
             for_phones(figure)
         drawn = json.loads(figure.to_json())
@@ -324,7 +323,9 @@ def for_phones(figure: Any) -> None:
     titles = list(layout.annotations)[:panels] if len(layout.annotations) >= panels else []
     stacked = panels > 1 and len({top for _, top in places}) < panels
     if stacked:
-        top_px, gap_px, foot_px = 44, 64, 96
+        titled = any(name.startswith("xaxis") and layout[name].title.text for name in axes)
+        below = 34 if titled or axes[0].startswith("polar") else 0
+        top_px, gap_px, foot_px = 44, 64 + below, 96 + below
         side = 300
         height = top_px + panels * side + (panels - 1) * gap_px + foot_px
         inner = height - top_px - foot_px
@@ -338,9 +339,11 @@ def for_phones(figure: Any) -> None:
                 layout[name].domain = {"x": [0, 1], "y": [low, high]}
             if titles:
                 titles[k].update(x=0.5, xanchor="center", y=high + 8 / inner, yanchor="bottom")
-        layout.update(height=height, margin={"l": 8, "r": 8, "t": top_px, "b": foot_px})
+        side_px = 36 if axes[0].startswith("polar") else 8
+        layout.update(height=height, margin={"l": side_px, "r": side_px, "t": top_px, "b": foot_px})
         single = height
     else:
+        below = 0
         layout.margin.update(l=8, r=8)
         inner = single - (layout.margin.t or 44) - (layout.margin.b or 50)
         if has_bar:
@@ -348,10 +351,16 @@ def for_phones(figure: Any) -> None:
             layout.margin.b = (layout.margin.b or 50) + 60
     if has_bar:
         layout.coloraxis.colorbar.update(
-            orientation="h", x=0.5, xanchor="center", y=-34 / inner, yanchor="top", len=0.9, title={"side": "top"}
+            orientation="h",
+            x=0.5,
+            xanchor="center",
+            y=-(34 + below) / inner,
+            yanchor="top",
+            len=0.9,
+            title={"side": "top"},
         )
     if layout.legend.y is not None and layout.legend.y < 0 and stacked:
-        layout.legend.update(x=0.5, xanchor="center", y=-44 / inner)
+        layout.legend.update(x=0.5, xanchor="center", y=-(44 + below) / inner)
     layout.font.size = 12
 
 

@@ -135,17 +135,18 @@ class StoreView:
                 raise Unreadable(_sentence(error)) from error
             return self._snapshot
 
-    def load(self, overview: Overview) -> Loaded:
-        """Return a comparison with its runs."""
+    def load(self, overview: Overview, details: bool = False) -> Loaded:
+        """Return a comparison with its runs; their series, which only curves and reports draw, with ``details``."""
         with self._lock:
             keys = overview.record.body["keys"]
-            stamp = (overview.id, overview.done, overview.failed, overview.record.state, self._snapshot_state())
+            now = (overview.done, overview.failed, overview.record.state, self._snapshot_state())
+            stamp = (overview.id, details, *now)
             if stamp not in self._loaded:
                 unreadable: list[str] = []
-                runs = self._loose.get(overview.id)
+                runs = None if details else self._loose.get(overview.id)
                 if runs is None:
                     with self._open() as store:
-                        runs, unreadable = _readable(store, keys)
+                        runs, unreadable = _readable(store, keys, details)
                 self._loaded[stamp] = Loaded(stored_comparison(overview.record, runs), tuple(unreadable))
                 while len(self._loaded) > 6:
                     self._loaded.popitem(last=False)
@@ -185,7 +186,7 @@ class StoreView:
         loose_keys = [key for key in statuses if key not in asked_for]
         self._loose = {}
         if loose_keys:
-            runs, _ = _readable(store, loose_keys)
+            runs, _ = _readable(store, loose_keys, details=False)
             for record, group in loose_records(runs.values()):
                 self._loose[record.id] = group
                 overviews.append(_overview(record, statuses, loose=True))
@@ -262,18 +263,18 @@ def _overview(record: Record, statuses: dict[str, Any], loose: bool = False) -> 
     return Overview(record, len(keys), found.count("done"), found.count("failed"), loose)
 
 
-def _readable(store: RunStore, keys: Sequence[str]) -> tuple[dict[str, Run], list[str]]:
+def _readable(store: RunStore, keys: Sequence[str], details: bool) -> tuple[dict[str, Run], list[str]]:
     """The runs of these keys, and the keys of those whose stored text is damaged."""
     wanted = [key for key in keys if key]
     try:
-        return store.runs_of(wanted), []
+        return store.runs_of(wanted, details=details), []
     except (json.JSONDecodeError, TypeError, AttributeError):
         pass  # one of them is damaged: take them one by one
     runs: dict[str, Run] = {}
     unreadable = []
     for key in wanted:
         try:
-            runs |= store.runs_of([key])
+            runs |= store.runs_of([key], details=details)
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             logger.warning("the run %s cannot be read: %s", key[:12], error)
             unreadable.append(key)

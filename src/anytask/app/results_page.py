@@ -176,7 +176,9 @@ def register(app: Dash, settings: Settings) -> None:
     def show_view(name: str, place: dict[str, str]) -> Any:
         try:
             overview = view.snapshot().get(place["id"])
-            return no_update if overview is None else one_view(overview, view.load(overview).comparison, name)
+            if overview is None:
+                return no_update
+            return one_view(overview, view.load(overview, details=name == "curves").comparison, name)
         except Unreadable:
             return no_update
 
@@ -216,7 +218,7 @@ def register(app: Dash, settings: Settings) -> None:
             overview = view.snapshot().get(id)
             if overview is None or what not in _DOWNLOADS:
                 abort(404)
-            comparison = view.load(overview).comparison
+            comparison = view.load(overview, details=what == "report.html").comparison
         except Unreadable as error:
             abort(503, str(error))
         if what == "report.html":

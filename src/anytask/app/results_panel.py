@@ -7,8 +7,6 @@ import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from html import escape
 from typing import Any
 
 from dash import dcc, html
@@ -61,10 +59,10 @@ def panel(overview: Overview, loaded: Loaded, states: _States) -> list[Any]:
 
 def views(overview: Overview, comparison: Comparison) -> dict[str, str]:
     """Return what else can be shown of a comparison, one at a time: name and title."""
-    own = type(comparison.problem).figures is not Problem.figures and any(run.details for run in comparison.runs)
-    failed = len(comparison.failed)
+    key, failed = overview.record.problem, len(comparison.failed)
+    own = key in problems.KEYS and type(problems.get(key)).figures is not Problem.figures
     found = {
-        "curves": "Curves" if own and overview.record.problem in problems.KEYS else "",
+        "curves": "Curves" if own and failed < len(comparison.runs) else "",
         "cost": "Costs",
         "ranks": "Which differences count" if comparison.ranking is not None else "",
         "runs": f"Runs ({len(comparison.runs)})",
@@ -212,7 +210,7 @@ def _ranking(overview: Overview, comparison: Comparison, narrow: bool = False) -
 
 def _closer(overview: Overview, comparison: Comparison) -> list[Any]:
     """The problem's own figures: learning curves, accuracy after each task, and the like."""
-    done = [replace(run, entrant_name=escape(run.entrant_name)) for run in comparison.runs if run.status == "done"]
+    done = [run for run in comparison.runs if run.status == "done"]
     if not done:
         return []
     try:

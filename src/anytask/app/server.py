@@ -130,7 +130,7 @@ def make_app(
         ],
     )
     app.layout = _frame
-    threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
+    _import_what_pages_need()
     for page in PAGES:
         page.register(app, settings)
     _register_navigation(app, settings)
@@ -204,14 +204,20 @@ def is_loopback(host: str) -> bool:
     return host in _LOOPBACK or host.startswith("127.")
 
 
-def _warm_up() -> None:
-    """Import what the first comparison would wait for."""
+def _import_what_pages_need() -> None:
+    """Import what the threads of the first page would otherwise import at once, and may find half imported.
+
+    Plotly, for one, asks whether pandas is loaded, and takes a pandas that another thread is just loading for whole.
+    """
+    import pandas
     import plotly.graph_objects
+    import plotly.subplots
     import scipy.stats
 
     from anytask.bench import report
 
-    logger.debug("ready: %s", [module.__name__ for module in (plotly.graph_objects, scipy.stats, report)])
+    modules = (pandas, plotly.graph_objects, plotly.subplots, scipy.stats, report)
+    logger.debug("imported: %s", ", ".join(module.__name__ for module in modules))
 
 
 def _why_not(host: str, port: int, error: OSError) -> str:

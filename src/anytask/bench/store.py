@@ -265,15 +265,19 @@ class RunStore:
         rows = self._execute(f"SELECT body FROM runs{where} ORDER BY finished, key", tuple(given.values()))
         return [Run.from_dict(json.loads(body)) for (body,) in rows]
 
-    def runs_of(self, keys: Iterable[str]) -> dict[str, Run]:
-        """Return the runs of these keys that the store holds, by key."""
+    def runs_of(self, keys: Iterable[str], *, details: bool = True) -> dict[str, Run]:
+        """Return the runs of these keys that the store holds, by key; without ``details``, their series are left out.
+
+        The series are most of what a run keeps, so thousands of runs are read several times faster without them.
+        """
         wanted = list(keys)
+        body = "body" if details else "CASE WHEN json_valid(body) THEN json_remove(body, '$.details') ELSE body END"
         found: dict[str, Run] = {}
         for start in range(0, len(wanted), 500):
             some = wanted[start : start + 500]
             marks = ",".join("?" * len(some))
-            rows = self._execute(f"SELECT key, body FROM runs WHERE key IN ({marks})", tuple(some))
-            found.update((key, Run.from_dict(json.loads(body))) for key, body in rows)
+            rows = self._execute(f"SELECT key, {body} FROM runs WHERE key IN ({marks})", tuple(some))
+            found.update((key, Run.from_dict(json.loads(text))) for key, text in rows)
         return found
 
     def statuses(self) -> dict[str, Status]:

@@ -100,6 +100,7 @@ def _evidence(
         "checks": [
             {
                 "sentence": j.check.sentence(),
+                "bounds": [_number(bound) for bound in j.check.bounds()],  # None where there is none
                 "why": j.check.why,
                 "experiment": j.experiment,
                 "outcome": j.outcome,

@@ -4,128 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from anytask.evaluate.adapters import Predictor, as_predictor, to_numpy
+from anytask.evaluate.adapters import to_numpy
 from anytask.evaluate.base import Result
-from anytask.evaluate.nero_consensus import Consensus
-from anytask.evaluate.nero_metrics import (
-    TASKS,
-    Detection,
-    Matches,
-    NeroMetric,
-    Task,
-    error_maps,
-    pack_detections,
-    unpack_detections,
-)
-from anytask.evaluate.nero_outputs import Reading, move_targets
-from anytask.parts.transforms import Transforms, group_from_state, group_state
+from anytask.evaluate.nero_metrics import Detection, Task, error_maps
+from anytask.evaluate.nero_outputs import move_targets
+from anytask.evaluate.nero_records import Detail, ElementView, Failure, ModelPart, SampleOrbit
+from anytask.evaluate.nero_saving import SAVED_AS, arguments_of, tree_of
+from anytask.evaluate.nero_summary import along_orbits, nanmean, sample_table, summary_table
+from anytask.parts.transforms import Transforms
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
 Reference = Literal["truth", "consensus"]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A sample that a model could not be evaluated on, the first element it failed at ("" if unknown), and why."""
-
-    model: str
-    sample: int
-    element: str
-    error: str
-
-
-@dataclass
-class ModelPart:
-    """What is kept of one model: values (different elements, n), consensus, matches, outputs, truth, how to read it."""
-
-    values: dict[tuple[str, str], np.ndarray]
-    consensus: Consensus | None
-    matches: dict[str, list[Matches]]
-    outputs: Any
-    truth: Any
-    reading: Reading
-    predictor: Predictor | None
-
-
-@dataclass(frozen=True)
-class SampleOrbit:
-    """One sample along its orbit.
-
-    Attributes
-    ----------
-    sample : int
-        Its index.
-    label : object
-        Its true label, or None.
-    values : dict
-        Metric -> array of shape (models, m), for the reference of the call.
-    summary : pandas.DataFrame
-        Per model: mean, std, worst, gap, residual, agreement, consensus.
-    """
-
-    sample: int
-    label: Any
-    values: dict[str, np.ndarray]
-    summary: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class ElementView:
-    """All samples under one element.
-
-    Attributes
-    ----------
-    index : int
-        Index of the element.
-    label : str
-        How to call it.
-    values : dict
-        Metric -> array of shape (models, n).
-    """
-
-    index: int
-    label: str
-    values: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Detail:
-    """One sample under one element: what the models saw, what they answered, and what was right.
-
-    Attributes
-    ----------
-    sample, element : int
-        Indices.
-    label : str
-        How to call the element.
-    input : ndarray
-        phi(g, x_i).
-    outputs : dict
-        Model -> O[g, i]: probabilities (C,), a detections dict, a field (2, height, width), or numbers.
-    truth : object
-        psi(g, y_i) in the form of the outputs (a class label for classes), or None.
-    consensus : dict
-        Model -> psi(g, c_i) (a class label for classes); empty without consensus.
-    maps : dict
-        For vector fields: model -> metric -> error of each pixel (height, width), against truth if there is one.
-    """
-
-    sample: int
-    element: int
-    label: str
-    input: np.ndarray
-    outputs: dict[str, Any]
-    truth: Any
-    consensus: dict[str, Any]
-    maps: dict[str, dict[str, np.ndarray]]
 
 
 class NeroResult(Result):
@@ -245,7 +141,7 @@ class NeroResult(Result):
         self, by: Literal["mean", "variance"] = "mean", metric: str | None = None, reference: str | None = None
     ) -> np.ndarray:
         """Return the mean or the variance of every sample's orbit, shape (models, n)."""
-        mean, std, *_ = _statistics(self.values(metric, reference), self.group.weights, True)
+        mean, std, *_ = along_orbits(self.values(metric, reference), self.group.weights, True)
         return mean if by == "mean" else std**2
 
     def reduce(
@@ -261,7 +157,7 @@ class NeroResult(Result):
         key = (method, *self._key(metric, reference))
         if key not in self._maps:
             orbits = np.concatenate([part.values[key[1:]].T for part in self._parts.values()]).astype(float)
-            means = _nanmean(orbits, axis=1)
+            means = nanmean(orbits, axis=1)
             orbits = np.where(np.isnan(orbits), means[:, None], orbits)  # undefined elements say nothing
             reduction = reduce_orbits(orbits, method)
             self._maps[key] = reduction.points.reshape(len(self.models), -1, 2), reduction.notice
@@ -298,6 +194,14 @@ class NeroResult(Result):
         finite = np.isfinite(part.consensus.value).all(axis=1)
         return [names[c] if ok else None for c, ok in zip(np.nan_to_num(part.consensus.value).argmax(axis=1), finite)]
 
+    def truth(self, model: str | None = None) -> Any:
+        """Return the true labels in the form of the outputs, or None without labels.
+
+        Classes are given as columns of the model's outputs, shape (n,); detections as one dict per sample; fields and
+        numbers as arrays (n, ...). Positions are those in what the models see.
+        """
+        return list(self._parts.values())[self._model(model)].truth
+
     def class_names(self) -> list[Any]:
         """Return the classes that occur among the samples, sorted; [] for tasks without classes."""
         if self.task not in ("classification", "detection"):
@@ -328,7 +232,7 @@ class NeroResult(Result):
             if key[1] == "map":
                 curve = np.array([matches.map_of(rows) for matches in part.matches[key[0]]])
             else:
-                curve = _nanmean(part.values[key][:, rows], axis=1)
+                curve = nanmean(part.values[key][:, rows], axis=1)
             curves.append(curve[self._place])
         return np.stack(curves)
 
@@ -343,25 +247,7 @@ class NeroResult(Result):
         ``agreement`` and ``coverage`` are those of the consensus; ``consensus_correct`` is the share of samples whose
         consensus class is the true one.
         """
-        import pandas as pd
-
-        rows: list[dict[str, Any]] = []
-        here = self.group.identity
-        for reference in self.references:
-            for metric in self.metrics.values():
-                curves = self.aggregate(metric.key, reference, subset=subset, class_=class_)
-                values = self.values(metric.key, reference)
-                _, std, worst, gap = _statistics(values, self.group.weights, metric.higher_is_better)
-                curve = _statistics(curves[..., None], self.group.weights, metric.higher_is_better)
-                for j, name in enumerate(self.models):
-                    chosen = self.rows(subset, class_, name)
-                    row: dict[str, Any] = {"model": name, "reference": reference, "metric": metric.key}
-                    row["identity"] = np.nan if here is None else curves[j, here]
-                    row |= {"mean": curve[0][j, 0], "worst": curve[2][j, 0], "gap": curve[3][j, 0]}
-                    for key, table in (("sample_std", std), ("sample_worst", worst), ("sample_gap", gap)):
-                        row[key] = float(_nanmean(table[j, chosen], axis=0))
-                    rows.append(row | self._about_consensus(name, chosen))
-        return pd.DataFrame(rows)
+        return summary_table(self, subset, class_)
 
     def table(self) -> pd.DataFrame:
         """Return :meth:`summary` over all samples."""
@@ -371,42 +257,9 @@ class NeroResult(Result):
         self, metric: str | None = None, reference: str | None = None, *, samples: Sequence[int] | None = None
     ) -> pd.DataFrame:
         """Return one row per model and sample: mean, std, worst and gap along the orbit, and the consensus."""
-        import pandas as pd
-
-        key = self._key(metric, reference)
+        reference, metric = self._key(metric, reference)
         chosen = np.arange(len(self)) if samples is None else np.array([self._sample(i) for i in samples])
-        higher = self.metrics[key[1]].higher_is_better
-        frames = []
-        for name, part in self._parts.items():
-            values = part.values[key][self._place][None][:, :, chosen]
-            mean, std, worst, gap = (t[0] for t in _statistics(values, self.group.weights, higher))
-            frame = pd.DataFrame(
-                {"model": name, "sample": chosen, "mean": mean, "std": std, "worst": worst, "gap": gap}
-            )
-            if part.consensus is not None:
-                frame["residual"] = part.consensus.residual[chosen]
-                frame["agreement"] = part.consensus.agreement[chosen]
-                frame["coverage"] = part.consensus.coverage[chosen]
-                if self.task == "classification":
-                    assert part.reading.classes is not None
-                    frame["consensus"] = part.reading.classes[
-                        np.nan_to_num(part.consensus.value[chosen]).argmax(axis=1)
-                    ]
-            frames.append(frame)
-        return pd.concat(frames).set_index(["model", "sample"])
-
-    def _about_consensus(self, name: str, rows: np.ndarray) -> dict[str, float]:
-        part = self._parts[name]
-        found = {"residual": np.nan, "agreement": np.nan, "coverage": np.nan, "consensus_correct": np.nan}
-        if part.consensus is not None:
-            for key in ("residual", "agreement", "coverage"):
-                found[key] = float(_nanmean(getattr(part.consensus, key)[rows], axis=0))
-            if self.task == "classification" and part.truth is not None:
-                mine = part.consensus.value[rows]
-                good = np.isfinite(mine).all(axis=1)
-                if good.any():
-                    found["consensus_correct"] = float((mine[good].argmax(axis=1) == part.truth[rows][good]).mean())
-        return found | {"failed": float(len({f.sample for f in self.failures if f.model == name}))}
+        return sample_table(self, metric, reference, chosen)
 
     # -- one sample under one element -------------------------------------------------------------------------------
 
@@ -526,42 +379,7 @@ class NeroResult(Result):
         """
         from anytask.parts.persistence import save_tree
 
-        detection = self.task == "detection"
-        parts = {}
-        for name, part in self._parts.items():
-            kept: Any = part.outputs if outputs else None
-            if detection and kept is not None:
-                missing = {f.sample for f in self.failures if f.model == name}
-                rows = [one for row in kept for i, one in enumerate(row) if i not in missing]
-                kept = pack_detections(rows) | {"missing": sorted(missing)}
-            truth: Any = part.truth
-            parts[name] = {
-                "values": {f"{reference}/{key}": table for (reference, key), table in part.values.items()},
-                "consensus": None if part.consensus is None else part.consensus.state(),
-                "matches": {ref: [asdict(m) for m in found] for ref, found in part.matches.items()},
-                "outputs": kept,
-                "truth": pack_detections(truth) if detection and truth is not None else truth,
-                "reading": asdict(part.reading),
-            }
-        y = self.y
-        if y is not None:
-            y = pack_detections([dict(row) for row in _plain_truth(y)]) if detection else np.asarray(to_numpy(y))
-        options = {name: getattr(self._task, name) for name in _DETECTION if detection}
-        save_tree(
-            folder,
-            {
-                "class": "anytask.evaluate.nero_result:NeroResult",
-                "group": group_state(self.group),
-                "task": {"key": self.task, "kind": self.kind, "options": options},
-                "metrics": [[m.key, m.label, m.higher_is_better, m.limits] for m in self.metrics.values()],
-                "X": np.asarray(self.X) if inputs else None,
-                "y": y,
-                "shape": self.shape,
-                "parts": parts,
-                "failures": [[f.model, f.sample, f.element, f.error] for f in self.failures],
-                "seconds": self.seconds,
-            },
-        )
+        save_tree(folder, tree_of(self, self._parts, self._task, inputs=inputs, outputs=outputs))
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], **context: Any) -> Self:
@@ -589,39 +407,9 @@ class NeroResult(Result):
         if unknown:
             raise TypeError(f"load has no argument {min(unknown)!r}; it takes models, group and X")
         tree = load_tree(folder)
-        if tree.get("class") != "anytask.evaluate.nero_result:NeroResult":
+        if tree.get("class") != SAVED_AS:
             raise ValueError(f"{folder} holds a {tree.get('class')}, not a NeroResult")
-        group = context.get("group") or group_from_state(tree["group"])
-        models = context.get("models") or {}
-        detection = tree["task"]["key"] == "detection"
-        parts = {}
-        for name, part in tree["parts"].items():
-            kept, truth = part["outputs"], part["truth"]
-            if detection and truth is not None:
-                truth = unpack_detections(truth)
-            if detection and kept is not None:
-                kept = _outputs_of(kept, len(group.distinct))
-            parts[name] = ModelPart(
-                values={_reference_and_metric(key): table for key, table in part["values"].items()},
-                consensus=None if part["consensus"] is None else Consensus.from_state(part["consensus"]),
-                matches={ref: [Matches(**m) for m in found] for ref, found in part["matches"].items()},
-                outputs=kept,
-                truth=truth,
-                reading=Reading(**part["reading"]),
-                predictor=as_predictor(models[name]) if name in models else None,
-            )
-        metrics = [NeroMetric(k, label, up, limits, of=_not_saved) for k, label, up, limits in tree["metrics"]]
-        y = unpack_detections(tree["y"]) if detection and tree["y"] is not None else tree["y"]
-        return cls(
-            group=group,
-            task=TASKS[tree["task"]["key"]](tree["task"]["kind"], metrics, **tree["task"]["options"]),
-            X=context.get("X", tree["X"]),
-            y=y,
-            shape=tree["shape"],
-            parts=parts,
-            failures=[Failure(*fields) for fields in tree["failures"]],
-            seconds=tree["seconds"],
-        )
+        return cls(**arguments_of(tree, **context))
 
     # -- small steps ------------------------------------------------------------------------------------------------
 
@@ -646,59 +434,6 @@ class NeroResult(Result):
         if not -len(self) <= sample < len(self):
             raise ValueError(f"there are {len(self)} samples, got {sample}")
         return int(sample) % len(self)
-
-
-_DETECTION = ("iou_threshold", "score_threshold", "pixel_offset")
-
-
-def _outputs_of(kept: dict[str, Any], m: int) -> list[list[Any]]:
-    rows = unpack_detections(kept)
-    n = len(rows) // m + len(kept["missing"])
-    good = [i for i in range(n) if i not in set(kept["missing"])]
-    table: list[list[Any]] = [[None] * n for _ in range(m)]
-    for place, one in enumerate(rows):
-        table[place // len(good)][good[place % len(good)]] = one
-    return table
-
-
-def _plain_truth(y: Any) -> list[dict[str, Any]]:
-    from anytask.evaluate.nero_metrics import clean_detections
-
-    return [clean_detections(one, f"y[{i}]", truth=True) for i, one in enumerate(y)]
-
-
-def _reference_and_metric(key: str) -> tuple[str, str]:
-    reference, metric = key.split("/", 1)
-    return reference, metric
-
-
-def _not_saved(outputs: Any, targets: Any) -> Any:
-    raise ValueError("a loaded result measures nothing anew")
-
-
-def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:
-    good = np.isfinite(values)
-    count = good.sum(axis=axis)
-    total = np.where(good, values, 0).sum(axis=axis, dtype=np.float64)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _statistics(values: np.ndarray, weights: np.ndarray, higher: bool) -> tuple[np.ndarray, ...]:
-    """Return mean, std, worst and gap over the elements of (models, m, n), NaN left out; each (models, n)."""
-    good = np.isfinite(values)
-    w = np.where(good, weights[None, :, None], 0.0)
-    total = w.sum(axis=1)
-    some = total > 0
-    safe = np.where(some, total, 1.0)
-    filled = np.where(good, values, 0.0).astype(np.float64)
-    low = np.where(good, filled, np.inf).min(axis=1)
-    high = np.where(good, filled, -np.inf).max(axis=1)
-    above = np.where(good, filled - low[:, None], 0.0)  # from the lowest value up, so that a flat orbit is exactly flat
-    mean = low + (w * above).sum(axis=1) / safe
-    variance = (w * np.where(good, filled - mean[:, None], 0.0) ** 2).sum(axis=1) / safe
-    worst = low if higher else high
-    gap = np.where(some, high, 0) - np.where(some, low, 0)
-    return tuple(np.where(some, t, np.nan) for t in (mean, np.sqrt(variance), worst, gap))
 
 
 __all__ = ["Detail", "Detection", "ElementView", "Failure", "ModelPart", "NeroResult", "SampleOrbit"]

@@ -289,7 +289,8 @@ def _from_npz(path: Path, target: str | None, task: str | None) -> LabelledData:
     except BadData:
         raise
     except Exception as error:
-        raise BadData(f"{path}: not a readable .npz file ({_one_line(error)})") from error
+        why = _one_line(error) if zipfile.is_zipfile(path) else "np.savez writes one"
+        raise BadData(f"{path}: not a readable .npz file ({why})") from error
     return _from_parts(path.name, X, y, tasks, target, task or "task", str(path))
 
 

@@ -70,14 +70,7 @@ class EquivarianceData:
 
     def group(self) -> Group:
         """Return the group whose orbits are evaluated."""
-        from anytask.parts.planar_groups import Dihedral, Flips, Rotations, Shifts
-
-        o = self.options
-        if o["group"] == "rotations":
-            return Rotations(o["step"], o["start"], o["stop"])
-        if o["group"] == "shifts":
-            return Shifts([int(d) for d in np.arange(o["start"], o["stop"] + 1, o["step"])])
-        return Flips() if o["group"] == "flips" else Dihedral()
+        return group_of(self.options)
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows to train and to test on; every class is in both, and the split depends on the seed alone."""
@@ -237,7 +230,8 @@ class Equivariance(Problem):
         names = list(dict.fromkeys(run.entrant_name for run in runs if run.status == "done"))
         if not names:
             return []
-        group = data.group()
+        # What is read back from a store has the options in another form, and no images.
+        group = group_of(data.options if isinstance(data.options, Mapping) else vars(data.options))
         out = []
         for key, title, label in (
             ("curve", "Accuracy over the orbit", "accuracy"),
@@ -254,6 +248,17 @@ class Equivariance(Problem):
                 )
             out.append((title, text, orbit_figure(group, np.array(curves), names, NeroMetric(key, label))))
         return out
+
+
+def group_of(options: Mapping[str, Any]) -> Group:
+    """Return the group that checked options of :class:`Equivariance` name."""
+    from anytask.parts.planar_groups import Dihedral, Flips, Rotations, Shifts
+
+    if options["group"] == "rotations":
+        return Rotations(options["step"], options["start"], options["stop"])
+    if options["group"] == "shifts":
+        return Shifts([int(d) for d in np.arange(options["start"], options["stop"] + 1, options["step"])])
+    return Flips() if options["group"] == "flips" else Dihedral()
 
 
 def orbit_metrics(result: Any) -> dict[str, float]:

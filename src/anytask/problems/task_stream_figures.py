@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ def _matrices(done: dict[str, list[Any]]) -> Any:
     n_rows = math.ceil(len(done) / n_columns)
     height = 290 * n_rows + 90
     figure = make_subplots(
-        rows=n_rows, cols=n_columns, subplot_titles=[f"<b>{name}</b>" for name in done],
+        rows=n_rows, cols=n_columns, subplot_titles=[f"<b>{escape(name)}</b>" for name in done],
         horizontal_spacing=0.1 if n_columns > 1 else 0, vertical_spacing=95 / height if n_rows > 1 else 0,
     )  # fmt: skip
     for place, (name, mine) in enumerate(done.items()):
@@ -82,7 +83,7 @@ def _matrices(done: dict[str, list[Any]]) -> Any:
             x=[f"{k + 1}" for k in range(mean.shape[1])],
             y=[f"{s + 1}" if visits[s] == s else f"{s + 1} (task {visits[s] + 1})" for s in range(mean.shape[0])],
             text=numbers if max(mean.shape) <= 10 else None, texttemplate="%{text}" if max(mean.shape) <= 10 else None,
-            hovertemplate=f"<b>{name}</b><br>after segment %{{y}}, on task %{{x}}<br>accuracy %{{z:.1%}}"
+            hovertemplate=f"<b>{escape(name)}</b><br>after segment %{{y}}, on task %{{x}}<br>accuracy %{{z:.1%}}"
             "<br>seeds %{customdata[0]:.1%} to %{customdata[1]:.1%}<extra></extra>",
             row=place // n_columns + 1, col=place % n_columns + 1,
         )  # fmt: skip
@@ -123,9 +124,9 @@ def _curves(done: dict[str, list[Any]], names: Sequence[str], blur: float) -> An
                 line={"width": 0}, hoverinfo="skip", showlegend=False, legendgroup=name, mode="lines",
             )  # fmt: skip
         figure.add_scatter(
-            x=x, y=mean, mode="lines+markers", name=name, legendgroup=name, customdata=np.stack([low, high], axis=-1),
-            line={"color": colour, "width": 2.5}, marker={"size": 5},
-            hovertemplate=f"<b>{name}</b>: %{{y:.1%}} "
+            x=x, y=mean, mode="lines+markers", name=escape(name), legendgroup=name,
+            customdata=np.stack([low, high], axis=-1), line={"color": colour, "width": 2.5}, marker={"size": 5},
+            hovertemplate=f"<b>{escape(name)}</b>: %{{y:.1%}} "
             "(%{customdata[0]:.1%} to %{customdata[1]:.1%})<extra></extra>",
         )  # fmt: skip
         if name in found:
@@ -135,7 +136,7 @@ def _curves(done: dict[str, list[Any]], names: Sequence[str], blur: float) -> An
             figure.add_scatter(
                 x=marks, y=[-0.04 * (1 + found.index(name))] * len(marks), mode="markers", legendgroup=name,
                 marker={"symbol": "triangle-up", "size": 8, "color": translucent(colour, 0.6)}, showlegend=False,
-                hovertemplate=f"<b>{name}</b> found a border at %{{x:.2f}}<extra></extra>",
+                hovertemplate=f"<b>{escape(name)}</b> found a border at %{{x:.2f}}<extra></extra>",
             )  # fmt: skip
     figure.update_xaxes(
         title_text="position in the stream", range=[0, n_segments + 0.02],
@@ -161,16 +162,17 @@ def _forgetting(done: dict[str, list[Any]], names: Sequence[str]) -> Any:
         mean, low, high = (float(v) for v in _over_seeds(values[name]))
         colour = colour_of(name, names)
         figure.add_bar(
-            x=[mean], y=[name], orientation="h", marker={"color": translucent(colour, 0.75)}, width=0.6,
+            x=[mean], y=[escape(name)], orientation="h", marker={"color": translucent(colour, 0.75)}, width=0.6,
             error_x={"array": [high - mean], "arrayminus": [mean - low], "color": "#333333", "thickness": 1.3},
-            hovertemplate=f"<b>{name}</b><br>forgetting %{{x:.1%}}<br>seeds {low:.1%} to {high:.1%}<extra></extra>",
+            hovertemplate=f"<b>{escape(name)}</b><br>forgetting %{{x:.1%}}"
+            f"<br>seeds {low:.1%} to {high:.1%}<extra></extra>",
         )  # fmt: skip
         if len(values[name]) > 1:
             figure.add_scatter(
-                x=values[name], y=[name] * len(values[name]), mode="markers",
+                x=values[name], y=[escape(name)] * len(values[name]), mode="markers",
                 marker={"color": "white", "size": 7, "line": {"color": colour, "width": 1.5}},
                 customdata=[r.seed for r in done[name]],
-                hovertemplate=f"<b>{name}</b>, seed %{{customdata}}<br>forgetting %{{x:.1%}}<extra></extra>",
+                hovertemplate=f"<b>{escape(name)}</b>, seed %{{customdata}}<br>forgetting %{{x:.1%}}<extra></extra>",
             )  # fmt: skip
     figure.add_vline(x=0, line={"color": "#444444", "width": 1})
     figure.update_xaxes(title_text="forgetting (share of accuracy lost; below 0, later tasks helped)", tickformat=".0%")
@@ -190,11 +192,11 @@ def _price(done: dict[str, list[Any]], names: Sequence[str]) -> Any:
         logs = np.log(np.maximum([r.cost["train_seconds"] for r in mine], 1e-6))
         x, x_low, x_high = (float(np.exp(v)) for v in _over_seeds(logs))
         figure.add_scatter(
-            x=[x], y=[y], mode="markers", name=name,
+            x=[x], y=[y], mode="markers", name=escape(name),
             marker={"color": colour, "size": 13, "line": {"color": "white", "width": 1}},
             error_x={"array": [x_high - x], "arrayminus": [x - x_low], "color": colour, "thickness": 1.2, "width": 4},
             error_y={"array": [y_high - y], "arrayminus": [y - y_low], "color": colour, "thickness": 1.2, "width": 4},
-            hovertemplate=f"<b>{name}</b><br>accuracy %{{y:.1%}} ({y_low:.1%} to {y_high:.1%})<br>"
+            hovertemplate=f"<b>{escape(name)}</b><br>accuracy %{{y:.1%}} ({y_low:.1%} to {y_high:.1%})<br>"
             f"training %{{x:.3g}} s ({x_low:.3g} to {x_high:.3g})<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(

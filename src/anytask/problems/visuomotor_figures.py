@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -60,11 +61,11 @@ def _stages(done: dict[str, list[Any]], names: Sequence[str]) -> Any:
         values = np.array([[run.details["stages"][s] for s in stages] for run in mine])
         mean = values.mean(0)
         figure.add_scatter(
-            x=stages, y=mean, name=name, mode="lines+markers",
+            x=stages, y=mean, name=escape(name), mode="lines+markers",
             line={"color": colour_of(name, names), "width": 2.5}, marker={"size": 9},
             error_y={"type": "data", "symmetric": False, "array": values.max(0) - mean,
                      "arrayminus": mean - values.min(0), "thickness": 1.2, "width": 4},
-            hovertemplate=f"<b>{name}</b><br>after %{{x}}: %{{y:.1%}}<extra></extra>",
+            hovertemplate=f"<b>{escape(name)}</b><br>after %{{x}}: %{{y:.1%}}<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(categoryorder="array", categoryarray=_ORDER, title="after the stage")
     figure.update_yaxes(title="success rate", range=[0, 1.03], tickformat=".0%")
@@ -84,9 +85,9 @@ def _gate(done: dict[str, list[Any]], names: Sequence[str]) -> Any:
             hoverinfo="skip", showlegend=False, opacity=0.6,
         )  # fmt: skip
         figure.add_scatter(
-            x=steps, y=values, name=name, mode="markers",
+            x=steps, y=values, name=escape(name), mode="markers",
             marker={"color": tint, "size": 8, "symbol": ["circle" if a else "circle-open" for a in accepted]},
-            hovertemplate=f"<b>{name}</b><br>step %{{x}}: %{{y:.3f}}<extra></extra>",
+            hovertemplate=f"<b>{escape(name)}</b><br>step %{{x}}: %{{y:.3f}}<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(title="step of the offline stage")
     figure.update_yaxes(title="estimated value J")
