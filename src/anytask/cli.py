@@ -167,6 +167,7 @@ def _show_class(card: catalogue.Card) -> None:
 _PROTOCOL = (
     *("fit", "partial_fit", "end_task", "predict", "predict_proba", "save", "load"),
     *("select", "retrieve", "compress", "search"),
+    *("train", "improve", "act", "evaluate"),
 )
 
 

@@ -117,6 +117,15 @@ def test_any_gymnasium_id_goes_in():
     assert outcome.metrics["success"] == 0.0 and outcome.metrics["return"] == outcome.metrics["length"]
 
 
+def test_where_an_environment_has_no_notion_of_success_the_return_ranks():
+    problem = problems.get("rearrangement")
+    data = problem.load("Pendulum-v1", episodes=2, total_steps=2, num_envs=2)
+    assert problem.primary.key == "return" and problems.get("rearrangement").primary.key == "success"
+    random = Entrant("random policy", "anytask.problems.rearrangement:RandomPolicy", role="baseline")
+    metrics = problem.run(random, data, 0).metrics
+    assert metrics["return"] < 0 and "success" not in metrics
+
+
 def test_fingerprints_follow_content_and_options():
     problem = problems.get("rearrangement")
     one, two, three = problem.load("pick"), problem.load("pick"), problem.load("pick", episodes=10)

@@ -112,7 +112,7 @@ def test_any_gymnasium_id_and_a_file_of_demonstrations(tmp_path):
     other = problem.load("Pendulum-v1", demonstrations=tmp_path / "swing.npz", **{**SMALL, **options})
     assert data.name == "swing" and other.env == data.env == "Pendulum-v1"
     out = problem.run(Entrant("rl100", RL100, {"stages": ["imitation", "offline"]}), data, 0)
-    assert np.isnan(out.metrics["success"])  # Pendulum has no notion of success
+    assert out.metrics["return"] < 0 and "success" not in out.metrics  # Pendulum has no notion of success
     assert data.describe()["demonstrations"]["episodes"] == 4
 
 
@@ -154,3 +154,16 @@ def test_figures_show_stages_gate_and_films(outcome):
     assert list(stages.x) == ["imitation", "offline", "online", "student"]
     assert list(stages.y) == [outcome.details["stages"][s] for s in stages.x]
     assert problem.figures(data, []) == []
+
+
+def test_where_an_environment_has_no_notion_of_success_the_return_ranks():
+    rng = np.random.default_rng(0)
+    demos = Episodes.from_list([Episode(rng.normal(size=(9, 3)), rng.uniform(-2, 2, (8, 1))) for _ in range(3)])
+    problem = Visuomotor()
+    data = problem.load(demos, env="Pendulum-v1", **(SMALL | {"eval_episodes": 2, "copies": 2}), preset="small")
+    assert problem.primary.key == "return" and Visuomotor().primary.key == "success"
+    outcome = problem.run(Entrant("diffusion policy", RL100, {"stages": ["imitation"]}), data, 0)
+    assert outcome.metrics["return"] == outcome.metrics["return_imitation"] < 0
+    assert not [key for key in outcome.metrics if "success" in key]
+    title, _, figure = problem.figures(data, [Run("diffusion policy", 0, outcome)])[0]
+    assert title == "Return by stage" and list(figure.data[0].y) == [outcome.metrics["return"]]

@@ -356,3 +356,18 @@ def _tensor_space(space: gymnasium.Space, as_dict: bool) -> gymnasium.Space:
     flat = spaces.flatten_space(space)
     assert isinstance(flat, spaces.Box)
     return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
+
+
+def tells_success(env: VectorEnv) -> bool:
+    """Whether episodes of ``env``, as :func:`make` returns it, can be told to have succeeded; resets and steps it once.
+
+    Examples
+    --------
+    >>> tells_success(make("anytask/Reach-v0", 1)), tells_success(make("Pendulum-v1", 1))
+    (True, False)
+    """
+    env.reset()
+    action = np.stack([env.single_action_space.sample() for _ in range(env.num_envs)])
+    infos = env.step(action)[4]
+    known = bool(np.isfinite(float(infos["success"][0])))
+    return known or getattr(env.spec, "reward_threshold", None) is not None

@@ -219,10 +219,10 @@ class FewDemos(Problem):
             raise BadData(str(error)) from error
 
     def _check_env(self, env: str, options: Any, expert: Episodes) -> None:
-        from anytask.control import make
+        from anytask.control.adapters import make, tells_success
 
         try:
-            world = make(env, 1, **(options or {}))
+            world: Any = make(env, 1, **(options or {}))
         except Exception as error:
             raise BadData(f"the environment {env!r} cannot be made: {error}") from error
         obs, _ = world.reset()
@@ -233,8 +233,7 @@ class FewDemos(Problem):
         dim = int(np.prod(world.single_action_space.shape))
         if dim != expert.action_dim:
             raise BadData(f"{env} takes actions of {dim} numbers, and the expert's have {expert.action_dim}")
-        _, _, _, _, infos = world.step(np.stack([world.single_action_space.sample()]))
-        if not np.isfinite(float(infos["success"][0])) and getattr(world.spec, "reward_threshold", None) is None:
+        if not tells_success(world):
             # The environment has no notion of success, so the return ranks.
             self.metrics = (_RETURN, *(m for m in _METRICS if m not in (_RETURN, _METRICS[0])))  # type: ignore[misc]
         world.close()

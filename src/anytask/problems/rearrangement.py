@@ -171,7 +171,7 @@ class Rearrangement(Problem):
                 raise BadData(str(error)) from None
             name = scene.name if isinstance(source, Mapping) else Path(str(source)).name
         else:
-            from anytask.control.adapters import find_spec
+            from anytask.control.adapters import find_spec, make, tells_success
 
             try:
                 find_spec(str(source))
@@ -180,6 +180,11 @@ class Rearrangement(Problem):
                     f"{source!r} is not built in ({', '.join(_BUILT_IN)}) nor a .json file, and {error}"
                 ) from None
             env_id = str(source)
+            world: Any = make(env_id, 1, **(o["env_options"] or {}))
+            if not tells_success(world):
+                # The environment has no notion of success, so the return ranks.
+                self.metrics = tuple(m for m in self.metrics if m.key != "success")  # type: ignore[misc]
+            world.close()
         if o["total_steps"] is None:
             o["total_steps"] = _BUILT_IN.get(o["task"] if scene is not None else "pick", 300_000)
         data = RearrangementData(name, scene, env_id, o)

@@ -9,7 +9,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +31,8 @@ class VisuomotorData:
     env: str
     demos: Episodes | None
     options: Mapping[str, Any]
+    #: What is measured and ranks: success, or the return where the environment has no notion of success.
+    measure: str = "success"
 
     @property
     def fingerprint(self) -> str:
@@ -85,7 +87,8 @@ class Visuomotor(Problem):
     ``success`` of what is delivered (ranks), ``success_imitation``, ``success_offline``, ``success_online``,
     ``success_student`` after these stages, ``offline_gain`` (offline over imitation), ``student_gap`` (what the student
     loses against its teacher), ``network_calls`` per action, ``call_share`` (the student's calls over the teacher's),
-    ``frequency`` (actions per second of one copy), ``episodes`` played, ``accepted`` (share of gate checks).
+    ``frequency`` (actions per second of one copy), ``episodes`` played, ``accepted`` (share of gate checks). Where an
+    environment has no notion of success, all of these are about the return.
     """
 
     key: ClassVar[str] = "visuomotor"
@@ -151,8 +154,10 @@ class Visuomotor(Problem):
         if not env:
             raise BadData(f"{name}: the episodes do not say where they were played; give env, a Gymnasium id")
         data = VisuomotorData(name, str(env), demos, o)
-        _check(data, demos)
-        return data
+        if _check(data, demos):
+            return data
+        self.metrics = tuple(_of_return(metric) for metric in self.metrics)  # type: ignore[misc]
+        return replace(data, measure="return")
 
     def baselines(self, data: VisuomotorData) -> tuple[Entrant, ...]:
         """Return imitation alone, no gate, no offline stage, and a Gaussian policy with PPO."""
@@ -195,7 +200,8 @@ class Visuomotor(Problem):
             start = time.perf_counter()
             if hasattr(policy, "use"):
                 policy.use = "student" if name == "student" else "teacher"
-            tries[name] = evaluate(policy, world, o["eval_episodes"], seed=trial).success_rate
+            results = evaluate(policy, world, o["eval_episodes"], seed=trial)
+            tries[name] = results.success_rate if data.measure == "success" else float(results.returns.mean())
             seconds["evaluate"] += time.perf_counter() - start
             played = max(played, episodes)
 
@@ -215,9 +221,9 @@ class Visuomotor(Problem):
             )  # fmt: skip
             playground.close()
         seconds["fit"] = time.perf_counter() - start - seconds["evaluate"]
-        metrics = _metrics(policy, tries, played)
+        metrics = _metrics(policy, tries, played, data.measure)
         metrics["frequency"] = _frequency(policy, world)
-        details: dict[str, Any] = {"stages": tries}
+        details: dict[str, Any] = {"stages": tries, "measure": data.measure}
         details["gate"] = [list(check) for check in getattr(policy, "gate_log_", [])]
         details["online"] = getattr(policy, "online_log_", [])
         details["demonstrated"] = float(np.mean(demos.attributes["success"])) if "success" in demos.attributes else None
@@ -248,12 +254,13 @@ def _read(path: Any) -> Episodes:
         raise BadData(str(error)) from error
 
 
-def _check(data: VisuomotorData, demos: Episodes) -> None:
-    """Compare the demonstrations with the environment, before anything is trained."""
-    from anytask.control import make
+def _check(data: VisuomotorData, demos: Episodes) -> bool:
+    """Compare the demonstrations with the environment, before anything is trained; return whether it tells success."""
+    from anytask.control.adapters import make, tells_success
 
     world: Any = make(data.env, 1, **data.env_options)
     space, action = world.single_observation_space, world.single_action_space
+    told = tells_success(world)
     world.close()
     shapes = {k: s.shape for k, s in space.items()} if hasattr(space, "items") else {"observation": space.shape}
     found = {key: demos.shape_of(key) for key in demos.keys}
@@ -263,11 +270,20 @@ def _check(data: VisuomotorData, demos: Episodes) -> None:
         raise BadData(
             f"{data.name}: the demonstrations have {demos.action_dim} numbers per action, and {data.env} takes {action}"
         )
+    return told
 
 
-def _metrics(policy: Any, tries: dict[str, float], played: int) -> dict[str, float]:
-    out = {f"success_{name}": value for name, value in tries.items()}
-    out["success"] = list(tries.values())[-1]
+def _of_return(metric: Metric) -> Metric:
+    """Return the same metric about returns instead of success rates."""
+    if "Success" not in metric.label:
+        return metric
+    label = metric.label.replace("Success rate", "Return").replace("Success", "Return")
+    return replace(metric, key=metric.key.replace("success", "return"), label=label, unit="reward")
+
+
+def _metrics(policy: Any, tries: dict[str, float], played: int, measure: str) -> dict[str, float]:
+    out = {f"{measure}_{name}": value for name, value in tries.items()}
+    out[measure] = list(tries.values())[-1]
     out["episodes"] = float(played)
     if "offline" in tries:
         out["offline_gain"] = tries["offline"] - tries["imitation"]

@@ -24,11 +24,13 @@ def visuomotor_figures(runs: Sequence[Any]) -> list[tuple[str, str, Any]]:
         return []
     n_seeds = max(len(mine) for mine in done.values())
     spread = f"from the lowest to the highest of {n_seeds} seeds" if n_seeds > 1 else "one seed, so none"
+    first = next(iter(done.values()))[0]
+    measure = "Return" if first.details.get("measure") == "return" else "Success rate"
     out = [
         (
-            "Success by stage",
-            f"Success rate after each stage of an entrant, all tried out in the same episodes. Whiskers: {spread}.",
-            _stages(done, names),
+            f"{measure.split()[0]} by stage",
+            f"{measure} after each stage of an entrant, all tried out in the same episodes. Whiskers: {spread}.",
+            _stages(done, names, measure),
         )
     ]
     gated = {name: mine for name, mine in done.items() if any(run.details["gate"] for run in mine)}
@@ -52,10 +54,10 @@ def visuomotor_figures(runs: Sequence[Any]) -> list[tuple[str, str, Any]]:
     return out
 
 
-def _stages(done: dict[str, list[Any]], names: Sequence[str]) -> Any:
+def _stages(done: dict[str, list[Any]], names: Sequence[str], measure: str) -> Any:
     import plotly.graph_objects as go
 
-    figure = go.Figure()
+    figure, number = go.Figure(), ":.1%" if measure == "Success rate" else ":.4~g"
     for name, mine in done.items():
         stages = [s for s in _ORDER if s in mine[0].details["stages"]]
         values = np.array([[run.details["stages"][s] for s in stages] for run in mine])
@@ -65,10 +67,12 @@ def _stages(done: dict[str, list[Any]], names: Sequence[str]) -> Any:
             line={"color": colour_of(name, names), "width": 2.5}, marker={"size": 9},
             error_y={"type": "data", "symmetric": False, "array": values.max(0) - mean,
                      "arrayminus": mean - values.min(0), "thickness": 1.2, "width": 4},
-            hovertemplate=f"<b>{escape(name)}</b><br>after %{{x}}: %{{y:.1%}}<extra></extra>",
+            hovertemplate=f"<b>{escape(name)}</b><br>after %{{x}}: %{{y{number}}}<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(categoryorder="array", categoryarray=_ORDER, title="after the stage")
-    figure.update_yaxes(title="success rate", range=[0, 1.03], tickformat=".0%")
+    figure.update_yaxes(title=measure.lower())
+    if measure == "Success rate":
+        figure.update_yaxes(range=[0, 1.03], tickformat=".0%")
     return _dress(figure)
 
 
