@@ -66,7 +66,7 @@ def simulation(seconds: float, figure: str | None) -> dict[str, Any]:
     batched = report.rates["simulation"]
     if figure is not None:
         drawing = report.figure({"plain environments in a SyncVectorEnv": (PLAIN, plain)})
-        drawing.write_html(figure, include_plotlyjs="cdn")
+        drawing.write_html(figure, include_plotlyjs=True)
     by_copies = dict(zip(COPIES, batched))
     return {
         "plain_loop_steps_per_second": round(loop),
