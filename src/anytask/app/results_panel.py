@@ -18,7 +18,15 @@ from anytask.bench import figures
 from anytask.bench.comparison import Comparison, Row
 from anytask.bench.report import SEES, cost_label, cost_text
 from anytask.bench.store import Run
-from anytask.bench.wording import distinguishable, in_sentence, number, role, sentences, with_interval
+from anytask.bench.wording import (
+    chance,
+    difference_text,
+    in_sentence,
+    number,
+    role,
+    sentences,
+    with_interval,
+)
 from anytask.problems.base import Problem
 
 logger = logging.getLogger(__name__)
@@ -193,8 +201,8 @@ def _ranking(overview: Overview, comparison: Comparison, narrow: bool = False) -
             _name(comparison, row),
             role(row),
             with_interval(row.primary, metric),
-            _difference(comparison, row),
-            _chance(row),
+            difference_text(comparison, row),
+            chance(row),
             *(number(row.metrics.get(m.key), m) for m in others),
         ]
         for row in comparison.rows
@@ -441,16 +449,3 @@ def _name(comparison: Comparison, who: Row | str) -> html.Span:
     small = [html.Small(f" ({kind} LM)")] if kind else []
     named = [pieces.dot(figures.colour(comparison, name)), name, *small]
     return html.Span(named, className="who" if len(name) <= 40 else "")
-
-
-def _difference(comparison: Comparison, row: Row) -> str:
-    if row.name == comparison.best_baseline:
-        return "best baseline"
-    return with_interval(row.difference, comparison.primary, signed=True) if row.difference else "–"
-
-
-def _chance(row: Row) -> str:
-    if not math.isfinite(row.p_holm):
-        return "–"
-    p = "p < 0.001" if row.p_holm < 0.001 else f"p = {row.p_holm:.3f}"
-    return f"{'no' if distinguishable(row) else 'cannot tell'}, {p}"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -16,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from anytask.bench import figures
 from anytask.bench.comparison import Comparison, Row
-from anytask.bench.wording import distinguishable, duration, in_sentence, number, role, sentences, with_interval
+from anytask.bench.wording import (
+    chance,
+    difference_text,
+    distinguishable,
+    duration,
+    in_sentence,
+    number,
+    role,
+    sentences,
+    with_interval,
+)
+from anytask.parts.files import write_whole
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -79,18 +88,7 @@ def write_report(comparison: Comparison, path: str | os.PathLike[str]) -> None:
     if not path.parent.is_dir():
         raise ValueError(f"the report {path} cannot be written: there is no folder {path.parent}")
     page = render(comparison)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # as an ordinary new file; mkstemp makes it private
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+    write_whole(path, page)
 
 
 def render(comparison: Comparison) -> str:
@@ -160,7 +158,7 @@ def _results(comparison: Comparison) -> str:
                 _name(comparison, row),
                 _whole(role(row)),
                 with_interval(row.primary, metric),
-                _difference(comparison, row),
+                difference_text(comparison, row),
                 _verdict(row),
                 *(number(row.metrics.get(m.key), m) for m in others),
             ]
@@ -340,17 +338,9 @@ def _whole(text: str, before: str = "") -> str:
     return f'<span class="whole">{before}{escape(text)}</span>' if len(text) <= 40 else before + escape(text)
 
 
-def _difference(comparison: Comparison, row: Row) -> str:
-    if row.name == comparison.best_baseline:
-        return "best baseline"
-    return with_interval(row.difference, comparison.primary, signed=True) if row.difference else "–"
-
-
 def _verdict(row: Row) -> str:
-    if not math.isfinite(row.p_holm):
-        return "–"
-    p = "p &lt; 0.001" if row.p_holm < 0.001 else f"p = {row.p_holm:.3f}"
-    return f"{'<b>no</b>' if distinguishable(row) else 'cannot tell'}, {p}"
+    said = escape(chance(row))
+    return f"<b>no</b>{said[2:]}" if distinguishable(row) else said
 
 
 def _size(value: float | None) -> str:

@@ -76,6 +76,21 @@ def distinguishable(row: Row) -> bool:
     return math.isfinite(row.p_holm) and row.p_holm < ALPHA
 
 
+def difference_text(comparison: Comparison, row: Row) -> str:
+    """Return a row's difference to the best baseline with its interval, as a cell of a table."""
+    if row.name == comparison.best_baseline:
+        return "best baseline"
+    return with_interval(row.difference, comparison.primary, signed=True) if row.difference else "–"
+
+
+def chance(row: Row) -> str:
+    """Return whether a row's difference may be chance, with the adjusted p-value, as a cell of a table."""
+    if not math.isfinite(row.p_holm):
+        return "–"
+    p = "p < 0.001" if row.p_holm < 0.001 else f"p = {row.p_holm:.3f}"
+    return f"{'no' if distinguishable(row) else 'cannot tell'}, {p}"
+
+
 def headline(comparison: Comparison) -> str:
     """Return the answer in plain words, saying so when it may be chance."""
     return " ".join(sentences(comparison))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import anytask
+from anytask.parts.files import write_whole
 
 
 def evidence_folder() -> Path:
@@ -48,14 +47,5 @@ def write_evidence(found: dict[str, Any], folder: Path | None = None) -> Path:
     folder = folder or evidence_folder()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{found['system']}.json"
-    handle, scratch = tempfile.mkstemp(dir=folder, prefix=f".{found['system']}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(found, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    write_whole(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return path

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -20,6 +18,7 @@ from anytask.evaluate import nero_figures
 from anytask.evaluate.nero_outputs import move_targets
 from anytask.evaluate.nero_page import PAGE, SCRIPT, STYLE
 from anytask.evaluate.nero_result import NeroResult
+from anytask.parts.files import write_whole
 from anytask.parts.planar_groups import PlanarGroup
 from anytask.parts.transforms import Product, Transforms
 
@@ -74,18 +73,7 @@ def write_html(
     if max_samples < 1 or not methods:
         raise ValueError("max_samples must be at least 1, and at least one method is needed")
     page = render(result, title, max_samples, max_bytes, max_side, methods)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # as an ordinary new file; mkstemp makes it private
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+    write_whole(path, page)
 
 
 def render(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from anytask.parts.files import write_whole
 
 #: Scores texts: all of the search set (``None``), its first half (0) or its second half (1).
 Fitness = Callable[[Sequence[str], int | None], Sequence[float]]
@@ -74,15 +75,7 @@ def survivors(old: Sequence[Individual], new: Sequence[Individual], window: int,
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the file holds either the old or the new content, whenever the process is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-        try:
-            json.dump(value, file)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    write_whole(path, json.dumps(value))
 
 
 def read_json(path: Path, fingerprint: str) -> dict[str, Any] | None:
