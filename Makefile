@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help browser demo test coverage test-slow claims docs bench lint format clean
+.PHONY: help browser demo test coverage test-slow claims docs bench house lint format clean
 
 help:
 	@echo "make demo       set up $(VENV) and compare three continual learners on real data -> report.html"
@@ -16,6 +16,7 @@ help:
 	@echo "make claims     run every claim in full and record the evidence"
 	@echo "make docs       build the documentation into docs/_build/html"
 	@echo "make bench      speed and memory against peers, as ratios"
+	@echo "make house      code lines, long modules, imports that point up, circles, seconds of tests"
 	@echo "make lint       ruff and mypy"
 	@echo "make browser    Debian's Chromium for the tests of the pages, where there is none (needs root)"
 
@@ -60,6 +61,9 @@ docs: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+house: $(STAMP)
+	@$(BIN)/python scripts/house.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests benchmarks scripts docs

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from anytask.app.catalogue_page import timeline
-from anytask.app.catalogue_search import CatalogueSearch
-from anytask.app.results_data import StoreView, ranking_csv, runs_csv
-from anytask.app.results_page import STATES
-from anytask.app.results_panel import panel, runs_table
+from anytask.app.catalogue.page import timeline
+from anytask.app.catalogue.search import CatalogueSearch
+from anytask.app.results.data import StoreView, ranking_csv, runs_csv
+from anytask.app.results.page import STATES
+from anytask.app.results.panel import panel, runs_table
 from anytask.bench import Run, RunStore
 from anytask.bench.comparison import Comparison
 from anytask.bench.planning import Plan, PlanItem

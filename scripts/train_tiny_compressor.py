@@ -26,12 +26,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
 
+from anytask.core.rng import derive, isolated
 from anytask.lm.sim import SimulatedChat
 from anytask.lm.tiny_models import checksum
-from anytask.parts.rng import derive, isolated
 from anytask.prompts import LLMLingua2
-from anytask.prompts.compressor_probe import probe_compressor
-from anytask.prompts.llmlingua2_training import TokenClassifierTrainer, distill
+from anytask.prompts.llmlingua2.probe import probe_compressor
+from anytask.prompts.llmlingua2.training import TokenClassifierTrainer, distill
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "ensurepip"}

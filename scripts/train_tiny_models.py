@@ -19,8 +19,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
+from anytask.core.rng import derive, isolated
 from anytask.lm import corpora
-from anytask.parts.rng import derive, isolated
 
 PIECE = Regex(r"Input:|\nLabel:|[A-Za-z]+|[0-9]|\n\n|\n|[^\sA-Za-z0-9]")
 RECIPES: dict[str, dict[str, Any]] = {

@@ -108,7 +108,7 @@ def family(monkeypatch, tmp_path):
     def add(**names):
         folder.mkdir(exist_ok=True)
         (folder / "__init__.py").write_text(
-            f"from anytask._lazy import lazy\n_LAZY = {names!r}\n__getattr__, __dir__ = lazy(__name__, _LAZY)\n"
+            f"from anytask.core.lazy import lazy\n_LAZY = {names!r}\n__getattr__, __dir__ = lazy(__name__, _LAZY)\n"
         )
         catalogue._published.cache_clear()
         importlib.invalidate_caches()
@@ -295,7 +295,7 @@ def test_loading_a_planned_system_says_that_it_is_planned(family):
 
 @pytest.fixture
 def zoo_with(family):
-    """Add a family whose module ``otter`` has the given source, published through :func:`anytask._lazy.lazy`."""
+    """Add a family whose module ``otter`` has the given source, published through :func:`anytask.core.lazy.lazy`."""
 
     def add(source):
         (family(Otter="otter") / "otter.py").write_text(source)

@@ -7,8 +7,9 @@ import math
 import pytest
 
 from anytask import catalogue, claims
-from anytask.app import catalogue_cards, catalogue_page
-from anytask.app.catalogue_cards import FAMILY_COLOURS, read, snippet, split_use
+from anytask.app.catalogue import cards as catalogue_cards
+from anytask.app.catalogue import page as catalogue_page
+from anytask.app.catalogue.cards import FAMILY_COLOURS, read, snippet, split_use
 from anytask.app.evidence_figure import bounds_of, evidence_figure
 from anytask.catalogue import FAMILIES, SYSTEMS
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from anytask.app import catalogue_search
-from anytask.app.catalogue_search import PROBLEM_WORDS, CatalogueSearch
+from anytask.app.catalogue import search as catalogue_search
+from anytask.app.catalogue.search import PROBLEM_WORDS, CatalogueSearch
 from anytask.catalogue import PROBLEMS, SYSTEMS
 
 

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anytask.app import nero_example, nero_page, nero_views
-from anytask.app.nero_data import EXAMPLE, NeroLibrary, NotShown, consensus_facts, result_csv
-from anytask.app.nero_views import Axes, Drawer, Question
+from anytask.app.nero import example as nero_example
+from anytask.app.nero import page as nero_page
+from anytask.app.nero import views as nero_views
+from anytask.app.nero.data import EXAMPLE, NeroLibrary, NotShown, consensus_facts, result_csv
+from anytask.app.nero.views import Axes, Drawer, Question
 from anytask.evaluate import NERO
-from anytask.parts.planar_groups import Dihedral, Rotations, Shifts
-from anytask.parts.set_groups import AxisRotations, Permutations
-from anytask.parts.transforms import Product
+from anytask.evaluate.parts.planar_groups import Dihedral, Rotations, Shifts
+from anytask.evaluate.parts.set_groups import AxisRotations, Permutations
+from anytask.evaluate.parts.transforms import Product
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -67,7 +69,7 @@ def folders(tmp_path_factory, unlabelled):
     bare = NERO(Rotations(step=90)).evaluate({"total": MODELS["total"]}, *patches())
     bare.save(root / "bare", inputs=False, outputs=False)
     (root / "damaged").mkdir()
-    (root / "damaged" / "state.json").write_text('{"class": "anytask.evaluate.nero_result:NeroResult", "tree": ')
+    (root / "damaged" / "state.json").write_text('{"class": "anytask.evaluate.nero.result:NeroResult", "tree": ')
     return root
 
 

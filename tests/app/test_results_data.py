@@ -8,9 +8,9 @@ import pytest
 from test_catalogue_page import text_of
 from toy_problem import Toy
 
-from anytask.app.results_data import StoreView, Unreadable, check_store, ranking_csv, run_rows, runs_csv
-from anytask.app.results_page import STATES, chosen, matches
-from anytask.app.results_panel import PAGE_ROWS, beside, file_name, ordered, panel, runs_table, view, views
+from anytask.app.results.data import StoreView, Unreadable, check_store, ranking_csv, run_rows, runs_csv
+from anytask.app.results.page import STATES, chosen, matches
+from anytask.app.results.panel import PAGE_ROWS, beside, file_name, ordered, panel, runs_table, view, views
 from anytask.app.settings import Settings
 from anytask.bench import Run, RunStore, compare
 from anytask.problems.base import Entrant
@@ -247,7 +247,7 @@ def test_a_store_that_turns_into_something_else_says_so(path):
 
 
 def test_a_locked_store_is_waited_for(path, monkeypatch):
-    monkeypatch.setattr("anytask.app.results_data.PATIENCE", 0.1)
+    monkeypatch.setattr("anytask.app.results.data.PATIENCE", 0.1)
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
     holder = sqlite3.connect(path, isolation_level=None)

@@ -14,7 +14,8 @@ from toy_problem import Careful, Guess, Toy
 from anytask import catalogue
 from anytask.bench import Comparison, RunStore, compare, plan
 from anytask.bench.store import Run
-from anytask.problems.base import BadData, Entrant, Metric
+from anytask.core.errors import BadData
+from anytask.problems.base import Entrant, Metric
 
 ENTRY = "toy_problem:Guess"
 

@@ -10,7 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from anytask.problems.base import BadData, Entrant, Metric, Outcome, Problem
+from anytask.core.errors import BadData
+from anytask.problems.base import Entrant, Metric, Outcome, Problem
 
 
 class Guess:

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from anytask.continual.gkcl import GKCL
-from anytask.parts.kernels import Linear, kernel_ridge
-from anytask.parts.rng import derive, isolated
+from anytask.continual.gkcl.kernels import Linear, kernel_ridge
+from anytask.core.rng import derive, isolated
 
 CENTRES = np.random.default_rng(0).uniform(0.2, 0.8, size=(6, 12))
 

@@ -20,7 +20,7 @@ from anytask.control import PPO, RL100, BehaviorRetrieval, Galactic, ScriptedRea
 from anytask.control import baselines as imitation
 from anytask.control.base import Policy
 from anytask.control.envs import ENVIRONMENTS, batched_class
-from anytask.control.rl100_baselines import GaussianBC
+from anytask.control.rl100.baselines import GaussianBC
 
 torch.set_num_threads(1)
 

@@ -20,9 +20,14 @@ from anytask.control.baselines import (
     with_goals,
 )
 from anytask.control.behavior_retrieval import BehaviorRetrieval, retrieve, similarity_scores
-from anytask.control.retrieval_figures import embedding_map, embedding_points, similarity_curves, similarity_over_time
-from anytask.parts.episodes import Episode, Episodes
-from anytask.parts.nearest import nearest_distance
+from anytask.control.behavior_retrieval.figures import (
+    embedding_map,
+    embedding_points,
+    similarity_curves,
+    similarity_over_time,
+)
+from anytask.control.behavior_retrieval.nearest import nearest_distance
+from anytask.datasets.episodes import Episode, Episodes
 
 torch.set_num_threads(1)
 FAST = {"preset": "small", "hidden": (16,), "batch_size": 16, "steps": 40, "device": "cpu"}

@@ -5,7 +5,7 @@ from gymnasium import spaces
 
 from anytask.control import evaluate, make
 from anytask.control.base import BatchedEnv
-from anytask.control.envs.rearrangement_scene import ROBOTS
+from anytask.control.envs.rearrangement.scene import ROBOTS
 from anytask.control.galactic import Galactic
 from anytask.control.stepping import OverlappedStepper
 
@@ -161,6 +161,6 @@ def test_settings_are_checked_at_the_door():
 
 
 def _group():
-    from anytask.control.process_group import ProcessGroup
+    from anytask.control.ppo.process_group import ProcessGroup
 
     return ProcessGroup()

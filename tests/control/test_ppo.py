@@ -15,7 +15,7 @@ from gymnasium import spaces
 from anytask.control.actor_critic import ActorCritic, Encoder, HalfResNet, space_from_tree, space_to_tree
 from anytask.control.base import BatchedEnv
 from anytask.control.ppo import PPO
-from anytask.control.process_group import ProcessGroup
+from anytask.control.ppo.process_group import ProcessGroup
 from anytask.control.stepping import OverlappedStepper
 
 SMALL = {"n_envs": 4, "horizon": 8, "epochs": 2, "minibatches": 2, "hidden": (16,), "device": "cpu"}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from anytask.control import make
 from anytask.control.envs.rearrangement import FetchRearrangement, Rearrangement, play_all, step_count
-from anytask.control.envs.rearrangement_scene import ROBOTS, EpisodeList, Scene, built_in_scene
+from anytask.control.envs.rearrangement.scene import ROBOTS, EpisodeList, Scene, built_in_scene
 
 LISTED = ("start", "target", "goal", "objects", "stage")
 EMPTY = {"bounds": [[-2, -2], [2, 2]], "objects": [{"name": "box", "half": [0.05, 0.05, 0.05]}]}

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from anytask.control import demonstrations, evaluate, make
+from anytask.control.parts.policy_gradient import normalise, ppo_loss
 from anytask.control.rl100 import RL100
-from anytask.control.rl100_baselines import GaussianBC
-from anytask.control.rl100_data import ActionRange, Decisions, Memory
-from anytask.control.rl100_offline import OfflineStage, OPEGate
-from anytask.control.rl100_online import OnlineStage, Roll
-from anytask.parts.episodes import Episode, Episodes
-from anytask.parts.offline_rl import CriticMLP
-from anytask.parts.policy_gradient import normalise, ppo_loss
+from anytask.control.rl100.baselines import GaussianBC
+from anytask.control.rl100.data import ActionRange, Decisions, Memory
+from anytask.control.rl100.offline import OfflineStage, OPEGate
+from anytask.control.rl100.offline_rl import CriticMLP
+from anytask.control.rl100.online import OnlineStage, Roll
+from anytask.datasets.episodes import Episode, Episodes
 
 REACH = "anytask/Reach-v0"
 TINY = {

@@ -8,7 +8,7 @@ from anytask.control import ScriptedReach, SingleEnv, collect, evaluate, make, r
 from anytask.control.envs import ENVIRONMENTS
 from anytask.control.envs.reach import Reach
 from anytask.control.rollout import EpisodeResults
-from anytask.parts.episode_files import load_episodes, save_episodes
+from anytask.datasets.episode_files import load_episodes, save_episodes
 
 
 class Coin(gymnasium.Env):

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from anytask.evaluate.nero_consensus import (
+from anytask.evaluate.nero.consensus import (
     Consensus,
     consensus_of_arrays,
     consensus_of_boxes,
     consensus_of_classes,
     orbit_consensus,
 )
-from anytask.evaluate.nero_metrics import (
+from anytask.evaluate.nero.metrics import (
     Classification,
     Detection,
     Fields,
@@ -29,8 +29,8 @@ from anytask.evaluate.nero_metrics import (
     pack_detections,
     unpack_detections,
 )
-from anytask.evaluate.nero_reduction import reduce_orbits, same_scale
-from anytask.parts.planar_groups import Shifts
+from anytask.evaluate.nero.reduction import reduce_orbits, same_scale
+from anytask.evaluate.parts.planar_groups import Shifts
 
 
 def found(boxes, scores=None, labels=None):

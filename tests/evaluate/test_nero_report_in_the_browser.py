@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from anytask.evaluate import NERO
-from anytask.parts.planar_groups import Rotations
+from anytask.evaluate.parts.planar_groups import Rotations
 
 sync_api = pytest.importorskip("playwright.sync_api")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from sklearn.exceptions import NotFittedError
 
 from anytask.claims.incontext.udr_blocks import RetrievalBlocks, ScriptedFeedback
+from anytask.core.errors import BadData
 from anytask.incontext import UDR
 from anytask.incontext.feedback import LMFeedback, RetrievalTask, ScoreTable
 from anytask.incontext.listwise import CandidateDrawer, listwise_loss, task_probabilities
 from anytask.incontext.udr import TextEncoder
 from anytask.lm.protocol import Capabilities, OptionScore
 from anytask.parts.contrastive import dot_scores, info_nce
-from anytask.problems.base import BadData, Entrant
+from anytask.problems.base import Entrant
 
 SMALL = {"preset": "small", "initial": "vectors", "n_candidates": 15, "n_mined": 15, "steps": 4, "rounds": 2}
 

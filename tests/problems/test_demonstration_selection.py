@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from anytask import problems
+from anytask.core.errors import BadData
 from anytask.lm.protocol import Capabilities, OptionScore
-from anytask.problems.base import BadData, Entrant
+from anytask.problems.base import Entrant
 from anytask.problems.demonstration_selection import DemonstrationSelection, intents
 
 PROBLEM = DemonstrationSelection()
@@ -70,7 +71,7 @@ def test_every_entrant_buys_exactly_the_budget(data, name):
 
 def test_accuracy_is_that_of_the_weighted_vote(data):
     outcome = _run(data, seed=3)
-    from anytask.parts.rng import derive
+    from anytask.core.rng import derive
 
     order = np.random.default_rng(derive(3, "demonstration-selection")).permutation(120)
     train, test = order[:60], order[60:]

@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from anytask import problems
+from anytask.core.errors import BadData
 from anytask.evaluate.baselines import PlainMLP
-from anytask.problems.base import BadData, Entrant
+from anytask.problems.base import Entrant
 from anytask.problems.equivariance import Equivariance, _quarter_turns
 
 PROBLEM = Equivariance()

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from anytask import problems
-from anytask.parts.episode_files import save_episodes
-from anytask.parts.episodes import Episode, Episodes
-from anytask.problems.base import BadData, Entrant
+from anytask.core.errors import BadData
+from anytask.datasets.episode_files import save_episodes
+from anytask.datasets.episodes import Episode, Episodes
+from anytask.problems.base import Entrant
 from anytask.problems.few_demos import FewDemos, unlabelled
 
 pytest.importorskip("gymnasium")

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from anytask import catalogue, problems
+from anytask.core.errors import BadData
 from anytask.lm.corpora import AttributeLanguage
-from anytask.problems.base import BadData, Entrant
+from anytask.problems.base import Entrant
 
 FEW = {"lm": "tiny:icl", "labels": 6, "k": 3, "max_test": 8, "search_budget": 8}
 

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from anytask import problems
-from anytask.claims.prompts.compression_languages import KeyValue, Modifiers
+from anytask.core.errors import BadData
+from anytask.datasets.compression_languages import KeyValue, Modifiers
 from anytask.lm.protocol import ChatRequest
-from anytask.problems.base import BadData, Entrant
+from anytask.problems.base import Entrant
 
 P = problems.get("prompt-compression")
 

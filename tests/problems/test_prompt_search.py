@@ -5,7 +5,8 @@ import json
 import pytest
 
 from anytask import problems
-from anytask.problems.base import BadData, Entrant
+from anytask.core.errors import BadData
+from anytask.problems.base import Entrant
 
 P = problems.get("prompt-search")
 

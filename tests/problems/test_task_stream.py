@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anytask import problems
-from anytask.bench.colours import PALETTE, colour_of
-from anytask.problems.base import BadData, Entrant
-from anytask.problems.data import load_labelled
+from anytask.core.colors import PALETTE, colour_of
+from anytask.core.errors import BadData
+from anytask.datasets.labelled import load_labelled
+from anytask.problems.base import Entrant
 from anytask.problems.task_stream import (
     IDENTITY,
     TaskStream,

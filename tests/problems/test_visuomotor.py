@@ -6,9 +6,10 @@ import torch
 
 from anytask import problems
 from anytask.control import demonstrations
-from anytask.parts.episode_files import save_episodes
-from anytask.parts.episodes import Episode, Episodes
-from anytask.problems.base import BadData, Entrant
+from anytask.core.errors import BadData
+from anytask.datasets.episode_files import save_episodes
+from anytask.datasets.episodes import Episode, Episodes
+from anytask.problems.base import Entrant
 from anytask.problems.visuomotor import Visuomotor
 
 TINY = {

@@ -14,8 +14,8 @@ from anytask.lm.tiny_models import TINY_MODELS, load_tiny, probe
 from anytask.prompts.base import Compressor
 from anytask.prompts.baselines import RandomDeletion, SurprisalCompressor, Truncation
 from anytask.prompts.llmlingua2 import LLMLingua2
-from anytask.prompts.selection_rules import percentile_threshold
-from anytask.prompts.words import WordMarks
+from anytask.prompts.llmlingua2.selection_rules import percentile_threshold
+from anytask.prompts.llmlingua2.words import WordMarks
 
 KINDS = ("metaspace", "wordpiece", "bytelevel")
 TEXT = "Prices rose by 12 percent, and nobody asked the committee's chair. The library closed! Who wanted more time?"

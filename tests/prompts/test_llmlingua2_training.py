@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anytask.claims.prompts.compression_languages import KeyValue, Modifiers
+from anytask.datasets.compression_languages import KeyValue, Modifiers
 from anytask.prompts.llmlingua2 import LLMLingua2
-from anytask.prompts.llmlingua2_training import (
+from anytask.prompts.llmlingua2.training import (
     Alignment,
     TokenClassifierTrainer,
     _batch,

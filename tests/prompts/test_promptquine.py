@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anytask.claims.prompts.scripted_prompt import ScriptedPromptLM
+from anytask.datasets.scripted_prompt import ScriptedPromptLM
 from anytask.prompts.base import Candidate, PromptSearcher
 from anytask.prompts.baselines import FullPrompt, GreedyPruning, RandomMasks, WordTokens
-from anytask.prompts.evaluators import (
+from anytask.prompts.parts.evaluators import (
     ReasoningEvaluator,
     Score,
     StyleEvaluator,
@@ -16,8 +16,8 @@ from anytask.prompts.evaluators import (
     fill,
     margin_reward,
 )
+from anytask.prompts.parts.prunable import PLACEHOLDER, PrunablePrompt, protected
 from anytask.prompts.promptquine import PromptQuine, TAPruning, accepts, rerank
-from anytask.prompts.prunable import PLACEHOLDER, PrunablePrompt, protected
 
 V = (" A", " B")
 

@@ -13,7 +13,7 @@ try:
 except ImportError as error:
     raise ImportError("the browser application needs Dash: pip install 'anytask[app]'") from error
 
-from anytask._lazy import lazy
+from anytask.core.lazy import lazy
 
 _LAZY = {"make_app": "server", "serve": "server", "Page": "server", "Settings": "server"}
 

@@ -9,7 +9,7 @@ from html import escape
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from anytask.bench.colours import PALETTE, translucent
+from anytask.core.colors import PALETTE, translucent
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -16,8 +16,10 @@ import dash
 from dash import Input, Output, dcc, html
 from flask import Response, abort, request
 
-from anytask.app import catalogue_page, nero_page, results_page
-from anytask.app.nero_data import NeroLibrary
+from anytask.app.catalogue import page as catalogue_page
+from anytask.app.nero import page as nero_page
+from anytask.app.nero.data import NeroLibrary
+from anytask.app.results import page as results_page
 from anytask.app.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anytask.app.catalogue_search import CatalogueSearch
-from anytask.app.nero_data import NeroLibrary
-from anytask.app.results_data import StoreView, check_store
+from anytask.app.catalogue.search import CatalogueSearch
+from anytask.app.nero.data import NeroLibrary
+from anytask.app.results.data import StoreView, check_store
 
 
 @dataclass

@@ -6,7 +6,7 @@ Examples
 >>> compare("task-stream", data="digits", systems=["tame", "prd"], seeds=5).table()  # doctest: +SKIP
 """
 
-from anytask._lazy import lazy
+from anytask.core.lazy import lazy
 
 _LAZY = {
     # A submodule must not carry the name of a published function: importing it would put the module in its place.

@@ -7,10 +7,10 @@ from html import escape
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from anytask.bench.colours import colour_of
 from anytask.bench.comparison import Comparison, Row
 from anytask.bench.statistics import Ranking, indistinguishable_groups
 from anytask.bench.wording import number
+from anytask.core.colors import colour_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

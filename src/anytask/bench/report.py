@@ -25,7 +25,7 @@ from anytask.bench.wording import (
     sentences,
     with_interval,
 )
-from anytask.parts.files import write_whole
+from anytask.core.files import write_whole
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from anytask._lazy import lazy
+from anytask.core.lazy import lazy
 
 if TYPE_CHECKING:
     from anytask.claims.base import Claim

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anytask
-from anytask.parts.files import write_whole
+from anytask.core.files import write_whole
 
 
 def evidence_folder() -> Path:

@@ -4,7 +4,7 @@ All of them are scikit-learn estimators with ``partial_fit(X, y, task=None)``, `
 around a :class:`torch.nn.Module` backbone; :mod:`anytask.continual.base` states the protocol.
 """
 
-from anytask._lazy import lazy
+from anytask.core.lazy import lazy
 
 _LAZY = {
     "ContinualClassifier": "base",

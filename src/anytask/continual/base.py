@@ -21,10 +21,10 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 from torch import Tensor, nn
 
-from anytask.parts.devices import resolve_device
-from anytask.parts.persistence import load_tree, save_tree
-from anytask.parts.rng import derive, isolated
-from anytask.parts.rollback import rollback
+from anytask.core.devices import resolve_device
+from anytask.core.persistence import load_tree, save_tree
+from anytask.core.rng import derive, isolated
+from anytask.core.rollback import rollback
 
 #: What a learner may be told of the task, from least to most.
 ACCESS = ("none", "boundary", "train", "test")
@@ -230,7 +230,7 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         raise NotImplementedError
 
     def _state(self) -> Any:
-        """Return the fitted state as a tree that :func:`anytask.parts.persistence.save_tree` takes."""
+        """Return the fitted state as a tree that :func:`anytask.core.persistence.save_tree` takes."""
         raise NotImplementedError
 
     def _load_state(self, state: Any) -> None:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from anytask.continual.base import ContinualClassifier, parameter_count
+from anytask.continual.parts.distillation import Snapshot, kl_distillation
+from anytask.continual.parts.sgd import mode, sgd_step, train_on
+from anytask.continual.parts.stream import Reservoir, content_keys
+from anytask.core.rng import derive, isolated
 from anytask.models.build import Backbone, build_backbone
-from anytask.parts.distillation import Snapshot, kl_distillation
-from anytask.parts.rng import derive, isolated
-from anytask.parts.sgd import mode, sgd_step, train_on
-from anytask.parts.stream import Reservoir, content_keys
 
 
 class GrowingClassifier(nn.Module):

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytask.continual.base import ContinualClassifier, parameter_count
+from anytask.continual.parts.prototypes import Prototypes
+from anytask.continual.parts.views import Augment, make_augment
+from anytask.core.rng import derive
 from anytask.models.build import Backbone, build_backbone
-from anytask.parts.prototypes import Prototypes
-from anytask.parts.rng import derive
-from anytask.parts.views import Augment, make_augment
 
 
 class CosineFineTuning(ContinualClassifier):
@@ -40,7 +40,7 @@ prototypes_lr, first_task_steps
     Attributes
     ----------
     encoder_ : torch.nn.Module
-    prototypes_ : anytask.parts.prototypes.Prototypes
+    prototypes_ : anytask.continual.parts.prototypes.Prototypes
 
     Examples
     --------

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytask.continual.base import ContinualClassifier, parameter_count
+from anytask.continual.parts.distillation import Snapshot, kl_distillation
+from anytask.continual.parts.prototypes import Prototypes
+from anytask.continual.parts.views import Augment, make_augment
+from anytask.core.rng import derive
 from anytask.models.build import MLP, Backbone, build_backbone
 from anytask.parts.contrastive import supcon
-from anytask.parts.distillation import Snapshot, kl_distillation
-from anytask.parts.prototypes import Prototypes
-from anytask.parts.rng import derive
-from anytask.parts.views import Augment, make_augment
 
 
 class PRD(ContinualClassifier):
@@ -57,7 +57,7 @@ class PRD(ContinualClassifier):
     projection_hidden, projection_dim : sequence of int, int
         The projection head g, used by ``L_sc`` alone. Paper: (512, 512), 128.
     augment : str or callable, default "auto"
-        How views are made, as in :func:`anytask.parts.views.make_augment`, or ``augment(x, generator) -> x``.
+        How views are made, as in :func:`anytask.continual.parts.views.make_augment`, or ``augment(x, generator) -> x``.
     image_shape : sequence of int, optional
         Shape that flat inputs are read as for shifts and flips, such as (8, 8).
     noise_scale : float >= 0, default 0.1
@@ -101,7 +101,7 @@ class PRD(ContinualClassifier):
     ----------
     encoder_, projection_ : torch.nn.Module
         f and g.
-    prototypes_ : anytask.parts.prototypes.Prototypes
+    prototypes_ : anytask.continual.parts.prototypes.Prototypes
         P, one row per class in order of appearance.
     teacher_ : dict or None
         ``"encoder"``: f_old, a frozen copy; ``"prototypes"``: P_old.

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from anytask.continual.base import ContinualClassifier, parameter_count
+from anytask.continual.parts.pruning import apply_masks, magnitude_masks
+from anytask.continual.parts.sgd import mode, sgd_step, train_on
+from anytask.continual.parts.stream import LossShiftDetector, Reservoir, content_keys
+from anytask.core.rng import derive, isolated
+from anytask.core.rollback import rollback
 from anytask.models.build import Backbone, build_backbone
-from anytask.parts.pruning import apply_masks, magnitude_masks
-from anytask.parts.rng import derive, isolated
-from anytask.parts.rollback import rollback
-from anytask.parts.sgd import mode, sgd_step, train_on
-from anytask.parts.stream import LossShiftDetector, Reservoir, content_keys
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ Environments are :class:`gymnasium.Env` and batched :class:`gymnasium.vector.Vec
 it. Importing this package registers the ``anytask/...`` ids with Gymnasium.
 """
 
-from anytask._lazy import lazy
 from anytask.control import envs as envs  # registers the ids
+from anytask.core.lazy import lazy
 
 _LAZY = {
     "BatchedEnv": "base",

@@ -17,10 +17,10 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytask.parts.action_heads import Distribution, MixedHead, make_head
-from anytask.parts.observation_encoders import as_images, build_trunk, image_shape, is_image
-from anytask.parts.recurrent import MLPCore, RecurrentCore
-from anytask.parts.running_stats import RunningStats
+from anytask.control.parts.action_heads import Distribution, MixedHead, make_head
+from anytask.control.parts.observation_encoders import as_images, build_trunk, image_shape, is_image
+from anytask.control.parts.recurrent import MLPCore, RecurrentCore
+from anytask.control.parts.running_stats import RunningStats
 
 PLAIN = "observation"  # the key of an observation that is no dict
 
@@ -88,8 +88,8 @@ class Encoder(nn.Module):
     n_previous : int
         Columns of the previous action; 0 to do without.
     trunk : None, str, module or callable
-        For pictures, as in :func:`anytask.parts.observation_encoders.build_trunk`, or ``"half-resnet18"``. Pictures of
-        one size are stacked (RGB and depth), where that makes 1, 3 or 4 channels.
+        For images, as in :func:`anytask.control.parts.observation_encoders.build_trunk`, or ``"half-resnet18"``.
+        Images of one size are stacked (RGB and depth), where that makes 1, 3 or 4 channels.
     trunk_width : int, optional
         Width of the picture features.
     embedding : int, default 0
@@ -212,7 +212,7 @@ class ActorCritic(nn.Module):
     previous_action : bool
         Feed the last action taken.
     std, log_std
-        Of Gaussian actions, as in :class:`anytask.parts.action_heads.GaussianHead`.
+        Of Gaussian actions, as in :class:`anytask.control.parts.action_heads.GaussianHead`.
     """
 
     def __init__(
@@ -321,7 +321,7 @@ def previous_columns(action_space: gymnasium.Space) -> int:
 
 
 def space_to_tree(space: gymnasium.Space) -> dict[str, Any]:
-    """Describe a space in plain values and arrays, for :func:`anytask.parts.persistence.save_tree`."""
+    """Describe a space in plain values and arrays, for :func:`anytask.core.persistence.save_tree`."""
     if isinstance(space, spaces.Dict):
         return {"kind": "dict", "spaces": {key: space_to_tree(part) for key, part in space.spaces.items()}}
     if isinstance(space, spaces.Discrete):

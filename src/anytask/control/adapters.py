@@ -17,7 +17,7 @@ from torch import Tensor
 
 from anytask.control.base import BatchedEnv, Obs, replaced
 from anytask.control.envs import ENVIRONMENTS, batched_class
-from anytask.parts.devices import resolve_device
+from anytask.core.devices import resolve_device
 
 
 def make(

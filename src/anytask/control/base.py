@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from anytask.parts.counter_rng import CounterRandom
+from anytask.control.parts.counter_rng import CounterRandom
 
 Obs: TypeAlias = "Tensor | dict[str, Tensor]"
 

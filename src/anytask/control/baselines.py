@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from anytask.control.imitator import Imitator, Progress, part_of
-from anytask.parts.episodes import OBSERVATION, Episodes
-from anytask.parts.imitation import Source
-from anytask.parts.rng import derive
+from anytask.control.parts.imitation import Source
+from anytask.core.rng import derive
+from anytask.datasets.episodes import OBSERVATION, Episodes
 
 
 class ExpertOnly(Imitator):
@@ -23,7 +23,7 @@ class ExpertOnly(Imitator):
 
     Examples
     --------
-    >>> from anytask.parts.episodes import Episode
+    >>> from anytask.datasets.episodes import Episode
     >>> expert = Episodes.from_list([Episode(np.arange(6.0)[:, None], np.ones((5, 1)))])
     >>> policy = ExpertOnly(preset="small", steps=200, device="cpu").fit(expert)
     >>> bool(policy.act(np.array([2.0], dtype=np.float32))[0] > 0.5)

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from torch import Tensor, nn
 
-from anytask.parts.episodes import Episodes, Statistics
-from anytask.parts.imitation import BehaviourCloning, Head, Source
-from anytask.parts.persistence import load_tree, save_tree
-from anytask.parts.rng import derive
+from anytask.control.parts.imitation import BehaviourCloning, Head, Source
+from anytask.core.persistence import load_tree, save_tree
+from anytask.core.rng import derive
+from anytask.datasets.episodes import Episodes, Statistics
 
 Progress = Callable[[float], None] | None
 
@@ -32,11 +32,11 @@ class Imitator:
         Fills in what is left at None. "paper": robot arms; other values for images and for numbers alone. "small": a
         few thousand steps of few numbers, or of pictures of about 32 pixels.
     head, core, hidden, window, modes, min_std, evaluation, trunks, trunk_width, crop, lr, batch_size, steps
-        Of the policy, as in :class:`~anytask.parts.imitation.BehaviourCloning`.
+        Of the policy, as in :class:`~anytask.control.parts.imitation.BehaviourCloning`.
     policy : callable, optional
         Makes another policy: an object with ``fit(sources, statistics=..., progress=...)`` for a list of
-        :class:`~anytask.parts.imitation.Source`, ``act`` and ``reset`` (and ``train``, ``state`` and ``load_state``
-        where it is to be corrected or saved).
+        :class:`~anytask.control.parts.imitation.Source`, ``act`` and ``reset`` (and ``train``, ``state`` and
+        ``load_state`` where it is to be corrected or saved).
     seed : int, default 0
     device : str, default "auto"
 
@@ -127,7 +127,7 @@ class Imitator:
             data and has none.
         """
         if not isinstance(episodes, Episodes) or not (prior is None or isinstance(prior, Episodes)):
-            raise TypeError("fit takes Episodes; anytask.parts.episode_files.load_episodes reads them from files")
+            raise TypeError("fit takes Episodes; anytask.datasets.episode_files.load_episodes reads them from files")
         if prior is not None:
             check_alike(episodes, prior)
         before = dict(vars(self))

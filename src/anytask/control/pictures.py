@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anytask.bench.colours import colour_of, translucent
+from anytask.core.colors import colour_of, translucent
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from anytask.parts.episodes import Episodes
+    from anytask.datasets.episodes import Episodes
 
 #: Copies that play side by side where the caller names an environment by its id.
 _COPIES = 64
@@ -248,7 +248,7 @@ def collect(
 def _collect(
     policy: Policy, env: VectorEnv, episodes: int, seed: int, deterministic: bool, progress: Callable | None
 ) -> Episodes:
-    from anytask.parts.episodes import Episodes
+    from anytask.datasets.episodes import Episodes
 
     quotas = _quotas(episodes, env.num_envs)
     counts, first = np.zeros(env.num_envs, int), np.zeros(env.num_envs, int)

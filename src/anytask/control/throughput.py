@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from anytask.bench.colours import PALETTE
 from anytask.control.adapters import make
+from anytask.core.colors import PALETTE
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -12,10 +12,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 
+from anytask.core.rng import derive
 from anytask.evaluate.nero import NERO
-from anytask.parts.planar_groups import cyclic
-from anytask.parts.rng import derive
-from anytask.parts.transforms import Transforms
+from anytask.evaluate.parts.planar_groups import cyclic
+from anytask.evaluate.parts.transforms import Transforms
 
 
 class PlainMLP(ClassifierMixin, BaseEstimator):

@@ -1,6 +1,6 @@
 """In-context learning: what to annotate, what to show, and how to ask a frozen language model."""
 
-from anytask._lazy import lazy
+from anytask.core.lazy import lazy
 
 _LAZY = {
     "GPT3": "gpt3",

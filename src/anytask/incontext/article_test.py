@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from anytask.core.rng import derive
 from anytask.incontext.contamination import Interval, mean_interval
-from anytask.parts.prompting import Demonstration, PromptTemplate
-from anytask.parts.rng import derive
+from anytask.lm.prompting import Demonstration, PromptTemplate
 
 ARTICLE_TEMPLATE = PromptTemplate("{input}\nArticle: {output}", separator="\n\n")
 SCALE = (

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from anytask.parts.prompting import Prompt
+from anytask.lm.prompting import Prompt
 
 
 @runtime_checkable

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import log_softmax
 
+from anytask.lm.prompting import Demonstration, PromptTemplate
 from anytask.lm.protocol import require
 from anytask.lm.search import as_vectors
-from anytask.parts.prompting import Demonstration, PromptTemplate
 
 #: One-shot prompts as the paper writes them.
 TABBED = PromptTemplate("{input}\t{output}", separator="\n")

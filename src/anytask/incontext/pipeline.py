@@ -12,14 +12,14 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.exceptions import NotFittedError
 
+from anytask.core.rng import derive
 from anytask.incontext.base import Retriever
 from anytask.incontext.gpt3 import GPT3
 from anytask.incontext.pool import Annotate, Pool
 from anytask.incontext.retrievers import BM25Retriever, SimilarRetriever
+from anytask.lm.option_scoring import RULES, Rule, check_options, score_options
+from anytask.lm.prompting import Demonstration, PromptTemplate
 from anytask.lm.protocol import require
-from anytask.parts.option_scoring import RULES, Rule, check_options, score_options
-from anytask.parts.prompting import Demonstration, PromptTemplate
-from anytask.parts.rng import derive
 
 Retrieval = Literal["random", "fixed", "similar", "bm25"]
 

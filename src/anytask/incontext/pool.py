@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
+from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
 from anytask.lm.search import as_vectors, unit
-from anytask.parts.prompting import Demonstration, Prompt, PromptTemplate
 
 Annotate = Callable[[Sequence[int]], Sequence[Any]]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anytask.parts.prompting import PromptTemplate
-from anytask.parts.rng import derive
+from anytask.core.rng import derive
+from anytask.lm.prompting import PromptTemplate
 
 QA_TEMPLATE = PromptTemplate("Q: {input}\nA: {output}", separator="\n\n")
 """The suites' question form."""

@@ -16,17 +16,17 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
+from anytask.core.devices import resolve_device
+from anytask.core.persistence import load_tree, save_tree
+from anytask.core.rng import derive, isolated
 from anytask.incontext.feedback import TABBED, Feedback, LMFeedback, RetrievalTask, ScoreTable
 from anytask.incontext.listwise import CandidateDrawer, listwise_loss, task_probabilities
 from anytask.incontext.pool import Retrieved
-from anytask.lm.loading import quiet_loading
+from anytask.lm.prompting import Demonstration, PromptTemplate
 from anytask.lm.search import BM25Index, VectorIndex, as_vectors
 from anytask.models.build import MLP
+from anytask.models.loading import quiet_loading
 from anytask.parts.contrastive import dot_scores, info_nce
-from anytask.parts.devices import resolve_device
-from anytask.parts.persistence import load_tree, save_tree
-from anytask.parts.prompting import Demonstration, PromptTemplate
-from anytask.parts.rng import derive, isolated
 
 logger = logging.getLogger(__name__)
 
@@ -481,7 +481,7 @@ class UDR(BaseEstimator):
             One example per query that must not be retrieved: the query itself, for queries of the training split.
         template, count_tokens, budget, reserve
             How the prompt is written, and its token budget (the paper: 1600 for generation), see
-            :class:`~anytask.parts.prompting.PromptTemplate`.
+            :class:`~anytask.lm.prompting.PromptTemplate`.
         """
         self._check_fitted()
         if task not in self.tasks_:

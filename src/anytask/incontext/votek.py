@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from anytask.core.rng import derive
 from anytask.incontext.pool import Annotate, Confidence, NearestVote, Pool, Selection, as_pool
 from anytask.lm.search import knn_graph
-from anytask.parts.rng import derive
 
 # Scores within this relative distance of the best are compared exactly: rounding never decides a pick.
 _NEAR = 1e-9

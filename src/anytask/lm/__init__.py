@@ -1,6 +1,6 @@
 """Language models: local Hugging Face weights, OpenAI-compatible endpoints, embeddings, simulated and tiny models."""
 
-from anytask._lazy import lazy
+from anytask.core.lazy import lazy
 
 _LAZY = {
     "ChatRequest": "protocol",

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from anytask.core.rng import derive
 from anytask.lm.accounts import Accounts
 from anytask.lm.protocol import Capabilities, ChatReply, ChatRequest, Choice, Kind, LMError, Usage
-from anytask.parts.rng import derive
 
 
 class _Double:

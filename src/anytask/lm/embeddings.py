@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from anytask.lm.loading import quiet_loading
+from anytask.models.loading import quiet_loading
 
 _Progress = bool | Callable[[float], None]
 

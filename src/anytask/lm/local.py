@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from anytask.core.rng import derive
 from anytask.lm.accounts import Accounts
 from anytask.lm.codec import Codec, Joint, common_prefix
 from anytask.lm.generation import Endings, Generated, beam_search, continue_batch
-from anytask.lm.loading import quiet_loading
 from anytask.lm.protocol import (
     Capabilities,
     ChatReply,
@@ -31,7 +31,7 @@ from anytask.lm.protocol import (
     Usage,
 )
 from anytask.lm.runner import Runner, State, decoder_start
-from anytask.parts.rng import derive
+from anytask.models.loading import quiet_loading
 
 if TYPE_CHECKING:
     from anytask.lm.cache import ScoreCache

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from anytask.core.rng import derive
 from anytask.lm.corpora import ATTRIBUTES, INSTRUCTIONS, AttributeLanguage, Labelling, Sentence
-from anytask.parts.rng import derive
 
 if TYPE_CHECKING:
     from anytask.lm.local import LocalLM
@@ -133,8 +133,8 @@ def probe(name: str, *, n: int = 400, seed: int = 0) -> dict[str, float]:
         The published numbers are those of seed 0.
     """
     if TINY_MODELS[name].objective == "keep-labels":
-        from anytask.prompts.compressor_probe import probe_compressor
         from anytask.prompts.llmlingua2 import LLMLingua2
+        from anytask.prompts.llmlingua2.probe import probe_compressor
 
         return probe_compressor(LLMLingua2(str(verified_folder(name))))
     measure = {"causal": probe_causal, "masked": probe_masked}

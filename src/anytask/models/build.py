@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from anytask.lm.loading import quiet_loading
-from anytask.parts.rng import isolated
+from anytask.core.rng import isolated
+from anytask.models.loading import quiet_loading
 
 Backbone: TypeAlias = "None | str | nn.Module | Callable[[tuple[int, ...], int], nn.Module]"
 

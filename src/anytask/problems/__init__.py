@@ -12,7 +12,8 @@ from __future__ import annotations
 import difflib
 import importlib
 
-from anytask.problems.base import BadData, Entrant, Metric, Outcome, Problem
+from anytask.core.errors import BadData
+from anytask.problems.base import Entrant, Metric, Outcome, Problem
 
 _MODULES = {
     "task-stream": "task_stream:TaskStream",

@@ -11,10 +11,6 @@ from typing import Any, ClassVar, Literal, Protocol
 Role = Literal["system", "baseline", "ablation"]
 
 
-class BadData(ValueError):
-    """The user's data cannot be used; the message is one line naming file, column and row."""
-
-
 @dataclass(frozen=True)
 class Metric:
     """A number a problem measures: its key in :attr:`Outcome.metrics`, how to say it, and which way is better."""

@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from anytask.core.errors import BadData
+from anytask.core.rng import derive
+from anytask.datasets.text import TextData, load_text
 from anytask.incontext.pool import AnnotatedPrompter, LMConfidence, NearestVote, Pool, check_selection
 from anytask.lm.search import as_vectors
-from anytask.parts.rng import derive
-from anytask.problems.base import BadData, Entrant, Metric, Outcome, Problem
-from anytask.problems.text_data import TextData, load_text
+from anytask.problems.base import Entrant, Metric, Outcome, Problem
 
 BUILTIN = ("digits", "intents")
 

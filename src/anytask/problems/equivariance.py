@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from anytask.parts.rng import derive
-from anytask.problems.base import BadData, Entrant, Metric, Outcome, Problem
-from anytask.problems.data import LabelledData, load_labelled
+from anytask.core.errors import BadData
+from anytask.core.rng import derive
+from anytask.datasets.labelled import LabelledData, load_labelled
+from anytask.problems.base import Entrant, Metric, Outcome, Problem
 
 if TYPE_CHECKING:
-    from anytask.parts.transforms import Group
+    from anytask.evaluate.parts.transforms import Group
 
 GROUPS = ("rotations", "shifts", "flips", "d4")
 _BASELINES = "anytask.evaluate.baselines"
@@ -152,7 +153,7 @@ class Equivariance(Problem):
     }
 
     def load(self, source: Any, **options: Any) -> EquivarianceData:
-        """Return the images with checked options; ``source`` as in :func:`anytask.problems.data.load_labelled`."""
+        """Return the images with checked options; ``source`` as in :func:`anytask.datasets.labelled.load_labelled`."""
         unknown = set(options) - set(self.options)
         if unknown:
             raise BadData(f"equivariance has no option {min(unknown)!r}; its options: {', '.join(self.options)}")
@@ -224,8 +225,8 @@ class Equivariance(Problem):
 
     def figures(self, data: EquivarianceData, runs: list[Any]) -> list[tuple[str, str, Any]]:
         """Return the accuracy over the orbit of every entrant."""
-        from anytask.evaluate.nero_figures import orbit_figure
-        from anytask.evaluate.nero_metrics import NeroMetric
+        from anytask.evaluate.nero.figures import orbit_figure
+        from anytask.evaluate.nero.metrics import NeroMetric
 
         names = list(dict.fromkeys(run.entrant_name for run in runs if run.status == "done"))
         if not names:
@@ -252,7 +253,7 @@ class Equivariance(Problem):
 
 def group_of(options: Mapping[str, Any]) -> Group:
     """Return the group that checked options of :class:`Equivariance` name."""
-    from anytask.parts.planar_groups import Dihedral, Flips, Rotations, Shifts
+    from anytask.evaluate.parts.planar_groups import Dihedral, Flips, Rotations, Shifts
 
     if options["group"] == "rotations":
         return Rotations(options["step"], options["start"], options["stop"])

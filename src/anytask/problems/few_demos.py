@@ -16,9 +16,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from anytask.parts.episodes import OBSERVATION, Episodes
-from anytask.parts.rng import derive
-from anytask.problems.base import BadData, Entrant, Metric, Outcome, Problem
+from anytask.core.errors import BadData
+from anytask.core.rng import derive
+from anytask.datasets.episodes import OBSERVATION, Episodes
+from anytask.problems.base import Entrant, Metric, Outcome, Problem
 
 _ERROR = Metric("action_error", "Error of the action", higher_is_better=False, unit="standard deviations")
 _RETURN = Metric("return", "Return", unit="reward")
@@ -200,7 +201,7 @@ class FewDemos(Problem):
         return FewDemosData(expert, prior, env, o, str(source))
 
     def _read(self, source: Any, name: str, path: Any) -> Episodes:
-        from anytask.parts.episode_files import load_episodes
+        from anytask.datasets.episode_files import load_episodes
 
         if isinstance(path, Episodes):
             return path
@@ -313,7 +314,7 @@ class FewDemos(Problem):
 
     def figures(self, data: FewDemosData, runs: list[Any]) -> list[tuple[str, str, Any]]:
         """Return film strips, similarity over time, and the map of the embeddings."""
-        from anytask.control.retrieval_figures import embedding_map, similarity_over_time, strips
+        from anytask.control.behavior_retrieval.figures import embedding_map, similarity_over_time, strips
 
         done = [run for run in runs if run.status == "done"]
         out: list[tuple[str, str, Any]] = []
@@ -390,7 +391,7 @@ def _retrieval(model: Any, world: _Instance, details: dict[str, Any]) -> dict[st
         of = np.asarray(world.groups).astype(str)[prior.episode_of]
         details["retrieved_by_task"] = {g: float((of[selected] == g).mean()) for g in sorted(set(of.tolist()))}
     if hasattr(model, "scores_"):
-        from anytask.control.retrieval_figures import embedding_points, similarity_curves
+        from anytask.control.behavior_retrieval.figures import embedding_points, similarity_curves
 
         delta = float(model.scores_[selected].min())
         details["similarity"] = {"curves": similarity_curves(model.scores_, prior, world.groups), "delta": delta}

@@ -14,9 +14,10 @@ import numpy as np
 from sklearn.metrics import f1_score
 from sklearn.model_selection import train_test_split
 
-from anytask.parts.rng import derive
-from anytask.problems.base import BadData, Entrant, Metric, Outcome, Problem
-from anytask.problems.text_data import TextData, load_text
+from anytask.core.errors import BadData
+from anytask.core.rng import derive
+from anytask.datasets.text import TextData, load_text
+from anytask.problems.base import Entrant, Metric, Outcome, Problem
 
 _KINDS = ("auto", "classification", "multiple-choice", "generation")
 _PIPELINE = "anytask.incontext:Pipeline"
@@ -253,7 +254,7 @@ def _learner(entrant: Entrant, data: FewShotData, lm: Any, seed: int) -> Any:
     """Return the entrant as something with ``fit`` and ``predict``; a stage gets a pipeline around it."""
     from anytask.incontext import Pipeline
     from anytask.incontext.retrievers import LearnedRetriever
-    from anytask.parts.prompting import PromptTemplate
+    from anytask.lm.prompting import PromptTemplate
 
     o, cls, params = data.options, entrant.load(), _resolve(entrant.params, seed)
     template = PromptTemplate(o.format, description=o.description)

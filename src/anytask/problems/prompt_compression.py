@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from anytask.problems.base import BadData, Entrant, Metric, Outcome, Problem
+from anytask.core.errors import BadData
+from anytask.problems.base import Entrant, Metric, Outcome, Problem
 
 _BUILTIN = ("modifiers", "key-value")
 
@@ -126,7 +127,7 @@ class PromptCompression(Problem):
         self, entrant: Entrant, data: CompressionData, seed: int, progress: Callable[[float], None] | None = None
     ) -> Outcome:
         """Train on the training texts if the entrant can, compress the test texts, and judge them."""
-        from anytask.claims.prompts.compression_languages import KeyValue, Modifiers
+        from anytask.datasets.compression_languages import KeyValue, Modifiers
 
         o = data.options
         cls = entrant.load()

@@ -11,9 +11,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from anytask.parts.rng import derive
-from anytask.problems.base import BadData, Entrant, Metric, Outcome, Problem
-from anytask.problems.text_data import TextData, load_text
+from anytask.core.errors import BadData
+from anytask.core.rng import derive
+from anytask.datasets.text import TextData, load_text
+from anytask.problems.base import Entrant, Metric, Outcome, Problem
 
 
 class _Instance(NamedTuple):
@@ -54,7 +55,7 @@ class PromptSearchData:
         """Return the model, the full prompt and the three sets of examples of one seed; alike for every entrant."""
         o = self.options
         if self.source is None:
-            from anytask.claims.prompts.scripted_prompt import ScriptedPromptLM
+            from anytask.datasets.scripted_prompt import ScriptedPromptLM
 
             scripted = ScriptedPromptLM(seed)
             sizes = (("search", 64), ("validation", o["validation"]), ("test", o["max_test"]))
@@ -177,7 +178,7 @@ class PromptSearch(Problem):
         self, entrant: Entrant, data: PromptSearchData, seed: int, progress: Callable[[float], None] | None = None
     ) -> Outcome:
         """Search, choose on the validation examples, and test the chosen prompt once."""
-        from anytask.prompts.evaluators import VerbalizerEvaluator
+        from anytask.prompts.parts.evaluators import VerbalizerEvaluator
 
         world = data.instance(seed)
         cls = entrant.load()

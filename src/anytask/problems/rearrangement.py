@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from anytask.parts.rng import derive
-from anytask.problems.base import BadData, Entrant, Metric, Outcome, Problem
+from anytask.core.errors import BadData
+from anytask.core.rng import derive
+from anytask.problems.base import Entrant, Metric, Outcome, Problem
 
 if TYPE_CHECKING:
-    from anytask.control.envs.rearrangement_scene import Scene
+    from anytask.control.envs.rearrangement.scene import Scene
 
 #: Built-in name -> environment steps of a training.
 _BUILT_IN = {"pick": 300_000, "rearrange": 3_000_000, "simple-place": 3_000_000}
@@ -138,7 +139,7 @@ class Rearrangement(Problem):
     def load(self, source: Any = "pick", **options: Any) -> RearrangementData:
         """Take ``pick``, ``rearrange`` or ``simple-place``, a JSON file or mapping, or the id of an environment."""
         from anytask.control.envs.rearrangement import TASKS
-        from anytask.control.envs.rearrangement_scene import ROBOTS, Scene, built_in_scene
+        from anytask.control.envs.rearrangement.scene import ROBOTS, Scene, built_in_scene
 
         unknown = set(options) - set(self.options)
         if unknown:
@@ -263,8 +264,8 @@ class Rearrangement(Problem):
 
     def figures(self, data: RearrangementData, runs: list[Any]) -> list[tuple[str, str, Any]]:
         """Return success over the training, and film strips."""
+        from anytask.control.behavior_retrieval.figures import strips
         from anytask.control.pictures import learning_curves
-        from anytask.control.retrieval_figures import strips
 
         done = [run for run in runs if run.status == "done"]
         out: list[tuple[str, str, Any]] = []

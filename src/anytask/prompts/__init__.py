@@ -1,6 +1,6 @@
 """Prompts: compression and search."""
 
-from anytask._lazy import lazy
+from anytask.core.lazy import lazy
 
 _LAZY = {
     "LLMLingua2": "llmlingua2",

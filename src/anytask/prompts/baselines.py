@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from anytask.prompts.base import Candidate, Compression, Example, SearchResult
-from anytask.prompts.evaluators import Evaluator, as_scores
+from anytask.prompts.parts.evaluators import Evaluator, as_scores
 from anytask.prompts.promptquine import PruningSearch
 
 _WORD = re.compile(r"\S+")

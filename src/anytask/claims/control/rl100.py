@@ -37,7 +37,7 @@ CLAIM = Claim(
                     "rl100 (shuffled advantages)", RL100, {"stages": _OFFLINE, "shuffle_advantages": True}, "ablation"
                 ),
                 Entrant("diffusion policy", RL100, {"stages": ["imitation"]}, "baseline"),
-                Entrant("Gaussian cloning + PPO", "anytask.control.rl100_baselines:GaussianBC", {}, "baseline"),
+                Entrant("Gaussian cloning + PPO", "anytask.control.rl100.baselines:GaussianBC", {}, "baseline"),
             ),
             {"eval_episodes": 200},
             quick=_QUICK,

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from anytask.core.rng import derive
 from anytask.evaluate.nero import NERO
-from anytask.evaluate.nero_metrics import iou
-from anytask.parts.planar_groups import Dihedral, Shifts
-from anytask.parts.rng import derive
+from anytask.evaluate.nero.metrics import iou
+from anytask.evaluate.parts.planar_groups import Dihedral, Shifts
 from anytask.problems.base import Entrant, Metric, Outcome, Problem
 
 _SIDE = 24

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from anytask.core.rng import derive
 from anytask.incontext.gpt3 import GPT3
-from anytask.incontext.gpt3_model import build_gpt3, gpt3_config
-from anytask.incontext.gpt3_training import Pretraining, Recipe, pack
+from anytask.incontext.gpt3.model import build_gpt3, gpt3_config
+from anytask.incontext.gpt3.training import Pretraining, Recipe, pack
 from anytask.lm.corpora import TaskWeb
 from anytask.lm.local import LocalLM
-from anytask.parts.option_scoring import score_options
-from anytask.parts.prompting import PromptTemplate
-from anytask.parts.rng import derive
+from anytask.lm.option_scoring import score_options
+from anytask.lm.prompting import PromptTemplate
 from anytask.problems.base import Entrant, Metric, Outcome, Problem
 
 SHOTS = (0, 1, 2, 4, 8, 15)

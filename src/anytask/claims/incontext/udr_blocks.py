@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from anytask.core.errors import BadData
+from anytask.core.rng import derive
 from anytask.incontext.feedback import RetrievalTask
 from anytask.lm.search import VectorIndex
-from anytask.parts.rng import derive
-from anytask.problems.base import BadData, Entrant, Metric, Outcome, Problem
+from anytask.problems.base import Entrant, Metric, Outcome, Problem
 
 
 @dataclass(frozen=True)

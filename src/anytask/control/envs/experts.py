@@ -12,11 +12,11 @@ from torch import Tensor
 
 from anytask.control.base import Obs
 from anytask.control.envs.reach import PlanarReach, WalledReach, WaypointReach
-from anytask.parts.counter_rng import CounterRandom
-from anytask.parts.rng import derive
+from anytask.control.parts.counter_rng import CounterRandom
+from anytask.core.rng import derive
 
 if TYPE_CHECKING:
-    from anytask.parts.episodes import Episodes
+    from anytask.datasets.episodes import Episodes
 
 
 class ScriptedReach:

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anytask.bench.colours import PALETTE
 from anytask.control.base import BatchedEnv, Obs
 from anytask.control.envs.raster import Canvas, rgb
+from anytask.core.colors import PALETTE
 
 _GROUND, _WALL, _FRAME = (248, 249, 250), (74, 82, 92), (200, 206, 212)
 _AGENT, _GOAL, _OTHER, _WAY = rgb(PALETTE[0]), rgb(PALETTE[2]), rgb(PALETTE[4]), rgb(PALETTE[3])

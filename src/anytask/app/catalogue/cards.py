@@ -1,0 +1,281 @@
+"""One system as a card in the grid, and as a sheet with all that is known of it."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib.util
+import logging
+import math
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dash import html
+
+from anytask import catalogue
+from anytask.app import layout
+from anytask.app.catalogue.search import PROBLEM_WORDS
+from anytask.app.evidence_figure import evidence_figure
+from anytask.catalogue import FAMILIES, Card
+from anytask.core.colors import PALETTE
+
+logger = logging.getLogger(__name__)
+
+#: Twelve families, twelve colours.
+FAMILY_COLOURS = dict(zip(FAMILIES, PALETTE, strict=True))
+
+OUTCOMES = {"shown": "good", "not shown": "warn", "contradicted": "bad"}
+
+_OUTCOME_WORDS = {
+    "shown": "Shown: every check clears its margin.",
+    "not shown": "Not shown: at least one check does not clear its margin, or cannot be told from chance.",
+    "contradicted": "Contradicted: at least one check points the other way.",
+}
+
+_SEES = {
+    "none": "nothing: no one says which task an example is from",
+    "boundary": "in training, that a task ends and the next begins",
+    "train": "the task of each training example",
+    "test": "the task of each training example, and of each query",
+}
+
+_KINDS = {
+    "http": "an endpoint",
+    "local": "local weights",
+    "tiny": "a tiny model trained here",
+    "sim": "a simulated model",
+}
+
+
+def card(entry: Card) -> html.Li:
+    """Return a system as a card; the whole card is one link, and Enter opens it."""
+    ready = catalogue.state(entry) == "available"
+    evidence = read(entry.key) if ready else None
+    marks = [layout.badge("available", "plain") if ready else layout.badge("planned", "faint")]
+    if evidence is not None:
+        marks.append(layout.badge(f"claim {evidence['outcome']}", OUTCOMES.get(evidence["outcome"], "plain")))
+    return html.Li(
+        html.A(
+            [
+                html.Span(
+                    [layout.dot(FAMILY_COLOURS[entry.family]), f"{entry.family} · {entry.year}"], className="kicker"
+                ),
+                html.Strong(entry.name, className="name"),
+                html.Span(entry.use, className="use"),
+                html.Span(marks, className="marks"),
+            ],
+            href=f"#{entry.key}",
+            id=f"card-{entry.key}",
+            className="card system" if ready else "card system planned",
+        )
+    )
+
+
+def sheet(entry: Card) -> list[Any]:
+    """Return all that is known of a system, for the dialog."""
+    ready = catalogue.state(entry) == "available"
+    purpose, when = split_use(entry.use)
+    head = [
+        html.P([layout.dot(FAMILY_COLOURS[entry.family]), f"{entry.family} · {entry.year}"], className="kicker"),
+        html.H2(entry.name, id="sheet-title", tabIndex="-1"),
+        html.P(entry.title, className="paper"),
+        html.P(
+            [layout.badge("available", "plain")]
+            if ready
+            else [layout.badge("planned", "faint"), " Not available yet: the card says what it will do."],
+            className="marks",
+        ),
+    ]
+    facts: list[tuple[str, Any]] = [("What it is for", purpose)]
+    facts += [("When to pick it", when)] if when else []
+    facts += [
+        ("Problems", _problems(entry)),
+        ("Told of the task", _SEES[entry.sees]),
+        ("Install", html.Code(f"pip install 'anytask[{entry.extra}]'" if entry.extra else "pip install anytask")),
+    ]
+    parts: list[Any] = [html.Div(head), _facts(facts)]
+    if ready:
+        parts.append(layout.section("How to call it", layout.code(snippet(entry)), level=3))
+        command = f"anytask compare {entry.problems[0]} --data FILE --systems {entry.key}"
+        parts.append(layout.section("On your own data", layout.code(command), level=3))
+        parts.append(_evidence(entry))
+    parts.append(_paper(entry))
+    return parts
+
+
+def split_use(use: str) -> tuple[str, str]:
+    """Split a card's sentence into what the system does and when to pick it.
+
+    Examples
+    --------
+    >>> split_use("Finds borders by itself; for streams that nobody announces.")
+    ('Finds borders by itself.', 'For streams that nobody announces.')
+    """
+    purpose, _, when = use.rpartition("; ")
+    if not purpose:
+        return use, ""
+    return f"{purpose.rstrip('.')}.", when[:1].upper() + when[1:]
+
+
+def read(key: str) -> dict[str, Any] | None:
+    """Return a system's recorded evidence; None where there is none, or where the file is damaged."""
+    from anytask.claims.evidence import read_evidence
+
+    try:
+        evidence = read_evidence(key)
+    except (OSError, ValueError) as error:
+        logger.warning("the evidence of %s cannot be read: %s", key, error)
+        return None
+    return evidence if isinstance(evidence, dict) and {"outcome", "claim", "checks"} <= set(evidence) else None
+
+
+@lru_cache(maxsize=128)
+def snippet(entry: Card) -> str:
+    """Return code that imports a system and uses it: the example of its docstring, read without importing anything."""
+    package, _, name = entry.entry.partition(":")
+    line = f"from {package} import {name}"
+    example = _example(package, name)
+    if not example:
+        return line
+    example = re.sub(rf"^from {re.escape(package)}(\.\w+)* import {name}\n", "", example, flags=re.M)
+    imports = [row for row in example.splitlines() if row.startswith(("import ", "from "))]
+    rest = [row for row in example.splitlines() if row not in imports]
+    return "\n".join([*imports, line, "", *rest]).strip()
+
+
+def _example(package: str, name: str) -> str:
+    published = getattr(importlib.import_module(package), "_LAZY", {})
+    spec = importlib.util.find_spec(f"{package}.{published[name]}") if name in published else None
+    if spec is None or spec.origin is None:
+        return ""
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == name]
+    text = ast.get_docstring(classes[0]) if classes else None
+    if not text:
+        return ""
+    try:
+        examples = doctest.DocTestParser().get_examples(text)
+    except ValueError:
+        return ""
+    return "".join(_as_script(example.source.split("  # doctest:")[0].rstrip(), example.want) for example in examples)
+
+
+def _as_script(source: str, wanted: str) -> str:
+    """A line of a docstring's example as a script has it: what the prompt would have echoed is printed."""
+    echoed = wanted and len(ast.parse(source).body) == 1 and isinstance(ast.parse(source).body[0], ast.Expr)
+    return f"print({source})\n" if echoed and not source.startswith("print(") else f"{source}\n"
+
+
+def _problems(entry: Card) -> html.Ul:
+    return html.Ul(
+        [html.Li([html.Code(problem), f" {PROBLEM_WORDS.get(problem, '')}"]) for problem in entry.problems],
+        className="plain",
+    )
+
+
+def _facts(pairs: list[tuple[str, Any]]) -> html.Dl:
+    return html.Dl([part for name, value in pairs for part in (html.Dt(name), html.Dd(value))], className="facts")
+
+
+def _evidence(entry: Card) -> Any:
+    evidence = read(entry.key)
+    if evidence is None:
+        text = [
+            "Nothing is recorded yet. ",
+            html.Code(f"anytask verify {entry.key}"),
+            " runs the claim where there is one.",
+        ]
+        return layout.section("Does it do what its paper says?", html.P(text), level=3)
+    outcome = evidence["outcome"]
+    checks = [check for check in evidence["checks"] if isinstance(check, dict)]
+    parts: list[Any] = [
+        html.P([layout.badge(outcome, OUTCOMES.get(outcome, "plain")), f" {_OUTCOME_WORDS.get(outcome, '')}"]),
+        html.P(evidence["claim"]),
+    ]
+    if any(_number(check.get("mean")) for check in checks):
+        caption = (
+            "Each check has its own scale. The green band is where a value counts; the bar is the 95 % interval over "
+            "seeds, the diamond its mean, dots are single seeds. Only a bar wholly inside the band shows the check."
+        )
+        parts.append(
+            layout.figure(
+                evidence_figure(checks), caption, name=f"{entry.key}-evidence", label=f"Checks of {entry.name}"
+            )
+        )
+    rows = [
+        [
+            layout.badge(check["outcome"], OUTCOMES.get(check["outcome"], "plain")),
+            [check["sentence"], html.Small(f" {check['why']}") if check.get("why") else ""],
+            check.get("experiment", ""),
+            _interval(check),
+        ]
+        for check in checks
+    ]
+    listed = layout.table(
+        ["outcome", "check", "experiment", "mean [95 %]"], rows, numeric=(3,), label="The checks as a table"
+    )
+    parts.append(html.Details([html.Summary("The checks in numbers"), listed]))
+    if evidence.get("tried"):
+        parts.append(html.Details([html.Summary("What else was tried"), html.P(evidence["tried"])]))
+    kinds = [_KINDS.get(kind, kind) for kind in str(evidence.get("kind") or "").split(", ") if kind]
+    if kinds:
+        words = f"Language model: {' and '.join(kinds)}. "
+        if {"tiny", "sim"} & set(str(evidence["kind"]).split(", ")):
+            words += "This is evidence about the algorithm, not about real models."
+        parts.append(html.P(words, className="note"))
+    return html.Div(
+        [
+            layout.section("Does it do what its paper says?", *parts, level=3),
+            layout.section("What it costs", _cost(evidence), level=3),
+        ]
+    )
+
+
+def _cost(evidence: dict[str, Any]) -> html.Div:
+    seconds, peak = evidence.get("seconds", math.nan), evidence.get("peak_bytes", math.nan)
+    summary = [row for row in evidence.get("summary", []) if isinstance(row, dict)]
+    counted: dict[str, int] = {}
+    for row in summary:  # each metric of an entrant counts the same runs
+        who = f"{row.get('experiment')}\n{row.get('name')}"
+        counted[who] = max(counted.get(who, 0), int(row.get("n") or 0))
+    runs = sum(counted.values())
+    own = [row for row in summary if row.get("role") == "system" and "parameters" in str(row.get("metric"))]
+    tiles = []
+    if _number(seconds) and runs:
+        tiles.append((f"{seconds / runs:.3g} s", f"per run, over {runs} runs of the claim, baselines included"))
+    if _number(peak) and peak:
+        tiles.append((f"{peak / 2**20:,.0f} MiB", "largest memory of one run, with Python and its libraries"))
+    if own:
+        tiles.append((f"{own[0]['mean']:,.0f}", str(own[0]["metric"]).replace("_", " ")))
+    else:
+        tiles.append(("–", "parameters: not recorded with the claim; a comparison on your data counts them"))
+    when = str(evidence.get("recorded", ""))[:10]
+    return html.Div(
+        [
+            html.Dl([html.Div([html.Dt(text), html.Dd(value)]) for value, text in tiles], className="tiles"),
+            html.P(f"Recorded {when} on two cores without a GPU." if when else "", className="note"),
+        ]
+    )
+
+
+def _paper(entry: Card) -> html.Section:
+    if entry.arxiv:
+        link = layout.away(f"arXiv:{entry.arxiv}", f"https://arxiv.org/abs/{entry.arxiv}")
+        text: list[Any] = [f"{entry.title}, {entry.year}. ", link]
+    else:
+        text = [f"{entry.title}, {entry.year}. No arXiv number is recorded."]
+    return layout.section("Paper", html.P(text), level=3)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _interval(check: dict[str, Any]) -> str:
+    if not _number(check.get("mean")):
+        return "failed"
+    if not _number(check.get("low")):
+        return f"{check['mean']:.3f}"
+    return f"{check['mean']:.3f} [{check['low']:.3f}, {check['high']:.3f}]".replace("-", "−")

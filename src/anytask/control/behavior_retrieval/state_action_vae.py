@@ -1,0 +1,237 @@
+"""Embeddings of single transitions (observation, action): a multi-modal VAE, and a time-contrastive encoder.
+
+Both have the same two methods, ``loss(obs, action, ...)`` for training and ``embed(obs, action)``, so that either goes
+into a method that compares transitions. The action is one more modality beside the observation keys.
+
+References
+----------
+Kingma, Welling, 2014, "Auto-Encoding Variational Bayes", arXiv:1312.6114.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anytask.control.parts.observation_encoders import as_images, build_trunk, image_shape, is_image
+from anytask.core.rng import derive, isolated
+from anytask.models.build import MLP
+from anytask.parts.contrastive import info_nce
+from anytask.parts.vae import ConvDecoder, diagonal_gaussian_kl
+
+ACTION = "action"
+
+
+class TransitionTrunks(nn.Module):
+    """One trunk per observation key, and the action as it is, joined.
+
+    Parameters
+    ----------
+    shapes : mapping of str to tuple of int
+        Observation key -> shape; vectors are expected to be normalised, images are bytes or in [0, 1].
+    action_dim : int
+    trunks : default None
+        Per image key, as in :func:`~anytask.control.parts.observation_encoders.build_trunk`; vectors always pass
+        unchanged.
+    trunk_width : int, default 128
+        Width of image features.
+    seed : int
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        action_dim: int,
+        *,
+        trunks: Any = None,
+        trunk_width: int | None = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.shapes = {k: tuple(v) for k, v in shapes.items()}
+        of = trunks if isinstance(trunks, Mapping) else {k: trunks for k, s in self.shapes.items() if is_image(s)}
+        if unknown := set(of) - set(self.shapes):
+            raise ValueError(f"trunks for unknown observations {sorted(unknown)}; the keys are {sorted(self.shapes)}")
+        self.trunks = nn.ModuleList(
+            build_trunk(copy.deepcopy(of.get(key)), shape, seed=derive(seed, "trunk", i), width=trunk_width)
+            for i, (key, shape) in enumerate(self.shapes.items())
+        )
+        self.width = sum(_width(t) for t in self.trunks) + action_dim
+
+    def forward(self, obs: Mapping[str, Tensor], action: Tensor) -> Tensor:  # -> (n, width)
+        return torch.cat([*(trunk(obs[key]) for key, trunk in zip(self.shapes, self.trunks)), action], -1)
+
+
+def _width(module: Any) -> int:
+    return int(module.width)
+
+
+class StateActionVAE(nn.Module):
+    """A VAE over all observation keys and the action, with a standard normal prior.
+
+    ``q(z|o,a) = N(m, diag exp v)``: trunks, joined, then a perceptron. The decoder rebuilds every modality: images by
+    transposed convolutions, vectors and the action by linear layers. It sees single transitions and predicts no future.
+
+    Parameters
+    ----------
+    shapes, action_dim, trunks, trunk_width, seed
+        As in :class:`TransitionTrunks`.
+    latent_dim : int, default 14
+    hidden : sequence of int, default (300, 400)
+        Layers of the perceptrons on both sides of z.
+    beta : float, default 1e-4
+        Weight of the divergence.
+    decoder_channels : int, default 256
+        Maps that the image decoder starts from.
+
+    Examples
+    --------
+    >>> vae = StateActionVAE({"place": (2,), "camera": (16, 16, 3)}, action_dim=2, latent_dim=4, hidden=(32,))
+    >>> obs = {"place": torch.zeros(5, 2), "camera": torch.zeros(5, 16, 16, 3, dtype=torch.uint8)}
+    >>> vae.embed(obs, torch.zeros(5, 2)).shape
+    torch.Size([5, 4])
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        action_dim: int,
+        *,
+        latent_dim: int = 14,
+        hidden: Sequence[int] = (300, 400),
+        beta: float = 1e-4,
+        trunks: Any = None,
+        trunk_width: int | None = 128,
+        decoder_channels: int = 256,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.shapes, self.action_dim = {k: tuple(v) for k, v in shapes.items()}, action_dim
+        self.latent_dim, self.beta = latent_dim, beta
+        self.trunks = TransitionTrunks(shapes, action_dim, trunks=trunks, trunk_width=trunk_width, seed=seed)
+        with isolated(derive(seed, "vae")):
+            self.encoder = MLP((self.trunks.width,), 2 * latent_dim, hidden)
+            self.decoder = MLP((latent_dim,), hidden[-1], hidden[:-1])
+            self.outputs = nn.ModuleList(_output(hidden[-1], s, decoder_channels) for s in self.shapes.values())
+            self.action_output = nn.Linear(hidden[-1], action_dim)
+
+    def posterior(self, obs: Mapping[str, Tensor], action: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance (n, latent_dim) of q(z|o,a)."""
+        m, v = self.encoder(self.trunks(obs, action)).chunk(2, -1)
+        return m, v.clamp(-10.0, 10.0)
+
+    def decode(self, z: Tensor) -> dict[str, Tensor]:
+        """Return every modality rebuilt, the action under ``"action"``; images as (n, channels, height, width)."""
+        h = F.relu(self.decoder(z))
+        out = {}
+        for (key, shape), layer in zip(self.shapes.items(), self.outputs):
+            out[key] = layer(h) if is_image(shape) else layer(h).reshape(-1, *shape)
+        return out | {ACTION: self.action_output(h)}
+
+    def loss(
+        self, obs: Mapping[str, Tensor], action: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and its parts: the mean squared error per modality, and ``"kl"`` in nats."""
+        m, v = self.posterior(obs, action)
+        z = m + (0.5 * v).exp() * torch.randn(m.shape, generator=generator, device=m.device)
+        rebuilt = self.decode(z)
+        parts = {}
+        for key, shape in self.shapes.items():
+            parts[key] = F.mse_loss(rebuilt[key], as_images(obs[key]) if is_image(shape) else obs[key].float())
+        parts[ACTION] = F.mse_loss(rebuilt[ACTION], action)
+        zero = torch.zeros_like(m)
+        parts["kl"] = diagonal_gaussian_kl(m, v, zero, zero).mean()
+        reconstruction = torch.stack([part for key, part in parts.items() if key != "kl"]).sum()
+        return reconstruction + self.beta * parts["kl"], parts
+
+    def embed(self, obs: Mapping[str, Tensor], action: Tensor) -> Tensor:
+        """Return the latent mean m(o, a), (n, latent_dim)."""
+        return self.posterior(obs, action)[0]
+
+
+class TimeContrastive(nn.Module):
+    """An encoder under which transitions soon after one another are alike, and other transitions of a batch are not.
+
+    InfoNCE on cosines between a transition and one of the same episode, a geometrically distributed number of steps
+    later.
+
+    Parameters
+    ----------
+    shapes, action_dim, trunks, trunk_width, seed
+        As in :class:`TransitionTrunks`.
+    latent_dim : int, default 14
+    hidden : sequence of int, default (300, 400)
+    temperature : float > 0, default 0.1
+
+    Examples
+    --------
+    >>> encoder = TimeContrastive({"place": (2,)}, action_dim=2, latent_dim=4, hidden=(32,))
+    >>> encoder.embed({"place": torch.zeros(5, 2)}, torch.zeros(5, 2)).shape
+    torch.Size([5, 4])
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        action_dim: int,
+        *,
+        latent_dim: int = 14,
+        hidden: Sequence[int] = (300, 400),
+        temperature: float = 0.1,
+        trunks: Any = None,
+        trunk_width: int | None = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.shapes = {k: tuple(v) for k, v in shapes.items()}
+        self.latent_dim, self.temperature = latent_dim, temperature
+        self.trunks = TransitionTrunks(shapes, action_dim, trunks=trunks, trunk_width=trunk_width, seed=seed)
+        with isolated(derive(seed, "contrastive")):
+            self.encoder = MLP((self.trunks.width,), latent_dim, hidden)
+
+    def loss(
+        self, obs: Mapping[str, Tensor], action: Tensor, later_obs: Mapping[str, Tensor], later_action: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return InfoNCE of (n) transitions and those that follow them."""
+        loss = info_nce(self.embed(obs, action), self.embed(later_obs, later_action), temperature=self.temperature)
+        return loss, {"info_nce": loss}
+
+    def embed(self, obs: Mapping[str, Tensor], action: Tensor) -> Tensor:
+        """Return the embedding (n, latent_dim), of any length."""
+        return self.encoder(self.trunks(obs, action))
+
+
+class PlainFeatures(nn.Module):
+    """No training: frozen image features and vectors as they are, for pretrained vision models as the embedder.
+
+    Parameters
+    ----------
+    shapes, trunks, trunk_width, seed
+        As in :class:`TransitionTrunks`; without images (or trunks) this is the observation itself.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        trunks: Any = None,
+        trunk_width: int | None = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.trunks = TransitionTrunks(shapes, 0, trunks=trunks, trunk_width=trunk_width, seed=seed)
+        self.latent_dim = self.trunks.width
+        self.requires_grad_(False)
+
+    def embed(self, obs: Mapping[str, Tensor], action: Tensor) -> Tensor:
+        return self.trunks(obs, action[:, :0])
+
+
+def _output(width: int, shape: tuple[int, ...], channels: int) -> nn.Module:
+    return ConvDecoder(width, image_shape(shape), channels) if is_image(shape) else nn.Linear(width, math.prod(shape))

@@ -1,0 +1,141 @@
+"""The column grid: is a sphere of one of a few radii free of a stage of boxes? One cell look-up and one comparison.
+
+For each radius the stage is cut into square cells of the ground plane. A cell holds the sorted heights at which the
+centre of such a sphere changes between occupied and free anywhere above it, so that thousands of spheres are tested by
+one gather. Where a cell is cut by an obstacle's edge the whole cell counts as occupied: a test may call a sphere
+colliding up to one cell's diagonal too early, and never too late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anytask.control.envs.rearrangement.scene import Stage
+
+#: Intervals that are merged at a time.
+_MOST = 2_000_000
+
+
+class ColumnGrid:
+    """Collision look-ups of spheres against one or more stages of axis-aligned boxes.
+
+    Parameters
+    ----------
+    stages : sequence of Stage
+        Each with its bounds and static boxes; their floors lie at height 0 and what is outside the bounds is solid.
+    radii : sequence of float
+        The working set of sphere radii, in metres.
+    cell : float, default 0.02
+        Side of a cell, in metres.
+    device : str or torch.device, default "cpu"
+
+    Attributes
+    ----------
+    heights : Tensor of shape (cells of all stages and radii, k)
+        Sorted heights at which a column turns free, occupied, free, ... (it starts occupied: the floor), padded with
+        infinity.
+
+    Examples
+    --------
+    >>> stage = Stage(bounds=((-1, -1), (1, 1)), boxes=[((0.0, 0.5, 0.0), (0.2, 0.1, 0.2))])  # a table top
+    >>> grid = ColumnGrid([stage], radii=[0.1])
+    >>> centres = torch.zeros(1, 3, 3)
+    >>> centres[0, 1] = torch.tensor([0.2, 0.45, 0.8])  # heights: under, in and over the table top
+    >>> grid.occupied(centres, grid.base(0)).tolist()
+    [[False, True, False]]
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        radii: Sequence[float],
+        cell: float = 0.02,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if not cell > 0:
+            raise ValueError(f"cell must be a positive length in metres, got {cell!r}")
+        if not radii or min(radii) <= 0:
+            raise ValueError(f"radii must be positive lengths in metres, got {list(radii)!r}")
+        bounds = np.array([s.bounds for s in stages], np.float64)  # (stages, 2, 2)
+        self.cell, self.radii = float(cell), tuple(float(r) for r in radii)
+        # One ring of solid cells around everything: an index clamped to the grid finds "outside" there.
+        self.origin = bounds[:, 0].min(0) - cell
+        shape = np.ceil((bounds[:, 1].max(0) - bounds[:, 0].min(0)) / cell - 1e-9).astype(int) + 2
+        self.nx, self.nz = int(shape[0]), int(shape[1])
+        columns = [self._columns(stage, r) for stage in stages for r in self.radii]
+        width = max(c.shape[1] for c in columns)
+        padded = [np.pad(c, ((0, 0), (0, width - c.shape[1])), constant_values=np.inf) for c in columns]
+        self.heights = torch.as_tensor(np.concatenate(padded).astype(np.float32), device=device)
+        self._corner = torch.as_tensor(self.origin / cell, dtype=torch.float32, device=device)[:, None]
+        self._last = torch.tensor([[self.nx - 1.0], [self.nz - 1.0]], device=device)
+        self._single = self.heights[:, 0].contiguous() if width == 1 else None
+
+    def base(self, radius: int, stage: int = 0) -> int:
+        """Return the number of the first cell of a radius (its place in the working set) in a stage."""
+        return (stage * len(self.radii) + radius) * self.nx * self.nz
+
+    def occupied(self, centres: Tensor, base: Tensor | int) -> Tensor:
+        """Test spheres by their centres (s, 3, m): (s, m); ``base`` is :meth:`base` of their radii and stages."""
+        cells = (centres[:, ::2] * (1.0 / self.cell)).sub_(self._corner).clamp_(min=0.0)
+        i, j = torch.minimum(cells, self._last).long().unbind(1)
+        index = (i * self.nz).add_(j).add_(base)
+        height = centres[:, 1]
+        if self._single is not None:
+            return height < self._single[index]
+        return (height.unsqueeze(-1) >= self.heights[index]).sum(-1) % 2 == 0
+
+    def _columns(self, stage: Stage, radius: float) -> np.ndarray:
+        """Return the switching heights of every cell for one radius: (nx * nz, k)."""
+        (x0, z0), (x1, z1) = stage.bounds
+        edge = 1e-6  # what merely touches is free
+        near = self.origin[1] + self.cell * np.arange(self.nz)
+        outside_z = (near < z0 + radius - edge) | (near + self.cell > z1 - radius + edge)
+        slabs = []
+        # Slabs of cells at a time: the intervals of all boxes over all cells of a large stage would not fit in memory.
+        step = max(1, _MOST // (self.nz * (len(stage.boxes) + 1)))
+        for begin in range(0, self.nx, step):
+            left = self.origin[0] + self.cell * np.arange(begin, min(begin + step, self.nx))
+            outside_x = (left < x0 + radius - edge) | (left + self.cell > x1 - radius + edge)
+            outside = (outside_x[:, None] | outside_z[None, :]).ravel()
+            low = [np.full(len(outside), -np.inf)]
+            high = [np.where(outside, np.inf, radius - edge)]
+            for (cx, cy, cz), (hx, hy, hz) in stage.boxes:
+                # Least distance in the plane between the cell's rectangle and the box.
+                gap_x = np.maximum(np.maximum(left - (cx + hx), (cx - hx) - (left + self.cell)), 0)
+                gap_z = np.maximum(np.maximum(near - (cz + hz), (cz - hz) - (near + self.cell)), 0)
+                rest = (radius - edge) ** 2 - (gap_x[:, None] ** 2 + gap_z[None, :] ** 2).ravel()
+                if (hit := rest > 0).any():
+                    reach = np.sqrt(np.maximum(rest, 0))
+                    low.append(np.where(hit, cy - hy - reach, np.inf))
+                    high.append(np.where(hit, cy + hy + reach, -np.inf))
+            slabs.append(_merged(np.stack(low, 1), np.stack(high, 1)))
+        width = max(slab.shape[1] for slab in slabs)
+        return np.concatenate(
+            [np.pad(slab, ((0, 0), (0, width - slab.shape[1])), constant_values=np.inf) for slab in slabs]
+        )
+
+
+def _merged(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Merge the intervals (cells, m) of each row; return the ends after the first start, in order: (cells, k)."""
+    order = np.argsort(low, axis=1, kind="stable")
+    low, high = np.take_along_axis(low, order, 1), np.take_along_axis(high, order, 1)
+    reach = np.maximum.accumulate(high, axis=1)
+    begins = np.ones(low.shape, bool)
+    begins[:, 1:] = low[:, 1:] > reach[:, :-1]
+    begins &= low < np.inf
+    # An interval ends where the next one begins, with the reach collected so far.
+    ends = np.ones(low.shape, bool)
+    ends[:, :-1] = begins[:, 1:]
+    ends[:, :-1] |= (low[:, 1:] == np.inf) & (low[:, :-1] < np.inf)
+    ends &= low < np.inf
+    starts = np.sort(np.where(begins, low, np.inf), axis=1)[:, 1:]
+    stops = np.sort(np.where(ends, reach, np.inf), axis=1)
+    both = np.full((len(low), 2 * low.shape[1] - 1), np.inf)
+    both[:, 0::2] = stops
+    both[:, 1::2] = starts
+    used = np.flatnonzero(np.isfinite(both).any(0))
+    return both[:, : int(used.max()) + 1 if len(used) else 1]

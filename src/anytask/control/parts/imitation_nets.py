@@ -1,0 +1,255 @@
+"""Networks for behaviour cloning: trunks per observation key, a core over the window, and a head over actions."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anytask.control.parts.observation_encoders import as_images, build_trunk, image_shape, is_image
+from anytask.core.rng import derive, isolated
+from anytask.datasets.episodes import Statistics
+
+_LOG_2PI = math.log(2 * math.pi)
+Head = Literal["gmm", "gaussian", "mse"]
+
+
+class MixtureHead(nn.Module):
+    """A Gaussian mixture over actions: ``p(a|h) = sum_k w_k N(a; mu_k, diag sigma_k^2)``.
+
+    Parameters
+    ----------
+    width : int
+        Of the features h.
+    action_dim : int
+    modes : int, default 5
+    min_std : float, default 1e-4
+        Added to the softplus that makes sigma; also the sigma of low-noise evaluation.
+    """
+
+    def __init__(self, width: int, action_dim: int, modes: int = 5, min_std: float = 1e-4) -> None:
+        super().__init__()
+        self.modes, self.action_dim, self.min_std = modes, action_dim, min_std
+        self.out = nn.Linear(width, modes * (1 + 2 * action_dim))
+
+    def parameters_of(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log-weights (..., k), means (..., k, d) and standard deviations (..., k, d)."""
+        k, d = self.modes, self.action_dim
+        logits, mean, raw = self.out(h).split([k, k * d, k * d], -1)
+        shape = (*h.shape[:-1], k, d)
+        return logits.log_softmax(-1), mean.reshape(shape), F.softplus(raw).reshape(shape) + self.min_std
+
+    def log_prob(self, h: Tensor, a: Tensor) -> Tensor:
+        """Return the log-density (...,) of actions (..., d)."""
+        log_weight, mean, std = self.parameters_of(h)
+        return mixture_log_prob(a, log_weight, mean, std)
+
+    def loss(self, h: Tensor, a: Tensor) -> Tensor:
+        return -self.log_prob(h, a)
+
+    def act(self, h: Tensor, how: str, generator: torch.Generator | None) -> Tensor:
+        log_weight, mean, std = self.parameters_of(h)
+        if how == "mode":  # the mean of the most probable component
+            chosen = log_weight.argmax(-1, keepdim=True)
+        else:
+            flat = log_weight.exp().reshape(-1, self.modes)
+            chosen = torch.multinomial(flat, 1, generator=generator).reshape(*log_weight.shape[:-1], 1)
+        pick = chosen[..., None].expand(*chosen.shape, self.action_dim)
+        mean, std = mean.gather(-2, pick).squeeze(-2), std.gather(-2, pick).squeeze(-2)
+        if how == "mode":
+            return mean
+        if how == "low-noise":
+            std = torch.full_like(std, self.min_std)
+        return mean + std * torch.randn(mean.shape, generator=generator, device=mean.device)
+
+
+class MSEHead(nn.Module):
+    """A single action: the mean, trained with the squared error (a Gaussian of unit variance)."""
+
+    def __init__(self, width: int, action_dim: int) -> None:
+        super().__init__()
+        self.out = nn.Linear(width, action_dim)
+
+    def log_prob(self, h: Tensor, a: Tensor) -> Tensor:
+        return -0.5 * ((a - self.out(h)).square() + _LOG_2PI).sum(-1)
+
+    def loss(self, h: Tensor, a: Tensor) -> Tensor:
+        return (a - self.out(h)).square().mean(-1)
+
+    def act(self, h: Tensor, how: str, generator: torch.Generator | None) -> Tensor:
+        return self.out(h)
+
+
+def mixture_log_prob(a: Tensor, log_weight: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return ``log sum_k w_k N(a; mu_k, diag sigma_k^2)``.
+
+    Parameters
+    ----------
+    a : Tensor (..., d)
+    log_weight : Tensor (..., k)
+    mean, std : Tensor (..., k, d)
+
+    Examples
+    --------
+    >>> one = mixture_log_prob(torch.zeros(1), torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1))
+    >>> round(one.item(), 6)  # -log sqrt(2 pi)
+    -0.918939
+    """
+    z = (a[..., None, :] - mean) / std
+    component = (-0.5 * (z.square() + _LOG_2PI) - std.log()).sum(-1)  # (..., k)
+    return torch.logsumexp(log_weight + component, -1)
+
+
+def make_head(head: Head | nn.Module, width: int, action_dim: int, modes: int, min_std: float) -> nn.Module:
+    if isinstance(head, nn.Module):
+        return copy.deepcopy(head)
+    if head == "gmm":
+        return MixtureHead(width, action_dim, modes, min_std)
+    if head == "gaussian":
+        return MixtureHead(width, action_dim, 1, min_std)
+    if head == "mse":
+        return MSEHead(width, action_dim)
+    raise ValueError(f"head must be 'gmm', 'gaussian', 'mse' or a module, got {head!r}")
+
+
+# -- networks ---------------------------------------------------------------------------------------------------------
+
+
+class PolicyNet(nn.Module):
+    """Trunks per observation key -> core over the window -> head. Normalises observations and actions itself."""
+
+    action_mean: Tensor
+    action_std: Tensor
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        action_dim: int,
+        *,
+        trunks: Any,
+        trunk_width: int | None,
+        crop: int | None,
+        core: str | nn.Module,
+        hidden: Sequence[int],
+        make_head: Callable[[int], nn.Module],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.shapes = {k: tuple(v) for k, v in shapes.items()}
+        self.crop = crop
+        of = trunks if isinstance(trunks, Mapping) else dict.fromkeys(self.shapes, trunks)
+        if unknown := set(of) - set(self.shapes):
+            raise ValueError(f"trunks for unknown observations {sorted(unknown)}; the keys are {sorted(self.shapes)}")
+        self.trunks = nn.ModuleList()
+        for i, (key, shape) in enumerate(self.shapes.items()):
+            seen = self._seen_shape(key, shape)
+            trunk = copy.deepcopy(of.get(key))
+            if isinstance(trunk, str) and not is_image(shape) and (trunk in ("cnn", "spatial-softmax") or ":" in trunk):
+                trunk = None  # one name for all keys is meant for the images
+            self.trunks.append(build_trunk(trunk, seen, seed=derive(seed, "trunk", i), width=trunk_width))
+            if not is_image(shape):
+                self.register_buffer(f"mean_{i}", torch.zeros(shape))
+                self.register_buffer(f"std_{i}", torch.ones(shape))
+        self.register_buffer("action_mean", torch.zeros(action_dim))
+        self.register_buffer("action_std", torch.ones(action_dim))
+        width = sum(_width(t) for t in self.trunks)
+        with isolated(derive(seed, "core")):
+            self.core = _core(core, width, hidden)
+            self.recurrent = isinstance(self.core, nn.LSTM)
+            out = self.core.hidden_size if isinstance(self.core, nn.LSTM) else _width(self.core)
+            self.head = make_head(out)
+
+    def _seen_shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if not is_image(shape) or self.crop is None:
+            return shape
+        c, h, w = image_shape(shape)
+        if not 1 <= self.crop <= min(h, w):
+            raise ValueError(f"crop must be in 1..{min(h, w)} for images {key!r} of {h} x {w} pixels, got {self.crop}")
+        return (c, self.crop, self.crop)
+
+    def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
+        """Take mean and standard deviation of vectors and actions; what never varies is only centred."""
+        for i, key in enumerate(self.shapes):
+            if not is_image(self.shapes[key]):
+                self._set(f"mean_{i}", f"std_{i}", statistics[key])
+        self._set("action_mean", "action_std", statistics["action"])
+
+    def _set(self, mean: str, std: str, s: Statistics) -> None:
+        m, v = torch.as_tensor(s.mean), torch.as_tensor(s.std)
+        getattr(self, mean).copy_(m)
+        getattr(self, std).copy_(torch.where(v > 1e-6, v, torch.ones_like(v)))
+
+    def normalised(self, a: Tensor) -> Tensor:
+        """Return actions in units of their standard deviation."""
+        return (a - self.action_mean) / self.action_std
+
+    def features(self, obs: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
+        """Return features (n, width) of observations key -> (n, \\*shape); crops at random if given a generator."""
+        out = []
+        for i, (key, shape) in enumerate(self.shapes.items()):
+            x = obs[key]
+            if is_image(shape):
+                x = as_images(x)
+                x = x if self.crop is None else _cropped(x, self.crop, generator)
+            else:
+                x = (x.float() - getattr(self, f"mean_{i}")) / getattr(self, f"std_{i}")
+            out.append(self.trunks[i](x))
+        return torch.cat(out, -1)
+
+    def forward(self, window: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
+        """Return the head's input (n, length, width) for windows key -> (n, length, \\*shape)."""
+        n, length = next(iter(window.values())).shape[:2]
+        f = self.features({k: v.flatten(0, 1) for k, v in window.items()}, generator)
+        if self.recurrent:
+            return self.core(f.reshape(n, length, -1))[0]
+        return self.core(f).reshape(n, length, -1)
+
+
+def _width(module: Any) -> int:
+    return int(module.width)
+
+
+class _MLPCore(nn.Module):
+    def __init__(self, width: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        widths = [width, *hidden]
+        layers: list[nn.Module] = []
+        for n_in, n_out in itertools.pairwise(widths):
+            layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+        self.layers, self.width = nn.Sequential(*layers), widths[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def _core(core: str | nn.Module, width: int, hidden: Sequence[int]) -> nn.Module:
+    if isinstance(core, nn.Module):
+        if not hasattr(core, "width"):
+            raise ValueError(f"a core needs the attribute width, and {type(core).__name__} has none")
+        return copy.deepcopy(core)
+    if core == "mlp":
+        return _MLPCore(width, hidden)
+    if core == "lstm":
+        if len(set(hidden)) != 1:
+            raise ValueError(f"the layers of an LSTM are equally wide, got hidden={tuple(hidden)}")
+        return nn.LSTM(width, hidden[0], num_layers=len(hidden), batch_first=True)
+    raise ValueError(f"core must be 'mlp', 'lstm' or a module, got {core!r}")
+
+
+def _cropped(x: Tensor, size: int, generator: torch.Generator | None) -> Tensor:
+    """Crop images (n, c, h, w): each at a random place, or all in the centre without a generator."""
+    h, w = x.shape[-2:]
+    if generator is None:
+        top, left = (h - size) // 2, (w - size) // 2
+        return x[..., top : top + size, left : left + size]
+    tops = torch.randint(h - size + 1, (len(x), 1), generator=generator, device=x.device)
+    lefts = torch.randint(w - size + 1, (len(x), 1), generator=generator, device=x.device)
+    span = torch.arange(size, device=x.device)
+    n = torch.arange(len(x), device=x.device)[:, None, None]
+    return x[n, :, (tops + span)[:, :, None], (lefts + span)[:, None, :]].movedim(-1, 1)

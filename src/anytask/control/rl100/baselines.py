@@ -1,0 +1,89 @@
+"""What RL-100 is compared with: the same machinery around a Gaussian policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from anytask.control.rl100 import RL100
+from anytask.control.rl100.diffusion import DenoisingMLP, Net, Process, gaussian_log_prob
+
+
+class GaussianNet(nn.Module):
+    """A perceptron from features to the mean of a Gaussian, with one learned standard deviation per action entry."""
+
+    def __init__(self, action_shape: tuple[int, ...], width: int, hidden: Sequence[int] = (256, 256)) -> None:
+        super().__init__()
+        self.mean = DenoisingMLP(action_shape, width, hidden)
+        self.log_std = nn.Parameter(torch.full(action_shape, -1.0))
+
+    def forward(self, a: Tensor, tau: Tensor, c: Tensor) -> Tensor:
+        return self.mean(torch.zeros_like(a), torch.zeros_like(tau), c)
+
+
+class GaussianProcess(Process):
+    """A "chain" of one sub-step: the action is Gaussian around what the network says, whatever the noise before."""
+
+    def __init__(self, sigma_min: float) -> None:
+        super().__init__(1, 1.0, sigma_min, None, clip=False)
+
+    def loss(self, net: Net, a: Tensor, c: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        mean, std = self.step(net, a, 0, c)
+        return -gaussian_log_prob(a, mean, std) / a[0].numel()
+
+    def time(self, k: int) -> float:
+        return float(1 - k)
+
+    def clean(self, net: Net, a: Tensor, k: int, c: Tensor) -> Tensor:
+        return net(a, torch.full((len(a),), self.time(k), device=a.device), c)
+
+    def between(self, clean: Tensor, noise: Tensor, k: int) -> Tensor:
+        return clean if k else noise
+
+    def _moments(self, net: Net, a: Tensor, k: int, c: Tensor, eta: float) -> tuple[Tensor, float]:
+        return self.clean(net, a, k, c), 1.0
+
+    def step(self, net: Any, a: Tensor, k: int, c: Tensor) -> tuple[Tensor, Tensor]:
+        return self.clean(net, a, k, c), net.log_std.exp().clamp_min(self.sigma_min)
+
+
+class GaussianBC(RL100):
+    """Behaviour cloning with a Gaussian policy, then proximal policy optimisation: the usual fine-tuning.
+
+    Everything but the policy's form is RL-100's: encoder, features, value network, optimiser, learning-rate control and
+    budget. Its stages are imitation and online.
+
+    Examples
+    --------
+    >>> from anytask.control import demonstrations
+    >>> demos = demonstrations("anytask/Reach-v0", 20)
+    >>> policy = GaussianBC(preset="small", imitation_epochs=20).fit(demos)
+    >>> policy.act(torch.zeros(2, 3)).shape, policy.network_calls
+    (torch.Size([2, 2]), 1.0)
+    """
+
+    DEFAULT_STAGES: ClassVar[tuple[str, ...]] = ("imitation", "online")
+
+    def __init__(self, **params: Any) -> None:
+        hidden = params.get("hidden") or self.PRESETS[params.get("preset", "paper")]["hidden"]
+        given = {"n_steps": 1, "stages": self.DEFAULT_STAGES, "denoiser": _Gaussian(tuple(hidden)), **params}
+        super().__init__(**given)
+
+    @cached_property
+    def process(self) -> Process:
+        """The Gaussian."""
+        return GaussianProcess(self.settings.sigma_min)
+
+
+class _Gaussian:
+    """Makes the network; a class, so that policies can be pickled and copied."""
+
+    def __init__(self, hidden: tuple[int, ...]) -> None:
+        self.hidden = hidden
+
+    def __call__(self, action_shape: tuple[int, ...], width: int) -> nn.Module:
+        return GaussianNet(action_shape, width, self.hidden)

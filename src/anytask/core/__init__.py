@@ -1,0 +1,1 @@
+"""What everything stands on: settings, persistence, random numbers, devices, files."""

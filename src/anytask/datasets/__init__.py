@@ -1,0 +1,1 @@
+"""Readers of users' files, built-in data, and generated worlds."""

@@ -1,0 +1,472 @@
+"""Episodes of behaviour: what was seen, done and rewarded at every step, in arrays that lie one after another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+#: The key under which an observation that is a single array is kept.
+OBSERVATION = "observation"
+
+
+class Windows(NamedTuple):
+    """Runs of consecutive steps: ``rows`` (N, length) into the steps; ``valid`` (N, length) is False where padded."""
+
+    rows: np.ndarray
+    valid: np.ndarray
+
+
+class Statistics(NamedTuple):
+    """Mean, standard deviation, smallest and largest value of one key, each (d,) or of one step's shape."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode of ``T`` steps.
+
+    Parameters
+    ----------
+    observations : array or mapping of key to array, (T + 1, ...)
+        What was seen before every step and after the last one. With ``T`` rows (the last one was not recorded) the last
+        row stands for the missing one.
+    actions : array (T, d) or (T,)
+    rewards : array (T,), optional
+        Zeros by default.
+    terminated, truncated : bool
+        How the episode ended. Truncated by default, which is what a recording that just stops is.
+    attributes : mapping
+        Facts on the episode: ``success``, ``task``, ...
+    """
+
+    observations: Any
+    actions: ArrayLike
+    rewards: ArrayLike | None = None
+    terminated: bool = False
+    truncated: bool | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(np.asarray(self.actions))
+
+
+@dataclass(frozen=True, eq=False)
+class Episodes:
+    """A data set of ``E`` episodes with ``T`` steps in all.
+
+    Steps of all episodes lie one after another, so a data set is a handful of arrays, whatever the lengths of its
+    episodes. Use :meth:`from_list` to build one, or :func:`anytask.datasets.episode_files.load_episodes` to read one.
+
+    Parameters
+    ----------
+    observations : mapping of key to array (T, ...)
+        The observation before each step. An observation that is a single array has the one key ``"observation"``.
+        Floats become float32; integers (images in uint8) stay as they are. An array may live in a file: anything with
+        ``shape``, ``dtype`` and ``[rows]`` will do.
+    actions : array (T, d)
+        Floats become float32, integers (discrete actions) int64; (T,) becomes (T, 1).
+    rewards : array (T,)
+    terminated, truncated : array (T,) of bool
+        True at most at the last step of an episode.
+    final_observations : mapping of key to array (E, ...)
+        The observation after the last step of each episode.
+    lengths : array (E,) of int
+        Steps per episode, at least 1 each.
+    attributes : mapping
+        Facts on the data. An array whose first axis is ``E`` long holds a fact per episode (``success``, ``task``) and
+        goes along when episodes are selected; anything else (``env_id``, ``name``) is a fact on all of them.
+
+    Raises
+    ------
+    ValueError
+        If lengths do not fit together, a number is not finite, or an episode ends before its last step; the message
+        names the key, the episode and the step.
+
+    Examples
+    --------
+    >>> walk = Episode(observations=[[0.0], [1.0], [3.0]], actions=[[1.0], [2.0]], attributes={"task": "far"})
+    >>> stay = Episode(observations=[[5.0], [5.0]], actions=[[0.0]], attributes={"task": "near"})
+    >>> episodes = Episodes.from_list([walk, stay])
+    >>> len(episodes), episodes.steps, episodes.starts, episodes.next_observations().ravel()
+    (2, 3, array([0, 2]), array([1., 3., 5.], dtype=float32))
+    >>> episodes.windows(2).rows.tolist()  # the last steps are padded by repetition
+    [[0, 1], [1, 1], [2, 2]]
+    >>> episodes.select(episodes.attributes["task"] == "near").actions
+    array([[0.]], dtype=float32)
+    """
+
+    observations: Mapping[str, Any]
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    final_observations: Mapping[str, Any]
+    lengths: np.ndarray
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        fixed = {
+            "observations": {str(k): _canonical(v) for k, v in self.observations.items()},
+            "final_observations": {str(k): _canonical(v) for k, v in self.final_observations.items()},
+            "actions": _actions(self.actions),
+            "rewards": np.asarray(self.rewards, dtype=np.float32),
+            "terminated": _flags(self.terminated, "terminated"),
+            "truncated": _flags(self.truncated, "truncated"),
+            "lengths": np.asarray(self.lengths, dtype=np.int64),
+            "attributes": dict(self.attributes),
+        }
+        for name, value in fixed.items():
+            object.__setattr__(self, name, value)
+        self._check()
+
+    # -- shape ----------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def steps(self) -> int:
+        """Steps of all episodes together, T."""
+        return int(self.lengths.sum())
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of the observations."""
+        return tuple(self.observations)
+
+    @property
+    def action_dim(self) -> int:
+        """Numbers per action."""
+        return self.actions.shape[1]
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """First step of each episode, (E,)."""
+        return np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """Last step of each episode, (E,)."""
+        return self.starts + self.lengths - 1
+
+    @cached_property
+    def episode_of(self) -> np.ndarray:
+        """Episode of each step, (T,)."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def shape_of(self, key: str) -> tuple[int, ...]:
+        """Shape of one observation."""
+        return tuple(self.observations[key].shape[1:])
+
+    def is_image(self, key: str) -> bool:
+        """Whether a key holds pictures: three axes per step."""
+        return len(self.shape_of(key)) == 3
+
+    # -- content --------------------------------------------------------------------------------------------------
+
+    def next_observations(self, key: str = OBSERVATION, rows: np.ndarray | slice | None = None) -> np.ndarray:
+        """Return what was seen after each step, (T, ...), or after the steps ``rows``."""
+        steps = np.arange(self.steps)[slice(None) if rows is None else rows]
+        last = steps == self.ends[self.episode_of[steps]]
+        out = np.asarray(self.observations[key][np.minimum(steps + 1, self.steps - 1)]).copy()
+        out[last] = np.asarray(self.final_observations[key])[self.episode_of[steps[last]]]
+        return out
+
+    def __getitem__(self, i: int) -> Episode:
+        """Return episode ``i``, with its last observation."""
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"episode {i} of {len(self)}")
+        i = int(i) % len(self)
+        rows = slice(int(self.starts[i]), int(self.ends[i]) + 1)
+        seen = {
+            key: np.concatenate([np.asarray(value[rows]), np.asarray(self.final_observations[key][i : i + 1])])
+            for key, value in self.observations.items()
+        }
+        facts = {k: v[i] if self._per_episode(v) else v for k, v in self.attributes.items()}
+        end = rows.stop - 1
+        return Episode(
+            seen, self.actions[rows], self.rewards[rows], bool(self.terminated[end]), bool(self.truncated[end]), facts
+        )
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self[i] for i in range(len(self)))
+
+    def select(self, episodes: ArrayLike) -> Self:
+        """Return the episodes of these numbers, in this order, or those of a mask (E,)."""
+        chosen = np.asarray(episodes)
+        if chosen.dtype == bool:
+            if chosen.shape != (len(self),):
+                raise ValueError(f"a mask over episodes must have shape ({len(self)},), got {chosen.shape}")
+            chosen = np.flatnonzero(chosen)
+        chosen = chosen.astype(np.int64).reshape(-1)
+        if len(chosen) == 0:
+            raise ValueError("no episode was selected")
+        if chosen.min() < -len(self) or chosen.max() >= len(self):
+            raise ValueError(f"episodes are numbered 0 to {len(self) - 1}, got {chosen.min()} to {chosen.max()}")
+        chosen = chosen % len(self)
+        rows = np.concatenate([np.arange(self.starts[i], self.ends[i] + 1) for i in chosen])
+        facts = {k: v[chosen] if self._per_episode(v) else v for k, v in self.attributes.items()}
+        return type(self)(
+            {k: np.asarray(v[rows]) for k, v in self.observations.items()},
+            self.actions[rows],
+            self.rewards[rows],
+            self.terminated[rows],
+            self.truncated[rows],
+            {k: np.asarray(v[chosen]) for k, v in self.final_observations.items()},
+            self.lengths[chosen],
+            facts,
+        )
+
+    def windows(self, length: int, *, before: int = 0, pad: bool = True) -> Windows:
+        """Return runs of ``length`` steps that never leave an episode.
+
+        Parameters
+        ----------
+        length : int, at least 1
+        before : int, default 0
+            How many of them lie before the step that the window belongs to: row ``t`` covers the steps ``t - before``
+            to ``t - before + length - 1``.
+        pad : bool, default True
+            One window per step, those that stick out filled by repeating the episode's first or last step (``valid`` is
+            False there). Without it, only windows that fit.
+
+        Returns
+        -------
+        Windows
+            ``rows`` and ``valid``, each (N, length); with ``pad``, N = T and row ``t`` belongs to step ``t``.
+        """
+        if length < 1 or not 0 <= before < length:
+            raise ValueError(f"length must be at least 1 and before in 0..length - 1, got {length} and {before}")
+        raw = np.arange(self.steps)[:, None] + np.arange(length) - before
+        first, last = self.starts[self.episode_of][:, None], self.ends[self.episode_of][:, None]
+        rows = np.clip(raw, first, last)
+        valid = rows == raw
+        if not pad:
+            whole = valid.all(1)
+            rows, valid = rows[whole], valid[whole]
+        return Windows(rows, valid)
+
+    def statistics(self) -> dict[str, Statistics]:
+        """Return mean, standard deviation, low and high per key and of ``"action"``; pictures are left out."""
+        tables = {k: v for k, v in self.observations.items() if not self.is_image(k)} | {"action": self.actions}
+        out = {}
+        for key, value in tables.items():
+            x = np.asarray(value[:]).astype(np.float64)
+            out[key] = Statistics(*(f(0).astype(np.float32) for f in (x.mean, x.std, x.min, x.max)))
+        return out
+
+    @cached_property
+    def returns(self) -> np.ndarray:
+        """Sum of the rewards of each episode, (E,)."""
+        return np.add.reduceat(self.rewards.astype(np.float64), self.starts)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the whole content."""
+        digest = hashlib.sha256()
+        arrays = {f"o/{k}": v for k, v in self.observations.items()}
+        arrays |= {f"f/{k}": v for k, v in self.final_observations.items()}
+        arrays |= {n: getattr(self, n) for n in ("actions", "rewards", "terminated", "truncated", "lengths")}
+        for name, value in sorted(arrays.items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            for start in range(0, len(value), 4096):  # what lives in a file is read piece by piece
+                digest.update(np.ascontiguousarray(value[start : start + 4096]).tobytes())
+        facts = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in self.attributes.items()}
+        digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+        return digest.hexdigest()[:32]
+
+    # -- building -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_list(cls, episodes: Sequence[Episode], attributes: Mapping[str, Any] | None = None) -> Self:
+        """Build a data set from single episodes.
+
+        Parameters
+        ----------
+        episodes : sequence of Episode
+            Facts that only some of them have are filled with NaN (numbers) or "" (text).
+        attributes : mapping, optional
+            Facts on all of them.
+        """
+        episodes = list(episodes)
+        if not episodes:
+            raise ValueError("a data set needs at least one episode")
+        seen: list[dict[str, np.ndarray]] = []
+        rewards: list[np.ndarray] = []
+        for i, episode in enumerate(episodes):
+            obs = episode.observations if isinstance(episode.observations, Mapping) else None
+            keyed = {OBSERVATION: episode.observations} if obs is None else obs
+            one = {str(k): _canonical(np.asarray(v)) for k, v in keyed.items()}
+            if seen and set(one) != set(seen[0]):
+                raise ValueError(f"episode {i} has the observations {sorted(one)}, episode 0 has {sorted(seen[0])}")
+            n = len(episode)
+            for key, value in one.items():
+                if len(value) not in (n, n + 1):
+                    raise ValueError(
+                        f"episode {i} has {n} actions and {len(value)} rows of {key!r}: {n + 1} are wanted"
+                    )
+            seen.append(one)
+            reward = np.zeros(n) if episode.rewards is None else np.asarray(episode.rewards)
+            if reward.shape != (n,):
+                raise ValueError(f"episode {i} has {n} actions and rewards of shape {reward.shape}: ({n},) is wanted")
+            rewards.append(reward)
+        lengths = np.array([len(e) for e in episodes])
+        ends = np.cumsum(lengths) - 1
+        terminated, truncated = np.zeros((2, int(lengths.sum())), dtype=bool)
+        terminated[ends] = [e.terminated for e in episodes]
+        truncated[ends] = [(not e.terminated) if e.truncated is None else e.truncated for e in episodes]
+        names = dict.fromkeys(name for e in episodes for name in e.attributes)
+        facts = {name: column_of([e.attributes.get(name) for e in episodes]) for name in names}
+        return cls(
+            {k: _stack([s[k][:n] for s, n in zip(seen, lengths)], f"observations {k!r}") for k in seen[0]},
+            _stack([_actions(e.actions) for e in episodes], "actions"),
+            np.concatenate(rewards),
+            terminated,
+            truncated,
+            {k: np.stack([s[k][-1] for s in seen]) for k in seen[0]},
+            lengths,
+            {**dict(attributes or {}), **facts},
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Episodes]) -> Self:
+        """Return the episodes of several data sets with the same keys and shapes, one after another.
+
+        Facts on all episodes of a part are kept where every part agrees.
+        """
+        parts = list(parts)
+        if not parts:
+            raise ValueError("concatenate needs at least one data set")
+        for i, part in enumerate(parts):
+            if set(part.keys) != set(parts[0].keys):
+                raise ValueError(
+                    f"data set {i} has the observations {sorted(part.keys)}, 0 has {sorted(parts[0].keys)}"
+                )
+        facts: dict[str, Any] = {}
+        for name in dict.fromkeys(name for part in parts for name in part.attributes):
+            values = [part.attributes.get(name) for part in parts]
+            if any(part._per_episode(v) for part, v in zip(parts, values)):
+                facts[name] = column_of([v for part, value in zip(parts, values) for v in part._spread(value)])
+            elif all(repr(v) == repr(values[0]) for v in values):
+                facts[name] = values[0]
+        return cls(
+            {
+                k: _stack([np.asarray(p.observations[k][:]) for p in parts], f"observations {k!r}")
+                for k in parts[0].keys
+            },
+            _stack([p.actions for p in parts], "actions"),
+            np.concatenate([p.rewards for p in parts]),
+            np.concatenate([p.terminated for p in parts]),
+            np.concatenate([p.truncated for p in parts]),
+            {k: np.concatenate([np.asarray(p.final_observations[k]) for p in parts]) for k in parts[0].keys},
+            np.concatenate([p.lengths for p in parts]),
+            facts,
+        )
+
+    # -- checks ---------------------------------------------------------------------------------------------------
+
+    def _per_episode(self, value: Any) -> bool:
+        return isinstance(value, np.ndarray) and value.ndim >= 1 and len(value) == len(self)
+
+    def _spread(self, value: Any) -> list[Any]:
+        return list(value) if self._per_episode(value) else [value] * len(self)
+
+    def _check(self) -> None:
+        if self.lengths.ndim != 1 or len(self.lengths) == 0:
+            raise ValueError("a data set needs at least one episode")
+        if int(self.lengths.min()) < 1:
+            raise ValueError(f"episode {int(self.lengths.argmin())} has no steps")
+        if not self.observations:
+            raise ValueError("a data set needs at least one observation key")
+        if set(self.observations) != set(self.final_observations):
+            given = sorted(self.final_observations)
+            raise ValueError(f"final_observations has the keys {given}, observations {sorted(self.observations)}")
+        total = self.steps
+        for name in ("actions", "rewards", "terminated", "truncated"):
+            value = getattr(self, name)
+            if len(value) != total or (name != "actions" and value.ndim != 1):
+                raise ValueError(f"{name} has the shape {value.shape}, and the episodes have {total} steps in all")
+        for key, value in self.observations.items():
+            final, wanted = self.final_observations[key], (len(self), *value.shape[1:])
+            if len(value) != total:
+                raise ValueError(f"observations {key!r} has {len(value)} rows, and the episodes have {total} steps")
+            if tuple(final.shape) != wanted:
+                got = tuple(final.shape)
+                raise ValueError(f"final_observations {key!r} has the shape {got}, and {wanted} is wanted")
+            self._check_finite(value, f"observations {key!r}")
+        self._check_finite(self.actions, "actions")
+        self._check_finite(self.rewards, "rewards")
+        early = (self.terminated | self.truncated).copy()
+        early[self.ends] = False
+        if early.any():
+            step = int(np.flatnonzero(early)[0])
+            raise ValueError(f"{self._place(step)} is marked as an end, and more steps of the episode follow")
+
+    def _check_finite(self, value: Any, what: str) -> None:
+        if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+            return
+        bad = ~np.isfinite(value.reshape(len(value), -1)).all(1)
+        if bad.any():
+            raise ValueError(f"{what} must be finite numbers, but {self._place(int(bad.argmax()))} is not")
+
+    def _place(self, step: int) -> str:
+        i = int(self.episode_of[step])
+        return f"step {step - int(self.starts[i])} of episode {i}"
+
+
+def _canonical(value: Any) -> Any:
+    lazy = not isinstance(value, np.ndarray) and all(hasattr(value, n) for n in ("shape", "dtype", "__getitem__"))
+    if lazy and not hasattr(value, "cpu"):
+        return value
+    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"observations must be numbers, got {array.dtype}")
+    if array.ndim == 1:
+        array = array[:, None]
+    return array.astype(np.float32) if array.dtype.kind in "fb" else array
+
+
+def _actions(value: Any) -> np.ndarray:
+    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"actions must be numbers, got {array.dtype}")
+    if array.ndim == 1:
+        array = array[:, None]
+    if array.ndim != 2:
+        raise ValueError(f"actions must have the shape (steps, numbers per action), got {array.shape}")
+    return array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+
+
+def _flags(value: Any, name: str) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype != bool and not np.isin(array, (0, 1)).all():
+        raise ValueError(f"{name} must be booleans")
+    return array.astype(bool)
+
+
+def _stack(values: list[np.ndarray], what: str) -> np.ndarray:
+    for i, value in enumerate(values):
+        if value.shape[1:] != values[0].shape[1:]:
+            raise ValueError(f"{what}: part {i} has the shape {value.shape[1:]} per step, part 0 {values[0].shape[1:]}")
+    return np.concatenate(values)
+
+
+def column_of(values: list[Any]) -> np.ndarray:
+    """Return one fact per episode as an array; what is missing (None) becomes NaN or the empty text."""
+    known = [v for v in values if v is not None]
+    if len(known) == len(values):
+        return np.asarray(values)
+    if known and isinstance(known[0], (str, np.str_)):
+        return np.asarray(["" if v is None else str(v) for v in values])
+    return np.asarray([np.nan if v is None else float(v) for v in values])

@@ -1,0 +1,319 @@
+"""NERO: non-equivariance revealed on orbits, how a model's error varies as its inputs are turned, moved or flipped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from anytask.evaluate.nero.adapters import as_predictor
+from anytask.evaluate.nero.metrics import TASKS, NeroMetric
+from anytask.evaluate.nero.outputs import BadOutput
+from anytask.evaluate.nero.result import NeroResult
+from anytask.evaluate.nero.run import ModelRun
+from anytask.evaluate.parts.planar_groups import cyclic
+from anytask.evaluate.parts.transforms import Transforms, make_group
+
+__all__ = ["NERO", "cyclic", "evaluate", "make_group"]
+
+_BATCH_BYTES = 1 << 26
+
+
+class NERO:
+    """Non-Equivariance Revealed on Orbits (Zhao et al., 2023).
+
+    A test score says how often a model is right on inputs as they are. NERO changes every input by all elements of a
+    group (rotations, shifts, mirror images, permutations, ...) and records the model's error along this orbit: where it
+    fails, for which samples, and how evenly. Works for any model of classes, detections, vector fields or numbers.
+    Without labels, the model's own consensus over the orbit takes their place.
+
+    Pick it before you trust a model with inputs that may come turned or moved, to compare two models that score alike,
+    and to see whether augmentation or an equivariant architecture did what it should.
+
+    For samples x_i, i = 1 ... n, elements g_1 ... g_m with actions phi on inputs and psi on outputs, model F and
+    metric e:
+
+    1. ``O[g, i] = F(phi(g, x_i))``, and with labels ``E[g, i] = e(O[g, i], psi(g, y_i))``.
+    2. Consensus ``c_i = mean_g psi(g^-1, O[g, i])``, and ``E_c[g, i] = e(O[g, i], psi(g, c_i))``.
+    3. Individual plot: ``g -> E[g, i]``; aggregate plot: ``g -> mean_i E[g, i]`` (mAP: once more over the set).
+    4. Sample map: the vectors ``E[., i]`` reduced to the plane.
+
+    Parameters
+    ----------
+    group : Transforms, or str
+        The elements and their actions: :class:`~anytask.evaluate.parts.planar_groups.Rotations` and its neighbors, or
+        a name that :func:`anytask.evaluate.parts.transforms.make_group` knows. Transforms without inverse
+        give no consensus.
+    task : {"auto", "classification", "detection", "field", "regression"}, default "auto"
+        What the outputs are. "auto" looks at them: dicts with boxes are detections; (n, 2, height, width) are vector
+        fields; (n, C) are classes if the model has classes, the labels are whole numbers or texts, or, without labels,
+        the rows are probabilities; all else is regression.
+    psi : str, optional
+        The kind of output that psi acts on (see :class:`anytask.evaluate.parts.transforms.Group`), for regression:
+        "invariant" (the default for one number per sample), "positions", "vectors", "points", "items", "image".
+    metrics : sequence of str or NeroMetric, or dict of name -> function, optional
+        What to measure; default: all metrics of the task. Functions get a batch of outputs and of targets.
+    consensus : bool, default True
+        Compute consensus and residuals too, where the group allows it.
+    undo : bool, default True
+        False forms the consensus without psi^-1, which is wrong for outputs that move; to see by how much.
+    logits : bool, optional
+        Whether class outputs are logits, to be put through a softmax; by default they are if rows are not
+        probabilities.
+    classes : sequence, optional
+        Labels of the columns of class outputs; by default those the model knows, else 0, 1, ...
+    iou_threshold, score_threshold : float, default 0.5
+        For detections: least IoU of a match, least score that precision, recall and F count.
+    pixel_offset : {0, 1}, default 0
+        For detections: 1 takes sides as x2 - x1 + 1, as the paper's code does.
+    batch_size : int, optional
+        Most inputs in one call of a model; by default as many as fit in 64 MB, at most 4096.
+    keep_outputs : bool, optional
+        Keep all outputs O for detail views; by default if they fit in 256 MB. Else they are computed again when asked
+        for.
+    device : str, default "auto"
+        Where torch modules run; "auto" leaves them where they are.
+
+    Raises
+    ------
+    ValueError
+        From :meth:`evaluate`: for empty or mismatched data, labels unknown to the model, a group without action on the
+        outputs (psi missing), neither labels nor consensus, and when a model fails on every sample.
+
+    Examples
+    --------
+    Two models that a plain test cannot tell apart: one looks at the total brightness, one at the left half.
+
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.arange(40) % 2
+    >>> X = rng.uniform(0, 0.1, size=(40, 8, 8))
+    >>> X[y == 1, 2:6, 0:4] += 1
+    >>> total = lambda X: np.eye(2)[(X.sum(axis=(1, 2)) > 8).astype(int)]
+    >>> left = lambda X: np.eye(2)[(X[:, :, :4].sum(axis=(1, 2)) > 8).astype(int)]
+    >>> result = NERO("rotations", metrics=["correctness"]).evaluate({"total": total, "left": left}, X, y)
+    >>> result.table()[["model", "reference", "identity", "worst"]].round(2).values.tolist()[:2]
+    [['total', 'truth', 1.0, 1.0], ['left', 'truth', 1.0, 0.5]]
+
+    Notes
+    -----
+    Interpolation and cropping make phi only nearly a group action. The value at the identity is measured through the
+    same path as all others, so it is the one to compare with. Identical elements (0 and 360 degrees) are evaluated
+    once, and count once in every average. A sample on which a model raises, or answers NaN, is left out for this model
+    and listed in ``result.failures``.
+
+    ``result.explore()`` opens the linked views in the browser, on the NERO page of ``anytask app``.
+
+    Departures from the paper
+    -------------------------
+    The released code averages the ids of labels in the consensus of detections, and divides their recall by 4; here
+    labels are voted on and recall is the share of boxes found. Where a model detects nothing, the released code stops;
+    here the values are 0 and the element takes no part in the consensus. Sample maps of several models are fitted
+    together, so that a place means the same in all of them.
+
+    References
+    ----------
+    Zhao, Matsuzawa, Irvine, Maire, Kindlmann, 2023, "Evaluating Machine Learning Models with NERO: Non-Equivariance
+    Revealed on Orbits", arXiv:2305.19889.
+    """
+
+    sees: ClassVar[str] = "none"
+
+    def __init__(
+        self,
+        group: Transforms | str,
+        *,
+        task: str = "auto",
+        psi: str | None = None,
+        metrics: Sequence[str | NeroMetric] | Mapping[str, Callable[[Any, Any], Any]] | None = None,
+        consensus: bool = True,
+        undo: bool = True,
+        logits: bool | None = None,
+        classes: Sequence[Any] | None = None,
+        iou_threshold: float = 0.5,
+        score_threshold: float = 0.5,
+        pixel_offset: int = 0,
+        batch_size: int | None = None,
+        keep_outputs: bool | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.group = group
+        self.task = task
+        self.psi = psi
+        self.metrics = metrics
+        self.consensus = consensus
+        self.undo = undo
+        self.logits = logits
+        self.classes = classes
+        self.iou_threshold = iou_threshold
+        self.score_threshold = score_threshold
+        self.pixel_offset = pixel_offset
+        self.batch_size = batch_size
+        self.keep_outputs = keep_outputs
+        self.device = device
+
+    def evaluate(
+        self,
+        models: Any,
+        X: Any,
+        y: Any = None,
+        *,
+        progress: Callable[[float], None] | None = None,
+    ) -> NeroResult:
+        """Evaluate one or several models on the orbits of all samples.
+
+        Parameters
+        ----------
+        models : model, sequence of models, or dict of name -> model
+            Anything :func:`anytask.evaluate.nero.adapters.as_predictor` takes.
+        X : array or tensor of shape (n, ...)
+            Inputs; whatever gives rows for a slice, such as a memory map, is read in chunks.
+        y : array of shape (n, ...) or list of dicts, optional
+            Labels; for detection a dict with "boxes" and "labels" per image, in the coordinates of the images.
+        progress : callable, optional
+            Called with the finished share in [0, 1].
+
+        Returns
+        -------
+        NeroResult
+            Values, summaries, figures and the HTML report.
+        """
+        group = make_group(self.group) if isinstance(self.group, str) else self.group
+        if not isinstance(group, Transforms):
+            raise TypeError(f"group must be a Transforms or the name of a group, got {type(group).__name__}")
+        if self.task != "auto" and self.task not in TASKS:
+            raise ValueError(f"task must be auto or one of {', '.join(TASKS)}, got {self.task!r}")
+        if y is None and not self.consensus:
+            raise ValueError("labels and consensus are both absent: give y, or leave consensus on")
+        tensors = hasattr(X, "detach")
+        X = _checked_inputs(X)
+        if y is not None and len(y) != len(X):
+            raise ValueError(f"X has {len(X)} samples and y has {len(y)} labels: they must match")
+        first = group.phi(group.elements[0], np.asarray(X[:1]))  # raises here, at the door, if inputs do not fit
+        named = _named(models)
+        runs = [
+            ModelRun(name, as_predictor(model, device=self.device, tensors=tensors), self, group, X, y, first)
+            for name, model in named.items()
+        ]
+        start = time.perf_counter()
+        rows_per_chunk, elements_per_call = self._plan(first.nbytes, len(group.distinct))
+        n = len(X)
+        for begin in range(0, n, rows_per_chunk):
+            rows = np.arange(begin, min(begin + rows_per_chunk, n))
+            self._chunk(runs, group, np.asarray(X[begin : begin + rows_per_chunk]), rows, elements_per_call)
+            if progress is not None:
+                progress((rows[-1] + 1) / n)
+        return self._result(runs, group, X, y, time.perf_counter() - start)
+
+    def _plan(self, bytes_per_input: int, m: int) -> tuple[int, int]:
+        """Return samples per chunk and elements per call: whole orbits in one call where they fit."""
+        batch = self.batch_size
+        if batch is None:
+            batch = int(np.clip(_BATCH_BYTES // max(bytes_per_input, 1), 1, 4096))
+        if batch < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch}")
+        return max(1, batch // m), min(m, batch)
+
+    def _chunk(self, runs: list[ModelRun], group: Transforms, X: np.ndarray, rows: np.ndarray, per_call: int) -> None:
+        """Evaluate all models on the orbits of a few samples, every transformed batch being made once."""
+        distinct = runs[0].distinct
+        outputs: dict[str, list[Any]] = {run.name: [] for run in runs}
+        broken: set[str] = set()
+        for begin in range(0, len(distinct), per_call):
+            moved = group.orbit(X, distinct[begin : begin + per_call])  # (elements, samples, ...)
+            flat = moved.reshape(-1, *moved.shape[2:])
+            for run in runs:
+                if run.name in broken:
+                    continue
+                try:
+                    outputs[run.name].append(run.answers(flat))
+                except Exception:
+                    broken.add(run.name)  # some sample is to blame: they are tried one by one below
+        for run in runs:
+            if run.name not in broken:
+                try:
+                    run.take(outputs[run.name], rows)
+                    continue
+                except BadOutput:
+                    pass
+            for j, row in enumerate(rows):
+                run.take_alone(X[j : j + 1], int(row), per_call)
+
+    def _result(self, runs: list[ModelRun], group: Transforms, X: Any, y: Any, seconds: float) -> NeroResult:
+        for run in runs:
+            if len(run.failures) == len(X):
+                first = run.failures[0]
+                where = f" (at {first.element})" if first.element else ""
+                raise ValueError(f"{run.name} fails on every sample; the first{where}: {first.error}") from run.cause
+        tasks = {run.name: (run.task.key, run.task.kind) for run in runs}
+        if len(set(tasks.values())) > 1:
+            raise ValueError(f"the models answer different kinds of tasks: {tasks}")
+        return NeroResult(
+            group=group,
+            task=runs[0].task,
+            X=X,
+            y=y,
+            shape=runs[0].shape,
+            parts={run.name: run.part() for run in runs},
+            failures=[failure for run in runs for failure in run.failures],
+            seconds=seconds,
+        )
+
+
+def evaluate(model: Any, data: Any, group: Transforms | str = "rotations", **options: Any) -> NeroResult:
+    """Evaluate a model, or several, on orbits: ``NERO(group, **options).evaluate(model, X, y)``.
+
+    Parameters
+    ----------
+    model
+        As in :meth:`NERO.evaluate`.
+    data : array, or tuple (X, y), or anything with attributes X and y
+        Inputs, with or without labels.
+    group : Transforms or str, default "rotations"
+        As in :class:`NERO`.
+    **options
+        Arguments of :class:`NERO`, and ``progress``.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> X, y = load_digits(return_X_y=True)
+    >>> model = LogisticRegression(C=0.01).fit(X[:600], y[:600])
+    >>> result = evaluate(model, (X[600:700], y[600:700]), cyclic(4, image_shape=(8, 8)))
+    >>> result.aggregate("correctness").shape  # (models, elements)
+    (1, 4)
+    """
+    progress = options.pop("progress", None)
+    if isinstance(data, tuple):
+        X, y = data if len(data) == 2 else (data[0], None)
+    elif hasattr(data, "X"):
+        X, y = data.X, getattr(data, "y", None)
+    else:
+        X, y = data, None
+    return NERO(group, **options).evaluate(model, X, y, progress=progress)
+
+
+def _checked_inputs(X: Any) -> Any:
+    if hasattr(X, "detach"):
+        X = X.detach().cpu().numpy()
+    if isinstance(X, (list, tuple)):
+        X = np.asarray(X)
+    if not hasattr(X, "shape") or not hasattr(X, "__getitem__"):
+        raise TypeError(f"X must be an array or tensor of shape (n, ...), got {type(X).__name__}")
+    if len(X.shape) < 2 or len(X) == 0:
+        raise ValueError(f"X must hold at least one sample, shape (n, ...), got shape {tuple(X.shape)}")
+    return X
+
+
+def _named(models: Any) -> dict[str, Any]:
+    if isinstance(models, Mapping):
+        named = {str(name): model for name, model in models.items()}
+    elif isinstance(models, (list, tuple)):
+        named = {f"model {k}": model for k, model in enumerate(models, 1)}
+    else:
+        named = {"model": models}
+    if not named:
+        raise ValueError("no model was given")
+    return named

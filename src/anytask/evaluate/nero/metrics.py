@@ -1,0 +1,391 @@
+"""What NERO measures: per-sample metrics of classes, detections, vector fields and numbers, and mAP over a set.
+
+Each kind of task is one small class with ``measure(outputs, targets)``: a batch of outputs and of targets in, a value
+per row and metric out. Targets have already been moved by psi where the task's outputs move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class NeroMetric:
+    """One quantity e(output, target).
+
+    Attributes
+    ----------
+    key, label : str
+        Name in code, and in figures.
+    higher_is_better : bool
+        Which way is better: False for losses and errors.
+    limits : tuple of float or None
+        Range of its values, if it has one.
+    of : callable, optional
+        ``of(outputs, targets) -> (n,)`` for metrics of your own; outputs and targets are batches.
+    """
+
+    key: str
+    label: str
+    higher_is_better: bool = True
+    limits: tuple[float, float] | None = (0.0, 1.0)
+    of: Callable[[Any, Any], np.ndarray] | None = field(default=None, compare=False)
+
+
+class Task:
+    """A kind of output with its metrics.
+
+    Attributes
+    ----------
+    key : str
+        Name of the kind.
+    kind : str
+        The kind of output that psi is asked for, as in :class:`anytask.evaluate.parts.transforms.Group`.
+    metrics : dict of NeroMetric
+        What is measured, the first by default.
+    """
+
+    key: ClassVar[str]
+    kind: str
+    known: ClassVar[tuple[NeroMetric, ...]]
+
+    def __init__(self, kind: str, metrics: Sequence[Any] | Mapping[str, Callable] | None = None) -> None:
+        self.kind = kind
+        self.metrics = chosen_metrics(self.key, self.known, metrics)
+
+    def measure(self, outputs: Any, targets: Any) -> dict[str, np.ndarray]:
+        """Return each metric of each row."""
+        values = self._measure(outputs, targets)
+        for metric in self.metrics.values():
+            if metric.of is not None:
+                own = np.asarray(metric.of(outputs, targets), dtype=float)
+                if own.shape != (len(outputs),):
+                    raise ValueError(f"metric {metric.key!r} must give {len(outputs)} values, got shape {own.shape}")
+                values[metric.key] = own
+        return {key: values[key] for key in self.metrics}
+
+    def _measure(self, outputs: Any, targets: Any) -> dict[str, np.ndarray]:
+        raise NotImplementedError
+
+
+def chosen_metrics(
+    task: str, known: Sequence[NeroMetric], metrics: Sequence[Any] | Mapping[str, Callable] | None
+) -> dict[str, NeroMetric]:
+    """Return the metrics that were asked for: names, :class:`NeroMetric` objects, or a dict of name -> function."""
+    table = {metric.key: metric for metric in known}
+    if metrics is None:
+        return table
+    if isinstance(metrics, str):
+        metrics = [metrics]
+    if isinstance(metrics, Mapping):
+        metrics = [NeroMetric(key, key, limits=None, of=function) for key, function in metrics.items()]
+    chosen = {}
+    for metric in metrics:
+        if isinstance(metric, NeroMetric):
+            if metric.of is None and metric.key not in table:
+                raise ValueError(f"metric {metric.key!r} needs a function: NeroMetric(..., of=function)")
+            chosen[metric.key] = metric
+        elif metric in table:
+            chosen[metric] = table[metric]
+        else:
+            raise ValueError(f"{task} has no metric {metric!r}; its metrics: {', '.join(table)}")
+    if not chosen:
+        raise ValueError(f"no metric was chosen; {task} has {', '.join(table)}")
+    return chosen
+
+
+class Classification(Task):
+    """Class probabilities (n, C) against codes (n,): the true class's probability, correctness, and log loss."""
+
+    key = "classification"
+    known = (
+        NeroMetric("confidence", "confidence in the reference class"),
+        NeroMetric("correctness", "accuracy"),
+        NeroMetric("loss", "log loss", higher_is_better=False, limits=None),
+    )
+
+    def _measure(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+        confidence = outputs[np.arange(len(outputs)), targets]
+        return {
+            "confidence": confidence,
+            "correctness": (outputs.argmax(axis=1) == targets).astype(float),
+            "loss": -np.log(np.maximum(confidence, np.finfo(np.float32).tiny)),
+        }
+
+
+class Fields(Task):
+    """Vector fields (n, 2, height, width) against fields: errors averaged over pixels."""
+
+    key = "field"
+    known = (
+        NeroMetric("rmse", "root mean squared error", higher_is_better=False, limits=None),
+        NeroMetric("mse", "mean squared error", higher_is_better=False, limits=None),
+        NeroMetric("mae", "mean absolute error", higher_is_better=False, limits=None),
+        NeroMetric("aee", "average endpoint error", higher_is_better=False, limits=None),
+    )
+
+    def _measure(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+        maps = error_maps(outputs, targets)
+        values = {key: maps[key].mean(axis=(1, 2)) for key in ("mse", "mae", "aee")}
+        return values | {"rmse": np.sqrt(values["mse"])}
+
+
+class Regression(Task):
+    """Numbers (n,) or arrays (n, ...) against the same: errors averaged over all entries of an output."""
+
+    key = "regression"
+    known = (
+        NeroMetric("mae", "mean absolute error", higher_is_better=False, limits=None),
+        NeroMetric("mse", "mean squared error", higher_is_better=False, limits=None),
+        NeroMetric("rmse", "root mean squared error", higher_is_better=False, limits=None),
+    )
+
+    def _measure(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+        difference = (outputs - targets).reshape(len(outputs), -1)
+        mse = (difference**2).mean(axis=1)
+        return {"mae": np.abs(difference).mean(axis=1), "mse": mse, "rmse": np.sqrt(mse)}
+
+
+class Detection(Task):
+    """Detections against true boxes.
+
+    A prediction and a true box of its label may match when their IoU reaches ``iou_threshold``; predictions choose in
+    the order of their scores, and every true box is taken once. Confidence and IoU are those of the prediction of the
+    right label that overlaps a true box most, averaged over the true boxes, 0 where there is none.
+
+    Parameters
+    ----------
+    iou_threshold : float, default 0.5
+        Least IoU of a match.
+    score_threshold : float, default 0.5
+        Least score of the predictions that precision, recall and F count.
+    pixel_offset : {0, 1}, default 0
+        1 measures sides as x2 - x1 + 1, as if corners named pixels.
+    """
+
+    key = "detection"
+    known = (
+        NeroMetric("conf_iou", "confidence x IoU"),
+        NeroMetric("confidence", "confidence"),
+        NeroMetric("iou", "IoU"),
+        NeroMetric("precision", "precision"),
+        NeroMetric("recall", "recall"),
+        NeroMetric("f1", "F score"),
+        NeroMetric("map", "mAP"),
+    )
+
+    def __init__(
+        self,
+        kind: str = "boxes",
+        metrics: Sequence[Any] | Mapping[str, Callable] | None = None,
+        *,
+        iou_threshold: float = 0.5,
+        score_threshold: float = 0.5,
+        pixel_offset: int = 0,
+    ) -> None:
+        super().__init__(kind, metrics)
+        if not 0 < iou_threshold <= 1 or pixel_offset not in (0, 1):
+            raise ValueError("iou_threshold must be in (0, 1] and pixel_offset 0 or 1")
+        self.iou_threshold, self.score_threshold = iou_threshold, score_threshold
+        self.pixel_offset = pixel_offset
+
+    def _measure(self, outputs: Sequence[Mapping], targets: Sequence[Mapping]) -> dict[str, np.ndarray]:
+        rows = [self._row(output, target) for output, target in zip(outputs, targets)]
+        return {key: np.array([row[key] for row in rows], dtype=float) for key in (m.key for m in self.known)}
+
+    def _row(self, output: Mapping, target: Mapping) -> dict[str, float]:
+        overlap = iou(output["boxes"], target["boxes"], self.pixel_offset)  # (predictions, truths)
+        overlap = np.where(output["labels"][:, None] == target["labels"][None, :], overlap, 0.0)
+        n_true = len(target["labels"])
+        matches = self.matches(output, target)
+        counted = output["scores"] >= self.score_threshold
+        if n_true == 0:  # nothing to find: any prediction is a false one
+            nothing = 0.0 if counted.any() else np.nan
+            return {m.key: nothing if m.key == "precision" else np.nan for m in self.known}
+        best_iou = overlap.max(axis=0, initial=0.0)
+        best = np.zeros(n_true)
+        if len(overlap):
+            best = np.where(best_iou > 0, output["scores"][overlap.argmax(axis=0)], 0.0)
+        hits = int(matches[counted].sum())
+        precision = hits / counted.sum() if counted.any() else 0.0
+        recall = hits / n_true
+        return {
+            "conf_iou": float((best * best_iou).mean()),
+            "confidence": float(best.mean()),
+            "iou": float(best_iou.mean()),
+            "precision": float(precision),
+            "recall": recall,
+            "f1": 2 * precision * recall / (precision + recall) if hits else 0.0,
+            "map": mean_average_precision(
+                output["scores"], matches, output["labels"], dict(zip(*np.unique(target["labels"], return_counts=True)))
+            ),
+        }
+
+    def matches(self, output: Mapping, target: Mapping) -> np.ndarray:
+        """Return for each prediction whether it finds a true box that no prediction of a higher score found."""
+        overlap = iou(output["boxes"], target["boxes"], self.pixel_offset)
+        hit = np.zeros(len(overlap), dtype=bool)
+        free = np.ones(len(target["labels"]), dtype=bool)
+        for p in np.argsort(-output["scores"], kind="stable"):
+            candidates = np.where(free & (target["labels"] == output["labels"][p]), overlap[p], -1.0)
+            best = int(candidates.argmax()) if len(candidates) else -1
+            if best >= 0 and candidates[best] >= self.iou_threshold:
+                hit[p], free[best] = True, False
+        return hit
+
+
+@dataclass
+class Matches:
+    """The predictions and true boxes of many images, flat: enough to compute mAP of any subset of them.
+
+    Attributes
+    ----------
+    row, score, hit, label : arrays of shape (predictions,)
+        The image each prediction belongs to, and what :func:`mean_average_precision` needs.
+    true_row, true_label : arrays of shape (true boxes,)
+        The image and the label of each true box.
+    """
+
+    row: np.ndarray
+    score: np.ndarray
+    hit: np.ndarray
+    label: np.ndarray
+    true_row: np.ndarray
+    true_label: np.ndarray
+
+    @classmethod
+    def of(cls, task: Detection, outputs: Sequence[Mapping], targets: Sequence[Mapping], rows: np.ndarray) -> Matches:
+        """Match the detections of images with the given row numbers."""
+        sizes = [len(o["scores"]) for o in outputs]
+        true_sizes = [len(t["labels"]) for t in targets]
+        return cls(
+            np.repeat(rows, sizes),
+            np.concatenate([np.asarray(o["scores"], float) for o in outputs]),
+            np.concatenate([task.matches(o, t) for o, t in zip(outputs, targets)]),
+            np.concatenate([o["labels"] for o in outputs]),
+            np.repeat(rows, true_sizes),
+            np.concatenate([t["labels"] for t in targets]),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Matches]) -> Matches:
+        """Return several as one."""
+        names = ("row", "score", "hit", "label", "true_row", "true_label")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+    def map_of(self, rows: np.ndarray) -> float:
+        """Return mAP over the images with these row numbers."""
+        mine, true = np.isin(self.row, rows), np.isin(self.true_row, rows)
+        counts = dict(zip(*np.unique(self.true_label[true], return_counts=True)))
+        return mean_average_precision(self.score[mine], self.hit[mine], self.label[mine], counts)
+
+
+def mean_average_precision(scores: np.ndarray, hits: np.ndarray, labels: np.ndarray, n_true: Mapping) -> float:
+    """Return the mean over classes of the area under the precision-recall curve, NaN without any true box.
+
+    The precision at a recall is the best at that recall or more, and the area is exact.
+
+    Parameters
+    ----------
+    scores, hits, labels : arrays of shape (predictions,)
+        Score, whether it found a true box, and label of each prediction of the set.
+    n_true : mapping
+        Label -> number of true boxes.
+
+    Examples
+    --------
+    Two boxes to find; the second-best prediction is wrong: precision 1 up to recall 1/2, then 2/3.
+
+    >>> labels = np.zeros(3, int)
+    >>> round(mean_average_precision(np.array([0.9, 0.8, 0.7]), np.array([True, False, True]), labels, {0: 2}), 4)
+    0.8333
+    """
+    areas = []
+    for label, total in n_true.items():
+        mine = labels == label
+        order = np.argsort(-scores[mine], kind="stable")
+        hit = hits[mine][order].astype(float)
+        precision = np.cumsum(hit) / np.arange(1, len(hit) + 1)
+        envelope = np.maximum.accumulate(precision[::-1])[::-1]
+        areas.append(float((envelope * hit).sum() / total))
+    return float(np.mean(areas)) if areas else float("nan")
+
+
+def iou(a: np.ndarray, b: np.ndarray, pixel_offset: int = 0) -> np.ndarray:
+    """Return the overlap of boxes over their union, shape (len(a), len(b)); boxes are x1, y1, x2, y2.
+
+    Examples
+    --------
+    >>> iou(np.array([[0, 0, 2, 2]]), np.array([[1, 0, 3, 2]])).round(4).tolist()
+    [[0.3333]]
+    """
+    a, b = np.asarray(a, float).reshape(-1, 1, 4), np.asarray(b, float).reshape(1, -1, 4)
+    low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
+    inter = np.maximum(high - low + pixel_offset, 0).prod(axis=-1)
+    sizes = [np.maximum(box[..., 2:] - box[..., :2] + pixel_offset, 0).prod(axis=-1) for box in (a, b)]
+    union = sizes[0] + sizes[1] - inter
+    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+
+
+def error_maps(outputs: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the error of each pixel of vector fields (n, 2, height, width) as maps (n, height, width).
+
+    "mse" and "mae" average over the two components, "rmse" is the root of "mse", "aee" the length of the difference.
+    """
+    difference = outputs - targets
+    squared = (difference**2).mean(axis=1)
+    return {
+        "rmse": np.sqrt(squared),
+        "mse": squared,
+        "mae": np.abs(difference).mean(axis=1),
+        "aee": np.sqrt((difference**2).sum(axis=1)),
+    }
+
+
+def pack_detections(rows: Sequence[Mapping]) -> dict[str, np.ndarray]:
+    """Return detections of many images as four arrays, for saving."""
+
+    def joined(key: str, empty: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.asarray(row[key]) for row in rows]) if rows else empty
+
+    return {
+        "counts": np.array([len(row["labels"]) for row in rows], dtype=np.int64),
+        "boxes": joined("boxes", np.zeros((0, 4))),
+        "scores": joined("scores", np.zeros(0)),
+        "labels": joined("labels", np.zeros(0, int)),
+    }
+
+
+def unpack_detections(packed: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Return what :func:`pack_detections` packed."""
+    ends = np.cumsum(packed["counts"])[:-1]
+    parts = {key: np.split(packed[key], ends) for key in ("boxes", "scores", "labels")}
+    return [{key: parts[key][i] for key in parts} for i in range(len(packed["counts"]))]
+
+
+def clean_detections(one: Any, where: str, *, truth: bool = False) -> dict[str, np.ndarray]:
+    """Return one image's detections as arrays "boxes" (k, 4), "scores" (k,), "labels" (k,), or raise ``ValueError``.
+
+    Truth needs no scores, and neither needs labels if there is one class only (they become 0).
+    """
+    if not isinstance(one, Mapping) or "boxes" not in one:
+        raise ValueError(f"{where}: detections are dicts with 'boxes', 'scores' and 'labels', got {type(one).__name__}")
+    boxes = np.asarray(one["boxes"], dtype=float).reshape(-1, 4) if np.size(one["boxes"]) else np.zeros((0, 4))
+    scores = np.asarray(one.get("scores", np.ones(len(boxes))), dtype=float).reshape(-1)
+    labels = np.asarray(one.get("labels", np.zeros(len(boxes), dtype=np.int64))).reshape(-1)
+    if not len(boxes):
+        labels = labels.astype(labels.dtype if labels.dtype.kind in "iuU" else np.int64)
+    if not len(boxes) == len(scores) == len(labels):
+        raise ValueError(f"{where}: {len(boxes)} boxes, {len(scores)} scores and {len(labels)} labels do not match")
+    if not truth and not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+        raise ValueError(f"{where}: the output holds NaN or infinite values")
+    if truth and not np.isfinite(boxes).all():
+        raise ValueError(f"{where}: the true boxes hold NaN or infinite values")
+    return {"boxes": boxes, "scores": scores, "labels": labels}
+
+
+TASKS: dict[str, type[Task]] = {t.key: t for t in (Classification, Detection, Fields, Regression)}

@@ -1,0 +1,374 @@
+"""GPT-3: solve tasks by text alone, a description and worked examples in the context of one frozen language model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from scipy.special import softmax
+
+from anytask.core.persistence import load_tree, save_tree
+from anytask.core.rng import derive
+from anytask.incontext.base import Answer, Retriever
+from anytask.lm.option_scoring import RULES, calibrate, check_options, score_options
+from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
+from anytask.lm.protocol import ChatRequest, MissingCapability, require
+
+Scoring = Literal["mean", "sum", "bytes", "unconditional", "generate", "cloze"]
+CONTENT_FREE = ("N/A", "[MASK]", "")
+
+
+class GPT3:
+    """Zero-, one- and few-shot answers from a frozen language model.
+
+    Pick it when you have a language model and a handful of examples, and want answers now: no gradient step, no head,
+    no weight change. The only thing made for the task is the text of the prompt. ``fit`` stores the examples that
+    prompts are built from; every query then gets K of them, drawn for it alone.
+
+    Parameters
+    ----------
+    lm : ScoringModel
+        Scores options (``LocalLM``, or an endpoint with log-probabilities). A chat-only endpoint works for
+        ``scoring="generate"`` and ``"cloze"`` alone.
+    k : int >= 0 or "max", default "max"
+        Demonstrations per prompt: 0 (zero-shot), 1 (one-shot), more (few-shot), or all that fit.
+    template : PromptTemplate, optional
+        How examples are written; default ``Input: ... / Label: ...``.
+    description : str, optional
+        Task description that opens the prompt; replaces the template's.
+    scoring : str, default "mean"
+        How options are ranked: per-token "mean" of the log-probability, its "sum", per "bytes", or "unconditional"
+        (minus the option's log-probability after ``answer_context``); or no options at all: "generate" free text by
+        beam search up to a line break, or "cloze", the first word of it.
+    demos : {"per-item", "fixed"} or Retriever, default "per-item"
+        "per-item" draws without replacement with a seed made from ``seed`` and the query's text; "fixed" shows one
+        drawn set to every query (another protocol: its results vary more between seeds); a retriever chooses by
+        the query, the most similar standing last, next to the query.
+    balanced : bool, default False
+        Draw the same number of every output, as far as they go round.
+    calibrate : bool, default False
+        Divide out the label bias that the same prompt shows on inputs without content ("N/A", "[MASK]", "").
+    leak : {"exclude", "error", "allow"}, default "exclude"
+        What to do when a query stands in the pool: never show it to itself, refuse, or show it ("allow", for tasks
+        whose inputs rightly come again).
+    answer_context : str, optional
+        Prompt of the unconditional rule; default what the template writes between a query and its answer ("Label:").
+    budget : int, optional
+        Tokens of prompt and completion together; default the model's context length.
+    beam_width, length_penalty, max_tokens : int, float, int, defaults 4, 0.6, 32
+        Of generated answers; the exponent of ((5 + n) / 6) that divides a beam's log-probability is the paper's.
+    seed : int, default 0
+
+    Attributes
+    ----------
+    pool_ : list of Demonstration
+        The examples given to ``fit``.
+    options_ : list of str or None
+        The outputs to choose from.
+    cost_ : Tally or None
+        Calls, tokens and seconds of the last batch of answers (None if the model keeps no accounts).
+
+    Raises
+    ------
+    MissingCapability
+        At construction, if options are to be scored by a model without log-probabilities.
+    ValueError
+        From ``fit``: unequal lengths, K larger than the pool, empty or repeated options. From ``predict``: options
+        missing, a query in the pool (``leak="error"``), a description and query that do not fit.
+
+    Notes
+    -----
+    Departures from the paper: items of several choices may come with their own options; contextual calibration,
+    balanced draws and per-byte scores are additions that users of the method ask for, all off by default.
+
+    References
+    ----------
+    Brown et al., "Language Models are Few-Shot Learners" (2020), arXiv 2005.14165.
+
+    Examples
+    --------
+    >>> from anytask.lm import load_tiny
+    >>> from anytask.lm.corpora import AttributeLanguage
+    >>> language = AttributeLanguage(seed=1)
+    >>> sentences = [language.sentence() for _ in range(40)]
+    >>> X, y = [s.text for s in sentences], [s.attributes["topic"] for s in sentences]
+    >>> zero_shot = GPT3(load_tiny("icl"), k=0).fit(X[:30], y[:30])
+    >>> few_shot = GPT3(load_tiny("icl"), k=8).fit(X[:30], y[:30])
+    >>> zero_shot.score(X[30:], y[30:]) <= few_shot.score(X[30:], y[30:])
+    True
+    """
+
+    def __init__(
+        self,
+        lm: Any,
+        k: int | Literal["max"] = "max",
+        *,
+        template: PromptTemplate | None = None,
+        description: str | None = None,
+        scoring: Scoring = "mean",
+        demos: Literal["per-item", "fixed"] | Retriever = "per-item",
+        balanced: bool = False,
+        calibrate: bool = False,
+        leak: Literal["exclude", "error", "allow"] = "exclude",
+        answer_context: str | None = None,
+        budget: int | None = None,
+        beam_width: int = 4,
+        length_penalty: float = 0.6,
+        max_tokens: int = 32,
+        seed: int = 0,
+    ) -> None:
+        if k != "max" and (isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 0):
+            raise ValueError(f"k must be an int >= 0 or 'max', got {k!r}")
+        if scoring not in (*RULES, "generate", "cloze"):
+            raise ValueError(f"unknown scoring {scoring!r}; known: {', '.join((*RULES, 'generate', 'cloze'))}")
+        if isinstance(demos, str) and demos not in ("per-item", "fixed"):
+            raise ValueError(f"demos must be 'per-item', 'fixed' or a retriever, got {demos!r}")
+        if not isinstance(demos, (str, Retriever)):
+            raise TypeError(f"demos must be 'per-item', 'fixed' or have retrieve(query, k), got {type(demos).__name__}")
+        if leak not in ("exclude", "error", "allow"):
+            raise ValueError(f"leak must be 'exclude', 'error' or 'allow', got {leak!r}")
+        if scoring in RULES:
+            try:
+                require(lm, "logprobs", method=f"GPT3(scoring={scoring!r})")
+            except MissingCapability as error:
+                raise MissingCapability(f"{error}; or ask for generated answers with scoring='generate'") from None
+        elif calibrate:
+            raise ValueError(f"calibrate corrects the scores of options, and scoring={scoring!r} has none")
+        self.lm, self.k, self.scoring, self.demos = lm, k, scoring, demos
+        base = template or PromptTemplate()
+        self.template = base if description is None else _describe(base, description)
+        self.balanced, self.calibrate, self.leak, self.seed = balanced, calibrate, leak, seed
+        self.answer_context, self.budget = answer_context, budget
+        self.beam_width, self.length_penalty, self.max_tokens = beam_width, length_penalty, max_tokens
+
+    def fit(
+        self,
+        X: Sequence[str],
+        y: Sequence[str],
+        *,
+        options: Sequence[str] | None = None,
+        ids: Sequence[Any] | None = None,
+    ) -> GPT3:
+        """Store worked examples as the context.
+
+        Parameters
+        ----------
+        X, y : sequences of str of equal length
+            Inputs and right outputs; may be empty for zero-shot.
+        options : sequence of str, optional
+            The outputs to choose from; default the sorted distinct ``y``. Give labels words with a meaning ("True",
+            not "1"): the model reads them. Per-item options go to ``predict``.
+        ids : sequence, optional
+            Names of the examples; default their places.
+        """
+        X, y = _texts(X, "X"), _texts(y, "y")
+        if len(X) != len(y):
+            raise ValueError(f"X and y must have equal lengths, got {len(X)} inputs and {len(y)} outputs")
+        if ids is not None and len(ids) != len(X):
+            raise ValueError(f"ids must name every example, got {len(ids)} for {len(X)}")
+        if self.k != "max" and int(self.k) > len(X):
+            raise ValueError(f"k={self.k} demonstrations are wanted and the pool has {len(X)} examples")
+        empty = [i for i, text in enumerate(y) if not text.strip()]
+        if empty:
+            raise ValueError(f"y[{empty[0]}] is empty; a demonstration without an answer shows nothing")
+        chosen = sorted(set(y)) if options is None else _texts(options, "options")
+        if self.scoring in RULES and chosen:
+            check_options(chosen, str(self.scoring))
+        names = range(len(X)) if ids is None else ids
+        self.pool_ = [Demonstration(a, b, i) for a, b, i in zip(X, y, names)]
+        self.options_: list[str] | None = chosen or None
+        return self
+
+    def prompt(self, query: str, *, reserve: int = 0) -> Prompt:
+        """Build the prompt that ``query`` gets; ``reserve`` tokens are kept free for the completion."""
+        self._check_fitted()
+        places = self._draw(query)
+        shown = [self.pool_[i] for i in places]
+        count = getattr(self.lm, "count_tokens", None)
+        budget = self.budget if self.budget is not None else getattr(self.lm, "context_length", None)
+        if count is None and budget is not None:
+            raise ValueError("a token budget needs a model that counts tokens; this one has no count_tokens")
+        if self.k == "max" and budget is None:
+            raise ValueError("k='max' needs to know what fits: give budget= or use a model with a context_length")
+        prompt = self.template.assemble(shown, query, count_tokens=count, budget=budget, reserve=reserve)
+        return Prompt(prompt.text, prompt.spans, tuple(places[i] for i in prompt.demos_used), prompt.n_tokens)
+
+    def answer(self, X: Sequence[str], *, options: Sequence[Sequence[str]] | None = None) -> list[Answer]:
+        """Answer each query, with scores, prompt and the demonstrations shown.
+
+        Parameters
+        ----------
+        X : sequence of str
+        options : sequence of sequences of str, optional
+            Each query's own options (multiple choice); default the options of ``fit``.
+        """
+        self._check_fitted()
+        X = _texts(X, "X")
+        accounts = getattr(getattr(self.lm, "usage", None), "total", None)
+        answers = self._choose(X, options) if self.scoring in RULES else self._write(X)
+        self.cost_ = None if accounts is None else self.lm.usage.total - accounts
+        return answers
+
+    def predict(self, X: Sequence[str], *, options: Sequence[Sequence[str]] | None = None) -> np.ndarray:
+        """Return each query's chosen option or generated text, shape (n,)."""
+        return np.array([a.output for a in self.answer(X, options=options)], dtype=object)
+
+    def predict_proba(self, X: Sequence[str]) -> np.ndarray:
+        """Return the soft-max of the rank values over ``options_``, shape (n, n_options).
+
+        With ``scoring="sum"`` (and options of which one is right) these are the model's own probabilities.
+        """
+        if self.scoring not in RULES:
+            raise ValueError(f"scoring={self.scoring!r} ranks no options and has no probabilities")
+        return np.array([softmax(list(a.scores.values())) for a in self.answer(X)])
+
+    def score(self, X: Sequence[str], y: Sequence[str]) -> float:
+        """Return the share of queries answered exactly right."""
+        return float(np.mean(self.predict(X) == np.array(_texts(y, "y"), dtype=object)))
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write context and settings (never the language model, nor a retriever) into ``folder``."""
+        self._check_fitted()
+        if not isinstance(self.demos, str):
+            raise ValueError("a retriever is not saved with its user: save it by itself and pass it to load(demos=)")
+        t = self.template
+        names = ["k", "scoring", "demos", "balanced", "calibrate", "leak", "answer_context", "budget"]
+        names += ["beam_width", "length_penalty", "max_tokens", "seed"]
+        save_tree(
+            folder,
+            {
+                "settings": {name: getattr(self, name) for name in names},
+                "template": [t.demo_format, t.query_format, t.separator, t.description],
+                "pool": [(d.input, d.output, d.id) for d in self.pool_],
+                "options": self.options_,
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], lm: Any, **changes: Any) -> GPT3:
+        """Read what :meth:`save` wrote and answer with ``lm``; ``changes`` replace settings."""
+        tree = load_tree(Path(folder))
+        learner = cls(lm, template=PromptTemplate(*tree["template"]), **(tree["settings"] | changes))
+        rows = tree["pool"]
+        return learner.fit(
+            [r[0] for r in rows], [r[1] for r in rows], options=tree["options"], ids=[r[2] for r in rows]
+        )
+
+    def _draw(self, query: str) -> list[int]:
+        """Step D.1: places of the demonstrations, farthest from the query first."""
+        same = _key(query)
+        leaks = {i for i, d in enumerate(self.pool_) if self.leak != "allow" and _key(d.input) == same}
+        if leaks and self.leak == "error":
+            raise ValueError(f"the query stands in the pool at {min(leaks)}: {query!r}; its answer would be shown")
+        free = [i for i in range(len(self.pool_)) if i not in leaks]
+        k = len(free) if self.k == "max" else int(self.k)
+        if k > len(free):
+            raise ValueError(
+                f"k={k} demonstrations are wanted, and {len(free)} remain when the query itself is excluded: {query!r}"
+            )
+        if k == 0:
+            return []
+        if not isinstance(self.demos, str):
+            found = [int(i) for i in self.demos.retrieve(query, k + len(leaks))]
+            return [i for i in found if i not in leaks][:k][::-1]
+        name = "fixed" if self.demos == "fixed" else query
+        rng = np.random.default_rng(derive(self.seed, "demonstrations", name))
+        if self.demos == "fixed":  # the same order for all; a leaked example is passed over
+            order = [i for i in self._order(list(range(len(self.pool_))), rng) if i not in leaks]
+        else:
+            order = self._order(free, rng)
+        return order[:k][::-1]
+
+    def _order(self, places: list[int], rng: np.random.Generator) -> list[int]:
+        """A random order of ``places``; balanced: each round of the distinct outputs before the next."""
+        order = [places[i] for i in rng.permutation(len(places))]
+        if not self.balanced:
+            return order
+        seen: dict[str, int] = {}
+        rounds: list[tuple[int, int, int]] = []
+        for i in order:
+            output = self.pool_[i].output
+            rounds.append((seen.get(output, 0), len(rounds), i))
+            seen[output] = seen.get(output, 0) + 1
+        return [i for _, _, i in sorted(rounds)]
+
+    def _choose(self, X: list[str], options: Sequence[Sequence[str]] | None) -> list[Answer]:
+        if options is None:
+            if self.options_ is None:
+                raise ValueError("no options to choose from: give fit(..., options=) or predict(..., options=)")
+            options = [self.options_] * len(X)
+        if len(options) != len(X):
+            raise ValueError(f"options must be given for every query, got {len(options)} for {len(X)}")
+        rows = [[self.template.completion(o) for o in row] for row in options]
+        count = self.lm.count_tokens
+        lengths = {c: count(c) for row in rows for c in row}
+        prompts = [self.prompt(x, reserve=max(lengths[c] for c in row) + 1) for x, row in zip(X, rows)]
+        rule: Any = self.scoring
+        context = self.template.answer_context if self.answer_context is None else self.answer_context
+
+        def rank(texts: list[str], choices: list[list[str]]) -> list[np.ndarray]:
+            return score_options(self.lm, texts, choices, rule=rule, answer_context=context, tag="gpt3")
+
+        scores = rank([p.text for p in prompts], rows)
+        if self.calibrate:
+            blank = [self._replace_query(p, text) for p in prompts for text in CONTENT_FREE]
+            flat = rank(blank, [row for row in rows for _ in CONTENT_FREE])
+            n = len(CONTENT_FREE)
+            scores = [calibrate(s, np.array(flat[i * n : (i + 1) * n])) for i, s in enumerate(scores)]
+        return [
+            Answer(row[int(s.argmax())], p, p.demos_used, dict(zip(row, map(float, s))), self.lm.kind)
+            for row, s, p in zip(options, scores, prompts)
+        ]
+
+    def _write(self, X: list[str]) -> list[Answer]:
+        prompts = [self.prompt(x, reserve=self.max_tokens) for x in X]
+        texts = [p.text for p in prompts]
+        if hasattr(self.lm, "generate"):
+            written = self.lm.generate(
+                texts,
+                max_tokens=self.max_tokens,
+                stop=("\n",),
+                beam_width=self.beam_width,
+                length_penalty=self.length_penalty,
+                seed=self.seed,
+                tag="gpt3",
+            )
+        else:  # a chat-only endpoint: greedy, since it has no beams
+            requests = [
+                ChatRequest(({"role": "user", "content": t},), max_tokens=self.max_tokens, stop=("\n",), tag="gpt3")
+                for t in texts
+            ]
+            written = [reply.text for reply in self.lm.chat_many(requests)]
+        outputs = [text.strip() for text in written]
+        if self.scoring == "cloze":
+            outputs = [(text.split() or [""])[0] for text in outputs]
+        return [Answer(o, p, p.demos_used, {}, self.lm.kind) for o, p in zip(outputs, prompts)]
+
+    def _replace_query(self, prompt: Prompt, text: str) -> str:
+        (span,) = [s for s in prompt.spans if s.role == "query" and s.part == "input"]
+        return prompt.text[: span.start] + text + prompt.text[span.end :]
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "pool_"):
+            raise ValueError("this GPT3 has no context yet: call fit(X, y) first (empty lists for zero-shot)")
+
+
+def _describe(template: PromptTemplate, description: str) -> PromptTemplate:
+    return PromptTemplate(template.demo_format, template.query_format, template.separator, description)
+
+
+def _key(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _texts(values: Sequence[str], name: str) -> list[str]:
+    if isinstance(values, str):
+        raise TypeError(f"{name} must be a sequence of strings, got one string")
+    values = list(values)
+    for i, value in enumerate(values):
+        if not isinstance(value, str):
+            raise TypeError(f"{name}[{i}] must be a string, got {type(value).__name__}: labels are words here")
+    return [str(v) for v in values]

@@ -1,0 +1,100 @@
+"""Keep-probabilities of many chunks by a token classifier, in batches of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from anytask.models.loading import quiet_loading
+
+#: Tokens of one batch on a CPU: larger batches leave its cache and are slower.
+_CPU_TOKENS = 4096
+
+
+def read_classifier(model: Any, tokenizer: Any, device: str) -> tuple[torch.nn.Module, Any]:
+    """Return a token classifier in evaluation mode, and its tokenizer; ``model`` is a module, a name or a folder.
+
+    Raises
+    ------
+    ValueError
+        If it does not have two labels.
+    """
+    if not isinstance(model, torch.nn.Module):
+        from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(str(model), use_fast=True)
+        with quiet_loading():
+            model = AutoModelForTokenClassification.from_pretrained(str(model))
+    labels = getattr(model.config, "num_labels", None)
+    if labels != 2:
+        raise ValueError(f"the token classifier must have 2 labels (1 = keep), got {labels}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval(), tokenizer
+
+
+def keep_probabilities(
+    model: torch.nn.Module,
+    chunks: Sequence[np.ndarray],
+    prefix: Sequence[int],
+    suffix: Sequence[int],
+    *,
+    pad: int = 0,
+    max_length: int = 512,
+    batch_size: int = 50,
+    progress: Callable[[float], None] | None = None,
+) -> list[np.ndarray]:
+    """Return p_t = softmax(f(chunk))_t[keep] for every token of every chunk.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A token classifier of ``transformers`` with two labels, 1 = keep.
+    chunks : sequence of (n,) arrays of int
+    prefix, suffix : sequences of int
+        Special tokens around a chunk; what goes beyond ``max_length`` is cut off.
+    pad, max_length, batch_size : int
+    progress : callable, optional
+        Called with the finished share in [0, 1].
+    """
+    device = next(model.parameters()).device
+    full = [np.concatenate([prefix, chunk, suffix]).astype(np.int64)[:max_length] for chunk in chunks]
+    length = [len(ids) for ids in full]
+    order = sorted(range(len(full)), key=length.__getitem__)
+    room = max_length * batch_size if device.type != "cpu" else min(max_length * batch_size, _CPU_TOKENS)
+    out: list[np.ndarray] = [np.zeros(0)] * len(full)
+    start = 0
+    while start < len(order):
+        end = start + 1
+        while end < len(order) and end - start < batch_size:
+            longest = length[order[end]]
+            if longest * (end - start + 1) > room or longest > 1.25 * length[order[start]] + 8:
+                break
+            end += 1
+        batch = order[start:end]
+        inputs = _pad([full[i] for i in batch], pad, device)
+        with torch.inference_mode():
+            logits = model(**inputs).logits
+            keep = logits.float().softmax(dim=-1)[..., 1].cpu().numpy()  # (batch, width)
+        for row, i in zip(keep, batch):
+            out[i] = row[len(prefix) : len(prefix) + len(chunks[i])].astype(np.float64)
+        start = end
+        if progress is not None:
+            progress(start / len(order))
+    return out
+
+
+def _pad(rows: Sequence[np.ndarray], pad: int, device: torch.device) -> dict[str, Any]:
+    """Return the model's inputs; without padding no mask is needed, and attention is faster."""
+    width = len(rows[-1])
+    ids = np.full((len(rows), width), pad, dtype=np.int64)
+    for row, tokens in zip(ids, rows):
+        row[: len(tokens)] = tokens
+    inputs = {"input_ids": torch.from_numpy(ids).to(device)}
+    if len(rows[0]) < width:
+        mask = np.arange(width) < np.array([len(tokens) for tokens in rows])[:, None]
+        inputs["attention_mask"] = torch.from_numpy(mask.astype(np.int64)).to(device)
+    return inputs

@@ -1,0 +1,88 @@
+"""Reading labelled texts: what is read, and one clear line for what cannot be."""
+
+import json
+
+import pytest
+
+from anytask.core.errors import BadData
+from anytask.datasets.text import load_text
+
+
+def _write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_jsonl_and_csv_give_the_same_data(tmp_path):
+    rows = [{"text": "good, film", "label": "pos"}, {"text": 'a "bad"\nfilm', "label": "neg"}]
+    jsonl = load_text(_write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)) + "\n\n"))
+    table = load_text(_write(tmp_path / "a.csv", 'text,label\n"good, film",pos\n"a ""bad""\nfilm",neg\n'))
+    tabs = load_text(_write(tmp_path / "a.tsv", 'label\ttext\npos\tgood, film\nneg\t"a ""bad""\nfilm"\n'))
+    memory = load_text((["good, film", 'a "bad"\nfilm'], ["pos", "neg"]))
+    assert jsonl.texts == table.texts == tabs.texts == memory.texts == ("good, film", 'a "bad"\nfilm')
+    assert jsonl.labels == table.labels == tabs.labels == ("pos", "neg")
+    assert jsonl.classes == ("neg", "pos") and len(jsonl) == 2
+    assert load_text(jsonl) is jsonl
+    assert jsonl.describe() == {"source": "a.jsonl", "texts": 2, "classes": 2}
+
+
+def test_columns_can_be_named_and_numbers_are_labels(tmp_path):
+    data = load_text(_write(tmp_path / "a.jsonl", '{"q": "2+2", "a": 4, "id": "x"}\n'), text="q", label="a")
+    assert (data.texts, data.labels, data.ids) == (("2+2",), ("4",), ("x",))
+
+
+def test_choices_come_as_list_or_joined(tmp_path):
+    jsonl = load_text(_write(tmp_path / "a.jsonl", '{"text": "t", "label": "b", "choices": ["a", "b"]}'))
+    table = load_text(_write(tmp_path / "a.csv", "text,label,choices\nt,b,a|b\n"))
+    assert jsonl.choices == table.choices == (("a", "b"),)
+
+
+def test_fingerprint_follows_the_content(tmp_path):
+    a, b, c = (load_text((["x", "y"], labels)).fingerprint for labels in (["1", "2"], ["1", "2"], ["2", "1"]))
+    assert a == b != c
+
+
+def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes("text,label\ncafé,x\n".encode("utf-8-sig"))
+    assert load_text(path).texts == ("café",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"text": "a", "label": "b"}\n{"text": "a", "label"}', r"a\.jsonl, line 2, character 22: not JSON"),
+        ("a.jsonl", "[1]", r"a\.jsonl, line 1: a JSON object is wanted, got \[1\]"),
+        ("a.jsonl", '\n{"text": "a"}', r"line 2: column 'label' is missing; there are 'text'"),
+        ("a.jsonl", '{"text": "", "label": "b"}', r"line 1, column 'text': a text is wanted"),
+        ("a.jsonl", '{"text": 3, "label": "b"}', r"line 1, column 'text': a text is wanted, got 3"),
+        ("a.jsonl", '{"text": "a", "label": null}', r"column 'label': a word or a whole number is wanted, got null"),
+        ("a.jsonl", '{"text": "a", "label": 0.5}', r"column 'label': a word or a whole number is wanted, got 0\.5"),
+        ("a.jsonl", '{"text": "a", "label": "b", "choices": ["c", "d"]}', r"'b' is not one of the choices"),
+        ("a.jsonl", '{"text": "a", "label": "b", "choices": ["b"]}', r"at least two choices"),
+        ("a.csv", "", r"a\.csv: the file is empty"),
+        ("a.csv", "text,label\n", r"a\.csv: 0 rows, and at least 1"),
+        ("a.csv", "text,label\na,b\nc\n", r"a\.csv, line 3: 1 values for the 2 columns"),
+        ("a.csv", "text,text\n", r"line 1: the column 'text' appears more than once"),
+        ("a.csv", 'text,label\n"a\nb",c\n,d\n', r"a\.csv, line 4, column 'text': a text is wanted"),
+        ("a.csv", "id,text,label\n1,a,b\n1,c,d\n", r"column 'id': '1' appears more than once"),
+        ("a.csv", "text,label,choices\na,b,b|c\nd,e,\n", r"only 1 of 2 rows have choices"),
+        ("a.xlsx", "", r"a \.jsonl, \.ndjson, \.csv or \.tsv file is wanted"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place(tmp_path, name, content, message):
+    with pytest.raises(BadData, match=message):
+        load_text(_write(tmp_path / name, content))
+
+
+def test_other_faults(tmp_path):
+    with pytest.raises(BadData, match="there is no such file"):
+        load_text(tmp_path / "none.csv")
+    path = tmp_path / "latin.csv"
+    path.write_bytes("text,label\na,b\ncafé,x\n".encode("latin-1"))
+    with pytest.raises(BadData, match="line 3: not UTF-8"):
+        load_text(path)
+    with pytest.raises(BadData, match="differ in length: 1 and 2"):
+        load_text((["a"], ["b", "c"]))
+    with pytest.raises(BadData, match="1 rows, and at least 4"):
+        load_text((["a"], ["b"]), min_rows=4)

@@ -1,0 +1,101 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anytask.lm.prompting import Demonstration, PromptTemplate
+
+text = st.text(alphabet="ab {}\n:", max_size=12)
+demos = st.lists(st.builds(Demonstration, text, text), max_size=6)
+
+
+def words(t: str) -> int:
+    return len(t.split())
+
+
+@given(demos, text, st.one_of(st.none(), text))
+def test_spans_cover_the_text_without_gaps_and_hold_what_they_claim(shown, query, description):
+    prompt = PromptTemplate("Q: {input}\nA: {output}", description=description).assemble(shown, query)
+    assert "".join(prompt.text[s.start : s.end] for s in prompt.spans) == prompt.text
+    assert all(a.end == b.start for a, b in zip(prompt.spans, prompt.spans[1:]))
+    for span in prompt.spans:
+        piece = prompt.text[span.start : span.end]
+        if span.role == "demonstration" and span.part in ("input", "output"):
+            assert piece == getattr(shown[span.index], span.part)
+        if span.role == "query" and span.part == "input":
+            assert piece == query
+
+
+def test_query_followed_by_its_completion_reads_like_a_demonstration():
+    template = PromptTemplate("Input: {input}\nLabel: {output}")
+    asked = template.assemble([], "storm").text + template.completion("red")
+    assert template.assemble([Demonstration("storm", "red")], "x").text.startswith(asked)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(1, 5), max_size=8), st.integers(4, 40), st.integers(0, 3))
+def test_budget_keeps_the_longest_run_of_demonstrations_next_to_the_query(lengths, budget, reserve):
+    template = PromptTemplate("{input} => {output}", separator="\n", description="Do it now")
+    shown = [Demonstration(" ".join("w" * n), "y") for n in lengths]
+    least = 3 + 2  # the description, "q", "=>"
+    if budget - reserve < least:
+        with pytest.raises(ValueError, match="never cut"):
+            template.assemble(shown, "q", count_tokens=words, budget=budget, reserve=reserve)
+        return
+    prompt = template.assemble(shown, "q", count_tokens=words, budget=budget, reserve=reserve)
+    room, keep = budget - reserve - least, 0
+    for n in reversed(lengths):
+        if n + 2 > room:
+            break
+        room, keep = room - n - 2, keep + 1
+    assert prompt.demos_used == tuple(range(len(lengths) - keep, len(lengths)))
+    assert prompt.n_tokens == words(prompt.text) <= budget - reserve
+    assert prompt.text.startswith("Do it now\n") and prompt.text.endswith("q =>")
+
+
+def test_token_origins_and_protection():
+    template = PromptTemplate("{input} {output}", separator="|", description="D")
+    prompt = template.assemble([Demonstration("aa", "b", id="first")], "cc")
+    assert prompt.text == "D|aa b|cc"
+    offsets = [(0, 1), (1, 2), (2, 4), (4, 6), (6, 9), (9, 9)]
+    origins = prompt.origins(offsets)
+    assert [(s.role, s.part) for s in origins] == [
+        ("description", "text"),
+        ("separator", "format"),
+        ("demonstration", "input"),
+        ("demonstration", "format"),  # " b" is one character of each: the earlier one owns it
+        ("query", "input"),
+        ("query", "input"),
+    ]
+    assert origins[2].id == "first" and origins[2].index == 0
+    assert prompt.protected(offsets) == [False, False, False, False, True, False]
+    assert prompt.protected(offsets, roles=("demonstration",), parts=("output",)) == [False] * 3 + [True, False, False]
+
+
+def test_empty_query_still_has_a_place():
+    prompt = PromptTemplate().assemble([], "")
+    (span,) = [s for s in prompt.spans if s.part == "input"]
+    assert span.start == span.end == len("Input: ")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"demo_format": "{input}"}, "{output} exactly once"),
+        ({"demo_format": "{output} {input}"}, "before {output}"),
+        ({"demo_format": "Q {input} A {output}", "query_format": "X {input}"}, "beginning of demo_format"),
+        ({"demo_format": "Q {input} A {output}", "query_format": "Q"}, "holds {input}"),
+    ],
+)
+def test_bad_formats_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        PromptTemplate(**kwargs)
+
+
+def test_budget_without_a_counter_is_refused():
+    with pytest.raises(ValueError, match="count_tokens"):
+        PromptTemplate().assemble([], "x", budget=10)
+
+
+def test_offsets_outside_the_prompt_are_refused():
+    with pytest.raises(ValueError, match="outside the prompt"):
+        PromptTemplate().assemble([], "x").origins([(0, 99)])
