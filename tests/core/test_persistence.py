@@ -101,3 +101,26 @@ def test_a_file_in_the_way_is_left_alone(tmp_path):
     with pytest.raises(NotADirectoryError, match="it is a file"):
         save_tree(tmp_path / "m", {})
     assert (tmp_path / "m").read_text() == "mine"
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_one_flipped_bit_is_found(tmp_path, suffix):
+    save_tree(tmp_path, {"w": torch.ones(64), "names": ["abc", "def"]})
+    (file,) = tmp_path.glob(f"*{suffix}")
+    data = bytearray(file.read_bytes())
+    place = data.index(b"abc") if suffix == ".json" else len(data) - 7
+    data[place] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"damaged: the checksum of .* is wrong"):
+        load_tree(tmp_path)
+
+
+def test_a_tensor_file_outside_the_folder_is_refused(tmp_path):
+    inner, outer = tmp_path / "inner", tmp_path / "outer"
+    for folder in (inner, outer):
+        save_tree(folder, {"w": torch.ones(1)})
+    (name,) = [f.name for f in outer.glob("*.safetensors")]
+    head = inner / "state.json"
+    head.write_text(head.read_text().replace(name, f"../outer/{name}"))
+    with pytest.raises(ValueError, match="no file that saving writes"):
+        load_tree(inner)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections import deque
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 _TREE = "state.json"
 
@@ -47,13 +48,18 @@ def save_tree(folder: str | os.PathLike[str], tree: Any) -> None:
         raise NotADirectoryError(f"cannot save to {folder}: it is a file, and a folder is wanted")
     folder.mkdir(parents=True, exist_ok=True)
     data = save(tensors)
-    name = f"state-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+    name = f"state-{_digest(data)}.safetensors"
     # The JSON is the commit: it names its tensor file, which is complete before the JSON is moved into place.
     _write(folder / name, data)
-    _write(folder / _TREE, json.dumps({"tensors": name, "tree": encoded}).encode())
+    body = json.dumps(encoded)
+    _write(folder / _TREE, json.dumps({"tensors": name, "tree": encoded, "sha256": _digest(body.encode())}).encode())
     for old in folder.glob("state-*.safetensors"):
         if old.name != name:
             old.unlink(missing_ok=True)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -83,7 +89,15 @@ def load_tree(folder: str | os.PathLike[str], device: str | torch.device = "cpu"
         raise FileNotFoundError(f"no saved state in {folder}: {_TREE} is missing")
     try:
         head = json.loads((folder / _TREE).read_text(encoding="utf-8"))
-        tree, tensors = head["tree"], load_file(folder / head["tensors"], device="cpu")
+        tree, name = head["tree"], head["tensors"]
+        if not re.fullmatch(r"state-[0-9a-f]{16}\.safetensors", name):
+            raise ValueError(f"{name!r} is no file that saving writes")
+        data = (folder / name).read_bytes()
+        if f"state-{_digest(data)}.safetensors" != name:
+            raise ValueError(f"the checksum of {name} is wrong")
+        if "sha256" in head and _digest(json.dumps(tree).encode()) != head["sha256"]:
+            raise ValueError(f"the checksum of {_TREE} is wrong")
+        tensors = load(data)
     except Exception as error:
         raise ValueError(f"the saved state in {folder} is damaged: {error}") from error
     return _decode(tree, tensors, torch.device(device))

@@ -1,0 +1,138 @@
+"""Input validation that every family shares: finite inputs, one-dimensional labels, finite training."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.exceptions import DataConversionWarning
+from torch import Tensor, nn
+
+
+class NotFinite(FloatingPointError, ValueError):
+    """A number that training or a model made is NaN or infinite; the message names the stage."""
+
+
+def require_finite(value: Tensor | np.ndarray | float, stage: str, advice: str = "") -> Any:
+    """Return ``value``, or say that it is NaN or infinite.
+
+    Parameters
+    ----------
+    value : tensor, array or float
+    stage : str
+        What the value is, as the subject of the message: "the loss at step 3".
+    advice : str, optional
+        What to change, where the caller knows.
+
+    Raises
+    ------
+    NotFinite
+        A ``FloatingPointError`` and a ``ValueError``.
+
+    Examples
+    --------
+    >>> require_finite(torch.tensor([1.0, float("nan")]), "the loss at step 3", "lower lr")
+    Traceback (most recent call last):
+        ...
+    anytask.core.checks.NotFinite: the loss at step 3 is NaN or infinite: lower lr
+    """
+    finite = torch.isfinite(value).all() if isinstance(value, Tensor) else np.isfinite(value).all()
+    if not bool(finite):
+        raise NotFinite(f"{stage} is NaN or infinite" + (f": {advice}" if advice else ""))
+    return value
+
+
+def require_finite_weights(modules: Iterable[nn.Module], stage: str) -> None:
+    """Say so if a weight or a buffer of ``modules`` is NaN or infinite."""
+    for module in modules:
+        for name, value in module.state_dict().items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                require_finite(value, f"{name} {stage}", "lower lr, or check the scale of the inputs")
+
+
+def check_inputs(X: ArrayLike | Tensor, name: str = "X") -> Tensor:
+    """Return ``X`` as a finite float32 tensor of shape (n, ...), n >= 1, or say what is wrong with it."""
+    if isinstance(X, Tensor):
+        tensor = X.detach()
+        if tensor.is_meta or tensor.layout is not torch.strided:
+            raise TypeError(f"{name} must be a dense tensor that holds values, got {tensor.layout} on {tensor.device}")
+        if tensor.is_complex():
+            raise ValueError(f"Complex data not supported: {name} is {tensor.dtype}")
+    else:
+        if hasattr(X, "toarray"):
+            raise TypeError(f"{name} is a sparse matrix, and dense data is required: use {name}.toarray()")
+        if isinstance(X, np.ma.MaskedArray) and np.ma.is_masked(X):
+            raise ValueError(f"{name} is a masked array with masked values: fill them first, {name}.filled(...)")
+        array = np.asarray(X)
+        if array.dtype.kind == "c":
+            raise ValueError(f"Complex data not supported: {name} is {array.dtype}")
+        if array.dtype.kind not in "biuf":
+            try:
+                array = array.astype(np.float64)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{name} must be numeric, got {array.dtype}: {error}") from error
+        with np.errstate(over="ignore"):
+            tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    if tensor.ndim < 2:
+        raise ValueError(f"{name} must have shape (n, features...), got {tuple(tensor.shape)}. Reshape your data.")
+    if len(tensor) == 0:
+        raise ValueError(
+            f"Found array with 0 sample(s) (shape={tuple(tensor.shape)}) while a minimum of 1 is required."
+        )
+    if 0 in tensor.shape:
+        raise ValueError(f"0 feature(s) (shape={tuple(tensor.shape)}) while a minimum of 1 is required.")
+    tensor = tensor.to(torch.float32)
+    if not bool(torch.isfinite(tensor).all()):
+        row = int((~torch.isfinite(tensor.flatten(1))).any(dim=1).nonzero()[0])
+        raise ValueError(f"{name} contains NaN or infinity in row {row}: only finite values are accepted")
+    return tensor
+
+
+def check_labels(y: ArrayLike | Tensor, name: str = "y") -> np.ndarray:
+    """Return ``y`` as a one-dimensional array of integer, boolean or string labels, or say what is wrong with it."""
+    if y is None:
+        raise ValueError(f"This estimator requires {name} to be passed, but the target {name} is None")
+    array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if array.ndim == 2 and array.shape[1] == 1:
+        message = f"A column-vector {name} was passed when a 1d array was expected: its one column is taken."
+        warnings.warn(message, DataConversionWarning, stacklevel=3)
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have shape (n,), got {array.shape}")
+    if array.dtype.kind == "O":
+        kinds = {type(label) for label in array.tolist()}
+        if kinds <= {str}:
+            array = array.astype(str)
+        elif kinds <= {int, bool}:
+            array = array.astype(np.int64)
+        else:
+            found = sorted(k.__name__ for k in kinds)
+            raise TypeError(f"{name} mixes kinds of labels: {found}; use strings or integers")
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} contains NaN or infinity in row {int(np.argmax(~np.isfinite(array)))}")
+        if (array != np.floor(array)).any():
+            row = int(np.argmax(array != np.floor(array)))
+            raise ValueError(f"Unknown label type: continuous ({name}[{row}] is not whole)")
+    elif array.dtype.kind not in "biuU":
+        raise TypeError(f"labels must be integers or strings, got {array.dtype}")
+    return array
+
+
+def check_same_length(X: Any, y: Any, X_name: str = "X", y_name: str = "y") -> None:
+    """Say so if two inputs have different numbers of rows."""
+    if len(X) != len(y):
+        raise ValueError(f"{X_name} has {len(X)} rows and {y_name} has {len(y)} labels: they must match")
+
+
+def check_input_shape(X: Tensor, shape: tuple[int, ...], learner: str) -> None:
+    """Say so if the rows of ``X`` have another shape than those learned from."""
+    if tuple(X.shape[1:]) == tuple(shape):
+        return
+    if len(shape) == 1 and X.ndim == 2:  # scikit-learn's own words, which its tools look for
+        raise ValueError(f"X has {X.shape[1]} features, but {learner} is expecting {shape[0]} features as input.")
+    raise ValueError(f"X holds inputs of shape {tuple(X.shape[1:])}, but {learner} learned from {tuple(shape)}")

@@ -1,0 +1,246 @@
+"""The base of everything with a ``fit``: settings, presets, fitted state that saves, loads and counts itself."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, Self
+
+import attrs
+import numpy as np
+import torch
+from sklearn.exceptions import NotFittedError
+from torch import nn
+
+from anytask.core.cost import cost_of
+from anytask.core.devices import resolve_device
+from anytask.core.persistence import load_tree, save_tree
+from anytask.core.rng import derive, isolated
+from anytask.core.rollback import rollback
+from anytask.core.settings import Settings, free, whole
+
+
+class Estimator(Settings):
+    """Base of the systems that learn.
+
+    A subclass lists its settings as fields. Attributes that ``fit`` sets and that end in an underscore are the fitted
+    state: plain values, arrays, tensors, containers of them, and modules. All of it is saved, loaded, counted and put
+    back after a failure without a line of the subclass, if :meth:`_build` makes the modules from the settings and the
+    plain values. State of another shape is said by :meth:`_state` and :meth:`_load_state`. Attributes that begin with
+    an underscore are rebuilt, never saved.
+
+    Parameters
+    ----------
+    seed : int
+        Everything random follows from it; the global generators are not touched.
+    device : str or torch.device
+        ``"auto"`` (CUDA when there is one), or a torch device.
+    """
+
+    #: Named sets of values that differ from the defaults.
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    seed: int = whole(0, "everything random follows from it", at_least=0)
+    device: Any = free("auto", "'auto' (CUDA when there is one), or a torch device", resolve_device)
+
+    # -- what users call ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_preset(cls, preset: str, **params: Any) -> Self:
+        """Return an estimator with the values of one of :attr:`PRESETS`, but for those given.
+
+        Raises
+        ------
+        ValueError
+            For an unknown preset; the message names those that exist.
+        """
+        if preset not in cls.PRESETS:
+            known = ", ".join(cls.PRESETS) or "none"
+            raise ValueError(f"{cls.__name__} has no preset {preset!r}; presets: {known}")
+        chosen = dict(cls.PRESETS[preset])
+        for name, value in params.items():
+            both = isinstance(value, Mapping) and isinstance(chosen.get(name), Mapping)
+            chosen[name] = {**chosen[name], **value} if both else value
+        return cls(**chosen)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the model to ``folder`` as safetensors + JSON; :meth:`load` gives the same answers.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before the first fit.
+        """
+        self._check_fitted()
+        params = {name: param_to_json(getattr(self, name)) for name in self._param_names() if name != "device"}
+        save_tree(folder, {"class": class_name(type(self)), "params": params, "state": self._state()})
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], *, device: str = "auto", **params: Any) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Parameters
+        ----------
+        folder : path
+            The folder given to :meth:`save`.
+        device : str
+            Where the model is to live, whichever device saved it.
+        **params
+            Settings that cannot be saved, such as a backbone given as a module: pass them again.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no model of this class there, a file is damaged, or a setting has to be passed again.
+        """
+        tree = load_tree(folder)
+        if not isinstance(tree, dict) or not {"class", "params", "state"} <= set(tree):
+            raise ValueError(f"{folder} holds no saved model")
+        if tree["class"] != class_name(cls):
+            raise ValueError(f"{folder} holds a {tree['class']}, not a {class_name(cls)}")
+        saved = {name: param_from_json(name, p) for name, p in tree["params"].items() if name not in params}
+        try:
+            model = cls(**{**saved, **params, "device": device})
+            model._load_state(tree["state"])
+        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+            raise ValueError(f"the model saved in {folder} does not fit {class_name(cls)}: {error}") from error
+        return model
+
+    def cost(self) -> dict[str, int]:
+        """Return how many numbers are trained and stored."""
+        self._check_fitted()
+        return cost_of([getattr(self, name) for name in self._fitted()])
+
+    # -- what a system may write ----------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        """Make the modules of the fitted state from settings and plain values (called by ``fit`` and by ``load``)."""
+
+    def _state(self) -> Any:
+        """Return the fitted state as a tree that :func:`anytask.core.persistence.save_tree` takes."""
+        fitted = {name: getattr(self, name) for name in self._fitted()}
+        return {
+            "values": {name: value for name, value in fitted.items() if not isinstance(value, nn.Module)},
+            "modules": {name: v.state_dict() for name, v in fitted.items() if isinstance(v, nn.Module)},
+        }
+
+    def _load_state(self, state: Any) -> None:
+        """Put back what :meth:`_state` returned."""
+        for name, value in state["values"].items():
+            setattr(self, name, _to(value, self._device))
+        with isolated(derive(self.seed, "init")):
+            self._build()
+        for name, weights in state["modules"].items():
+            getattr(self, name).load_state_dict(weights)
+
+    # -- shared steps ---------------------------------------------------------------------------------------------
+
+    @property
+    def _device(self) -> torch.device:
+        return resolve_device(self.device)
+
+    @classmethod
+    def _param_names(cls) -> list[str]:
+        return [field.name for field in attrs.fields(cls)]
+
+    def _fitted(self) -> list[str]:
+        params = set(self._param_names())  # lambda_ and its like end in an underscore too
+        return [n for n in vars(self) if n.endswith("_") and not n.startswith("_") and n not in params]
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return bool(self._fitted())
+
+    def _check_fitted(self) -> None:
+        if not self.__sklearn_is_fitted__():
+            raise NotFittedError(f"this {type(self).__name__} has not been fitted yet: call fit first")
+
+    @contextmanager
+    def _refit(self) -> Iterator[None]:
+        """Forget the fitted state inside the block, and put it back if the block fails."""
+        self._check_settings()
+        before = dict(vars(self))
+        params = set(self._param_names())
+        for name in [n for n in vars(self) if n not in params]:
+            delattr(self, name)
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    @contextmanager
+    def _update(self) -> Iterator[None]:
+        """Change the fitted state in place inside the block, and put it back if the block fails."""
+        self._check_settings()
+        with rollback(self, skip=frozenset(self._param_names())):
+            yield
+
+
+def class_name(cls: type) -> str:
+    """Return the name under which a class is saved: its public place, which outlives moves inside its family.
+
+    Examples
+    --------
+    >>> from anytask.continual import PRD
+    >>> class_name(PRD)
+    'anytask.continual:PRD'
+    """
+    module = cls.__module__
+    if module.startswith("anytask."):
+        module = ".".join(module.split(".")[:2])
+    return f"{module}:{cls.__qualname__}"
+
+
+def param_to_json(value: Any) -> Any:
+    """Return a setting as JSON; what cannot be saved is marked, so that loading asks for it."""
+    if isinstance(value, Settings):
+        fields = {f.name: param_to_json(getattr(value, f.name)) for f in attrs.fields(type(value))}
+        return {"group": fields}
+    if isinstance(value, nn.Module) or (callable(value) and not _importable(value)):
+        return {"again": type(value).__name__}
+    if callable(value):
+        return {"import": f"{value.__module__}:{value.__qualname__}"}
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return {"again": type(value).__name__}
+    return {"value": value}
+
+
+def param_from_json(name: str, saved: Mapping[str, Any]) -> Any:
+    """Return what :func:`param_to_json` was given, groups as mappings, or say that it has to be passed again."""
+    if "group" in saved:
+        return {inner: param_from_json(f"{name}.{inner}", value) for inner, value in saved["group"].items()}
+    if "again" in saved:
+        raise ValueError(f"{name} (a {saved['again']}) could not be saved: pass it again, load(folder, {name}=...)")
+    if "import" in saved:
+        module, attribute = saved["import"].split(":")
+        if not module.startswith("anytask."):
+            raise ValueError(f"{name} names {saved['import']}, which is not part of anytask: refused")
+        found = getattr(importlib.import_module(module), attribute)
+        if not _importable(found) or found.__module__ != module:
+            raise ValueError(f"{name} names {saved['import']}, which is no function of anytask: refused")
+        return found
+    return saved["value"]
+
+
+def _importable(value: Any) -> bool:
+    # A saved file may only name the library's own functions: loading must not import a module of the file's choice.
+    module, name = str(getattr(value, "__module__", "")), getattr(value, "__qualname__", "<>")
+    return module.startswith("anytask.") and "<" not in name and "." not in name
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _to(inner, device) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to(inner, device) for inner in value)
+    return value

@@ -1,0 +1,31 @@
+"""Progress: one callable that is told the finished share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+#: What ``progress=`` takes everywhere: called with the finished share in [0, 1]; the last call says 1.
+Progress = Callable[[float], object]
+
+
+def silent(share: float) -> None:
+    """Take the share and tell nobody."""
+
+
+def portion(progress: Progress | None, start: float, stop: float) -> Progress:
+    """Return the progress of one stage that takes the shares from ``start`` to ``stop`` of the whole.
+
+    Examples
+    --------
+    >>> told = []
+    >>> portion(told.append, 0.5, 1.0)(0.5)
+    >>> told
+    [0.75]
+    """
+    if progress is None:
+        return silent
+
+    def tell(share: float) -> None:
+        progress(start + (stop - start) * share)
+
+    return tell

@@ -1,0 +1,283 @@
+"""Settings: attrs fields with a range or a choice and a help text, on scikit-learn's parameter protocol.
+
+A class of settings lists its fields, and has a keyword-only constructor that checks them, ``get_params``,
+``set_params`` and ``clone``; ``anytask show`` and the docs read ranges and help from the fields.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, Self, dataclass_transform
+
+import attrs
+import numpy as np
+from sklearn.base import BaseEstimator
+
+_Check = Callable[[Any, Any, Any], None]
+
+
+def real(
+    default: float | None,
+    help: str,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+    optional: bool = False,
+) -> Any:
+    """Return a field for a finite number in a range.
+
+    Parameters
+    ----------
+    default : float
+    help : str
+        What the value does, in a few words.
+    above, at_least, below, at_most : float, optional
+        The range: open or closed ends.
+    optional : bool
+        Whether ``None`` is a value too; the help says what it means.
+
+    Examples
+    --------
+    >>> class Sgd(Settings):
+    ...     lr: float = real(0.1, "learning rate", above=0)
+    >>> Sgd(lr=0)
+    Traceback (most recent call last):
+        ...
+    ValueError: lr must be a number above 0, got 0
+    """
+    wanted = "a number" + _range(above, at_least, below, at_most)
+
+    def fits(value: Any) -> bool:
+        return _is_real(value) and _within(value, above, at_least, below, at_most)
+
+    return _field(default, help, wanted, fits, optional)
+
+
+def whole(
+    default: int | None, help: str, *, at_least: int | None = 1, at_most: int | None = None, optional: bool = False
+) -> Any:
+    """Return a field for an integer in a range (at least 1 unless told otherwise)."""
+    wanted = "an integer" + _range(None, at_least, None, at_most)
+
+    def fits(value: Any) -> bool:
+        return _is_whole(value) and _within(value, None, at_least, None, at_most)
+
+    return _field(default, help, wanted, fits, optional)
+
+
+def numbers(
+    default: Sequence[float] | None,
+    help: str,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+    integers: bool = False,
+    length: int | None = None,
+    optional: bool = False,
+) -> Any:
+    """Return a field for a sequence of numbers, each in a range, such as the hidden widths of a network.
+
+    Examples
+    --------
+    >>> class Net(Settings):
+    ...     hidden: Sequence[int] = numbers((64, 64), "hidden widths", at_least=1, integers=True)
+    >>> Net(hidden=[32, 0])
+    Traceback (most recent call last):
+        ...
+    ValueError: hidden must be a sequence of integers of at least 1, got [32, 0]
+    """
+    kind = ("integers" if integers else "numbers") + _range(above, at_least, below, at_most)
+    wanted = f"a sequence of {'' if length is None else f'{length} '}{kind}"
+    is_number = _is_whole if integers else _is_real
+
+    def fits(value: Any) -> bool:
+        return (
+            isinstance(value, (Sequence, np.ndarray))
+            and not isinstance(value, (str, bytes))
+            and (length is None or len(value) == length)
+            and all(is_number(v) and _within(v, above, at_least, below, at_most) for v in value)
+        )
+
+    return _field(default, help, wanted, fits, optional)
+
+
+def choice(default: str | None, options: Sequence[str], help: str, *, optional: bool = False) -> Any:
+    """Return a field for one of a few words."""
+    options = tuple(options)
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, str) and value in options
+
+    return _field(default, help, "one of " + ", ".join(map(repr, options)), fits, optional)
+
+
+def flag(default: bool, help: str) -> Any:
+    """Return a field for True or False."""
+    return _field(default, help, "True or False", lambda value: isinstance(value, (bool, np.bool_)), False)
+
+
+def text(default: str | None, help: str, *, optional: bool = False) -> Any:
+    """Return a field for a string that is not empty."""
+    return _field(default, help, "a string", lambda value: isinstance(value, str) and value != "", optional)
+
+
+def free(default: Any, help: str, check: Callable[[Any], object] | None = None) -> Any:
+    """Return a field of any kind, such as a module or a name out of several registries.
+
+    Parameters
+    ----------
+    default : any
+    help : str
+    check : callable, optional
+        Called with the value at construction; raises ``ValueError`` or ``TypeError`` for one that cannot be used.
+        The message should name the parameter.
+    """
+    validator = [] if check is None else [lambda _instance, _attribute, value: check(value)]
+    return attrs.field(default=default, validator=validator, metadata={"help": help, "wanted": ""})
+
+
+def group(cls: type[Settings], help: str) -> Any:
+    """Return a field that holds settings of another class, given as an object or as a mapping of its values.
+
+    Examples
+    --------
+    >>> class Sgd(Settings):
+    ...     lr: float = real(0.1, "learning rate", above=0)
+    >>> class Model(Settings):
+    ...     sgd: Sgd = group(Sgd, "the optimizer")
+    >>> Model(sgd={"lr": 0.5}).sgd.lr, Model().set_params(sgd__lr=0.2).sgd.lr
+    (0.5, 0.2)
+    """
+
+    def convert(value: Any) -> Any:
+        return cls(**value) if isinstance(value, Mapping) else value
+
+    def check(_instance: Any, attribute: Any, value: Any) -> None:
+        if not isinstance(value, cls):
+            raise TypeError(f"{attribute.name} must be a {cls.__name__} or a mapping of its values, got {value!r}")
+
+    return attrs.field(
+        factory=cls, converter=convert, validator=check, metadata={"help": help, "wanted": cls.__name__, "group": cls}
+    )
+
+
+@dataclass_transform(
+    kw_only_default=True, eq_default=False, field_specifiers=(real, whole, numbers, choice, flag, text, free, group)
+)
+class Settings(BaseEstimator):
+    """Base of every class with settings: its fields become a keyword-only constructor that checks each value.
+
+    A subclass lists fields made by :func:`real`, :func:`whole`, ...; names annotated without one of these stay plain
+    annotations. Checks across fields go into :meth:`_check_settings`. Values set later, by ``set_params`` or by
+    assignment, are checked as at construction.
+
+    Examples
+    --------
+    >>> class Sgd(Settings):
+    ...     lr: float = real(0.1, "learning rate", above=0)
+    ...     nesterov: bool = flag(False, "look ahead")
+    >>> Sgd(nesterov=True)
+    Sgd(nesterov=True)
+    >>> Sgd().set_params(lr=-1)
+    Traceback (most recent call last):
+        ...
+    ValueError: lr must be a number above 0, got -1
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = {name: value for name, value in vars(cls).items() if type(value).__name__ == "_CountingAttr"}
+        attrs.define(cls, these=own, kw_only=True, eq=False, slots=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        """Raise a ``ValueError`` for settings that do not go together."""
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, nested ones as ``group__name``; when one is refused, none is changed."""
+        before = {name: copy.copy(v) if isinstance(v, Settings) else v for name, v in vars(self).items()}
+        try:
+            super().set_params(**params)
+            self._check_settings()
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+        return self
+
+
+@attrs.frozen
+class Setting:
+    """One parameter of a class, as ``anytask show`` and the docs print it."""
+
+    name: str
+    default: Any
+    wanted: str
+    help: str
+
+
+def settings_of(cls: type) -> list[Setting]:
+    """List the parameters of a class with settings, inherited ones too, those of groups as ``group.name``.
+
+    Examples
+    --------
+    >>> class Sgd(Settings):
+    ...     lr: float = real(0.1, "learning rate", above=0)
+    >>> settings_of(Sgd)
+    [Setting(name='lr', default=0.1, wanted='a number above 0', help='learning rate')]
+    """
+    found = []
+    for field in attrs.fields(cls):
+        if inner := field.metadata.get("group"):
+            found += [attrs.evolve(s, name=f"{field.name}.{s.name}") for s in settings_of(inner)]
+        else:
+            meta = field.metadata
+            found.append(Setting(field.name, field.default, meta.get("wanted", ""), meta.get("help", "")))
+    return found
+
+
+def _field(default: Any, help: str, wanted: str, fits: Callable[[Any], bool], optional: bool) -> Any:
+    if optional:
+        wanted += ", or None"
+
+    def check(_instance: Any, attribute: Any, value: Any) -> None:
+        if not (optional and value is None) and not fits(value):
+            raise ValueError(f"{attribute.name} must be {wanted}, got {value!r}")
+
+    return attrs.field(default=default, validator=check, metadata={"help": help, "wanted": wanted})
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, (bool, np.bool_))
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, (bool, np.bool_)) and math.isfinite(value)
+
+
+def _within(
+    value: Any, above: float | None, at_least: float | None, below: float | None, at_most: float | None
+) -> bool:
+    return (
+        (above is None or value > above)
+        and (at_least is None or value >= at_least)
+        and (below is None or value < below)
+        and (at_most is None or value <= at_most)
+    )
+
+
+def _range(above: float | None, at_least: float | None, below: float | None, at_most: float | None) -> str:
+    if at_least is not None and at_most is not None:
+        return f" from {at_least} to {at_most}"
+    low = f" above {above}" if above is not None else f" of at least {at_least}" if at_least is not None else ""
+    high = f" below {below}" if below is not None else f" of at most {at_most}" if at_most is not None else ""
+    return f"{low} and{high}" if low and high else low + high
