@@ -382,7 +382,7 @@ class Comparison:
     def command(self) -> str:
         """What to type to get this comparison again: a shell command where there is one, Python otherwise."""
         systems = [e for e in self.plan.entrants if e.role != "baseline" or not self.baselines]
-        keyed = all(e.key and not e.params and e.name == e.key for e in systems)
+        keyed = all(e.key and not e.settings and e.name == e.key for e in systems)
         count = len(self.plan.seeds)
         counted = self.plan.seeds == tuple(range(count))
         plain = all(isinstance(value, (str, int, float, bool, type(None))) for value in self.options.values())
@@ -397,8 +397,8 @@ class Comparison:
             return shlex.join(words if self.baselines else [*words, "--no-baselines"])
         listed = ", ".join(
             repr(e.key)
-            if e.key and e.name == e.key and not e.params
-            else f"Entrant({e.name!r}, {e.entry!r}, {dict(e.params)!r}, role={e.role!r})"
+            if e.key and e.name == e.key and not e.settings
+            else f"Entrant.of({e.name!r}, {e.entry!r}, {e.settings!r}, {e.role!r}, {e.key!r})"
             for e in systems
         )
         source = repr(os.fspath(self.source)) if isinstance(self.source, (str, os.PathLike)) else "data"
@@ -504,7 +504,7 @@ def _entrants(problem: Problem, systems: str | Sequence[str | Entrant | type]) -
 
 
 def _identity(entrant: Entrant) -> tuple[str, str]:
-    return entrant.entry, repr(sorted(entrant.params.items()))
+    return entrant.entry, repr(sorted(entrant.settings.items()))
 
 
 def _is_keyed(problem: Problem) -> bool:

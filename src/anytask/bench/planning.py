@@ -125,7 +125,7 @@ def plan(
             left_out.append(LeftOut(entrant.name, reason))
     same: dict[str, str] = {}
     for entrant in entrants:
-        content = json.dumps([entrant.entry, jsonable(dict(entrant.params))], sort_keys=True)
+        content = json.dumps([entrant.entry, jsonable(entrant.settings)], sort_keys=True)
         other = same.setdefault(content, entrant.name)
         if other != entrant.name:
             raise ValueError(f"{other!r} and {entrant.name!r} are the same class with the same arguments")
@@ -151,7 +151,7 @@ def run_key(what: Mapping[str, Any], entrant: Entrant, seed: int, code: str | No
     content = {
         **what,
         "entry": entrant.entry,
-        "params": jsonable(dict(entrant.params)),
+        "params": jsonable(entrant.settings),
         "code": code,
         "seed": seed,
         "anytask": anytask.__version__,
@@ -213,7 +213,7 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
 def _check_params(entrant: Entrant) -> None:
     if entrant.entry.count(":") != 1:
         raise ValueError(f"{entrant.name}: entry must read 'module:Class', got {entrant.entry!r}")
-    for name, value in entrant.params.items():
+    for name, value in entrant.settings.items():
         try:
             json.dumps(jsonable(value), allow_nan=False)
         except TypeError as error:

@@ -215,7 +215,7 @@ def _compared(comparison: Comparison) -> str:
     for row in comparison.rows:
         entrant = row.entrant
         sees = SEES.get(row.sees or "", "not declared" if row.sees is None else row.sees)
-        params = ", ".join(f"{name}={value!r}" for name, value in entrant.params.items()) or "defaults"
+        params = ", ".join(f"{name}={value!r}" for name, value in entrant.settings.items()) or "defaults"
         kind = _KINDS.get(row.kind or "", row.kind or "")
         cells.append([_name(comparison, row), _whole(role(row)), escape(sees), f"<code>{escape(params)}</code>"])
         cells[-1].append(f"<code>{escape(entrant.entry)}</code>" + (f"<br>{escape(kind)}" if kind else ""))

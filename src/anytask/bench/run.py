@@ -452,7 +452,7 @@ class _Job:
             entrant_name=entrant.name,
             entry=entrant.entry,
             seed=item.seed,
-            params=jsonable(dict(entrant.params)),
+            params=jsonable(entrant.settings),
             role=entrant.role,
             system=entrant.key,
             settings=jsonable(dict(self.options)),

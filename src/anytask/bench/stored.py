@@ -121,7 +121,7 @@ def stored_comparison(record: Record, runs: Mapping[str, Run]) -> StoredComparis
         Its ``report`` is the one that :func:`anytask.bench.compare` writes.
     """
     body = record.body
-    entrants = tuple(Entrant(**fields) for fields in body["entrants"])
+    entrants = tuple(Entrant.of(**fields) for fields in body["entrants"])
     pairs = [(seed, entrant) for seed in body["seeds"] for entrant in entrants]
     items = tuple(PlanItem(entrant, seed, key) for (seed, entrant), key in zip(pairs, body["keys"], strict=True))
     found = [
@@ -213,7 +213,7 @@ def _entrant_fields(entrant: Entrant) -> dict[str, Any]:
     return {
         "name": entrant.name,
         "entry": entrant.entry,
-        "params": dict(entrant.params),
+        "params": entrant.settings,
         "role": entrant.role,
         "key": entrant.key,
     }
@@ -244,7 +244,7 @@ def _loose(identity: str, runs: list[Run]) -> tuple[Record, dict[str, Run]]:
     keys: dict[tuple[int, str], str] = {}
     for run in runs:
         name = names[run.entrant_name, run.entry, json.dumps(run.params, sort_keys=True)]
-        fields = _entrant_fields(Entrant(name, run.entry, run.params, run.role, run.system))  # type: ignore[arg-type]
+        fields = _entrant_fields(Entrant.of(name, run.entry, run.params, run.role, run.system))  # type: ignore[arg-type]
         entrants.setdefault(name, fields)
         keys[run.seed, name] = run.key
     seeds = sorted({run.seed for run in runs})

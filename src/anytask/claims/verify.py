@@ -118,7 +118,7 @@ def _evidence(
                 "problem": problem.key,
                 "data": str(e.data) if isinstance(e.data, (str, Path)) else type(e.data).__name__,
                 "options": dict(e.options),
-                "entrants": [{"name": x.name, "entry": x.entry, "params": dict(x.params)} for x in e.entrants],
+                "entrants": [{"name": x.name, "entry": x.entry, "params": x.settings} for x in e.entrants],
             }
             for e, problem, _ in tables.values()
         ],

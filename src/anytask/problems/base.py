@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,8 +26,21 @@ class Metric:
 class Entrant:
     """One row of a comparison: a class, its constructor arguments, and the part it plays.
 
-    ``name`` is unique within a comparison ("tame", "fine-tuning", "tame (k=0.5)"); ``entry`` is "module:Class";
-    ``params`` are JSON-able constructor arguments; ``key`` is the catalogue key where the class is a system.
+    Attributes
+    ----------
+    name : str
+        Unique within a comparison ("tame", "fine-tuning", "tame (k=0.5)").
+    entry : str
+        "module:Class".
+    params : mapping
+        JSON-able constructor arguments.
+    role : {"system", "baseline", "ablation"}
+    key : str or None
+        The catalogue key where the class is a system.
+    preset : str or None
+        One of the class's ``PRESETS``; None leaves the choice to the problem.
+    after : mapping
+        Parameters that are set on the fitted system, so that variants of inference share one training.
     """
 
     name: str
@@ -34,11 +48,52 @@ class Entrant:
     params: Mapping[str, Any] = field(default_factory=dict)
     role: Role = "system"
     key: str | None = None
+    preset: str | None = None
+    after: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, entry: str, params: Mapping[str, Any], role: Role, key: str | None) -> Entrant:
+        """Return the entrant whose :attr:`settings` are ``params``, as a store keeps them."""
+        params = dict(params)
+        preset, after = params.pop("preset", None), params.pop("after", {})
+        return cls(name, entry, params, role, key, preset, after)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that distinguishes it from another entrant of the same class, in one mapping."""
+        preset = {} if self.preset is None else {"preset": self.preset}
+        return {**self.params, **preset, **({"after": dict(self.after)} if self.after else {})}
 
     def load(self) -> type:
         """Import the class."""
         module, name = self.entry.split(":")
         return getattr(importlib.import_module(module), name)
+
+    def preset_or(self, default: str | None) -> str | None:
+        """Return the preset that it is made with, where a problem's own choice is ``default``."""
+        chosen = self.preset or self.params.get("preset")
+        return default if chosen is None and default in getattr(self.load(), "PRESETS", {}) else chosen
+
+    def make(self, default_preset: str | None = None, **given: Any) -> Any:
+        """Return a new object of the class.
+
+        Parameters
+        ----------
+        default_preset : str, optional
+            The preset where the entrant names none; left aside by classes that have no such preset.
+        **given
+            What the problem settles (seed, batch size, ...): left aside where the class has no such argument, and
+            overridden by the entrant's own ``params``.
+        """
+        cls: Any = self.load()
+        known = inspect.signature(cls).parameters
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in known.values())
+        params = {**{k: v for k, v in given.items() if k in known or takes_all}, **self.params}
+        params.pop("preset", None)
+        preset = self.preset_or(default_preset)
+        if preset is None:
+            return cls(**params)
+        return cls.from_preset(preset, **params) if hasattr(cls, "from_preset") else cls(preset=preset, **params)
 
 
 @dataclass

@@ -387,10 +387,9 @@ class TaskStream(Problem):
         stream = data.stream(seed)
         cls = entrant.load()
         level = min(_ACCESS.index(getattr(cls, "sees", "none")), IDENTITY.index(data.options.identity))
-        settings = {**_settings_for(cls, stream.facts), **entrant.params, "seed": seed}
-        if "preset" not in settings and "small" in getattr(cls, "PRESETS", {}):
-            settings["preset"] = "small"
-        walk = _Walk(cls(**settings), stream, _ACCESS[level])
+        preset = entrant.preset_or("small")
+        model = entrant.make("small", **_settings_for(cls, stream.facts), seed=seed)
+        walk = _Walk(model, stream, _ACCESS[level])
         R = walk.through(progress or (lambda share: None))
 
         metrics = stream_metrics(R, stream.visits)
@@ -407,10 +406,10 @@ class TaskStream(Problem):
             details["borders_found"] = found
         if hasattr(model, "n_experts_"):
             metrics["experts"] = float(model.n_experts_)
-        details["preset"] = settings.get("preset")
+        details["preset"] = preset
         notes = [f"Was shown of the tasks: {walk.access}."]
-        if "preset" in settings and "preset" not in entrant.params:
-            notes.append(f"Used the preset {settings['preset']!r}.")
+        if preset and preset != entrant.preset_or(None):
+            notes.append(f"Used the preset {preset!r}.")
         cost = {"train_seconds": walk.train_seconds, "predict_seconds": walk.predict_seconds, "labels": walk.n_labels()}
         if hasattr(model, "cost"):
             cost |= {name: float(value) for name, value in model.cost().items()}
