@@ -13,6 +13,7 @@ import pytest
 import anytask
 from anytask import catalogue
 from anytask.catalogue import FAMILIES, PROBLEMS, SYSTEMS, Card, UnknownSystem, as_dict, get, load, search, state
+from anytask.core.discovery import published
 
 KEYS = [
     "tame",
@@ -96,26 +97,28 @@ KEYS = [
 EXTRAS = {None, "graphs", "control", "agents", "synthesis", "imagegen", "app", "ray", "text"}
 AVAILABLE = [card for card in SYSTEMS if state(card) == "available"]
 
+OTTER = "__all__ = ['Otter']\nclass Otter: pass\n"
+
 each_card = pytest.mark.parametrize("card", SYSTEMS, ids=KEYS)
 
 
 @pytest.fixture
 def family(monkeypatch, tmp_path):
-    """Add a throw-away family ``anytask.zoo`` that publishes the given names, and return its folder."""
+    """Add a throw-away family ``anytask.zoo`` of modules with the given sources, and return its folder."""
     folder = tmp_path / "zoo"
     monkeypatch.setattr(anytask, "__path__", [*anytask.__path__, str(tmp_path)])
 
-    def add(**names):
+    def add(**sources):
         folder.mkdir(exist_ok=True)
-        (folder / "__init__.py").write_text(
-            f"from anytask.core.lazy import lazy\n_LAZY = {names!r}\n__getattr__, __dir__ = lazy(__name__, _LAZY)\n"
-        )
-        catalogue._published.cache_clear()
+        publishing = "from anytask.core.discovery import publish\n__getattr__, __dir__ = publish(__name__)\n"
+        for name, source in {"__init__": publishing, **sources}.items():
+            (folder / f"{name}.py").write_text(source)
+        published.cache_clear()
         importlib.invalidate_caches()
         return folder
 
     yield add
-    catalogue._published.cache_clear()
+    published.cache_clear()
     for name in [name for name in sys.modules if name.startswith("anytask.zoo")]:
         del sys.modules[name]
 
@@ -263,24 +266,19 @@ def test_unknown_family_or_problem_lists_the_valid_ones():
         search(problem="streams")
 
 
-def test_a_system_is_planned_until_its_family_its_name_and_its_module_are_there(family):
+def test_a_system_is_planned_until_a_module_of_its_family_publishes_its_class(family):
     card = zoo_card("Otter")
     assert state(card) == "planned"  # no family
-    family(Badger="badger")
-    assert state(card) == "planned"  # the family doesn't publish the name
-    family(Otter="otter")
-    assert state(card) == "planned"  # the name is published, its module is not written yet
-
-
-def test_a_system_is_available_when_its_module_is_there(family):
-    (family(Otter="otter") / "otter.py").write_text("raise RuntimeError('state() must not run this')")
-    assert state(zoo_card("Otter")) == "available"
+    family(badger=OTTER.replace("Otter", "Badger"))
+    assert state(card) == "planned"  # another system
+    family(otter="class Otter: pass")
+    assert state(card) == "planned"  # the class is there, and not published
+    family(otter=f"{OTTER}raise RuntimeError('state() must not run this')")
+    assert state(card) == "available"
 
 
 def test_a_family_that_needs_a_missing_package_is_listed_all_the_same(family):
-    folder = family(Otter="otter")
-    (folder / "otter.py").write_text("class Otter: pass")
-    with (folder / "__init__.py").open("a") as file:
+    with (family(otter=OTTER) / "__init__.py").open("a") as file:
         file.write("import a_module_nobody_wrote\n")
     assert state(zoo_card("Otter")) == "available"
     with pytest.raises(ImportError, match=r"needs the module 'a_module_nobody_wrote'.*pip install 'anytask\[text\]'"):
@@ -293,32 +291,22 @@ def test_loading_a_planned_system_says_that_it_is_planned(family):
         load(zoo_card("Otter"))
 
 
-@pytest.fixture
-def zoo_with(family):
-    """Add a family whose module ``otter`` has the given source, published through :func:`anytask.core.lazy.lazy`."""
-
-    def add(source):
-        (family(Otter="otter") / "otter.py").write_text(source)
-
-    return add
-
-
-def test_load_returns_the_published_class(zoo_with):
-    zoo_with("class Otter: pass")
+def test_load_returns_the_published_class(family):
+    family(otter=OTTER)
     assert load(zoo_card("Otter")).__module__ == "anytask.zoo.otter"
 
 
 @pytest.mark.parametrize(("extra", "wanted"), [("text", "anytask[text]"), (None, "anytask")])
-def test_load_names_the_extra_of_a_missing_package(zoo_with, extra, wanted):
-    zoo_with("import a_module_nobody_wrote.deep")
+def test_load_names_the_extra_of_a_missing_package(family, extra, wanted):
+    family(otter=f"import a_module_nobody_wrote.deep\n{OTTER}")
     with pytest.raises(ImportError) as caught:
         load(zoo_card("Otter", extra))
     assert caught.value.name == "a_module_nobody_wrote"
     assert f"pip install '{wanted}'" in str(caught.value)
 
 
-def test_load_passes_on_a_fault_of_the_package_itself(zoo_with):
-    zoo_with("import anytask.a_module_nobody_wrote")
+def test_load_passes_on_a_fault_of_the_package_itself(family):
+    family(otter=f"import anytask.a_module_nobody_wrote\n{OTTER}")
     with pytest.raises(ModuleNotFoundError, match=r"No module named 'anytask\.a_module_nobody_wrote'"):
         load(zoo_card("Otter", "text"))
 

@@ -20,15 +20,12 @@ anytask.catalogue.UnknownSystem: unknown system 'tme'; did you mean 'tame'?
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib
-import importlib.util
 from dataclasses import dataclass, fields
-from functools import lru_cache
-from importlib.abc import SourceLoader
-from pathlib import Path
 from typing import Any, Literal
+
+from anytask.core.discovery import published
 
 __all__ = ["FAMILIES", "PROBLEMS", "SYSTEMS", "Card", "UnknownSystem", "as_dict", "get", "load", "search", "state"]
 
@@ -562,8 +559,8 @@ def search(text: str | None = None, family: str | None = None, problem: str | No
 def state(card: Card) -> Literal["available", "planned"]:
     """Say whether the package holds the system, without importing the system itself.
 
-    A system is available when its family publishes the class's name and the module that defines it is there. The
-    extra it needs may still be missing: :func:`load` says so.
+    A system is available when a module of its family lists the class in ``__all__``. The extra it needs may still be
+    missing: :func:`load` says so.
 
     Parameters
     ----------
@@ -580,21 +577,7 @@ def state(card: Card) -> Literal["available", "planned"]:
     'planned'
     """
     package, _, name = card.entry.partition(":")
-    return "available" if name in _published(package) else "planned"
-
-
-@lru_cache
-def _published(package: str) -> frozenset[str]:
-    """Return the public names of a family whose modules are there, without importing it: that may need an extra."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not isinstance(spec.loader, SourceLoader):
-        return frozenset()
-    for node in ast.parse(spec.loader.get_source(package) or "").body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "_LAZY" for t in node.targets):
-            folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
-            modules = {name: module.replace(".", "/") + ".py" for name, module in ast.literal_eval(node.value).items()}
-            return frozenset(name for name, file in modules.items() if any((f / file).is_file() for f in folders))
-    return frozenset()
+    return "available" if name in published(package) else "planned"
 
 
 def load(card: Card) -> type:

@@ -13,9 +13,6 @@ try:
 except ImportError as error:
     raise ImportError("the browser application needs Dash: pip install 'anytask[app]'") from error
 
-from anytask.core.lazy import lazy
+from anytask.core.discovery import publish
 
-_LAZY = {"make_app": "server", "serve": "server", "Page": "server", "Settings": "server"}
-
-__getattr__, __dir__ = lazy(__name__, _LAZY)
-__all__ = sorted(_LAZY)
+__getattr__, __dir__ = publish(__name__)

@@ -6,19 +6,6 @@ Examples
 >>> compare("task-stream", data="digits", systems=["tame", "prd"], seeds=5).table()  # doctest: +SKIP
 """
 
-from anytask.core.lazy import lazy
+from anytask.core.discovery import publish
 
-_LAZY = {
-    # A submodule must not carry the name of a published function: importing it would put the module in its place.
-    "compare": "comparison",
-    "Comparison": "comparison",
-    "Run": "store",
-    "RunStore": "store",
-    "Plan": "planning",
-    "plan": "planning",
-    "execute": "run",
-    "write_report": "report",
-}
-
-__getattr__, __dir__ = lazy(__name__, _LAZY)
-__all__ = sorted(_LAZY)
+__getattr__, __dir__ = publish(__name__)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from anytask.bench.wording import TerminalTable
 
+__all__ = ["Comparison", "compare"]
+
 #: Level below which a Holm-adjusted p value counts as a difference.
 ALPHA = 0.05
 

@@ -22,6 +22,8 @@ import anytask
 from anytask.bench.store import jsonable
 from anytask.problems.base import Entrant, Problem
 
+__all__ = ["Plan", "plan"]
+
 
 @dataclass(frozen=True)
 class PlanItem:

@@ -30,6 +30,8 @@ from anytask.core.files import write_whole
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+__all__ = ["write_report"]
+
 logger = logging.getLogger(__name__)
 
 #: What a system that declares ``sees`` is told of the task, in words.

@@ -33,6 +33,8 @@ from anytask.bench.planning import Plan, PlanItem
 from anytask.bench.store import Run, RunStore, jsonable
 from anytask.problems.base import Problem
 
+__all__ = ["execute"]
+
 logger = logging.getLogger(__name__)
 
 Backend = Literal["loky", "threading", "sequential", "ray", "dask"]

@@ -19,6 +19,8 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+__all__ = ["Run", "RunStore"]
+
 Status = Literal["done", "failed"]
 State = Literal["running", "done", "stopped", "interrupted"]
 

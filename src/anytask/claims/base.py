@@ -21,6 +21,9 @@ from anytask.problems.base import Entrant, Problem
 Judgement = Literal["shown", "not shown", "contradicted"]
 
 
+__all__ = ["Beats", "Claim", "Experiment", "Reaches", "Steadier"]
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One comparison inside a claim.

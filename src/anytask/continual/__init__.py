@@ -4,20 +4,6 @@ All of them are scikit-learn estimators with ``partial_fit(X, y, task=None)``, `
 around a :class:`torch.nn.Module` backbone; :mod:`anytask.continual.base` states the protocol.
 """
 
-from anytask.core.lazy import lazy
+from anytask.core.discovery import publish
 
-_LAZY = {
-    "ContinualClassifier": "base",
-    "TAME": "tame",
-    "PRD": "prd",
-    "GKCL": "gkcl",
-    "FineTuning": "baselines",
-    "JointTraining": "baselines",
-    "ExperienceReplay": "baselines",
-    "LwF": "baselines",
-    "NearestClassMean": "baselines",
-    "CosineFineTuning": "cosine",
-}
-
-__getattr__, __dir__ = lazy(__name__, _LAZY)
-__all__ = sorted(_LAZY)
+__getattr__, __dir__ = publish(__name__)

@@ -26,6 +26,8 @@ from anytask.core.persistence import load_tree, save_tree
 from anytask.core.rng import derive, isolated
 from anytask.core.rollback import rollback
 
+__all__ = ["ContinualClassifier"]
+
 #: What a learner may be told of the task, from least to most.
 ACCESS = ("none", "boundary", "train", "test")
 

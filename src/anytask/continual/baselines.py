@@ -20,6 +20,8 @@ from anytask.continual.parts.stream import Reservoir, content_keys
 from anytask.core.rng import derive, isolated
 from anytask.models.build import Backbone, build_backbone
 
+__all__ = ["ExperienceReplay", "FineTuning", "JointTraining", "LwF", "NearestClassMean"]
+
 
 class GrowingClassifier(nn.Module):
     """A body, and a linear head with one row per class seen so far.

@@ -15,6 +15,8 @@ from anytask.continual.parts.views import Augment, make_augment
 from anytask.core.rng import derive
 from anytask.models.build import Backbone, build_backbone
 
+__all__ = ["CosineFineTuning"]
+
 
 class CosineFineTuning(ContinualClassifier):
     """Cross-entropy on cosines with one prototype per class, and nothing against forgetting.

@@ -17,6 +17,8 @@ from anytask.core.rng import derive
 from anytask.models.build import MLP, Backbone, build_backbone
 from anytask.parts.contrastive import supcon
 
+__all__ = ["PRD"]
+
 
 class PRD(ContinualClassifier):
     """Prototype-Sample Relation Distillation (Asadi et al., 2023).

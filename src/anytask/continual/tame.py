@@ -24,6 +24,8 @@ from anytask.core.rng import derive, isolated
 from anytask.core.rollback import rollback
 from anytask.models.build import Backbone, build_backbone
 
+__all__ = ["TAME"]
+
 logger = logging.getLogger(__name__)
 
 

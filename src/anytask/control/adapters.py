@@ -19,6 +19,8 @@ from anytask.control.base import BatchedEnv, Obs, replaced
 from anytask.control.envs import ENVIRONMENTS, batched_class
 from anytask.core.devices import resolve_device
 
+__all__ = ["make"]
+
 
 def make(
     env: str | VectorEnv | gymnasium.Env | Callable[..., Any],

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from anytask.control.parts.counter_rng import CounterRandom
 
+__all__ = ["BatchedEnv", "Policy", "SingleEnv"]
+
 Obs: TypeAlias = "Tensor | dict[str, Tensor]"
 
 
@@ -75,6 +77,7 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
     rows of ``_final_obs``) and ``episode`` = ``{"r": return, "l": length}`` (n,).
     """
 
+    env_id: ClassVar[str | None] = None  # Gymnasium id of the class, for the environments of this package
     STATE: ClassVar[tuple[str, ...]] = ()  # attributes that hold the world's state, each (n, ...)
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's own form)
 

@@ -15,6 +15,16 @@ from anytask.control.parts.imitation import Source
 from anytask.core.rng import derive
 from anytask.datasets.episodes import OBSERVATION, Episodes
 
+__all__ = [
+    "ExpertOnly",
+    "GoalConditioned",
+    "MixedData",
+    "OracleSelection",
+    "PretrainFinetune",
+    "PriorOnly",
+    "RandomSubset",
+]
+
 
 class ExpertOnly(Imitator):
     """Imitate the demonstrations alone.

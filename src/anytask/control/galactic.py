@@ -15,6 +15,8 @@ from anytask.control.ppo import PPO
 from anytask.control.rollout import EpisodeResults, evaluate
 from anytask.control.stepping import stepper
 
+__all__ = ["Galactic"]
+
 
 class Galactic(PPO):
     """Galactic (Berges et al., 2023): rearrangement by plain reinforcement learning, made feasible by fast simulation.

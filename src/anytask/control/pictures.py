@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from PIL import Image
 
+__all__ = ["filmstrip", "learning_curves"]
+
 _INK, _LINE = "#2b3138", "#e3e7eb"
 
 

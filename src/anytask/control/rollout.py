@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from anytask.datasets.episodes import Episodes
 
+__all__ = ["EpisodeResults", "collect", "evaluate", "record"]
+
 #: Copies that play side by side where the caller names an environment by its id.
 _COPIES = 64
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from anytask.control.base import BatchedEnv, Obs, replaced
 
+__all__ = ["OverlappedStepper"]
+
 _Results = tuple[Any, Any, Any, Any, dict[str, Any]]
 
 

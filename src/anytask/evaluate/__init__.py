@@ -5,18 +5,6 @@ All of them follow ``evaluate(model, data) -> Result`` with ``Result.table()``, 
 which models are taken.
 """
 
-from anytask.core.lazy import lazy
+from anytask.core.discovery import publish
 
-_LAZY = {
-    "Result": "base",
-    "as_predictor": "nero.adapters",
-    "NERO": "nero",
-    "evaluate": "nero",
-    "NeroResult": "nero.result",
-    "cyclic": "nero",
-    "make_group": "nero",
-    "reduce_orbits": "nero.reduction",
-}
-
-__getattr__, __dir__ = lazy(__name__, _LAZY)
-__all__ = sorted(_LAZY)
+__getattr__, __dir__ = publish(__name__)

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+__all__ = ["Result"]
+
 
 class Result(ABC):
     """What an evaluation found: a table to read, a figure to look at, and a folder to keep it in.

@@ -21,6 +21,8 @@ from anytask.lm.option_scoring import RULES, Rule, check_options, score_options
 from anytask.lm.prompting import Demonstration, PromptTemplate
 from anytask.lm.protocol import require
 
+__all__ = ["Pipeline"]
+
 Retrieval = Literal["random", "fixed", "similar", "bm25"]
 
 

@@ -28,6 +28,8 @@ from anytask.models.build import MLP
 from anytask.models.loading import quiet_loading
 from anytask.parts.contrastive import dot_scores, info_nce
 
+__all__ = ["UDR"]
+
 logger = logging.getLogger(__name__)
 
 

@@ -14,6 +14,8 @@ from anytask.core.rng import derive
 from anytask.incontext.pool import Annotate, Confidence, NearestVote, Pool, Selection, as_pool
 from anytask.lm.search import knn_graph
 
+__all__ = ["VoteK"]
+
 # Scores within this relative distance of the best are compared exactly: rounding never decides a pick.
 _NEAR = 1e-9
 _TINY = 1e-280

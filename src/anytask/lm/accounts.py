@@ -10,6 +10,8 @@ from types import TracebackType
 
 from anytask.lm.protocol import BudgetExceeded
 
+__all__ = ["Accounts", "Budget"]
+
 
 @dataclass(frozen=True)
 class Tally:

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from anytask.lm.protocol import LMError, OptionScore
 
+__all__ = ["ReplyCache"]
+
 Mode = Literal["off", "read", "write", "replay-only"]
 
 

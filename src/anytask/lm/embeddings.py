@@ -15,6 +15,8 @@ import numpy as np
 
 from anytask.models.loading import quiet_loading
 
+__all__ = ["Embedder"]
+
 _Progress = bool | Callable[[float], None]
 
 

@@ -31,6 +31,8 @@ from anytask.lm.protocol import (
 )
 from anytask.lm.structured import parse_reply, repair_request, schema_of
 
+__all__ = ["Endpoint"]
+
 _log = logging.getLogger(__name__)
 _RETRIED = frozenset({408, 409, 429})
 _FINISH = ("stop", "length", "tool_calls", "content_filter")

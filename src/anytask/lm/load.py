@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+__all__ = ["load_lm"]
+
 
 def load_lm(spec: str | os.PathLike[str], **options: Any) -> Any:
     """Make a language model from a short description.

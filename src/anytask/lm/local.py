@@ -36,6 +36,8 @@ from anytask.models.loading import quiet_loading
 if TYPE_CHECKING:
     from anytask.lm.cache import ScoreCache
 
+__all__ = ["LocalLM"]
+
 Objective = Literal["causal", "seq2seq", "masked"]
 
 

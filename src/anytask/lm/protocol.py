@@ -17,6 +17,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+__all__ = [
+    "BudgetExceeded",
+    "Capabilities",
+    "ChatModel",
+    "ChatReply",
+    "ChatRequest",
+    "LMError",
+    "MissingCapability",
+    "OptionScore",
+    "ReplyError",
+    "ScoringModel",
+]
+
 Kind = Literal["http", "local", "tiny", "sim"]
 
 

@@ -19,6 +19,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+__all__ = ["BM25Index", "VectorIndex"]
+
 #: From this many vectors on, :func:`knn_graph` looks for neighbours approximately unless told otherwise.
 EXACT_GRAPH_LIMIT = 20_000
 

@@ -21,6 +21,8 @@ from anytask.lm.corpora import ATTRIBUTES, INSTRUCTIONS, AttributeLanguage, Labe
 if TYPE_CHECKING:
     from anytask.lm.local import LocalLM
 
+__all__ = ["TINY_MODELS", "load_tiny"]
+
 FOLDER = Path(__file__).parent / "tiny"
 PROBE_SHOTS = (0, 1, 2, 4, 8)
 

@@ -1,5 +1,5 @@
 """Backbones: small offline defaults, any ``torch.nn.Module``, or a Hugging Face checkpoint by name or folder."""
 
-from anytask.models.build import MLP, build_backbone
+from anytask.core.discovery import publish
 
-__all__ = ["MLP", "build_backbone"]
+__getattr__, __dir__ = publish(__name__)

@@ -12,10 +12,27 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from anytask.core.discovery import decorated, load
 from anytask.core.rng import isolated
 from anytask.models.loading import quiet_loading
 
-Backbone: TypeAlias = "None | str | nn.Module | Callable[[tuple[int, ...], int], nn.Module]"
+__all__ = ["MLP", "build_backbone"]
+
+Network: TypeAlias = Callable[[tuple[int, ...], int], nn.Module]
+Backbone: TypeAlias = None | str | nn.Module | Network
+
+
+def network(build: Network) -> Network:
+    """Make a function ``(input_shape, n_outputs) -> module`` known to :func:`build_backbone` by its name.
+
+    Any module under :mod:`anytask.models` may hold such functions: they are found from the files.
+
+    Examples
+    --------
+    >>> resnet18((3, 32, 32), 10).head.out_features
+    10
+    """
+    return build
 
 
 class MLP(nn.Module):
@@ -80,6 +97,7 @@ class PretrainedVision(nn.Module):
         return self.head(pooled.flatten(1))
 
 
+@network
 def resnet18(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
     """A randomly initialised ResNet-18 (transformers' own) for images of shape (channels, height, width)."""
     from transformers import ResNetConfig, ResNetModel
@@ -99,8 +117,8 @@ def build_backbone(
     Parameters
     ----------
     backbone : None, str, torch.nn.Module or callable
-        ``None``: an :class:`MLP`. ``"resnet18"``: a randomly initialised ResNet-18. Any other string: a Hugging Face
-        vision checkpoint, by name or folder, under a new linear layer. A module: a deep copy of it (its output
+        ``None``: an :class:`MLP`. The name of a :func:`network`, such as ``"resnet18"``. Any other string: a Hugging
+        Face vision checkpoint, by name or folder, under a new linear layer. A module: a deep copy of it (its output
         width must be ``n_outputs``).
         A callable: called as ``backbone(input_shape, n_outputs)``.
     input_shape : tuple of int
@@ -134,8 +152,8 @@ def build_backbone(
                 raise ValueError(
                     f"backbone {backbone!r} takes images (channels, height, width), got inputs of shape {input_shape}"
                 )
-            if backbone == "resnet18":
-                module = resnet18(input_shape, n_outputs)
+            if backbone in (named := decorated("anytask.models", "network")):
+                module = load(named[backbone])(input_shape, n_outputs)
             else:
                 from transformers import AutoModel
 

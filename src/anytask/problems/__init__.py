@@ -1,44 +1,35 @@
 """Kinds of problems: what the data look like, what is shown when, what is measured, and who must be beaten.
 
+A problem is there as soon as a class in one of these modules sets its ``key``.
+
 Examples
 --------
 >>> from anytask import problems
 >>> problems.KEYS[:3]
-('task-stream', 'few-shot-text', 'demonstration-selection')
+('demonstration-selection', 'equivariance', 'few-demos')
 """
 
 from __future__ import annotations
 
 import difflib
-import importlib
 
+from anytask.core.discovery import keyed, load
 from anytask.core.errors import BadData
 from anytask.problems.base import Entrant, Metric, Outcome, Problem
 
-_MODULES = {
-    "task-stream": "task_stream:TaskStream",
-    "few-shot-text": "few_shot_text:FewShotText",
-    "demonstration-selection": "demonstration_selection:DemonstrationSelection",
-    "prompt-compression": "prompt_compression:PromptCompression",
-    "prompt-search": "prompt_search:PromptSearch",
-    "few-demos": "few_demos:FewDemos",
-    "visuomotor": "visuomotor:Visuomotor",
-    "equivariance": "equivariance:Equivariance",
-    "rearrangement": "rearrangement:Rearrangement",
-}
+_PROBLEMS = keyed(__name__, "key")
 
 #: The keys of the problems.
-KEYS = tuple(_MODULES)
+KEYS = tuple(_PROBLEMS)
 
 
 def get(key: str) -> Problem:
     """Return the problem of this key; a ``ValueError`` with the nearest key if there is none."""
-    if key not in _MODULES:
+    if key not in _PROBLEMS:
         near = difflib.get_close_matches(key, KEYS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown problem {key!r}{hint} Problems: {', '.join(KEYS)}")
-    module, name = _MODULES[key].split(":")
-    return getattr(importlib.import_module(f"anytask.problems.{module}"), name)()
+    return load(_PROBLEMS[key])()
 
 
 __all__ = ["KEYS", "BadData", "Entrant", "Metric", "Outcome", "Problem", "get"]

@@ -1,12 +1,5 @@
 """Prompts: compression and search."""
 
-from anytask.core.lazy import lazy
+from anytask.core.discovery import publish
 
-_LAZY = {
-    "LLMLingua2": "llmlingua2",
-    "PromptQuine": "promptquine",
-    "TAPruning": "promptquine",
-}
-
-__getattr__, __dir__ = lazy(__name__, _LAZY)
-__all__ = sorted(_LAZY)
+__getattr__, __dir__ = publish(__name__)

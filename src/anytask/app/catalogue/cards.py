@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import ast
 import doctest
-import importlib.util
 import logging
 import math
 import re
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from dash import html
@@ -20,6 +18,7 @@ from anytask.app.catalogue.search import PROBLEM_WORDS
 from anytask.app.evidence_figure import evidence_figure
 from anytask.catalogue import FAMILIES, Card
 from anytask.core.colors import PALETTE
+from anytask.core.discovery import modules, published
 
 logger = logging.getLogger(__name__)
 
@@ -146,11 +145,10 @@ def snippet(entry: Card) -> str:
 
 
 def _example(package: str, name: str) -> str:
-    published = getattr(importlib.import_module(package), "_LAZY", {})
-    spec = importlib.util.find_spec(f"{package}.{published[name]}") if name in published else None
-    if spec is None or spec.origin is None:
+    module = published(package).get(name)
+    if module is None:
         return ""
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    tree = ast.parse(modules(package)[module].read_text(encoding="utf-8"))
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == name]
     text = ast.get_docstring(classes[0]) if classes else None
     if not text:

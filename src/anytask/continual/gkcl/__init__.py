@@ -28,6 +28,8 @@ from anytask.models.build import Backbone, PretrainedVision, build_backbone
 from anytask.parts.contrastive import supcon
 from anytask.parts.vae import ConditionalVAE, ConvDecoder, diagonal_gaussian_kl
 
+__all__ = ["GKCL"]
+
 KERNELS = ("linear", "polynomial", "rbf", "gaussian", "rff", "vrff")
 
 

@@ -22,6 +22,8 @@ from anytask.core.rng import derive
 from anytask.core.rollback import rollback
 from anytask.datasets.episodes import Episode, Episodes, Statistics
 
+__all__ = ["BehaviorRetrieval"]
+
 
 class BehaviorRetrieval(Imitator):
     """Behavior Retrieval (Du et al., 2023).

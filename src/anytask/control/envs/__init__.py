@@ -8,8 +8,11 @@ Importing this package (or :mod:`anytask.control`) registers them, so that ``gym
 
 from __future__ import annotations
 
-import importlib
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from anytask.core.discovery import keyed, load
 
 if TYPE_CHECKING:
     from anytask.control.base import BatchedEnv, SingleEnv
@@ -19,14 +22,8 @@ try:
 except ImportError as error:  # pragma: no cover - exercised in a process of its own
     raise ImportError("the control family needs Gymnasium: pip install 'anytask[control]'") from error
 
-#: Id -> where its batched class is.
-ENVIRONMENTS = {
-    "anytask/Reach-v0": "anytask.control.envs.reach:Reach",
-    "anytask/WalledReach-v0": "anytask.control.envs.reach:WalledReach",
-    "anytask/WaypointReach-v0": "anytask.control.envs.reach:WaypointReach",
-    "anytask/Rearrangement-v0": "anytask.control.envs.rearrangement:Rearrangement",
-    "anytask/FetchRearrangement-v0": "anytask.control.envs.rearrangement:FetchRearrangement",
-}
+#: Id -> where its batched class is: every class in these modules that sets its ``env_id``.
+ENVIRONMENTS = keyed(__name__, "env_id")
 
 
 def batched_class(env_id: str) -> type[BatchedEnv]:
@@ -37,8 +34,7 @@ def batched_class(env_id: str) -> type[BatchedEnv]:
     >>> batched_class("anytask/Reach-v0").__name__
     'Reach'
     """
-    module, name = ENVIRONMENTS[env_id].split(":")
-    return getattr(importlib.import_module(module), name)
+    return load(ENVIRONMENTS[env_id])
 
 
 def id_of(env: Any) -> str | None:
@@ -55,46 +51,22 @@ def id_of(env: Any) -> str | None:
     return next((env_id for env_id, its_entry in ENVIRONMENTS.items() if its_entry == entry), None)
 
 
-def _single(env_id: str, options: dict[str, Any]) -> SingleEnv:
+def __getattr__(name: str) -> Callable[..., SingleEnv]:
+    """Return what makes one environment of the id ``anytask/<name>``.
+
+    Gymnasium finds an entry point by its name, which keeps specs serialisable.
+    """
+    if f"anytask/{name}" not in ENVIRONMENTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return functools.partial(_single, f"anytask/{name}")
+
+
+def _single(env_id: str, **options: Any) -> SingleEnv:
     from anytask.control.base import SingleEnv
 
     return SingleEnv(batched_class(env_id), **options)
 
 
-# Gymnasium finds an entry point by its name, which keeps specs serialisable; hence one function per id.
-def single_reach(**options: Any) -> SingleEnv:
-    """Return one :class:`~anytask.control.envs.reach.Reach`."""
-    return _single("anytask/Reach-v0", options)
-
-
-def single_walled_reach(**options: Any) -> SingleEnv:
-    """Return one :class:`~anytask.control.envs.reach.WalledReach`."""
-    return _single("anytask/WalledReach-v0", options)
-
-
-def single_waypoint_reach(**options: Any) -> SingleEnv:
-    """Return one :class:`~anytask.control.envs.reach.WaypointReach`."""
-    return _single("anytask/WaypointReach-v0", options)
-
-
-def single_rearrangement(**options: Any) -> SingleEnv:
-    """Return one ``Rearrangement``."""
-    return _single("anytask/Rearrangement-v0", options)
-
-
-def single_fetch_rearrangement(**options: Any) -> SingleEnv:
-    """Return one ``FetchRearrangement``."""
-    return _single("anytask/FetchRearrangement-v0", options)
-
-
-_SINGLE = {
-    "anytask/Reach-v0": "single_reach",
-    "anytask/WalledReach-v0": "single_walled_reach",
-    "anytask/WaypointReach-v0": "single_waypoint_reach",
-    "anytask/Rearrangement-v0": "single_rearrangement",
-    "anytask/FetchRearrangement-v0": "single_fetch_rearrangement",
-}
-
 for _id, _entry in ENVIRONMENTS.items():
     if _id not in gymnasium.registry:
-        gymnasium.register(_id, entry_point=f"{__name__}:{_SINGLE[_id]}", vector_entry_point=_entry)
+        gymnasium.register(_id, entry_point=f"{__name__}:{_id.removeprefix('anytask/')}", vector_entry_point=_entry)

@@ -18,6 +18,8 @@ from anytask.core.rng import derive
 if TYPE_CHECKING:
     from anytask.datasets.episodes import Episodes
 
+__all__ = ["ScriptedReach", "demonstrations"]
+
 
 class ScriptedReach:
     """A policy that knows the way in any of the reach worlds, and how well it walks can be chosen.

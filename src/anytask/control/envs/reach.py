@@ -217,6 +217,7 @@ class Reach(PlanarReach):
     ([1.0, 0.0, 0.0], [True, False, False], True)
     """
 
+    env_id = "anytask/Reach-v0"
     start = (-0.7, -0.7)
 
     @property
@@ -251,6 +252,7 @@ class WalledReach(PlanarReach):
     True
     """
 
+    env_id = "anytask/WalledReach-v0"
     start = (-0.7, 0.0)
     # The outer walls end beyond the edge of the world, so that there is no way along it.
     walls = ((-0.05, -0.38, 0.05, 0.38), (-0.05, 0.62, 0.05, 1.1), (-0.05, -1.1, 0.05, -0.62))
@@ -320,6 +322,7 @@ class WaypointReach(PlanarReach):
     (True, (-1.5, 1.0))
     """
 
+    env_id = "anytask/WaypointReach-v0"
     arena = 2.0
     step_length = 0.1
     default_start_width = 0.6

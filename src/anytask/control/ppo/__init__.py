@@ -38,6 +38,8 @@ from anytask.core.persistence import load_tree, save_tree
 from anytask.core.rng import derive, isolated
 from anytask.core.rollback import rollback
 
+__all__ = ["PPO"]
+
 _log = logging.getLogger(__name__)
 
 

@@ -28,6 +28,8 @@ from anytask.core.rng import derive
 from anytask.core.rollback import rollback
 from anytask.datasets.episodes import Episodes
 
+__all__ = ["RL100"]
+
 Progress = Callable[[float], None]
 
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from anytask.control.rl100 import RL100
 from anytask.control.rl100.diffusion import DenoisingMLP, Net, Process, gaussian_log_prob
 
+__all__ = ["GaussianBC"]
+
 
 class GaussianNet(nn.Module):
     """A perceptron from features to the mean of a Gaussian, with one learned standard deviation per action entry."""

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from anytask.evaluate.nero.detail import detail_figure, picture
-from anytask.evaluate.nero.layouts import error_tiles, orbit_figure
+from anytask.evaluate.nero.detail import detail_figure as detail_figure
+from anytask.evaluate.nero.detail import picture as picture
+from anytask.evaluate.nero.layouts import error_tiles
+from anytask.evaluate.nero.layouts import orbit_figure as orbit_figure
 from anytask.evaluate.nero.look import SOFT, bold, chosen_models, colour_axis, style
 from anytask.evaluate.nero.result import NeroResult
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-__all__ = ["aggregate_figure", "detail_figure", "individual_figure", "orbit_figure", "picture", "sample_map"]
 
 
 def aggregate_figure(

@@ -15,8 +15,6 @@ from anytask.evaluate.nero.outputs import Reading
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Detail", "ElementView", "Failure", "ModelPart", "SampleOrbit"]
-
 
 @dataclass(frozen=True)
 class Failure:

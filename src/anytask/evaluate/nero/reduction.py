@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+__all__ = ["reduce_orbits"]
+
 logger = logging.getLogger(__name__)
 
 METHODS = ("pca", "ica", "isomap", "tsne", "umap")

@@ -10,7 +10,7 @@ import numpy as np
 
 from anytask.evaluate.base import Result
 from anytask.evaluate.nero.adapters import to_numpy
-from anytask.evaluate.nero.metrics import Detection, Task, error_maps
+from anytask.evaluate.nero.metrics import Task, error_maps
 from anytask.evaluate.nero.outputs import move_targets
 from anytask.evaluate.nero.records import Detail, ElementView, Failure, ModelPart, SampleOrbit
 from anytask.evaluate.nero.saving import SAVED_AS, arguments_of, tree_of
@@ -20,6 +20,8 @@ from anytask.evaluate.parts.transforms import Transforms
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+__all__ = ["NeroResult"]
 
 Reference = Literal["truth", "consensus"]
 
@@ -434,6 +436,3 @@ class NeroResult(Result):
         if not -len(self) <= sample < len(self):
             raise ValueError(f"there are {len(self)} samples, got {sample}")
         return int(sample) % len(self)
-
-
-__all__ = ["Detail", "Detection", "ElementView", "Failure", "ModelPart", "NeroResult", "SampleOrbit"]

@@ -17,6 +17,8 @@ from anytask.lm.option_scoring import RULES, calibrate, check_options, score_opt
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
 from anytask.lm.protocol import ChatRequest, MissingCapability, require
 
+__all__ = ["GPT3"]
+
 Scoring = Literal["mean", "sum", "bytes", "unconditional", "generate", "cloze"]
 CONTENT_FREE = ("N/A", "[MASK]", "")
 

@@ -15,7 +15,7 @@ from anytask.lm.sim.language import classify, compress, read_value
 from anytask.lm.sim.reasoning import STEPS, Arithmetic, check, facts
 from anytask.lm.sim.skill import Ability, Outcomes, uniform
 
-__all__ = ["Ability", "SimulatedChat"]
+__all__ = ["SimulatedChat"]
 
 LEVELS = {"weak": -1.0, "medium": 0.0, "strong": 1.0}
 

@@ -22,6 +22,8 @@ from anytask.prompts.llmlingua2.target_tokens import TargetTokens
 from anytask.prompts.llmlingua2.token_probabilities import keep_probabilities
 from anytask.prompts.llmlingua2.words import ChunkWords, as_contexts, compression, unchanged, write_contexts
 
+__all__ = ["LLMLingua2"]
+
 
 class LLMLingua2(KeepClassifier):
     """Shorten prompts and contexts two- to five-fold by deleting words; nothing is rewritten.

@@ -15,6 +15,8 @@ from anytask.prompts.parts.evaluators import Evaluator, Score, VerbalizerEvaluat
 from anytask.prompts.parts.prunable import PrunablePrompt
 from anytask.prompts.promptquine.evolution import MaskEvolution, read_json, write_json
 
+__all__ = ["PromptQuine", "TAPruning"]
+
 
 def accepts(s: float, best: float, theta: float) -> bool:
     """Threshold accepting: is a score ``s`` close enough to the ``best`` so far?

@@ -20,6 +20,8 @@ from anytask.core.rng import derive
 if TYPE_CHECKING:
     from anytask.control.rollout import EpisodeResults
 
+__all__ = ["FetchRearrangement", "Rearrangement", "play_all"]
+
 TASKS = ("pick", "rearrange", "simple-place")
 _CONTACT = 1e-4  # metres by which boxes may overlap and still only touch
 
@@ -159,6 +161,7 @@ class Rearrangement(BatchedEnv):
     motion that parts it.
     """
 
+    env_id = "anytask/Rearrangement-v0"
     STATE: ClassVar[tuple[str, ...]] = (
         "configuration", "effector", "frame", "objects", "held", "held_clear", "contact", "picked", "target",
         "goal", "object_start", "stage", "episode", "cursor", "disabled", "last_action", "object_distance",
@@ -799,6 +802,8 @@ class Rearrangement(BatchedEnv):
 
 class FetchRearrangement(Rearrangement):
     """:class:`Rearrangement` with the Fetch robot unless told otherwise; ``anytask/FetchRearrangement-v0``."""
+
+    env_id = "anytask/FetchRearrangement-v0"
 
     def __init__(self, num_envs: int = 1, *, robot: str | Robot = "fetch", **options: Any) -> None:
         super().__init__(num_envs, robot=robot, **options)
