@@ -357,9 +357,6 @@ def test_json_is_strict_and_holds_the_series_only_on_demand():
     ("settings", "words"),
     [
         ({}, "[Entrant.of('tame', 'toy_problem:Guess', {'level': 0.8}, 'system', None)], seeds=2)"),
-            {},
-            "compare(Toy(), 'toy', [Entrant.of('tame', 'toy_problem:Guess', {'level': 0.8}, 'system', None)], seeds=2)",
-        ),
         ({"seeds": [4, 9], "baselines": False, "rows": 5}, "seeds=[4, 9], baselines=False, rows=5)"),
     ],
 )

@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 from collections import Counter
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -116,13 +117,21 @@ def entrant(cls: type, **params: Any) -> Entrant:
     return Entrant(cls.__name__.lower(), f"{__name__}:{cls.__name__}", params)
 
 
+@dataclass(frozen=True)
+class Handed(Entrant):
+    """An entrant whose class is handed over as it is: test modules are not always importable by name."""
+
+    cls: type = object
+
+    def load(self) -> type:
+        return self.cls
+
+
 def run(cls: type, seed: int = 0, **options: Any) -> Any:
     options = {"scale": "none", "epochs": 2, **options}
     load_from = options.pop("source", blobs())
     params = options.pop("params", {})
-    # The class is handed over as it is: test modules are not always importable by name.
-    given = SimpleNamespace(name=cls.__name__, params=params, load=lambda: cls)
-    return PROBLEM.run(given, PROBLEM.load(load_from, **options), seed)  # type: ignore[arg-type]
+    return PROBLEM.run(Handed(cls.__name__, "", params, cls=cls), PROBLEM.load(load_from, **options), seed)
 
 
 # -- metrics ------------------------------------------------------------------------------------------------------
@@ -420,7 +429,7 @@ def test_test_rows_never_reach_partial_fit(scenario: str) -> None:
 def test_refuses_learners_that_need_more_than_is_shown() -> None:
     def reason(cls: type, identity: str) -> str | None:
         data = PROBLEM.load(blobs(), identity=identity)
-        return PROBLEM.refuses(SimpleNamespace(name="spy", load=lambda: cls), data)  # type: ignore[arg-type]
+        return PROBLEM.refuses(Handed("spy", "", cls=cls), data)
 
     for cls, least in ((Blind, 0), (BoundarySpy, 1), (TrainSpy, 2), (TestSpy, 3)):
         assert [reason(cls, identity) is None for identity in IDENTITY] == [i >= least for i in range(4)]
@@ -487,9 +496,9 @@ def test_settings_parameters_seed_and_preset_reach_the_constructor() -> None:
 def test_same_seed_same_outcome_and_progress_grows_to_one() -> None:
     shares: list[float] = []
     data = PROBLEM.load("iris", epochs=1)
-    given = SimpleNamespace(name="blind", params={}, load=lambda: Blind)
-    first = PROBLEM.run(given, data, 1, shares.append)  # type: ignore[arg-type]
-    second = PROBLEM.run(given, pickle.loads(pickle.dumps(data)), 1)  # type: ignore[arg-type]
+    given = Handed("blind", "", cls=Blind)
+    first = PROBLEM.run(given, data, 1, shares.append)
+    second = PROBLEM.run(given, pickle.loads(pickle.dumps(data)), 1)
     assert first.metrics == pytest.approx(second.metrics, nan_ok=True) and first.details == second.details
     assert shares == sorted(shares) and shares[-1] == 1.0 and shares[0] > 0
 
