@@ -163,7 +163,7 @@ def test_the_runs_come_in_pages_and_filtered(path):
 
 def test_the_csv_files_hold_the_ranking_and_every_run(path):
     comparison = load(path)[1].comparison
-    assert ranking_csv(comparison).splitlines()[0].startswith("rank,name,role,sees,mean,low,high")
+    assert ranking_csv(comparison).splitlines()[0].startswith("rank,name,role,bound,sees,mean,low,high")
     lines = runs_csv(comparison).splitlines()
     assert len(lines) == 11 and lines[0].startswith("entrant,role,seed,status,accuracy")
     assert run_rows(comparison)[0]["entrant"] == "ours"

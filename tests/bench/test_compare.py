@@ -50,7 +50,7 @@ def run(systems=None, problem=None, data="toy", **settings):
     return compare(problem or Toy(), data, [system()] if systems is None else systems, **settings)
 
 
-def fabricated(values, problem=None, roles=None, **parts):
+def fabricated(values, problem=None, roles=None, sees=None, **parts):
     """A comparison whose primary metric was measured elsewhere: {name: [value per seed]}."""
     problem = problem or Toy()
     data = problem.load("toy")
@@ -61,7 +61,7 @@ def fabricated(values, problem=None, roles=None, **parts):
     runs = [
         Run(
             key=item.key, problem=problem.key, data_name="toy", data_fingerprint="f", entrant_name=item.entrant.name,
-            entry=ENTRY, seed=item.seed, role=item.entrant.role,
+            entry=ENTRY, seed=item.seed, role=item.entrant.role, sees=(sees or {}).get(item.entrant.name),
             metrics={problem.primary.key: values[item.entrant.name][item.seed]}, cost={"wall_seconds": 1.0},
         )
         for item in layout.items
@@ -155,7 +155,7 @@ def test_a_system_that_is_also_a_baseline_runs_once():
 
 def test_baselines_can_be_left_away():
     found = run(baselines=False)
-    assert [row.name for row in found.rows] == ["tame"] and found.best_baseline is None
+    assert [row.name for row in found.rows] == ["tame"] and found.groups[0].best_baseline is None
     assert found.rows[0].difference is None and "No baseline finished" in found.headline()
 
 
@@ -259,34 +259,88 @@ def test_failures_are_counted_and_told():
 def test_when_all_fail_there_is_nothing_to_rank():
     found = run([system(do="fail")], baselines=False)
     assert found.headline() == "No run finished, so there is nothing to rank (2 failed)."
-    assert found.ranking is None and found.best_baseline is None
+    assert found.groups == [] and found.best is None
 
 
 # -- the ranking -------------------------------------------------------------------------------------------------
 
 
 def test_higher_is_better_ranks_downwards_and_lower_upwards():
-    assert [row.name for row in run().rows] == ["joint", "tame", "replay", "chance"]
+    assert [row.name for row in run().rows] == ["tame", "replay", "chance", "joint"]
     cheap = run(problem=Cheap())
     assert [(row.rank, row.name, row.primary.mean) for row in cheap.rows] == [
         (1, "chance", 10.0),
         (2, "replay", 60.0),
         (3, "tame", 80.0),
-        (4, "joint", 95.0),
+        (None, "joint", 95.0),
     ]
-    assert cheap.best_baseline == "chance"
-    tame = cheap.rows[2].difference
-    assert tame.mean == -70.0  # 70 tokens more than the best baseline, so 70 worse
-    assert cheap.ranking[0][0] == "chance" and cheap.ranking[1].average_ranks == (1.0, 2.0, 3.0, 4.0)
+    assert cheap.groups[0].best_baseline == "chance"
+    tame = cheap.rows[2]
+    assert tame.reference == "chance" and tame.difference.mean == -70.0  # 70 tokens more, so 70 worse
+    assert cheap.ranking(cheap.groups[0]).average_ranks == (1.0, 2.0, 3.0)
 
 
-def test_an_upper_bound_is_not_the_baseline_to_beat():
+def test_an_upper_bound_is_a_reference_and_has_no_rank():
     found = run()
-    assert found.rows[0].name == "joint" and found.rows[0].bound == "upper"
-    assert found.best_baseline == "replay"
+    assert (found.rows[-1].name, found.rows[-1].rank, found.rows[-1].bound) == ("joint", None, "upper")
+    assert [group.best_baseline for group in found.groups] == ["replay"]
     words = found.headline()
-    assert "tame ranks first on toy, upper bounds aside" in words
-    assert "the best baseline, replay" in words and "Upper bound, with more than a system may see: joint" in words
+    assert "tame ranks first on toy: accuracy" in words and "the best baseline, replay" in words
+    assert "Upper bound, not ranked: joint 0.95" in words and "(given all the data)" in words
+
+
+def test_only_those_that_were_told_the_same_are_ranked_against_each_other():
+    """Told more, told scores higher than tame, and comes second of its own: its ranks and its headline are apart."""
+    found = fabricated(
+        {"tame": [0.6, 0.7], "low": [0.5, 0.5], "told": [0.8, 0.9], "high": [0.9, 0.9]},
+        roles={"low": "baseline", "high": "baseline"},
+        sees={"told": "test", "high": "test"},
+    )
+    ranks = [(row.rank, row.name, row.sees, row.reference) for row in found.rows]
+    assert ranks == [
+        (1, "tame", None, "low"),
+        (2, "low", None, None),
+        (1, "high", "test", None),
+        (2, "told", "test", "high"),
+    ]
+    assert [(group.sees, group.best_baseline) for group in found.groups] == [(None, "low"), ("test", "high")]
+    words = found.headline()
+    assert words.startswith("Of those told nothing, tame ranks first on toy")
+    assert "Of those told the task in training and at test, told is the best system on toy, but not first" in words
+    assert "5.0 points worse than the best baseline, high" in words
+
+
+@pytest.mark.parametrize(("sees", "other"), [({"base": "test"}, "base (0.800, told the task in training and at test)"),
+                                             ({"a": "boundary"}, "base (0.800, told nothing)")])  # fmt: skip
+def test_without_a_baseline_that_was_told_the_same_the_headline_says_so(sees, other):
+    found = fabricated({"a": [0.5, 0.6], "base": [0.8, 0.8]}, roles={"base": "baseline"}, sees=sees)
+    assert f"No baseline was told the same; that is 25.0 points worse than the best of the others, {other}" in (
+        found.headline()
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "sees", "roles", "best"),
+    [
+        ({"a": [0.5], "b": [0.7]}, {}, {}, "b"),
+        ({"a": [0.5], "b": [0.7]}, {"b": "train"}, {}, "a"),
+        ({"a": [0.5], "b": [0.7]}, {}, {"b": "baseline"}, "b"),
+        ({"a": [0.5], "b": [0.7]}, {}, {"b": "ablation"}, "a"),
+        ({"a": [0.5], "chance": [0.7], "joint": [0.9]}, {}, {"chance": "baseline", "joint": "baseline"}, "a"),
+        ({"chance": [0.7], "a": [0.5]}, {"a": "test"}, {"chance": "baseline"}, "a"),
+    ],
+)
+def test_the_best_is_no_bound_and_was_told_least(values, sees, roles, best):
+    assert fabricated(values, sees=sees, roles=roles).best.name == best
+
+
+def test_what_the_problem_shows_limits_what_was_told():
+    class Silent(Toy):
+        def told(self, sees, options):
+            return "none"
+
+    found = fabricated({"a": [0.5], "b": [0.7]}, Silent(), sees={"b": "train"})
+    assert [row.sees for row in found.rows] == ["none", "none"] and found.best.name == "b"
 
 
 def test_a_system_named_like_a_bound_is_none():
@@ -299,7 +353,7 @@ def test_differences_are_paired_and_p_is_adjusted_for_systems_only():
     values = {"a": [0.6, 0.8, 0.7], "b": [0.5, 0.6, 0.4], "base": [0.5, 0.6, 0.4], "low": [0.1, 0.3, 0.2]}
     found = fabricated(values, roles={"base": "baseline", "low": "baseline"})
     rows = {row.name: row for row in found.rows}
-    assert found.best_baseline == "base" and rows["base"].difference is None
+    assert found.groups[0].best_baseline == "base" and rows["base"].difference is None
     assert rows["a"].difference.mean == pytest.approx(0.2)
     assert rows["a"].p_holm == pytest.approx(2 * 0.0741799)
     assert rows["b"].difference.mean == 0 and rows["b"].p_holm == 1.0
@@ -309,13 +363,12 @@ def test_differences_are_paired_and_p_is_adjusted_for_systems_only():
 def test_an_entrant_without_value_ranks_last_and_has_no_rank():
     found = fabricated({"a": [math.nan, math.nan], "b": [0.2, 0.3]})
     assert [(row.name, row.rank) for row in found.rows] == [("b", 1), ("a", None)]
-    assert found.ranking is None
+    assert found.ranking(found.groups[0]) is None
 
 
 def test_the_ranking_takes_the_seeds_that_all_finished():
     found = fabricated({"a": [0.5, 0.6, 0.7], "b": [0.4, 0.5]})
-    names, ranking = found.ranking
-    assert names == ("a", "b") and ranking.n == 2
+    assert found.ranking(found.groups[0]).n == 2
 
 
 def test_one_seed_is_said_to_prove_nothing():
@@ -334,21 +387,22 @@ def test_small_differences_are_said_to_be_chance():
 def test_the_table_has_the_documented_columns():
     table = run([system(), system("bad", do="fail")]).table()
     assert list(table.columns) == [
-        *("rank", "name", "role", "sees", "mean", "low", "high"),
-        *("difference", "difference_low", "difference_high", "p_holm"),
+        *("rank", "name", "role", "bound", "sees", "mean", "low", "high"),
+        *("reference", "difference", "difference_low", "difference_high", "p_holm"),
         *("forgetting", "tokens", "seconds", "peak_mb", "parameters", "done", "failures", "kind"),
     ]
-    assert table["name"].tolist() == ["joint", "tame", "replay", "chance", "bad"]
+    assert table["name"].tolist() == ["tame", "replay", "chance", "joint", "bad"]
     assert table["parameters"].tolist()[:4] == [1000.0] * 4
-    assert table["rank"].isna().tolist() == [False] * 4 + [True]
+    assert table["rank"].isna().tolist() == [False] * 3 + [True] * 2
 
 
 def test_json_is_strict_and_holds_the_series_only_on_demand():
     found = run([system(), system("bad", do="fail")])
     text = json.dumps(found.to_json(), allow_nan=False)
     back = json.loads(text)
-    assert back["primary"] == "accuracy" and back["best_baseline"] == "replay"
-    assert back["rows"][1]["name"] == "tame" and back["rows"][-1]["mean"] is None
+    assert back["primary"] == "accuracy" and back["best"] == "tame"
+    assert back["groups"][0]["best_baseline"] == "replay" and len(back["groups"][0]["average_ranks"]) == 3
+    assert back["rows"][0]["name"] == "tame" and back["rows"][-1]["mean"] is None
     assert "details" not in back["runs"][0]
     assert found.to_json(details=True)["runs"][0]["details"]["curve"] == [0.1, 0.8]
 
@@ -394,20 +448,39 @@ def test_eighty_columns_hold_the_ranking_whole():
     lines = [line.split() for line in text.splitlines()]
     head = next(line for line in lines if line[:1] == ["#"])
     assert head[:5] == ["#", "name", "role", "accuracy", "difference"]
-    assert any(line[:4] == ["1", "joint", "upper", "bound"] for line in lines)
+    assert any(line[:4] == ["–", "joint", "upper", "bound"] for line in lines)
     tame = next(" ".join(line) for line in lines if line[1:2] == ["tame"])
-    row = found.rows[1]
+    row = found.rows[0]
     assert f"{row.primary.mean:.3f} [{row.primary.low:.3f}, {row.primary.high:.3f}]" in tame
     assert f"+{row.difference.mean:.3f} p" in tame
     assert "best baseline" in text and "bad [x]" in text
     assert " ".join(found.headline().split()) in " ".join(text.split())
 
 
-def test_wider_terminals_add_what_is_seen_seconds_and_failures():
+def test_wider_terminals_add_seconds_and_failures():
     found = run([system(), system("bad", do="fail")], Worded())
     head = next(line for line in printed(found, 120).splitlines() if line.startswith("#"))
-    assert head.split()[5:8] == ["sees", "seconds", "failures"]
+    assert head.split()[5:7] == ["seconds", "failures"]
     assert "forgetting" in printed(found, 160)
+
+
+def test_what_was_told_heads_the_ranks_of_those_who_were_told_it():
+    found = fabricated(
+        {"a": [0.1, 0.2], "b": [0.2, 0.3], "joint": [0.9, 0.9]}, roles={"joint": "baseline"}, sees={"b": "test"}
+    )
+    lines = printed(found, 80).splitlines()
+    starts = [
+        "Told nothing",
+        "1  a ",
+        "Told the task in training and at test",
+        "1  b ",
+        "Not ranked, an upper bound",
+        "–  joint",
+    ]
+    places = [next(i for i, line in enumerate(lines) if line.startswith(start)) for start in starts]
+    assert places == sorted(places)
+    equal = printed(fabricated({"a": [0.1, 0.2], "b": [0.2, 0.3]}), 80)
+    assert "Told" not in equal and "told" not in equal
 
 
 def test_a_narrow_terminal_folds_and_loses_nothing():

@@ -57,6 +57,7 @@ class Toy(Problem):
     )
     options: ClassVar = {"rows": (10, "number of rows")}
     bounds: ClassVar = {"joint": "upper", "chance": "lower"}
+    privileges: ClassVar = {"joint": "all the data"}
     log: str | None = None  # a file to which each run adds a line
 
     def load(self, source, **options):

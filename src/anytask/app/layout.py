@@ -90,12 +90,26 @@ def figure(drawn: Any, caption: Any, *, name: str, label: str, id: str | None = 
 
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], numeric: Iterable[int] = (), label: str = "") -> html.Div:
     """Return a table that scrolls sideways where it is too wide; ``numeric`` columns are set to the right."""
+    return blocks(head, [("", rows)], numeric, label)
+
+
+def blocks(
+    head: Sequence[Any],
+    parts: Iterable[tuple[str, Iterable[Sequence[Any]]]],
+    numeric: Iterable[int] = (),
+    label: str = "",
+) -> html.Div:
+    """Return a table in blocks of rows, each under a heading that may be empty; all but the first are grey."""
     right = set(numeric)
     kind = ["n" if i in right else "" for i in range(len(head))]
     top = html.Tr([html.Th(cell, className=kind[i], scope="col") for i, cell in enumerate(head)])
-    body = [html.Tr([html.Td(cell, className=kind[i]) for i, cell in enumerate(row)]) for row in rows]
+    bodies = []
+    for place, (heading, rows) in enumerate(parts):
+        over = [html.Tr(html.Th(html.Span(heading), colSpan=len(head), scope="rowgroup"))] if heading else []
+        body = [html.Tr([html.Td(cell, className=kind[i]) for i, cell in enumerate(row)]) for row in rows]
+        bodies.append(html.Tbody([*over, *body], className="apart" if place else ""))
     return html.Div(
-        html.Table([html.Thead(top), html.Tbody(body)]),
+        html.Table([html.Thead(top), *bodies]),
         className="scroll", tabIndex="0", role="region", **{"aria-label": label or "table"},
     )  # fmt: skip
 

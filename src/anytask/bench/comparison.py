@@ -23,7 +23,7 @@ from anytask.bench import statistics
 from anytask.bench.planning import LeftOut, Plan, PlanItem, plan
 from anytask.bench.run import Listener, check_execution, execute
 from anytask.bench.store import Run, RunStore, jsonable
-from anytask.problems.base import Entrant, Metric, Problem
+from anytask.problems.base import LEVELS, Entrant, Metric, Problem
 
 if TYPE_CHECKING:
     import pandas
@@ -181,17 +181,22 @@ class Row:
     Attributes
     ----------
     rank : int or None
-        1 is best; None without any finished run.
+        Place among those that were told the same of the task, 1 is best; None for upper bounds, and without a value.
     entrant : Entrant
         Who.
     bound : {"lower", "upper"} or None
         Whether this baseline marks an end of the scale.
-    sees, kind : str or None
-        What it looks at of the task; which kind of language model took part.
+    sees : str or None
+        What it was told of the task, out of :data:`anytask.problems.base.LEVELS`; None where nobody says.
+    kind : str or None
+        Which kind of language model took part.
     primary : Summary
         The metric that ranks.
+    reference : str or None
+        The baseline that it is compared with: the best of those that were told the same, or the best of all where no
+        baseline was told the same; None for that baseline itself.
     difference : Difference or None
-        To the best baseline, seed by seed, turned so that positive is better; None for that baseline itself.
+        To the reference, seed by seed, turned so that positive is better.
     p_holm : float
         Holm-adjusted over the rows that are not baselines; NaN for baselines.
     metrics : dict of str to float
@@ -208,6 +213,7 @@ class Row:
     sees: str | None
     kind: str | None
     primary: statistics.Summary
+    reference: str | None
     difference: statistics.Difference | None
     p_holm: float
     metrics: Mapping[str, float]
@@ -219,6 +225,25 @@ class Row:
     def name(self) -> str:
         """The entrant's name."""
         return self.entrant.name
+
+
+@dataclass(frozen=True)
+class Group:
+    """Entrants that were told the same of the task: only they are ranked against each other.
+
+    Attributes
+    ----------
+    sees : str or None
+        What they were told, as :attr:`Row.sees` has it.
+    rows : tuple of Row
+        Best first; upper bounds and entrants without a value are in no group.
+    best_baseline : str or None
+        The best of its baselines; None if there is none.
+    """
+
+    sees: str | None
+    rows: tuple[Row, ...]
+    best_baseline: str | None
 
 
 @dataclass
@@ -269,44 +294,72 @@ class Comparison:
         return self.problem.primary
 
     @cached_property
-    def rows(self) -> list[Row]:
-        """One row per entrant, best first."""
-        best = self.best_baseline
-        plain = {entrant.name: self._summary(entrant) for entrant in self.plan.entrants}
-        ranked = sorted(self.plan.entrants, key=lambda e: _sort_key(plain[e.name].mean, self.primary.higher_is_better))
-        differences = {e.name: self._difference(e.name, best) for e in ranked if best and e.name != best}
-        tested = [e.name for e in ranked if e.role != "baseline" and e.name in differences]
+    def groups(self) -> list[Group]:
+        """Those that were told the same of the task, each group best first; those that were told least come first."""
+        ranked: dict[tuple[int, str], list[Entrant]] = {}
+        for entrant in self._in_order:
+            if self._bound(entrant) != "upper" and math.isfinite(self._summaries[entrant.name].mean):
+                ranked.setdefault(self._level(entrant), []).append(entrant)
+        members = [ranked[level] for level in sorted(ranked)]
+        best = [next((e.name for e in group if e.role == "baseline"), None) for group in members]
+        fallback = next((e.name for e in self._in_order if e.name in best), None)
+        references = {e.name: name or fallback for group, name in zip(members, best) for e in group}
+        differences = {name: self._difference(name, to) for name, to in references.items() if to and to != name}
+        tested = [e.name for e in self._in_order if e.role != "baseline" and e.name in differences]
         adjusted = dict(zip(tested, statistics.holm([differences[name].p for name in tested])))
         return [
-            self._row(place, entrant, plain[entrant.name], differences.get(entrant.name), adjusted)
-            for place, entrant in enumerate(ranked, start=1)
+            Group(
+                self._sees(group[0]),
+                tuple(
+                    self._row(e, place, references[e.name], differences.get(e.name), adjusted.get(e.name, math.nan))
+                    for place, e in enumerate(group, start=1)
+                ),
+                name,
+            )
+            for group, name in zip(members, best)
         ]
 
     @cached_property
-    def best_baseline(self) -> str | None:
-        """Name of the baseline with the best mean, upper bounds aside; None if there is none."""
-        means = {
-            entrant.name: _mean(list(self.values(entrant.name, self.primary.key).values()))
-            for entrant in self.plan.entrants
-            if entrant.role == "baseline" and self.problem.bounds.get(entrant.name) != "upper"
-        }
-        finite = {name: mean for name, mean in means.items() if math.isfinite(mean)}
-        higher = self.primary.higher_is_better
-        return min(finite, key=lambda name: _sort_key(finite[name], higher)) if finite else None
+    def rows(self) -> list[Row]:
+        """One row per entrant: the groups in turn, each best first, then upper bounds, then those without a value."""
+        ranked = [row for group in self.groups for row in group.rows]
+        rest = [entrant for entrant in self._in_order if entrant.name not in {row.name for row in ranked}]
+        best = next((group.best_baseline for group in self.groups if group.best_baseline), None)
+        for entrant in rest:  # upper bounds come before what has no value, as those are sorted last
+            to = best if math.isfinite(self._summaries[entrant.name].mean) else None
+            ranked.append(self._row(entrant, None, to, self._difference(entrant.name, to) if to else None))
+        return ranked
 
-    @cached_property
-    def ranking(self) -> tuple[tuple[str, ...], statistics.Ranking] | None:
-        """Names and their :class:`~anytask.bench.statistics.Ranking` over the seeds; None without 2 full seeds.
+    @property
+    def best(self) -> Entrant | None:
+        """The winner among those that were told least of the task, bounds and ablations aside; None if there is none.
 
-        Entrants without a finished run are left aside; so are the seeds that the others did not all finish.
+        A baseline wins where it is better than every system that was told the same.
         """
-        names = [row.name for row in self.rows if row.done]
-        values = [self.values(name, self.primary.key) for name in names]
+        return next(
+            (
+                row.entrant
+                for group in self.groups
+                for row in group.rows
+                if row.bound is None and row.entrant.role != "ablation"
+            ),
+            None,
+        )
+
+    def ranking(self, group: Group) -> statistics.Ranking | None:
+        """Return how a group ranks over the seeds that all of it finished; None without 2 seeds and 2 entrants.
+
+        Parameters
+        ----------
+        group : Group
+            One of :attr:`groups`; the average ranks are in the order of its rows.
+        """
+        values = [self.values(row.name, self.primary.key) for row in group.rows]
         seeds = [s for s in self.plan.seeds if all(math.isfinite(v.get(s, math.nan)) for v in values)]
-        if len(seeds) < 2 or len(names) < 2:
+        if len(seeds) < 2 or len(values) < 2:
             return None
         table = np.array([[v[seed] for v in values] for seed in seeds])
-        return tuple(names), statistics.friedman(table, self.primary.higher_is_better)
+        return statistics.friedman(table, self.primary.higher_is_better)
 
     def values(self, name: str, metric: str) -> dict[int, float]:
         """Return the values of one entrant's finished runs by seed."""
@@ -316,12 +369,17 @@ class Comparison:
             if run.entrant_name == name and run.status == "done"
         }
 
-    def table(self) -> pandas.DataFrame:
-        """Return the ranking as a table, best first.
+    def told(self, run: Run) -> str | None:
+        """Return what a run was told of the task: what its class looks at, as far as the problem shows it."""
+        return self.problem.told(run.sees, self.plan.options)
 
-        Columns: ``rank, name, role, sees, mean, low, high`` (primary metric with its 95 % interval over seeds),
-        ``difference, difference_low, difference_high, p_holm`` (to the best baseline; positive is better), the means of
-        the other metrics under their keys, ``seconds, peak_mb, parameters, done, failures, kind``.
+    def table(self) -> pandas.DataFrame:
+        """Return the ranking as a table, in the order of :attr:`rows`.
+
+        Columns: ``rank`` (among those with the same ``sees``), ``name, role, bound, sees`` (see :class:`Row`), ``mean,
+        low, high`` (primary metric with its 95 % interval over seeds), ``reference, difference, difference_low,
+        difference_high, p_holm`` (to that baseline; positive is better), the means of the other metrics under their
+        keys, ``seconds, peak_mb, parameters, done, failures, kind``.
         """
         import pandas
 
@@ -339,15 +397,6 @@ class Comparison:
         if not details:
             for run in runs:
                 del run["details"]
-        ranking = None
-        if self.ranking is not None:
-            names, result = self.ranking
-            ranking = {
-                "names": names,
-                "average_ranks": result.average_ranks,
-                "friedman_p": result.p,
-                "critical_difference": result.critical_difference,
-            }
         return jsonable(
             {
                 "problem": self.problem.key,
@@ -355,9 +404,9 @@ class Comparison:
                 "headline": self.headline(),
                 "primary": self.primary.key,
                 "higher_is_better": self.primary.higher_is_better,
-                "best_baseline": self.best_baseline,
+                "best": self.best.name if self.best else None,
+                "groups": [self._group_record(group) for group in self.groups],
                 "rows": [self._record(row) for row in self.rows],
-                "ranking": ranking,
                 "runs": runs,
                 "failed": [_who(run.entrant_name, run.seed) | (run.error or {}) for run in self.failed],
                 "not_run": [_who(item.entrant.name, item.seed) for item in self.not_run],
@@ -410,8 +459,27 @@ class Comparison:
         without = "" if self.baselines else ", baselines=False"
         return f"compare({problem}, {source}, [{listed}], seeds={seeds}{without}{given})"
 
-    def _summary(self, entrant: Entrant) -> statistics.Summary:
-        return statistics.summarise(list(self.values(entrant.name, self.primary.key).values()))
+    @cached_property
+    def _summaries(self) -> dict[str, statistics.Summary]:
+        key = self.primary.key
+        return {e.name: statistics.summarise(list(self.values(e.name, key).values())) for e in self.plan.entrants}
+
+    @property
+    def _in_order(self) -> list[Entrant]:
+        """All entrants by their mean, best first, whatever they were told."""
+        higher = self.primary.higher_is_better
+        return sorted(self.plan.entrants, key=lambda e: _sort_key(self._summaries[e.name].mean, higher))
+
+    def _bound(self, entrant: Entrant) -> str | None:
+        return self.problem.bounds.get(entrant.name) if entrant.role == "baseline" else None
+
+    def _sees(self, entrant: Entrant) -> str | None:
+        told = [self.told(run) for run in self.runs if run.entrant_name == entrant.name]
+        return next((sees for sees in told if sees), None)
+
+    def _level(self, entrant: Entrant) -> tuple[int, str]:
+        sees = self._sees(entrant) or "none"  # what declares nothing is told nothing
+        return LEVELS.index(sees) if sees in LEVELS else len(LEVELS), sees
 
     def _difference(self, name: str, other: str) -> statistics.Difference:
         a, b = self.values(name, self.primary.key), self.values(other, self.primary.key)
@@ -421,24 +489,25 @@ class Comparison:
 
     def _row(
         self,
-        place: int,
         entrant: Entrant,
-        primary: statistics.Summary,
+        rank: int | None,
+        reference: str | None,
         difference: statistics.Difference | None,
-        adjusted: Mapping[str, float],
+        p_holm: float = math.nan,
     ) -> Row:
         own = [run for run in self.runs if run.entrant_name == entrant.name]
         done = [run for run in own if run.status == "done"]
         kinds = sorted({run.kind for run in done if run.kind})
         return Row(
-            rank=place if math.isfinite(primary.mean) else None,
+            rank=rank,
             entrant=entrant,
-            bound=self.problem.bounds.get(entrant.name) if entrant.role == "baseline" else None,
-            sees=next((run.sees for run in own if run.sees), None),
+            bound=self._bound(entrant),
+            sees=self._sees(entrant),
             kind=", ".join(kinds) or None,
-            primary=primary,
+            primary=self._summaries[entrant.name],
+            reference=None if reference == entrant.name else reference,
             difference=difference,
-            p_holm=adjusted.get(entrant.name, math.nan),
+            p_holm=p_holm,
             metrics={m.key: _mean([run.metrics.get(m.key, math.nan) for run in done]) for m in self.problem.metrics},
             cost={
                 name: _mean([run.cost[name] for run in done if run.cost.get(name) is not None])
@@ -448,6 +517,17 @@ class Comparison:
             failures=len(own) - len(done),
         )
 
+    def _group_record(self, group: Group) -> dict[str, Any]:
+        ranking = self.ranking(group)
+        return {
+            "sees": group.sees,
+            "names": [row.name for row in group.rows],
+            "best_baseline": group.best_baseline,
+            "average_ranks": ranking and ranking.average_ranks,
+            "friedman_p": ranking and ranking.p,
+            "critical_difference": ranking and ranking.critical_difference,
+        }
+
     def _record(self, row: Row) -> dict[str, Any]:
         difference = row.difference
         others = {key: value for key, value in row.metrics.items() if key != self.primary.key}
@@ -456,10 +536,12 @@ class Comparison:
             "rank": row.rank,
             "name": row.name,
             "role": row.entrant.role,
+            "bound": row.bound,
             "sees": row.sees,
             "mean": row.primary.mean,
             "low": row.primary.low,
             "high": row.primary.high,
+            "reference": row.reference,
             "difference": difference.mean if difference else None,
             "difference_low": difference.low if difference else None,
             "difference_high": difference.high if difference else None,

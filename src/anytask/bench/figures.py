@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from anytask.bench.comparison import Comparison, Row
 from anytask.bench.statistics import Ranking, indistinguishable_groups
-from anytask.bench.wording import number
+from anytask.bench.wording import in_sentence, number, told
 from anytask.core.colors import colour_of
 
 if TYPE_CHECKING:
@@ -27,6 +27,12 @@ COSTS = {
     "lm_calls": "language model calls",
     "lm_tokens": "language model tokens",
 }
+_SMALL = {
+    "showarrow": False,
+    "yanchor": "middle",
+    "font": {"size": 12, "color": "#59636e"},
+    "bgcolor": "rgba(255,255,255,0.8)",
+}
 _SYMBOLS = {
     "system": ("circle", "system"),
     "ablation": ("square", "ablation"),
@@ -43,11 +49,12 @@ def colour(comparison: Comparison, name: str) -> str:
 
 
 def ranking(comparison: Comparison) -> go.Figure:
-    """Means with intervals and single seeds, best on top."""
+    """Means with intervals and single seeds, best on top, in a band for each thing told; upper bounds are lines."""
     import plotly.graph_objects as go
 
     metric = comparison.primary
-    rows = [row for row in comparison.rows if row.done]
+    rows = [row for row in comparison.rows if row.done and row.bound != "upper"]
+    upper = [row for row in comparison.rows if row.done and row.bound == "upper"]
     figure = go.Figure()
     for row in rows:
         seeds = comparison.values(row.name, metric.key)
@@ -92,16 +99,46 @@ def ranking(comparison: Comparison) -> go.Figure:
                 name=label,
                 marker={"color": _INK, "size": 10, "symbol": symbol, "line": {"width": 2}},
             )
-    _style(figure, height=110 + 46 * len(rows))
+    lowest = -0.6 - 0.4 * len(upper)
+    for place, row in enumerate(upper):
+        line = {"color": colour(comparison, row.name), "width": 1.5, "dash": "dash"}
+        figure.add_vline(x=row.primary.mean, line=line, layer="below")
+        said = f"{escape(row.name)} {number(row.primary.mean, metric)} (upper bound)"
+        figure.add_annotation(x=row.primary.mean, y=-0.7 - 0.4 * place, text=said, **_SMALL)
+    bands = comparison.groups if len(comparison.groups) > 1 else []
+    top = len(rows)
+    for group in bands:
+        figure.add_annotation(x=0, xref="paper", xanchor="left", y=top - 0.6, text=f"told {told(group)}", **_SMALL)
+        figure.add_shape(
+            type="line", xref="paper", x0=0, x1=1, y0=top - 0.5, y1=top - 0.5, line={"color": _LINE, "width": 2}
+        )
+        top -= len(group.rows)
+    _style(figure, height=110 + 46 * len(rows) + 20 * len(upper))
     figure.update_yaxes(
         categoryorder="array",
         categoryarray=[escape(row.name) for row in reversed(rows)],
-        range=[-0.6, len(rows) - 0.35],
+        range=[lowest, len(rows) - 0.35],
         automargin=True,
         ticksuffix="  ",
     )
     figure.update_xaxes(title=_axis(comparison), automargin=True)
     return figure
+
+
+def ranking_caption(comparison: Comparison) -> str:
+    """Return how to read :func:`ranking`."""
+    metric = comparison.primary
+    better = "higher" if metric.higher_is_better else "lower"
+    said = [
+        f"Mean {in_sentence(metric.label)} over the seeds ({better} is better), with a 95 % bootstrap interval; small "
+        "dots are the single seeds. Filled circles are systems, open diamonds baselines."
+    ]
+    bounds = {row.bound for row in comparison.rows if row.done}
+    if "lower" in bounds:
+        said.append("Triangles mark the lower end of the scale.")
+    if "upper" in bounds:
+        said.append("A dashed line is an upper bound: it is given what no system may have, and is not ranked.")
+    return " ".join(said)
 
 
 def critical_difference(comparison: Comparison, names: Sequence[str], ranking: Ranking) -> go.Figure:

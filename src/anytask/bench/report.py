@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING, Any
 from anytask.bench import figures
 from anytask.bench.comparison import Comparison, Row
 from anytask.bench.wording import (
+    blocks,
     chance,
     difference_text,
     distinguishable,
     duration,
     in_sentence,
     number,
+    privilege,
     role,
     sentences,
+    told,
     with_interval,
 )
 from anytask.core.files import write_whole
@@ -34,13 +37,9 @@ __all__ = ["write_report"]
 
 logger = logging.getLogger(__name__)
 
-#: What a system that declares ``sees`` is told of the task, in words.
-SEES = {
-    "none": "nothing",
-    "boundary": "when a task ends",
-    "train": "the task of each training example",
-    "test": "the task, of queries too",
-}
+_ALIKE = (
+    "Whoever is told more of the task has an easier problem: only those told the same are ranked against each other."
+)
 
 _KINDS = {
     "http": "an endpoint",
@@ -124,6 +123,8 @@ def render(comparison: Comparison) -> str:
 
 def _answer(comparison: Comparison) -> str:
     first, *rest = sentences(comparison)
+    setting = comparison.problem.setting(comparison.data)
+    setting = f'<p class="lead">{escape(setting)}</p>' if setting else ""
     facts = comparison.data.describe()
     systems = [e for e in comparison.plan.entrants if e.role != "baseline"]
     others = len(comparison.plan.entrants) - len(systems)
@@ -135,36 +136,35 @@ def _answer(comparison: Comparison) -> str:
     label = "".join(f'<p class="label">Language model: {escape(_KINDS.get(kind, kind))}.</p>' for kind in kinds)
     return (
         f'<header><p class="kicker">{escape(comparison.problem.title)} on {escape(comparison.data.name)}</p>'
-        f'<h1>{escape(first)}</h1><p class="lead">{escape(" ".join(rest))}</p>'
+        f'{setting}<h1>{escape(first)}</h1><p class="lead">{escape(" ".join(rest))}</p>'
         f'<p class="facts">{escape(size)}{". Data: " if known else "."}{escape(known)}</p>{label}</header>'
     )
 
 
 def _results(comparison: Comparison) -> str:
     metric = comparison.primary
-    better = "higher" if metric.higher_is_better else "lower"
-    rows = comparison.rows
-    text = (
-        f"Mean {in_sentence(metric.label)} over the seeds ({better} is better), with a 95 % bootstrap interval; small "
-        "dots are the single seeds. Filled circles are systems, open diamonds baselines. Triangles are bounds, the "
-        "ends of the scale: an upper bound is given what no system may have."
-    )
     head = ["rank", "name", "role", metric.label, "difference to the best baseline", "chance?"]
+    rows = comparison.rows
     others = [m for m in comparison.problem.metrics[1:] if any(_finite(row.metrics.get(m.key)) for row in rows)]
     head += [f"{m.label} {'↑' if m.higher_is_better else '↓'}" for m in others]
-    cells = []
-    for row in rows:
-        cells.append(
+    parts = [
+        (
+            heading,
             [
-                str(row.rank or "–"),
-                _name(comparison, row),
-                _whole(role(row)),
-                with_interval(row.primary, metric),
-                difference_text(comparison, row),
-                _verdict(row),
-                *(number(row.metrics.get(m.key), m) for m in others),
-            ]
+                [
+                    str(row.rank or "–"),
+                    _name(comparison, row),
+                    _whole(role(row)),
+                    with_interval(row.primary, metric),
+                    escape(difference_text(comparison, row)),
+                    _verdict(row),
+                    *(number(row.metrics.get(m.key), m) for m in others),
+                ]
+                for row in block
+            ],
         )
+        for heading, block in blocks(comparison)
+    ]
     note = (
         "Differences are taken seed by seed and turned so that positive is better; their 95 % intervals are "
         "bootstrapped. “Chance?” is a paired t-test, adjusted for the number of comparisons after Holm: “no” means "
@@ -172,9 +172,9 @@ def _results(comparison: Comparison) -> str:
     )
     return _section(
         "Who does best",
-        _figure(figures.ranking(comparison), text) if any(row.done for row in rows) else "",
-        _table(head, cells, numeric=(0, *range(3, len(head)))),
-        f'<p class="note">{note}</p>',
+        _figure(figures.ranking(comparison), figures.ranking_caption(comparison)) if any(r.done for r in rows) else "",
+        _blocks(head, parts, numeric=(0, *range(3, len(head)))),
+        f'<p class="note">{note}{" " + _ALIKE if len(comparison.groups) > 1 else ""}</p>',
     )
 
 
@@ -193,37 +193,43 @@ def _problem_figures(comparison: Comparison) -> str:
 
 
 def _significance(comparison: Comparison) -> str:
-    if comparison.ranking is None:
-        return ""
-    names, ranking = comparison.ranking
-    text = (
-        "How to read it: further left is better, and entrants joined by a thick bar are so close in average rank that "
-        f"these {ranking.n} seeds cannot tell them apart (Nemenyi test, 5 % level)."
-    )
-    friedman = ""
-    if math.isfinite(ranking.p):
-        p = "below 0.001" if ranking.p < 0.001 else f"{ranking.p:.3f}"
-        friedman = f" Friedman test of “all rank alike”: p {'is ' if ranking.p < 0.001 else '= '}{p}."
-    note = f"Ranks are taken within each seed on the same data; they say nothing about other data.{friedman}"
-    return _section(
-        "Which differences count",
-        _figure(figures.critical_difference(comparison, names, ranking), text),
-        f'<p class="note">{escape(note)}</p>',
-    )
+    parts = []
+    for group in comparison.groups:
+        ranking = comparison.ranking(group)
+        if ranking is None:
+            continue
+        names = [row.name for row in group.rows]
+        text = (
+            "How to read it: further left is better, and entrants joined by a thick bar are so close in average rank "
+            f"that these {ranking.n} seeds cannot tell them apart (Nemenyi test, 5 % level)."
+        )
+        friedman = ""
+        if math.isfinite(ranking.p):
+            p = "below 0.001" if ranking.p < 0.001 else f"{ranking.p:.3f}"
+            friedman = f" Friedman test of “all rank alike”: p {'is ' if ranking.p < 0.001 else '= '}{p}."
+        note = f"Ranks are taken within each seed on the same data; they say nothing about other data.{friedman}"
+        if len(comparison.groups) > 1:
+            parts.append(f"<h3>Told {escape(told(group))}</h3>")
+        parts.append(_figure(figures.critical_difference(comparison, names, ranking), text))
+        parts.append(f'<p class="note">{escape(note)}</p>')
+    return _section("Which differences count", *parts) if parts else ""
 
 
 def _compared(comparison: Comparison) -> str:
+    declared = any(row.sees for row in comparison.rows)
     cells = []
     for row in comparison.rows:
         entrant = row.entrant
-        sees = SEES.get(row.sees or "", "not declared" if row.sees is None else row.sees)
         params = ", ".join(f"{name}={value!r}" for name, value in entrant.settings.items()) or "defaults"
         kind = _KINDS.get(row.kind or "", row.kind or "")
-        cells.append([_name(comparison, row), _whole(role(row)), escape(sees), f"<code>{escape(params)}</code>"])
+        cells.append([_name(comparison, row), _whole(role(row))])
+        if declared:
+            cells[-1].append(escape(privilege(comparison, row) if row.bound == "upper" else told(row)))
+        cells[-1].append(f"<code>{escape(params)}</code>")
         cells[-1].append(f"<code>{escape(entrant.entry)}</code>" + (f"<br>{escape(kind)}" if kind else ""))
-    head = ["name", "role", "is told of the task", "settings", "class"]
-    text = "A system that is told more has an easier problem: compare like with like."
-    return _section("What was compared", _table(head, cells), f'<p class="note">{text}</p>')
+    head = ["name", "role", *(["was told of the task"] if declared else []), "settings", "class"]
+    note = f'<p class="note">{_ALIKE}</p>' if declared else ""
+    return _section("What was compared", _table(head, cells), note)
 
 
 def _cost(comparison: Comparison) -> str:
@@ -321,11 +327,22 @@ def _figure(figure: go.Figure, caption: str) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterable[int] = ()) -> str:
     """A table; cells are HTML, heads are text."""
+    return _blocks(head, [("", rows)], numeric)
+
+
+def _blocks(
+    head: Sequence[str], parts: Iterable[tuple[str, Iterable[Sequence[str]]]], numeric: Iterable[int] = ()
+) -> str:
+    """A table in blocks, each under a heading (text) that may be empty; all but the first are grey."""
     right = set(numeric)
     kind = ['class="n"' if i in right else "" for i in range(len(head))]
     top = "".join(f"<th {kind[i]}>{escape(cell)}</th>" for i, cell in enumerate(head))
-    body = "".join(f"<tr>{''.join(f'<td {kind[i]}>{c}</td>' for i, c in enumerate(row))}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    bodies = ""
+    for place, (heading, rows) in enumerate(parts):
+        over = f'<tr><th colspan="{len(head)}"><span>{escape(heading)}</span></th></tr>' if heading else ""
+        body = "".join(f"<tr>{''.join(f'<td {kind[i]}>{c}</td>' for i, c in enumerate(row))}</tr>" for row in rows)
+        bodies += f"<tbody{' class=apart' if place else ''}>{over}{body}</tbody>"
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead>{bodies}</table></div>'
 
 
 def _name(comparison: Comparison, row: Row) -> str:
@@ -432,6 +449,9 @@ th, td { padding: 6px 10px 6px 0; }
 td { border-bottom: 1px solid var(--line); vertical-align: top; }
 th.n, td.n { text-align: right; }
 td.n { white-space: nowrap; }
+tbody th { padding-top: 18px; border-bottom: 1px solid var(--line); color: var(--ink); }
+tbody th span { position: sticky; left: 0; }
+.apart td { color: var(--soft); }
 .whole { white-space: nowrap; }
 .dot { display: inline-block; width: 0.7em; height: 0.7em; border-radius: 50%; margin-right: 0.5em;
   print-color-adjust: exact; -webkit-print-color-adjust: exact; }

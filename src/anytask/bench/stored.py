@@ -41,6 +41,7 @@ class Registration:
     --------
     >>> from anytask.bench.planning import Plan
     >>> toy = SimpleNamespace(key="toy", title="Toy", metrics=(Metric("accuracy", "accuracy"),), bounds={})
+    >>> toy.privileges, toy.setting = {}, lambda data: ""
     >>> data = SimpleNamespace(name="d", fingerprint="f", describe=dict)
     >>> store = RunStore(":memory:")
     >>> with Registration(store, Comparison(toy, data, Plan((), (), (0,), {}), [])) as registration:
@@ -87,6 +88,8 @@ def record_of(comparison: Comparison) -> Record:
         "title": problem.title,
         "metrics": [asdict(metric) for metric in problem.metrics],
         "bounds": dict(problem.bounds),
+        "privileges": dict(problem.privileges),
+        "setting": problem.setting(data),
         "facts": _plain(data.describe()),
         "entrants": [_entrant_fields(entrant) for entrant in plan.entrants],
         "seeds": list(plan.seeds),
@@ -131,7 +134,7 @@ def stored_comparison(record: Record, runs: Mapping[str, Run]) -> StoredComparis
     ]
     missing = [item for item in items if item.key not in runs]
     return StoredComparison(
-        problem=StoredProblem(record.problem, body["title"], body["metrics"], body["bounds"]),
+        problem=StoredProblem(record.problem, body),
         data=StoredData(record.data_name, record.fingerprint, body["facts"], SimpleNamespace(**body["options"])),
         plan=Plan(items, entrants, tuple(body["seeds"]), body["options"], tuple(LeftOut(*x) for x in body["left_out"])),
         runs=found,
@@ -183,12 +186,24 @@ class StoredData:
 class StoredProblem(Problem):
     """What is known of a problem without its module: its metrics and bounds; it cannot run anything."""
 
-    def __init__(self, key: str, title: str, metrics: Sequence[Mapping[str, Any]], bounds: Mapping[str, Any]) -> None:
+    def __init__(self, key: str, body: Mapping[str, Any]) -> None:
         # Every problem has these as class variables; here they differ from one object to the next.
         self.key = key  # type: ignore[misc]
-        self.title = title  # type: ignore[misc]
-        self.metrics = tuple(Metric(**fields) for fields in metrics)  # type: ignore[misc]
-        self.bounds = dict(bounds)  # type: ignore[misc]
+        self.title = body["title"]  # type: ignore[misc]
+        self.metrics = tuple(Metric(**fields) for fields in body["metrics"])  # type: ignore[misc]
+        self.bounds = dict(body["bounds"])  # type: ignore[misc]
+        self.privileges = dict(body.get("privileges", {}))  # type: ignore[misc]
+        self._setting = body.get("setting", "")
+
+    def told(self, sees: str | None, options: Mapping[str, Any]) -> str | None:
+        """Return what the problem itself says, where it is one of anytask's."""
+        from anytask import problems
+
+        return problems.get(self.key).told(sees, options) if self.key in problems.KEYS else sees
+
+    def setting(self, data: Any) -> str:
+        """Return the sentence that was written down when it ran."""
+        return self._setting
 
     def load(self, source: Any, **options: Any) -> Any:
         """Refuse: there is no data to read back."""
@@ -249,11 +264,8 @@ def _loose(identity: str, runs: list[Run]) -> tuple[Record, dict[str, Run]]:
         keys[run.seed, name] = run.key
     seeds = sorted({run.seed for run in runs})
     first = runs[0]
-    title, metrics, bounds = _known_problem(first.problem, runs)
     body = {
-        "title": title,
-        "metrics": metrics,
-        "bounds": bounds,
+        **_known_problem(first.problem, runs),
         "facts": {},
         "entrants": list(entrants.values()),
         "seeds": seeds,
@@ -282,11 +294,12 @@ def _numbered(name: str, number: int) -> str:
     return name if number == 1 else f"{name} ({number})"
 
 
-def _known_problem(key: str, runs: Sequence[Run]) -> tuple[str, list[dict[str, Any]], dict[str, Any]]:
+def _known_problem(key: str, runs: Sequence[Run]) -> dict[str, Any]:
     from anytask import problems
 
     if key in problems.KEYS:
-        problem = problems.get(key)
-        return problem.title, [asdict(metric) for metric in problem.metrics], dict(problem.bounds)
+        known = problems.get(key)
+        metrics = [asdict(metric) for metric in known.metrics]
+        return {"title": known.title, "metrics": metrics, "bounds": known.bounds, "privileges": known.privileges}
     measured = dict.fromkeys(name for run in runs for name in run.metrics) or {"metric": None}
-    return key, [asdict(Metric(name, name.replace("_", " "))) for name in measured], {}
+    return {"title": key, "metrics": [asdict(Metric(name, name.replace("_", " "))) for name in measured], "bounds": {}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -11,11 +12,19 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from anytask.bench.comparison import ALPHA, Comparison, Row
+from anytask.bench.comparison import ALPHA, Comparison, Group, Row
 from anytask.problems.base import Metric
 
 if TYPE_CHECKING:
     from anytask.bench.statistics import Difference, Summary
+
+#: What an entrant was told of the task, in words that go on after "told".
+TOLD = {
+    "none": "nothing",
+    "boundary": "when a task ends",
+    "train": "the task in training",
+    "test": "the task in training and at test",
+}
 
 
 def number(value: float | None, metric: Metric | None = None, signed: bool = False) -> str:
@@ -72,15 +81,17 @@ def quantity(difference: float, metric: Metric) -> str:
 
 
 def distinguishable(row: Row) -> bool:
-    """Whether a row differs from the best baseline by more than chance, by the Holm-adjusted t-test."""
+    """Whether a row differs from its reference by more than chance, by the Holm-adjusted t-test."""
     return math.isfinite(row.p_holm) and row.p_holm < ALPHA
 
 
 def difference_text(comparison: Comparison, row: Row) -> str:
-    """Return a row's difference to the best baseline with its interval, as a cell of a table."""
-    if row.name == comparison.best_baseline:
+    """Return a row's difference to its reference with its interval, as a cell of a table."""
+    if row.name in {group.best_baseline for group in comparison.groups}:
         return "best baseline"
-    return with_interval(row.difference, comparison.primary, signed=True) if row.difference else "–"
+    if row.difference is None:
+        return "–"
+    return with_interval(row.difference, comparison.primary, signed=True) + _to_another(comparison, row)
 
 
 def chance(row: Row) -> str:
@@ -99,45 +110,86 @@ def headline(comparison: Comparison) -> str:
 def sentences(comparison: Comparison) -> list[str]:
     """Return the sentences of the answer, the most important first."""
     metric = comparison.primary
-    rows = [row for row in comparison.rows if row.rank is not None]
-    if not rows:
+    groups = comparison.groups
+    if not any(row.done for row in comparison.rows):
         return [f"No run finished, so there is nothing to rank ({len(comparison.failed)} failed)."]
-    challengers = [row for row in rows if row.entrant.role != "baseline"]
-    best = challengers[0] if challengers else rows[0]
-    said = [_first(comparison, best, rows)]
-    reference = next((row for row in rows if row.name == comparison.best_baseline), None)
-    if best.difference is not None and reference is not None and challengers:
-        said.append(_against(best, reference, metric))
-    elif challengers:
+    contested = [group for group in groups if any(row.entrant.role != "baseline" for row in group.rows)]
+    said = [sentence for group in contested or groups[:1] for sentence in _of_group(comparison, group)]
+    if contested and not any(group.best_baseline for group in groups):
         said.append("No baseline finished, so nothing says how much of this is the system's merit.")
-    upper = [row for row in rows if row.bound == "upper"]
+    upper = [row for row in comparison.rows if row.bound == "upper" and row.done]
     if upper:
-        values = ", ".join(f"{row.name} {number(row.primary.mean, metric)}" for row in upper)
-        said.append(f"Upper bound, with more than a system may see: {values}.")
+        values = ", ".join(
+            f"{row.name} {number(row.primary.mean, metric)} (given {privilege(comparison, row)})" for row in upper
+        )
+        said.append(f"Upper bound, not ranked: {values}.")
     failures = sum(row.failures for row in comparison.rows)
     if failures or comparison.not_run:
         parts = [f"{failures} failed"] if failures else []
         reason = "because it was stopped" if comparison.stopped else "for want of time"
         parts += [f"{len(comparison.not_run)} were not started {reason}"] if comparison.not_run else []
         said.append(f"Of {len(comparison.plan.items)} runs, {' and '.join(parts)}.")
-    kinds = sorted({kind for row in rows if row.kind for kind in row.kind.split(", ")} & {"tiny", "sim"})
+    kinds = sorted({k for row in comparison.rows if row.kind for k in row.kind.split(", ")} & {"tiny", "sim"})
     if kinds:
         what = " and ".join({"tiny": "a tiny model trained here", "sim": "a simulated model"}[kind] for kind in kinds)
         said.append(f"Language model: {what}; this is evidence about the algorithms, not about real models.")
     return said
 
 
-def _first(comparison: Comparison, best: Row, rows: list[Row]) -> str:
+def told(row: Row | Group) -> str:
+    """Return what an entrant or a group was told of the task, in words that go on after "told"."""
+    return TOLD.get(row.sees or "none", row.sees or "")
+
+
+def privilege(comparison: Comparison, row: Row) -> str:
+    """Return what an upper bound is given that no system may have, in words."""
+    return comparison.problem.privileges.get(row.name, "more than a system may have")
+
+
+def blocks(comparison: Comparison) -> list[tuple[str, list[Row]]]:
+    """Return the rows in the blocks of a ranking: those told the same, upper bounds, those without a value.
+
+    Each comes with its heading, which is empty for those that compete where all were told the same.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> blocks(SimpleNamespace(groups=[], rows=[]))
+    []
+    """
+    groups = comparison.groups
+    found = [(f"Told {told(group)}" if len(groups) > 1 else "", list(group.rows)) for group in groups]
+    rest = [row for row in comparison.rows if row.rank is None]
+    for row in rest:
+        if row.bound == "upper" and row.done:
+            found.append((f"Not ranked, an upper bound: given {privilege(comparison, row)}", [row]))
+    without = [row for row in rest if not (row.bound == "upper" and row.done)]
+    return [*found, ("Without a value", without)] if without else found
+
+
+def _of_group(comparison: Comparison, group: Group) -> list[str]:
+    """Say who is best of those that were told the same, and by how much over the best baseline."""
     metric = comparison.primary
-    value = with_interval(best.primary, metric)
-    among = [row for row in rows if row.bound != "upper"]
+    best = next((row for row in group.rows if row.entrant.role != "baseline"), group.rows[0])
+    said = [_first(comparison, group, best)]
+    reference = next((row for row in comparison.rows if row.name == best.reference), None)
+    if best.difference is not None and reference is not None and best.entrant.role != "baseline":
+        said.append(_against(best, reference, metric))
+    return said
+
+
+def _first(comparison: Comparison, group: Group, best: Row) -> str:
+    metric = comparison.primary
     seeds = len(comparison.plan.seeds)
     over = f"over {seeds} seeds" if seeds > 1 else "with one seed"
+    value = f"{in_sentence(metric.label)} {with_interval(best.primary, metric)} {over}"
     data = comparison.data.name
-    if best is rows[0] or best is among[0]:
-        aside = "" if best is rows[0] else ", upper bounds aside"
-        return f"{best.name} ranks first on {data}{aside}: {in_sentence(metric.label)} {value} {over}."
-    return f"{best.name} is the best system on {data}, but not first: {in_sentence(metric.label)} {value} {over}."
+    among = f"Of those told {told(group)}, " if len(comparison.groups) > 1 else ""
+    if among and len(group.rows) == 1:
+        return f"Told {told(group)}, {best.name} is the only one on {data}: {value}."
+    if best is group.rows[0]:
+        return f"{among}{best.name} ranks first on {data}: {value}."
+    return f"{among}{best.name} is the best system on {data}, but not first: {value}."
 
 
 def _against(best: Row, reference: Row, metric: Metric) -> str:
@@ -145,17 +197,21 @@ def _against(best: Row, reference: Row, metric: Metric) -> str:
     assert difference is not None
     size = quantity(difference.mean, metric)
     way = "better" if difference.mean > 0 else "worse"
-    against = f"the best baseline, {reference.name} ({number(reference.primary.mean, metric)})"
+    value = number(reference.primary.mean, metric)
+    that, against = "That", f"the best baseline, {reference.name} ({value})"
+    if told(reference) != told(best):
+        that = "No baseline was told the same; that"
+        against = f"the best of the others, {reference.name} ({value}, told {told(reference)})"
     if math.isclose(difference.mean, 0.0, abs_tol=1e-12):
-        return f"That is the same as {against}."
+        return f"{that} is the same as {against}."
     if difference.n < 2 or difference.low is None or difference.high is None:
-        return f"That is {size} {way} than {against}; one seed cannot tell this from chance."
+        return f"{that} is {size} {way} than {against}; one seed cannot tell this from chance."
     interval = f"[{_points(difference.low, metric)}, {_points(difference.high, metric)}]"
     if difference.low == difference.high:
-        return f"That is {size} {way} than {against}, whatever the seed."
+        return f"{that} is {size} {way} than {against}, whatever the seed."
     if distinguishable(best):
-        return f"That is {size} {way} than {against} {interval}, more than chance between seeds explains."
-    return f"That is {size} {way} than {against} {interval}, which these seeds cannot tell from chance."
+        return f"{that} is {size} {way} than {against} {interval}, more than chance between seeds explains."
+    return f"{that} is {size} {way} than {against} {interval}, which these seeds cannot tell from chance."
 
 
 def _points(value: float, metric: Metric) -> str:
@@ -167,8 +223,9 @@ class TerminalTable:
     """The ranking for a terminal, fitted to its width: what it measures, the table, and the answer in words.
 
     Rank, name, role, the metric with its interval and the difference to the best baseline are always there. What else
-    a wider terminal has room for is added in this order: what an entrant sees of the task, seconds, failures, and up to
-    two more metrics. Nothing is cut off; what is too long goes on in the next line.
+    a wider terminal has room for is added in this order: seconds, failures, and up to two more metrics. Nothing is cut
+    off; what is too long goes on in the next line. Entrants that were told different things of the task are ranked in
+    tables of their own, under a heading that says what it was.
     """
 
     comparison: Comparison
@@ -177,7 +234,7 @@ class TerminalTable:
         """Give the lines for a console, as Rich asks for them."""
         yield self._title()
         yield ""
-        yield self._table(options.max_width)
+        yield from self._tables(options.max_width)
         yield ""
         yield Text(headline(self.comparison))
 
@@ -188,32 +245,46 @@ class TerminalTable:
         said = f"{metric.label} ({better} is better)"
         if len(comparison.plan.seeds) > 1:
             said += f": mean over {len(comparison.plan.seeds)} seeds [95 % interval]"
-        best = comparison.best_baseline
-        if best is not None and any(row.difference for row in comparison.rows):
-            said += f"; difference to the best baseline, {best}: positive is better"
+        if any(row.difference for row in comparison.rows):
+            best = [group.best_baseline for group in comparison.groups]
+            which = f", {best[0]}" if len(best) == 1 else " told the same"
+            said += f"; difference to the best baseline{which}: positive is better"
             if any(math.isfinite(row.p_holm) for row in comparison.rows):
                 said += ", p by paired t-test with Holm's adjustment"
         return Text(f"{said}.", style="dim")
 
-    def _table(self, width: int) -> Table:
-        rows = self.comparison.rows
-        shown, more = self._columns()
+    def _tables(self, width: int) -> Iterator[Table | Text]:
+        parts = blocks(self.comparison)
+        rows = [row for _, block in parts for row in block]
+        shown, more = self._columns(rows)
         room = width - sum(_width(column) + 2 for column in shown)
         for column in more:
             if (room := room - _width(column) - 2) < 0:
                 break
             shown.append(column)
-        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-        for name, justify, _ in shown:
-            table.add_column(escape(name), justify=justify, overflow="fold")
-        for i, row in enumerate(rows):
-            table.add_row(*(cells[i] for _, _, cells in shown), style="dim" if row.entrant.role == "baseline" else None)
-        return table
+        fits = sum(_width(column) + 2 for column in shown) <= width
+        first = True
+        for heading, block in parts:
+            if heading:
+                yield Text(heading, style="bold" if first else "dim bold")
+            table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1), show_header=first)
+            for column in shown:
+                name, justify, _ = column
+                # Tables of one ranking keep their columns in line.
+                table.add_column(
+                    escape(name), justify=justify, overflow="fold", min_width=_width(column) if fits else None
+                )
+            for row in block:
+                i = rows.index(row)
+                faint = not first or row.entrant.role == "baseline"
+                table.add_row(*(cells[i] for _, _, cells in shown), style="dim" if faint else None)
+            yield table
+            first = False
 
-    def _columns(self) -> tuple[list[_Column], list[_Column]]:
+    def _columns(self, rows: list[Row]) -> tuple[list[_Column], list[_Column]]:
         """What must be shown, and what may be, as (header, justification, cells)."""
         comparison = self.comparison
-        rows, metric = comparison.rows, comparison.primary
+        metric = comparison.primary
         names = [escape(row.name) + (f" [dim]({row.kind} LM)[/]" if row.kind else "") for row in rows]
         must: list[_Column] = [
             ("#", "right", [str(row.rank or "–") for row in rows]),
@@ -224,7 +295,6 @@ class TerminalTable:
         ]
         failures = [f"[red]{row.failures}[/]" if row.failures else "0" for row in rows]
         may: list[_Column] = [
-            ("sees", "left", [escape(row.sees or "–") for row in rows]),
             ("seconds", "right", [_seconds(row.cost.get("wall_seconds")) for row in rows]),
             ("failures", "right", failures),
         ]
@@ -270,15 +340,23 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def _to_another(comparison: Comparison, row: Row) -> str:
+    """Name the reference of a difference where it is not the best baseline of the row's own block."""
+    group = next((g for g in comparison.groups if row.name in {r.name for r in g.rows}), None)
+    own = group.best_baseline if group else comparison.groups[0].best_baseline if len(comparison.groups) == 1 else None
+    return "" if own == row.reference else f" to {row.reference}"
+
+
 def _difference_cell(comparison: Comparison, row: Row) -> str:
-    if row.name == comparison.best_baseline:
+    if row.name in {group.best_baseline for group in comparison.groups}:
         return "[dim]best baseline[/]"
     if row.difference is None:
         return "–"
     text = number(row.difference.mean, comparison.primary, signed=True)
+    to = escape(_to_another(comparison, row))
     if not math.isfinite(row.p_holm):
-        return text
+        return text + to
     if not distinguishable(row):
-        return f"{text} [dim]p={row.p_holm:.2f}[/]"
+        return f"{text}{to} [dim]p={row.p_holm:.2f}[/]"
     colour = "green" if row.difference.mean > 0 else "red"
-    return f"[{colour}]{text}[/] [dim]p{'<.001' if row.p_holm < 0.001 else f'={row.p_holm:.3f}'}[/]"
+    return f"[{colour}]{text}[/]{to} [dim]p{'<.001' if row.p_holm < 0.001 else f'={row.p_holm:.3f}'}[/]"

@@ -11,6 +11,9 @@ from typing import Any, ClassVar, Literal, Protocol
 
 Role = Literal["system", "baseline", "ablation"]
 
+#: What an entrant may be told of the task, from least to most; see :class:`anytask.continual.base.ContinualClassifier`.
+LEVELS = ("none", "boundary", "train", "test")
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -138,8 +141,10 @@ class Problem(ABC):
     #: Option name -> (default, help text): what :meth:`load` takes beside the source.
     options: ClassVar[Mapping[str, tuple[Any, str]]] = {}
     #: Baseline name -> "lower" or "upper": references that mark the ends of the scale. An upper bound is told or given
-    #: what no system may have (all data at once, the true borders): reports mark it, and no system is asked to beat it.
+    #: what no system may have: reports set it apart, it has no rank, and no system is asked to beat it.
     bounds: ClassVar[Mapping[str, Literal["lower", "upper"]]] = {}
+    #: Upper bound -> what it is given that no system may have, in words ("all data at once").
+    privileges: ClassVar[Mapping[str, str]] = {}
 
     @property
     def primary(self) -> Metric:
@@ -157,6 +162,18 @@ class Problem(ABC):
     def refuses(self, entrant: Entrant, data: Any) -> str | None:
         """Return why an entrant cannot take part on these data, in one sentence, or None if it can."""
         return None
+
+    def told(self, sees: str | None, options: Mapping[str, Any]) -> str | None:
+        """Return what an entrant whose class declares ``sees`` is told of the task with these options.
+
+        One of :data:`LEVELS`, or None where nothing is declared, which counts as being told nothing. Entrants that are
+        told the same are ranked against each other.
+        """
+        return sees
+
+    def setting(self, data: Any) -> str:
+        """Return what entrants have to do with these data, and what nobody tells them, in a sentence or two."""
+        return ""
 
     @abstractmethod
     def run(self, entrant: Entrant, data: Any, seed: int, progress: Callable[[float], None] | None = None) -> Outcome:

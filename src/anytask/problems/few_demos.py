@@ -146,6 +146,7 @@ class FewDemos(Problem):
     title: ClassVar[str] = "Few demonstrations"
     metrics: ClassVar[tuple[Metric, ...]] = _METRICS
     bounds = {"oracle selection": "upper"}  # noqa: RUF012 (declared by the base class)
+    privileges: ClassVar[Mapping[str, str]] = {"oracle selection": "the truth about which prior data help"}
     options: ClassVar[Mapping[str, tuple[Any, str]]] = {
         "env": (None, "Gymnasium id in which policies are tried out; none: held-out expert episodes"),
         "env_options": (None, "what the environment is made with, as a mapping"),

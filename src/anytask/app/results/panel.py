@@ -15,16 +15,20 @@ from anytask import problems
 from anytask.app import layout as pieces
 from anytask.app.results.data import Loaded, Overview, finite
 from anytask.bench import figures
-from anytask.bench.comparison import Comparison, Row
-from anytask.bench.report import SEES, cost_label, cost_text
+from anytask.bench.comparison import Comparison, Group, Row
+from anytask.bench.report import cost_label, cost_text
+from anytask.bench.statistics import Ranking
 from anytask.bench.store import Run
 from anytask.bench.wording import (
+    TOLD,
+    blocks,
     chance,
     difference_text,
     in_sentence,
     number,
     role,
     sentences,
+    told,
     with_interval,
 )
 from anytask.problems.base import Problem
@@ -72,7 +76,7 @@ def views(overview: Overview, comparison: Comparison) -> dict[str, str]:
     found = {
         "curves": "Curves" if own and failed < len(comparison.runs) else "",
         "cost": "Costs",
-        "ranks": "Which differences count" if comparison.ranking is not None else "",
+        "ranks": "Which differences count" if _ranked(comparison) else "",
         "runs": f"Runs ({len(comparison.runs)})",
         "failures": f"Failures ({failed})" if failed else "",
         "again": "Do it again",
@@ -120,8 +124,10 @@ def _head(overview: Overview, comparison: Comparison, states: _States) -> html.D
     words, kind = states[overview.state]
     ended = overview.done + overview.failed
     said = sentences(comparison) if comparison.runs else []
+    setting = comparison.problem.setting(comparison.data)
     parts: list[Any] = [
         html.P([f"{overview.title} ", pieces.badge(words, kind)], className="kicker"),
+        *([html.P(setting, className="lead")] if setting else []),
         html.H2(said[0] if said else "Nothing has ended yet", className="answer"),
     ]
     if said[1:]:
@@ -177,14 +183,9 @@ def _warnings(overview: Overview, loaded: Loaded) -> list[Any]:
 
 def _ranking(overview: Overview, comparison: Comparison, narrow: bool = False) -> Any:
     metric = comparison.primary
-    better = "higher" if metric.higher_is_better else "lower"
-    caption = (
-        f"Mean {in_sentence(metric.label)} over the seeds ({better} is better) with a 95 % interval; small dots are "
-        "single seeds. Filled circles are systems, open diamonds baselines, triangles the ends of the scale."
-    )
     parts: list[Any] = []
     if any(row.done and math.isfinite(row.primary.mean) for row in comparison.rows):
-        drawn = figures.ranking(comparison)
+        drawn, caption = figures.ranking(comparison), figures.ranking_caption(comparison)
         parts.append(
             pieces.figure(drawn, caption, name=f"{file_name(overview)}-ranking", label="Ranking with intervals")
         )
@@ -196,22 +197,28 @@ def _ranking(overview: Overview, comparison: Comparison, narrow: bool = False) -
     )
     head += [f"{m.label} {'↑' if m.higher_is_better else '↓'}" for m in others]
     rows = [
-        [
-            str(row.rank or "–"),
-            _name(comparison, row),
-            role(row),
-            with_interval(row.primary, metric),
-            difference_text(comparison, row),
-            chance(row),
-            *(number(row.metrics.get(m.key), m) for m in others),
-        ]
-        for row in comparison.rows
+        (
+            heading,
+            [
+                [
+                    str(row.rank or "–"),
+                    _name(comparison, row),
+                    role(row),
+                    with_interval(row.primary, metric),
+                    difference_text(comparison, row),
+                    chance(row),
+                    *(number(row.metrics.get(m.key), m) for m in others),
+                ]
+                for row in block
+            ],
+        )
+        for heading, block in blocks(comparison)
     ]
     note = (
         "Differences are taken seed by seed, positive is better. “Chance?” is a paired t-test, adjusted after Holm: "
         "“no” means p < 0.05."
     )
-    parts.append(pieces.table(head, rows, numeric=(0, *range(3, len(head))), label="Ranking"))
+    parts.append(pieces.blocks(head, rows, numeric=(0, *range(3, len(head))), label="Ranking"))
     parts.append(html.P(note, className="note"))
     return pieces.section("Who does best", *parts)
 
@@ -270,19 +277,26 @@ def cost_figure(comparison: Comparison, by: str) -> Any:
     )
 
 
+def _ranked(comparison: Comparison) -> list[tuple[Group, Ranking]]:
+    """The groups whose average ranks can be drawn."""
+    found = [(group, comparison.ranking(group)) for group in comparison.groups if len(group.rows) <= 20]
+    return [(group, ranking) for group, ranking in found if ranking is not None]
+
+
 def _significance(overview: Overview, comparison: Comparison) -> list[Any]:
-    if comparison.ranking is None:
+    parts: list[Any] = []
+    for place, (group, ranking) in enumerate(_ranked(comparison)):
+        caption = (
+            "Further left is better. Entrants joined by a thick bar are so close in average rank that these "
+            f"{ranking.n} seeds cannot tell them apart (Nemenyi test, 5 % level)."
+        )
+        drawn = figures.critical_difference(comparison, [row.name for row in group.rows], ranking)
+        name = f"{file_name(overview)}-differences{place + 1 if place else ''}"
+        parts += [html.H3(f"Told {told(group)}")] if len(comparison.groups) > 1 else []
+        parts.append(pieces.figure(drawn, caption, name=name, label="Average ranks"))
+    if not parts:
         return []
-    names, ranking = comparison.ranking
-    if len(names) > 20:
-        return []
-    caption = (
-        "Further left is better. Entrants joined by a thick bar are so close in average rank that these "
-        f"{ranking.n} seeds cannot tell them apart (Nemenyi test, 5 % level)."
-    )
-    drawn = figures.critical_difference(comparison, names, ranking)
-    shown = pieces.figure(drawn, caption, name=f"{file_name(overview)}-differences", label="Average ranks")
-    return [pieces.section("Which differences count", html.Div(shown, className="wide-only"),
+    return [pieces.section("Which differences count", html.Div(parts, className="wide-only"),
                            html.P("This drawing needs a wider screen.", className="note narrow-only"))]  # fmt: skip
 
 
@@ -364,7 +378,7 @@ def _run_details(comparison: Comparison, run: Run) -> Any:
     pairs += [
         ("class", run.entry),
         ("settings", json.dumps(run.params) if run.params else "defaults"),
-        ("is told of the task", SEES.get(run.sees or "", "not declared")),
+        *([("was told of the task", TOLD.get(sees, sees))] if (sees := comparison.told(run)) else []),
         ("language model", run.kind or "none"),
         ("finished", run.finished[:19].replace("T", " ")),
         ("versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),

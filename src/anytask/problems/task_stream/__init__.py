@@ -18,12 +18,25 @@ import numpy as np
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
 from anytask.datasets.labelled import LabelledData, load_labelled
-from anytask.problems.base import Entrant, Metric, Outcome, Problem
+from anytask.problems.base import LEVELS, Entrant, Metric, Outcome, Problem
 
 SCENARIOS = ("class", "permuted", "rotated", "blurred", "domain", "recurring")
-#: What the stream can show of the tasks, from least to most, in the places of :data:`anytask.continual.base.ACCESS`.
+#: What the stream can show of the tasks, from least to most, in the places of :data:`anytask.problems.base.LEVELS`.
 IDENTITY = ("none", "boundary", "train", "train+test")
-_ACCESS = ("none", "boundary", "train", "test")
+_BRINGS = {
+    "class": "each with classes of its own",
+    "permuted": "each with the input values in another fixed order",
+    "rotated": "each turned by another angle",
+    "blurred": "each blurred by another width",
+    "domain": "each from another domain",
+    "recurring": "each with classes of its own, which come back",
+}
+_ANNOUNCED = {
+    "none": "Nobody tells them when a task ends, or which task a query is from.",
+    "boundary": "They may be told when a task ends, but never which task it is.",
+    "train": "They may be told the task of the training data, but not that of a query.",
+    "train+test": "They may be told which task training data and queries are from.",
+}
 _N_TASKS = 5
 _CURVE_ITEMS = 256
 
@@ -291,6 +304,7 @@ class TaskStream(Problem):
     key = "task-stream"
     title = "Learning from a stream of tasks"
     bounds: ClassVar[Mapping[str, Literal["lower", "upper"]]] = {"fine-tuning": "lower", "joint-training": "upper"}
+    privileges: ClassVar[Mapping[str, str]] = {"joint-training": "all data at once"}
     metrics = (
         Metric("accuracy", "Final accuracy over all tasks"),
         Metric("forgetting", "Forgetting", higher_is_better=False),
@@ -370,12 +384,31 @@ class TaskStream(Problem):
             if not hasattr(cls, method):
                 return f"{entrant.name} has no {method}, so it cannot learn from a stream."
         needs = getattr(cls, "needs", "none")
-        if _ACCESS.index(needs) > IDENTITY.index(data.options.identity):
+        if LEVELS.index(needs) > IDENTITY.index(data.options.identity):
             wanted = {"boundary": "when a task ends", "train": "the task in training", "test": "the task at test"}[
                 needs
             ]
             return f"{entrant.name} needs to be told {wanted}, and identity={data.options.identity!r} does not show it."
         return None
+
+    def told(self, sees: str | None, options: Mapping[str, Any]) -> str:
+        """Return what its class looks at of the tasks, as far as the stream shows it."""
+        shown = IDENTITY.index(options.get("identity") or StreamOptions.identity)
+        return LEVELS[min(LEVELS.index(sees or "none"), shown)]
+
+    def setting(self, data: StreamData) -> str:
+        """Return what the tasks are, and what nobody tells of them.
+
+        Examples
+        --------
+        >>> problem = TaskStream()
+        >>> problem.setting(problem.load("digits", identity="none"))  # doctest: +NORMALIZE_WHITESPACE
+        'Learners meet 5 tasks of digits one after another, each with classes of its own, and must not forget the
+        earlier ones. Nobody tells them when a task ends, or which task a query is from.'
+        """
+        options = data.options
+        tasks = f"{options.n_tasks} tasks of {data.name} one after another, {_BRINGS[options.scenario]}"
+        return f"Learners meet {tasks}, and must not forget the earlier ones. {_ANNOUNCED[options.identity]}"
 
     def run(
         self, entrant: Entrant, data: StreamData, seed: int, progress: Callable[[float], None] | None = None
@@ -386,10 +419,10 @@ class TaskStream(Problem):
             raise ValueError(reason)
         stream = data.stream(seed)
         cls = entrant.load()
-        level = min(_ACCESS.index(getattr(cls, "sees", "none")), IDENTITY.index(data.options.identity))
+        access = self.told(getattr(cls, "sees", None), {"identity": data.options.identity})
         preset = entrant.preset_or("small")
         model = entrant.make("small", **_settings_for(cls, stream.facts), seed=seed)
-        walk = _Walk(model, stream, _ACCESS[level])
+        walk = _Walk(model, stream, access)
         R = walk.through(progress or (lambda share: None))
 
         metrics = stream_metrics(R, stream.visits)
@@ -491,7 +524,7 @@ class _Walk:
         return len(np.unique(np.concatenate([rows for rows, _ in self.stream.batches])))
 
     def _is_shown(self, what: str) -> bool:
-        return _ACCESS.index(self.access) >= _ACCESS.index(what)
+        return LEVELS.index(self.access) >= LEVELS.index(what)
 
     def _teach(self, b: int) -> None:
         parts = [(self.stream.inputs(r, k), self.stream.labels(r, k), k) for r, k in self.stream.parts(b)]
