@@ -1,6 +1,7 @@
 """The command line, as a newcomer meets it: answers, exit codes, and one clear line for a mistake."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -111,6 +112,23 @@ def test_a_failing_run_is_exit_code_1_and_the_others_are_kept(run, table):
         "tame": "done",
         "prd": "failed",
     }
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_comparison_also_in_the_background(number):
+    """A shell starts processes in the background with SIGINT ignored."""
+    code = (
+        "import signal, sys, time; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "from anytask import bench, cli\n"
+        "bench.compare = lambda *parts, **settings: print('It goes on.', flush=True) or time.sleep(1000)\n"
+        "sys.argv[1:] = ['compare', 'task-stream', '--data', 'digits']\n"
+        "cli.main()\n"
+    )
+    started = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert started.stdout.readline() == "It goes on.\n"
+    started.send_signal(number)
+    _, told = started.communicate(timeout=200)
+    assert started.returncode == 130 and "Stopped. Finished runs are kept" in told
 
 
 BAD = {

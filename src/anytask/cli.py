@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -429,7 +430,9 @@ def open_app(
 
 
 def main() -> None:
-    """Entry point of the ``anytask`` command."""
+    """Entry point of the ``anytask`` command; Ctrl-C and SIGTERM raise ``KeyboardInterrupt`` in it."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background processes with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         app()
     except BrokenPipeError:

@@ -6,24 +6,31 @@ import subprocess
 import sys
 import urllib.request
 
+import pytest
 from typer.testing import CliRunner
 
 from anytask.cli import app
 
 COMMAND = [sys.executable, "-m", "anytask.cli", "app", "--no-browser"]
+#: Starts a command with SIGINT ignored, as a shell does in the background.
+DEAF = ["sh", "-c", 'trap "" INT && exec "$@"', "sh"]
 
 
-def test_it_says_where_it_is_answers_there_and_ends_on_ctrl_c(tmp_path):
-    started = subprocess.Popen(
-        [*COMMAND, "--port", "0", "--store", str(tmp_path / "s.sqlite")], stdout=subprocess.PIPE, text=True
-    )
+@pytest.mark.parametrize(
+    ("start", "number"),
+    [([], signal.SIGINT), (DEAF, signal.SIGINT), (DEAF, signal.SIGTERM)],
+    ids=["SIGINT", "SIGINT in the background", "SIGTERM"],
+)
+def test_it_says_where_it_is_answers_there_and_ends_on_a_signal(tmp_path, start, number):
+    command = [*start, *COMMAND, "--port", "0", "--store", str(tmp_path / "s.sqlite")]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         line = started.stdout.readline()
         assert "http://127.0.0.1:" in line and "Ctrl-C" in line
         with urllib.request.urlopen(line.split()[3]) as answer:
             assert b"anytask" in answer.read()
-        started.send_signal(signal.SIGINT)
-        assert started.wait(timeout=20) == 0
+        started.send_signal(number)
+        assert started.wait(timeout=120) == 0
         assert "Stopped." in started.stdout.read()
     finally:
         started.kill()

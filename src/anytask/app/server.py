@@ -150,7 +150,7 @@ def serve(
     results: Mapping[str, Any] | Sequence[Any] = (),
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve the application until Ctrl-C.
+    """Serve the application until ``KeyboardInterrupt``, which Ctrl-C raises.
 
     Parameters
     ----------
@@ -184,13 +184,13 @@ def serve(
         port = listener.getsockname()[1]
         server = make_server(host, port, app.server, threaded=True, request_handler=Quiet, fd=listener.fileno())
         server.daemon_threads = True  # type: ignore[attr-defined]
-        if on_ready is not None:
-            shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-            threading.Thread(target=on_ready, args=(f"http://{shown}:{port}/",), daemon=True).start()
         try:
+            if on_ready is not None:
+                shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+                threading.Thread(target=on_ready, args=(f"http://{shown}:{port}/",), daemon=True).start()
             server.serve_forever()
         except KeyboardInterrupt:
-            logger.info("stopped by Ctrl-C")
+            logger.info("stopped by an interrupt")
         finally:
             server.server_close()
 
