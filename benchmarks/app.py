@@ -12,6 +12,10 @@ import numpy as np
 
 from anytask.app.catalogue.page import timeline
 from anytask.app.catalogue.search import CatalogueSearch
+from anytask.app.nero import page as nero_page
+from anytask.app.nero import views as nero_views
+from anytask.app.nero.data import NeroLibrary
+from anytask.app.nero.views import Drawer
 from anytask.app.results.data import StoreView, ranking_csv, runs_csv
 from anytask.app.results.page import STATES
 from anytask.app.results.panel import panel, runs_table
@@ -20,6 +24,8 @@ from anytask.bench.comparison import Comparison
 from anytask.bench.planning import Plan, PlanItem
 from anytask.bench.stored import StoredData, StoredProblem, record_of
 from anytask.catalogue import SYSTEMS
+from anytask.evaluate import NERO
+from anytask.evaluate.parts.planar_groups import Rotations
 from anytask.problems.base import Entrant
 
 METRICS = ({"key": "accuracy", "label": "accuracy"}, {"key": "forgetting", "label": "forgetting"})
@@ -75,6 +81,27 @@ def report(comparisons: int, entrants: int, seeds: int) -> None:
         timed("CSV of ranking and runs", lambda: (ranking_csv(loaded.comparison), runs_csv(loaded.comparison)))
 
 
+def nero(samples: int) -> None:
+    """Time what dragging a slider of the NERO page asks for, of 73 rotations of each sample."""
+    rng = np.random.default_rng(0)
+    X, y = rng.uniform(size=(samples, 8, 8)), np.arange(samples) % 10
+    answers = [rng.dirichlet(np.ones(10), size=73 * samples) for _ in range(2)]
+    models = {f"m{k}": (lambda X, k=k: answers[k][: len(X)]) for k in range(2)}
+    library = NeroLibrary(results=[NERO(Rotations()).evaluate(models, X, y)])
+    source = library.sources[0].id
+    drawer = Drawer(library.get)
+    asked = nero_views.ask(library.get(source), source, second="m1")
+    drawer.samples(asked, "pca", "mean", 0), drawer.detail(asked, 0, 0)  # imports, and the map of the metric
+    print(f"NERO page, two models on {samples} samples")
+    timed("aggregate plot at another element", lambda: drawer.aggregate(asked, 1))
+    timed("sample map by variance", lambda: drawer.samples(asked, "pca", "variance", 1))
+    timed("orbit of another sample", lambda: drawer.individual(asked, 1, 1))
+    timed("detail of another sample", lambda: drawer.detail(asked, 1, 1))
+    timed("a chosen sample", lambda: nero_page.chosen_sample(library, asked, "mean", "nero-rank", None, 1, None))
+    timed("facts of an element", lambda: nero_page.facts(library, asked, 1, 1))
+    timed("summary of the models", lambda: nero_page.summaries(library, asked))
+
+
 def main() -> None:
     """Print the times."""
     import plotly.graph_objects  # noqa: F401 - the server imports it at its start
@@ -87,6 +114,7 @@ def main() -> None:
     timed("first search by words", lambda: search.find("shorten long prompts"))
     timed("second search by words", lambda: search.find("data that keep changing"))
     timed("time line", lambda: timeline(SYSTEMS, []))
+    nero(300)
 
 
 if __name__ == "__main__":
