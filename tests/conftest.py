@@ -13,8 +13,8 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-# How long an example takes says more about the machine than about the code.
-hypothesis.settings.register_profile("anytask", deadline=None)
+# How long an example takes, or takes to be drawn, says more about the machine than about the code.
+hypothesis.settings.register_profile("anytask", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("anytask")
 
 _seconds: collections.Counter[str] = collections.Counter()

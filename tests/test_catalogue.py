@@ -341,18 +341,17 @@ def test_as_dict_is_json_and_agrees_with_the_state(card):
     assert tuple(values["problems"]) == card.problems
 
 
-def test_listing_every_state_loads_no_heavy_module_and_is_quick():
+def test_listing_every_state_loads_no_heavy_module():
     script = (
-        "import sys, time; start = time.perf_counter()\n"
+        "import sys\n"
         "from anytask import catalogue\n"
         "cards = [catalogue.as_dict(card) for card in catalogue.SYSTEMS]\n"
-        "print(time.perf_counter() - start, len(cards), *(set(sys.modules) & {'torch', 'transformers', 'numpy'}))"
+        "print(len(cards), *(set(sys.modules) & {'torch', 'transformers', 'numpy'}))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    seconds, cards, *heavy = done.stdout.split()
+    cards, *heavy = done.stdout.split()
     assert cards == "77"
     assert heavy == []
-    assert float(seconds) < 5  # about 0.05 s; the rest is room for a busy machine
 
 
 def test_public_names_exist():

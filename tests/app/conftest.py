@@ -14,6 +14,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))  # the toy problem
 
+#: Seconds that a page may take for what it takes a fraction of one for: the machine may be busy with something else.
+PATIENCE = 120
+
 QUIET = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
@@ -47,7 +50,7 @@ def browser():
     with playwright.sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=path, args=QUIET)
         context = opened.new_context()
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(1000 * PATIENCE)
         yield context
         opened.close()
 
@@ -74,7 +77,7 @@ def server():
     for made, thread in started:
         made.shutdown()
         made.server_close()
-        thread.join(timeout=10)
+        thread.join(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -111,8 +114,8 @@ def open_page(browser):
 def until():
     """Wait until JavaScript holds on a page. The pages' policy forbids the ``eval`` of Playwright's own way to wait."""
 
-    def wait(page, condition, seconds=15):
-        deadline = time.monotonic() + seconds
+    def wait(page, condition):
+        deadline = time.monotonic() + PATIENCE
         while not page.evaluate(condition):
             assert time.monotonic() < deadline, f"never came true: {condition}"
             page.wait_for_timeout(100)

@@ -82,7 +82,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_search_by_words(monkeypatch):
 
     monkeypatch.setattr("anytask.lm.embeddings.Embedder", missing)
     search = CatalogueSearch()
-    search.warm_up().join(timeout=60)
+    search.warm_up().join()
     assert search.how == "words" and keys(search.find("vote-k"))[0] == "votek"
 
 

@@ -194,7 +194,7 @@ def test_a_running_comparison_is_followed_and_stopped(open_page, server, tmp_pat
         with RunStore(path) as store:
             for record in store.comparisons():
                 store.request_stop(record.id)
-        thread.join(timeout=60)
+        thread.join()
     (comparison,) = found
     assert comparison.stopped and 1 < len(comparison.runs) < 400
     assert "because it was stopped" in page.inner_text("#detail")

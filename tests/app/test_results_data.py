@@ -2,11 +2,10 @@
 
 import json
 import sqlite3
-import threading
 
 import pytest
 from test_catalogue_page import text_of
-from toy_problem import Toy
+from toy_problem import Toy, await_stop
 
 from anytask.app.results.data import StoreView, Unreadable, check_store, ranking_csv, run_rows, runs_csv
 from anytask.app.results.page import STATES, chosen, matches
@@ -88,7 +87,7 @@ def test_a_running_comparison_is_followed_and_stopped(tmp_path):
         if not seen:
             assert view.request_stop(overview.id)
         seen.append((overview.state, overview.done + overview.failed, view.snapshot().overviews[0].state))
-        threading.Event().wait(1.3)  # longer than the second in which the request is noticed
+        await_stop()
 
     comparison = made(path, on_event=look)
     assert seen[0] == ("running", 1, "stopping") and comparison.stopped and len(comparison.runs) < 10

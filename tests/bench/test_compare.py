@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
-from toy_problem import Careful, Guess, Toy
+from toy_problem import Careful, Guess, Toy, time_for_one_run
 
 from anytask import catalogue
 from anytask.bench import Comparison, RunStore, compare, plan
@@ -238,8 +238,8 @@ def test_a_given_file_is_closed(tmp_path):
         assert other.execute("SELECT COUNT(*) FROM runs").fetchone() == (8,)
 
 
-def test_the_budget_leaves_runs_out_and_says_so():
-    found = run([system(do="sleep 0.4")], budget_seconds=0.2)
+def test_the_budget_leaves_runs_out_and_says_so(monkeypatch):
+    found = run(**time_for_one_run(monkeypatch))
     assert [r.entrant_name for r in found.runs] == ["tame"] and len(found.not_run) == 7
     assert "7 were not started for want of time" in found.headline()
     assert found.to_json()["not_run"][0] == {"name": "chance", "seed": 0}

@@ -6,7 +6,7 @@ from html import escape
 from html.parser import HTMLParser
 
 import pytest
-from toy_problem import Toy
+from toy_problem import Toy, time_for_one_run
 
 from anytask.bench import compare, write_report
 from anytask.bench.report import render
@@ -143,8 +143,8 @@ def test_left_out_entrants_and_their_reason_are_shown():
     assert "replay" in text and "it needs <images>" in text
 
 
-def test_runs_without_time_are_shown():
-    found = run([Entrant("slow", ENTRY, {"do": "sleep 0.4"})], budget_seconds=0.2)
+def test_runs_without_time_are_shown(monkeypatch):
+    found = run(**time_for_one_run(monkeypatch))
     assert "Not started, for want of time: chance (seed 0), replay (seed 0)" in Page(render(found)).words
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import joblib
 import pytest
-from toy_problem import Toy, ToyData
+from toy_problem import Toy, ToyData, time_for_one_run
 
 from anytask.bench import RunStore, execute, plan
 from anytask.bench.run import Meter, limited_threads, threads_per_run
@@ -78,22 +78,19 @@ def test_one_loky_job_still_has_a_process_of_its_own():
 
 @pytest.mark.parametrize("backend", LOCAL)
 def test_each_run_is_stored_as_it_ends(tmp_path, backend):
-    """When the last run starts its sleep, the short ones must already be in the file."""
+    """The last run ends only once the others are in the file, and each is there when it is told of."""
     path = tmp_path / "s.sqlite"
     seen = []
 
     def count(what, run):
         with sqlite3.connect(path) as other:
-            seen.append((run.entrant_name, other.execute("SELECT COUNT(*) FROM runs").fetchone()[0]))
+            seen.append((run.status, other.execute("SELECT COUNT(*) FROM runs").fetchone()[0]))
+        if len(seen) == 2:
+            (tmp_path / "go").touch()
 
-    go(
-        [guess("a"), guess("b"), guess("slow", "sleep 1")],
-        seeds=1,
-        store=RunStore(path),
-        backend=backend,
-        on_event=count,
-    )
-    assert [stored for _, stored in seen] == [1, 2, 3] and seen[2][0] == "slow"
+    last = guess("last", f"await {tmp_path / 'go'}")
+    go([guess("a"), guess("b"), last], seeds=1, store=RunStore(path), backend=backend, on_event=count)
+    assert seen == [("done", 1), ("done", 2), ("done", 3)]
 
 
 def test_resuming_repeats_the_failed_and_not_the_done(tmp_path):
@@ -132,13 +129,13 @@ def test_an_interrupt_stops_workers_at_once_and_keeps_what_had_ended():
 
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        go([guess("a"), guess("slow", "sleep 60")], 1, store=store, backend="loky", on_event=stop)
-    assert time.monotonic() - started < 30
+        go([guess("a"), guess("slow", "sleep 1000")], 1, store=store, backend="loky", on_event=stop)
+    assert time.monotonic() - started < 200
     assert [run.entrant_name for run in store.runs()] == ["a"]
 
 
-def test_no_run_starts_after_the_budget():
-    done = go([guess("a", "sleep 0.4"), guess("b")], 3, budget_seconds=0.3)
+def test_no_run_starts_after_the_budget(monkeypatch):
+    done = go([guess("a"), guess("b")], 3, **time_for_one_run(monkeypatch))
     assert [run.entrant_name for run in done.runs] == ["a"]
     assert [(item.entrant.name, item.seed) for item in done.not_run] == [
         ("b", 0),
@@ -168,14 +165,16 @@ def test_peak_memory_is_the_runs_own():
 def test_sampled_memory_sees_a_block_that_stays_for_a_while():
     with Meter(shared=True) as meter:
         block = bytearray(60_000_000)
-        time.sleep(0.2)
+        end = time.monotonic() + 60
+        while meter._peak < meter._resident + 50e6 and time.monotonic() < end:
+            time.sleep(0.02)
         del block
     assert meter.cost["peak_increase_bytes"] > 50e6
 
 
 def test_wall_and_cpu_time_are_told_apart():
     sleeper, worker = go([guess("sleeper", "sleep 0.3"), guess("worker", "work 0.3")], seeds=1).runs
-    assert sleeper.cost["wall_seconds"] >= 0.3 and sleeper.cost["cpu_seconds"] < 0.1
+    assert sleeper.cost["wall_seconds"] >= 0.3 and sleeper.cost["cpu_seconds"] < sleeper.cost["wall_seconds"] / 2
     assert worker.cost["cpu_seconds"] >= 0.29
 
 
@@ -242,7 +241,7 @@ def test_classes_of_the_main_script_reach_the_workers(tmp_path):
         "    found = compare(Own(), 'toy', Mine, seeds=2)\n"
         "    print([run.status for run in found.runs])\n"
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert done.stdout.strip() == "['done', 'done']", done.stderr
 
 
@@ -258,19 +257,23 @@ def test_silence_without_progress(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def _streams(backend):
-    """Run short and long entrants; return how long before the end the first run was known, and the runs."""
-    moments = []
-    entrants = [guess("a"), guess("bad", "fail"), guess("slow", "sleep 2")]
-    done = go(entrants, 1, backend=backend, on_event=lambda what, run: moments.append(time.monotonic()))
-    return moments[-1] - moments[0], done.runs
+def _streams(backend, folder):
+    """Run entrants of which the last ends only once the first two are known, and return the runs."""
+    told = []
+
+    def tell(what, run):
+        told.append(run)
+        if len(told) == 2:
+            (folder / "go").touch()
+
+    entrants = [guess("a"), guess("bad", "fail"), guess("last", f"await {folder / 'go'}")]
+    return go(entrants, 1, backend=backend, on_event=tell).runs
 
 
 @pytest.mark.slow
-def test_ray_streams_results_and_shuts_its_own_cluster_down():
+def test_ray_streams_results_and_shuts_its_own_cluster_down(tmp_path):
     ray = pytest.importorskip("ray")
-    lead, runs = _streams("ray")
-    assert lead > 1 and [run.status for run in runs] == ["done", "failed", "done"]
+    assert [run.status for run in _streams("ray", tmp_path)] == ["done", "failed", "done"]
     assert not ray.is_initialized()
 
 
@@ -288,10 +291,9 @@ def test_ray_leaves_a_cluster_of_the_user_alone(monkeypatch):
 
 
 @pytest.mark.slow
-def test_dask_streams_results_and_shuts_its_own_cluster_down():
+def test_dask_streams_results_and_shuts_its_own_cluster_down(tmp_path):
     distributed = pytest.importorskip("distributed")
-    lead, runs = _streams("dask")
-    assert lead > 1 and [run.status for run in runs] == ["done", "failed", "done"]
+    assert [run.status for run in _streams("dask", tmp_path)] == ["done", "failed", "done"]
     with pytest.raises(ValueError, match="No clients found"):
         distributed.Client.current()
     assert not any("IO loop" in thread.name and not thread.daemon for thread in threading.enumerate())
@@ -331,19 +333,19 @@ def test_torch_is_warmed_up_only_for_classes_that_use_it(monkeypatch):
     assert warmed == [1] and done.runs[0].status == "done"
 
 
-def test_a_worker_whose_torch_is_warm_makes_its_first_optimizer_at_once():
-    """The first optimizer of a process costs seconds; after the warm-up, milliseconds. No random number is drawn."""
+def test_a_worker_whose_torch_is_warm_imports_nothing_for_its_first_optimizer():
+    """The first optimizer of a process imports some seconds' worth of modules. No random number is drawn."""
     code = (
-        "import time, torch\n"
+        "import sys, torch\n"
         "from anytask.bench.run import warm_up_torch\n"
         "state = torch.get_rng_state()\n"
         "warm_up_torch()\n"
         "assert torch.equal(state, torch.get_rng_state())\n"
         "w = torch.ones(2, requires_grad=True)\n"
-        "started = time.process_time()\n"
+        "before = set(sys.modules)\n"
         "w.sum().backward()\n"
         "torch.optim.Adam([w]).step()\n"
-        "print(time.process_time() - started)\n"
+        "print(len(before), sorted(set(sys.modules) - before))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
-    assert float(done.stdout) < 0.2
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith(" []\n"), done.stdout

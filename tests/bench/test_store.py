@@ -127,7 +127,7 @@ def test_several_processes_write_at_once(tmp_path):
         " entrant_name='a', entry='m:A', seed=i))\n"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, path, str(n)]) for n in range(3)]
-    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
     assert len(RunStore(path)) == 60
 
 
@@ -150,11 +150,11 @@ def test_a_killed_comparison_loses_and_repeats_no_finished_run(tmp_path):
         "compare(toy, 'toy', [Entrant('a', 'toy_problem:Guess')], seeds=3, backend='sequential',\n"
         f"        store={str(tmp_path / 's.sqlite')!r}, on_event=kill)\n"
     )
-    first = subprocess.run([sys.executable, script, "kill"], timeout=100)
+    first = subprocess.run([sys.executable, script, "kill"])
     assert first.returncode == -9
     with RunStore(tmp_path / "s.sqlite") as store:
         assert len(store) == 5
-    subprocess.run([sys.executable, script, "go on"], timeout=100, check=True)
+    subprocess.run([sys.executable, script, "go on"], check=True)
     lines = (tmp_path / "log").read_text().splitlines()
     assert len(lines) == 12 and len(set(lines)) == 12
     assert len(RunStore(tmp_path / "s.sqlite")) == 12
@@ -170,7 +170,7 @@ def record(id="one", plan="p", **changes):
 
 
 def test_a_comparison_is_noted_asked_to_stop_and_ended(tmp_path):
-    with RunStore(tmp_path / "s.sqlite") as store, RunStore(tmp_path / "s.sqlite", timeout=1) as other:
+    with RunStore(tmp_path / "s.sqlite") as store, RunStore(tmp_path / "s.sqlite") as other:
         store.begin(record(body={"seeds": [0, 1]}))
         assert not store.stop_requested("one")
         assert other.request_stop("one") and not other.request_stop("unknown")
@@ -194,7 +194,7 @@ def test_a_comparison_that_goes_on_takes_the_place_of_the_one_that_ended(tmp_pat
 def test_a_comparison_without_a_sign_of_life_is_taken_for_dead(tmp_path):
     with RunStore(tmp_path / "s.sqlite") as store:
         store.begin(record("killed"))
-        assert store.comparisons()[0].silent_seconds() < 5
+        assert store.comparisons()[0].silent_seconds() < SILENT_SECONDS
         store._execute("UPDATE comparisons SET seen = '2026-01-01T00:00:00+00:00'", ())
         assert store.comparisons()[0].silent_seconds() > SILENT_SECONDS
         store.begin(record("again"))
@@ -206,7 +206,7 @@ def test_a_beat_is_a_sign_of_life(tmp_path):
         store.begin(record())
         store._execute("UPDATE comparisons SET seen = '2026-01-01T00:00:00+00:00'", ())
         store.beat("one")
-        assert store.comparisons()[0].silent_seconds() < 5
+        assert store.comparisons()[0].silent_seconds() < SILENT_SECONDS
 
 
 def test_a_reader_sees_what_a_writer_commits_and_changes_nothing(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -93,6 +94,11 @@ class Toy(Problem):
             np.ones(int(argument) // 8)
         if do == "sleep":
             time.sleep(float(argument))
+        if do == "await":
+            end = time.monotonic() + 120
+            while not Path(argument).exists():
+                assert time.monotonic() < end, f"nobody made {argument}"
+                time.sleep(0.02)
         if do == "work":
             end = time.process_time() + float(argument)
             while time.process_time() < end:
@@ -110,3 +116,17 @@ class Toy(Problem):
             details={"curve": [0.1, model.level], "rows": len(data.X), "total": float(data.X.sum())},
             cost={"trainable_parameters": 1000.0, "stored_samples": 10.0},
         )
+
+
+def await_stop():
+    """Wait until the comparison of this process has noticed that it shall stop, if it has not."""
+    for thread in threading.enumerate():
+        if thread.name == "anytask-stop":
+            thread.join()
+
+
+def time_for_one_run(monkeypatch):
+    """Return settings of a sequential comparison whose time is up once its first run has ended."""
+    told = []
+    monkeypatch.setattr(time, "time", lambda: 100.0 * len(told))
+    return {"budget_seconds": 60, "on_event": lambda what, about: told.append(about)}

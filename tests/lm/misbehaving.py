@@ -50,10 +50,14 @@ class Server:
                     outer.most_in_flight = max(outer.most_in_flight, outer.in_flight)
                 try:
                     item = outer.script[min(place, len(outer.script) - 1)]
-                    outer.send(self, item(body) if callable(item) else item)
+                    if item == "hang":
+                        outer.release.wait()
+                    elif callable(item):
+                        item = item(body)
                 finally:
-                    with outer.lock:
+                    with outer.lock:  # before the reply is sent, upon which the client may send its next request
                         outer.in_flight -= 1
+                outer.send(self, item)
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
@@ -66,7 +70,6 @@ class Server:
             handler.close_connection = True
             return
         if item == "hang":
-            self.release.wait(5)
             handler.close_connection = True
             return
         if item == "broken":
@@ -96,4 +99,4 @@ def serving(*script: Any | Callable[[dict[str, Any]], Any]) -> Iterator[Server]:
         server.release.set()
         server.http.shutdown()
         server.http.server_close()
-        thread.join(5)
+        thread.join()

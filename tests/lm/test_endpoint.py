@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -48,8 +49,9 @@ def test_passing_faults_are_retried_with_growing_waits(fault):
 
 def test_a_hanging_server_is_left_at_the_time_out():
     with serving("hang", answer("fine")) as server:
-        lm, _ = client(server, timeout=0.3)
+        lm, _ = client(server, timeout=1)
         assert lm.chat(ask()).text == "fine"
+        assert server.most_in_flight >= 2, "the first request still hangs while the next one is answered"
 
 
 def test_retry_after_is_the_least_wait_and_waits_stop_at_sixty_seconds():
@@ -83,8 +85,8 @@ def test_refusals_are_final(status):
 
 def test_the_deadline_ends_the_attempts():
     with serving(("status", 500, {"Retry-After": "100"})) as server:
-        lm, waits = client(server, deadline=5)
-        with pytest.raises(LMError, match="within 5 s"):
+        lm, waits = client(server, deadline=90)
+        with pytest.raises(LMError, match="within 90 s"):
             lm.chat(ask())
         assert waits == []
 
@@ -116,8 +118,11 @@ def test_sampling_parameters_are_always_sent_and_extra_body_comes_last():
 
 
 def test_replies_keep_the_order_and_concurrency_is_limited():
+    three = threading.Barrier(3)  # nobody is answered before three have asked
+
     def slow(body):
         text = body["messages"][0]["content"]
+        three.wait(120)
         time.sleep(0.05 if int(text) % 2 else 0.01)
         return answer(text)
 
@@ -125,7 +130,7 @@ def test_replies_keep_the_order_and_concurrency_is_limited():
         lm, _ = client(server, max_concurrency=3)
         replies = lm.chat_many([ask(str(i)) for i in range(12)], max_concurrency=8)
         assert [r.text for r in replies] == [str(i) for i in range(12)]
-        assert 2 <= server.most_in_flight <= 3
+        assert server.most_in_flight == 3
 
 
 def test_a_budget_stops_before_it_is_exceeded_and_keeps_what_is_done():
@@ -285,10 +290,10 @@ def test_transformers_serve_gives_the_same_greedy_text_as_the_local_model(tmp_pa
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 400
         while True:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).read()
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60).read()
                 break
             except OSError:
                 assert process.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()[-2000:]
@@ -300,4 +305,4 @@ def test_transformers_serve_gives_the_same_greedy_text_as_the_local_model(tmp_pa
         assert reply.usage.prompt_tokens == expected.usage.prompt_tokens
     finally:
         process.kill()
-        process.wait(10)
+        process.wait()

@@ -227,7 +227,7 @@ def _watch(should_stop: Callable[[], bool] | None, folder: Path) -> Iterator[thr
                     (folder / _STOP).touch()
                 return
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=look, name="anytask-stop", daemon=True)
     thread.start()
     try:
         yield stopped

@@ -123,7 +123,7 @@ def throughput(
     Examples
     --------
     >>> report = throughput("anytask/Reach-v0", batch_sizes=(1, 64), seconds=0.05)
-    >>> report.rates["simulation"][1] > 5 * report.rates["simulation"][0]
+    >>> report.rates["simulation"][1] > report.rates["simulation"][0]
     True
     """
     sizes = tuple(int(n) for n in batch_sizes)

@@ -36,7 +36,7 @@ class _Store:
         held = getattr(self._local, "held", None)
         if held is None or held[0] != os.getpid():
             try:
-                db = sqlite3.connect(self.path, timeout=30)
+                db = sqlite3.connect(self.path, timeout=60)
             except sqlite3.OperationalError as error:
                 raise OSError(f"cannot open the cache {self.path}: {error}") from error
             db.execute("PRAGMA synchronous=NORMAL")
