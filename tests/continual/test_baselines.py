@@ -7,6 +7,18 @@ from torch.nn.functional import cross_entropy
 from anytask.continual import ExperienceReplay, FineTuning, JointTraining, LwF, NearestClassMean
 from anytask.continual.baselines import GrowingClassifier, build_body
 
+CONTRACT = {"ExperienceReplay": {"buffer": 10}, "NearestClassMean-random": {"features": "random"}}
+EXEMPT = {
+    "JointTraining": {"test_a_failure_half_way_leaves_the_model_bit_identical": "trains when it is first asked"},
+    "NearestClassMean": {
+        "test_a_failure_half_way_leaves_the_model_bit_identical": "takes means instead of steps",
+        "test_another_seed_gives_other_predictions": "draws nothing",
+    },
+    "NearestClassMean-random": {
+        "test_a_failure_half_way_leaves_the_model_bit_identical": "takes means instead of steps"
+    },
+}
+
 NET = {"preset": "small", "hidden": (16,), "lr": 0.05}
 
 

@@ -9,6 +9,11 @@ from anytask.continual.gkcl import GKCL
 from anytask.continual.gkcl.kernels import Linear, kernel_ridge
 from anytask.core.rng import derive, isolated
 
+EXEMPT = {
+    "test_training_does_not_depend_on_the_cut": "learns from one chunk at a time",
+    "test_a_failure_half_way_leaves_the_model_bit_identical": "trains by Adam; the test makes SGD fail",
+}
+
 CENTRES = np.random.default_rng(0).uniform(0.2, 0.8, size=(6, 12))
 
 

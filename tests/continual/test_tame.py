@@ -9,6 +9,8 @@ from torch import nn
 
 from anytask.continual import TAME
 
+CONTRACT = {"n_classes": 2, "window": 10, "selector_hidden": (8,), "selector_epochs": 3, "selector_buffer": 20}
+
 FAST = {
     "preset": "small",
     "window": 10,

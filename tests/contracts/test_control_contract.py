@@ -5,22 +5,19 @@ import random
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from cases import cases, everyone
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from anytask.control import PPO, RL100, BehaviorRetrieval, Galactic, ScriptedReach, SingleEnv, demonstrations, make
-from anytask.control import baselines as imitation
+from anytask.control import ScriptedReach, SingleEnv, demonstrations, make
 from anytask.control.base import Policy
 from anytask.control.envs import ENVIRONMENTS, batched_class
-from anytask.control.rl100.baselines import GaussianBC
 
 torch.set_num_threads(1)
 
@@ -273,74 +270,25 @@ def episodes(task, count=4):
     return replace(data, attributes={**data.attributes, "relevant": np.ones(len(data), bool)})
 
 
-def by_trying(policy):
-    return policy.train(REACH, 2 * policy.n_envs * policy.horizon)
+def trains(cls):
+    return issubclass(cls, Policy) and (hasattr(cls, "train") or hasattr(cls, "fit"))
 
 
-def by_imitation(policy):
+SMALL = {
+    "preset": "small", "hidden": (8,), "steps": 5, "batch_size": 8, "epochs": 1, "evaluation": "mode", "device": "cpu",
+}  # fmt: skip
+POLICIES = cases("control", trains, SMALL)
+each_policy = everyone(POLICIES)
+
+
+def learn(policy):
+    """Train for a moment: in an environment, from recorded episodes, or from both in turn."""
+    if hasattr(policy, "train"):
+        return policy.train(REACH, 2 * policy.n_envs * policy.horizon)
+    if hasattr(policy, "improve"):
+        policy.fit(episodes("A")).improve(REACH, episodes("A"), rollouts=2, online_episodes=2)
+        return policy
     return policy.fit(episodes("A"), prior=episodes("B"))
-
-
-def in_stages(policy, use="teacher"):
-    policy.fit(episodes("A")).improve(REACH, episodes("A"), rollouts=2, online_episodes=2)
-    policy.use = use
-    return policy
-
-
-@dataclass(frozen=True)
-class Case:
-    """One system, small: how it is made and trained for a moment, and whether a copy's past matters to its actions.
-
-    ``forgets`` says that a copy which was reset acts as one that has just begun; where noise is drawn it need not.
-    ``bounded`` says that actions lie in the action space: learners that see recorded episodes alone do not know it.
-    """
-
-    make: Callable[..., Any]
-    train: Callable[[Any], Any]
-    forgets: bool = True
-    bounded: bool = True
-
-
-_TRIED = {"n_envs": 4, "horizon": 8, "epochs": 1, "minibatches": 2, "hidden": (8,), "core_width": 8, "device": "cpu"}
-_STAGED = {
-    "preset": "small", "hidden": (16,), "imitation_epochs": 2, "critic_hidden": (8,), "critic_epochs": 1,
-    "dynamics_hidden": (8,), "dynamics_steps": 2, "offline_steps": 2, "gate_every": 1, "gate_states": 4,
-    "online_batch": 8, "online_epochs": 1, "value_warmup": 1, "distil_steps": 2, "horizon": 3, "n_obs": 2,
-    "n_executed": 2, "device": "cpu",
-}  # fmt: skip
-_IMITATED = {"preset": "small", "hidden": (8,), "steps": 5, "batch_size": 8, "device": "cpu"}
-
-
-def _staged(cls, use="teacher"):
-    train = functools.partial(in_stages, use=use)
-    return Case(functools.partial(cls, **_STAGED), train, forgets=False, bounded=False)
-
-
-def _imitator(cls, forgets=False, **params):
-    return Case(functools.partial(cls, **{**_IMITATED, **params}), by_imitation, forgets, bounded=False)
-
-
-POLICIES = {
-    "PPO": Case(functools.partial(PPO, **_TRIED), by_trying),
-    "PPO (memory)": Case(functools.partial(PPO, **_TRIED, core="gru", previous_action=True), by_trying),
-    "Galactic": Case(functools.partial(Galactic, **{"preset": "small", **_TRIED}), by_trying),
-    "Galactic (memory)": Case(functools.partial(Galactic, **{"preset": "small", **_TRIED}, core="gru"), by_trying),
-    "RL-100, teacher": _staged(RL100),
-    "RL-100, student": _staged(RL100, "student"),
-    "Gaussian cloning": _staged(GaussianBC),
-    "Behavior Retrieval": _imitator(BehaviorRetrieval, embedder_steps=5, embedder_hidden=(8,), delta=0.1),
-    "Behavior Retrieval (memory)": _imitator(
-        BehaviorRetrieval, True, evaluation="mode", embedder_steps=5, embedder_hidden=(8,), delta=0.1, core="lstm"
-    ),
-    **{
-        cls.__name__: _imitator(cls)
-        for cls in (
-            imitation.ExpertOnly, imitation.MixedData, imitation.PriorOnly, imitation.RandomSubset,
-            imitation.OracleSelection, imitation.PretrainFinetune, imitation.GoalConditioned,
-        )
-    },
-}  # fmt: skip
-each_policy = pytest.mark.parametrize("name", POLICIES)
 
 
 def global_states():
@@ -350,8 +298,7 @@ def global_states():
 @functools.cache
 def trained(name, seed=0, turn=0):
     """Return the trained policy; ``turn`` tells repetitions apart."""
-    case = POLICIES[name]
-    return case.train(case.make(seed=seed))
+    return learn(POLICIES[name].make(seed=seed))
 
 
 @functools.cache
@@ -376,7 +323,7 @@ def test_policies_act_within_the_action_space(name):
         actions = acts(policy, deterministic=deterministic)
         assert actions.shape == (5, N, 2) and actions.dtype == torch.float32 and not actions.requires_grad
         assert bool(torch.isfinite(actions).all())
-        if POLICIES[name].bounded:
+        if hasattr(policy, "train"):  # who sees recorded episodes alone does not know the action space
             assert all(space.contains(action) for action in actions.reshape(-1, 2).numpy())
 
 
@@ -386,17 +333,25 @@ def test_policies_repeat_their_best_actions_after_a_reset(name):
     assert torch.equal(acts(policy), acts(policy))
 
 
+def acts_after_a_reset_of_one(policy):
+    """Return the actions (N, d) of a policy whose copy 1 was reset before the fourth observation."""
+    acts(policy, seen()[:3])
+    policy.reset(torch.tensor([1]))
+    return policy.act(seen()[3])
+
+
 @each_policy
 def test_resetting_some_copies_leaves_the_others_alone(name):
-    policy, obs = trained(name), seen()
-    kept = acts(policy)
-    first = acts(policy, [obs[3]])[0]
-    acts(policy, obs[:3])
-    policy.reset(torch.tensor([1]))
-    actions = policy.act(obs[3])
-    assert torch.equal(actions[[0, 2]], kept[3, [0, 2]])
-    if POLICIES[name].forgets:
-        torch.testing.assert_close(actions[1], first[1])
+    policy = trained(name)
+    kept = acts(policy)[3]
+    assert torch.equal(acts_after_a_reset_of_one(policy)[[0, 2]], kept[[0, 2]])
+
+
+@each_policy
+def test_a_copy_that_was_reset_acts_as_one_that_has_just_begun(name):
+    policy = trained(name)
+    first = acts(policy, seen()[3:4])[0]
+    torch.testing.assert_close(acts_after_a_reset_of_one(policy)[1], first[1])
 
 
 @each_policy
@@ -462,3 +417,7 @@ def test_scripted_experts_are_policies_of_the_world_they_walk_in():
     after = mixed.act(obs)
     assert torch.equal(after[[0, 2]], before_reset[[0, 2]]) and not torch.equal(after[1], before_reset[1])
     assert global_states() == before
+
+
+def test_what_a_system_is_exempt_from_is_a_test_of_this_contract():
+    assert {test for case in POLICIES.values() for test in case.exempt} <= set(globals())

@@ -9,6 +9,8 @@ from anytask.control.envs.rearrangement.scene import ROBOTS
 from anytask.control.galactic import Galactic
 from anytask.control.stepping import OverlappedStepper
 
+CONTRACT = {"n_envs": 4, "horizon": 8, "minibatches": 2, "core_width": 8, "Galactic-memory": {"core": "gru"}}
+
 ARENA = "anytask/Rearrangement-v0"
 TINY = {"preset": "small", "n_envs": 8, "horizon": 4, "epochs": 1, "minibatches": 2, "device": "cpu"}
 

@@ -16,6 +16,14 @@ from anytask.control.ppo import PPO
 from anytask.control.ppo.process_group import ProcessGroup
 from anytask.control.stepping import OverlappedStepper
 
+CONTRACT = {
+    "n_envs": 4,
+    "horizon": 8,
+    "minibatches": 2,
+    "core_width": 8,
+    "PPO-memory": {"core": "gru", "previous_action": True},
+}
+
 SMALL = {"n_envs": 4, "horizon": 8, "epochs": 2, "minibatches": 2, "hidden": (16,), "device": "cpu"}
 
 

@@ -16,6 +16,14 @@ from anytask.control.rl100.offline_rl import CriticMLP
 from anytask.control.rl100.online import OnlineStage, Roll
 from anytask.datasets.episodes import Episode, Episodes
 
+CONTRACT = {
+    "hidden": (16,), "imitation_epochs": 2, "critic_hidden": (8,), "critic_epochs": 1,
+    "dynamics_hidden": (8,), "dynamics_steps": 2, "offline_steps": 2, "gate_every": 1, "gate_states": 4,
+    "online_batch": 8, "online_epochs": 1, "value_warmup": 1, "distil_steps": 2, "horizon": 3, "n_obs": 2,
+    "n_executed": 2, "RL100-student": {"use": "student"},
+}  # fmt: skip
+EXEMPT = {"test_a_copy_that_was_reset_acts_as_one_that_has_just_begun": "draws the noise that it denoises"}
+
 REACH = "anytask/Reach-v0"
 TINY = {
     "preset": "small", "hidden": (32,), "imitation_epochs": 6, "critic_hidden": (32,), "critic_epochs": 3,
