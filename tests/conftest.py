@@ -1,6 +1,7 @@
 """One thread per test process: the tests run side by side, and small tensors gain nothing from more."""
 
 import collections
+import gc
 import json
 import os
 import time
@@ -16,6 +17,16 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # How long an example takes, or takes to be drawn, says more about the machine than about the code.
 hypothesis.settings.register_profile("anytask", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("anytask")
+
+
+@pytest.fixture(scope="module")
+def small_heap():
+    """Each run of a comparison collects garbage twice: what other tests have imported is left out of that."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
 
 _seconds: collections.Counter[str] = collections.Counter()
 

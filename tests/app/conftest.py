@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import sys
@@ -30,12 +29,8 @@ def chromium() -> str | None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_heap():
-    """Each run of a comparison collects garbage twice: what other tests have imported is left out of that here."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+def for_runs(small_heap):
+    """Use the small heap in all modules here."""
 
 
 @pytest.fixture(scope="session")
