@@ -10,6 +10,7 @@ import collections
 import io
 import json
 import statistics
+import sys
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,6 +148,7 @@ def _strongly_connected(graph: dict[str, set[str]]) -> list[set[str]]:
 
 def systems(known: dict[str, Path], sizes: dict[str, int]) -> dict[str, int]:
     """Return what each available system's own module or folder weighs, by "family/key"."""
+    sys.path.insert(0, str(SOURCE.parent))
     from anytask import catalogue
 
     weights = {}

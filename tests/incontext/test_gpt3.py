@@ -13,8 +13,8 @@ from anytask.incontext.gpt3 import GPT3
 from anytask.incontext.gpt3.model import SIZES, GPT3ForCausalLM, build_gpt3, count_parameters, gpt3_config
 from anytask.incontext.gpt3.training import Pretraining, Recipe, next_token_loss, pack, parameter_groups
 from anytask.lm.accounts import Accounts
-from anytask.lm.generation import penalty
 from anytask.lm.local import LocalLM
+from anytask.lm.local.generation import penalty
 from anytask.lm.option_scoring import calibrate, check_options, normalise, score_options, score_shared_suffix
 from anytask.lm.prompting import PromptTemplate
 from anytask.lm.protocol import Capabilities, ChatReply, Choice, MissingCapability, OptionScore

@@ -12,7 +12,7 @@ from random_models import bpe_tokenizer, random_model, word_tokenizer
 
 from anytask.lm import LocalLM, MissingCapability
 from anytask.lm.cache import ScoreCache
-from anytask.lm.generation import beam_search, draw, penalty
+from anytask.lm.local.generation import beam_search, draw, penalty
 from anytask.lm.protocol import ChatRequest, ScoringModel
 
 TEMPLATE = (
@@ -163,7 +163,7 @@ def test_greedy_text_equals_transformers_generate_one_by_one(kind):
     prompts = [p for p in PROMPTS if p]
     texts = lm.generate(prompts, max_tokens=12)
     for prompt, text in zip(prompts, texts):
-        ids = torch.tensor([lm._prompt_ids(prompt)])
+        ids = torch.tensor([lm._reader.prompt_ids(prompt)])
         out = lm.model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, pad_token_id=0
         )[0].tolist()
@@ -181,7 +181,7 @@ def test_beam_search_with_a_wide_beam_finds_the_best_sequence():
         while stack:  # every sequence of at most three tokens
             logp, ids = stack.pop()
             with torch.no_grad():
-                row = lm.model(torch.tensor([[*lm._prompt_ids("c a"), *ids]])).logits[0, -1].log_softmax(-1)
+                row = lm.model(torch.tensor([[*lm._reader.prompt_ids("c a"), *ids]])).logits[0, -1].log_softmax(-1)
             for token in range(vocabulary):
                 value = logp + float(row[token])
                 if token == tokenizer.eos_token_id or len(ids) + 1 == n:
@@ -190,7 +190,7 @@ def test_beam_search_with_a_wide_beam_finds_the_best_sequence():
                 else:
                     stack.append((value, [*ids, token]))
         found = lm._generate(
-            [lm._prompt_ids("c a")],
+            [lm._reader.prompt_ids("c a")],
             [0],
             max_tokens=n,
             stop=(),

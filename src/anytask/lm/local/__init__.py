@@ -17,8 +17,10 @@ from torch import Tensor
 
 from anytask.core.rng import derive
 from anytask.lm.accounts import Accounts
-from anytask.lm.codec import Codec, Joint, common_prefix
-from anytask.lm.generation import Endings, Generated, beam_search, continue_batch
+from anytask.lm.local.generation import Endings, Generated, beam_search, continue_batch
+from anytask.lm.local.reader import Reader
+from anytask.lm.local.scoring import logprob, score_causal, score_masked, score_seq2seq
+from anytask.lm.local.weights import Objective, as_pair, end_ids_of, load_pair
 from anytask.lm.protocol import (
     Capabilities,
     ChatReply,
@@ -30,15 +32,11 @@ from anytask.lm.protocol import (
     ReplyError,
     Usage,
 )
-from anytask.lm.runner import Runner, State, decoder_start
-from anytask.models.loading import quiet_loading
 
 if TYPE_CHECKING:
     from anytask.lm.cache import ScoreCache
 
 __all__ = ["LocalLM"]
-
-Objective = Literal["causal", "seq2seq", "masked"]
 
 
 @dataclass(frozen=True)
@@ -149,23 +147,28 @@ class LocalLM:
             place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
             if dtype == "bfloat16" and place.type != "cuda":
                 raise ValueError(f"dtype 'bfloat16' is for CUDA, and the device is {place}")
-            self.model, self.tokenizer = _load(str(model), tokenizer, place, dtype)
+            self.model, self.tokenizer = load_pair(str(model), tokenizer, place, dtype)
             default_name = Path(str(model)).name
         else:
-            self.model, self.tokenizer = _pair(model, tokenizer)
+            self.model, self.tokenizer = as_pair(model, tokenizer)
             default_name = type(self.model).__name__
-        self.objective: Objective = _objective(self.model)
         self.name, self.kind = name or default_name, kind
-        self.batch_tokens = batch_tokens
         self.usage = accounts if accounts is not None else Accounts()
-        self.codec = Codec(self.tokenizer)
         device_type = next(self.model.parameters()).device.type
         if dtype == "bfloat16" and device_type != "cuda":
             raise ValueError(f"dtype 'bfloat16' is for CUDA, and the model is on {device_type}")
-        self._runner = Runner(self.model, seq2seq=self.objective == "seq2seq", autocast=dtype == "bfloat16")
-        self.context_length = context_length or _context_length(self.model, self.tokenizer)
+        self._reader = Reader(
+            self.model,
+            self.tokenizer,
+            self.name,
+            batch_tokens=batch_tokens,
+            context_length=context_length,
+            autocast=dtype == "bfloat16",
+        )
+        self.codec, self.objective = self._reader.codec, self._reader.objective
+        self.context_length = self._reader.context_length
         self._cache = _open_cache(cache)
-        self._end_ids = _end_ids(self.model, self.tokenizer)
+        self._end_ids = end_ids_of(self.model, self.tokenizer)
         writes = self.objective != "masked"
         chats = writes and getattr(self.tokenizer, "chat_template", None) is not None
         self.capabilities = Capabilities(
@@ -238,11 +241,11 @@ class LocalLM:
         for prompt, option in wanted:
             if (prompt, option) not in found:
                 todo.setdefault(prompt, []).append(option)
-        score = {"causal": self._score_causal, "seq2seq": self._score_seq2seq, "masked": self._score_masked}
+        score = {"causal": score_causal, "seq2seq": score_seq2seq, "masked": score_masked}
         forward = 0
         if todo:
-            with self._runner.inference():
-                new, forward = score[self.objective](list(todo), list(todo.values()))
+            with self._reader.runner.inference():
+                new, forward = score[self.objective](self._reader, list(todo), list(todo.values()))
             if self._cache is not None:
                 self._cache.put_many(stamp, new)
             found |= new
@@ -260,139 +263,6 @@ class LocalLM:
         )
         return results
 
-    def _score_causal(self, prompts: list[str], options: list[list[str]]) -> tuple[dict, int]:
-        # One item is a prompt with options that go on from the same tokens.
-        items: list[tuple[str, list[str], list[Joint]]] = []
-        for prompt, row in zip(prompts, options):
-            ids = self.codec.encode(prompt)
-            joined = [(option, self.codec.joint(prompt, ids, option)) for option in row]
-            bare = [(option, self._with_context(joint)) for option, joint in joined if joint.start == 0]
-            after = [(option, joint) for option, joint in joined if joint.start > 0]
-            for part in (bare, after):
-                if part:
-                    items.append((prompt, [option for option, _ in part], [joint for _, joint in part]))
-                    self._check_length(max(len(joint.ids) for _, joint in part), prompt, "prompt and option")
-        joints = [row for _, _, row in items]
-        # Up to here a prompt's tokens are the same whatever the option.
-        heads = [row[0].ids[: min(joint.start for joint in row)] for row in joints]
-        scores: dict[tuple[str, str], OptionScore] = {}
-        forward = 0
-        for group, prefix_length in self._groups(heads):
-            prefix = None
-            if prefix_length:
-                prefix = self._runner.start([heads[group[0]][:prefix_length]])
-                forward += prefix_length
-            for batch in self._batches(group, [len(heads[i]) for i in group]):
-                state = self._runner.start([heads[i][prefix_length:] for i in batch], prefix)
-                forward += sum(len(heads[i]) - prefix_length for i in batch)
-                rows = [(place, joint.ids[len(heads[i]) :]) for place, i in enumerate(batch) for joint in joints[i]]
-                logprobs, more = self._score_tails(state, rows)
-                forward += more
-                flat = iter(logprobs)
-                for i in batch:
-                    for option, joint in zip(items[i][1], joints[i]):
-                        tokens = next(flat)[joint.start - len(heads[i]) :]
-                        scores[items[i][0], option] = _option_score(tokens, joint.n_bytes)
-        return scores, forward
-
-    def _score_tails(self, state: State, rows: Sequence[tuple[int, Sequence[int]]]) -> tuple[list[list[float]], int]:
-        """Log-probabilities of each row's tokens, which follow the sequence of ``state`` that the row names."""
-        device = state.logits.device
-        places = torch.tensor([place for place, _ in rows], device=device)
-        first = torch.tensor([tokens[0] for _, tokens in rows], device=device)
-        results = [[value] for value in _logprob(state.logits[places], first).tolist()]
-        longer = sorted((r for r, (_, tokens) in enumerate(rows) if len(tokens) > 1), key=lambda r: len(rows[r][1]))
-        forward = 0
-        while longer:
-            take = longer[: max(1, self.batch_tokens // (state.mask.shape[1] + len(rows[longer[-1]][1])))]
-            longer = longer[len(take) :]
-            tokens = torch.nn.utils.rnn.pad_sequence([torch.as_tensor(rows[r][1]) for r in take], batch_first=True)
-            tokens = tokens.to(device)
-            lengths = torch.tensor([len(rows[r][1]) - 1 for r in take], device=device)
-            _, logits = self._runner.extend(state.select(places[take]), tokens[:, :-1], lengths)
-            values = _logprob(logits, tokens[:, 1:]).tolist()
-            forward += int(lengths.sum())
-            for r, row, length in zip(take, values, lengths.tolist()):
-                results[r] += row[:length]
-        return results, forward
-
-    def _score_seq2seq(self, prompts: list[str], options: list[list[str]]) -> tuple[dict, int]:
-        sources = [self.codec.encode(prompt, special=True) for prompt in prompts]
-        for prompt, source in zip(prompts, sources):
-            self._check_length(len(source), prompt, "prompt")
-            if not source:
-                raise ValueError("a prompt is empty, and the tokenizer adds nothing that an encoder could read")
-        scores: dict[tuple[str, str], OptionScore] = {}
-        forward = 0
-        order = sorted(range(len(prompts)), key=lambda i: len(sources[i]))
-        for batch in self._batches(order, [len(sources[i]) for i in order]):
-            state = self._runner.start([sources[i] for i in batch])
-            rows = [(place, self._option_ids(option)) for place, i in enumerate(batch) for option in options[i]]
-            logprobs, more = self._score_tails(state, rows)
-            forward += more + sum(len(sources[i]) + 1 for i in batch)
-            flat = iter(logprobs)
-            for i in batch:
-                for option in options[i]:
-                    scores[prompts[i], option] = _option_score(next(flat), len(option.encode()))
-        return scores, forward
-
-    def _option_ids(self, option: str) -> list[int]:
-        ids = self.codec.encode(option)
-        if not ids:
-            raise ValueError(f"the option {option!r} has no tokens")
-        return ids
-
-    def _score_masked(self, prompts: list[str], options: list[list[str]]) -> tuple[dict, int]:
-        mask_token, mask_id = self.tokenizer.mask_token, self.tokenizer.mask_token_id
-        if mask_id is None:
-            raise ValueError(f"{self.name!r} is a masked model whose tokenizer has no mask token")
-        inputs: dict[tuple[int, ...], int] = {}  # distinct masked sequences
-        plans: list[tuple[str, str, list[tuple[int, int, int]], int]] = []
-        for prompt, row in zip(prompts, options):
-            verbalizer = mask_token in prompt
-            if verbalizer and prompt.count(mask_token) > 1:
-                raise ValueError(f"a prompt holds {mask_token} {prompt.count(mask_token)} times, and once is wanted")
-            for option in row:
-                at = prompt.index(mask_token) if verbalizer else len(prompt)
-                text = prompt[:at] + option + (prompt[at + len(mask_token) :] if verbalizer else "")
-                ids, spans = self.codec.encode_with_spans(text, special=True)
-                self._check_length(len(ids), prompt, "prompt and option")
-                inside = [t for t, (a, b) in enumerate(spans) if a < at + len(option) and b > at]
-                if not inside:
-                    raise ValueError(f"the option {option!r} has no tokens")
-                n_bytes = len(text[min(spans[inside[0]][0], at) : at + len(option)].encode())
-                plan = []
-                for hidden in [inside] if verbalizer else [[t] for t in inside]:
-                    masked = tuple(mask_id if t in hidden else token for t, token in enumerate(ids))
-                    place = inputs.setdefault(masked, len(inputs))
-                    plan += [(place, t, ids[t]) for t in hidden]
-                plans.append((prompt, option, plan, n_bytes))
-        asked: dict[int, list[tuple[int, int]]] = {}
-        for _, _, plan, _ in plans:
-            for place, t, token in plan:
-                asked.setdefault(place, []).append((t, token))
-        sequences = list(inputs)
-        values: dict[tuple[int, int, int], float] = {}
-        order = sorted(range(len(sequences)), key=lambda r: len(sequences[r]))
-        for batch in self._batches(order, [len(sequences[r]) for r in order]):
-            logits = self._masked_logits([sequences[r] for r in batch])
-            for n, r in enumerate(batch):
-                for t, token in asked[r]:
-                    values[r, t, token] = float(_logprob(logits[n, t], torch.tensor(token, device=logits.device)))
-        scores = {
-            (prompt, option): _option_score([values[key] for key in plan], n_bytes)
-            for prompt, option, plan, n_bytes in plans
-        }
-        return scores, sum(map(len, sequences))
-
-    def _masked_logits(self, sequences: Sequence[Sequence[int]], **options: Any) -> Any:
-        pad = self.tokenizer.pad_token_id or 0
-        tensors = [torch.as_tensor(sequence) for sequence in sequences]
-        ids = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=pad)
-        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(t) for t in tensors], batch_first=True)
-        out = self.model(input_ids=ids.to(self._runner.device), attention_mask=mask.to(self._runner.device), **options)
-        return out if options else out.logits.float()
-
     def token_logprobs(self, texts: Sequence[str], *, tag: str = "token_logprobs") -> list[TokenLogprobs]:
         """Log-probability of every token of every text given the tokens before it (causal models).
 
@@ -404,20 +274,20 @@ class LocalLM:
         encoded = [self.codec.encode_with_spans(text) for text in texts]
         head = self.codec.head
         for text, (ids, _) in zip(texts, encoded):
-            self._check_length(len(head) + len(ids), text, "text")
+            self._reader.check_length(len(head) + len(ids), text, "text")
             if not ids:
                 raise ValueError("a text is empty: there is nothing to score")
         results: list[TokenLogprobs | None] = [None] * len(texts)
         order = sorted(range(len(texts)), key=lambda i: len(encoded[i][0]))
-        with self._runner.inference():
-            for batch in self._batches(order, [len(head) + len(encoded[i][0]) for i in order]):
+        with self._reader.runner.inference():
+            for batch in self._reader.batches(order, [len(head) + len(encoded[i][0]) for i in order]):
                 tokens = torch.nn.utils.rnn.pad_sequence(
                     [torch.as_tensor([*head, *encoded[i][0]]) for i in batch], batch_first=True
-                ).to(self._runner.device)
+                ).to(self._reader.runner.device)
                 lengths = torch.tensor([len(head) + len(encoded[i][0]) for i in batch])
                 mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long().to(tokens.device)
                 logits = self.model(input_ids=tokens, attention_mask=mask, use_cache=False).logits.float()
-                values = _logprob(logits[:, :-1], tokens[:, 1:]).tolist()
+                values = logprob(logits[:, :-1], tokens[:, 1:]).tolist()
                 for i, row in zip(batch, values):
                     ids, spans = encoded[i]
                     known = [float("nan"), *row][len(head) : len(head) + len(ids)]
@@ -472,7 +342,7 @@ class LocalLM:
         return [
             out.text
             for out in self._generate(
-                [self._prompt_ids(prompt) for prompt in prompts],
+                [self._reader.prompt_ids(prompt) for prompt in prompts],
                 _seeds(seed, prompts),
                 max_tokens=max_tokens,
                 stop=stop,
@@ -483,11 +353,6 @@ class LocalLM:
                 tag=tag,
             )
         ]
-
-    def _prompt_ids(self, prompt: str) -> tuple[int, ...]:
-        if self.objective == "seq2seq":
-            return tuple(self.codec.encode(prompt, special=True))
-        return self._context((*self.codec.head, *self.codec.encode(prompt)))
 
     def _generate(
         self,
@@ -516,24 +381,26 @@ class LocalLM:
         began = time.perf_counter()
         endings = Endings(self.codec, self._end_ids, stop, max_tokens)
         for ids in prompts:
-            self._check_length(len(ids) + (self.objective == "causal"), self.codec.decode(ids), "prompt and one token")
+            n = len(ids) + (self.objective == "causal")
+            self._reader.check_length(n, self.codec.decode(ids), "prompt and one token")
         room = [self.context_length - (len(ids) if self.objective == "causal" else 1) for ids in prompts]
         # Continuations of a sequence-to-sequence model are texts of their own.
         before = list(prompts) if self.objective == "causal" else [()] * len(prompts)
         results: list[Generated | None] = [None] * len(prompts)
         forward = 0
         causal = self.objective == "causal"
-        groups = self._groups(prompts) if causal else [(sorted(range(len(prompts)), key=lambda i: len(prompts[i])), 0)]
-        with self._runner.inference():
+        by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        groups = self._reader.groups(prompts) if causal else [(by_length, 0)]
+        with self._reader.runner.inference():
             for group, prefix_length in groups:
-                prefix = self._runner.start([prompts[group[0]][:prefix_length]]) if prefix_length else None
+                prefix = self._reader.runner.start([prompts[group[0]][:prefix_length]]) if prefix_length else None
                 forward += prefix_length
-                for batch in self._batches(group, [beam_width * (len(prompts[i]) + max_tokens) for i in group]):
-                    state = self._runner.start([prompts[i][prefix_length:] for i in batch], prefix)
+                for batch in self._reader.batches(group, [beam_width * (len(prompts[i]) + max_tokens) for i in group]):
+                    state = self._reader.runner.start([prompts[i][prefix_length:] for i in batch], prefix)
                     forward += sum(len(prompts[i]) - prefix_length for i in batch)
                     if beam_width == 1:
                         out = continue_batch(
-                            self._runner.extend,
+                            self._reader.runner.extend,
                             state,
                             [before[i] for i in batch],
                             [room[i] for i in batch],
@@ -545,7 +412,7 @@ class LocalLM:
                     else:
                         out = [
                             beam_search(
-                                self._runner.extend,
+                                self._reader.runner.extend,
                                 state.select(torch.tensor([row], device=state.logits.device)),
                                 before[i],
                                 room[i],
@@ -656,14 +523,14 @@ class LocalLM:
             raise MissingCapability(f"{self.name!r} is a masked model and has no next token; use a causal one")
         prompts = _strings(prompts, "prompts")
         began = time.perf_counter()
-        ids = [self._prompt_ids(prompt) for prompt in prompts]
+        ids = [self._reader.prompt_ids(prompt) for prompt in prompts]
         for one, prompt in zip(ids, prompts):
-            self._check_length(len(one), prompt, "prompt")
+            self._reader.check_length(len(one), prompt, "prompt")
         rows: list[Tensor | None] = [None] * len(ids)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        with self._runner.inference():
-            for batch in self._batches(order, [len(ids[i]) for i in order]):
-                for i, row in zip(batch, self._runner.start([ids[i] for i in batch]).logits):
+        with self._reader.runner.inference():
+            for batch in self._reader.batches(order, [len(ids[i]) for i in order]):
+                for i, row in zip(batch, self._reader.runner.start([ids[i] for i in batch]).logits):
                     rows[i] = row
         n = sum(map(len, ids))
         self.usage.record(tag, calls=len(ids), prompt_tokens=n, forward_tokens=n, seconds=time.perf_counter() - began)
@@ -691,13 +558,13 @@ class LocalLM:
         """
         began = time.perf_counter()
         ids, places = self.codec.encode_with_spans(text, special=True)
-        self._check_length(len(ids), text, "text")
+        self._reader.check_length(len(ids), text, "text")
         for a, b in spans:
             if not 0 <= a < b <= len(text):
                 raise ValueError(f"span ({a}, {b}) is not inside the text of {len(text)} characters")
         module = self.model.get_encoder() if self.objective == "seq2seq" else self.model
-        device = self._runner.device
-        with self._runner.inference():
+        device = self._reader.runner.device
+        with self._reader.runner.inference():
             ids_tensor = torch.tensor([ids], device=device)
             out = module(
                 input_ids=ids_tensor, attention_mask=torch.ones_like(ids_tensor), output_hidden_states=True
@@ -727,154 +594,15 @@ class LocalLM:
             digest.update(flat[::step].double().cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    # ---- batches
-
-    def _groups(self, sequences: Sequence[Sequence[int]]) -> list[tuple[list[int], int]]:
-        """Sort sequences into groups with a beginning worth computing once, and its length.
-
-        A group is a run, in lexicographic order, whose common beginning is at least half of its first sequence. What
-        shares nothing is one group with length 0. Inside a group sequences are sorted by length.
-        """
-        if not self._runner.can_pad_inside:
-            return [(sorted(range(len(sequences)), key=lambda i: len(sequences[i])), 0)]
-        order = sorted(range(len(sequences)), key=lambda i: tuple(sequences[i]))
-        groups: list[tuple[list[int], int]] = []
-        alone: list[int] = []
-        start = 0
-        while start < len(order):
-            first = sequences[order[start]]
-            stop, shared = start + 1, len(first)
-            while stop < len(order):
-                common = common_prefix(first, sequences[order[stop]])
-                if common < max(8, len(first) / 2):
-                    break
-                stop, shared = stop + 1, min(shared, common)
-            members = order[start:stop]
-            if len(members) == 1:
-                alone += members
-            else:  # every member keeps one token of its own, whose logits are wanted
-                shared = min([shared, *(len(sequences[i]) - 1 for i in members)])
-                groups.append((sorted(members, key=lambda i: len(sequences[i])), shared))
-            start = stop
-        if alone:
-            groups.append((sorted(alone, key=lambda i: len(sequences[i])), 0))
-        return groups
-
-    def _batches(self, items: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-        """Cut ``items``, whose lengths go up, into batches of at most ``batch_tokens`` padded tokens."""
-        batches: list[list[int]] = []
-        for item, length in zip(items, lengths):
-            if batches and (len(batches[-1]) + 1) * length <= self.batch_tokens:
-                batches[-1].append(item)
-            else:
-                batches.append([item])
-        return batches
-
-    def _with_context(self, joint: Joint) -> Joint:
-        ids = self._context(())
-        return Joint((*ids, *joint.ids), len(ids), joint.n_bytes)
-
-    def _context(self, ids: tuple[int, ...]) -> tuple[int, ...]:
-        """``ids``, or where there are none a token that a text may begin after."""
-        if ids:
-            return ids
-        for special in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
-            if special is not None:
-                return (int(special),)
-        raise ValueError(f"a prompt is empty, and the tokenizer of {self.name!r} has no beginning token to start from")
-
-    def _check_length(self, n: int, text: str, what: str) -> None:
-        if n > self.context_length:
-            raise ValueError(
-                f"{what} have {n} tokens, and {self.name!r} reads {self.context_length} at most; shorten the text that "
-                f"begins with {text[:40]!r} (fit() cuts to a number of tokens)"
-            )
-
     def _needs(self, objective: Objective, method: str) -> None:
         if self.objective != objective:
             raise MissingCapability(f"{method} needs a {objective} model, and {self.name!r} is {self.objective}")
-
-
-def _load(name: str, tokenizer: Any, device: torch.device, dtype: str) -> tuple[Any, Any]:
-    import transformers
-
-    folder = Path(name)
-    if (folder.is_absolute() or name.startswith((".", "~"))) and not folder.expanduser().is_dir():
-        raise ValueError(f"no such folder: {name}")
-    source = str(folder.expanduser()) if folder.expanduser().is_dir() else name
-    try:
-        config = transformers.AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        where = "no such folder, and not a model name that can be had here (offline?)"
-        if folder.expanduser().is_dir():
-            where = "the folder holds no Hugging Face model"
-        raise ValueError(f"cannot load the language model {name!r}: {where}") from error
-    architecture = (getattr(config, "architectures", None) or [""])[0]
-    if getattr(config, "is_encoder_decoder", False):
-        auto: Any = transformers.AutoModelForSeq2SeqLM
-    elif architecture.endswith("ForMaskedLM"):
-        auto = transformers.AutoModelForMaskedLM
-    else:
-        auto = transformers.AutoModelForCausalLM
-    with quiet_loading():
-        model = auto.from_pretrained(source, dtype=getattr(torch, dtype)).to(device).eval()
-    if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(tokenizer or source))
-    return model, tokenizer
-
-
-def _pair(model: Any, tokenizer: Any) -> tuple[Any, Any]:
-    if isinstance(model, tuple) and len(model) == 2 and tokenizer is None:
-        model, tokenizer = model
-    if not isinstance(model, torch.nn.Module) or not callable(getattr(tokenizer, "decode", None)):
-        raise TypeError(
-            "a language model is a Hugging Face name or folder, or a (model, tokenizer) pair, and "
-            f"({type(model).__name__}, {type(tokenizer).__name__}) was given"
-        )
-    return model, tokenizer
-
-
-def _objective(model: Any) -> Objective:
-    if getattr(model.config, "is_encoder_decoder", False):
-        decoder_start(model)
-        return "seq2seq"
-    inner = getattr(model, "get_base_model", lambda: model)()
-    return "masked" if type(inner).__name__.endswith("ForMaskedLM") else "causal"
-
-
-def _context_length(model: Any, tokenizer: Any) -> int:
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value > 0:
-            # RoBERTa's positions start behind the padding position.
-            offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-            return value - offset
-    limit = getattr(tokenizer, "model_max_length", None)
-    return int(limit) if limit is not None and limit < 10**9 else 10**9
-
-
-def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    ids: set[int] = set()
-    generation = getattr(model, "generation_config", None)  # masked models have none
-    for value in (getattr(generation, "eos_token_id", None), tokenizer.eos_token_id):
-        ids.update(value if isinstance(value, (list, tuple)) else [] if value is None else [value])
-    return frozenset(int(i) for i in ids)
 
 
 def _open_cache(cache: Any) -> ScoreCache | None:
     from anytask.lm.cache import ScoreCache
 
     return cache if cache is None or isinstance(cache, ScoreCache) else ScoreCache(cache)
-
-
-def _logprob(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Log-softmax of ``logits`` (..., V) at ``tokens`` (...)."""
-    return logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(-1)
-
-
-def _option_score(logprobs: Sequence[float], n_bytes: int) -> OptionScore:
-    return OptionScore(float(sum(logprobs)), len(logprobs), n_bytes, tuple(map(float, logprobs)))
 
 
 def _strings(texts: Sequence[str], what: str) -> list[str]:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anytask.lm.codec import Codec
-from anytask.lm.runner import State
+from anytask.lm.local.codec import Codec
+from anytask.lm.local.runner import State
 
 
 @dataclass

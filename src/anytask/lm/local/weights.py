@@ -1,0 +1,86 @@
+"""Hugging Face weights: a model and its tokenizer by name, by folder or as built, and what their configuration says."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from anytask.lm.local.runner import decoder_start
+from anytask.models.loading import quiet_loading
+
+Objective = Literal["causal", "seq2seq", "masked"]
+
+
+def load_pair(name: str, tokenizer: Any, device: torch.device, dtype: str) -> tuple[Any, Any]:
+    """Return the model in evaluation mode and the tokenizer of a name or a folder."""
+    import transformers
+
+    folder = Path(name)
+    if (folder.is_absolute() or name.startswith((".", "~"))) and not folder.expanduser().is_dir():
+        raise ValueError(f"no such folder: {name}")
+    source = str(folder.expanduser()) if folder.expanduser().is_dir() else name
+    try:
+        config = transformers.AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        where = "no such folder, and not a model name that can be had here (offline?)"
+        if folder.expanduser().is_dir():
+            where = "the folder holds no Hugging Face model"
+        raise ValueError(f"cannot load the language model {name!r}: {where}") from error
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    if getattr(config, "is_encoder_decoder", False):
+        auto: Any = transformers.AutoModelForSeq2SeqLM
+    elif architecture.endswith("ForMaskedLM"):
+        auto = transformers.AutoModelForMaskedLM
+    else:
+        auto = transformers.AutoModelForCausalLM
+    with quiet_loading():
+        model = auto.from_pretrained(source, dtype=getattr(torch, dtype)).to(device).eval()
+    if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(tokenizer or source))
+    return model, tokenizer
+
+
+def as_pair(model: Any, tokenizer: Any) -> tuple[Any, Any]:
+    """Return a built model and its tokenizer, or say what was given instead."""
+    if isinstance(model, tuple) and len(model) == 2 and tokenizer is None:
+        model, tokenizer = model
+    if not isinstance(model, torch.nn.Module) or not callable(getattr(tokenizer, "decode", None)):
+        raise TypeError(
+            "a language model is a Hugging Face name or folder, or a (model, tokenizer) pair, and "
+            f"({type(model).__name__}, {type(tokenizer).__name__}) was given"
+        )
+    return model, tokenizer
+
+
+def objective_of(model: Any) -> Objective:
+    """Return how a model was trained: to continue, to answer, or to fill in."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        decoder_start(model)
+        return "seq2seq"
+    inner = getattr(model, "get_base_model", lambda: model)()
+    return "masked" if type(inner).__name__.endswith("ForMaskedLM") else "causal"
+
+
+def context_length_of(model: Any, tokenizer: Any) -> int:
+    """Return how many tokens a model reads at most."""
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            # RoBERTa's positions start behind the padding position.
+            offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+            return value - offset
+    limit = getattr(tokenizer, "model_max_length", None)
+    return int(limit) if limit is not None and limit < 10**9 else 10**9
+
+
+def end_ids_of(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the tokens that end a text."""
+    ids: set[int] = set()
+    generation = getattr(model, "generation_config", None)  # masked models have none
+    for value in (getattr(generation, "eos_token_id", None), tokenizer.eos_token_id):
+        ids.update(value if isinstance(value, (list, tuple)) else [] if value is None else [value])
+    return frozenset(int(i) for i in ids)
