@@ -1,4 +1,4 @@
-"""Sphinx settings; the pages under systems/ are made from the catalogue, the claims and the evidence."""
+"""Sphinx settings; systems/, api/ and changelog.md are made by ``_ext/generated_pages.py`` from what is there."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
-    "system_pages",
+    "generated_pages",
 ]
 html_theme = "furo"
 html_title = "anytask"

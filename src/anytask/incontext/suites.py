@@ -45,7 +45,7 @@ def arithmetic(task: str, n: int, *, seed: int = 0) -> list[Item]:
     ----------
     task : str
         One of :data:`ARITHMETIC`. Operands of dD tasks are uniform in [0, 10^d), and a difference may be negative;
-        "1DC" is ``a op (b op c)`` on single digits with op in +, -, *.
+        "1DC" is ``a op (b op c)`` on single digits with op in ``+``, ``-``, ``*``.
     n : int
     seed : int, default 0
 

@@ -2,12 +2,12 @@
 
 For completion tokens c_1..c_n after prompt p, l(c | p) = sum_j log P(c_j | p, c_<j). The rules rank options by
 
-=================  ==========================  =======================================================
-``"sum"``          l(c | p)                    favours short options
-``"mean"``         l(c | p) / n                n = tokens; the default
-``"bytes"``        l(c | p) / bytes            known as "acc_norm" in evaluation harnesses; not ``"mean"``
-``"unconditional"`` l(c | p) - l(c | a)        a = answer context such as "Answer:"; undoes frequent strings
-=================  ==========================  =======================================================
+===================  ===================  ============================================================
+``"sum"``            l(c | p)             favours short options
+``"mean"``           l(c | p) / n         n = tokens; the default
+``"bytes"``          l(c | p) / bytes     known as "acc_norm" in evaluation harnesses; not ``"mean"``
+``"unconditional"``  l(c | p) - l(c | a)  a = answer context such as "Answer:"; undoes frequent strings
+===================  ===================  ============================================================
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ STEPS = re.compile(r"step by step|step-by-step|show your (?:steps|work)|think th
 
 
 def evaluate(text: str) -> int | None:
-    """Value of an integer expression with + - *, or None."""
+    """Value of an integer expression with ``+``, ``-`` and ``*``, or None."""
     try:
         return _value(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):

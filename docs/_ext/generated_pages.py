@@ -1,32 +1,75 @@
-"""Write a page per system (card, claim, evidence, class) and their index, before Sphinx reads the sources."""
+"""Write what no list is kept of, before Sphinx reads the sources.
+
+A page per system (card, claim, evidence, class) with their index, a page per package with its modules, and the
+changelog with what is not released yet.
+"""
 
 from __future__ import annotations
 
+import ast
+import pkgutil
+import sys
 from pathlib import Path
 from typing import Any
 
+import anytask
 from anytask import catalogue, claims
 from anytask.claims.evidence import read_evidence
+from anytask.core import discovery
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def setup(app: Any) -> dict[str, bool]:
-    app.connect("builder-inited", lambda app: write_pages(Path(app.srcdir) / "systems"))
+    app.connect("builder-inited", lambda app: write_pages(Path(app.srcdir)))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
-def write_pages(folder: Path) -> None:
+def write_pages(docs: Path) -> None:
+    ready = [card for card in catalogue.SYSTEMS if catalogue.state(card) == "available"]
+    write(docs / "systems", {"index": index_page()} | {card.key: system_page(card) for card in ready})
+    write(docs / "api", api_pages())
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from changelog import assembled
+
+    replace(docs / "changelog.md", assembled(ROOT))
+
+
+def write(folder: Path, pages: dict[str, str]) -> None:
+    """Make the pages of a folder these; one that says the same already is left alone, so that Sphinx skips it."""
     folder.mkdir(exist_ok=True)
-    wanted = {"index.md": index_page()}
-    for card in catalogue.SYSTEMS:
-        if catalogue.state(card) == "available":
-            wanted[f"{card.key}.md"] = system_page(card)
     for old in folder.glob("*.md"):
-        if old.name not in wanted:
+        if old.stem not in pages:
             old.unlink()
-    for name, text in wanted.items():
-        path = folder / name
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+    for name, text in pages.items():
+        replace(folder / f"{name}.md", text)
+
+
+def replace(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def api_pages() -> dict[str, str]:
+    """Return a page per package, with every module that has a docstring, and their index."""
+    packages = [module.name for module in pkgutil.iter_modules(anytask.__path__) if module.ispkg]
+    lines = ["# Reference", "", "The systems have [pages of their own](../systems/index.md); here is all the rest.", ""]
+    lines += ["```{toctree}", ":maxdepth: 1", "", *packages, "```", ""]
+    return {"index": "\n".join(lines)} | {name: api_page(f"anytask.{name}") for name in packages}
+
+
+def api_page(package: str) -> str:
+    published = discovery.published(package)
+    own_pages = {card.entry.partition(":")[2] for card in catalogue.SYSTEMS if card.entry.startswith(f"{package}:")}
+    lines = [f"# {package}", "", "```{eval-rst}", f".. automodule:: {package}", "   :no-members:", "```", ""]
+    for module, file in discovery.modules(package).items():
+        if ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))):
+            lines += [f"## {module.removeprefix(package + '.')}", "", "```{eval-rst}", f".. automodule:: {module}"]
+            elsewhere = sorted(own_pages & {name for name, place in published.items() if place == module})
+            lines += ["   :ignore-module-all:"]
+            lines += [f"   :exclude-members: {', '.join(elsewhere)}"] if elsewhere else []
+            lines += ["```", ""]
+    return "\n".join(lines)
 
 
 def index_page() -> str:
