@@ -140,8 +140,8 @@ def constructed(package: str, variable: str, keyword: str) -> dict[str, str]:
         for module, file in modules(package).items():
             call = _assigned(_tree(file, variable), variable)
             for given in call.keywords if isinstance(call, ast.Call) else ():
-                if given.arg == keyword and isinstance(given.value, ast.Constant):
-                    yield given.value.value, f"{module}:{variable}"
+                if given.arg == keyword:
+                    yield ast.literal_eval(given.value), f"{module}:{variable}"
 
     return _unique(package, values())
 
@@ -158,7 +158,9 @@ def keyed(package: str, attribute: str) -> dict[str, str]:
     def values() -> Iterator[tuple[str, str]]:
         for module, file in modules(package).items():
             for node in _tree(file, attribute).body:
-                value = _assigned(node, attribute) if isinstance(node, ast.ClassDef) else None
+                if not isinstance(node, ast.ClassDef):
+                    continue
+                value = _assigned(node, attribute)
                 if isinstance(value, ast.Constant) and isinstance(value.value, str):
                     yield value.value, f"{module}:{node.name}"
 
