@@ -36,12 +36,11 @@ def accuracy(model, data):
 
 def test_remedies_remember_what_fine_tuning_forgets():
     first, second = two_tasks()
-    kept = {}
+    kept, learned = {}, {}
     for make in (FineTuning, ExperienceReplay, JointTraining):
         model = make(**NET).partial_fit(*first).end_task().partial_fit(*second)
-        assert accuracy(model, second) > 0.95
-        kept[make.__name__] = accuracy(model, first)
-    assert kept["FineTuning"] < 0.6 and kept["ExperienceReplay"] > 0.95 and kept["JointTraining"] > 0.95
+        kept[make], learned[make] = accuracy(model, first), accuracy(model, second)
+    assert min(kept[ExperienceReplay], kept[JointTraining], *learned.values()) > kept[FineTuning] + 0.5
 
 
 def test_growing_keeps_old_rows_and_their_momentum():

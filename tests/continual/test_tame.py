@@ -75,14 +75,13 @@ def test_selector_routes_and_random_routing_does_not():
     model = learn(TAME(**FAST), recurring())
     parts = [part(200, 10), part(200, 11, swapped=True)]
     x, y = (np.concatenate(v) for v in zip(*parts))
-    route = np.repeat([0, 1], 200)
-    assert (model.predict_expert(x) == route).mean() > 0.98
-    assert (model.predict(x) == y).mean() > 0.98
-    assert (model.predict_with(x, route) == y).mean() > 0.98
-    assert (model.predict_with(x, 1 - route) == y).mean() < 0.05
-    random = model.set_params(routing="random")
-    assert 0.4 < (random.predict(x) == y).mean() < 0.6
-    assert np.array_equal(random.predict(x), random.predict(x))
+    route = np.repeat([model.active_, 1 - model.active_], 200)  # the first part came last
+    selected, told, misled = model.predict(x), model.predict_with(x, route), model.predict_with(x, 1 - route)
+    assert np.array_equal(selected, model.predict_with(x, model.predict_expert(x)))
+    random = model.set_params(routing="random").predict(x)
+    right = [(labels == y).mean() for labels in (selected, told, random, misled)]
+    assert min(right[:2]) > right[2] + 0.3 and right[2] > right[3] + 0.3
+    assert np.array_equal(random, model.predict(x))
 
 
 @pytest.mark.parametrize("parts", [recurring()[:2]])
@@ -223,7 +222,7 @@ def test_new_labels_in_every_task_share_the_outputs_and_keep_their_names():
     model = learn(TAME(**FAST), named)
     assert model.n_experts_ == 2 and model.classes_.tolist() == ["ant", "bee", "cat", "dog"]
     for x, y in named:
-        assert (model.predict(x) == y).mean() > 0.98
+        assert (model.predict(x) == y).mean() > 1 / 2 + 0.3  # half of a part has the same label
     proba = model.predict_proba(named[0][0][:50])
     assert np.allclose(proba.sum(1), 1) and (proba[:, :2] == 0).all()
 
@@ -279,13 +278,13 @@ def test_pruning_costs_accuracy_and_retraining_brings_it_back():
     x = x / 16
     accuracy = {}
     for retrain in (False, True):
-        model = TAME(preset="small", n_classes=10, prune=True, retrain=retrain, retrain_epochs=50)
+        model = TAME(preset="small", n_classes=10, prune=True, rho_expert=0.95, retrain=retrain, retrain_epochs=50)
         for _ in range(5):
             model.partial_fit(x[:1000], y[:1000])
         full = (model.predict(x[1000:]) == y[1000:]).mean()
         accuracy[retrain] = (model.prune_experts().predict(x[1000:]) == y[1000:]).mean()
     assert model.n_experts_ == 1
-    assert full - accuracy[False] > 0.05 and full - accuracy[True] < (full - accuracy[False]) / 2
+    assert min(full, accuracy[True]) > accuracy[False] + 0.15
 
 
 def test_no_pruning_when_it_is_off():

@@ -111,7 +111,7 @@ def test_scores_do_not_mind_where_embeddings_lie_or_the_order_of_the_expert(seed
 
 def test_it_keeps_what_looks_like_the_expert_in_what_is_done():
     expert, prior = worlds()
-    model = BehaviorRetrieval(**TINY).fit(expert, prior)
+    model = BehaviorRetrieval(**{**TINY, "steps": 200, "lr": 3e-3}).fit(expert, prior)
     right = prior.attributes["way"][prior.episode_of] > 0
     assert model.scores_.shape == model.selected_.shape == (prior.steps,)
     assert model.selected_.any() and not model.selected_[~right].any()

@@ -25,14 +25,14 @@ def constant(value):
 
 @functools.cache
 def trained(make, steps=1000):
-    """A network fitted to actions 0.5 (c = 1) and -0.5 (c = -1) with a spread of 0.1."""
+    """A network fitted to actions 0.5 with a spread of 0.25 (c = 1) and -0.5 with a spread of 0.05 (c = -1)."""
     generator, process = torch.Generator().manual_seed(0), make(5)
     torch.manual_seed(0)
     net = DenoisingMLP((1,), 1, (64, 64))
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
     for _ in range(steps):
         c = torch.randint(2, (256, 1), generator=generator).float() * 2 - 1
-        a = 0.5 * c + 0.1 * torch.randn(256, 1, generator=generator)
+        a = 0.5 * c + (0.15 + 0.1 * c) * torch.randn(256, 1, generator=generator)
         loss = process.loss(net, a, c, generator).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -144,8 +144,7 @@ def test_both_processes_learn_what_a_feature_says_and_how_much_it_spreads(make):
     generator = torch.Generator().manual_seed(1)
     for actions in (process.sample(net, c, (1,), generator).actions, process.decide(net, c, (1,), generator)):
         high, low = actions[:400], actions[400:]
-        assert high.mean().item() == pytest.approx(0.5, abs=0.06) and low.mean().item() == pytest.approx(-0.5, abs=0.06)
-        assert 0.05 < high.std().item() < 0.2
+        assert high.mean() > low.mean() + 0.5 and high.std() > 1.5 * low.std()
 
 
 def test_flow_sub_steps_preserve_the_marginals():
@@ -209,7 +208,7 @@ def test_a_student_learns_the_teachers_action_in_one_call(form):
             noise = torch.randn(128, 1, generator=generator)
             loss = student.same_noise_loss(process.decide(teacher, c, (1,), noise=noise), noise, c).mean()
         else:
-            a = 0.5 * c + 0.1 * torch.randn(128, 1, generator=generator)
+            a = 0.5 * c + (0.15 + 0.1 * c) * torch.randn(128, 1, generator=generator)
             loss = student.consistency_loss(average.module, teacher, a, c, generator).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -18,8 +18,10 @@ def fitted(**params):
 def test_it_predicts_a_linear_world_and_its_reward():
     model, test = fitted(predict_reward=True), linear_world(seed=1)
     after, reward = model.step(test.features, test.actions, torch.Generator().manual_seed(0))
-    assert (after - test.next_features).abs().mean() < 0.03
-    assert (reward - test.rewards).abs().mean() < 0.15
+    error = lambda a, b: (a - b).abs().mean()  # noqa: E731
+    # Against a world that stands still and pays nothing.
+    assert error(after, test.next_features) < error(test.features, test.next_features) / 3
+    assert error(reward, test.rewards) < error(0, test.rewards) / 3
 
 
 def test_the_elites_are_the_members_with_the_smallest_errors():

@@ -104,7 +104,9 @@ def test_pooled_statistics_are_those_of_the_joined_data():
 def test_it_learns_a_linear_rule(head):
     train, test = data(12), data(2, n=30)
     policy = BehaviourCloning(head, steps=400, **FAST).fit(train)
-    assert np.abs(policy.predict(test) - test.actions).mean() < 0.35
+    untrained = BehaviourCloning(head, steps=1, **FAST).fit(train)
+    error, before = (np.abs(model.predict(test) - test.actions).mean() for model in (policy, untrained))
+    assert error < before / 3
     assert policy.losses_[-1] < policy.losses_[0]
     one = policy.act(test.observations["observation"][0])
     assert isinstance(one, np.ndarray) and one.shape == (2,)
@@ -137,11 +139,11 @@ def test_a_recurrent_policy_remembers_what_it_saw_and_forgets_after_its_window()
     ).fit(Source(Episodes.from_list(parts), np.tile([1.0, 0, 0, 0], 60)))  # fmt: skip
     obs = [torch.tensor([[1.0], [-1.0]])] + [torch.zeros(2, 1)] * 3
     acts = torch.cat([policy.act(o) for o in obs], 1)
-    assert (acts.sign() == torch.tensor([[1.0], [-1.0]])).all() and acts.abs().min() > 0.7
+    assert acts[0].min() > acts[1].max() + 1  # 1 and -1 were seen
     assert policy.act(torch.zeros(2, 1)).diff(dim=0).abs() < 1e-6  # the window is over, both start anew
     policy.reset(torch.tensor([0]))
     a = policy.act(torch.tensor([[-1.0], [1.0]]))
-    assert a[0] < -0.7
+    assert a[0] < acts[0].min() - 1
     policy.reset()
     whole = BehaviourCloning("mse", "lstm", (24,), window=4, steps=1, device="cpu").load_state(policy.state())
     torch.testing.assert_close(whole.act(obs[0]), acts[:, :1])

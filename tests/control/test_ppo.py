@@ -184,19 +184,21 @@ def test_rewards_are_scaled_for_learning_only():
 def test_it_learns_the_best_action():
     learner = PPO(n_envs=32, horizon=16, epochs=4, minibatches=2, lr=1e-2, hidden=(16,), device="cpu")
     learner.train(Echo(32), 8000)
-    assert learner.act(torch.tensor([[1.0, 5.0]]))[0, 0] > 0.8
-    assert learner.history_[-1]["success"] > 0.9 > learner.history_[0]["success"]
+    assert learner.history_[-1]["success"] > learner.history_[0]["success"] + 0.2
+    rewarded, other = learner.act(torch.tensor([[1.0, 5.0]]))[0]
+    assert rewarded > other + 0.3
     assert learner.steps_ == learner.history_[-1]["steps"] == 8192
 
 
-@pytest.mark.parametrize(("core", "reached"), [("gru", True), ("none", False)])
-def test_only_a_memory_repeats_what_is_no_longer_seen(core, reached):
-    learner = PPO(
-        n_envs=64, horizon=12, epochs=4, minibatches=4, lr=1e-2, hidden=(16,), core=core, core_width=16,
-        share=True, discrete={0: (-1.0, 1.0)}, device="cpu", seed=1,
-    ).train(Cue(64), 20_000)  # fmt: skip
-    recent = np.mean([record["success"] for record in learner.history_[-5:]])
-    assert (recent > 0.95) == reached
+def test_only_a_memory_repeats_what_is_no_longer_seen():
+    success = {}
+    for core in ("gru", "none"):
+        learner = PPO(
+            n_envs=64, horizon=12, epochs=4, minibatches=4, lr=1e-2, hidden=(16,), core=core, core_width=16,
+            share=True, discrete={0: (-1.0, 1.0)}, device="cpu", seed=1,
+        ).train(Cue(64), 20_000)  # fmt: skip
+        success[core] = np.mean([record["success"] for record in learner.history_[-5:]])
+    assert success["gru"] > success["none"] + 0.3
 
 
 def test_schedules_set_the_rate():

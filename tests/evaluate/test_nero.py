@@ -531,8 +531,9 @@ def test_choosing_by_the_orbit_takes_another_model_than_choosing_by_accuracy():
     images[:, 2, 2] += labels * 0.25  # the middle does so too, less clearly
     by_accuracy = Chosen("accuracy").fit(images, labels, cyclic(4))
     by_orbit = Chosen("orbit").fit(images, labels, cyclic(4))
-    assert by_orbit.scores_["augmented MLP"] > by_orbit.scores_["plain MLP"]
-    assert by_orbit.chosen_ != "plain MLP" and by_accuracy.scores_["plain MLP"] > 0.95
+    on_orbit, upright = by_orbit.scores_, by_accuracy.scores_
+    assert by_orbit.chosen_ != "plain MLP"
+    assert min(on_orbit["augmented MLP"], upright["plain MLP"]) > on_orbit["plain MLP"] + 0.2
     with pytest.raises(ValueError, match="needs the group"):
         AugmentedMLP().fit(images, labels)
 

@@ -87,9 +87,9 @@ def test_gpt3_solves_a_task_with_the_tiny_model(icl):
     sentences = [language.sentence(held_out=True) for _ in range(90)]
     X, y = [s.text for s in sentences], [s.attributes["topic"] for s in sentences]
     few = GPT3(icl, k=4).fit(X[:40], y[:40])
-    assert few.score(X[40:], y[40:]) > 0.8
     zero = GPT3(icl, k=0, description=INSTRUCTIONS["topic"]).fit([], [], options=sorted(set(y)))
-    assert zero.score(X[40:], y[40:]) > 0.8
+    chance = max(map(y[40:].count, set(y))) / 50
+    assert min(few.score(X[40:], y[40:]), zero.score(X[40:], y[40:])) > chance + 0.3
     written = GPT3(icl, k=4, scoring="generate", max_tokens=3).fit(X[:40], y[:40]).predict(X[40:50])
     assert set(written) <= set(y)
 

@@ -135,7 +135,8 @@ def test_texts_are_embedded_and_intents_are_unequal(tmp_path):
     path.write_text("text,label\n" + "\n".join(f'"{t}",{c}' for t, c in zip(made.texts, made.labels)), encoding="utf-8")
     data = PROBLEM.load(path, budget=12)
     assert data.vectors.shape == (150, 384) and data.texts == made.texts and data.pool == 83
-    assert PROBLEM.run(Entrant("vote-k", "anytask.incontext:VoteK"), data, 0).metrics["accuracy"] > 0.5
+    accuracy = PROBLEM.run(Entrant("vote-k", "anytask.incontext:VoteK"), data, 0).metrics["accuracy"]
+    assert accuracy > counts[0] / 150 + 0.2
 
 
 class CopyLM:
@@ -157,7 +158,8 @@ def test_a_language_model_can_predict():
     data = PROBLEM.load((made.texts, made.labels), budget=10, pool=30, lm=CopyLM())
     assert data.test == 30 and data.describe()["predictor"] == "sim:copy"
     outcome = PROBLEM.run(Entrant("vote-k", "anytask.incontext:VoteK"), data, 0)
-    assert outcome.kind == "sim" and outcome.metrics["accuracy"] > 0.4
+    largest = max(map(made.labels.count, made.classes)) / 60
+    assert outcome.kind == "sim" and outcome.metrics["accuracy"] > largest + 0.2
 
 
 @pytest.mark.parametrize(

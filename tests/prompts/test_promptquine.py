@@ -259,7 +259,7 @@ def test_the_scripted_model_sees_nothing_but_its_prompt():
     assert evaluate([lm.prompt], examples)[0].accuracy == pytest.approx(lm.accuracy(lm.prompt, examples))
 
 
-def test_evolution_beats_hill_climbing_and_random_masks_on_interacting_words():
+def test_evolution_beats_hill_climbing_on_interacting_words():
     gain = []
     for seed in range(2):
         lm = ScriptedPromptLM(seed)
@@ -270,13 +270,12 @@ def test_evolution_beats_hill_climbing_and_random_masks_on_interacting_words():
         budget = int(quine.evaluations)
         others = (
             TAPruning(lm.prompt, V, reward="accuracy"),
-            RandomMasks(lm.prompt, V, reward="accuracy", budget=budget, seed=seed),
             GreedyPruning(lm.prompt, V, reward="accuracy", budget=budget),
             FullPrompt(lm.prompt, V, reward="accuracy"),
         )
         mine = lm.accuracy(quine.prompt, test)
         gain.append([mine - lm.accuracy(o.search(lm, search, validation).prompt, test) for o in others])
-    assert (np.mean(gain, axis=0) >= [0.03, 0.03, 0.03, 0.3]).all()
+    assert (np.mean(gain, axis=0) > [0.03, 0.1, 0.3]).all()
 
 
 @pytest.mark.parametrize("cls", [PromptQuine, TAPruning, RandomMasks, GreedyPruning, FullPrompt])

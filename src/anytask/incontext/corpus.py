@@ -47,7 +47,7 @@ class QualityFilter:
     >>> bad = ["click here buy cheap pills now now now"] * 20
     >>> quality = QualityFilter().fit(good, bad)
     >>> g, b = quality.score_samples([good[0], bad[0]])
-    >>> bool(g > 0.8 and b < 0.2)
+    >>> bool(g > b + 0.5)
     True
     >>> len(list(quality.filter(bad * 10)))
     1

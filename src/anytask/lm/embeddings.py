@@ -56,7 +56,7 @@ class Embedder:
     --------
     >>> embedder = Embedder()
     >>> a, b, c = embedder.embed(["a cat sleeps", "a kitten is asleep", "taxes are due in April"])
-    >>> bool(a @ b > 0.6 > 0.2 > a @ c)
+    >>> bool(a @ b > a @ c + 0.3)
     True
     """
 

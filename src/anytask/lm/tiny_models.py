@@ -91,8 +91,9 @@ def load_tiny(name: str, **options: Any) -> LocalLM:
     Examples
     --------
     >>> lm = load_tiny("icl")
-    >>> lm.kind, lm.score(["Classify the topic of the input.\\n\\nInput: a good storm soon\\nLabel:"],
-    ...                   [[" weather", " music"]])[0][0].logprob > -1
+    >>> prompt = "Classify the topic of the input.\\n\\nInput: a good storm soon\\nLabel:"
+    >>> [[weather, music]] = lm.score([prompt], [[" weather", " music"]])
+    >>> lm.kind, weather.logprob > music.logprob + 2
     ('tiny', True)
     """
     from anytask.lm.local import LocalLM

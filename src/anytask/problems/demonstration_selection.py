@@ -89,7 +89,7 @@ class DemonstrationSelection(Problem):
     >>> problem = DemonstrationSelection()
     >>> data = problem.load("digits", pool=200, test=100, budget=18)
     >>> votek = problem.run(Entrant("vote-k", "anytask.incontext:VoteK"), data, seed=0)
-    >>> int(votek.metrics["labels"]), votek.metrics["covered"] > 0.8
+    >>> int(votek.metrics["labels"]), votek.metrics["accuracy"] > 1 / 10 + 0.3  # chance is 1/10
     (18, True)
     """
 

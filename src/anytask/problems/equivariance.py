@@ -123,7 +123,7 @@ class Equivariance(Problem):
     >>> data = problem.load("digits", group="d4", max_per_class=20)
     >>> entrant = Entrant("linear", "anytask.evaluate.baselines:LinearClassifier")
     >>> outcome = problem.run(entrant, data, seed=0)
-    >>> outcome.metrics["accuracy"] > outcome.metrics["orbit_accuracy"]
+    >>> outcome.metrics["accuracy"] > outcome.metrics["orbit_accuracy"] + 0.3
     True
     """
 

@@ -158,8 +158,8 @@ class BehaviourCloning:
     >>> for head in ("gmm", "mse"):
     ...     policy = BehaviourCloning(head, **settings).fit(Episodes.from_list(ways))
     ...     acts[head] = policy.act(torch.zeros(100, 1)).abs().mean().item()
-    >>> acts["gmm"] > 0.9, acts["mse"] < 0.3
-    (True, True)
+    >>> acts["gmm"] > acts["mse"] + 0.5
+    True
 
     References
     ----------

@@ -156,7 +156,8 @@ class IQL:
     >>> batch = Transitions(zeros, a, (a[:, 0] > 0).float(), torch.zeros(64), zeros)
     >>> for _ in range(400):
     ...     losses = iql.update(batch)
-    >>> bool(iql.q(zeros[:2], a[:2]).diff() > 0.9), 0.7 < iql.v(zeros[:1]).item() < 1.0
+    >>> worse, better = iql.q(zeros[:2], a[:2]).tolist()
+    >>> better > worse + 0.5, iql.v(zeros[:1]).item() > (worse + better) / 2 + 0.2
     (True, True)
     """
 

@@ -97,9 +97,8 @@ class GPT3:
     >>> language = AttributeLanguage(seed=1)
     >>> sentences = [language.sentence() for _ in range(40)]
     >>> X, y = [s.text for s in sentences], [s.attributes["topic"] for s in sentences]
-    >>> zero_shot = GPT3(load_tiny("icl"), k=0).fit(X[:30], y[:30])
     >>> few_shot = GPT3(load_tiny("icl"), k=8).fit(X[:30], y[:30])
-    >>> zero_shot.score(X[30:], y[30:]) <= few_shot.score(X[30:], y[30:])
+    >>> few_shot.score(X[30:], y[30:]) > 1 / len(set(y)) + 0.3  # chance is one over the number of topics
     True
     """
 

@@ -168,8 +168,8 @@ class Pretraining:
     >>> sequences = pack(([i % 8 + 1 for i in range(s, s + 7)] for s in range(4000)), n_ctx=8, end_of_text=0)
     >>> recipe = Recipe.scaled(total_tokens=8 * 3200, lr=1e-2, batch_tokens=8 * 32)
     >>> run = Pretraining(model, recipe).run(sequences)
-    >>> run.tokens, run.losses[0] > 2.0, run.losses[-1] < 1.0
-    (25600, True, True)
+    >>> run.tokens, run.losses[-1] < run.losses[0] / 2
+    (25600, True)
 
     References
     ----------
