@@ -143,6 +143,34 @@ def test_left_out_entrants_and_their_reason_are_shown():
     assert "replay" in text and "it needs <images>" in text
 
 
+class Announced(Toy):
+    """A toy whose setting is told, with a baseline that was told as much as an oracle."""
+
+    def setting(self, data):
+        return f"Guess {data.name} <well>. Nobody helps."
+
+    def baselines(self, data):
+        return (*super().baselines(data), Entrant("helped", "toy_problem:Oracle", {"level": 0.7}, "baseline"))
+
+
+def test_the_setting_comes_before_the_answer_and_who_was_told_more_stands_apart():
+    html = render(run([Entrant("tame", ENTRY, {"level": 0.8}), Entrant("told", "toy_problem:Oracle", {})], Announced()))
+    words = Page(html).words
+    said = ["Guess toy <well>. Nobody helps.", "Of those told nothing of the task, tame ranks first on toy"]
+    heads = ["Told nothing of the task1tame", "Told more: the task in training and at test1helped"]
+    heads += ["2told", "For reference, not ranked: given all the data–joint"]
+    places = [words.index(text) for text in said + heads]
+    assert places == sorted(places)
+    table = html.partition("Told nothing of the task</span>")[2].partition("</table>")[0]
+    assert re.findall(r"<tbody.*?>", table) == ["<tbody class=apart>"] * 2
+    assert "only those told the same are ranked against each other" in words
+
+
+def test_where_all_were_told_the_same_no_block_says_so():
+    words = Page(render(run())).words
+    assert "Told" not in words and "For reference, not ranked: given all the data" in words
+
+
 def test_runs_without_time_are_shown(monkeypatch):
     found = run(**time_for_one_run(monkeypatch))
     assert "Not started, for want of time: chance (seed 0), replay (seed 0)" in Page(render(found)).words

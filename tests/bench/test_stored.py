@@ -43,6 +43,21 @@ def test_the_report_of_a_stored_comparison_is_the_same_but_for_its_time(tmp_path
     assert "tame ranks first on toy" in other and "compare(Toy(), &#x27;toy&#x27;" in other
 
 
+def test_a_record_of_a_version_that_noted_no_setting_is_read_and_its_options_limit_what_was_told():
+    """Runs of such a version say what their class looks at; the options say how much of it the stream showed."""
+    names = {"replay": "test", "tame": "none", "joint-training": "test"}
+    runs = {
+        name: Run(key=name, problem="task-stream", data_name="d", data_fingerprint="f", entrant_name=name, entry="m:A",
+                  seed=0, role="baseline", sees=sees, metrics={"accuracy": 0.5}, settings={"identity": "none"})
+        for name, sees in names.items()
+    }  # fmt: skip
+    ((record, found),) = loose_records(runs.values())
+    record.body = {key: value for key, value in record.body.items() if key not in ("privileges", "setting")}
+    comparison = stored_comparison(record, found)
+    assert [{row.name for row in group.rows} for group in comparison.groups] == [{"replay", "tame"}]
+    assert "joint-training" in comparison.headline() and comparison.problem.setting(comparison.data) == ""
+
+
 @pytest.mark.parametrize("backend", ["sequential", "threading", "loky"])
 def test_a_stop_request_ends_a_comparison_and_keeps_what_had_begun(tmp_path, backend):
     path = tmp_path / "s.sqlite"

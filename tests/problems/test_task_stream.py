@@ -387,7 +387,8 @@ def test_identity_bounds_what_a_curious_learner_is_shown(identity: str, fits: se
     assert shown(Spy) == (fits, ends, asked)
     # Only the last question, for accuracy_without_task, leaves the task out where it is shown.
     assert ("accuracy_without_task" in outcome.metrics) == (identity == "train+test")
-    assert outcome.details["shown"] == ("none", "boundary", "train", "test")[IDENTITY.index(identity)]
+    level = ("none", "boundary", "train", "test")[IDENTITY.index(identity)]
+    assert outcome.details["shown"] == level == PROBLEM.told(Spy.sees, {"identity": identity})
 
 
 @pytest.mark.parametrize(

@@ -88,26 +88,26 @@ def figure(drawn: Any, caption: Any, *, name: str, label: str, id: str | None = 
     )
 
 
-def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], numeric: Iterable[int] = (), label: str = "") -> html.Div:
-    """Return a table that scrolls sideways where it is too wide; ``numeric`` columns are set to the right."""
-    return blocks(head, [("", rows)], numeric, label)
-
-
-def blocks(
+def table(
     head: Sequence[Any],
-    parts: Iterable[tuple[str, Iterable[Sequence[Any]]]],
+    rows: Iterable[Sequence[Any]],
     numeric: Iterable[int] = (),
     label: str = "",
+    parts: Sequence[tuple[str, int, bool]] = (),
 ) -> html.Div:
-    """Return a table in blocks of rows, each under a heading that may be empty; all but the first are grey."""
+    """Return a table that scrolls sideways where it is too wide; ``numeric`` columns are set to the right.
+
+    ``parts`` cut the rows into blocks: a heading that may be empty, a number of rows, and whether they are grey.
+    """
     right = set(numeric)
     kind = ["n" if i in right else "" for i in range(len(head))]
     top = html.Tr([html.Th(cell, className=kind[i], scope="col") for i, cell in enumerate(head)])
+    lines = [html.Tr([html.Td(cell, className=kind[i]) for i, cell in enumerate(row)]) for row in rows]
     bodies = []
-    for place, (heading, rows) in enumerate(parts):
+    for heading, count, apart in parts or [("", len(lines), False)]:
         over = [html.Tr(html.Th(html.Span(heading), colSpan=len(head), scope="rowgroup"))] if heading else []
-        body = [html.Tr([html.Td(cell, className=kind[i]) for i, cell in enumerate(row)]) for row in rows]
-        bodies.append(html.Tbody([*over, *body], className="apart" if place else ""))
+        bodies.append(html.Tbody([*over, *lines[:count]], className="apart" if apart else ""))
+        lines = lines[count:]
     return html.Div(
         html.Table([html.Thead(top), *bodies]),
         className="scroll", tabIndex="0", role="region", **{"aria-label": label or "table"},

@@ -331,20 +331,21 @@ class Comparison:
         return ranked
 
     @property
+    def main(self) -> Group | None:
+        """The group that the answer is about: those told least, among groups in which at least two compete.
+
+        One that nobody can be compared with has won nothing; where all are alone, the first group is meant.
+        """
+        return next((group for group in self.groups if len(group.rows) > 1), next(iter(self.groups), None))
+
+    @property
     def best(self) -> Entrant | None:
-        """The winner among those that were told least of the task, bounds and ablations aside; None if there is none.
+        """The winner of the main group, bounds and ablations aside; None if there is none.
 
         A baseline wins where it is better than every system that was told the same.
         """
-        return next(
-            (
-                row.entrant
-                for group in self.groups
-                for row in group.rows
-                if row.bound is None and row.entrant.role != "ablation"
-            ),
-            None,
-        )
+        rows = self.main.rows if self.main else ()
+        return next((row.entrant for row in rows if row.bound is None and row.entrant.role != "ablation"), None)
 
     def ranking(self, group: Group) -> statistics.Ranking | None:
         """Return how a group ranks over the seeds that all of it finished; None without 2 seeds and 2 entrants.

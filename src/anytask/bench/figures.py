@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from anytask.bench.comparison import Comparison, Row
 from anytask.bench.statistics import Ranking, indistinguishable_groups
-from anytask.bench.wording import in_sentence, number, told
+from anytask.bench.wording import blocks, in_sentence, number
 from anytask.core.colors import colour_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-_INK, _LINE = "#2b3138", "#e3e7eb"
+_INK, _SOFT, _LINE = "#2b3138", "#59636e", "#e3e7eb"
 #: Letters of a name that fit beside a scale.
 _LONGEST = 26
 #: What an axis of costs is called, by the cost's name.
@@ -30,14 +30,14 @@ COSTS = {
 _SMALL = {
     "showarrow": False,
     "yanchor": "middle",
-    "font": {"size": 12, "color": "#59636e"},
+    "font": {"size": 12, "color": _SOFT},
     "bgcolor": "rgba(255,255,255,0.8)",
 }
 _SYMBOLS = {
     "system": ("circle", "system"),
     "ablation": ("square", "ablation"),
     "baseline": ("diamond-open", "baseline"),
-    "upper": ("triangle-left-open", "upper bound"),
+    "upper": ("triangle-left-open", "reference"),
     "lower": ("triangle-right-open", "lower bound"),
 }
 
@@ -99,28 +99,34 @@ def ranking(comparison: Comparison) -> go.Figure:
                 name=label,
                 marker={"color": _INK, "size": 10, "symbol": symbol, "line": {"width": 2}},
             )
-    lowest = -0.6 - 0.4 * len(upper)
+    values = [row.primary.mean for row in [*rows, *upper]]
+    line = {"color": _SOFT, "width": 1.5, "dash": "6px,4px"}
     for place, row in enumerate(upper):
-        line = {"color": colour(comparison, row.name), "width": 1.5, "dash": "dash"}
-        figure.add_vline(x=row.primary.mean, line=line, layer="below")
-        said = f"{escape(row.name)} {number(row.primary.mean, metric)} (upper bound)"
-        figure.add_annotation(x=row.primary.mean, y=-0.7 - 0.4 * place, text=said, **_SMALL)
-    bands = comparison.groups if len(comparison.groups) > 1 else []
-    top = len(rows)
-    for group in bands:
-        figure.add_annotation(x=0, xref="paper", xanchor="left", y=top - 0.6, text=f"told {told(group)}", **_SMALL)
-        figure.add_shape(
-            type="line", xref="paper", x0=0, x1=1, y0=top - 0.5, y1=top - 0.5, line={"color": _LINE, "width": 2}
-        )
-        top -= len(group.rows)
-    _style(figure, height=110 + 46 * len(rows) + 20 * len(upper))
+        figure.add_vline(x=row.primary.mean, line=line, opacity=1)
+        said = f" {escape(row.name)} {number(row.primary.mean, metric)} (reference) "
+        side = "right" if 2 * row.primary.mean > min(values) + max(values) else "left"  # where there is room
+        figure.add_annotation(x=row.primary.mean, y=-0.7 - 0.4 * place, text=said, xanchor=side, **_SMALL)
+    order: list[str] = []  # from top to bottom; each heading has a line of its own
+    for place, block in enumerate(blocks(comparison)):
+        drawn = [escape(row.name) for row in block.rows if row in rows]
+        if drawn and block.heading:
+            order.append("\u00a0" * (place + 1))
+        order += drawn
     figure.update_yaxes(
         categoryorder="array",
-        categoryarray=[escape(row.name) for row in reversed(rows)],
-        range=[lowest, len(rows) - 0.35],
+        categoryarray=order[::-1],
+        range=[-0.6 - 0.4 * len(upper), len(order) - 0.35],
         automargin=True,
         ticksuffix="  ",
     )
+    for place, block in enumerate(blocks(comparison)):
+        if (mark := "\u00a0" * (place + 1)) in order:
+            y = len(order) - 1 - order.index(mark)
+            figure.add_annotation(x=0, xref="paper", xanchor="left", y=y - 0.2, text=escape(block.heading), **_SMALL)
+            if y < len(order) - 1:
+                line = {"color": _SOFT, "width": 1}
+                figure.add_shape(type="line", xref="paper", x0=0, x1=1, y0=y + 0.4, y1=y + 0.4, line=line, opacity=1)
+    _style(figure, height=110 + 46 * len(order) + 20 * len(upper))
     figure.update_xaxes(title=_axis(comparison), automargin=True)
     return figure
 
@@ -137,7 +143,7 @@ def ranking_caption(comparison: Comparison) -> str:
     if "lower" in bounds:
         said.append("Triangles mark the lower end of the scale.")
     if "upper" in bounds:
-        said.append("A dashed line is an upper bound: it is given what no system may have, and is not ranked.")
+        said.append("A dashed line is a reference: it is given what no system may have, and is not ranked.")
     return " ".join(said)
 
 
@@ -267,7 +273,7 @@ def _axis(comparison: Comparison) -> str:
     metric = comparison.primary
     unit = f", {metric.unit}" if metric.unit and metric.unit != metric.label else ""
     text = f"{metric.label}{unit} ({'higher' if metric.higher_is_better else 'lower'} is better)"
-    return "<br>".join(escape(line) for line in wrap(text, 50))
+    return "<br>".join(escape(line) for line in wrap(text, 34))
 
 
 def _style(figure: go.Figure, height: int) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from anytask.bench import figures
 from anytask.bench.comparison import Comparison, Row
 from anytask.bench.wording import (
+    Block,
     blocks,
     chance,
     difference_text,
@@ -100,12 +101,12 @@ def render(comparison: Comparison) -> str:
     sections = [
         _answer(comparison),
         _results(comparison),
+        _left_out(comparison),
         _problem_figures(comparison),
         _significance(comparison),
         _compared(comparison),
         _cost(comparison),
         _failures(comparison),
-        _left_out(comparison),
         _settings(comparison),
     ]
     body = "\n".join(section for section in sections if section)
@@ -130,6 +131,8 @@ def _answer(comparison: Comparison) -> str:
     others = len(comparison.plan.entrants) - len(systems)
     seeds = _plural(len(comparison.plan.seeds), "seed")
     size = f"{_plural(len(systems), 'system')} and {_plural(others, 'baseline')}, {seeds} each"
+    if comparison.left_out:
+        size += f"; {', '.join(left.name for left in comparison.left_out)} could not take part"
     shown = {name: value for name, value in facts.items() if _is_short(value) and name != "fingerprint"}
     known = ", ".join(f"{_words(name)}: {_plain(value)}" for name, value in shown.items())
     kinds = sorted({run.kind for run in comparison.runs if run.kind})
@@ -147,23 +150,18 @@ def _results(comparison: Comparison) -> str:
     rows = comparison.rows
     others = [m for m in comparison.problem.metrics[1:] if any(_finite(row.metrics.get(m.key)) for row in rows)]
     head += [f"{m.label} {'↑' if m.higher_is_better else '↓'}" for m in others]
-    parts = [
-        (
-            heading,
-            [
-                [
-                    str(row.rank or "–"),
-                    _name(comparison, row),
-                    _whole(role(row)),
-                    with_interval(row.primary, metric),
-                    escape(difference_text(comparison, row)),
-                    _verdict(row),
-                    *(number(row.metrics.get(m.key), m) for m in others),
-                ]
-                for row in block
-            ],
-        )
-        for heading, block in blocks(comparison)
+    cells = [
+        [
+            str(row.rank or "–"),
+            _name(comparison, row),
+            _whole(role(row)),
+            with_interval(row.primary, metric),
+            escape(difference_text(comparison, row)),
+            _verdict(row),
+            *(number(row.metrics.get(m.key), m) for m in others),
+        ]
+        for block in blocks(comparison)
+        for row in block.rows
     ]
     note = (
         "Differences are taken seed by seed and turned so that positive is better; their 95 % intervals are "
@@ -173,7 +171,7 @@ def _results(comparison: Comparison) -> str:
     return _section(
         "Who does best",
         _figure(figures.ranking(comparison), figures.ranking_caption(comparison)) if any(r.done for r in rows) else "",
-        _blocks(head, parts, numeric=(0, *range(3, len(head)))),
+        _table(head, cells, (0, *range(3, len(head))), blocks(comparison)),
         f'<p class="note">{note}{" " + _ALIKE if len(comparison.groups) > 1 else ""}</p>',
     )
 
@@ -227,7 +225,7 @@ def _compared(comparison: Comparison) -> str:
             cells[-1].append(escape(privilege(comparison, row) if row.bound == "upper" else told(row)))
         cells[-1].append(f"<code>{escape(params)}</code>")
         cells[-1].append(f"<code>{escape(entrant.entry)}</code>" + (f"<br>{escape(kind)}" if kind else ""))
-    head = ["name", "role", *(["was told of the task"] if declared else []), "settings", "class"]
+    head = ["name", "role", *(["was told"] if declared else []), "settings", "class"]
     note = f'<p class="note">{_ALIKE}</p>' if declared else ""
     return _section("What was compared", _table(head, cells), note)
 
@@ -325,24 +323,20 @@ def _figure(figure: go.Figure, caption: str) -> str:
     return f"<figure>{html}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterable[int] = ()) -> str:
-    """A table; cells are HTML, heads are text."""
-    return _blocks(head, [("", rows)], numeric)
-
-
-def _blocks(
-    head: Sequence[str], parts: Iterable[tuple[str, Iterable[Sequence[str]]]], numeric: Iterable[int] = ()
+def _table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterable[int] = (), parts: Sequence[Block] = ()
 ) -> str:
-    """A table in blocks, each under a heading (text) that may be empty; all but the first are grey."""
+    """A table; cells are HTML, heads are text. ``parts`` cut it into blocks with headings, grey where apart."""
     right = set(numeric)
     kind = ['class="n"' if i in right else "" for i in range(len(head))]
     top = "".join(f"<th {kind[i]}>{escape(cell)}</th>" for i, cell in enumerate(head))
-    bodies = ""
-    for place, (heading, rows) in enumerate(parts):
-        over = f'<tr><th colspan="{len(head)}"><span>{escape(heading)}</span></th></tr>' if heading else ""
-        body = "".join(f"<tr>{''.join(f'<td {kind[i]}>{c}</td>' for i, c in enumerate(row))}</tr>" for row in rows)
-        bodies += f"<tbody{' class=apart' if place else ''}>{over}{body}</tbody>"
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead>{bodies}</table></div>'
+    lines = [f"<tr>{''.join(f'<td {kind[i]}>{c}</td>' for i, c in enumerate(row))}</tr>" for row in rows]
+    body = f"<tbody>{''.join(lines)}</tbody>" if not parts else ""
+    for part in parts:
+        over = f'<tr><th colspan="{len(head)}"><span>{escape(part.heading)}</span></th></tr>' if part.heading else ""
+        own, lines = lines[: len(part.rows)], lines[len(part.rows) :]
+        body += f"<tbody{' class=apart' if part.apart else ''}>{over}{''.join(own)}</tbody>"
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead>{body}</table></div>'
 
 
 def _name(comparison: Comparison, row: Row) -> str:
@@ -448,6 +442,7 @@ th { text-align: left; vertical-align: bottom; color: var(--soft); font-weight: 
 th, td { padding: 6px 10px 6px 0; }
 td { border-bottom: 1px solid var(--line); vertical-align: top; }
 th.n, td.n { text-align: right; }
+th.n:not(:first-child) { min-width: 7em; }
 td.n { white-space: nowrap; }
 tbody th { padding-top: 18px; border-bottom: 1px solid var(--line); color: var(--ink); }
 tbody th span { position: sticky; left: 0; }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: What an entrant was told of the task, in words that go on after "told".
 TOLD = {
-    "none": "nothing",
+    "none": "nothing of the task",
     "boundary": "when a task ends",
     "train": "the task in training",
     "test": "the task in training and at test",
@@ -110,19 +110,19 @@ def headline(comparison: Comparison) -> str:
 def sentences(comparison: Comparison) -> list[str]:
     """Return the sentences of the answer, the most important first."""
     metric = comparison.primary
-    groups = comparison.groups
+    groups = sorted(comparison.groups, key=lambda group: group is not comparison.main)
     if not any(row.done for row in comparison.rows):
         return [f"No run finished, so there is nothing to rank ({len(comparison.failed)} failed)."]
-    contested = [group for group in groups if any(row.entrant.role != "baseline" for row in group.rows)]
-    said = [sentence for group in contested or groups[:1] for sentence in _of_group(comparison, group)]
-    if contested and not any(group.best_baseline for group in groups):
+    entered = [group for group in groups if any(row.entrant.role != "baseline" for row in group.rows)]
+    said = [sentence for group in entered or groups[:1] for sentence in _of_group(comparison, group)]
+    if entered and not any(group.best_baseline for group in groups):
         said.append("No baseline finished, so nothing says how much of this is the system's merit.")
     upper = [row for row in comparison.rows if row.bound == "upper" and row.done]
     if upper:
         values = ", ".join(
             f"{row.name} {number(row.primary.mean, metric)} (given {privilege(comparison, row)})" for row in upper
         )
-        said.append(f"Upper bound, not ranked: {values}.")
+        said.append(f"For reference, not ranked: {values}.")
     failures = sum(row.failures for row in comparison.rows)
     if failures or comparison.not_run:
         parts = [f"{failures} failed"] if failures else []
@@ -146,72 +146,83 @@ def privilege(comparison: Comparison, row: Row) -> str:
     return comparison.problem.privileges.get(row.name, "more than a system may have")
 
 
-def blocks(comparison: Comparison) -> list[tuple[str, list[Row]]]:
-    """Return the rows in the blocks of a ranking: those told the same, upper bounds, those without a value.
+@dataclass(frozen=True)
+class Block:
+    """Rows of a ranking under one heading; ``apart`` from those that the answer is about, ranked or not."""
 
-    Each comes with its heading, which is empty for those that compete where all were told the same.
+    heading: str
+    rows: Sequence[Row]
+    apart: bool = True
+
+
+def blocks(comparison: Comparison) -> list[Block]:
+    """Return the rows in the blocks of a ranking: those told the same, references, those without a value.
 
     Examples
     --------
     >>> from types import SimpleNamespace
-    >>> blocks(SimpleNamespace(groups=[], rows=[]))
+    >>> blocks(SimpleNamespace(groups=[], rows=[], main=None))
     []
     """
-    groups = comparison.groups
-    found = [(f"Told {told(group)}" if len(groups) > 1 else "", list(group.rows)) for group in groups]
+    main = comparison.main
+    found = []
+    for place, group in enumerate(comparison.groups):
+        than = "" if group is main else " more" if main in comparison.groups[:place] else " less"
+        heading = f"Told{than}{':' if than else ''} {told(group)}" if len(comparison.groups) > 1 else ""
+        found.append(Block(heading, group.rows, apart=group is not main))
     rest = [row for row in comparison.rows if row.rank is None]
-    for row in rest:
-        if row.bound == "upper" and row.done:
-            found.append((f"Not ranked, an upper bound: given {privilege(comparison, row)}", [row]))
-    without = [row for row in rest if not (row.bound == "upper" and row.done)]
-    return [*found, ("Without a value", without)] if without else found
+    upper = [row for row in rest if row.bound == "upper" and row.done]
+    found += [Block(f"For reference, not ranked: given {privilege(comparison, row)}", [row]) for row in upper]
+    without = [row for row in rest if row not in upper]
+    return [*found, Block("Without a value", without)] if without else found
 
 
 def _of_group(comparison: Comparison, group: Group) -> list[str]:
-    """Say who is best of those that were told the same, and by how much over the best baseline."""
+    """Say who is best of those that were told the same, by how much over the best baseline, and how sure that is."""
     metric = comparison.primary
     best = next((row for row in group.rows if row.entrant.role != "baseline"), group.rows[0])
-    said = [_first(comparison, group, best)]
-    reference = next((row for row in comparison.rows if row.name == best.reference), None)
-    if best.difference is not None and reference is not None and best.entrant.role != "baseline":
-        said.append(_against(best, reference, metric))
-    return said
-
-
-def _first(comparison: Comparison, group: Group, best: Row) -> str:
-    metric = comparison.primary
-    seeds = len(comparison.plan.seeds)
-    over = f"over {seeds} seeds" if seeds > 1 else "with one seed"
-    value = f"{in_sentence(metric.label)} {with_interval(best.primary, metric)} {over}"
-    data = comparison.data.name
-    among = f"Of those told {told(group)}, " if len(comparison.groups) > 1 else ""
+    among, data = told(group) if len(comparison.groups) > 1 else "", comparison.data.name
+    value = f"{in_sentence(metric.label)} {number(best.primary.mean, metric)}{_against(comparison, best)}"
     if among and len(group.rows) == 1:
-        return f"Told {told(group)}, {best.name} is the only one on {data}: {value}."
-    if best is group.rows[0]:
-        return f"{among}{best.name} ranks first on {data}: {value}."
-    return f"{among}{best.name} is the best system on {data}, but not first: {value}."
+        first = f"Told {among}, {best.name} is the only one on {data}: {value}."
+    else:
+        place = f"ranks first on {data}" if best is group.rows[0] else f"is the best system on {data}, but not first"
+        first = f"{f'Of those told {among}, ' if among else ''}{best.name} {place}: {value}."
+    return [first, _sure(comparison, best)]
 
 
-def _against(best: Row, reference: Row, metric: Metric) -> str:
-    difference = best.difference
-    assert difference is not None
-    size = quantity(difference.mean, metric)
-    way = "better" if difference.mean > 0 else "worse"
+def _against(comparison: Comparison, best: Row) -> str:
+    """Say how far a row is from its reference, as the end of a sentence; "" for a baseline, and without a reference."""
+    metric, difference = comparison.primary, best.difference
+    reference = next((row for row in comparison.rows if row.name == best.reference), None)
+    if difference is None or reference is None or best.entrant.role == "baseline":
+        return ""
     value = number(reference.primary.mean, metric)
-    that, against = "That", f"the best baseline, {reference.name} ({value})"
+    which = f"the best baseline, {reference.name} ({value})"
     if told(reference) != told(best):
-        that = "No baseline was told the same; that"
-        against = f"the best of the others, {reference.name} ({value}, told {told(reference)})"
+        which = f"{reference.name} ({value}), the best baseline, which was told {told(reference)}"
     if math.isclose(difference.mean, 0.0, abs_tol=1e-12):
-        return f"{that} is the same as {against}."
-    if difference.n < 2 or difference.low is None or difference.high is None:
-        return f"{that} is {size} {way} than {against}; one seed cannot tell this from chance."
-    interval = f"[{_points(difference.low, metric)}, {_points(difference.high, metric)}]"
+        return f", the same as {which}"
+    return f", {quantity(difference.mean, metric)} {'better' if difference.mean > 0 else 'worse'} than {which}"
+
+
+def _sure(comparison: Comparison, best: Row) -> str:
+    metric, summary, difference = comparison.primary, best.primary, best.difference
+    if summary.low is None or summary.high is None:
+        return "This is one seed, which cannot tell a difference from chance."
+    said = f"Over {len(comparison.plan.seeds)} seeds the 95 % interval is "
+    said += f"[{number(summary.low, metric)}, {number(summary.high, metric)}]"
+    if difference is None or difference.low is None or difference.high is None or best.entrant.role == "baseline":
+        return f"{said}."
     if difference.low == difference.high:
-        return f"{that} is {size} {way} than {against}, whatever the seed."
-    if distinguishable(best):
-        return f"{that} is {size} {way} than {against} {interval}, more than chance between seeds explains."
-    return f"{that} is {size} {way} than {against} {interval}, which these seeds cannot tell from chance."
+        return f"{said}, and the difference is the same whatever the seed."
+    said += f", and that of the difference [{_points(difference.low, metric)}, {_points(difference.high, metric)}]"
+    said += " points" if not metric.unit else ""
+    return said + (
+        ": more than chance between seeds explains."
+        if distinguishable(best)
+        else ", which may be chance between seeds."
+    )
 
 
 def _points(value: float, metric: Metric) -> str:
@@ -232,6 +243,9 @@ class TerminalTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Give the lines for a console, as Rich asks for them."""
+        setting = self.comparison.problem.setting(self.comparison.data)
+        if setting:
+            yield Text(setting)
         yield self._title()
         yield ""
         yield from self._tables(options.max_width)
@@ -255,31 +269,27 @@ class TerminalTable:
 
     def _tables(self, width: int) -> Iterator[Table | Text]:
         parts = blocks(self.comparison)
-        rows = [row for _, block in parts for row in block]
-        shown, more = self._columns(rows)
+        shown, more = self._columns([row for block in parts for row in block.rows])
         room = width - sum(_width(column) + 2 for column in shown)
         for column in more:
             if (room := room - _width(column) - 2) < 0:
                 break
             shown.append(column)
         fits = sum(_width(column) + 2 for column in shown) <= width
-        first = True
-        for heading, block in parts:
-            if heading:
-                yield Text(heading, style="bold" if first else "dim bold")
-            table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1), show_header=first)
+        start = 0
+        for block in parts:
+            if block.heading:
+                yield Text(block.heading, style="dim bold" if block.apart else "bold")
+            table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1), show_header=start == 0)
             for column in shown:
-                name, justify, _ = column
                 # Tables of one ranking keep their columns in line.
-                table.add_column(
-                    escape(name), justify=justify, overflow="fold", min_width=_width(column) if fits else None
-                )
-            for row in block:
-                i = rows.index(row)
-                faint = not first or row.entrant.role == "baseline"
-                table.add_row(*(cells[i] for _, _, cells in shown), style="dim" if faint else None)
+                least = _width(column) if fits else None
+                table.add_column(escape(column[0]), justify=column[1], overflow="fold", min_width=least)
+            for place, row in enumerate(block.rows, start):
+                faint = block.apart or row.entrant.role == "baseline"
+                table.add_row(*(cells[place] for _, _, cells in shown), style="dim" if faint else None)
+            start += len(block.rows)
             yield table
-            first = False
 
     def _columns(self, rows: list[Row]) -> tuple[list[_Column], list[_Column]]:
         """What must be shown, and what may be, as (header, justification, cells)."""
@@ -307,7 +317,8 @@ _Column = tuple[str, Literal["left", "right"], list[str]]
 
 
 def _width(column: _Column) -> int:
-    return max(Text.from_markup(cell).cell_len for cell in (escape(column[0]), *column[2]))
+    lines = [line for cell in (escape(column[0]), *column[2]) for line in Text.from_markup(cell).split()]
+    return max(line.cell_len for line in lines)
 
 
 def _seconds(value: float | None) -> str:
@@ -319,8 +330,8 @@ def _finite(value: float | None) -> bool:
 
 
 def role(row: Row) -> str:
-    """Write the part a row plays, with the end of the scale it marks."""
-    return f"{row.bound} bound" if row.bound else row.entrant.role
+    """Write the part a row plays; an upper bound is only called a reference, since a system may come out above it."""
+    return {"upper": "reference", "lower": "lower bound"}.get(row.bound or "", row.entrant.role)
 
 
 def duration(seconds: float | None) -> str:
@@ -353,10 +364,10 @@ def _difference_cell(comparison: Comparison, row: Row) -> str:
     if row.difference is None:
         return "–"
     text = number(row.difference.mean, comparison.primary, signed=True)
-    to = escape(_to_another(comparison, row))
+    to = escape(_to_another(comparison, row)).replace(" to", "\nto", 1)
     if not math.isfinite(row.p_holm):
         return text + to
     if not distinguishable(row):
-        return f"{text}{to} [dim]p={row.p_holm:.2f}[/]"
+        return f"{text} [dim]p={row.p_holm:.2f}[/]{to}"
     colour = "green" if row.difference.mean > 0 else "red"
-    return f"[{colour}]{text}[/]{to} [dim]p{'<.001' if row.p_holm < 0.001 else f'={row.p_holm:.3f}'}[/]"
+    return f"[{colour}]{text}[/] [dim]p{'<.001' if row.p_holm < 0.001 else f'={row.p_holm:.3f}'}[/]{to}"

@@ -196,29 +196,26 @@ def _ranking(overview: Overview, comparison: Comparison, narrow: bool = False) -
         else [m for m in comparison.problem.metrics[1:] if any(finite(r.metrics.get(m.key)) for r in comparison.rows)]
     )
     head += [f"{m.label} {'↑' if m.higher_is_better else '↓'}" for m in others]
+    found = blocks(comparison)
     rows = [
-        (
-            heading,
-            [
-                [
-                    str(row.rank or "–"),
-                    _name(comparison, row),
-                    role(row),
-                    with_interval(row.primary, metric),
-                    difference_text(comparison, row),
-                    chance(row),
-                    *(number(row.metrics.get(m.key), m) for m in others),
-                ]
-                for row in block
-            ],
-        )
-        for heading, block in blocks(comparison)
+        [
+            str(row.rank or "–"),
+            _name(comparison, row),
+            role(row),
+            with_interval(row.primary, metric),
+            difference_text(comparison, row),
+            chance(row),
+            *(number(row.metrics.get(m.key), m) for m in others),
+        ]
+        for block in found
+        for row in block.rows
     ]
+    cut = [(block.heading, len(block.rows), block.apart) for block in found]
     note = (
         "Differences are taken seed by seed, positive is better. “Chance?” is a paired t-test, adjusted after Holm: "
         "“no” means p < 0.05."
     )
-    parts.append(pieces.blocks(head, rows, numeric=(0, *range(3, len(head))), label="Ranking"))
+    parts.append(pieces.table(head, rows, (0, *range(3, len(head))), "Ranking", cut))
     parts.append(html.P(note, className="note"))
     return pieces.section("Who does best", *parts)
 
@@ -378,7 +375,7 @@ def _run_details(comparison: Comparison, run: Run) -> Any:
     pairs += [
         ("class", run.entry),
         ("settings", json.dumps(run.params) if run.params else "defaults"),
-        *([("was told of the task", TOLD.get(sees, sees))] if (sees := comparison.told(run)) else []),
+        *([("was told", TOLD.get(sees, sees))] if (sees := comparison.told(run)) else []),
         ("language model", run.kind or "none"),
         ("finished", run.finished[:19].replace("T", " ")),
         ("versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
