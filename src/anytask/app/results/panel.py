@@ -64,6 +64,7 @@ def panel(overview: Overview, loaded: Loaded, states: _States) -> list[Any]:
     return [
         *parts,
         _ranking(overview, comparison),
+        *_left_out(comparison),
         html.Fieldset([html.Legend("A closer look"), choice], className="views"),
         html.Div(id={"type": "view-content", "id": overview.id}, className="closer"),
     ]
@@ -96,7 +97,7 @@ def view(overview: Overview, comparison: Comparison, name: str) -> list[Any]:
         return [_runs(overview, comparison)]
     if name == "failures":
         return _failures(comparison)
-    return [*_left_out(comparison), _again(comparison)]
+    return [_again(comparison)]
 
 
 def beside(overviews: Sequence[Overview], loaded: Sequence[Loaded], states: _States) -> list[Any]:
