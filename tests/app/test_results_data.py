@@ -18,8 +18,8 @@ ENTRY = "toy_problem:Guess"
 EVIL = "<img src=x onerror=alert(1)>"
 
 
-def made(path, data="toy", seeds=2, **more):
-    systems = [Entrant("ours", ENTRY, {"level": 0.8}), Entrant("bad", ENTRY, {"do": "fail"})]
+def made(path, data="toy", seeds=2, systems=None, **more):
+    systems = systems or [Entrant("ours", ENTRY, {"level": 0.8}), Entrant("bad", ENTRY, {"do": "fail"})]
     return compare(Toy(), data, systems, seeds=seeds, backend="sequential", store=path, **more)
 
 
@@ -50,6 +50,15 @@ def test_a_comparison_is_shown_with_its_answer_its_ranking_and_its_failures(path
     assert "RuntimeError" in told and "<b>broken</b> at seed 0" in told and "What failed" in told
     assert "best baseline" in told and "no, p" in told
     assert views(overview, loaded.comparison)["failures"] == "Failures (2)"
+
+
+def test_who_was_told_more_is_ranked_apart(tmp_path):
+    told_more = Entrant("told", "toy_problem:Oracle", {"level": 0.9})
+    made(tmp_path / "s.sqlite", systems=[Entrant("ours", ENTRY, {"level": 0.8}), told_more])
+    overview, loaded = load(tmp_path / "s.sqlite")
+    words = everything(overview, loaded)
+    assert "Of those told nothing of the task, ours ranks first" in words
+    assert words.index("Told nothing of the task") < words.index("Told more: the task in training and at test")
 
 
 def test_what_has_not_changed_is_not_read_again(path, monkeypatch):
