@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
+
+from anytask.core.persistence import load_tree, save_tree
 
 
 class EmbeddingClassifier:
@@ -61,3 +64,31 @@ class EmbeddingClassifier:
         if len(self.classes_) == 1:
             return np.ones((len(X), 1))
         return self._model.predict_proba(self.embedder.embed(list(X)))
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the classifier to ``folder``, but not an embedder that was given."""
+        if not hasattr(self, "classes_"):
+            raise NotFittedError("this EmbeddingClassifier has seen no labels yet: call fit first")
+        weights = None if len(self.classes_) == 1 else (self._model.coef_, self._model.intercept_)
+        settings = {"C": self.C, "seed": self.seed}
+        save_tree(
+            folder, {"class": type(self).__name__, "settings": settings, "labels": self.classes_, "weights": weights}
+        )
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], embedder: Any = None) -> Self:
+        """Read what :meth:`save` wrote; an embedder that was given has to be given again."""
+        tree = load_tree(folder)
+        if tree.get("class") != cls.__name__:
+            raise ValueError(f"{folder} holds a {tree.get('class')}, not a {cls.__name__}")
+        if embedder is None:
+            from anytask.lm.embeddings import Embedder
+
+            embedder = Embedder()
+        model = cls(embedder, **tree["settings"])
+        model.classes_ = tree["labels"]
+        if tree["weights"] is not None:
+            model._model = LogisticRegression(C=model.C)
+            model._model.classes_ = np.array(model.classes_)
+            model._model.coef_, model._model.intercept_ = tree["weights"]
+        return model

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 from scipy.special import softmax
 from sklearn.exceptions import NotFittedError
 
+from anytask.core.persistence import load_tree, save_tree
 from anytask.core.rng import derive
 from anytask.incontext.base import Retriever
 from anytask.incontext.gpt3 import GPT3
@@ -196,6 +199,9 @@ class Pipeline:
         self._retriever = self._index(stages)
         if self.prune is not None and demos:
             self._prune(stages)
+        return self._get_ready(stages)
+
+    def _get_ready(self, stages: list[StageReport]) -> Self:
         if self.compress is not None:
             stages.append(StageReport("compress", type(self.compress).__name__, facts={"rate": self.rate}))
         stages.append(StageReport("predict", self.scoring))
@@ -339,6 +345,50 @@ class Pipeline:
                 lengths = [self.lm.count_tokens(prompt) for prompt in prompts]
         self._add(watched, lengths)
         return outputs, scores
+
+    # -- saving ---------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the labelled examples, the pruned prompt and the settings; never the language model or the embedder.
+
+        A retriever or compressor given as an object is saved by its own ``save`` in the folder ``retrieve`` or
+        ``compress`` within, and handed to :meth:`load` again.
+        """
+        if not hasattr(self, "pool_"):
+            raise NotFittedError("this Pipeline has seen no pool yet: call fit first")
+        given = [n for n in ("retrieve", "compress") if not isinstance(getattr(self, n), (str, type(None)))]
+        for name in given:
+            getattr(self, name).save(Path(folder) / name)
+        names = ("choices", "labels", "rate", "k", "context", "scoring", "calibrate", "seed", "retrieve")
+        t = self.template
+        save_tree(folder, {
+            "class": "Pipeline", "settings": {n: getattr(self, n) for n in names if n not in given}, "given": given,
+            "template": [t.demo_format, t.query_format, t.separator, t.description],
+            "demos": [(d.input, d.output, d.id) for d in self.demos_], "prompt": self.prompt_,
+        })  # fmt: skip
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], lm: Any, **given: Any) -> Self:
+        """Read what :meth:`save` wrote, and answer with ``lm``.
+
+        ``given`` are what was not saved, ``retrieve``, ``compress`` and ``embedder`` where they were objects, and
+        settings to replace saved ones. Nothing is selected or pruned again.
+        """
+        tree = load_tree(folder)
+        if tree.get("class") != "Pipeline":
+            raise ValueError(f"{folder} holds a {tree.get('class')}, not a Pipeline")
+        if missing := [name for name in tree["given"] if name not in given]:
+            raise ValueError(f"{missing[0]} was an object: load it from {Path(folder) / missing[0]} and give it again")
+        pipeline = cls(lm, **{"template": PromptTemplate(*tree["template"]), **tree["settings"], **given})
+        pipeline.demos_, pipeline.prompt_ = [Demonstration(*row) for row in tree["demos"]], tree["prompt"]
+        texts, labels = [d.input for d in pipeline.demos_] or [""], [d.output for d in pipeline.demos_]
+        annotate = _lookup(labels or [""], len(texts))
+        pool = Pool(np.zeros((len(texts), 1)), texts=texts, annotate=annotate, embedder=pipeline.embedder, center=False)
+        pool.annotate(range(len(labels)))
+        pipeline.pool_, pipeline._short = pool, {}
+        stages: list[StageReport] = []
+        pipeline._retriever = pipeline._index(stages)
+        return pipeline._get_ready(stages)
 
     def _add(self, new: StageReport, lengths: list[int]) -> None:
         report = self.stages_[-1]

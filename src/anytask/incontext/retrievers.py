@@ -6,6 +6,7 @@ returns their places, best first.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -107,6 +108,19 @@ class LearnedRetriever:
     def retrieve(self, query: str, k: int) -> list[int]:
         """Return the places of ``k`` examples, best first."""
         return self.udr.retrieve(self.name, [query], k)[0].indices[::-1].tolist()
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the retriever to ``folder``, with the examples."""
+        self.udr.save(folder)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], lm: Any, **params: Any) -> Self:
+        """Read what :meth:`save` wrote; ``params`` go to :meth:`anytask.incontext.UDR.load`."""
+        from anytask.incontext.udr import UDR
+
+        udr = UDR.load(folder, **params)
+        task = list(udr.tasks_.values())[-1]
+        return cls(udr, lm, instruction=task.instruction, choices=task.choices, name=task.name)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

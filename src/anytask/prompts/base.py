@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, Self, runtime_checkable
+
+__all__ = ["SearchResult"]
 
 #: One labelled example: the values of the prompt's placeholders, and the answer under ``"label"``.
 Example = Mapping[str, Any]
@@ -118,6 +123,21 @@ class SearchResult:
     lm_calls: int
     trace: tuple[Candidate, ...] = field(default=(), repr=False)
     kind: str | None = None
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write everything but the trace to ``prompt.json`` in ``folder``."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        found = {name: value for name, value in vars(self).items() if name != "trace"}
+        (Path(folder) / "prompt.json").write_text(json.dumps(found, ensure_ascii=False, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
+        """Read what :meth:`save` wrote."""
+        path = Path(folder) / "prompt.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"no saved prompt in {folder}: {path.name} is missing")
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**found, "kept": None if found["kept"] is None else tuple(found["kept"])})
 
 
 @runtime_checkable

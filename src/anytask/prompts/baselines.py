@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
+from anytask.core.persistence import load_tree, save_tree
 from anytask.prompts.base import Candidate, Compression, Example, SearchResult
 from anytask.prompts.parts.evaluators import Evaluator, as_scores
 from anytask.prompts.promptquine import PruningSearch
@@ -71,6 +73,24 @@ class WordCompressor:
             raise ValueError(f"rate must lie in (0, 1], got {rate}")
         self.rate, self.seed = rate, seed
         self.count_tokens = count_tokens or (lambda text: len(_WORD.findall(text)))
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write settings and counts to ``folder``, but neither ``count_tokens`` nor a language model."""
+        save_tree(folder, {"class": type(self).__name__, "state": self._state()})
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], **params: Any) -> Self:
+        """Read what :meth:`save` wrote; ``params`` are constructor arguments, saved or not."""
+        tree = load_tree(folder)
+        if tree.get("class") != cls.__name__:
+            raise ValueError(f"{folder} holds a {tree.get('class')}, not a {cls.__name__}")
+        names = ("rate", "seed", "order")
+        compressor = cls(**{**{k: v for k, v in tree["state"].items() if k in names}, **params})
+        vars(compressor).update({k: Counter(v) for k, v in tree["state"].items() if k not in names})
+        return compressor
+
+    def _state(self) -> dict[str, Any]:
+        return {"rate": self.rate, "seed": self.seed}
 
     def scores(self, words: Sequence[str]) -> np.ndarray:
         """Return one number per word, larger for words to keep."""
@@ -180,6 +200,10 @@ class SurprisalCompressor(WordCompressor):
             self._unigrams.update(words)
             self._bigrams.update(pairwise(words))
         return self
+
+    def _state(self) -> dict[str, Any]:
+        counts = {name: dict(vars(self)[name]) for name in ("_unigrams", "_bigrams") if hasattr(self, name)}
+        return super()._state() | {"order": self.order, **counts}
 
     def scores(self, words: Sequence[str]) -> np.ndarray:
         if self.lm is not None:
