@@ -116,7 +116,7 @@ class MappedArray:
         order: Any = "F" if self.fortran else "C"
         on_disk = np.memmap(self.path, np.dtype(self.dtype), "r", self.offset, self.file_shape, order)
         rows = np.asarray(on_disk[index])
-        return _as_images(rows) if self.images else rows.astype(np.float32)
+        return as_images(rows) if self.images else rows.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -363,7 +363,7 @@ def _from_parts(
         rows: Rows = (
             MappedArray(X.path, X.offset, X.file_shape, X.dtype, X.fortran, True)
             if isinstance(X, MappedArray)
-            else _as_images(X)
+            else as_images(X)
         )
     elif isinstance(X, np.ndarray) and not isinstance(X, np.memmap):
         rows = X.astype(np.float32)
@@ -376,7 +376,8 @@ def _from_parts(
     return _finish(name, rows, y, task, target, kind, None, tuple(notes), where)
 
 
-def _from_csv(path: Path, target: str | None, task: str | None) -> LabelledData:
+def read_csv(path: Path) -> tuple[pd.DataFrame, str]:
+    """Return a .csv file as a table, and its separator."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             header = file.readline()
@@ -400,6 +401,11 @@ def _from_csv(path: Path, target: str | None, task: str | None) -> LabelledData:
     filled = frame.notna().any(axis=1).to_numpy()
     frame = frame.iloc[: int(np.flatnonzero(filled)[-1]) + 1 if filled.any() else 0]  # blank lines at the end
     frame.columns = [str(column).strip() for column in frame.columns]
+    return frame, separator
+
+
+def _from_csv(path: Path, target: str | None, task: str | None) -> LabelledData:
+    frame, separator = read_csv(path)
 
     def locate(row: int) -> str:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -531,7 +537,7 @@ def _from_folder(path: Path, image_size: int | str | Sequence[int] | None) -> La
     flat: list[Path] = []
     deep: list[Path] = []
     for folder in top:
-        (flat if _image_files(folder) else deep).append(folder)
+        (flat if image_files(folder) else deep).append(folder)
     two_levels = not flat and any(_subfolders(folder) for folder in deep)
     if not two_levels and deep:
         raise BadData(f"{deep[0]}: no image in this class folder (wanted: {', '.join(_IMAGES)})")
@@ -540,7 +546,7 @@ def _from_folder(path: Path, image_size: int | str | Sequence[int] | None) -> La
     task: list[str] = []
     for folder in top:
         for class_folder in _subfolders(folder) if two_levels else [folder]:
-            files = _image_files(class_folder)
+            files = image_files(class_folder)
             if not files:
                 raise BadData(f"{class_folder}: no image in this class folder (wanted: {', '.join(_IMAGES)})")
             paths += files
@@ -660,7 +666,7 @@ def _channels_last(shape: tuple[int, ...]) -> bool:
     return shape[-1] in (1, 3, 4) and shape[-3] not in (1, 3, 4)
 
 
-def _as_images(rows: np.ndarray) -> np.ndarray:
+def as_images(rows: np.ndarray) -> np.ndarray:
     """Turn uint8 (n, height, width) or (n, height, width, channels) into float32 (n, channels, height, width)."""
     values = rows.astype(np.float32) / np.float32(255)
     if values.ndim == 3:
@@ -689,7 +695,7 @@ def _subfolders(path: Path) -> list[Path]:
     return sorted(child for child in path.iterdir() if child.is_dir() and not _hidden(child))
 
 
-def _image_files(path: Path) -> list[Path]:
+def image_files(path: Path) -> list[Path]:
     return sorted(child for child in path.iterdir() if child.suffix.lower() in _IMAGES and not _hidden(child))
 
 

@@ -98,6 +98,16 @@ class Entrant:
             return cls(**params)
         return cls.from_preset(preset, **params) if hasattr(cls, "from_preset") else cls(preset=preset, **params)
 
+    @property
+    def class_name(self) -> str:
+        """Name of the class."""
+        return self.entry.split(":")[1]
+
+    @property
+    def import_line(self) -> str:
+        """The line of Python that imports the class."""
+        return f"from {self.entry.split(':')[0]} import {self.class_name}"
+
 
 @dataclass
 class Outcome:
@@ -115,6 +125,25 @@ class Outcome:
     cost: dict[str, float] = field(default_factory=dict)
     kind: str | None = None
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An entrant trained on all of the data, ready to be saved.
+
+    Attributes
+    ----------
+    parts : tuple of objects with ``save(folder)``
+        The model, and whatever else its use needs. They share one folder.
+    usage : tuple of str
+        Lines of Python that load and use it; ``{folder}`` stands for the folder.
+    notes : tuple of str
+        Sentences on what the model expects.
+    """
+
+    parts: tuple[Any, ...]
+    usage: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 class ProblemData(Protocol):
@@ -179,6 +208,29 @@ class Problem(ABC):
     def run(self, entrant: Entrant, data: Any, seed: int, progress: Callable[[float], None] | None = None) -> Outcome:
         """Run one entrant with one seed. ``progress`` is called with the finished share in [0, 1]."""
 
+    def unsaveable(self, entrant: Entrant, data: Any) -> str | None:
+        """Return why an entrant could not be saved for use after the comparison, in one sentence, or None if it can."""
+        if type(self).refit is Problem.refit:
+            return f"{self.key} trains nothing that could be saved and used."
+        missing = [name for name in ("save", "load") if not hasattr(entrant.load(), name)]
+        return f"{entrant.class_name} has no {' and no '.join(missing)}." if missing else None
+
+    def refit(self, entrant: Entrant, data: Any, seed: int, progress: Callable[[float], None] | None = None) -> Trained:
+        """Train one entrant as :meth:`run` does, but on all of the data: nothing is held out and nothing measured."""
+        raise ValueError(self.unsaveable(entrant, data))
+
     def figures(self, data: Any, runs: list[Any]) -> list[tuple[str, str, Any]]:
         """Return (title, one-sentence caption, plotly figure) triples for the report, beyond the common ones."""
         return []
+
+
+def policy_usage(entrant: Entrant, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Return the lines of Python that load a policy and let it act; ``shapes`` are those of one observation, by key."""
+    told = {key: f"({', '.join(map(str, ('n', *shape)))})" for key, shape in shapes.items()}
+    listed = ", ".join(f"{key!r}: {shape}" for key, shape in told.items())
+    about = f"shape {told['observation']}" if set(told) == {"observation"} else f"arrays of the shapes {{{listed}}}"
+    return (
+        entrant.import_line,
+        f'policy = {entrant.class_name}.load("{{folder}}")',
+        f"actions = policy.act(obs)  # obs: {about}",
+    )

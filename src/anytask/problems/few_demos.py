@@ -19,7 +19,7 @@ import numpy as np
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
 from anytask.datasets.episodes import OBSERVATION, Episodes
-from anytask.problems.base import Entrant, Metric, Outcome, Problem
+from anytask.problems.base import Entrant, Metric, Outcome, Problem, Trained, policy_usage
 
 _ERROR = Metric("action_error", "Error of the action", higher_is_better=False, unit="standard deviations")
 _RETURN = Metric("return", "Return", unit="reward")
@@ -73,13 +73,13 @@ class FewDemosData:
         """Whether it is known which prior transitions help."""
         return self.prior is None or "relevant" in self.prior.attributes
 
-    def instance(self, seed: int) -> _Instance:
+    def instance(self, seed: int, hold_out: bool = True) -> _Instance:
         """Return the episodes of one seed; alike for every entrant."""
         o = self.options
         if self.prior is not None and self.expert is not None:
             groups = self.prior.attributes.get("task")
             groups = groups if isinstance(groups, np.ndarray) and groups.shape == (len(self.prior),) else None
-            if self.env is not None:
+            if self.env is not None or not hold_out:
                 return _Instance(self.expert, self.prior, None, groups)
             order = np.random.default_rng(derive(seed, "few-demos")).permutation(len(self.expert))
             n = max(1, round(o["held_out"] * len(order)))
@@ -269,18 +269,9 @@ class FewDemos(Problem):
         self, entrant: Entrant, data: FewDemosData, seed: int, progress: Callable[[float], None] | None = None
     ) -> Outcome:
         """Fit one entrant, and try out its policy."""
-        world, o = data.instance(seed), data.options
-        cls: Any = entrant.load()
-        known = set(cls._parameters()) if hasattr(cls, "_parameters") else set(inspect.signature(cls).parameters)
-        defaults = {
-            k: v
-            for k, v in {"seed": seed, **{n: o[n] for n in ("preset", "steps", "embedder_steps")}}.items()
-            if k in known
-        }
-        model = cls(**{**{k: v for k, v in defaults.items() if v is not None}, **entrant.params})
-        prior = world.prior if getattr(cls, "needs_labels", False) else unlabelled(world.prior)
+        world = data.instance(seed)
         start = time.perf_counter()
-        model.fit(unlabelled(world.expert), prior, progress=None if progress is None else lambda p: progress(0.9 * p))
+        model = _fitted(entrant, world, data.options, seed, None if progress is None else lambda p: progress(0.9 * p))
         train_seconds = time.perf_counter() - start
         metrics: dict[str, float] = {}
         details: dict[str, Any] = {}
@@ -295,6 +286,14 @@ class FewDemos(Problem):
         if hasattr(model, "cost"):
             cost |= {k: float(v) for k, v in model.cost().items()}
         return Outcome(metrics, details, cost)
+
+    def refit(
+        self, entrant: Entrant, data: FewDemosData, seed: int, progress: Callable[[float], None] | None = None
+    ) -> Trained:
+        """Fit one entrant to all of the expert's episodes."""
+        world = data.instance(seed, hold_out=False)
+        model = _fitted(entrant, world, data.options, seed, progress)
+        return Trained((model,), policy_usage(entrant, {k: world.expert.shape_of(k) for k in world.expert.keys}))
 
     def _try_out(self, model: Any, data: FewDemosData, seed: int, details: dict[str, Any]) -> dict[str, float]:
         from anytask.control import evaluate
@@ -359,6 +358,19 @@ def _filmstrip(model: Any, env_id: str, seed: int, options: Mapping[str, Any]) -
     file = io.BytesIO()
     strip.convert("RGB").quantize(64).save(file, format="PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
+
+
+def _fitted(
+    entrant: Entrant, world: _Instance, o: Mapping[str, Any], seed: int, progress: Callable[[float], None] | None
+) -> Any:
+    cls: Any = entrant.load()
+    known = set(cls._parameters()) if hasattr(cls, "_parameters") else set(inspect.signature(cls).parameters)
+    defaults = {"seed": seed, **{n: o[n] for n in ("preset", "steps", "embedder_steps")}}
+    defaults = {k: v for k, v in defaults.items() if k in known and v is not None}
+    model = cls(**{**defaults, **entrant.params})
+    prior = world.prior if getattr(cls, "needs_labels", False) else unlabelled(world.prior)
+    model.fit(unlabelled(world.expert), prior, progress=progress)
+    return model
 
 
 def unlabelled(episodes: Episodes) -> Episodes:

@@ -17,7 +17,7 @@ from sklearn.model_selection import train_test_split
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
 from anytask.datasets.text import TextData, load_text
-from anytask.problems.base import Entrant, Metric, Outcome, Problem
+from anytask.problems.base import Entrant, Metric, Outcome, Problem, Trained
 
 _KINDS = ("auto", "classification", "multiple-choice", "generation")
 _PIPELINE = "anytask.incontext:Pipeline"
@@ -192,21 +192,7 @@ class FewShotText(Problem):
         pool, test = data.split(seed)
         lm = _model(o.lm)
         spent = lm.usage.total
-        texts, labels = [source.texts[i] for i in pool], [source.labels[i] for i in pool]
-        bought: set[int] = set()
-
-        def annotate(indices: Any) -> list[str]:
-            bought.update(int(i) for i in indices)
-            if len(bought) > o.labels:
-                raise RuntimeError(f"{entrant.name} asked for {len(bought)} labels, and {o.labels} may be bought")
-            return [labels[int(i)] for i in indices]
-
-        learner = _learner(entrant, data, lm, seed)
-        if _takes_annotator(learner):
-            learner.fit(texts, annotate)
-        else:
-            chosen = np.random.default_rng(derive(seed, "labels")).choice(len(texts), o.labels, replace=False)
-            learner.fit([texts[i] for i in chosen], annotate(chosen))
+        learner, n_bought = _fitted(entrant, data, pool, lm, seed)
         answers: list[str] = []
         lengths: list[int] = []
         for start in range(0, len(test), 32):
@@ -226,7 +212,7 @@ class FewShotText(Problem):
         metrics = _metrics(answers, truth, o.kind) | {
             "lm_calls": float(used.calls),
             "lm_tokens": float(used.total_tokens),
-            "labels": float(len(bought)),
+            "labels": float(n_bought),
         }
         if lengths:
             metrics["prompt_tokens"] = float(np.mean(lengths))
@@ -234,9 +220,61 @@ class FewShotText(Problem):
         return Outcome(
             metrics,
             details={"stages": stages, "examples": _examples(test, source, answers, learner)},
-            cost={"labels": len(bought), "lm_calls": used.calls, "lm_tokens": used.total_tokens},
+            cost={"labels": n_bought, "lm_calls": used.calls, "lm_tokens": used.total_tokens},
             kind=lm.kind if used.calls else None,
         )
+
+    def unsaveable(self, entrant: Entrant, data: FewShotData) -> str | None:
+        """Refuse what is asked again for each query and has no ``save``; of other stages the result is kept."""
+        return None if _stage(entrant.load()) in ("select", "search") else super().unsaveable(entrant, data)
+
+    def refit(
+        self, entrant: Entrant, data: FewShotData, seed: int, progress: Callable[[float], None] | None = None
+    ) -> Trained:
+        """Buy the labels among all of the texts, and prepare."""
+        from anytask.incontext import Pipeline
+
+        o, n = data.options, len(data.source.texts)
+        texts = np.random.default_rng(derive(seed, "refit")).permutation(n)[: o.max_pool]
+        learner, _ = _fitted(entrant, data, texts, _model(o.lm), seed)
+        shown = Entrant(entrant.name, _PIPELINE) if isinstance(learner, Pipeline) else entrant
+        usage, given = [shown.import_line], ""
+        if hasattr(learner, "lm"):
+            usage += ["from anytask.lm import load_lm", f"lm = load_lm({o.lm!r})"]
+            given = ", lm"
+        for name, more in (("retrieve", ", lm"), ("compress", "")):
+            part = getattr(learner, name, None) if isinstance(learner, Pipeline) else None
+            if part is not None and not isinstance(part, str):
+                own = Entrant(name, f"{type(part).__module__}:{type(part).__qualname__}")
+                usage.append(own.import_line)
+                given += f', {name}={own.class_name}.load("{{folder}}/{name}"{more})'
+        usage.append(f'model = {shown.class_name}.load("{{folder}}"{given})')
+        usage.append(
+            "answers = model.predict(texts"
+            + (", options=options)  # a list per text" if o.kind == "multiple-choice" else ")")
+        )
+        return Trained((learner,), tuple(usage))
+
+
+def _fitted(entrant: Entrant, data: FewShotData, pool: np.ndarray, lm: Any, seed: int) -> tuple[Any, int]:
+    """Return the entrant, fitted to the labels it bought in the pool, and their number."""
+    source, o = data.source, data.options
+    texts, labels = [source.texts[i] for i in pool], [source.labels[i] for i in pool]
+    bought: set[int] = set()
+
+    def annotate(indices: Any) -> list[str]:
+        bought.update(int(i) for i in indices)
+        if len(bought) > o.labels:
+            raise RuntimeError(f"{entrant.name} asked for {len(bought)} labels, and {o.labels} may be bought")
+        return [labels[int(i)] for i in indices]
+
+    learner = _learner(entrant, data, lm, seed)
+    if _takes_annotator(learner):
+        learner.fit(texts, annotate)
+    else:
+        chosen = np.random.default_rng(derive(seed, "labels")).choice(len(texts), o.labels, replace=False)
+        learner.fit([texts[i] for i in chosen], annotate(chosen))
+    return learner, len(bought)
 
 
 def _takes_annotator(learner: Any) -> bool:
@@ -248,6 +286,11 @@ def _model(spec: str) -> Any:
     from anytask.lm import load_lm
 
     return load_lm(spec)
+
+
+def _stage(cls: type) -> str | None:
+    """Which stage of a pipeline a class is; None if it answers by itself."""
+    return next((name for name in ("select", "retrieve", "search", "compress") if hasattr(cls, name)), None)
 
 
 def _learner(entrant: Entrant, data: FewShotData, lm: Any, seed: int) -> Any:
@@ -263,7 +306,7 @@ def _learner(entrant: Entrant, data: FewShotData, lm: Any, seed: int) -> Any:
     make = partial(Pipeline, lm, choices=data.choices, labels=o.labels, k=o.k, context=o.context, rate=o.rate, **common)
     if cls is Pipeline:
         return make(**params)
-    stage = next((name for name in ("select", "retrieve", "search", "compress") if hasattr(cls, name)), None)
+    stage = _stage(cls)
     if stage == "select":
         return make(select=_construct(cls, params, seed), retrieve="similar")
     if stage == "retrieve":

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from anytask.core.errors import BadData
-from anytask.problems.base import Entrant, Metric, Outcome, Problem
+from anytask.problems.base import Entrant, Metric, Outcome, Problem, Trained
 
 _BUILTIN = ("modifiers", "key-value")
 
@@ -130,9 +130,7 @@ class PromptCompression(Problem):
         from anytask.datasets.compression_languages import KeyValue, Modifiers
 
         o = data.options
-        cls = entrant.load()
-        seeded = {"seed": seed} if "seed" in inspect.signature(cls).parameters else {}
-        compressor = cls(**{**seeded, **entrant.params})
+        compressor = _made(entrant, seed)
         start = time.perf_counter()
         reader: Callable[[str, str], str] | None = None
         cost: dict[str, float] = {}
@@ -200,6 +198,33 @@ class PromptCompression(Problem):
         if progress is not None:
             progress(1.0)
         return Outcome(metrics, details, cost, kind=kind or getattr(compressor, "kind", None))
+
+    def unsaveable(self, entrant: Entrant, data: CompressionData) -> str | None:
+        """Refuse the built-in languages, and compressors without ``save`` and ``load``."""
+        if data.items is None:
+            return f"{data.name} is an artificial language, and a compressor of it is of no use elsewhere."
+        return super().unsaveable(entrant, data)
+
+    def refit(
+        self, entrant: Entrant, data: CompressionData, seed: int, progress: Callable[[float], None] | None = None
+    ) -> Trained:
+        """Make the compressor, and show it the texts if it learns from them."""
+        assert data.items is not None
+        compressor = _made(entrant, seed)
+        if hasattr(compressor, "fit") and not hasattr(compressor, "distill"):
+            compressor.fit([item.text for item in data.items])
+        usage = (
+            entrant.import_line,
+            f'compressor = {entrant.class_name}.load("{{folder}}")',
+            f"shorter = compressor.compress(text, rate={data.options['rate'] or 0.5}).text",
+        )
+        return Trained((compressor,), usage)
+
+
+def _made(entrant: Entrant, seed: int) -> Any:
+    cls = entrant.load()
+    seeded = {"seed": seed} if "seed" in inspect.signature(cls).parameters else {}
+    return cls(**{**seeded, **entrant.params})
 
 
 def _gold_rate(items: Sequence[CompressionItem]) -> float:

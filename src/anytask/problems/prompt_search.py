@@ -14,7 +14,7 @@ import numpy as np
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
 from anytask.datasets.text import TextData, load_text
-from anytask.problems.base import Entrant, Metric, Outcome, Problem
+from anytask.problems.base import Entrant, Metric, Outcome, Problem, Trained
 
 
 class _Instance(NamedTuple):
@@ -51,8 +51,11 @@ class PromptSearchData:
         facts = {"source": self.name, "options": dict(self.options), "fingerprint": self.fingerprint}
         return facts if self.source is None else facts | self.source.describe()
 
-    def instance(self, seed: int) -> _Instance:
-        """Return the model, the full prompt and the three sets of examples of one seed; alike for every entrant."""
+    def instance(self, seed: int, hold_out: bool = True) -> _Instance:
+        """Return the model, the full prompt and the three sets of examples of one seed; alike for every entrant.
+
+        Without ``hold_out``, what would be tested on is among the validation examples.
+        """
         o = self.options
         if self.source is None:
             from anytask.datasets.scripted_prompt import ScriptedPromptLM
@@ -70,7 +73,7 @@ class PromptSearchData:
         demos = [rows.pop() for rows in by_class for _ in range(o["shots"])]
         search = [rows.pop() for rows in by_class for _ in range(o["search"])]
         rest = rng.permutation([i for rows in by_class for i in rows]).tolist()
-        n_validation = min(o["validation"], len(rest) // 2)
+        n_validation = min(o["validation"], len(rest) // 2) if hold_out else o["validation"] + o["max_test"]
         shown = {i: int(labels[i]) for i in demos}
         for i in rng.permutation(demos)[: o["wrong"]].tolist():
             shown[i] = (shown[i] + 1 + int(rng.integers(len(classes) - 1))) % len(classes)
@@ -181,15 +184,7 @@ class PromptSearch(Problem):
         from anytask.prompts.parts.evaluators import VerbalizerEvaluator
 
         world = data.instance(seed)
-        cls = entrant.load()
-        known = inspect.signature(cls).parameters
-        given = {"seed": seed, "budget": data.options["budget"], **entrant.params}
-        default = {"seed", "budget"} - set(entrant.params)
-        searcher = cls(
-            world.prompt, world.verbalizers, **{k: v for k, v in given.items() if k in known or k not in default}
-        )
-        extra = {"progress": progress} if "progress" in inspect.signature(searcher.search).parameters else {}
-        result = searcher.search(world.lm, world.search, world.validation, **extra)
+        result = _search(entrant, world, data.options["budget"], seed, progress)
         judge = VerbalizerEvaluator(world.lm, world.verbalizers, "accuracy", tag="test")
         chosen, full = judge([result.prompt, world.prompt], world.test)
         metrics = {
@@ -212,3 +207,41 @@ class PromptSearch(Problem):
         cost = {"lm_calls": float(result.lm_calls), "labels": labels}
         notes = ["The search score is optimistic: the prompt was chosen by it. The test accuracy is not."]
         return Outcome(metrics, details, cost, kind=result.kind, notes=notes)
+
+    def unsaveable(self, entrant: Entrant, data: PromptSearchData) -> str | None:
+        """Refuse the scripted model; every search finds a prompt, and that is what is saved."""
+        return (
+            "scripted is a simulated model, and a prompt for it is of no use elsewhere."
+            if data.source is None
+            else None
+        )
+
+    def refit(
+        self, entrant: Entrant, data: PromptSearchData, seed: int, progress: Callable[[float], None] | None = None
+    ) -> Trained:
+        """Search with the same examples, and choose on all of the others."""
+        world = data.instance(seed, hold_out=False)
+        result = _search(entrant, world, data.options["budget"], seed, progress)
+        usage = (
+            "from anytask.lm import load_lm",
+            "from anytask.lm.option_scoring import score_options",
+            "from anytask.prompts import SearchResult",
+            f'lm, prompt = load_lm({data.options["lm"]!r}), SearchResult.load("{{folder}}").prompt',
+            f"labels = {list(world.verbalizers)}",
+            'label = labels[score_options(lm, [prompt.replace("{text}", text)], [labels], rule="sum")[0].argmax()]',
+        )
+        return Trained((result,), usage)
+
+
+def _search(
+    entrant: Entrant, world: _Instance, budget: int, seed: int, progress: Callable[[float], None] | None
+) -> Any:
+    cls = entrant.load()
+    known = inspect.signature(cls).parameters
+    given = {"seed": seed, "budget": budget, **entrant.params}
+    default = {"seed", "budget"} - set(entrant.params)
+    searcher = cls(
+        world.prompt, world.verbalizers, **{k: v for k, v in given.items() if k in known or k not in default}
+    )
+    extra = {"progress": progress} if "progress" in inspect.signature(searcher.search).parameters else {}
+    return searcher.search(world.lm, world.search, world.validation, **extra)

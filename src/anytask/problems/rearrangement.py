@@ -17,7 +17,7 @@ import numpy as np
 
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
-from anytask.problems.base import Entrant, Metric, Outcome, Problem
+from anytask.problems.base import Entrant, Metric, Outcome, Problem, Trained, policy_usage
 
 if TYPE_CHECKING:
     from anytask.control.envs.rearrangement.scene import Scene
@@ -54,7 +54,7 @@ class RearrangementData:
                 facts["episodes"] = f"{len(listed)} listed, {held_out or 'none'} held out for the test"
         return facts
 
-    def training_world(self, seed: int) -> Any:
+    def training_world(self, seed: int, hold_out: bool = True) -> Any:
         """Return the environment that an entrant learns in; alike for every entrant."""
         from anytask.control import make
 
@@ -62,7 +62,7 @@ class RearrangementData:
         at = derive(seed, "training worlds") % 2**31
         if self.scene is None:
             return make(self.env_id, o["num_envs"], seed=at, **(o["env_options"] or {}))
-        return self._world(o["num_envs"], at, self._listed(seed, "train"), "random")
+        return self._world(o["num_envs"], at, self._listed(seed, "train" if hold_out else "all"), "random")
 
     def test_world(self, seed: int) -> Any:
         """Return the environment of the test, with episodes that nobody trained on."""
@@ -79,9 +79,9 @@ class RearrangementData:
     def _listed(self, seed: int, part: str) -> Any:
         listed = None if self.scene is None else self.scene.episodes
         if listed is None:
-            count = 4000 if part == "train" else self.options["episodes"]
-            return {"episodes": count, "episode_seed": derive(seed, part)}
-        if len(listed) < _LEAST_LISTED:
+            count = self.options["episodes"] if part == "test" else 4000
+            return {"episodes": count, "episode_seed": derive(seed, "test" if part == "test" else "train")}
+        if len(listed) < _LEAST_LISTED or part == "all":
             return {"episodes": listed}
         order = np.random.default_rng(derive(0, "held out")).permutation(len(listed))
         held_out = len(listed) // 4
@@ -223,15 +223,9 @@ class Rearrangement(Problem):
         from anytask.control.envs.rearrangement import play_all
 
         o = data.options
-        cls: Any = entrant.load()
-        parameters = inspect.signature(cls).parameters
-        given = {k: v for k, v in {"seed": seed, "preset": o["preset"]}.items() if _takes(cls, parameters, k)}
-        model = cls(**{**given, **entrant.params})
         world = data.training_world(seed)
         start = time.perf_counter()
-        model.train(
-            world, total_steps=o["total_steps"], progress=None if progress is None else lambda p: progress(0.9 * p)
-        )
+        model = _trained(entrant, world, o, seed, None if progress is None else lambda p: progress(0.9 * p))
         trained = time.perf_counter() - start
         world.close()
         world = data.test_world(seed)
@@ -262,6 +256,17 @@ class Rearrangement(Problem):
             cost |= {k: float(v) for k, v in model.cost().items()}
         return Outcome(metrics, details, cost)
 
+    def refit(
+        self, entrant: Entrant, data: RearrangementData, seed: int, progress: Callable[[float], None] | None = None
+    ) -> Trained:
+        """Train one entrant on all episodes."""
+        world = data.training_world(seed, hold_out=False)
+        model = _trained(entrant, world, data.options, seed, progress)
+        space = world.single_observation_space
+        world.close()
+        shapes = {k: s.shape for k, s in space.items()} if hasattr(space, "items") else {"observation": space.shape}
+        return Trained((model,), policy_usage(entrant, shapes))
+
     def figures(self, data: RearrangementData, runs: list[Any]) -> list[tuple[str, str, Any]]:
         """Return success over the training, and film strips."""
         from anytask.control.behavior_retrieval.figures import strips
@@ -286,6 +291,17 @@ class Rearrangement(Problem):
             text = "The first test episode of each entrant with seed 0: orange box, green goal, blue robot."
             out.append(("A test episode", text, strips(films)))
         return out
+
+
+def _trained(
+    entrant: Entrant, world: Any, o: Mapping[str, Any], seed: int, progress: Callable[[float], None] | None
+) -> Any:
+    cls: Any = entrant.load()
+    parameters = inspect.signature(cls).parameters
+    given = {k: v for k, v in {"seed": seed, "preset": o["preset"]}.items() if _takes(cls, parameters, k)}
+    model = cls(**{**given, **entrant.params})
+    model.train(world, total_steps=o["total_steps"], progress=progress)
+    return model
 
 
 class RandomPolicy:

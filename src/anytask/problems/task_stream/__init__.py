@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -17,8 +17,9 @@ import numpy as np
 
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
-from anytask.datasets.labelled import LabelledData, load_labelled
-from anytask.problems.base import LEVELS, Entrant, Metric, Outcome, Problem
+from anytask.datasets.inputs import Inputs
+from anytask.datasets.labelled import BUILTIN, LabelledData, load_labelled
+from anytask.problems.base import LEVELS, Entrant, Metric, Outcome, Problem, Trained
 
 SCENARIOS = ("class", "permuted", "rotated", "blurred", "domain", "recurring")
 #: What the stream can show of the tasks, from least to most, in the places of :data:`anytask.problems.base.LEVELS`.
@@ -153,6 +154,8 @@ class StreamData:
 class Stream:
     """One stream: tasks, the order in which they are visited, and shuffled mini-batches of their training rows.
 
+    Without ``hold_out``, the test rows are trained on as well.
+
     Attributes
     ----------
     tasks : list of Task
@@ -168,9 +171,11 @@ class Stream:
         The batch that first holds rows of the next segment: where a change can first be noticed.
     """
 
-    def __init__(self, data: StreamData, seed: int) -> None:
+    def __init__(self, data: StreamData, seed: int, hold_out: bool = True) -> None:
         self.data, self.seed = data, seed
         self.tasks, self.visits = _make_tasks(data, seed)
+        if not hold_out:
+            self.tasks = [replace(t, train=np.sort(np.concatenate([t.train, t.test]))) for t in self.tasks]
         self.batches, self.ends, self.borders = self._schedule()
 
     @property
@@ -198,7 +203,7 @@ class Stream:
         """Return the inputs of these rows as task number ``task`` shows them, float32 (n, \\*input_shape)."""
         X = np.asarray(self.data.labelled.X[rows], dtype=np.float32)
         if self.scaled:
-            mean, std = self._statistics
+            mean, std = self.statistics
             X = (X - mean) / std
         return _transform(X, self.data.options.scenario, self.tasks[task].level)
 
@@ -220,7 +225,8 @@ class Stream:
             yield rows[tasks == task], task
 
     @cached_property
-    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of one input, each of the shape of an input."""
         # Of the training rows of the first task alone: a learner in the stream knows no more when it starts.
         rows = self.tasks[self.visits[0]].train
         total = squares = np.zeros(self.data.labelled.input_shape)
@@ -418,18 +424,15 @@ class TaskStream(Problem):
         if reason:
             raise ValueError(reason)
         stream = data.stream(seed)
-        cls = entrant.load()
-        access = self.told(getattr(cls, "sees", None), {"identity": data.options.identity})
+        walk = self._walk(entrant, stream)
         preset = entrant.preset_or("small")
-        model = entrant.make("small", **_settings_for(cls, stream.facts), seed=seed)
-        walk = _Walk(model, stream, access)
         R = walk.through(progress or (lambda share: None))
 
         metrics = stream_metrics(R, stream.visits)
         labels = [set(stream.shown_labels(k).tolist()) for k in range(R.shape[1])]
         metrics["forward_transfer"] = forward_transfer(R, stream.visits, labels)
         model, details = walk.model, walk.details(R)
-        if walk.access == "test" and getattr(cls, "needs", "none") != "test":
+        if walk.access == "test" and getattr(model, "needs", "none") != "test":
             metrics["accuracy_without_task"] = float(np.mean([walk.accuracy(k, None) for k in range(R.shape[1])]))
         if hasattr(model, "borders_"):
             found = walk.found_borders()
@@ -447,6 +450,47 @@ class TaskStream(Problem):
         if hasattr(model, "cost"):
             cost |= {name: float(value) for name, value in model.cost().items()}
         return Outcome(metrics, details, cost, None, notes)
+
+    def refit(
+        self, entrant: Entrant, data: StreamData, seed: int, progress: Callable[[float], None] | None = None
+    ) -> Trained:
+        """Lead one learner through the stream of this seed, its test rows included."""
+        stream, labelled = Stream(data, seed, hold_out=False), data.labelled
+        walk = self._walk(entrant, stream)
+        for b in range(stream.n_batches):
+            walk.teach(b)
+            if progress:
+                progress((b + 1) / stream.n_batches)
+        names, notes = [task.name for task in stream.tasks], [*labelled.notes, *data.notes]
+        told = ", task=0" if walk.access == "test" else ""
+        if told:
+            notes.append(
+                f"It was told the task of what it predicts: {', '.join(f'{k} ({n})' for k, n in enumerate(names))}."
+            )
+        if data.options.scenario in ("permuted", "rotated", "blurred"):
+            notes.append(f"Inputs are expected as one of its tasks showed them: {', '.join(names)}.")
+        if data.options.labels == "local":
+            notes.append("Labels are local: 0, 1, ... within each task.")
+        load, parts = f'{entrant.class_name}.load("{{folder}}")', [walk.model]
+        lines = [entrant.import_line]
+        if stream.scaled or labelled.kind == "images" or (labelled.feature_names and labelled.name not in BUILTIN):
+            inputs = Inputs.of(labelled, stream.statistics if stream.scaled else None)
+            parts.append(inputs)
+            lines += ["from anytask.datasets.inputs import Inputs"]
+            lines += [f'model, inputs = {load}, Inputs.load("{{folder}}")']
+            lines += [f"labels = model.predict(inputs(X){told})  # X: {inputs.wanted}"]
+        else:
+            low, high = labelled.value_range
+            about = f"numbers from {low:g} to {high:g} of shape (n, {', '.join(map(str, labelled.input_shape))})"
+            lines += [f"model = {load}", f"labels = model.predict(X{told})  # X: {about}, as in {labelled.name}"]
+        return Trained(tuple(parts), tuple(lines), tuple(notes))
+
+    def _walk(self, entrant: Entrant, stream: Stream) -> _Walk:
+        """Make the learner with the settings of its stream."""
+        sees = getattr(entrant.load(), "sees", None)
+        access = self.told(sees, {"identity": stream.data.options.identity})
+        model = entrant.make("small", **_settings_for(entrant.load(), stream.facts), seed=stream.seed)
+        return _Walk(model, stream, access)
 
     def figures(self, data: StreamData, runs: list[Any]) -> list[tuple[str, str, Any]]:
         """Return the accuracy matrices, the curves over the stream, the forgetting, and accuracy against time."""
@@ -479,9 +523,7 @@ class _Walk:
             n = stream.data.options.curve_points
             pauses = {start + math.ceil(j * (end - start) / n) for j in range(1, n + 1)}  # none for n = 0
             for b in range(start, end):
-                self._teach(b)
-                if b + 1 == end and self._is_shown("boundary") and hasattr(self.model, "end_task"):
-                    self.train_seconds += _timed(self.model.end_task)[0]
+                self.teach(b)
                 if b + 1 in pauses:
                     self._mark_curve(b + 1, s, s + (b + 1 - start) / (end - start))
                 progress((b + 1) / (stream.n_batches + 1))
@@ -526,7 +568,13 @@ class _Walk:
     def _is_shown(self, what: str) -> bool:
         return LEVELS.index(self.access) >= LEVELS.index(what)
 
-    def _teach(self, b: int) -> None:
+    def teach(self, b: int) -> None:
+        """Show a mini-batch, and the end of its task where it is the last one and the learner may know."""
+        self._show(b)
+        if b + 1 in self.stream.ends and self._is_shown("boundary") and hasattr(self.model, "end_task"):
+            self.train_seconds += _timed(self.model.end_task)[0]
+
+    def _show(self, b: int) -> None:
         parts = [(self.stream.inputs(r, k), self.stream.labels(r, k), k) for r, k in self.stream.parts(b)]
         if self._is_shown("train"):
             for X, y, task in parts:

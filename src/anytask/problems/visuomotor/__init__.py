@@ -18,7 +18,7 @@ import numpy as np
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
 from anytask.datasets.episodes import Episodes
-from anytask.problems.base import Entrant, Metric, Outcome, Problem
+from anytask.problems.base import Entrant, Metric, Outcome, Problem, Trained, policy_usage
 
 #: Built-in name -> environment.
 _WORLDS = {"reach": "anytask/Reach-v0", "walled-reach": "anytask/WalledReach-v0"}
@@ -183,13 +183,8 @@ class Visuomotor(Problem):
         """Let one entrant imitate and play, trying it out after each of its stages."""
         from anytask.control import evaluate, make
 
-        o, cls = data.options, entrant.load()
-        demos = data.demonstrations(seed)
-        options = {"seed": seed, "preset": o["preset"]}
-        parameters = inspect.signature(cls).parameters
-        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        options = {k: v for k, v in options.items() if takes_all or k in parameters}
-        policy: Any = cls(**{**options, **(o["params"] or {}), **entrant.params})
+        o, demos = data.options, data.demonstrations(seed)
+        policy = _made(entrant, o, seed)
         tries: dict[str, float] = {}
         seconds = {"fit": 0.0, "evaluate": 0.0}
         played, trial = 0, derive(seed, "try-out") % 2**31
@@ -199,28 +194,13 @@ class Visuomotor(Problem):
         def try_out(name: str, episodes: int) -> None:
             nonlocal played
             start = time.perf_counter()
-            if hasattr(policy, "use"):
-                policy.use = "student" if name == "student" else "teacher"
             results = evaluate(policy, world, o["eval_episodes"], seed=trial)
             tries[name] = results.success_rate if data.measure == "success" else float(results.returns.mean())
             seconds["evaluate"] += time.perf_counter() - start
             played = max(played, episodes)
 
-        def share(start: float, stop: float) -> Callable[[float], None] | None:
-            return None if progress is None else lambda done: progress(start + (stop - start) * done)
-
         start = time.perf_counter()
-        extra = {"progress": share(0.0, 0.2)} if "progress" in inspect.signature(policy.fit).parameters else {}
-        policy.fit(demos, **extra)
-        try_out("imitation", 0)
-        if hasattr(policy, "improve"):
-            copies = min(o["copies"], max(o["rollouts"], o["online_episodes"], 1))
-            playground = make(data.env, copies, seed=derive(seed, "play") % 2**31, **data.env_options)
-            policy.improve(
-                playground, demos, rollouts=o["rollouts"], online_episodes=o["online_episodes"],
-                on_stage=lambda stage: try_out(stage.name, stage.episodes), progress=share(0.2, 1.0),
-            )  # fmt: skip
-            playground.close()
+        _train(policy, data, demos, seed, try_out, progress)
         seconds["fit"] = time.perf_counter() - start - seconds["evaluate"]
         metrics = _metrics(policy, tries, played, data.measure)
         metrics["frequency"] = _frequency(policy, world)
@@ -239,11 +219,59 @@ class Visuomotor(Problem):
             cost |= {k: float(v) for k, v in policy.cost().items()}
         return Outcome(metrics, details, cost)
 
+    def refit(
+        self, entrant: Entrant, data: VisuomotorData, seed: int, progress: Callable[[float], None] | None = None
+    ) -> Trained:
+        """Let one entrant imitate and play, without trying it out; demonstrations were never held out."""
+        demos = data.demonstrations(seed)
+        policy = _made(entrant, data.options, seed)
+        _train(policy, data, demos, seed, lambda name, episodes: None, progress)
+        return Trained((policy,), policy_usage(entrant, {k: demos.shape_of(k) for k in demos.keys}))
+
     def figures(self, data: VisuomotorData, runs: list[Any]) -> list[tuple[str, str, Any]]:
         """Return success by stage, the gate's log, and film strips."""
         from anytask.problems.visuomotor.figures import visuomotor_figures
 
         return visuomotor_figures(runs)
+
+
+def _made(entrant: Entrant, o: Mapping[str, Any], seed: int) -> Any:
+    cls = entrant.load()
+    options = {"seed": seed, "preset": o["preset"]}
+    parameters = inspect.signature(cls).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    options = {k: v for k, v in options.items() if takes_all or k in parameters}
+    return cls(**{**options, **(o["params"] or {}), **entrant.params})
+
+
+def _train(
+    policy: Any, data: VisuomotorData, demos: Episodes, seed: int, on_stage: Callable[[str, int], None],
+    progress: Callable[[float], None] | None,
+) -> None:  # fmt: skip
+    """Let a policy imitate and play; ``on_stage(name, episodes played)`` is called after each of its stages."""
+    from anytask.control import make
+
+    o = data.options
+
+    def share(start: float, stop: float) -> Callable[[float], None] | None:
+        return None if progress is None else lambda done: progress(start + (stop - start) * done)
+
+    def done(name: str, episodes: int) -> None:
+        if hasattr(policy, "use"):
+            policy.use = "student" if name == "student" else "teacher"
+        on_stage(name, episodes)
+
+    extra = {"progress": share(0.0, 0.2)} if "progress" in inspect.signature(policy.fit).parameters else {}
+    policy.fit(demos, **extra)
+    done("imitation", 0)
+    if hasattr(policy, "improve"):
+        copies = min(o["copies"], max(o["rollouts"], o["online_episodes"], 1))
+        playground = make(data.env, copies, seed=derive(seed, "play") % 2**31, **data.env_options)
+        policy.improve(
+            playground, demos, rollouts=o["rollouts"], online_episodes=o["online_episodes"],
+            on_stage=lambda stage: done(stage.name, stage.episodes), progress=share(0.2, 1.0),
+        )  # fmt: skip
+        playground.close()
 
 
 def _read(path: Any) -> Episodes:

@@ -1,0 +1,70 @@
+"""New data become inputs as the data of the comparison did."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from anytask.core.errors import BadData
+from anytask.datasets.inputs import Inputs
+from anytask.problems.task_stream import Stream, TaskStream
+
+
+@pytest.fixture
+def table(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"size": 10 * rng.normal(size=24), "color": rng.choice(["red", "blue"], 24)})
+    frame["label"] = np.repeat(["p", "q"], 12)
+    frame.to_csv(tmp_path / "mine.csv", index=False)
+    return tmp_path / "mine.csv"
+
+
+def test_a_table_is_encoded_and_scaled_as_in_the_stream(table, tmp_path):
+    data = TaskStream().load(str(table))
+    stream = data.stream(0)
+    Inputs.of(data.labelled, stream.statistics).save(tmp_path / "best")
+    inputs = Inputs.load(tmp_path / "best")
+    expected = stream.inputs(np.arange(24), 0)
+    frame = pd.read_csv(table)
+    np.testing.assert_array_equal(inputs(table), expected)
+    np.testing.assert_array_equal(inputs(frame[["color", "size"]][5:7]), expected[5:7])
+    frame.drop(columns="label").to_parquet(tmp_path / "new.parquet")
+    np.testing.assert_array_equal(inputs(tmp_path / "new.parquet"), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda f: f.drop(columns="color"), "no column 'color'"),
+        (lambda f: f.assign(color="green"), "holds 'green'; known are blue, red"),
+        (lambda f: f.assign(size="large"), r"X\[0, 0\].*NaN"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(table, change, words):
+    inputs = Inputs.of(TaskStream().load(str(table)).labelled)
+    with pytest.raises(BadData, match=words):
+        inputs(change(pd.read_csv(table)))
+
+
+def test_images_come_out_alike_from_files_and_arrays(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 5), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        folder = tmp_path / "data" / "ab"[i // 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i}.png")
+    inputs = Inputs.of(TaskStream().load(str(tmp_path / "data"), n_tasks=2).labelled)
+    np.testing.assert_array_equal(inputs(tmp_path / "data" / "a"), pixels[:2, None] / np.float32(255))
+    np.testing.assert_array_equal(inputs(pixels), pixels[:, None] / np.float32(255))
+    with pytest.raises(BadData, match="the model was trained on"):
+        inputs(pixels[:, :3])
+    Image.fromarray(pixels[0, :3]).save(tmp_path / "data" / "a" / "9.png")
+    with pytest.raises(BadData, match="must be 6x5"):
+        inputs(tmp_path / "data" / "a")
+
+
+def test_without_holding_out_every_row_is_trained_on_and_the_tasks_stay():
+    data = TaskStream().load("iris", epochs=1, n_tasks=3)
+    held_out, whole = data.stream(4), Stream(data, 4, hold_out=False)
+    assert [t.classes.tolist() for t in whole.tasks] == [t.classes.tolist() for t in held_out.tasks]
+    shown = np.concatenate([rows for rows, _ in whole.batches])
+    assert sorted(shown.tolist()) == list(range(150))
