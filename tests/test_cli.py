@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from anytask import catalogue
+from anytask import catalogue, problems
 from anytask.cli import app
+from anytask.problems.base import Entrant
 
 TINY = ["--systems", "tame", "--no-baselines", "--seeds", "1", "--jobs", "1", "--backend", "sequential"]
 FAST = ["--set", "epochs=1", "--set", "n_tasks=2", "--set", "max_per_class=12"]
@@ -131,6 +132,30 @@ def test_a_signal_ends_a_comparison_also_in_the_background(number):
     assert started.returncode == 130 and "Stopped. Finished runs are kept" in told
 
 
+def test_the_printed_lines_load_and_use_the_winner(run, table, tmp_path):
+    result = run("compare", "task-stream", "--data", "mine.csv", *TINY, *FAST, "--save-best", "best")
+    assert result.exit_code == 0, result.stderr
+    assert "tame won" in result.stdout
+    lines = result.stdout.partition("from anytask")
+    code = lines[1] + lines[2].partition("\n\n")[0]
+    assert len(code.splitlines()) == 4 and "TAME.load(" in code and code in (tmp_path / "best/README.txt").read_text()
+    used = subprocess.run(
+        [sys.executable, "-c", f"X = 'mine.csv'\n{code}\nprint(*labels)"], cwd=tmp_path, capture_output=True, text=True
+    )
+    problem = problems.get("task-stream")
+    data = problem.load("mine.csv", epochs=1, n_tasks=2, max_per_class=12)
+    model, inputs = problem.refit(Entrant("tame", "anytask.continual:TAME"), data, seed=0).parts
+    assert used.stdout.split() == model.predict(inputs("mine.csv")).tolist(), used.stderr
+
+
+def test_without_a_finished_run_nothing_is_saved_and_the_exit_code_is_1(run, table, tmp_path):
+    none = ["--budget-seconds", "1e-6"]
+    result = run("compare", "task-stream", "--data", "mine.csv", *TINY, *FAST, *none, "--save-best", "best")
+    assert result.exit_code == 1
+    assert "Nothing was saved in best: " in result.stderr
+    assert not (tmp_path / "best").exists()
+
+
 BAD = {
     "unknown problem": (["compare", "task-steam", "--data", "mine.csv"], "did you mean 'task-stream'"),
     "missing file": (["compare", "task-stream", "--data", "yours.csv"], "yours.csv"),
@@ -150,6 +175,10 @@ BAD = {
         ["compare", "task-stream", "--data", "mine.csv", "--report", "no/out.html"],
         "does not exist",
     ),
+    "winner into a file": (["compare", "task-stream", "--data", "mine.csv", "--save-best", "mine.csv"], "is a file"),
+    "winner into a full folder": (["compare", "task-stream", "--data", "mine.csv", "--save-best", "."], "not empty"),
+    "no folder for the winner": (["compare", "task-stream", "--data", "mine.csv", "--save-best", "no/a"], "no folder"),
+    "nothing to save": (["compare", "equivariance", "--data", "digits", "--save-best", "best"], "nero"),
     "claim of an unknown system": (["verify", "tme"], "'tame'"),
     "no claim": (["verify", "mtlora"], "no claim"),
 }

@@ -241,6 +241,9 @@ def compare(
     store: Annotated[Path, typer.Option(help="SQLite file that keeps every run.")] = Path("anytask-runs.sqlite"),
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report here.")] = None,
     mlflow: Annotated[str | None, typer.Option(metavar="URI", help="Export the runs to this MLflow server.")] = None,
+    save_best: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Train the winner on all of the data, and save it here.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON instead of a table.")] = False,
 ) -> None:
     """What works best on my data? Exit code 0: every run ended; 1: some failed; 2: bad input, nothing written."""
@@ -263,6 +266,7 @@ def compare(
             store=store,
             report=report,
             mlflow=mlflow,
+            save_best=save_best,
             progress=not as_json,
             **chosen,
         )
@@ -287,8 +291,18 @@ def compare(
             _err.print(f"{len(comparison.not_run)} runs were not started: {why}.")
         if report:
             _out.print(f"Report: {report}", highlight=False)
-    if comparison.failed or comparison.not_run:
+        if comparison.saved:
+            _print_saved(comparison.saved)
+    if comparison.failed or comparison.not_run or (comparison.saved and comparison.saved.error):
         raise typer.Exit(1)
+
+
+def _print_saved(saved: Any) -> None:
+    (_err if saved.error else _out).print(_escape(saved.sentence), highlight=False, soft_wrap=True)
+    if saved.usage:
+        typer.echo(f"\n{saved.usage}\n")
+        for note in saved.notes:
+            _out.print(f"[dim]{_escape(note)}[/]", highlight=False)
 
 
 def _first_line(error: Any) -> str:

@@ -12,14 +12,14 @@ import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anytask.bench import statistics
+from anytask.bench import saving, statistics
 from anytask.bench.planning import LeftOut, Plan, PlanItem, plan
 from anytask.bench.run import Listener, check_execution, execute
 from anytask.bench.store import Run, RunStore, jsonable
@@ -53,6 +53,7 @@ def compare(
     budget_seconds: float | None = None,
     report: str | os.PathLike[str] | None = None,
     mlflow: str | None = None,
+    save_best: str | os.PathLike[str] | None = None,
     progress: bool = False,
     on_event: Listener | None = None,
     **options: Any,
@@ -83,6 +84,9 @@ def compare(
         HTML file to write; see :func:`anytask.bench.write_report`.
     mlflow : str, optional
         Tracking URI that the runs are exported to.
+    save_best : path, optional
+        Folder for the winner, trained on all of the data; see :meth:`Comparison.save_best`. What became of it is in
+        ``saved``.
     **options
         The problem's options, as its ``load`` takes them.
 
@@ -94,7 +98,7 @@ def compare(
     ------
     ValueError
         For unknown or planned systems, systems that the problem refuses (when they are named), data that cannot be
-        used, unknown options, and files that cannot be written.
+        used, unknown options, files and folders that cannot be written, and entrants that ``save_best`` could not save.
     KeyError
         For unknown catalogue keys (:class:`anytask.catalogue.UnknownSystem`, with near matches).
     ImportError
@@ -111,6 +115,8 @@ def compare(
     check_execution(jobs, backend, budget_seconds)
     if report is not None:
         _check_file(Path(report))
+    if save_best is not None:
+        saving.check_folder(save_best)
     if mlflow is not None and importlib.util.find_spec("mlflow") is None:
         raise ImportError("exporting runs needs MLflow: pip install 'anytask[mlflow]'")
     if isinstance(problem, str):
@@ -132,6 +138,8 @@ def compare(
     unable = {entrant.name: refused[entrant.name] for entrant in named if entrant.name in refused}
     if unable and (not everything or len(unable) == len(named)):
         raise ValueError("; ".join(f"{name} cannot take part: {reason}" for name, reason in unable.items()))
+    if save_best is not None:
+        saving.check_entrants(problem, loaded, layout.entrants)
     if mlflow is not None:
         from anytask.bench.mlflow_export import check_uri, export
 
@@ -171,6 +179,8 @@ def compare(
         comparison.report(report)
     if mlflow is not None:
         export(comparison, mlflow)
+    if save_best is not None:
+        comparison.saved = saving.try_to_save(comparison, save_best, progress)
     return comparison
 
 
@@ -266,6 +276,8 @@ class Comparison:
         Whether the problem's baselines took part.
     stopped : bool
         Whether somebody asked it to stop before all its runs had begun (see ``RunStore.request_stop``).
+    saved : Saved or None
+        What became of ``compare(..., save_best=...)``.
     """
 
     problem: Problem
@@ -277,6 +289,7 @@ class Comparison:
     options: Mapping[str, Any] = field(default_factory=dict)
     baselines: bool = True
     stopped: bool = False
+    saved: saving.Saved | None = None
 
     @property
     def failed(self) -> list[Run]:
@@ -415,8 +428,32 @@ class Comparison:
                 "seeds": self.plan.seeds,
                 "options": self.plan.options,
                 "command": self.command,
+                "saved": None if self.saved is None else asdict(self.saved),
             }
         )
+
+    def save_best(self, folder: str | os.PathLike[str], progress: bool = False) -> saving.Saved:
+        """Train the winner (:attr:`best`) on all of the data with the settings of its runs, and write it to a folder.
+
+        Parameters
+        ----------
+        folder : path
+            New, empty, or written by an earlier call, which is replaced. Beside the model there are ``README.txt`` and
+            ``anytask.json``, which say what it is and how it is used.
+        progress : bool, default False
+            Show a progress bar on stderr.
+
+        Returns
+        -------
+        Saved
+            ``usage`` holds the lines of Python that load and use the winner.
+
+        Raises
+        ------
+        ValueError
+            If there is no winner, it cannot be saved, or the folder cannot be used.
+        """
+        return saving.save_best(self, folder, progress)
 
     def report(self, path: str | os.PathLike[str]) -> None:
         """Write the comparison as one self-contained HTML file."""
