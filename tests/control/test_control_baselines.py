@@ -88,8 +88,9 @@ def test_goals_are_the_ends_of_the_episodes():
 
 def test_a_goal_conditioned_policy_goes_where_it_is_asked_to():
     prior = Episodes.from_list([walk((1.0, -1.0)[i % 2], n=20, seed=i) for i in range(30)])
+    went = []
     for way in (1.0, -1.0):
         expert = Episodes.from_list([walk(way, n=20, seed=50)])
         model = GoalConditioned(**{**FAST, "steps": 250, "lr": 3e-3}).fit(expert, prior)
-        assert (model.act(torch.zeros(8, 2)) * way > 0).float().mean() > 0.7
-    assert model.act(np.zeros(2, np.float32)).shape == (2,)
+        went.append(model.act(np.zeros(2, np.float32)))
+    assert went[0].shape == (2,) and (went[0] > went[1] + 1).all()

@@ -162,8 +162,10 @@ def _example(package: str, name: str) -> str:
 
 def _as_script(source: str, wanted: str) -> str:
     """A line of a docstring's example as a script has it: what the prompt would have echoed is printed."""
-    echoed = wanted and len(ast.parse(source).body) == 1 and isinstance(ast.parse(source).body[0], ast.Expr)
-    return f"print({source})\n" if echoed and not source.startswith("print(") else f"{source}\n"
+    body = ast.parse(source).body
+    echoed = wanted and len(body) == 1 and isinstance(body[0], ast.Expr) and not source.startswith("print(")
+    # A comment behind the expression would swallow the closing bracket.
+    return f"print({ast.unparse(body[0]) if '#' in source else source})\n" if echoed else f"{source}\n"
 
 
 def _problems(entry: Card) -> html.Ul:
