@@ -33,7 +33,8 @@ FLOORS = (
     ("parts", "datasets"),
     ("lm",),
     ("models",),
-    ("core", "catalogue"),
+    ("catalogue",),
+    ("core",),
 )
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
 LONG = 400

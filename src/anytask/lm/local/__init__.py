@@ -8,7 +8,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,9 +16,9 @@ from torch import Tensor
 
 from anytask.core.rng import derive
 from anytask.lm.accounts import Accounts
-from anytask.lm.local.generation import Endings, Generated, beam_search, continue_batch
+from anytask.lm.local.generation import Endings, Generated, continue_all
 from anytask.lm.local.reader import Reader
-from anytask.lm.local.scoring import logprob, score_causal, score_masked, score_seq2seq
+from anytask.lm.local.scoring import TokenLogprobs, score_causal, score_masked, score_seq2seq, token_logprobs
 from anytask.lm.local.weights import Objective, as_pair, end_ids_of, load_pair
 from anytask.lm.protocol import (
     Capabilities,
@@ -37,24 +36,6 @@ if TYPE_CHECKING:
     from anytask.lm.cache import ScoreCache
 
 __all__ = ["LocalLM"]
-
-
-@dataclass(frozen=True)
-class TokenLogprobs:
-    """Every token of a text with its log-probability given the tokens before it.
-
-    Attributes
-    ----------
-    ids : tuple of int
-    spans : tuple of (int, int)
-        Character span of each token in the text.
-    logprobs : tuple of float
-        The first token's is NaN when nothing comes before it (a tokenizer without a beginning token).
-    """
-
-    ids: tuple[int, ...]
-    spans: tuple[tuple[int, int], ...]
-    logprobs: tuple[float, ...]
 
 
 class LocalLM:
@@ -271,28 +252,8 @@ class LocalLM:
         self._needs("causal", "token_logprobs")
         texts = _strings(texts, "texts")
         began = time.perf_counter()
-        encoded = [self.codec.encode_with_spans(text) for text in texts]
-        head = self.codec.head
-        for text, (ids, _) in zip(texts, encoded):
-            self._reader.check_length(len(head) + len(ids), text, "text")
-            if not ids:
-                raise ValueError("a text is empty: there is nothing to score")
-        results: list[TokenLogprobs | None] = [None] * len(texts)
-        order = sorted(range(len(texts)), key=lambda i: len(encoded[i][0]))
         with self._reader.runner.inference():
-            for batch in self._reader.batches(order, [len(head) + len(encoded[i][0]) for i in order]):
-                tokens = torch.nn.utils.rnn.pad_sequence(
-                    [torch.as_tensor([*head, *encoded[i][0]]) for i in batch], batch_first=True
-                ).to(self._reader.runner.device)
-                lengths = torch.tensor([len(head) + len(encoded[i][0]) for i in batch])
-                mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long().to(tokens.device)
-                logits = self.model(input_ids=tokens, attention_mask=mask, use_cache=False).logits.float()
-                values = logprob(logits[:, :-1], tokens[:, 1:]).tolist()
-                for i, row in zip(batch, values):
-                    ids, spans = encoded[i]
-                    known = [float("nan"), *row][len(head) : len(head) + len(ids)]
-                    results[i] = TokenLogprobs(tuple(ids), tuple(spans), tuple(known))
-        n = sum(len(head) + len(ids) for ids, _ in encoded)
+            results, n = token_logprobs(self._reader, texts)
         self.usage.record(
             tag,
             calls=len(texts),
@@ -300,7 +261,7 @@ class LocalLM:
             forward_tokens=n,
             seconds=time.perf_counter() - began,
         )
-        return [result for result in results if result is not None]
+        return results
 
     # ---- generation
 
@@ -384,48 +345,18 @@ class LocalLM:
             n = len(ids) + (self.objective == "causal")
             self._reader.check_length(n, self.codec.decode(ids), "prompt and one token")
         room = [self.context_length - (len(ids) if self.objective == "causal" else 1) for ids in prompts]
-        # Continuations of a sequence-to-sequence model are texts of their own.
-        before = list(prompts) if self.objective == "causal" else [()] * len(prompts)
-        results: list[Generated | None] = [None] * len(prompts)
-        forward = 0
-        causal = self.objective == "causal"
-        by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        groups = self._reader.groups(prompts) if causal else [(by_length, 0)]
         with self._reader.runner.inference():
-            for group, prefix_length in groups:
-                prefix = self._reader.runner.start([prompts[group[0]][:prefix_length]]) if prefix_length else None
-                forward += prefix_length
-                for batch in self._reader.batches(group, [beam_width * (len(prompts[i]) + max_tokens) for i in group]):
-                    state = self._reader.runner.start([prompts[i][prefix_length:] for i in batch], prefix)
-                    forward += sum(len(prompts[i]) - prefix_length for i in batch)
-                    if beam_width == 1:
-                        out = continue_batch(
-                            self._reader.runner.extend,
-                            state,
-                            [before[i] for i in batch],
-                            [room[i] for i in batch],
-                            endings,
-                            temperature=temperature,
-                            top_p=top_p,
-                            seeds=[seeds[i] for i in batch],
-                        )
-                    else:
-                        out = [
-                            beam_search(
-                                self._reader.runner.extend,
-                                state.select(torch.tensor([row], device=state.logits.device)),
-                                before[i],
-                                room[i],
-                                endings,
-                                beam_width=beam_width,
-                                length_penalty=length_penalty,
-                            )
-                            for row, i in enumerate(batch)
-                        ]
-                    for i, one in zip(batch, out):
-                        results[i] = one
-                        forward += beam_width * len(one.ids)
-        done = [result for result in results if result is not None]
+            done, forward = continue_all(
+                self._reader,
+                prompts,
+                room,
+                endings,
+                seeds=seeds,
+                temperature=temperature,
+                top_p=top_p,
+                beam_width=beam_width,
+                length_penalty=length_penalty,
+            )
         self.usage.record(
             tag,
             calls=len(prompts),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from anytask.lm.local.codec import Codec
+from anytask.lm.local.reader import Reader
 from anytask.lm.local.runner import State
 
 
@@ -45,6 +46,65 @@ class Endings:
         text = self.codec.continuation(prompt, ids)
         cuts = [text.index(s) for s in self.stop if s in text]
         return text[: min(cuts)] if cuts else text
+
+
+def continue_all(
+    reader: Reader,
+    prompts: Sequence[tuple[int, ...]],
+    room: Sequence[int],
+    endings: Endings,
+    *,
+    seeds: Sequence[int],
+    temperature: float,
+    top_p: float,
+    beam_width: int,
+    length_penalty: float,
+) -> tuple[list[Generated], int]:
+    """Continue all prompts in batches that share their beginnings; return them, and the tokens computed.
+
+    transformers' ``generate`` draws for a whole batch at once; here each prompt's samples depend on its seed alone.
+    """
+    # Continuations of a sequence-to-sequence model are texts of their own.
+    before = list(prompts) if reader.objective == "causal" else [()] * len(prompts)
+    results: list[Generated | None] = [None] * len(prompts)
+    forward = 0
+    causal = reader.objective == "causal"
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    groups = reader.groups(prompts) if causal else [(by_length, 0)]
+    for group, prefix_length in groups:
+        prefix = reader.runner.start([prompts[group[0]][:prefix_length]]) if prefix_length else None
+        forward += prefix_length
+        for batch in reader.batches(group, [beam_width * (len(prompts[i]) + endings.max_tokens) for i in group]):
+            state = reader.runner.start([prompts[i][prefix_length:] for i in batch], prefix)
+            forward += sum(len(prompts[i]) - prefix_length for i in batch)
+            if beam_width == 1:
+                out = continue_batch(
+                    reader.runner.extend,
+                    state,
+                    [before[i] for i in batch],
+                    [room[i] for i in batch],
+                    endings,
+                    temperature=temperature,
+                    top_p=top_p,
+                    seeds=[seeds[i] for i in batch],
+                )
+            else:
+                out = [
+                    beam_search(
+                        reader.runner.extend,
+                        state.select(torch.tensor([row], device=state.logits.device)),
+                        before[i],
+                        room[i],
+                        endings,
+                        beam_width=beam_width,
+                        length_penalty=length_penalty,
+                    )
+                    for row, i in enumerate(batch)
+                ]
+            for i, one in zip(batch, out):
+                results[i] = one
+                forward += beam_width * len(one.ids)
+    return [result for result in results if result is not None], forward
 
 
 def continue_batch(

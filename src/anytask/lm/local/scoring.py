@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +12,24 @@ from anytask.lm.local.codec import Joint
 from anytask.lm.local.reader import Reader
 from anytask.lm.local.runner import State
 from anytask.lm.protocol import OptionScore
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Every token of a text with its log-probability given the tokens before it.
+
+    Attributes
+    ----------
+    ids : tuple of int
+    spans : tuple of (int, int)
+        Character span of each token in the text.
+    logprobs : tuple of float
+        The first token's is NaN when nothing comes before it (a tokenizer without a beginning token).
+    """
+
+    ids: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+    logprobs: tuple[float, ...]
 
 
 def score_causal(reader: Reader, prompts: list[str], options: list[list[str]]) -> tuple[dict, int]:
@@ -146,6 +165,32 @@ def score_masked(reader: Reader, prompts: list[str], options: list[list[str]]) -
         for prompt, option, plan, n_bytes in plans
     }
     return scores, sum(map(len, sequences))
+
+
+def token_logprobs(reader: Reader, texts: Sequence[str]) -> tuple[list[TokenLogprobs], int]:
+    """Return every token of every text with its log-probability, and the tokens computed."""
+    encoded = [reader.codec.encode_with_spans(text) for text in texts]
+    head = reader.codec.head
+    for text, (ids, _) in zip(texts, encoded):
+        reader.check_length(len(head) + len(ids), text, "text")
+        if not ids:
+            raise ValueError("a text is empty: there is nothing to score")
+    results: list[TokenLogprobs | None] = [None] * len(texts)
+    order = sorted(range(len(texts)), key=lambda i: len(encoded[i][0]))
+    for batch in reader.batches(order, [len(head) + len(encoded[i][0]) for i in order]):
+        tokens = torch.nn.utils.rnn.pad_sequence(
+            [torch.as_tensor([*head, *encoded[i][0]]) for i in batch], batch_first=True
+        ).to(reader.runner.device)
+        lengths = torch.tensor([len(head) + len(encoded[i][0]) for i in batch])
+        mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long().to(tokens.device)
+        logits = reader.model(input_ids=tokens, attention_mask=mask, use_cache=False).logits.float()
+        values = logprob(logits[:, :-1], tokens[:, 1:]).tolist()
+        for i, row in zip(batch, values):
+            ids, spans = encoded[i]
+            known = [float("nan"), *row][len(head) : len(head) + len(ids)]
+            results[i] = TokenLogprobs(tuple(ids), tuple(spans), tuple(known))
+    n = sum(len(head) + len(ids) for ids, _ in encoded)
+    return [result for result in results if result is not None], n
 
 
 def logprob(logits: Tensor, tokens: Tensor) -> Tensor:
