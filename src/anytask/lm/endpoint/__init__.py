@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import random
@@ -12,10 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 from anytask.lm.accounts import Accounts, Budget
 from anytask.lm.cache import ReplyCache
+from anytask.lm.endpoint.transport import Transport, Unusable
+from anytask.lm.endpoint.wire import body_of, choice_of, echoed
 from anytask.lm.protocol import (
     BudgetExceeded,
     Capabilities,
@@ -29,18 +30,12 @@ from anytask.lm.protocol import (
     ReplyError,
     Usage,
 )
-from anytask.lm.structured import parse_reply, repair_request, schema_of
+from anytask.lm.structured import parse_reply, repair_request
 
 __all__ = ["Endpoint"]
 
-_log = logging.getLogger(__name__)
-_RETRIED = frozenset({408, 409, 429})
-_FINISH = ("stop", "length", "tool_calls", "content_filter")
+
 T = TypeVar("T")
-
-
-class _Unusable(Exception):
-    """A reply with status 200 that holds no answer."""
 
 
 class Endpoint:
@@ -148,14 +143,24 @@ class Endpoint:
         self.budget = budget
         self.cache = cache if cache is None or isinstance(cache, ReplyCache) else ReplyCache(cache)
         self.usage = accounts if accounts is not None else Accounts()
-        self.prices, self.timeout, self.deadline = prices, timeout, deadline
-        self.attempts, self.extra_body, self.context_length = attempts, dict(extra_body or {}), context_length
+        self.extra_body, self.context_length = dict(extra_body or {}), context_length
         self.max_concurrency = max_concurrency
         self._count = count_tokens
-        self._sleep, self._jitter = sleep, jitter if jitter is not None else random.Random().random
-        self._slots = threading.BoundedSemaphore(max_concurrency)
         key = api_key or os.environ.get(api_key_env) or "none"
-        self._client = OpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=timeout)
+        self._transport = Transport(
+            OpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=timeout),
+            model,
+            usage=self.usage,
+            budget=budget,
+            prices=prices,
+            timeout=timeout,
+            deadline=deadline,
+            attempts=attempts,
+            max_concurrency=max_concurrency,
+            extra_body=self.extra_body,
+            sleep=sleep,
+            jitter=jitter if jitter is not None else random.Random().random,
+        )
 
     def __repr__(self) -> str:
         return f"Endpoint({self.name!r}, base_url={self.base_url!r})"
@@ -253,52 +258,21 @@ class Endpoint:
                     "if the server offers that"
                 )
 
-    def _body(self, request: ChatRequest) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "model": self.name,
-            "messages": list(request.messages),
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "max_tokens": request.max_tokens,
-            "n": request.n,
-        }
-        if request.stop:
-            body["stop"] = list(request.stop)
-        if request.seed is not None and self.capabilities.seed:
-            body["seed"] = request.seed
-        if request.tools:
-            body["tools"] = [
-                tool if "function" in tool else {"type": "function", "function": tool} for tool in request.tools
-            ]
-            named = request.tool_choice not in ("auto", "none", "required")
-            body["tool_choice"] = (
-                {"type": "function", "function": {"name": request.tool_choice}} if named else request.tool_choice
-            )
-        if request.logprobs:
-            body["logprobs"] = True
-            body["top_logprobs"] = request.top_logprobs
-        if self.capabilities.json_schema and request.response_format is not None:
-            if request.response_format == "json":
-                body["response_format"] = {"type": "json_object"}
-            else:
-                assert isinstance(request.response_format, dict)
-                schema = {"name": "reply", "schema": schema_of(request.response_format)}
-                body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return body
-
     def _ask(self, request: ChatRequest, tag: str) -> ChatReply:
-        body = self._body(request)
+        body = body_of(request, self.name, self.capabilities)
         prompt = sum(self.count_tokens(json.dumps(message, default=str)) + 4 for message in request.messages)
         prompt += self.count_tokens(json.dumps(request.tools)) if request.tools else 0
 
         def read(raw: dict[str, Any]) -> tuple[ChatReply, Usage]:
-            choices = tuple(_choice(choice) for choice in raw.get("choices") or ())
+            choices = tuple(choice_of(choice) for choice in raw.get("choices") or ())
             if not choices:
-                raise _Unusable("a reply without choices")
+                raise Unusable("a reply without choices")
             usage = self._usage(raw, prompt, "".join(choice.text for choice in choices))
             return ChatReply(choices, usage, raw.get("model") or self.name, raw=raw), usage
 
-        reply, attempts = self._attempt("/chat/completions", body, read, prompt, request.max_tokens * request.n, tag)
+        reply, attempts = self._transport.post(
+            "/chat/completions", body, read, prompt, request.max_tokens * request.n, tag
+        )
         return replace(reply, attempts=attempts)
 
     def _in_form(self, request: ChatRequest, reply: ChatReply, tag: str) -> ChatReply:
@@ -375,11 +349,11 @@ class Endpoint:
                     )
                 return logprobs, self._usage(raw, estimate, choices[0].get("text") or "")
 
-            new: dict[str, Any] = self._attempt("/completions", body, read, estimate, 1, tag)[0]
+            new: dict[str, Any] = self._transport.post("/completions", body, read, estimate, 1, tag)[0]
             if self.cache is not None:
                 self.cache.put(self.name, fields, 0, new)
             stored = new
-        return _echoed(stored, prompt, option)
+        return echoed(stored, prompt, option)
 
     def generate(
         self,
@@ -421,10 +395,10 @@ class Endpoint:
             def read(raw: dict[str, Any]) -> tuple[str, Usage]:
                 choices = raw.get("choices") or []
                 if not choices or not isinstance(choices[0].get("text"), str):
-                    raise _Unusable("a reply without choices")
+                    raise Unusable("a reply without choices")
                 return choices[0]["text"], self._usage(raw, estimate, choices[0]["text"])
 
-            text, _ = self._attempt("/completions", body, read, estimate, max_tokens, tag)
+            text, _ = self._transport.post("/completions", body, read, estimate, max_tokens, tag)
             if self.cache is not None:
                 self.cache.put(self.name, fields, 0, {"text": text})
             return text
@@ -442,92 +416,6 @@ class Endpoint:
     def decode(self, ids: Sequence[int]) -> str:
         """Not offered: the server keeps its tokenizer to itself."""
         raise MissingCapability(f"the endpoint {self.name!r} has no tokenizer here; use local weights")
-
-    # ---- transport
-
-    def _attempt(
-        self,
-        path: str,
-        body: dict[str, Any],
-        read: Callable[[dict[str, Any]], tuple[T, Usage]],
-        prompt_tokens: int,
-        completion_tokens: int,
-        tag: str,
-    ) -> tuple[T, int]:
-        import openai
-
-        body = body | self.extra_body
-        most = self._money(prompt_tokens, completion_tokens)
-        end = time.monotonic() + self.deadline
-        problem = ""
-        for attempt in range(1, self.attempts + 1):
-            wait_for = 0.0
-            held = self.budget.reserve(prompt_tokens + completion_tokens, most) if self.budget is not None else None
-            began = time.perf_counter()
-            try:
-                limits = [self.timeout, end - time.monotonic()]
-                if self.budget is not None and self.budget.seconds_left() is not None:
-                    limits.append(self.budget.seconds_left() or 0.0)
-                with self._slots:
-                    response = self._client.post(
-                        path,
-                        body=body,
-                        cast_to=object,
-                        options={"timeout": max(0.01, min(limits))},
-                    )
-                if not isinstance(response, dict):
-                    raise _Unusable("a reply that is no JSON object")
-                result, usage = read(response)
-            except openai.APIStatusError as error:
-                status = error.status_code
-                if status not in _RETRIED and status < 500:
-                    self._fail(tag, began, held)
-                    raise LMError(f"{self.name!r} refused the request with status {status}: {_short(error)}") from error
-                problem = f"status {status}"
-                wait_for = _retry_after(error.response.headers.get("retry-after"))
-            except openai.APITimeoutError:
-                problem = "no answer in time"
-            except openai.APIConnectionError as error:
-                problem = f"a broken connection ({type(error.__cause__ or error).__name__})"
-            except (json.JSONDecodeError, openai.APIResponseValidationError, UnicodeDecodeError):
-                problem = "broken JSON"
-            except _Unusable as error:
-                problem = str(error)
-            except BaseException:
-                self._fail(tag, began, held)
-                raise
-            else:
-                money = self._money(usage.prompt_tokens, usage.completion_tokens)
-                if held is not None:
-                    held.settle(usage.total_tokens, money)
-                self.usage.record(
-                    tag,
-                    calls=1,
-                    prompt_tokens=usage.prompt_tokens,
-                    completion_tokens=usage.completion_tokens,
-                    seconds=time.perf_counter() - began,
-                    money=money,
-                )
-                return result, attempt
-            self._fail(tag, began, held)
-            if attempt == self.attempts:
-                break
-            wait = max(min(60.0, 2.0 ** (attempt - 1)) * self._jitter(), wait_for)
-            if time.monotonic() + wait >= end:
-                raise LMError(
-                    f"{self.name!r} gave no reply within {self.deadline:g} s ({attempt} attempts; last: {problem})"
-                )
-            _log.info("%s: %s, attempt %d of %d, next in %.1f s", self.name, problem, attempt, self.attempts, wait)
-            self._sleep(wait)
-        raise LMError(f"{self.name!r} gave no reply in {self.attempts} attempts; last: {problem}")
-
-    def _fail(self, tag: str, began: float, held: Any) -> None:
-        self.usage.record(tag, failures=1, seconds=time.perf_counter() - began)
-        if held is not None:
-            held.settle(0)  # an attempt counts as a call, because servers count it
-
-    def _money(self, prompt_tokens: int, completion_tokens: int) -> float:
-        return (prompt_tokens * self.prices[0] + completion_tokens * self.prices[1]) / 1000
 
     def _usage(self, raw: dict[str, Any], prompt_tokens: int, text: str) -> Usage:
         given = raw.get("usage") or {}
@@ -556,55 +444,3 @@ class Endpoint:
             for sample, choice in enumerate(reply.choices):
                 part = {"choice": asdict(choice), "usage": asdict(reply.usage), "model": reply.model}
                 self.cache.put(self.name, fields, sample, part)
-
-
-def _choice(raw: dict[str, Any]) -> Choice:
-    message = raw.get("message")
-    finish = raw.get("finish_reason") or "stop"
-    if not isinstance(message, dict) or (not message.get("content") and not message.get("tool_calls")):
-        if finish in ("length", "content_filter"):
-            raise LMError(f"the reply is empty because of {finish}; raise max_tokens or change the prompt")
-        raise _Unusable("a reply without content")
-    kept = {k: v for k, v in message.items() if k in ("role", "content", "tool_calls") and v is not None}
-    return Choice({"role": "assistant"} | kept, cast(Any, finish if finish in _FINISH else "stop"), raw.get("logprobs"))
-
-
-def _echoed(logprobs: dict[str, Any], prompt: str, option: str) -> OptionScore:
-    """The option's part of an echoed text; the one token generated behind it is left out."""
-    tokens, values = logprobs["tokens"], logprobs["token_logprobs"]
-    offsets = logprobs.get("text_offset")
-    if not offsets:
-        offsets, at = [], 0
-        for token in tokens:
-            offsets.append(at)
-            at += len(token)
-    end = len(prompt) + len(option)
-    ends = [*offsets[1:], end]
-    inside = [t for t, (a, b) in enumerate(zip(offsets, ends)) if a < end and min(b, end) > len(prompt)]
-    chosen = [values[t] for t in inside]
-    if not chosen or any(value is None for value in chosen):
-        raise LMError("the server sent no log-probability for a token of the option (is the prompt empty?)")
-    first = min(offsets[inside[0]], len(prompt))
-    n_bytes = len((prompt + option)[first:].encode())
-    return OptionScore(float(sum(chosen)), len(chosen), n_bytes, tuple(map(float, chosen)))
-
-
-def _retry_after(value: str | None) -> float:
-    """Seconds to wait by a Retry-After header, which is a number or a date."""
-    if not value:
-        return 0.0
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    from email.utils import parsedate_to_datetime
-
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return 0.0
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else text[:300] + "..."
