@@ -23,28 +23,24 @@ from anytask.core.rollback import rollback
 from anytask.core.settings import Settings, free, whole
 
 
-class Estimator(Settings):
-    """Base of the systems that learn.
+class Fitted(Settings):
+    """Base of everything with a fitted state and no device of its own: presets, saving, refits that can fail.
 
-    A subclass lists its settings as fields. Attributes that ``fit`` sets and that end in an underscore are the fitted
-    state: plain values, arrays, tensors, containers of them, and modules. All of it is saved, loaded, counted and put
-    back after a failure without a line of the subclass, if :meth:`_build` makes the modules from the settings and the
-    plain values. State of another shape is said by :meth:`_state` and :meth:`_load_state`. Attributes that begin with
-    an underscore are rebuilt, never saved.
+    Attributes that ``fit`` sets and that end in an underscore are the fitted state: plain values, arrays, tensors,
+    containers of them, and modules. All of it is saved, loaded, counted and put back after a failure without a line of
+    the subclass, if :meth:`_build` makes the modules from the settings and the plain values. State of another shape is
+    said by :meth:`_state` and :meth:`_load_state`. Attributes that begin with an underscore are rebuilt, never saved.
 
     Parameters
     ----------
     seed : int
         Everything random follows from it; the global generators are not touched.
-    device : str or torch.device
-        ``"auto"`` (CUDA when there is one), or a torch device.
     """
 
     #: Named sets of values that differ from the defaults.
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     seed: int = whole(0, "everything random follows from it", at_least=0)
-    device: Any = free("auto", "'auto' (CUDA when there is one), or a torch device", resolve_device)
 
     # -- what users call ------------------------------------------------------------------------------------------
 
@@ -87,7 +83,7 @@ class Estimator(Settings):
         folder : path
             The folder given to :meth:`save`.
         device : str
-            Where the model is to live, whichever device saved it.
+            Where the model is to live, whichever device saved it (classes with a device).
         **params
             Settings that cannot be saved, such as a backbone given as a module: pass them again.
 
@@ -102,8 +98,9 @@ class Estimator(Settings):
         if tree["class"] != class_name(cls):
             raise ValueError(f"{folder} holds a {tree['class']}, not a {class_name(cls)}")
         saved = {name: param_from_json(name, p) for name, p in tree["params"].items() if name not in params}
+        place = {"device": device} if "device" in cls._param_names() else {}
         try:
-            model = cls(**{**saved, **params, "device": device})
+            model = cls(**{**saved, **params, **place})
             model._load_state(tree["state"])
         except (KeyError, TypeError, RuntimeError, AttributeError) as error:
             raise ValueError(f"the model saved in {folder} does not fit {class_name(cls)}: {error}") from error
@@ -140,7 +137,7 @@ class Estimator(Settings):
 
     @property
     def _device(self) -> torch.device:
-        return resolve_device(self.device)
+        return torch.device("cpu")
 
     @classmethod
     def _param_names(cls) -> list[str]:
@@ -178,6 +175,24 @@ class Estimator(Settings):
         self._check_settings()
         with rollback(self, skip=frozenset(self._param_names())):
             yield
+
+
+class Estimator(Fitted):
+    """Base of the systems that learn: a :class:`Fitted` that computes on a device.
+
+    Parameters
+    ----------
+    seed : int
+        Everything random follows from it; the global generators are not touched.
+    device : str or torch.device
+        ``"auto"`` (CUDA when there is one), or a torch device.
+    """
+
+    device: Any = free("auto", "'auto' (CUDA when there is one), or a torch device", resolve_device)
+
+    @property
+    def _device(self) -> torch.device:
+        return resolve_device(self.device)
 
 
 def class_name(cls: type) -> str:

@@ -128,19 +128,29 @@ def text(default: str | None, help: str, *, optional: bool = False) -> Any:
     return _field(default, help, "a string", lambda value: isinstance(value, str) and value != "", optional)
 
 
-def free(default: Any, help: str, check: Callable[[Any], object] | None = None) -> Any:
+def free(default: Any, help: str, check: Callable[[Any], object] | None = None, *, kw_only: bool = True) -> Any:
     """Return a field of any kind, such as a module or a name out of several registries.
 
     Parameters
     ----------
     default : any
+        ``attrs.NOTHING`` for a value that has to be given.
     help : str
     check : callable, optional
         Called with the value at construction; raises ``ValueError`` or ``TypeError`` for one that cannot be used.
         The message should name the parameter.
+    kw_only : bool
+        False for what may be given by place, such as the language model of a method for language models.
+
+    Examples
+    --------
+    >>> class Method(Settings):
+    ...     lm: str = free(attrs.NOTHING, "the language model", kw_only=False)
+    >>> Method("tiny").lm
+    'tiny'
     """
     validator = [] if check is None else [lambda _instance, _attribute, value: check(value)]
-    return attrs.field(default=default, validator=validator, metadata={"help": help, "wanted": ""})
+    return attrs.field(default=default, validator=validator, kw_only=kw_only, metadata={"help": help, "wanted": ""})
 
 
 def group(cls: type[Settings], help: str) -> Any:
