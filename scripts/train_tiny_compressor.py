@@ -198,7 +198,8 @@ words in other scripts. None of the prose is part of this folder.
 ## What it can do
 Tell dispensable words from the rest in ordinary English, names, numbers and unknown words included. On {files} source
 files that training never saw it gives {held_out_accuracy:.1%} of the tokens the teacher's label ({majority:.1%} of the
-words have the commoner one). On the package's own probe (`anytask.lm.tiny_models.probe("compressor")`):
+words have the commoner one). On the package's own probe (`probe_compressor(LLMLingua2())` of
+`anytask.prompts.llmlingua2.probe`):
 
 | measure | value |
 |---|---|

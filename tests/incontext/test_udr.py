@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import NotFittedError
 
-from anytask.claims.incontext.udr_blocks import RetrievalBlocks, ScriptedFeedback
+from anytask.claims.incontext.udr_blocks import RetrievalBlocks
 from anytask.core.errors import BadData
+from anytask.datasets.retrieval_tasks import RetrievalTask, ScriptedFeedback
 from anytask.incontext import UDR
-from anytask.incontext.feedback import LMFeedback, RetrievalTask, ScoreTable
+from anytask.incontext.feedback import LMFeedback, ScoreTable
 from anytask.incontext.listwise import CandidateDrawer, listwise_loss, task_probabilities
 from anytask.incontext.udr import TextEncoder
 from anytask.lm.protocol import Capabilities, OptionScore

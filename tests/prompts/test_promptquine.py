@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anytask.datasets.scripted_prompt import ScriptedPromptLM
+from anytask.lm.word_tokens import WordTokens
 from anytask.prompts.base import Candidate, PromptSearcher
-from anytask.prompts.baselines import FullPrompt, GreedyPruning, RandomMasks, WordTokens
+from anytask.prompts.baselines import FullPrompt, GreedyPruning, RandomMasks
 from anytask.prompts.parts.evaluators import (
     ReasoningEvaluator,
     Score,

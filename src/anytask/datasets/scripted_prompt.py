@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from anytask.lm.protocol import Capabilities, Kind, OptionScore
-from anytask.prompts.base import Example
-from anytask.prompts.baselines import WordTokens
+from anytask.lm.word_tokens import WordTokens
 
 #: Words of the prompt, without its placeholder.
 LENGTH = 48
@@ -93,7 +92,7 @@ class ScriptedPromptLM(WordTokens):
         rows = self.score(prompts, [_LABELS] * len(prompts))
         return [_LABELS[int(row[1].logprob > row[0].logprob)] for row in rows]
 
-    def examples(self, n: int, part: str) -> list[Example]:
+    def examples(self, n: int, part: str) -> list[Mapping[str, Any]]:
         """Draw ``n`` items with margins N(0, 1); ``part`` names independent sets ("search", "validation", "test")."""
         parts = ("search", "validation", "test")
         if part not in parts:
@@ -102,7 +101,7 @@ class ScriptedPromptLM(WordTokens):
         margins, labels = rng.normal(size=n), rng.integers(2, size=n)
         return [{"text": f"item {m:.9f} {'AB'[y]}", "label": int(y)} for m, y in zip(margins, labels)]
 
-    def accuracy(self, prompt: str, examples: Sequence[Example]) -> float:
+    def accuracy(self, prompt: str, examples: Sequence[Mapping[str, Any]]) -> float:
         """Return the share of the items that this prompt gets right."""
         q = self.quality(prompt)
         return float(np.mean([float(example["text"].split()[1]) + q > 0 for example in examples]))

@@ -2,97 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.special import log_softmax
 
+from anytask.datasets.retrieval_tasks import RetrievalTask
 from anytask.lm.prompting import Demonstration, PromptTemplate
 from anytask.lm.protocol import require
-from anytask.lm.search import as_vectors
 
 #: One-shot prompts as the paper writes them.
 TABBED = PromptTemplate("{input}\t{output}", separator="\n")
-
-
-@dataclass
-class RetrievalTask:
-    """One task: its instruction and its worked examples.
-
-    Parameters
-    ----------
-    name : str
-        Unique among the tasks of a retriever.
-    inputs : sequence of n str
-        The examples' inputs (any words where only vectors are used).
-    outputs : sequence of n str
-        The examples' answers.
-    instruction : str
-        One line that says what the task is; it is how the retriever tells tasks apart.
-    choices : sequence of str, optional
-        All possible answers of a classification or multiple-choice task.
-    vectors : array of shape (n, d), optional
-        Vectors that stand for the inputs, instead of their embeddings.
-    output_vectors : array of shape (n, e), optional
-        Vectors that stand for the answers.
-    instruction_vector : array of shape (c,), optional
-        Vector that stands for the instruction.
-    """
-
-    name: str
-    inputs: Sequence[str]
-    outputs: Sequence[str]
-    instruction: str = ""
-    choices: Sequence[str] | None = None
-    vectors: ArrayLike | None = None
-    output_vectors: ArrayLike | None = None
-    instruction_vector: ArrayLike | None = None
-
-    def __post_init__(self) -> None:
-        self.inputs, self.outputs = list(map(str, self.inputs)), list(map(str, self.outputs))
-        if not self.inputs or len(self.inputs) != len(self.outputs):
-            raise ValueError(
-                f"task {self.name!r} needs as many outputs as inputs, at least one: "
-                f"got {len(self.inputs)} and {len(self.outputs)}"
-            )
-        for field in ("vectors", "output_vectors"):
-            value = getattr(self, field)
-            if value is not None:
-                value = as_vectors(value, f"{field} of task {self.name!r}")
-                if len(value) != len(self.inputs):
-                    raise ValueError(
-                        f"{field} of task {self.name!r} has {len(value)} rows for {len(self.inputs)} examples"
-                    )
-                setattr(self, field, value)
-        if (self.output_vectors is not None or self.instruction_vector is not None) and self.vectors is None:
-            raise ValueError(f"task {self.name!r} has vectors for other parts, but none for its inputs")
-        if self.instruction_vector is not None:
-            self.instruction_vector = np.asarray(self.instruction_vector, dtype=np.float32)
-        if self.choices is not None:
-            self.choices = list(map(str, self.choices))
-            strange = sorted(set(self.outputs) - set(self.choices))
-            if strange:
-                raise ValueError(f"task {self.name!r} has the output {strange[0]!r}, which is not one of its choices")
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of everything a language model reads of the task."""
-        digest = hashlib.sha256()
-        for text in (self.name, *(self.choices or ()), "", *self.inputs, "", *self.outputs):
-            digest.update(f"{len(text)}:".encode() + text.encode("utf-8", "surrogatepass"))
-        if self.vectors is not None:
-            digest.update(np.asarray(self.vectors).tobytes())
-        return digest.hexdigest()[:32]
 
 
 class Feedback(Protocol):

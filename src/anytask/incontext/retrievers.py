@@ -94,7 +94,7 @@ class LearnedRetriever:
 
     def index(self, inputs: Sequence[str], outputs: Sequence[str] | None = None) -> Self:
         """Train on the examples if need be, and index them."""
-        from anytask.incontext.feedback import RetrievalTask
+        from anytask.datasets.retrieval_tasks import RetrievalTask
 
         if outputs is None:
             raise ValueError("a learned retriever needs the outputs of its examples")

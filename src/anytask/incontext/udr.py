@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from anytask.core.devices import resolve_device
 from anytask.core.persistence import load_tree, save_tree
 from anytask.core.rng import derive, isolated
-from anytask.incontext.feedback import TABBED, Feedback, LMFeedback, RetrievalTask, ScoreTable
+from anytask.datasets.retrieval_tasks import RetrievalTask
+from anytask.incontext.feedback import TABBED, Feedback, LMFeedback, ScoreTable
 from anytask.incontext.listwise import CandidateDrawer, listwise_loss, task_probabilities
 from anytask.incontext.pool import Retrieved
 from anytask.lm.prompting import Demonstration, PromptTemplate

@@ -39,7 +39,7 @@ class TinyModel:
     sha256 : str
         Checksum of its weights and tokenizer; :func:`load_tiny` compares it.
     probe : dict
-        The published accuracies of :func:`probe`.
+        The published accuracies of :func:`probe`, or of the compressor's own probe.
     """
 
     name: str
@@ -125,7 +125,9 @@ def verified_folder(name: str) -> Path:
 
 
 def probe(name: str, *, n: int = 400, seed: int = 0) -> dict[str, float]:
-    """Measure a shipped model's accuracy again; compare with ``TINY_MODELS[name].probe``.
+    """Measure a shipped language model's accuracy again; compare with ``TINY_MODELS[name].probe``.
+
+    Prompt compressors have a probe of their own, :mod:`anytask.prompts.llmlingua2.probe`.
 
     Parameters
     ----------
@@ -135,13 +137,9 @@ def probe(name: str, *, n: int = 400, seed: int = 0) -> dict[str, float]:
     seed : int, default 0
         The published numbers are those of seed 0.
     """
-    if TINY_MODELS[name].objective == "keep-labels":
-        from anytask.prompts.llmlingua2 import LLMLingua2
-        from anytask.prompts.llmlingua2.probe import probe_compressor
-
-        return probe_compressor(LLMLingua2(str(verified_folder(name))))
+    lm = load_tiny(name)
     measure = {"causal": probe_causal, "masked": probe_masked}
-    return measure[TINY_MODELS[name].objective](load_tiny(name), n=n, seed=seed)
+    return measure[TINY_MODELS[name].objective](lm, n=n, seed=seed)
 
 
 def probe_causal(lm: LocalLM, *, n: int = 400, seed: int = 0) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from anytask.core.rng import derive
+from anytask.datasets.task_web import Questions, web_tokenizer
 from anytask.incontext.gpt3 import GPT3
 from anytask.incontext.gpt3.model import build_gpt3, gpt3_config
 from anytask.incontext.gpt3.training import Pretraining, Recipe, pack
@@ -24,17 +25,6 @@ SHOTS = (0, 1, 2, 4, 8, 15)
 LARGE: dict[str, Any] = {"d": 64, "L": 2, "heads": 4, "lr": 4e-3}
 SMALL: dict[str, Any] = {"d": 16, "L": 1, "heads": 2, "lr": 8e-3}
 TEMPLATE = PromptTemplate("{input} {output} ;", separator=" ", query_format="{input}")
-
-
-def web_tokenizer(web: TaskWeb) -> Any:
-    """One token per symbol of the web, and an end-of-text token."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    names = [*web.tokens, "[EOT]", "[UNK]"]
-    tokenizer = Tokenizer(models.WordLevel({t: i for i, t in enumerate(names)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="[EOT]", pad_token="[EOT]", unk_token="[UNK]")
 
 
 def train_web_model(
@@ -66,23 +56,18 @@ def web_accuracy(
 
     ``shuffled`` gives the demonstrations the outputs of other documents' lines.
     """
-    rng = np.random.default_rng(derive(seed, "test documents"))
-    task = rng.integers(web.n_tasks, size=n)
-    x = rng.integers(web.n_symbols, size=(n, web.lines))
-    y = web.tables[task[:, None], x]
-    shown = rng.permutation(y[:, :-1].ravel()).reshape(n, -1) if shuffled else y[:, :-1]
-    outputs = [f"y{j}" for j in range(web.n_symbols)]
+    questions = Questions.draw(web, n, derive(seed, "test documents"), shuffled=shuffled)
     prompts = []
     for i in range(n):
         learner = GPT3(
-            lm, k=k, template=TEMPLATE, description=f"task{task[i]}" if instruction else "task?", leak="allow",
-            seed=derive(seed, "document", i),
+            lm, k=k, template=TEMPLATE, description=questions.instructions[i] if instruction else "task?",
+            leak="allow", seed=derive(seed, "document", i),
         )  # fmt: skip
-        learner.fit([f"x{j}" for j in x[i, :-1]], [outputs[j] for j in shown[i]], options=outputs)
-        prompts.append(learner.prompt(f"x{x[i, -1]}", reserve=1).text)
-    options = [TEMPLATE.completion(o) for o in outputs]
+        learner.fit(questions.inputs[i], questions.outputs[i], options=questions.options)
+        prompts.append(learner.prompt(questions.queries[i], reserve=1).text)
+    options = [TEMPLATE.completion(o) for o in questions.options]
     scores = score_options(lm, prompts, [options] * n, tag="gpt3")
-    return float(np.mean(np.array(scores).argmax(axis=1) == y[:, -1]))
+    return float(np.mean(np.array(scores).argmax(axis=1) == questions.answers))
 
 
 def weights_checksum(lm: LocalLM) -> str:

@@ -1,159 +1,16 @@
-"""A small world in which what helps differs from task to task, and a scripted language model that says so.
-
-Every input is made of blocks, each a noisy copy of one of a few centres; the label of task t is the centre of block t.
-A demonstration helps when its label is the query's. Plain similarity looks at all blocks and so finds it only now and
-then; a retriever that was told the task, and learned what it means, finds it nearly always.
-"""
+"""UDR's claim as a problem: train on the tasks of a generated world, retrieve for held-out queries."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from anytask.core.errors import BadData
-from anytask.core.rng import derive
-from anytask.incontext.feedback import RetrievalTask
+from anytask.datasets.retrieval_tasks import Blocks, RetrievalTask, ScriptedFeedback, Sentences
 from anytask.lm.search import VectorIndex
 from anytask.problems.base import Entrant, Metric, Outcome, Problem
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """The numbers of the world; a run's seed draws its examples."""
-
-    name: str = "blocks"
-    n_tasks: int = 3
-    n_train: int = 300
-    n_test: int = 60
-    block: int = 8
-    n_centres: int = 6
-    spread: float = 2.0  # standard deviation of the centres
-    noise: float = 0.7  # standard deviation around a centre
-    feedback_noise: float = 0.3  # standard deviation of the scripted language model's scores
-    k: int = 8
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(repr(asdict(self)).encode()).hexdigest()[:16]
-
-    def describe(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def draw(self, seed: int) -> tuple[list[RetrievalTask], list[tuple[np.ndarray, np.ndarray]]]:
-        """Return the tasks, and the held-out queries of each as (vectors, labels)."""
-        rng = np.random.default_rng(derive(seed, "blocks"))
-        centres = self.spread * rng.normal(size=(self.n_tasks, self.n_centres, self.block))
-        tasks, queries = [], []
-        for t in range(self.n_tasks):
-            n = self.n_train + self.n_test
-            codes = rng.integers(self.n_centres, size=(n, self.n_tasks))
-            X = np.concatenate([centres[b, codes[:, b]] for b in range(self.n_tasks)], axis=1)  # (n, n_tasks * block)
-            X = X + self.noise * rng.normal(size=X.shape)
-            labels = codes[:, t]
-            train, test = slice(None, self.n_train), slice(self.n_train, None)
-            tasks.append(
-                RetrievalTask(
-                    f"block {t}", [f"input {i}" for i in range(self.n_train)], labels[train].astype(str).tolist(),
-                    choices=[str(c) for c in range(self.n_centres)], vectors=X[train],
-                    output_vectors=np.eye(self.n_centres)[labels[train]], instruction_vector=np.eye(self.n_tasks)[t],
-                )
-            )  # fmt: skip
-            queries.append((X[test], labels[test].astype(str)))
-        return tasks, queries
-
-
-@dataclass(frozen=True)
-class Sentences:
-    """Generated sentences whose topic, tone and tense are three tasks, as vectors of the packaged MiniLM."""
-
-    name: str = "sentences"
-    n_train: int = 200
-    n_test: int = 40
-    feedback_noise: float = 0.3
-    k: int = 8
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(repr((asdict(self), _TOPICS, _TONES, _TENSES)).encode()).hexdigest()[:16]
-
-    def describe(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def draw(self, seed: int) -> tuple[list[RetrievalTask], list[tuple[np.ndarray, np.ndarray]]]:
-        """Return the tasks, and the held-out queries of each as (vectors, labels)."""
-        from anytask.lm.embeddings import Embedder
-
-        embedder, n = Embedder(device="cpu"), self.n_train + self.n_test
-        tasks, queries = [], []
-        for place, what in enumerate(("topic", "tone", "tense")):
-            rng = np.random.default_rng(derive(seed, "sentences", what))
-            texts, labels = [], []
-            for _ in range(n):
-                topic, tone, tense = (str(rng.choice(list(kind))) for kind in (_TOPICS, _TONES, _TENSES))
-                thing, remark, frame = (
-                    str(rng.choice(kind[name])) for kind, name in ((_TOPICS, topic), (_TONES, tone), (_TENSES, tense))
-                )
-                texts.append(f"{remark} {frame.replace('*', thing)}.")
-                labels.append((topic, tone, tense)[place])
-            instruction = f"Name the {what} of the sentence."
-            X, Y = embedder.embed(texts), embedder.embed(labels)
-            train, test = slice(None, self.n_train), slice(self.n_train, None)
-            tasks.append(
-                RetrievalTask(
-                    what,
-                    texts[train],
-                    labels[train],
-                    instruction,
-                    vectors=X[train],
-                    output_vectors=Y[train],
-                    instruction_vector=embedder.embed([instruction])[0],
-                )
-            )
-            queries.append((X[test], np.array(labels[test])))
-        return tasks, queries
-
-
-_TOPICS = {
-    "food": ("the soup", "a fresh loaf of bread", "the roast", "two apple pies", "the lentil curry"),
-    "sport": ("the tennis match", "the marathon", "a penalty kick", "the cycling race", "the swimming final"),
-    "travel": ("the night train", "a trip to the coast", "the hotel by the lake", "the ferry", "the mountain pass"),
-    "office": ("the quarterly report", "the budget meeting", "a new contract", "the printer", "the tax form"),
-}
-_TONES = {
-    "glad": ("Wonderful:", "What a joy,", "Happily,", "I could not be more pleased,"),
-    "angry": ("This is outrageous:", "I am furious,", "Damn it,", "How dare they,"),
-    "neutral": ("For the record,", "As noted,", "According to the list,", "In short,"),
-}
-_TENSES = {
-    "past": ("we dealt with * yesterday", "they had * last week", "nobody forgot * that day"),
-    "present": ("we are dealing with * now", "they have * at this moment", "nobody forgets * these days"),
-    "future": ("we will deal with * tomorrow", "they are going to have * next week", "nobody will forget * then"),
-}
-
-
-class ScriptedFeedback:
-    """A language model by rule: 2 for a demonstration with the query's label, 0 for any other, plus fixed noise.
-
-    The noise of a (task, query, demonstration) is the same whenever it is asked.
-    """
-
-    kind = "sim"
-
-    def __init__(self, seed: int = 0, noise: float = 0.3) -> None:
-        self.seed = seed
-        self.noise = noise
-        self.name = f"scripted:{seed}:{noise}"
-        self.calls = 0
-
-    def __call__(self, task: RetrievalTask, query: int, demos: Sequence[int]) -> list[float]:
-        self.calls += len(demos)
-        rng = np.random.default_rng(derive(self.seed, task.name, query))
-        noise = self.noise * rng.normal(size=len(task))
-        return [2.0 * (task.outputs[z] == task.outputs[query]) + float(noise[z]) for z in demos]
 
 
 class CosineRetriever:
@@ -214,7 +71,7 @@ class RetrievalBlocks(Problem):
         """Train on the tasks of this seed, and retrieve for their held-out queries."""
         tasks, queries = data.draw(seed)
         feedback = ScriptedFeedback(seed, data.feedback_noise)
-        system = entrant.load()(**{"seed": seed, **entrant.params}).fit(tasks, feedback, progress=progress)
+        system = entrant.make(seed=seed).fit(tasks, feedback, progress=progress)
         shares = []
         for task, (X, labels) in zip(tasks, queries):
             if hasattr(system, "find"):

@@ -79,7 +79,7 @@ class PrunablePrompt:
 
     Examples
     --------
-    >>> from anytask.prompts.baselines import WordTokens
+    >>> from anytask.lm.word_tokens import WordTokens
     >>> prompt = PrunablePrompt("good film -> great {text} -> {mask_token}", WordTokens())
     >>> prompt.n, sorted(prompt.fixed)
     (7, [4, 6])

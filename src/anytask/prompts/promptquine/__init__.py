@@ -182,7 +182,7 @@ class PromptQuine(PruningSearch):
     --------
     A stand-in model that is right more often the fewer of the words "bad" its prompt has:
 
-    >>> from anytask.prompts.baselines import WordTokens
+    >>> from anytask.lm.word_tokens import WordTokens
     >>> def evaluate(prompts, examples):
     ...     return [1 - p.split().count("bad") / 6 for p in prompts]
     >>> search = PromptQuine("bad bad good bad good bad good bad bad {text}", evaluator=evaluate, min_length=4)
@@ -314,7 +314,7 @@ class TAPruning(PruningSearch):
 
     Examples
     --------
-    >>> from anytask.prompts.baselines import WordTokens
+    >>> from anytask.lm.word_tokens import WordTokens
     >>> def evaluate(prompts, examples):
     ...     return [1 - p.split().count("bad") / 6 for p in prompts]
     >>> TAPruning("bad good bad {text}", evaluator=evaluate).search(WordTokens(), [{"text": "x", "label": 0}]).prompt

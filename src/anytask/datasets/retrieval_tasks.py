@@ -1,0 +1,227 @@
+"""Tasks that demonstrations are retrieved for, and two generated worlds of them in which what helps is known.
+
+In :class:`Blocks` every input is made of blocks, each a noisy copy of one of a few centres; the label of task t is the
+centre of block t. A demonstration helps when its label is the query's. Plain similarity looks at all blocks and so
+finds it only now and then; a retriever that was told the task, and learned what it means, finds it nearly always.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from anytask.core.rng import derive
+from anytask.lm.search import as_vectors
+
+
+@dataclass
+class RetrievalTask:
+    """One task: its instruction and its worked examples.
+
+    Parameters
+    ----------
+    name : str
+        Unique among the tasks of a retriever.
+    inputs : sequence of n str
+        The examples' inputs (any words where only vectors are used).
+    outputs : sequence of n str
+        The examples' answers.
+    instruction : str
+        One line that says what the task is; it is how the retriever tells tasks apart.
+    choices : sequence of str, optional
+        All possible answers of a classification or multiple-choice task.
+    vectors : array of shape (n, d), optional
+        Vectors that stand for the inputs, instead of their embeddings.
+    output_vectors : array of shape (n, e), optional
+        Vectors that stand for the answers.
+    instruction_vector : array of shape (c,), optional
+        Vector that stands for the instruction.
+    """
+
+    name: str
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    instruction: str = ""
+    choices: Sequence[str] | None = None
+    vectors: ArrayLike | None = None
+    output_vectors: ArrayLike | None = None
+    instruction_vector: ArrayLike | None = None
+
+    def __post_init__(self) -> None:
+        self.inputs, self.outputs = list(map(str, self.inputs)), list(map(str, self.outputs))
+        if not self.inputs or len(self.inputs) != len(self.outputs):
+            raise ValueError(
+                f"task {self.name!r} needs as many outputs as inputs, at least one: "
+                f"got {len(self.inputs)} and {len(self.outputs)}"
+            )
+        for field in ("vectors", "output_vectors"):
+            value = getattr(self, field)
+            if value is not None:
+                value = as_vectors(value, f"{field} of task {self.name!r}")
+                if len(value) != len(self.inputs):
+                    raise ValueError(
+                        f"{field} of task {self.name!r} has {len(value)} rows for {len(self.inputs)} examples"
+                    )
+                setattr(self, field, value)
+        if (self.output_vectors is not None or self.instruction_vector is not None) and self.vectors is None:
+            raise ValueError(f"task {self.name!r} has vectors for other parts, but none for its inputs")
+        if self.instruction_vector is not None:
+            self.instruction_vector = np.asarray(self.instruction_vector, dtype=np.float32)
+        if self.choices is not None:
+            self.choices = list(map(str, self.choices))
+            strange = sorted(set(self.outputs) - set(self.choices))
+            if strange:
+                raise ValueError(f"task {self.name!r} has the output {strange[0]!r}, which is not one of its choices")
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything a language model reads of the task."""
+        digest = hashlib.sha256()
+        for text in (self.name, *(self.choices or ()), "", *self.inputs, "", *self.outputs):
+            digest.update(f"{len(text)}:".encode() + text.encode("utf-8", "surrogatepass"))
+        if self.vectors is not None:
+            digest.update(np.asarray(self.vectors).tobytes())
+        return digest.hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The numbers of the world; a run's seed draws its examples."""
+
+    name: str = "blocks"
+    n_tasks: int = 3
+    n_train: int = 300
+    n_test: int = 60
+    block: int = 8
+    n_centres: int = 6
+    spread: float = 2.0  # standard deviation of the centres
+    noise: float = 0.7  # standard deviation around a centre
+    feedback_noise: float = 0.3  # standard deviation of the scripted language model's scores
+    k: int = 8
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(repr(asdict(self)).encode()).hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def draw(self, seed: int) -> tuple[list[RetrievalTask], list[tuple[np.ndarray, np.ndarray]]]:
+        """Return the tasks, and the held-out queries of each as (vectors, labels)."""
+        rng = np.random.default_rng(derive(seed, "blocks"))
+        centres = self.spread * rng.normal(size=(self.n_tasks, self.n_centres, self.block))
+        tasks, queries = [], []
+        for t in range(self.n_tasks):
+            n = self.n_train + self.n_test
+            codes = rng.integers(self.n_centres, size=(n, self.n_tasks))
+            X = np.concatenate([centres[b, codes[:, b]] for b in range(self.n_tasks)], axis=1)  # (n, n_tasks * block)
+            X = X + self.noise * rng.normal(size=X.shape)
+            labels = codes[:, t]
+            train, test = slice(None, self.n_train), slice(self.n_train, None)
+            tasks.append(
+                RetrievalTask(
+                    f"block {t}", [f"input {i}" for i in range(self.n_train)], labels[train].astype(str).tolist(),
+                    choices=[str(c) for c in range(self.n_centres)], vectors=X[train],
+                    output_vectors=np.eye(self.n_centres)[labels[train]], instruction_vector=np.eye(self.n_tasks)[t],
+                )
+            )  # fmt: skip
+            queries.append((X[test], labels[test].astype(str)))
+        return tasks, queries
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Generated sentences whose topic, tone and tense are three tasks, as vectors of the packaged MiniLM."""
+
+    name: str = "sentences"
+    n_train: int = 200
+    n_test: int = 40
+    feedback_noise: float = 0.3
+    k: int = 8
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(repr((asdict(self), _TOPICS, _TONES, _TENSES)).encode()).hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def draw(self, seed: int) -> tuple[list[RetrievalTask], list[tuple[np.ndarray, np.ndarray]]]:
+        """Return the tasks, and the held-out queries of each as (vectors, labels)."""
+        from anytask.lm.embeddings import Embedder
+
+        embedder, n = Embedder(device="cpu"), self.n_train + self.n_test
+        tasks, queries = [], []
+        for place, what in enumerate(("topic", "tone", "tense")):
+            rng = np.random.default_rng(derive(seed, "sentences", what))
+            texts, labels = [], []
+            for _ in range(n):
+                topic, tone, tense = (str(rng.choice(list(kind))) for kind in (_TOPICS, _TONES, _TENSES))
+                thing, remark, frame = (
+                    str(rng.choice(kind[name])) for kind, name in ((_TOPICS, topic), (_TONES, tone), (_TENSES, tense))
+                )
+                texts.append(f"{remark} {frame.replace('*', thing)}.")
+                labels.append((topic, tone, tense)[place])
+            instruction = f"Name the {what} of the sentence."
+            X, Y = embedder.embed(texts), embedder.embed(labels)
+            train, test = slice(None, self.n_train), slice(self.n_train, None)
+            tasks.append(
+                RetrievalTask(
+                    what,
+                    texts[train],
+                    labels[train],
+                    instruction,
+                    vectors=X[train],
+                    output_vectors=Y[train],
+                    instruction_vector=embedder.embed([instruction])[0],
+                )
+            )
+            queries.append((X[test], np.array(labels[test])))
+        return tasks, queries
+
+
+_TOPICS = {
+    "food": ("the soup", "a fresh loaf of bread", "the roast", "two apple pies", "the lentil curry"),
+    "sport": ("the tennis match", "the marathon", "a penalty kick", "the cycling race", "the swimming final"),
+    "travel": ("the night train", "a trip to the coast", "the hotel by the lake", "the ferry", "the mountain pass"),
+    "office": ("the quarterly report", "the budget meeting", "a new contract", "the printer", "the tax form"),
+}
+_TONES = {
+    "glad": ("Wonderful:", "What a joy,", "Happily,", "I could not be more pleased,"),
+    "angry": ("This is outrageous:", "I am furious,", "Damn it,", "How dare they,"),
+    "neutral": ("For the record,", "As noted,", "According to the list,", "In short,"),
+}
+_TENSES = {
+    "past": ("we dealt with * yesterday", "they had * last week", "nobody forgot * that day"),
+    "present": ("we are dealing with * now", "they have * at this moment", "nobody forgets * these days"),
+    "future": ("we will deal with * tomorrow", "they are going to have * next week", "nobody will forget * then"),
+}
+
+
+class ScriptedFeedback:
+    """A language model by rule: 2 for a demonstration with the query's label, 0 for any other, plus fixed noise.
+
+    The noise of a (task, query, demonstration) is the same whenever it is asked.
+    """
+
+    kind = "sim"
+
+    def __init__(self, seed: int = 0, noise: float = 0.3) -> None:
+        self.seed = seed
+        self.noise = noise
+        self.name = f"scripted:{seed}:{noise}"
+        self.calls = 0
+
+    def __call__(self, task: RetrievalTask, query: int, demos: Sequence[int]) -> list[float]:
+        self.calls += len(demos)
+        rng = np.random.default_rng(derive(self.seed, task.name, query))
+        noise = self.noise * rng.normal(size=len(task))
+        return [2.0 * (task.outputs[z] == task.outputs[query]) + float(noise[z]) for z in demos]
