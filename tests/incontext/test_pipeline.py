@@ -5,12 +5,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from sklearn.exceptions import NotFittedError
 
 from anytask.incontext import GPT3, Pipeline
 from anytask.lm import load_tiny
 from anytask.lm.corpora import AttributeLanguage
-from anytask.lm.protocol import Capabilities, MissingCapability
 from anytask.prompts import TAPruning
 from anytask.prompts.base import SearchResult
 
@@ -168,32 +166,9 @@ def test_each_query_may_bring_its_own_options(lm, data):
     assert all(answer in own for answer, own in zip(said, options))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"choices": ["a"]}, "at least 2"),
-        ({"labels": -1}, "labels must be"),
-        ({"k": -1}, "k must be"),
-        ({"rate": 0.0}, "rate must be"),
-        ({"retrieve": "nearest"}, "random, fixed, similar, bm25"),
-        ({"choices": None, "prune": TAPruning}, "give choices"),
-    ],
-)
-def test_wrong_settings_are_refused(lm, arguments, words):
-    with pytest.raises(ValueError, match=words):
-        Pipeline(lm, **{"choices": ["a", "b"], **arguments})
-
-
-def test_a_model_without_log_probabilities_is_refused():
-    with pytest.raises(MissingCapability, match="Pipeline"):
-        Pipeline(SimpleNamespace(name="chat", capabilities=Capabilities()), choices=["a", "b"])
-
-
 def test_bad_pools_are_refused(lm, data, choices):
     texts, labels = data
     pipeline = Pipeline(lm, choices=choices, labels=5)
-    with pytest.raises(NotFittedError):
-        pipeline.predict(texts[:1])
     with pytest.raises(ValueError, match="pool is empty"):
         pipeline.fit([], [])
     with pytest.raises(ValueError, match="exceeds the pool of 3"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -215,12 +216,17 @@ def param_to_json(value: Any) -> Any:
     if isinstance(value, Settings):
         fields = {f.name: param_to_json(getattr(value, f.name)) for f in attrs.fields(type(value))}
         return {"group": fields}
+    if dataclasses.is_dataclass(value) and _importable(type(value)):
+        fields = {f.name: param_to_json(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        return {"dataclass": f"{type(value).__module__}:{type(value).__qualname__}", "fields": fields}
     if isinstance(value, nn.Module) or (callable(value) and not _importable(value)):
         return {"again": type(value).__name__}
     if callable(value):
         return {"import": f"{value.__module__}:{value.__qualname__}"}
     if isinstance(value, (np.generic, np.ndarray)):
         value = value.tolist()
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
     try:
         json.dumps(value)
     except (TypeError, ValueError):
@@ -235,14 +241,24 @@ def param_from_json(name: str, saved: Mapping[str, Any]) -> Any:
     if "again" in saved:
         raise ValueError(f"{name} (a {saved['again']}) could not be saved: pass it again, load(folder, {name}=...)")
     if "import" in saved:
-        module, attribute = saved["import"].split(":")
-        if not module.startswith("anytask."):
-            raise ValueError(f"{name} names {saved['import']}, which is not part of anytask: refused")
-        found = getattr(importlib.import_module(module), attribute)
-        if not _importable(found) or found.__module__ != module:
-            raise ValueError(f"{name} names {saved['import']}, which is no function of anytask: refused")
-        return found
+        return _imported(name, saved["import"])
+    if "dataclass" in saved:
+        cls = _imported(name, saved["dataclass"])
+        if not dataclasses.is_dataclass(cls):
+            raise ValueError(f"{name} names {saved['dataclass']}, which is no class of settings: refused")
+        fields = {inner: param_from_json(f"{name}.{inner}", value) for inner, value in saved["fields"].items()}
+        return cls(**fields)  # type: ignore[operator]
     return saved["value"]
+
+
+def _imported(name: str, place: str) -> Any:
+    module, attribute = place.split(":")
+    if not module.startswith("anytask."):
+        raise ValueError(f"{name} names {place}, which is not part of anytask: refused")
+    found = getattr(importlib.import_module(module), attribute)
+    if not _importable(found) or found.__module__ != module:
+        raise ValueError(f"{name} names {place}, which is no function of anytask: refused")
+    return found
 
 
 def _importable(value: Any) -> bool:

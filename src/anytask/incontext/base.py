@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from anytask.lm.prompting import Prompt
+from anytask.lm.prompting import Prompt, PromptTemplate
 
 
 @runtime_checkable
@@ -68,3 +68,9 @@ class Answer:
     demos: tuple[int, ...] = ()
     scores: dict[str, float] = field(default_factory=dict)
     kind: str = ""
+
+
+def check_template(template: Any) -> None:
+    """Raise a ``TypeError`` unless ``template`` says how examples are written."""
+    if not isinstance(template, PromptTemplate):
+        raise TypeError(f"template must be a PromptTemplate, got {template!r}")

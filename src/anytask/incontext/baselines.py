@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
-from sklearn.exceptions import NotFittedError
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
-from anytask.core.persistence import load_tree, save_tree
+from anytask.core.estimator import Fitted
+from anytask.core.settings import free, real
+from anytask.incontext.pool import as_embedder, check_embedder
 
 
-class EmbeddingClassifier:
+class EmbeddingClassifier(Fitted):
     """Logistic regression on sentence embeddings of the labelled texts; no language model takes part.
 
     The plain alternative when labels are few and texts are short: fast, calibrated, and often hard to beat.
 
     Parameters
     ----------
-    embedder : anytask.lm.Embedder, optional
-        Default: the packaged MiniLM.
+    embedder : str, path or anytask.lm.Embedder, default "minilm"
+        The packaged MiniLM, or see :class:`~anytask.lm.Embedder`.
     C : float > 0, default 10.0
         Inverse strength of the L2 penalty. Embeddings have length 1, so scikit-learn's default of 1 would leave the
         answer to the class frequencies when labels are few; classes are weighted alike for the same reason.
@@ -34,23 +35,20 @@ class EmbeddingClassifier:
     ['film']
     """
 
-    def __init__(self, embedder: Any = None, C: float = 10.0, seed: int = 0) -> None:
-        self.embedder, self.C, self.seed = embedder, C, seed
+    embedder: Any = free("minilm", "'minilm', a model's name or folder, or an object with embed(texts)", check_embedder)
+    C: float = real(10.0, "inverse strength of the L2 penalty", above=0)
 
     def fit(self, X: Sequence[str], y: Sequence[str]) -> Self:
         """Train on labelled texts; a single label is then the answer to everything."""
         if not len(X) or len(X) != len(y):
             raise ValueError(f"X and y must have equal lengths of at least 1, got {len(X)} texts and {len(y)} labels")
-        if self.embedder is None:
-            from anytask.lm.embeddings import Embedder
-
-            self.embedder = Embedder()
-        self.classes_ = sorted(set(y))
-        if len(self.classes_) > 1:
-            vectors = self.embedder.embed(list(X))
-            self._model = LogisticRegression(
-                C=self.C, class_weight="balanced", max_iter=1000, random_state=self.seed
-            ).fit(vectors, list(y))
+        with self._refit():
+            self.classes_ = sorted(set(y))
+            if len(self.classes_) > 1:
+                model = LogisticRegression(
+                    C=self.C, class_weight="balanced", max_iter=1000, random_state=self.seed % 2**32
+                ).fit(self._embed(X), list(y))
+                self.coef_, self.intercept_ = model.coef_, model.intercept_
         return self
 
     def predict(self, X: Sequence[str]) -> list[str]:
@@ -59,36 +57,13 @@ class EmbeddingClassifier:
 
     def predict_proba(self, X: Sequence[str]) -> np.ndarray:
         """Return the probability of each of ``classes_``, shape (n, n_classes)."""
-        if not hasattr(self, "classes_"):
-            raise NotFittedError("this EmbeddingClassifier has seen no labels yet: call fit first")
+        self._check_fitted()
         if len(self.classes_) == 1:
             return np.ones((len(X), 1))
-        return self._model.predict_proba(self.embedder.embed(list(X)))
+        z = self._embed(X) @ self.coef_.T + self.intercept_  # (n, n_classes), one column for two classes
+        return softmax(np.hstack([np.zeros_like(z), z]) if len(self.classes_) == 2 else z, axis=1)
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the classifier to ``folder``, but not an embedder that was given."""
-        if not hasattr(self, "classes_"):
-            raise NotFittedError("this EmbeddingClassifier has seen no labels yet: call fit first")
-        weights = None if len(self.classes_) == 1 else (self._model.coef_, self._model.intercept_)
-        settings = {"C": self.C, "seed": self.seed}
-        save_tree(
-            folder, {"class": type(self).__name__, "settings": settings, "labels": self.classes_, "weights": weights}
-        )
-
-    @classmethod
-    def load(cls, folder: str | os.PathLike[str], embedder: Any = None) -> Self:
-        """Read what :meth:`save` wrote; an embedder that was given has to be given again."""
-        tree = load_tree(folder)
-        if tree.get("class") != cls.__name__:
-            raise ValueError(f"{folder} holds a {tree.get('class')}, not a {cls.__name__}")
-        if embedder is None:
-            from anytask.lm.embeddings import Embedder
-
-            embedder = Embedder()
-        model = cls(embedder, **tree["settings"])
-        model.classes_ = tree["labels"]
-        if tree["weights"] is not None:
-            model._model = LogisticRegression(C=model.C)
-            model._model.classes_ = np.array(model.classes_)
-            model._model.coef_, model._model.intercept_ = tree["weights"]
-        return model
+    def _embed(self, texts: Sequence[str]) -> np.ndarray:
+        if not hasattr(self, "_embedder"):
+            self._embedder = as_embedder(self.embedder)
+        return self._embedder.embed(list(texts))

@@ -8,25 +8,41 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
+import attrs
 import numpy as np
 from scipy.special import softmax
-from sklearn.exceptions import NotFittedError
 
-from anytask.core.persistence import load_tree, save_tree
+from anytask.core.checks import require_finite
+from anytask.core.estimator import Fitted
 from anytask.core.rng import derive
-from anytask.incontext.base import Retriever
+from anytask.core.settings import choice, flag, free, real, whole
+from anytask.incontext.base import Retriever, check_template
 from anytask.incontext.gpt3 import GPT3
-from anytask.incontext.pool import Annotate, Pool
+from anytask.incontext.pool import Annotate, Pool, check_embedder
 from anytask.incontext.retrievers import BM25Retriever, SimilarRetriever
-from anytask.lm.option_scoring import RULES, Rule, check_options, score_options
+from anytask.lm.option_scoring import RULES, check_options, score_options
 from anytask.lm.prompting import Demonstration, PromptTemplate
-from anytask.lm.protocol import require
+from anytask.lm.protocol import MissingCapability, require
 
 __all__ = ["Pipeline"]
 
-Retrieval = Literal["random", "fixed", "similar", "bm25"]
+RETRIEVALS = ("random", "fixed", "similar", "bm25")
+
+
+def _check_retrieve(retrieve: Any) -> None:
+    known = retrieve in RETRIEVALS if isinstance(retrieve, str) else hasattr(retrieve, "retrieve")
+    if not known:
+        raise ValueError(f"retrieve must be {', '.join(RETRIEVALS)} or an object with retrieve, got {retrieve!r}")
+
+
+def _check_has(name: str, verb: str) -> Callable[[Any], None]:
+    def check(value: Any) -> None:
+        if value is not None and not hasattr(value, verb):
+            raise TypeError(f"{name} must be None or an object with {verb}, got {value!r}")
+
+    return check
 
 
 @dataclass
@@ -42,7 +58,7 @@ class StageReport:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-class Pipeline:
+class Pipeline(Fitted):
     """Label a few examples, show the right ones, shorten the prompt, and let a frozen language model answer.
 
     Every stage may be left out; what remains is few-shot prompting with random demonstrations. Pick it to find out what
@@ -79,9 +95,12 @@ class Pipeline:
     scoring : {"mean", "sum", "bytes", "unconditional", "generate"}, default "mean"
         How options are ranked, or that the answer is written; see :class:`~anytask.incontext.GPT3`.
     calibrate : bool, default False
-        Divide by the label's probability after a content-free query (contextual calibration, arXiv 2102.09690).
-    embedder : anytask.lm.Embedder, optional
-        For selection and "similar" retrieval; default: the packaged MiniLM.
+        Divide by the label's probability after a content-free query (contextual calibration, arXiv 2102.09690). Not
+        with ``prune``.
+    beam_width : int, default 4
+        Of written answers; 1 for models without local weights.
+    embedder : str, path or anytask.lm.Embedder, default "minilm"
+        For selection and "similar" retrieval: the packaged MiniLM, or see :class:`~anytask.lm.Embedder`.
     seed : int, default 0
 
     Attributes
@@ -98,9 +117,11 @@ class Pipeline:
     Raises
     ------
     MissingCapability
-        If options are to be scored by a model without log-probabilities.
+        At construction, if options are to be scored by a model without log-probabilities, beams asked of one without
+        local weights, or a prompt pruned for one without a tokenizer.
     ValueError
-        For fewer than two choices, budgets out of range, or labels that are not among the choices.
+        At construction, for fewer than two choices, budgets out of range, and stages that do not go together. From
+        ``fit``, for labels that are not among the choices.
 
     Notes
     -----
@@ -125,49 +146,64 @@ class Pipeline:
     [('select', 2), ('retrieve', 0), ('predict', 0)]
     """
 
-    def __init__(
-        self,
-        lm: Any,
-        *,
-        choices: Sequence[str] | None = None,
-        template: PromptTemplate | None = None,
-        labels: int = 18,
-        select: Any = None,
-        retrieve: Retrieval | Any = "random",
-        prune: Callable[..., Any] | None = None,
-        compress: Any = None,
-        rate: float = 0.5,
-        k: int | None = None,
-        context: int | None = None,
-        scoring: Rule | Literal["generate"] = "mean",
-        calibrate: bool = False,
-        embedder: Any = None,
-        seed: int = 0,
-    ) -> None:
-        template = template or PromptTemplate()
-        if scoring in RULES:
-            require(lm, "logprobs", method=f"Pipeline(scoring={scoring!r})")
-        if choices is not None:
-            if len(choices) < 2:
-                raise ValueError(f"choices must name at least 2 labels, got {list(choices)}")
-            check_options([template.completion(choice) for choice in choices], scoring, "choices")
-        elif prune is not None:
+    lm: Any = free(attrs.NOTHING, "the frozen language model", kw_only=False)
+    choices: Sequence[str] | None = free(None, "possible labels, None: every query brings its own, or none are needed")
+    template: PromptTemplate = free(PromptTemplate(), "how examples are written", check_template)
+    labels: int = whole(18, "labels that are bought", at_least=0)
+    select: Any = free(None, "selector of what is labelled, None: a random sample", _check_has("select", "select"))
+    retrieve: Any = free("random", "which labelled examples a query is shown", _check_retrieve)
+    prune: Any = free(None, "callable that makes a prompt searcher, None: no pruning", _check_has("prune", "__call__"))
+    compress: Any = free(None, "compressor of the inputs, None: no compression", _check_has("compress", "compress"))
+    rate: float = real(0.5, "share of an input's tokens that the compressor keeps", above=0, at_most=1)
+    k: int | None = whole(None, "most demonstrations in a prompt, None: as many as fit", at_least=0, optional=True)
+    context: int | None = whole(None, "most tokens of a prompt with its answer, None: the model's", optional=True)
+    scoring: str = choice("mean", (*RULES, "generate"), "how options are ranked, or that answers are written")
+    calibrate: bool = flag(False, "divide by the labels' probabilities after a content-free query")
+    beam_width: int = whole(4, "beams of a written answer")
+    embedder: Any = free("minilm", "'minilm', a model's name or folder, or an object with embed(texts)", check_embedder)
+
+    def _check_settings(self) -> None:
+        if self.scoring in RULES:
+            require(self.lm, "logprobs", method=f"Pipeline(scoring={self.scoring!r})")
+        if self.choices is not None:
+            if isinstance(self.choices, str) or len(self.choices) < 2:
+                raise ValueError(f"choices must name at least 2 labels, got {self.choices!r}")
+            check_options(self._completions(), self.scoring, "choices")
+        if self.prune is not None:
+            self._check_pruning()
+        self._learner_of("fixed" if self.retrieve == "fixed" else "per-item", None)  # what it refuses is refused now
+
+    def _check_pruning(self) -> None:
+        if self.choices is None:
             raise ValueError("pruning searches a prompt for one set of labels: give choices")
-        if labels < 0:
-            raise ValueError(f"labels must be at least 0, got {labels}")
-        if k is not None and k < 0:
-            raise ValueError(f"k must be at least 0, got {k}")
-        if not 0 < rate <= 1:
-            raise ValueError(f"rate must be in (0, 1], got {rate}")
-        named = ("random", "fixed", "similar", "bm25")
-        if isinstance(retrieve, str) and retrieve not in named:
-            raise ValueError(f"retrieve must be {', '.join(named)} or an object, got {retrieve!r}")
-        self.lm, self.choices, self.template = lm, None if choices is None else list(choices), template
-        self.labels, self.select, self.retrieve = labels, select, retrieve
-        self.prune, self.compress, self.rate = prune, compress, rate
-        self.k, self.scoring, self.calibrate, self.seed = k, scoring, calibrate, seed
-        self.context = min(context or lm.context_length, lm.context_length)
-        self.embedder = embedder
+        if not self.labels:
+            raise ValueError("pruning needs labelled examples: labels must be at least 1")
+        for name in ("scoring", "calibrate"):
+            if getattr(self, name) in ("generate", True):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} does not go with prune, which scores choices as they are"
+                )
+        try:
+            self.lm.encode("{text}")
+        except (AttributeError, MissingCapability) as error:
+            raise MissingCapability(f"pruning deletes tokens, and needs a model with a tokenizer: {error}") from error
+
+    @property
+    def _room(self) -> int:
+        return min(self.context or self.lm.context_length, self.lm.context_length)
+
+    def _learner_of(self, demos: Any, k: int | None) -> GPT3:
+        return GPT3(
+            self.lm,
+            "max" if k is None else k,
+            template=self.template,
+            scoring=self.scoring,
+            demos=demos,
+            calibrate=self.calibrate,
+            beam_width=self.beam_width,
+            budget=self._room,
+            seed=self.seed,
+        )
 
     # -- the stages -----------------------------------------------------------------------------------------------
 
@@ -188,26 +224,28 @@ class Pipeline:
         if self.labels > len(texts):
             raise ValueError(f"labels={self.labels} exceeds the pool of {len(texts)} texts")
         ask = annotate if callable(annotate) else _lookup(annotate, len(texts))
-        stages: list[StageReport] = []
-        pool = self._select(texts, ask, vectors, stages)
-        demos = [Demonstration(texts[i], str(label), i) for i, label in pool.labels.items()]
-        for demo in demos:
-            if self.choices is not None and demo.output not in self.choices:
-                raise ValueError(f"item {demo.id} is labelled {demo.output!r}, which is not among {self.choices}")
-        self.pool_, self.demos_, self.prompt_ = pool, demos, None
-        self._short: dict[str, str] = {}
-        self._retriever = self._index(stages)
-        if self.prune is not None and demos:
-            self._prune(stages)
-        return self._get_ready(stages)
+        with self._refit():
+            stages: list[StageReport] = []
+            pool = self._select(texts, ask, vectors, stages)
+            demos = [Demonstration(texts[i], str(label), i) for i, label in pool.labels.items()]
+            for demo in demos:
+                if self.choices is not None and demo.output not in self.choices:
+                    raise ValueError(f"item {demo.id} is labelled {demo.output!r}, which is not among {self.choices}")
+            self.pool_, self.demos_, self.prompt_ = pool, demos, None
+            self._short: dict[str, str] = {}
+            self._original: dict[str, str] = {}
+            self._retriever = self._index(stages)
+            if self.prune is not None and demos:
+                self._prune(stages)
+            self._get_ready(stages)
+        return self
 
-    def _get_ready(self, stages: list[StageReport]) -> Self:
+    def _get_ready(self, stages: list[StageReport]) -> None:
         if self.compress is not None:
             stages.append(StageReport("compress", type(self.compress).__name__, facts={"rate": self.rate}))
         stages.append(StageReport("predict", self.scoring))
         self._learner = self._make_learner()
         self.stages_ = stages
-        return self
 
     def _select(self, texts: Sequence[str], ask: Annotate, vectors: Any, stages: list[StageReport]) -> Pool:
         with _Watch(self.lm, stages, "select", _name(self.select, "random")) as report:
@@ -238,25 +276,15 @@ class Pipeline:
     def _make_learner(self) -> GPT3:
         demos: Any = "fixed" if self.retrieve == "fixed" else "per-item"
         if self._retriever is not None:
-            demos = _ByOriginal(self._retriever, self)
-        learner = GPT3(
-            self.lm,
-            "max" if self.k is None or self.k >= len(self.demos_) else self.k,
-            template=self.template,
-            scoring=self.scoring,
-            demos=demos,
-            calibrate=self.calibrate,
-            budget=self.context,
-            seed=self.seed,
-        )
+            demos = _ByOriginal(self._retriever, self._original)
+        learner = self._learner_of(demos, None if self.k is None or self.k >= len(self.demos_) else self.k)
         return learner.fit(
             [self._shorten(d.input) for d in self.demos_], [d.output for d in self.demos_], options=self.choices
         )
 
     def _prune(self, stages: list[StageReport]) -> None:
-        assert self.prune is not None
         assert self.choices is not None
-        choices = self.choices
+        choices = list(self.choices)
         with _Watch(self.lm, stages, "prune", _name(self.prune, "none")) as report:
             size = min(self.k or len(self.demos_), max(1, len(self.demos_) // 2))
             votes: Counter[int] = Counter()
@@ -267,7 +295,7 @@ class Pipeline:
                 [self.demos_[i] for i in block],
                 "{text}",
                 count_tokens=self.lm.count_tokens,
-                budget=self.context,
+                budget=self._room,
                 reserve=self._longest_option() + max(self.lm.count_tokens(demo.input) for demo in self.demos_),
             )
             rest = [i for i in range(len(self.demos_)) if i not in block] or list(range(len(self.demos_)))
@@ -297,14 +325,14 @@ class Pipeline:
             return text
         if text not in self._short:
             self._short[text] = self.compress.compress(text, self.rate).text
+            self._original[self._short[text]] = text
         return self._short[text]
 
     # -- answers --------------------------------------------------------------------------------------------------
 
     def prompts(self, texts: Sequence[str]) -> list[str]:
         """Return the prompt of each query, as the model will read it."""
-        if not hasattr(self, "pool_"):
-            raise NotFittedError("this Pipeline has seen no pool yet: call fit first")
+        self._check_fitted()
         queries = [self._shorten(text) for text in texts]
         if self.prompt_ is not None:
             return [self.prompt_.replace("{text}", query) for query in queries]
@@ -323,10 +351,11 @@ class Pipeline:
     def _answer(
         self, texts: Sequence[str], options: Sequence[Sequence[str]] | None
     ) -> tuple[list[str], list[list[float]]]:
-        if not hasattr(self, "pool_"):
-            raise NotFittedError("this Pipeline has seen no pool yet: call fit first")
+        self._check_fitted()
         if not len(texts):
             raise ValueError("there are no queries")
+        if self.prompt_ is not None and options is not None:
+            raise ValueError("the prompt was pruned for the pipeline's own choices: options cannot be given")
         with _Watch(self.lm, [], "predict", self.scoring) as watched:
             queries = [self._shorten(text) for text in texts]
             if self.prompt_ is None:
@@ -341,6 +370,8 @@ class Pipeline:
                     self.lm, prompts, [self._completions()] * len(prompts), rule=rule,
                     answer_context=self.template.answer_context, tag="predict",
                 )  # fmt: skip
+                for row in rows:
+                    require_finite(row, "the score of a choice")
                 outputs, scores = [self.choices[int(row.argmax())] for row in rows], [row.tolist() for row in rows]
                 lengths = [self.lm.count_tokens(prompt) for prompt in prompts]
         self._add(watched, lengths)
@@ -349,46 +380,39 @@ class Pipeline:
     # -- saving ---------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the labelled examples, the pruned prompt and the settings; never the language model or the embedder.
+        """Write the labelled examples, the pruned prompt and the settings; never the language model.
 
         A retriever or compressor given as an object is saved by its own ``save`` in the folder ``retrieve`` or
         ``compress`` within, and handed to :meth:`load` again.
         """
-        if not hasattr(self, "pool_"):
-            raise NotFittedError("this Pipeline has seen no pool yet: call fit first")
-        given = [n for n in ("retrieve", "compress") if not isinstance(getattr(self, n), (str, type(None)))]
-        for name in given:
-            getattr(self, name).save(Path(folder) / name)
-        names = ("choices", "labels", "rate", "k", "context", "scoring", "calibrate", "seed", "retrieve")
-        t = self.template
-        save_tree(folder, {
-            "class": "Pipeline", "settings": {n: getattr(self, n) for n in names if n not in given}, "given": given,
-            "template": [t.demo_format, t.query_format, t.separator, t.description],
-            "demos": [(d.input, d.output, d.id) for d in self.demos_], "prompt": self.prompt_,
-        })  # fmt: skip
+        self._check_fitted()
+        for name in ("retrieve", "compress"):
+            if not isinstance(getattr(self, name), (str, type(None))):
+                getattr(self, name).save(Path(folder) / name)
+        super().save(folder)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], lm: Any, **given: Any) -> Self:
-        """Read what :meth:`save` wrote, and answer with ``lm``.
+    def load(cls, folder: str | os.PathLike[str], *, device: str = "auto", **params: Any) -> Self:
+        """Read what :meth:`save` wrote: ``Pipeline.load(folder, lm=...)``.
 
-        ``given`` are what was not saved, ``retrieve``, ``compress`` and ``embedder`` where they were objects, and
-        settings to replace saved ones. Nothing is selected or pruned again.
+        ``retrieve``, ``compress`` and ``embedder`` are given again where they were objects. Nothing is selected or
+        pruned again.
         """
-        tree = load_tree(folder)
-        if tree.get("class") != "Pipeline":
-            raise ValueError(f"{folder} holds a {tree.get('class')}, not a Pipeline")
-        if missing := [name for name in tree["given"] if name not in given]:
-            raise ValueError(f"{missing[0]} was an object: load it from {Path(folder) / missing[0]} and give it again")
-        pipeline = cls(lm, **{"template": PromptTemplate(*tree["template"]), **tree["settings"], **given})
-        pipeline.demos_, pipeline.prompt_ = [Demonstration(*row) for row in tree["demos"]], tree["prompt"]
-        texts, labels = [d.input for d in pipeline.demos_] or [""], [d.output for d in pipeline.demos_]
+        return super().load(folder, device=device, **{"select": None, "prune": None, **params})
+
+    def _state(self) -> Any:
+        return {"demos": [(d.input, d.output, d.id) for d in self.demos_], "prompt": self.prompt_}
+
+    def _load_state(self, state: Any) -> None:
+        self.demos_, self.prompt_ = [Demonstration(*row) for row in state["demos"]], state["prompt"]
+        texts, labels = [d.input for d in self.demos_] or [""], [d.output for d in self.demos_]
         annotate = _lookup(labels or [""], len(texts))
-        pool = Pool(np.zeros((len(texts), 1)), texts=texts, annotate=annotate, embedder=pipeline.embedder, center=False)
+        pool = Pool(np.zeros((len(texts), 1)), texts=texts, annotate=annotate, embedder=self.embedder, center=False)
         pool.annotate(range(len(labels)))
-        pipeline.pool_, pipeline._short = pool, {}
+        self.pool_, self._short, self._original = pool, {}, {}
         stages: list[StageReport] = []
-        pipeline._retriever = pipeline._index(stages)
-        return pipeline._get_ready(stages)
+        self._retriever = self._index(stages)
+        self._get_ready(stages)
 
     def _add(self, new: StageReport, lengths: list[int]) -> None:
         report = self.stages_[-1]
@@ -409,12 +433,11 @@ class Pipeline:
 class _ByOriginal:
     """Retrieve by the query as it was before it was compressed."""
 
-    def __init__(self, retriever: Retriever, pipeline: Pipeline) -> None:
-        self._retriever, self._pipeline = retriever, pipeline
+    def __init__(self, retriever: Retriever, original: dict[str, str]) -> None:
+        self._retriever, self._original = retriever, original  # what was compressed, by its short form
 
     def retrieve(self, query: str, k: int) -> Sequence[int]:
-        originals = {short: text for text, short in self._pipeline._short.items()}
-        return self._retriever.retrieve(originals.get(query, query), k)
+        return self._retriever.retrieve(self._original.get(query, query), k)
 
 
 class _Watch:

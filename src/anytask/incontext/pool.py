@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import attrs
 import numpy as np
 from numpy.typing import ArrayLike
 
+from anytask.core.checks import require_finite
+from anytask.core.rng import derive
+from anytask.core.settings import Settings, choice, flag, free, real, whole
+from anytask.incontext.base import check_template
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
+from anytask.lm.protocol import require
 from anytask.lm.search import as_vectors, unit
 
 Annotate = Callable[[Sequence[int]], Sequence[Any]]
@@ -17,6 +24,22 @@ Annotate = Callable[[Sequence[int]], Sequence[Any]]
 
 class Unannotated(LookupError):
     """A label was asked for that nobody has annotated."""
+
+
+def check_embedder(embedder: Any) -> None:
+    """Raise a ``TypeError`` unless ``embedder`` is a name, a folder, or has ``embed(texts)``."""
+    if not isinstance(embedder, (str, os.PathLike)) and not hasattr(embedder, "embed"):
+        raise TypeError(f"embedder must be 'minilm', a model's name or folder, or have embed(texts), got {embedder!r}")
+
+
+def as_embedder(embedder: Any, device: Any = "auto") -> Any:
+    """Return an embedder: the one given, or that of a name or folder; ``"minilm"`` is the packaged MiniLM."""
+    check_embedder(embedder)
+    if not isinstance(embedder, (str, os.PathLike)):
+        return embedder
+    from anytask.lm.embeddings import Embedder
+
+    return Embedder(None if embedder == "minilm" else embedder, device=str(device))
 
 
 class Labels(Mapping[int, Any]):
@@ -54,8 +77,8 @@ class Pool:
         The examples' texts. Without ``vectors`` they are embedded by ``embedder``.
     annotate : callable, optional
         ``annotate(indices) -> labels``: asks the annotator. Each index is asked for once.
-    embedder : anytask.lm.Embedder, optional
-        Makes vectors of texts; default: the packaged MiniLM.
+    embedder : str, path or anytask.lm.Embedder, default "minilm"
+        Makes vectors of texts: the packaged MiniLM, or see :class:`~anytask.lm.Embedder`.
     center : bool, default True
         Subtract the pool's mean vector, from queries too.
 
@@ -83,7 +106,7 @@ class Pool:
         *,
         texts: Sequence[str] | None = None,
         annotate: Annotate | None = None,
-        embedder: Any = None,
+        embedder: Any = "minilm",
         center: bool = True,
     ) -> None:
         self.embedder = embedder
@@ -129,10 +152,7 @@ class Pool:
         return unit(as_vectors(vectors, "queries", self.vectors.shape[1]) - self.mean)
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
-        if self.embedder is None:
-            from anytask.lm.embeddings import Embedder
-
-            self.embedder = Embedder()
+        self.embedder = as_embedder(self.embedder)
         return self.embedder.embed(texts)
 
 
@@ -204,7 +224,19 @@ class Confidence(Protocol):
         ...
 
 
-class NearestVote:
+def ask_confidence(pool: Pool, indices: Sequence[int], confidence: Confidence) -> np.ndarray:
+    """Annotate ``indices``, ask how sure the model is of all others, and return that, NaN where it was not asked."""
+    pool.annotate(indices)
+    rest = np.setdiff1d(np.arange(len(pool)), indices)
+    values = np.asarray(confidence(pool, rest), dtype=np.float64)
+    if values.shape != (len(rest),) or np.isnan(values).any():
+        raise ValueError(f"confidence must return {len(rest)} numbers without NaN, got shape {values.shape}")
+    confidences = np.full(len(pool), np.nan)
+    confidences[rest] = values
+    return confidences
+
+
+class NearestVote(Settings):
     """Predict by a vote of the nearest annotated examples: a stand-in for a language model that reads them.
 
     Parameters
@@ -222,13 +254,8 @@ class NearestVote:
     array(['up'], dtype='<U5')
     """
 
-    def __init__(self, n_neighbors: int = 3, temperature: float = 0.1) -> None:
-        if n_neighbors < 1:
-            raise ValueError(f"n_neighbors must be at least 1, got {n_neighbors!r}")
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {temperature!r}")
-        self.n_neighbors = n_neighbors
-        self.temperature = temperature
+    n_neighbors: int = whole(3, "annotated examples that vote")
+    temperature: float = real(0.1, "temperature of the vote's weights", above=0)
 
     def shares(self, pool: Pool, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the classes, sorted, and each one's share of the vote, shape (n_queries, n_classes).
@@ -270,7 +297,7 @@ class Retrieved:
     prompt: Prompt
 
 
-class AnnotatedPrompter:
+class AnnotatedPrompter(Settings):
     """Prompts made of the annotated part of a pool, and a frozen language model's answers to them.
 
     Parameters
@@ -291,7 +318,7 @@ class AnnotatedPrompter:
     n : int, optional
         Most demonstrations; default: as many as fit.
     order : {"similar", "random"}, default "similar"
-        The most similar, or random annotated examples.
+        The most similar, or random annotated examples, drawn with a seed made from ``seed`` and the query's text.
     skip_identical : bool, default True
         Leave out examples whose cosine with the query is 1 (up to 1e-6), so that a test item that is also in the pool
         does not read its own answer. Only in similarity mode.
@@ -303,38 +330,24 @@ class AnnotatedPrompter:
         Seed of the random order.
     """
 
-    def __init__(
-        self,
-        pool: Pool,
-        lm: Any,
-        *,
-        template: PromptTemplate | None = None,
-        choices: Sequence[str] | None = None,
-        budget: int = 1000,
-        cap: int = 250,
-        n: int | None = None,
-        order: str = "similar",
-        skip_identical: bool = True,
-        max_tokens: int = 32,
-        stop: Sequence[str] = ("--", "\n", ";", "#"),
-        seed: int = 0,
-    ) -> None:
-        if pool.texts is None:
+    pool: Pool = free(attrs.NOTHING, "the annotated pool", kw_only=False)
+    lm: Any = free(attrs.NOTHING, "the frozen language model", kw_only=False)
+    template: PromptTemplate = free(PromptTemplate(), "how examples are written", check_template)
+    choices: Sequence[str] | None = free(None, "possible answers, None: the model writes")
+    budget: int = whole(1000, "tokens of a prompt and its answer, at most the model's context")
+    cap: int = whole(250, "tokens of the longest example shown")
+    n: int | None = whole(None, "most demonstrations, None: as many as fit", at_least=0, optional=True)
+    order: str = choice("similar", ("similar", "random"), "which annotated examples are shown")
+    skip_identical: bool = flag(True, "leave out examples identical to the query")
+    max_tokens: int = whole(32, "most tokens the model writes")
+    stop: Sequence[str] = free(("--", "\n", ";", "#"), "where a written answer ends")
+    seed: int = whole(0, "seed of the random order", at_least=0)
+
+    def _check_settings(self) -> None:
+        if self.pool.texts is None:
             raise ValueError("prompts need the pool's texts: Pool(..., texts=...)")
-        if order not in ("similar", "random"):
-            raise ValueError(f"order must be 'similar' or 'random', got {order!r}")
-        self.pool = pool
-        self.lm = lm
-        self.template = template or PromptTemplate()
-        self.choices = None if choices is None else list(choices)
-        self.budget = min(budget, lm.context_length)
-        self.cap = cap
-        self.n = n
-        self.order = order
-        self.skip_identical = skip_identical
-        self.max_tokens = max_tokens
-        self.stop = tuple(stop)
-        self.seed = seed
+        if self.choices is not None and (isinstance(self.choices, str) or len(self.choices) < 2):
+            raise ValueError(f"choices must name at least 2 labels, got {self.choices!r}")
 
     def retrieve(self, texts: Sequence[str], vectors: ArrayLike | None = None) -> list[Retrieved]:
         """Return the demonstrations and the prompt of each text; ``vectors`` spare their embedding."""
@@ -352,7 +365,6 @@ class AnnotatedPrompter:
         if self.choices is not None:
             reserve = max(self.lm.count_tokens(self.template.completion(choice)) for choice in self.choices)
         cosine = placed @ self.pool.vectors[known].T  # (n, n_known)
-        rng = np.random.default_rng(self.seed)
         out = []
         for row, text in enumerate(texts):
             usable = short & (known != (-1 if own[row] is None else own[row]))
@@ -361,11 +373,13 @@ class AnnotatedPrompter:
                     usable = usable & (cosine[row] < 1 - 1e-6)
                 best_first = np.argsort(-cosine[row], kind="stable")
             else:
+                rng = np.random.default_rng(derive(self.seed, "random demonstrations", text))
                 best_first = rng.permutation(len(known))
             chosen = best_first[usable[best_first]][: self.n][::-1]  # most similar last
             prompt = self.template.assemble(
                 [demos[i] for i in chosen], text,
-                count_tokens=self.lm.count_tokens, budget=self.budget, reserve=reserve,
+                count_tokens=self.lm.count_tokens, budget=min(self.budget, self.lm.context_length),
+                reserve=reserve,
             )  # fmt: skip
             used = chosen[list(prompt.demos_used)]
             similarities = cosine[row, used] if self.order == "similar" else np.full(len(used), np.nan)
@@ -382,8 +396,9 @@ class AnnotatedPrompter:
             options = [self.template.completion(choice) for choice in self.choices]
             scores = self.lm.score(prompts, [options] * len(prompts), tag="predict")
             means = np.array([[score.mean for score in row] for row in scores])  # (n, n_choices)
+            require_finite(means, "the score of a choice")
             return [self.choices[i] for i in means.argmax(axis=1)], means.max(axis=1)
-        written = self.lm.generate(prompts, max_tokens=self.max_tokens, stop=self.stop, tag="predict")
+        written = self.lm.generate(prompts, max_tokens=self.max_tokens, stop=tuple(self.stop), tag="predict")
         means = np.full(len(prompts), -np.inf)
         said = [i for i, text in enumerate(written) if text]
         for i, row in zip(
@@ -408,9 +423,8 @@ class LMConfidence:
     """
 
     def __init__(self, lm: Any, **options: Any) -> None:
-        from anytask.lm.protocol import require
-
         require(lm, "logprobs", method="LMConfidence")
+        AnnotatedPrompter(Pool(np.eye(2), texts=("", "")), lm, **options)  # wrong options are refused before any call
         self.lm = lm
         self.options = options
 

@@ -10,16 +10,23 @@ import os
 from collections.abc import Sequence
 from typing import Any, Self
 
+import attrs
 import numpy as np
+from sklearn.exceptions import NotFittedError
+
+from anytask.core.settings import Settings, free, text
+from anytask.datasets.retrieval_tasks import RetrievalTask
+from anytask.incontext.pool import as_embedder, check_embedder
+from anytask.lm.search import BM25Index, unit
 
 
-class SimilarRetriever:
+class SimilarRetriever(Settings):
     """The examples whose embeddings are nearest to the query's, by cosine.
 
     Parameters
     ----------
-    embedder : anytask.lm.Embedder, optional
-        Default: the packaged MiniLM.
+    embedder : str, path or anytask.lm.Embedder, default "minilm"
+        The packaged MiniLM, or see :class:`~anytask.lm.Embedder`.
 
     Examples
     --------
@@ -28,25 +35,24 @@ class SimilarRetriever:
     [2, 0]
     """
 
-    def __init__(self, embedder: Any = None) -> None:
-        self.embedder = embedder
+    embedder: Any = free(
+        "minilm", "'minilm', a model's name or folder, or an object with embed(texts)", check_embedder, kw_only=False
+    )
 
     def index(self, inputs: Sequence[str], outputs: Sequence[str] | None = None) -> Self:
         """Embed the examples; their outputs are not looked at."""
-        if self.embedder is None:
-            from anytask.lm.embeddings import Embedder
-
-            self.embedder = Embedder()
-        self._vectors = _unit(self.embedder.embed(list(inputs)))  # (n, d)
+        self._embedder = as_embedder(self.embedder)
+        self._vectors = unit(self._embedder.embed(list(inputs)))  # (n, d)
         return self
 
     def retrieve(self, query: str, k: int) -> list[int]:
         """Return the places of the ``k`` nearest examples, nearest first."""
-        cosine = self._vectors @ _unit(self.embedder.embed([query]))[0]
+        _check_indexed(self, "_vectors")
+        cosine = self._vectors @ unit(self._embedder.embed([query]))[0]
         return np.argsort(-cosine, kind="stable")[:k].tolist()
 
 
-class BM25Retriever:
+class BM25Retriever(Settings):
     """The examples with the best BM25 score for the query's words; examples without a common word come last.
 
     Examples
@@ -57,17 +63,16 @@ class BM25Retriever:
 
     def index(self, inputs: Sequence[str], outputs: Sequence[str] | None = None) -> Self:
         """Count the words of the examples; their outputs are not looked at."""
-        from anytask.lm.search import BM25Index
-
         self._index = BM25Index(list(inputs))
         return self
 
     def retrieve(self, query: str, k: int) -> list[int]:
         """Return the places of the ``k`` best examples, best first."""
+        _check_indexed(self, "_index")
         return np.argsort(-self._index.scores(query), kind="stable")[:k].tolist()
 
 
-class LearnedRetriever:
+class LearnedRetriever(Settings):
     """A :class:`~anytask.incontext.UDR` on one task's labelled examples.
 
     A UDR that was trained on other tasks is used as it is: the examples are indexed, and nothing is trained. One that
@@ -87,15 +92,14 @@ class LearnedRetriever:
         The task's name within ``udr``.
     """
 
-    def __init__(
-        self, udr: Any, lm: Any, *, instruction: str = "", choices: Sequence[str] | None = None, name: str = "task"
-    ) -> None:
-        self.udr, self.lm, self.instruction, self.choices, self.name = udr, lm, instruction, choices, name
+    udr: Any = free(attrs.NOTHING, "the retriever, trained or not", kw_only=False)
+    lm: Any = free(attrs.NOTHING, "the frozen language model that gives the feedback", kw_only=False)
+    instruction: str = free("", "one line that says what the task is")
+    choices: Sequence[str] | None = free(None, "all possible answers, None: any")
+    name: str = text("task", "the task's name within the retriever")
 
     def index(self, inputs: Sequence[str], outputs: Sequence[str] | None = None) -> Self:
         """Train on the examples if need be, and index them."""
-        from anytask.datasets.retrieval_tasks import RetrievalTask
-
         if outputs is None:
             raise ValueError("a learned retriever needs the outputs of its examples")
         task = RetrievalTask(self.name, inputs, outputs, self.instruction, self.choices)
@@ -123,5 +127,6 @@ class LearnedRetriever:
         return cls(udr, lm, instruction=task.instruction, choices=task.choices, name=task.name)
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+def _check_indexed(retriever: Any, state: str) -> None:
+    if not hasattr(retriever, state):
+        raise NotFittedError(f"this {type(retriever).__name__} has no examples yet: call index first")

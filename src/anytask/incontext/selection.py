@@ -7,16 +7,17 @@ Each class has ``select(pool, budget, annotate=None, confidence=None, progress=N
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from anytask.incontext.pool import Annotate, Confidence, NearestVote, Selection, as_pool
+from anytask.core.progress import Progress, portion
+from anytask.core.settings import Settings, whole
+from anytask.incontext.pool import Annotate, Confidence, NearestVote, Selection, as_pool, ask_confidence
 from anytask.incontext.votek import check_budget
 
 
-class RandomSelection:
+class RandomSelection(Settings):
     """Choose at random without replacement.
 
     Parameters
@@ -30,8 +31,7 @@ class RandomSelection:
     2
     """
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
+    seed: int = whole(0, "seed of the draw", at_least=0)
 
     def select(
         self,
@@ -39,16 +39,17 @@ class RandomSelection:
         budget: int,
         annotate: Annotate | None = None,
         confidence: Confidence | None = None,
-        progress: Callable[[float], None] | None = None,
+        progress: Progress | None = None,
     ) -> Selection:
         """Choose ``budget`` items of ``pool``; neither labels nor a model are used."""
         n = len(as_pool(pool, annotate))
         check_budget(budget, n)
         indices = np.random.default_rng(self.seed).choice(n, budget, replace=False)
+        portion(progress, 0.0, 1.0)(1.0)
         return Selection(indices, np.full(budget, np.nan), np.zeros(budget, dtype=int), "random")
 
 
-class Diversity:
+class Diversity(Settings):
     """Choose a random item, then repeatedly the one with the smallest sum of cosines to those chosen.
 
     It spreads out as far as it can, and so collects outliers: pick it when coverage of oddities matters more than
@@ -66,8 +67,7 @@ class Diversity:
     [0, 1]
     """
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
+    seed: int = whole(0, "seed of the draw", at_least=0)
 
     def select(
         self,
@@ -75,25 +75,25 @@ class Diversity:
         budget: int,
         annotate: Annotate | None = None,
         confidence: Confidence | None = None,
-        progress: Callable[[float], None] | None = None,
+        progress: Progress | None = None,
     ) -> Selection:
         """Choose ``budget`` items of ``pool``; neither labels nor a model are used."""
         X = as_pool(pool, annotate).vectors
         check_budget(budget, len(X))
         indices = [int(np.random.default_rng(self.seed).integers(len(X)))]
         scores = [np.nan]
-        cosine = X @ X[indices[0]]
+        cosine, share = X @ X[indices[0]], portion(progress, 0.0, 1.0)
+        share(1 / budget)
         for step in range(1, budget):
             cosine[indices[-1]] = np.inf
             indices.append(int(cosine.argmin()))
             scores.append(-float(cosine[indices[-1]]))
             cosine += X @ X[indices[-1]]
-            if progress is not None:
-                progress((step + 1) / budget)
+            share((step + 1) / budget)
         return Selection(np.array(indices), np.array(scores), np.ones(budget, dtype=int), "diversity")
 
 
-class FacilityLocation:
+class FacilityLocation(Settings):
     """Choose greedily the item that most raises the sum, over the pool, of the cosine to the nearest chosen item.
 
     A strong and simple choice for pools up to some ten thousand items; it reads all pairs once.
@@ -118,7 +118,7 @@ class FacilityLocation:
         budget: int,
         annotate: Annotate | None = None,
         confidence: Confidence | None = None,
-        progress: Callable[[float], None] | None = None,
+        progress: Progress | None = None,
     ) -> Selection:
         """Choose ``budget`` items of ``pool``; neither labels nor a model are used."""
         X = as_pool(pool, annotate).vectors
@@ -132,6 +132,7 @@ class FacilityLocation:
         heapq.heapify(heap)
         indices: list[int] = []
         scores: list[float] = []
+        share = portion(progress, 0.0, 1.0)
         while len(indices) < budget:
             gain, u, when = heapq.heappop(heap)
             cosine = X @ X[u]
@@ -142,12 +143,11 @@ class FacilityLocation:
             indices.append(u)
             scores.append(-gain)
             nearest = np.maximum(nearest, cosine)
-            if progress is not None:
-                progress(len(indices) / budget)
+            share(len(indices) / budget)
         return Selection(np.array(indices), np.array(scores), np.ones(budget, dtype=int), "facility location")
 
 
-class LeastConfidence:
+class LeastConfidence(Settings):
     """Annotate a random batch, then repeatedly the batch the prompted model is least sure of.
 
     Parameters
@@ -164,11 +164,8 @@ class LeastConfidence:
     3
     """
 
-    def __init__(self, batch_size: int = 10, seed: int = 0) -> None:
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
-        self.batch_size = batch_size
-        self.seed = seed
+    batch_size: int = whole(10, "items annotated at once")
+    seed: int = whole(0, "seed of the first batch", at_least=0)
 
     def select(
         self,
@@ -176,7 +173,7 @@ class LeastConfidence:
         budget: int,
         annotate: Annotate | None = None,
         confidence: Confidence | None = None,
-        progress: Callable[[float], None] | None = None,
+        progress: Progress | None = None,
     ) -> Selection:
         """Choose ``budget`` items of ``pool``; all but the last batch are annotated on the way."""
         pool = as_pool(pool, annotate)
@@ -186,19 +183,15 @@ class LeastConfidence:
         confidence = confidence or NearestVote()
         first = np.random.default_rng(self.seed).choice(len(pool), min(self.batch_size, budget), replace=False)
         indices, scores, stage = first.tolist(), [np.nan] * len(first), [0] * len(first)
-        confidences = None
+        confidences, share = None, portion(progress, 0.0, 1.0)
+        share(len(indices) / budget)
         while len(indices) < budget:
-            pool.annotate(indices)
-            rest = np.setdiff1d(np.arange(len(pool)), indices)
-            values = np.asarray(confidence(pool, rest), dtype=np.float64)
-            if values.shape != (len(rest),) or np.isnan(values).any():
-                raise ValueError(f"confidence must return {len(rest)} numbers without NaN, got shape {values.shape}")
-            confidences = np.full(len(pool), np.nan)
-            confidences[rest] = values
+            confidences = ask_confidence(pool, indices, confidence)
+            rest = np.flatnonzero(~np.isnan(confidences))
+            values = confidences[rest]
             least = np.argsort(values, kind="stable")[: min(self.batch_size, budget - len(indices))]
             indices += rest[least].tolist()
             scores += (-values[least]).tolist()
             stage += [stage[-1] + 1] * len(least)
-            if progress is not None:
-                progress(len(indices) / budget)
+            share(len(indices) / budget)
         return Selection(np.array(indices), np.array(scores), np.array(stage), "least confidence", confidences)

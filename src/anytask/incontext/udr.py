@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator
-from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
-from anytask.core.devices import resolve_device
-from anytask.core.persistence import load_tree, save_tree
+from anytask.core.estimator import Estimator
+from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive, isolated
+from anytask.core.settings import Settings, choice, flag, free, group, real, whole
+from anytask.core.training import train
 from anytask.datasets.retrieval_tasks import RetrievalTask
 from anytask.incontext.feedback import TABBED, Feedback, LMFeedback, ScoreTable
 from anytask.incontext.listwise import CandidateDrawer, listwise_loss, task_probabilities
-from anytask.incontext.pool import Retrieved
+from anytask.incontext.pool import Retrieved, as_embedder, check_embedder
 from anytask.lm.prompting import Demonstration, PromptTemplate
 from anytask.lm.search import BM25Index, VectorIndex, as_vectors
 from anytask.models.build import MLP
-from anytask.models.loading import quiet_loading
+from anytask.models.loading import pack_pretrained, quiet_loading, unpack_pretrained
 from anytask.parts.contrastive import dot_scores, info_nce
 
 __all__ = ["UDR"]
@@ -37,14 +35,17 @@ logger = logging.getLogger(__name__)
 class TextEncoder(nn.Module):
     """A BERT-like Hugging Face encoder; the vector of a text is that of its first token."""
 
-    def __init__(self, source: str | os.PathLike[str], max_length: int = 512) -> None:
+    def __init__(self, encoder: nn.Module, tokenizer: Any, max_length: int = 512) -> None:
         super().__init__()
+        self.encoder, self.tokenizer, self.max_length = encoder, tokenizer, max_length
+
+    @classmethod
+    def read(cls, source: str | os.PathLike[str]) -> Self:
+        """Read a name or folder of Hugging Face."""
         from transformers import AutoModel, AutoTokenizer
 
-        self.tokenizer = AutoTokenizer.from_pretrained(source)
         with quiet_loading():
-            self.encoder = AutoModel.from_pretrained(source)
-        self.max_length = max_length
+            return cls(AutoModel.from_pretrained(source), AutoTokenizer.from_pretrained(source))
 
     def forward(self, texts: Sequence[str]) -> Tensor:  # n texts -> (n, width)
         tokens = self.tokenizer(
@@ -54,7 +55,33 @@ class TextEncoder(nn.Module):
         return self.encoder(**tokens).last_hidden_state[:, 0]
 
 
-class UDR(BaseEstimator):
+class Candidates(Settings):
+    """Which demonstrations are scored for a training query, and which of them a step learns from."""
+
+    initial: str = choice("bm25", ("bm25", "vectors"), "where the first come from: words of the answer, or vectors")
+    n_first: int = whole(50, "candidates of a query at first")
+    n_mined: int = whole(50, "candidates from each mining")
+    n_random: int = whole(0, "random ones that replace as many of the first", at_least=0)
+    l: int = whole(8, "candidates drawn per query and step", at_least=2)  # noqa: E741
+    n_top: int = whole(1, "how many of them are from the best five", at_most=5)
+
+    def _check_settings(self) -> None:
+        if self.l < self.n_top + 1:
+            raise ValueError(
+                f"l must be at least n_top + 1 = {self.n_top + 1} (one candidate is of the worst), got {self.l}"
+            )
+        if self.n_random > self.n_first:
+            raise ValueError(f"n_random must lie in [0, n_first={self.n_first}], got {self.n_random!r}")
+
+
+def _check_encoder(encoder: Any) -> None:
+    if not isinstance(encoder, (str, os.PathLike)) and not callable(encoder):
+        raise TypeError(
+            f"encoder must be 'mlp', a name, a folder or a callable (n_features) -> module, got {encoder!r}"
+        )
+
+
+class UDR(Estimator):
     """Train one retriever for many tasks on a language model's ranking of demonstrations, and retrieve with it.
 
     Two encoders map (instruction, query) and (instruction, demonstration) to vectors whose inner product ranks the
@@ -68,31 +95,23 @@ class UDR(BaseEstimator):
 
     Parameters
     ----------
-    encoder : None, str, path or callable, optional
-        ``None``: two-layer perceptrons over fixed vectors (the tasks' own, or sentence embeddings of instruction, input
-        and answer). A Hugging Face name or folder, such as the paper's ``"bert-base-uncased"``: two fine-tuned
+    encoder : str, path or callable, default "mlp"
+        ``"mlp"``: two-layer perceptrons over fixed vectors (the tasks' own, or sentence embeddings of instruction,
+        input and answer). A Hugging Face name or folder, such as the paper's ``"bert-base-uncased"``: two fine-tuned
         encoders of the texts, first token. A callable ``(n_features) -> nn.Module``: any network over the fixed
         vectors.
-    embedder : anytask.lm.Embedder, optional
-        Makes fixed vectors of texts; default: the packaged MiniLM.
-    preset : {"paper", "small"}, default "paper"
-        Fills in what is left at None: ``steps`` (None / 450), ``lr`` (1.3e-4 / 2e-3), ``warmup`` (2000 / 0),
-        ``batch_size`` (128 / 32), ``accumulation`` (4 / 1).
+    embedder : str, path or anytask.lm.Embedder, default "minilm"
+        Makes fixed vectors of texts: the packaged MiniLM, or see :class:`~anytask.lm.Embedder`.
     use_instruction : bool, default True
         False hides the instruction from the encoders.
     lambda_ : float, default 4
         Weight of the ranking loss beside the in-batch loss (the released code's). 0 leaves the in-batch loss alone.
     weights : {"paper", "official"}, default "paper"
         Weights of the pairs: from their ranks by the language model, or (the released code's) by the current scores.
-    n_candidates, n_mined : int, default 50 and 50
-        Candidates of a query at first and from each mining.
-    initial : {"bm25", "vectors"}, default "bm25"
-        Where the first candidates come from: answers that share words with the query's answer, or inputs whose vectors
-        are most similar to the query's.
-    n_random : int, default 0
-        Random candidates that replace as many of the first ones.
-    l, n_top : int, default 8 and 1
-        Candidates drawn per query and step, and how many of them are from the best five. One is from the worst five.
+    candidates : Candidates or mapping
+        ``initial`` ("bm25": answers that share words with the query's answer; "vectors": inputs with the most similar
+        vectors), ``n_first`` (50), ``n_mined`` (50), ``n_random`` (0); ``l`` (8) drawn per query and step, of them
+        ``n_top`` (1) from the best five and one from the worst five.
     rounds : int, default 3
         Trainings; before each but the first, candidates are mined.
     epochs : int, default 10
@@ -103,12 +122,13 @@ class UDR(BaseEstimator):
         Start every training from new encoders, as the paper does, or go on with those of the round before.
     alpha : float in [0, 1], default 0.5
         A task of relative size q is drawn in proportion to ``q**alpha``.
-    lr, warmup, batch_size, accumulation : optional
-        Adam's step size, its linear warm-up in steps, queries per batch, batches per step.
-    clip : float, default 2.0
+    lr, warmup, batch_size, accumulation : defaults 1.3e-4, 2000, 128, 4
+        Adam's step size, its linear warm-up in steps, queries per batch, batches per step; the preset ``small``, for
+        perceptrons, has 2e-3, 0, 32, 1 and 450 steps.
+    max_grad_norm : float, default 2.0
         Largest norm of the gradient.
     hidden, width : int, default 64 and 32
-        Sizes of the default encoders.
+        Sizes of the perceptrons.
     scores : path, optional
         File of the :class:`ScoreTable`, for scoring that can be resumed.
     seed : int, default 0
@@ -136,7 +156,8 @@ class UDR(BaseEstimator):
     ...     name = "same label"
     ...     def __call__(self, task, query, demos):
     ...         return [float(task.outputs[z] == task.outputs[query]) + 0.01 * (z % 7) for z in demos]
-    >>> udr = UDR(preset="small", initial="vectors", n_candidates=20, steps=60, rounds=1).fit([task], Same())
+    >>> udr = UDR.from_preset("small", candidates={"initial": "vectors", "n_first": 20}, steps=60, rounds=1)
+    >>> udr = udr.fit([task], Same())
     >>> found = udr.retrieve("sign", vectors=[[1.0, 0, 0, 0, 0, 0]], k=8)[0]
     >>> {task.outputs[z] for z in found.indices}
     {'1'}
@@ -156,105 +177,32 @@ class UDR(BaseEstimator):
     """
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"steps": None, "lr": 1.3e-4, "warmup": 2000, "batch_size": 128, "accumulation": 4},
         "small": {"steps": 450, "lr": 2e-3, "warmup": 0, "batch_size": 32, "accumulation": 1},
     }
 
-    def __init__(
-        self,
-        encoder: None | str | os.PathLike[str] | Callable[[int], nn.Module] = None,
-        embedder: Any = None,
-        preset: str = "paper",
-        use_instruction: bool = True,
-        lambda_: float = 4.0,
-        weights: Literal["paper", "official"] = "paper",
-        n_candidates: int = 50,
-        n_mined: int = 50,
-        initial: Literal["bm25", "vectors"] = "bm25",
-        n_random: int = 0,
-        l: int = 8,  # noqa: E741
-        n_top: int = 1,
-        rounds: int = 3,
-        epochs: int = 10,
-        steps: int | None = None,
-        restart: bool = True,
-        alpha: float = 0.5,
-        lr: float | None = None,
-        warmup: int | None = None,
-        batch_size: int | None = None,
-        accumulation: int | None = None,
-        clip: float = 2.0,
-        hidden: int = 64,
-        width: int = 32,
-        scores: str | os.PathLike[str] | None = None,
-        seed: int = 0,
-        device: str = "auto",
-    ) -> None:
-        self.encoder = encoder
-        self.embedder = embedder
-        self.preset = preset
-        self.use_instruction = use_instruction
-        self.lambda_ = lambda_
-        self.weights = weights
-        self.n_candidates = n_candidates
-        self.n_mined = n_mined
-        self.initial = initial
-        self.n_random = n_random
-        self.l = l
-        self.n_top = n_top
-        self.rounds = rounds
-        self.epochs = epochs
-        self.steps = steps
-        self.restart = restart
-        self.alpha = alpha
-        self.lr = lr
-        self.warmup = warmup
-        self.batch_size = batch_size
-        self.accumulation = accumulation
-        self.clip = clip
-        self.hidden = hidden
-        self.width = width
-        self.scores = scores
-        self.seed = seed
-        self.device = device
-
-    def _settings(self) -> SimpleNamespace:
-        """The constructor's parameters, checked, with what was left at None filled in from the preset."""
-        if self.preset not in self.PRESETS:
-            raise ValueError(f"preset must be one of {sorted(self.PRESETS)}, got {self.preset!r}")
-        preset = self.PRESETS[self.preset]
-        s = SimpleNamespace(**{k: preset.get(k) if v is None else v for k, v in self.get_params(deep=False).items()})
-        if s.weights not in ("paper", "official"):
-            raise ValueError(f"weights must be 'paper' or 'official', got {s.weights!r}")
-        if s.initial not in ("bm25", "vectors"):
-            raise ValueError(f"initial must be 'bm25' or 'vectors', got {s.initial!r}")
-        for name in (
-            "n_candidates",
-            "n_mined",
-            "l",
-            "n_top",
-            "rounds",
-            "epochs",
-            "batch_size",
-            "accumulation",
-            "width",
-        ):
-            value = getattr(s, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-        if s.l < s.n_top + 1:
-            raise ValueError(f"l must be at least n_top + 1 = {s.n_top + 1} (one candidate is of the worst), got {s.l}")
-        if s.n_top > 5:
-            raise ValueError(f"n_top must be at most 5 (they are drawn from the best five), got {s.n_top}")
-        if not 0 <= s.n_random <= s.n_candidates:
-            raise ValueError(f"n_random must lie in [0, n_candidates={s.n_candidates}], got {s.n_random!r}")
-        if s.lambda_ < 0 or not 0 <= s.alpha <= 1:
-            raise ValueError(f"lambda_ must be at least 0 and alpha in [0, 1], got {s.lambda_!r} and {s.alpha!r}")
-        return s
+    encoder: Any = free("mlp", "'mlp', a Hugging Face name or folder, or (n_features) -> module", _check_encoder)
+    embedder: Any = free("minilm", "'minilm', a model's name or folder, or an object with embed(texts)", check_embedder)
+    use_instruction: bool = flag(True, "show the instruction to the encoders")
+    lambda_: float = real(4.0, "weight of the ranking loss", at_least=0)
+    weights: str = choice("paper", ("paper", "official"), "weights of the pairs in the ranking loss")
+    candidates: Candidates = group(Candidates, "which demonstrations are scored and learned from")
+    rounds: int = whole(3, "trainings; before each but the first, candidates are mined")
+    epochs: int = whole(10, "passes over all queries in a training, where steps is None")
+    steps: int | None = whole(None, "steps of a training, None: as many as epochs say", optional=True)
+    restart: bool = flag(True, "start every training from new encoders")
+    alpha: float = real(0.5, "a task of relative size q is drawn in proportion to q**alpha", at_least=0, at_most=1)
+    lr: float = real(1.3e-4, "Adam's step size", above=0)
+    warmup: int = whole(2000, "steps of linear warm-up", at_least=0)
+    batch_size: int = whole(128, "queries in a batch")
+    accumulation: int = whole(4, "batches in a step")
+    max_grad_norm: float = real(2.0, "largest norm of the gradient", above=0)
+    hidden: int = whole(64, "hidden width of the perceptrons")
+    width: int = whole(32, "output width of the perceptrons")
+    scores: str | os.PathLike[str] | None = free(None, "file of the score table, None: in memory")
 
     # -- training ------------------------------------------------------------------------------------------------------
 
-    def fit(self, tasks: Sequence[RetrievalTask], lm: Any, progress: Callable[[float], None] | None = None) -> Self:
+    def fit(self, tasks: Sequence[RetrievalTask], lm: Any, progress: Progress | None = None) -> Self:
         """Train on ``tasks`` with the feedback of ``lm``.
 
         Parameters
@@ -271,18 +219,20 @@ class UDR(BaseEstimator):
         ValueError
             For repeated names, tasks with fewer than ``l + 1`` examples, or feedback that orders no query's candidates.
         """
-        s = self._settings()
-        tasks = list(tasks)
+        tasks, c = list(tasks), self.candidates
         names = [task.name for task in tasks]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"fit needs tasks with distinct names, got {names}")
         for task in tasks:
-            if len(task) <= s.l:
+            if len(task) <= c.l:
                 raise ValueError(
-                    f"task {task.name!r} has {len(task)} examples; drawing {s.l} candidates needs {s.l + 1}"
+                    f"task {task.name!r} has {len(task)} examples; drawing {c.l} candidates needs {c.l + 1}"
                 )
-        feedback = lm if callable(lm) else LMFeedback(lm)
-        share = (lambda x: None) if progress is None else progress
+        with self._refit():
+            self._fit(tasks, lm if callable(lm) else LMFeedback(lm), portion(progress, 0.0, 1.0))
+        return self
+
+    def _fit(self, tasks: list[RetrievalTask], feedback: Feedback, share: Progress) -> None:
         queries, demos = zip(*(self._features(task) for task in tasks))
         widths = {(_width(q), _width(z)) for q, z in zip(queries, demos)}
         if len(widths) > 1:
@@ -290,46 +240,45 @@ class UDR(BaseEstimator):
                 f"the tasks' vectors differ in width (query, demonstration): {sorted(widths)}; pad them alike"
             )
         candidates = [self._initial(task) for task in tasks]
-        table, history, asked, encoders = ScoreTable(s.scores), [], 0, None
+        table, history, asked, encoders = ScoreTable(self.scores), [], 0, None
         try:
             for task in tasks:
                 table.open_task(task, getattr(feedback, "name", type(feedback).__name__))
-            for round_ in range(s.rounds):
+            for round_ in range(self.rounds):
                 lists = []
                 for i, task in enumerate(tasks):
                     ranked, n = self._rank(task, candidates[i], feedback, table)
                     lists.append(ranked)
                     asked += n
-                    share((round_ + 0.6 * (i + 1) / len(tasks)) / s.rounds)
+                    share((round_ + 0.6 * (i + 1) / len(tasks)) / self.rounds)
                 Eq, Ep, facts = self._train(round_, queries, demos, lists, encoders)
-                encoders = None if s.restart else (Eq, Ep)
+                encoders = None if self.restart else (Eq, Ep)
                 history.append(facts)
                 logger.info("round %d: %s", round_, facts)
-                share((round_ + 1) / s.rounds)
-                if round_ + 1 < s.rounds:
+                share((round_ + 1) / self.rounds)
+                if round_ + 1 < self.rounds:
                     candidates = [
                         self._mine(_encode(Eq, q), _encode(Ep, z)) for q, z in zip(queries, demos, strict=True)
                     ]
         finally:
             table.close()
-        indexes = {task.name: VectorIndex("inner").fit(_encode(Ep, z)) for task, z in zip(tasks, demos)}
-        self._Eq, self._Ep, self._widths, self._indexes = Eq, Ep, widths.pop(), indexes
+        self.query_encoder_, self.demo_encoder_, self.widths_ = Eq, Ep, widths.pop()
+        self._indexes = {task.name: VectorIndex("inner").fit(_encode(Ep, z)) for task, z in zip(tasks, demos)}
         self.tasks_, self.history_, self.n_feedback_ = {task.name: task for task in tasks}, history, asked
-        return self
 
     def _initial(self, task: RetrievalTask) -> np.ndarray:
         # (n, L) indices of other examples of the task.
-        s, n = self, len(task)
-        rng = np.random.default_rng(derive(s.seed, "initial", task.name))
-        L = min(s.n_candidates, n - 1)
+        c, n = self.candidates, len(task)
+        rng = np.random.default_rng(derive(self.seed, "initial", task.name))
+        L = min(c.n_first, n - 1)
         own = np.arange(n)
-        if s.initial == "bm25":
+        if c.initial == "bm25":
             found = BM25Index(task.outputs).search(task.outputs, L, exclude=own, shuffle=rng)[1]
         else:
             found = VectorIndex("cosine").fit(self._inputs(task)).search(self._inputs(task), L, exclude=own)[1]
-        if s.n_random:
+        if c.n_random:
             for i, row in enumerate(found):
-                kept = row[: max(0, L - s.n_random)]
+                kept = row[: max(0, L - c.n_random)]
                 others = np.setdiff1d(own, [*kept, i])
                 found[i] = np.concatenate([kept, rng.choice(others, L - len(kept), replace=False)])
         return found
@@ -357,59 +306,70 @@ class UDR(BaseEstimator):
 
     def _mine(self, E_q: np.ndarray, E_z: np.ndarray) -> np.ndarray:
         n = len(E_q)
-        return VectorIndex("inner").fit(E_z).search(E_q, min(self.n_mined, n - 1), exclude=np.arange(n))[1]
+        return VectorIndex("inner").fit(E_z).search(E_q, min(self.candidates.n_mined, n - 1), exclude=np.arange(n))[1]
 
     def _train(
         self, round_: int, queries: Sequence[Any], demos: Sequence[Any], lists: list, start: Any
     ) -> tuple[Any, Any, dict]:
-        s = self._settings()
-        drawers = [CandidateDrawer(ranked, s.l, s.n_top) for ranked in lists]
+        c = self.candidates
+        drawers = [CandidateDrawer(ranked, c.l, c.n_top) for ranked in lists]
         usable = [i for i, drawer in enumerate(drawers) if len(drawer.queries)]
         if not usable:
             raise ValueError("the feedback orders no query's candidates: all of their scores are equal")
         n_queries = sum(len(drawers[i].queries) for i in usable)
-        steps = s.steps or max(1, round(s.epochs * n_queries / (s.batch_size * s.accumulation)))
-        p = task_probabilities([len(drawers[i].queries) for i in usable], s.alpha)
-        rng = np.random.default_rng(derive(s.seed, "train", round_))
-        with isolated(derive(s.seed, "encoders", round_)):
+        steps = self.steps or max(1, round(self.epochs * n_queries / (self.batch_size * self.accumulation)))
+        p = task_probabilities([len(drawers[i].queries) for i in usable], self.alpha)
+        rng = np.random.default_rng(derive(self.seed, "train", round_))
+        last: dict[str, Tensor] = {}
+
+        def draw(step: int) -> list[tuple[int, np.ndarray, np.ndarray]]:
+            drawn = []
+            for _ in range(self.accumulation):
+                i = usable[int(rng.choice(len(usable), p=p))]
+                drawn.append((i, *drawers[i].draw(self.batch_size, rng)))  # (B,), (B, l) with the best first
+            return drawn
+
+        def losses(drawn: list[tuple[int, np.ndarray, np.ndarray]]) -> Iterator[Tensor]:
+            for i, x, z in drawn:
+                q, d = Eq(_take(queries[i], x)), Ep(_take(demos[i], z.ravel()))  # (B, e), (B l, e)
+                own = torch.einsum("be,ble->bl", q, d.view(len(x), c.l, -1))
+                L_rank = listwise_loss(own, self.weights)  # type: ignore[arg-type]
+                L_ib = info_nce(q, d, torch.arange(len(x), device=q.device) * c.l, scorer=dot_scores)
+                last.update(L_rank=L_rank, L_ib=L_ib, query_norm=q.norm(dim=1).mean(), demo_norm=d.norm(dim=1).mean())
+                yield (self.lambda_ * L_rank + L_ib) / self.accumulation
+
+        with isolated(derive(self.seed, "encoders", round_)):
             Eq, Ep = start or (self._fresh(_width(queries[0])), self._fresh(_width(demos[0])))
-            Eq.train(), Ep.train()
             queries, demos = [_on(q, Eq) for q in queries], [_on(z, Ep) for z in demos]
-            optimizer = torch.optim.Adam([*Eq.parameters(), *Ep.parameters()], lr=s.lr, eps=1e-8)
-            for step in range(steps):
-                for group in optimizer.param_groups:
-                    group["lr"] = s.lr * min(1.0, (step + 1) / s.warmup) if s.warmup else s.lr
-                optimizer.zero_grad()
-                for _ in range(s.accumulation):
-                    i = usable[int(rng.choice(len(usable), p=p))]
-                    x, z = drawers[i].draw(s.batch_size, rng)  # (B,), (B, l) with the best first
-                    q, d = Eq(_take(queries[i], x)), Ep(_take(demos[i], z.ravel()))  # (B, e), (B l, e)
-                    own = torch.einsum("be,ble->bl", q, d.view(len(x), s.l, -1))
-                    L_rank = listwise_loss(own, s.weights)
-                    L_ib = info_nce(q, d, torch.arange(len(x), device=q.device) * s.l, scorer=dot_scores)
-                    ((s.lambda_ * L_rank + L_ib) / s.accumulation).backward()
-                nn.utils.clip_grad_norm_([*Eq.parameters(), *Ep.parameters()], s.clip)
-                optimizer.step()
+            both = nn.ModuleList([Eq, Ep])
+            optimizer = torch.optim.Adam(both.parameters(), lr=self.lr, eps=1e-8)
+            warm = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, self.warmup)))
+            train(
+                both, draw, losses, steps=steps, optimizer=optimizer, schedule=warm,
+                max_grad_norm=self.max_grad_norm, stage=f"round {round_}",
+            )  # fmt: skip
         facts = {
-            "steps": steps, "L_rank": float(L_rank.detach()), "L_ib": float(L_ib.detach()), "queries": n_queries,
+            "steps": steps, "queries": n_queries, **{name: float(value.detach()) for name, value in last.items()},
             "top5": [float(np.mean([np.mean(scores[:5]) for _, scores in ranked])) for ranked in lists],
-            "query_norm": float(q.detach().norm(dim=1).mean()), "demo_norm": float(d.detach().norm(dim=1).mean()),
         }  # fmt: skip
-        return Eq.eval(), Ep.eval(), facts
+        return Eq, Ep, facts
 
     # -- encoders ------------------------------------------------------------------------------------------------------
 
+    @property
+    def _reads_texts(self) -> bool:
+        return isinstance(self.encoder, (str, os.PathLike)) and self.encoder != "mlp"
+
     def _fresh(self, n_features: int) -> nn.Module:
-        device = resolve_device(self.device)
-        if isinstance(self.encoder, (str, os.PathLike)):
-            return TextEncoder(self.encoder).to(device)
-        module = MLP((n_features,), self.width, (self.hidden,)) if self.encoder is None else self.encoder(n_features)
-        return module.to(device)
+        if self._reads_texts:
+            return TextEncoder.read(self.encoder).to(self._device)
+        made = MLP((n_features,), self.width, (self.hidden,)) if self.encoder == "mlp" else self.encoder(n_features)
+        return made.to(self._device)
 
     def _features(self, task: RetrievalTask) -> tuple[Any, Any]:
         """What the query encoder reads of every example, and what the demonstration encoder reads."""
         queries = self._query_features(task, task.inputs, task.vectors)
-        if isinstance(self.encoder, (str, os.PathLike)):
+        if self._reads_texts:
             return queries, [f"{query}\t{y}" for query, y in zip(queries, task.outputs)]
         outputs = task.output_vectors
         if outputs is None and task.vectors is None:
@@ -418,7 +378,7 @@ class UDR(BaseEstimator):
 
     def _query_features(self, task: RetrievalTask, inputs: Sequence[str], vectors: ArrayLike | None) -> Any:
         shown = self.use_instruction
-        if isinstance(self.encoder, (str, os.PathLike)):
+        if self._reads_texts:
             return [f"{task.instruction} {x}" if shown and task.instruction else x for x in inputs]
         parts = [self._embed(inputs) if vectors is None else as_vectors(vectors, "vectors")]
         if shown:
@@ -436,9 +396,7 @@ class UDR(BaseEstimator):
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         if not hasattr(self, "_embedder"):
-            from anytask.lm.embeddings import Embedder
-
-            self._embedder = Embedder(device=self.device) if self.embedder is None else self.embedder
+            self._embedder = as_embedder(self.embedder, self.device)
         return self._embedder.embed(list(texts))
 
     # -- use -----------------------------------------------------------------------------------------------------------
@@ -447,11 +405,11 @@ class UDR(BaseEstimator):
         """Index the examples of a task, seen in training or not; nothing is trained."""
         self._check_fitted()
         features = self._features(task)[1]
-        if _width(features) != self._widths[1]:
+        if _width(features) != self.widths_[1]:
             raise ValueError(
-                f"task {task.name!r} gives vectors of width {_width(features)}, trained were {self._widths[1]}"
+                f"task {task.name!r} gives vectors of width {_width(features)}, trained were {self.widths_[1]}"
             )
-        self._indexes[task.name] = VectorIndex("inner").fit(_encode(self._Ep, features))
+        self._indexes[task.name] = VectorIndex("inner").fit(_encode(self.demo_encoder_, features))
         self.tasks_[task.name] = task
         return self
 
@@ -495,7 +453,7 @@ class UDR(BaseEstimator):
             raise ValueError(f"queries of task {task!r} must be given as {wanted}, like its examples")
         if inputs is None:
             inputs = ["?"] * len(np.asarray(vectors))
-        E_q = _encode(self._Eq, self._query_features(known, inputs, vectors))
+        E_q = _encode(self.query_encoder_, self._query_features(known, inputs, vectors))
         k = min(k, len(known) - (exclude is not None))
         similarities, indices = self._indexes[task].search(E_q, k, exclude=exclude)
         out = []
@@ -506,59 +464,33 @@ class UDR(BaseEstimator):
             out.append(Retrieved(found[used], sims[used], prompt))
         return out
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write encoders and tasks to ``folder`` as safetensors + JSON."""
-        self._check_fitted()
-        folder = Path(folder)
-        params = self.get_params(deep=False)
-        again = [
-            name for name in ("encoder", "embedder") if not isinstance(params[name], (str, os.PathLike, type(None)))
-        ]
-        paths = {
-            name: str(params[name]) for name in ("encoder", "scores") if isinstance(params[name], (str, os.PathLike))
-        }
-        state = {}
-        for name, module in (("query", self._Eq), ("demonstration", self._Ep)):
-            if isinstance(module, TextEncoder):
-                module.encoder.save_pretrained(folder / name)
-                module.tokenizer.save_pretrained(folder / name)
-            else:
-                state[name] = dict(module.state_dict())
-        save_tree(folder, {
-            "class": "UDR", "params": {k: v for k, v in {**params, **paths}.items() if k not in again}, "again": again,
-            "state": state, "widths": self._widths, "tasks": [dict(vars(task)) for task in self.tasks_.values()],
+    def _state(self) -> Any:
+        modules = [self.query_encoder_, self.demo_encoder_]
+        return {
+            "encoders": [
+                pack_pretrained(m.encoder, m.tokenizer) if isinstance(m, TextEncoder) else m.state_dict()
+                for m in modules
+            ],
+            "widths": self.widths_, "tasks": [dict(vars(task)) for task in self.tasks_.values()],
             "history": self.history_, "n_feedback": self.n_feedback_,
-        })  # fmt: skip
+        }  # fmt: skip
 
-    @classmethod
-    def load(cls, folder: str | os.PathLike[str], *, device: str = "auto", **params: Any) -> Self:
-        """Read what :meth:`save` wrote; an encoder or embedder given as an object has to be given again."""
-        folder = Path(folder)
-        tree = load_tree(folder)
-        if tree.get("class") != "UDR":
-            raise ValueError(f"{folder} holds a {tree.get('class')}, not a UDR")
-        missing = [name for name in tree["again"] if name not in params]
-        if missing:
-            raise ValueError(f"{missing[0]} could not be saved: pass it again, load(folder, {missing[0]}=...)")
-        udr = cls(**{**tree["params"], **params, "device": device})
+    def _load_state(self, state: Any) -> None:
         modules = []
-        for name, width in zip(("query", "demonstration"), tree["widths"]):
-            if name in tree["state"]:
-                module = udr._fresh(width)
-                module.load_state_dict(tree["state"][name])
-            else:
-                module = TextEncoder(folder / name).to(resolve_device(device))
-            modules.append(module.eval())
-        udr._Eq, udr._Ep = modules
-        udr._widths, udr._indexes, udr.tasks_ = tree["widths"], {}, {}
-        udr.history_, udr.n_feedback_ = tree["history"], tree["n_feedback"]
-        for fields in tree["tasks"]:
-            udr.add_task(RetrievalTask(**fields))
-        return udr
+        for saved, width in zip(state["encoders"], state["widths"], strict=True):
+            if self._reads_texts:
+                from transformers import AutoModel
 
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "_Eq"):
-            raise NotFittedError("this UDR is not trained yet: call fit first")
+                modules.append(TextEncoder(*unpack_pretrained(saved, AutoModel)).to(self._device))
+            else:
+                with isolated(self.seed):
+                    modules.append(self._fresh(width))
+                modules[-1].load_state_dict(saved)
+        self.query_encoder_, self.demo_encoder_ = (module.eval() for module in modules)
+        self.widths_, self._indexes, self.tasks_ = state["widths"], {}, {}
+        self.history_, self.n_feedback_ = state["history"], state["n_feedback"]
+        for fields in state["tasks"]:
+            self.add_task(RetrievalTask(**fields))
 
 
 def _width(features: Any) -> int:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
-from anytask.incontext.pool import Annotate, Confidence, NearestVote, Pool, Selection, as_pool
+from anytask.core.settings import Settings, choice, flag, real, whole
+from anytask.incontext.pool import Annotate, Confidence, NearestVote, Selection, as_pool, ask_confidence
 from anytask.lm.search import knn_graph
 
 __all__ = ["VoteK"]
@@ -21,7 +22,7 @@ _NEAR = 1e-9
 _TINY = 1e-280
 
 
-class VoteK:
+class VoteK(Settings):
     """Choose which examples of an unlabelled pool to annotate, so that prompts made of them serve every later query.
 
     Examples vote for their nearest neighbours. An example whose neighbourhood already holds chosen items votes with
@@ -84,35 +85,15 @@ class VoteK:
     approximate graph.
     """
 
-    def __init__(
-        self,
-        k: int | None = None,
-        rho: float = 10.0,
-        stages: Literal["auto", "full", "fast"] = "auto",
-        first_share: float = 0.1,
-        dropped: float = 0.1,
-        official_compat: bool = False,
-        graph: Literal["auto", "exact", "cells", "hnsw"] = "auto",
-        threads: int = 2,
-        seed: int = 0,
-    ) -> None:
-        if stages not in ("auto", "full", "fast"):
-            raise ValueError(f"stages must be 'auto', 'full' or 'fast', got {stages!r}")
-        if not rho >= 1:
-            raise ValueError(f"rho must be at least 1, got {rho!r}")
-        if not 0 < first_share < 1:
-            raise ValueError(f"first_share must lie in (0, 1), got {first_share!r}")
-        if not 0 <= dropped < 1:
-            raise ValueError(f"dropped must lie in [0, 1), got {dropped!r}")
-        self.k = k
-        self.rho = rho
-        self.stages = stages
-        self.first_share = first_share
-        self.dropped = dropped
-        self.official_compat = official_compat
-        self.graph = graph
-        self.threads = threads
-        self.seed = seed
+    k: int | None = whole(None, "neighbors each example votes for, None: 5% of the pool, from 5 to 150", optional=True)
+    rho: float = real(10.0, "discount of a voter per chosen neighbor", at_least=1)
+    stages: str = choice("auto", ("auto", "full", "fast"), "votes only, or a second stage by a model's confidence")
+    first_share: float = real(0.1, "share of the budget that stage one chooses", above=0, below=1)
+    dropped: float = real(0.1, "share of the pool, the most confident, that stage two leaves out", at_least=0, below=1)
+    official_compat: bool = flag(False, "reproduce two faults of the released code")
+    graph: str = choice("auto", ("auto", "exact", "cells", "hnsw"), "how neighbors are found")
+    threads: int = whole(2, "threads of the neighbor search")
+    seed: int = whole(0, "seed of the random filling of stage two and of the approximate graph", at_least=0)
 
     def select(
         self,
@@ -120,7 +101,7 @@ class VoteK:
         budget: int,
         annotate: Annotate | None = None,
         confidence: Confidence | None = None,
-        progress: Callable[[float], None] | None = None,
+        progress: Progress | None = None,
     ) -> Selection:
         """Choose ``budget`` items of ``pool``.
 
@@ -151,7 +132,7 @@ class VoteK:
         full = self.stages == "full" or (self.stages == "auto" and pool.can_annotate)
         if full and not pool.can_annotate:
             raise ValueError("stages='full' needs labels for its first stage: pass annotate=, or use stages='fast'")
-        share = (lambda x: None) if progress is None else progress
+        share = portion(progress, 0.0, 1.0)
         if self.official_compat:
             neighbors = _released_neighbors(pool.vectors, k)
         else:
@@ -161,7 +142,7 @@ class VoteK:
                 method=self.graph,
                 threads=self.threads,
                 seed=self.seed,
-                progress=lambda x: share(0.8 * x),
+                progress=portion(progress, 0.0, 0.8),
             )
         ballot = Ballot(neighbors, self.rho)
         first = budget if not full else max(1, _floor(budget * self.first_share))
@@ -170,7 +151,7 @@ class VoteK:
         scores, stage, confidences = [score for _, score in chosen], [1] * first, None
         indices = [u for u, _ in chosen]
         if full and first < budget:
-            confidences = self._confidences(pool, indices, confidence or NearestVote())
+            confidences = ask_confidence(pool, indices, confidence or NearestVote())
             for u, score, which in self._second_stage(ballot, confidences, budget, indices):
                 indices.append(u)
                 scores.append(score)
@@ -186,19 +167,9 @@ class VoteK:
             raise ValueError(f"vote-k needs a pool of at least 2 items, got {n}")
         if self.k is None:
             return min(int(np.clip(round(0.05 * n), 5, 150)), n - 1)
-        if not isinstance(self.k, (int, np.integer)) or not 1 <= self.k < n:
+        if self.k >= n:
             raise ValueError(f"k must be an integer in [1, {n - 1}] for a pool of {n}, got {self.k!r}")
         return int(self.k)
-
-    def _confidences(self, pool: Pool, indices: list[int], confidence: Confidence) -> np.ndarray:
-        pool.annotate(indices)
-        rest = np.setdiff1d(np.arange(len(pool)), indices)
-        values = np.asarray(confidence(pool, rest), dtype=np.float64)
-        if values.shape != (len(rest),) or np.isnan(values).any():
-            raise ValueError(f"confidence must return {len(rest)} numbers without NaN, got shape {values.shape}")
-        confidences = np.full(len(pool), np.nan)
-        confidences[rest] = values
-        return confidences
 
     def _second_stage(
         self, ballot: Ballot, confidences: np.ndarray, budget: int, indices: list[int]

@@ -185,12 +185,9 @@ class DemonstrationSelection(Problem):
         pool = Pool(data.vectors[train], texts=texts, annotate=annotate)
         lm = _language_model(data.lm)
         choices = sorted(set(map(str, data.labels)))
-        vote = NearestVote(data.n_neighbors, data.temperature)
+        vote = NearestVote(n_neighbors=data.n_neighbors, temperature=data.temperature)
         confidence = vote if lm is None else LMConfidence(lm, choices=choices)
-        params = dict(entrant.params)
-        if "seed" in inspect.signature(entrant.load()).parameters:
-            params.setdefault("seed", derive(seed, "entrant") % 2**32)
-        selector = entrant.load()(**params)
+        selector = entrant.make(seed=derive(seed, "entrant") % 2**32)
         offered: dict[str, Any] = {"confidence": confidence}
         if progress is not None:
             offered["progress"] = lambda share: progress(0.8 * share)

@@ -241,7 +241,7 @@ class FewShotText(Problem):
         usage, given = [shown.import_line], ""
         if hasattr(learner, "lm"):
             usage += ["from anytask.lm import load_lm", f"lm = load_lm({o.lm!r})"]
-            given = ", lm"
+            given = ", lm=lm"
         for name, more in (("retrieve", ", lm"), ("compress", "")):
             part = getattr(learner, name, None) if isinstance(learner, Pipeline) else None
             if part is not None and not isinstance(part, str):
@@ -302,7 +302,9 @@ def _learner(entrant: Entrant, data: FewShotData, lm: Any, seed: int) -> Any:
     o, cls, params = data.options, entrant.load(), _resolve(entrant.params, seed)
     template = PromptTemplate(o.format, description=o.description)
     scoring: Any = "generate" if o.kind == "generation" else o.scoring
-    common = {"template": template, "scoring": scoring, "seed": seed}
+    common: dict[str, Any] = {"template": template, "scoring": scoring, "seed": seed}
+    if scoring == "generate" and not lm.capabilities.local_weights:
+        common["beam_width"] = 1
     make = partial(Pipeline, lm, choices=data.choices, labels=o.labels, k=o.k, context=o.context, rate=o.rate, **common)
     if cls is Pipeline:
         return make(**params)
@@ -311,7 +313,9 @@ def _learner(entrant: Entrant, data: FewShotData, lm: Any, seed: int) -> Any:
         return make(select=_construct(cls, params, seed), retrieve="similar")
     if stage == "retrieve":
         # Each of the few labelled examples can be shown to each other one: that many candidates a query has at most.
-        udr = _construct(cls, {"preset": "small", "l": min(8, o.labels - 1), **params}, seed)
+        takes_lists = "candidates" in inspect.signature(cls).parameters
+        lists = {"candidates": {"l": min(8, o.labels - 1)}} if takes_lists else {}
+        udr = Entrant(entrant.name, entrant.entry, {**lists, **params}).make("small", seed=seed)
         return make(retrieve=LearnedRetriever(udr, lm, instruction=o.description or "", choices=data.choices))
     if stage == "search":
         return make(retrieve="fixed", prune=partial(cls, **{"budget": o.search_budget, **params}))

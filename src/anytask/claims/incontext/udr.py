@@ -5,7 +5,7 @@ from anytask.claims.incontext.udr_blocks import RetrievalBlocks
 from anytask.problems.base import Entrant
 
 UDR = "anytask.incontext:UDR"
-_SMALL = {"preset": "small", "initial": "vectors"}
+_SMALL = {"preset": "small", "candidates": {"initial": "vectors"}}
 
 CLAIM = Claim(
     system="udr",

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, Literal, Self
 
+import attrs
 import numpy as np
 from scipy.special import softmax
 
-from anytask.core.persistence import load_tree, save_tree
+from anytask.core.checks import require_finite
+from anytask.core.estimator import Fitted
 from anytask.core.rng import derive
-from anytask.incontext.base import Answer, Retriever
+from anytask.core.settings import choice, flag, free, real, text, whole
+from anytask.incontext.base import Answer, Retriever, check_template
 from anytask.lm.option_scoring import RULES, calibrate, check_options, score_options
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
 from anytask.lm.protocol import ChatRequest, MissingCapability, require
 
 __all__ = ["GPT3"]
 
-Scoring = Literal["mean", "sum", "bytes", "unconditional", "generate", "cloze"]
 CONTENT_FREE = ("N/A", "[MASK]", "")
 
 
-class GPT3:
+def _check_k(k: Any) -> None:
+    if k != "max" and (isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 0):
+        raise ValueError(f"k must be an integer of at least 0 or 'max', got {k!r}")
+
+
+def _check_demos(demos: Any) -> None:
+    if isinstance(demos, str) and demos not in ("per-item", "fixed"):
+        raise ValueError(f"demos must be 'per-item', 'fixed' or a retriever, got {demos!r}")
+    if not isinstance(demos, (str, Retriever)):
+        raise TypeError(f"demos must be 'per-item', 'fixed' or have retrieve(query, k), got {type(demos).__name__}")
+
+
+class GPT3(Fitted):
     """Zero-, one- and few-shot answers from a frozen language model.
 
     Pick it when you have a language model and a handful of examples, and want answers now: no gradient step, no head,
@@ -34,10 +47,10 @@ class GPT3:
     ----------
     lm : ScoringModel
         Scores options (``LocalLM``, or an endpoint with log-probabilities). A chat-only endpoint works for
-        ``scoring="generate"`` and ``"cloze"`` alone.
+        ``scoring="generate"`` and ``"cloze"`` alone, with ``beam_width=1``.
     k : int >= 0 or "max", default "max"
         Demonstrations per prompt: 0 (zero-shot), 1 (one-shot), more (few-shot), or all that fit.
-    template : PromptTemplate, optional
+    template : PromptTemplate
         How examples are written; default ``Input: ... / Label: ...``.
     description : str, optional
         Task description that opens the prompt; replaces the template's.
@@ -61,7 +74,8 @@ class GPT3:
     budget : int, optional
         Tokens of prompt and completion together; default the model's context length.
     beam_width, length_penalty, max_tokens : int, float, int, defaults 4, 0.6, 32
-        Of generated answers; the exponent of ((5 + n) / 6) that divides a beam's log-probability is the paper's.
+        Of generated answers; the exponent of ((5 + n) / 6) that divides a beam's log-probability is the paper's. A
+        model without local weights has no beams, and needs ``beam_width=1``.
     seed : int, default 0
 
     Attributes
@@ -76,10 +90,12 @@ class GPT3:
     Raises
     ------
     MissingCapability
-        At construction, if options are to be scored by a model without log-probabilities.
+        At construction, if options are to be scored by a model without log-probabilities, or beams asked of one
+        without local weights.
     ValueError
-        From ``fit``: unequal lengths, K larger than the pool, empty or repeated options. From ``predict``: options
-        missing, a query in the pool (``leak="error"``), a description and query that do not fit.
+        At construction, for settings that do not go together, such as ``k="max"`` with a model that does not say what
+        fits. From ``fit``: unequal lengths, K larger than the pool, empty or repeated options. From ``predict``:
+        options missing, a query in the pool (``leak="error"``), a description and query that do not fit.
 
     Notes
     -----
@@ -102,48 +118,49 @@ class GPT3:
     True
     """
 
-    def __init__(
-        self,
-        lm: Any,
-        k: int | Literal["max"] = "max",
-        *,
-        template: PromptTemplate | None = None,
-        description: str | None = None,
-        scoring: Scoring = "mean",
-        demos: Literal["per-item", "fixed"] | Retriever = "per-item",
-        balanced: bool = False,
-        calibrate: bool = False,
-        leak: Literal["exclude", "error", "allow"] = "exclude",
-        answer_context: str | None = None,
-        budget: int | None = None,
-        beam_width: int = 4,
-        length_penalty: float = 0.6,
-        max_tokens: int = 32,
-        seed: int = 0,
-    ) -> None:
-        if k != "max" and (isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 0):
-            raise ValueError(f"k must be an int >= 0 or 'max', got {k!r}")
-        if scoring not in (*RULES, "generate", "cloze"):
-            raise ValueError(f"unknown scoring {scoring!r}; known: {', '.join((*RULES, 'generate', 'cloze'))}")
-        if isinstance(demos, str) and demos not in ("per-item", "fixed"):
-            raise ValueError(f"demos must be 'per-item', 'fixed' or a retriever, got {demos!r}")
-        if not isinstance(demos, (str, Retriever)):
-            raise TypeError(f"demos must be 'per-item', 'fixed' or have retrieve(query, k), got {type(demos).__name__}")
-        if leak not in ("exclude", "error", "allow"):
-            raise ValueError(f"leak must be 'exclude', 'error' or 'allow', got {leak!r}")
-        if scoring in RULES:
+    lm: Any = free(attrs.NOTHING, "the frozen language model", kw_only=False)
+    k: int | Literal["max"] = free("max", "demonstrations per prompt, 'max': all that fit", _check_k, kw_only=False)
+    template: PromptTemplate = free(PromptTemplate(), "how examples are written", check_template)
+    description: str | None = text(None, "sentence that opens the prompt, None: the template's", optional=True)
+    scoring: str = choice("mean", (*RULES, "generate", "cloze"), "how options are ranked, or that answers are written")
+    demos: Any = free(
+        "per-item", "which demonstrations a query gets: 'per-item', 'fixed', or a retriever", _check_demos
+    )
+    balanced: bool = flag(False, "draw the same number of every output")
+    calibrate: bool = flag(False, "divide out the label bias on inputs without content")
+    leak: str = choice("exclude", ("exclude", "error", "allow"), "what to do when a query stands in the pool")
+    answer_context: str | None = text(None, "prompt of the unconditional rule, None: the template's", optional=True)
+    budget: int | None = whole(None, "tokens of prompt and completion, None: the model's context", optional=True)
+    beam_width: int = whole(4, "beams of a generated answer")
+    length_penalty: float = real(0.6, "exponent of the length that divides a beam's log-probability", at_least=0)
+    max_tokens: int = whole(32, "most tokens of a generated answer")
+
+    def _check_settings(self) -> None:
+        if self.scoring in RULES:
             try:
-                require(lm, "logprobs", method=f"GPT3(scoring={scoring!r})")
+                require(self.lm, "logprobs", method=f"GPT3(scoring={self.scoring!r})")
             except MissingCapability as error:
                 raise MissingCapability(f"{error}; or ask for generated answers with scoring='generate'") from None
-        elif calibrate:
-            raise ValueError(f"calibrate corrects the scores of options, and scoring={scoring!r} has none")
-        self.lm, self.k, self.scoring, self.demos = lm, k, scoring, demos
-        base = template or PromptTemplate()
-        self.template = base if description is None else _describe(base, description)
-        self.balanced, self.calibrate, self.leak, self.seed = balanced, calibrate, leak, seed
-        self.answer_context, self.budget = answer_context, budget
-        self.beam_width, self.length_penalty, self.max_tokens = beam_width, length_penalty, max_tokens
+        elif self.calibrate:
+            raise ValueError(f"calibrate corrects the scores of options, and scoring={self.scoring!r} has none")
+        elif self.beam_width > 1 and not self.lm.capabilities.local_weights:
+            raise MissingCapability(
+                f"beam_width={self.beam_width} needs a model with local weights, and {self.lm.name!r} is none: "
+                "give beam_width=1"
+            )
+        if self._room is None:
+            if self.k == "max":
+                raise ValueError("k='max' needs to know what fits: give budget= or use a model with a context_length")
+        elif not hasattr(self.lm, "count_tokens"):
+            raise ValueError(f"budget={self._room} tokens need a model that counts them: this one has no count_tokens")
+
+    @property
+    def _room(self) -> int | None:
+        return self.budget if self.budget is not None else getattr(self.lm, "context_length", None)
+
+    @property
+    def _template(self) -> PromptTemplate:
+        return self.template if self.description is None else replace(self.template, description=self.description)
 
     def fit(
         self,
@@ -152,7 +169,7 @@ class GPT3:
         *,
         options: Sequence[str] | None = None,
         ids: Sequence[Any] | None = None,
-    ) -> GPT3:
+    ) -> Self:
         """Store worked examples as the context.
 
         Parameters
@@ -165,6 +182,7 @@ class GPT3:
         ids : sequence, optional
             Names of the examples; default their places.
         """
+        self._check_settings()
         X, y = _texts(X, "X"), _texts(y, "y")
         if len(X) != len(y):
             raise ValueError(f"X and y must have equal lengths, got {len(X)} inputs and {len(y)} outputs")
@@ -189,12 +207,7 @@ class GPT3:
         places = self._draw(query)
         shown = [self.pool_[i] for i in places]
         count = getattr(self.lm, "count_tokens", None)
-        budget = self.budget if self.budget is not None else getattr(self.lm, "context_length", None)
-        if count is None and budget is not None:
-            raise ValueError("a token budget needs a model that counts tokens; this one has no count_tokens")
-        if self.k == "max" and budget is None:
-            raise ValueError("k='max' needs to know what fits: give budget= or use a model with a context_length")
-        prompt = self.template.assemble(shown, query, count_tokens=count, budget=budget, reserve=reserve)
+        prompt = self._template.assemble(shown, query, count_tokens=count, budget=self._room, reserve=reserve)
         return Prompt(prompt.text, prompt.spans, tuple(places[i] for i in prompt.demos_used), prompt.n_tokens)
 
     def answer(self, X: Sequence[str], *, options: Sequence[Sequence[str]] | None = None) -> list[Answer]:
@@ -230,33 +243,12 @@ class GPT3:
         """Return the share of queries answered exactly right."""
         return float(np.mean(self.predict(X) == np.array(_texts(y, "y"), dtype=object)))
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write context and settings (never the language model, nor a retriever) into ``folder``."""
-        self._check_fitted()
-        if not isinstance(self.demos, str):
-            raise ValueError("a retriever is not saved with its user: save it by itself and pass it to load(demos=)")
-        t = self.template
-        names = ["k", "scoring", "demos", "balanced", "calibrate", "leak", "answer_context", "budget"]
-        names += ["beam_width", "length_penalty", "max_tokens", "seed"]
-        save_tree(
-            folder,
-            {
-                "settings": {name: getattr(self, name) for name in names},
-                "template": [t.demo_format, t.query_format, t.separator, t.description],
-                "pool": [(d.input, d.output, d.id) for d in self.pool_],
-                "options": self.options_,
-            },
-        )
+    def _state(self) -> Any:
+        return {"pool": [(d.input, d.output, d.id) for d in self.pool_], "options": self.options_}
 
-    @classmethod
-    def load(cls, folder: str | os.PathLike[str], lm: Any, **changes: Any) -> GPT3:
-        """Read what :meth:`save` wrote and answer with ``lm``; ``changes`` replace settings."""
-        tree = load_tree(Path(folder))
-        learner = cls(lm, template=PromptTemplate(*tree["template"]), **(tree["settings"] | changes))
-        rows = tree["pool"]
-        return learner.fit(
-            [r[0] for r in rows], [r[1] for r in rows], options=tree["options"], ids=[r[2] for r in rows]
-        )
+    def _load_state(self, state: Any) -> None:
+        X, y, ids = zip(*state["pool"]) if state["pool"] else ((), (), ())
+        self.fit(X, y, options=state["options"], ids=ids)
 
     def _draw(self, query: str) -> list[int]:
         """Step D.1: places of the demonstrations, farthest from the query first."""
@@ -303,15 +295,16 @@ class GPT3:
             options = [self.options_] * len(X)
         if len(options) != len(X):
             raise ValueError(f"options must be given for every query, got {len(options)} for {len(X)}")
-        rows = [[self.template.completion(o) for o in row] for row in options]
+        rows = [[self._template.completion(o) for o in row] for row in options]
         count = self.lm.count_tokens
         lengths = {c: count(c) for row in rows for c in row}
         prompts = [self.prompt(x, reserve=max(lengths[c] for c in row) + 1) for x, row in zip(X, rows)]
         rule: Any = self.scoring
-        context = self.template.answer_context if self.answer_context is None else self.answer_context
+        context = self._template.answer_context if self.answer_context is None else self.answer_context
 
         def rank(texts: list[str], choices: list[list[str]]) -> list[np.ndarray]:
-            return score_options(self.lm, texts, choices, rule=rule, answer_context=context, tag="gpt3")
+            scored = score_options(self.lm, texts, choices, rule=rule, answer_context=context, tag="gpt3")
+            return [require_finite(row, "the score of an option") for row in scored]
 
         scores = rank([p.text for p in prompts], rows)
         if self.calibrate:
@@ -351,14 +344,6 @@ class GPT3:
     def _replace_query(self, prompt: Prompt, text: str) -> str:
         (span,) = [s for s in prompt.spans if s.role == "query" and s.part == "input"]
         return prompt.text[: span.start] + text + prompt.text[span.end :]
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "pool_"):
-            raise ValueError("this GPT3 has no context yet: call fit(X, y) first (empty lists for zero-shot)")
-
-
-def _describe(template: PromptTemplate, description: str) -> PromptTemplate:
-    return PromptTemplate(template.demo_format, template.query_format, template.separator, description)
 
 
 def _key(text: str) -> str:
