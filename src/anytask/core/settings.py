@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, Self, dataclass_transform
+from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 import numpy as np
@@ -178,9 +178,6 @@ def group(cls: type[Settings], help: str) -> Any:
     )
 
 
-@dataclass_transform(
-    kw_only_default=True, eq_default=False, field_specifiers=(real, whole, numbers, choice, flag, text, free, group)
-)
 class Settings(BaseEstimator):
     """Base of every class with settings: its fields become a keyword-only constructor that checks each value.
 
@@ -200,6 +197,10 @@ class Settings(BaseEstimator):
         ...
     ValueError: lr must be a number above 0, got -1
     """
+
+    if TYPE_CHECKING:  # what attrs makes of the fields; checkers that want keywords for defaults cannot follow it
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

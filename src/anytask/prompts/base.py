@@ -67,6 +67,12 @@ class Compression:
         return self.origin_tokens / self.compressed_tokens if self.compressed_tokens else float("inf")
 
 
+def check_rate(rate: float) -> None:
+    """Raise a ValueError unless 0 < rate <= 1."""
+    if not 0 < rate <= 1:
+        raise ValueError(f"rate is the share of tokens to keep, in (0, 1], got {rate}")
+
+
 @runtime_checkable
 class Compressor(Protocol):
     """Shortens text before it is sent to a language model."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
+from sklearn.exceptions import NotFittedError
 
-from anytask.core.persistence import load_tree, save_tree
-from anytask.prompts.base import Candidate, Compression, Example, SearchResult
-from anytask.prompts.parts.evaluators import Evaluator, as_scores
-from anytask.prompts.promptquine import PruningSearch
+from anytask.core.estimator import Fitted
+from anytask.core.settings import free, numbers, real, whole
+from anytask.prompts.base import Candidate, Compression, Example, SearchResult, check_rate
+from anytask.prompts.parts.evaluators import as_scores
+from anytask.prompts.promptquine import PruningSearch, top_field
 
 _WORD = re.compile(r"\S+")
 
@@ -23,41 +24,33 @@ _WORD = re.compile(r"\S+")
 # Compression --------------------------------------------------------------------------------------------------------
 
 
-class WordCompressor:
+def count_words(text: str) -> int:
+    """Return the number of words between white space."""
+    return len(_WORD.findall(text))
+
+
+def _check_counter(count_tokens: Any) -> None:
+    if not callable(count_tokens):
+        raise TypeError(f"count_tokens must be callable text -> int, got {count_tokens!r}")
+
+
+class WordCompressor(Fitted):
     """Keep the share ``rate`` of the words with the highest score; subclasses say what the score is.
 
     Parameters
     ----------
     rate : float in (0, 1], default 0.5
         Used where :meth:`compress` is given none.
-    count_tokens : callable, optional
-        Text -> number of tokens of the target model; default: words.
+    count_tokens : callable, default :func:`count_words`
+        Text -> number of tokens of the target model.
     seed : int, default 0
     """
 
-    def __init__(self, rate: float = 0.5, count_tokens: Callable[[str], int] | None = None, seed: int = 0) -> None:
-        if not 0 < rate <= 1:
-            raise ValueError(f"rate must lie in (0, 1], got {rate}")
-        self.rate, self.seed = rate, seed
-        self.count_tokens = count_tokens or (lambda text: len(_WORD.findall(text)))
+    rate: float = real(0.5, "share of the words to keep", above=0, at_most=1)
+    count_tokens: Callable[[str], int] = free(count_words, "text -> tokens of the target model", _check_counter)
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write settings and counts to ``folder``, but neither ``count_tokens`` nor a language model."""
-        save_tree(folder, {"class": type(self).__name__, "state": self._state()})
-
-    @classmethod
-    def load(cls, folder: str | os.PathLike[str], **params: Any) -> Self:
-        """Read what :meth:`save` wrote; ``params`` are constructor arguments, saved or not."""
-        tree = load_tree(folder)
-        if tree.get("class") != cls.__name__:
-            raise ValueError(f"{folder} holds a {tree.get('class')}, not a {cls.__name__}")
-        names = ("rate", "seed", "order")
-        compressor = cls(**{**{k: v for k, v in tree["state"].items() if k in names}, **params})
-        vars(compressor).update({k: Counter(v) for k, v in tree["state"].items() if k not in names})
-        return compressor
-
-    def _state(self) -> dict[str, Any]:
-        return {"rate": self.rate, "seed": self.seed}
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
 
     def scores(self, words: Sequence[str]) -> np.ndarray:
         """Return one number per word, larger for words to keep."""
@@ -66,8 +59,7 @@ class WordCompressor:
     def compress(self, text: str | Sequence[str], rate: float | None = None) -> Compression:
         """Compress one text, or several contexts, to ``ceil(rate * n)`` of their n words each."""
         rate = self.rate if rate is None else rate
-        if not 0 < rate <= 1:
-            raise ValueError(f"rate must lie in (0, 1], got {rate}")
+        check_rate(rate)
         contexts = [text] if isinstance(text, str) else list(text)
         texts: list[str] = []
         words: list[str] = []
@@ -145,44 +137,42 @@ class SurprisalCompressor(WordCompressor):
     arXiv:2310.06201 (Selective Context), on words instead of phrases.
     """
 
-    def __init__(
-        self,
-        lm: Any = None,
-        order: Literal[1, 2] = 2,
-        rate: float = 0.5,
-        count_tokens: Callable[[str], int] | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(rate, count_tokens, seed)
-        if order not in (1, 2):
-            raise ValueError(f"order must be 1 or 2, got {order}")
-        self.lm, self.order = lm, order
+    lm: Any = free(None, "gives token log-probabilities, None: an n-gram model of fit's texts", kw_only=False)
+    order: int = whole(2, "of the n-gram model: word frequencies, or bigrams", at_most=2)
 
-    def fit(self, texts: Sequence[str]) -> SurprisalCompressor:
+    def __sklearn_is_fitted__(self) -> bool:
+        return self.lm is not None or hasattr(self, "unigrams_")
+
+    def fit(self, texts: Sequence[str]) -> Self:
         """Count the n-grams of a corpus; not needed with a language model."""
-        self._unigrams: Counter[str] = Counter()
-        self._bigrams: Counter[tuple[str, str]] = Counter()
-        for text in texts:
-            words = ["", *_WORD.findall(text)]
-            self._unigrams.update(words)
-            self._bigrams.update(pairwise(words))
+        with self._refit():
+            self.unigrams_: Counter[str] = Counter()
+            self.bigrams_: Counter[str] = Counter()
+            for text in texts:
+                words = ["", *_WORD.findall(text)]
+                self.unigrams_.update(words)
+                self.bigrams_.update(f"{a} {b}" for a, b in pairwise(words))
         return self
 
-    def _state(self) -> dict[str, Any]:
-        counts = {name: dict(vars(self)[name]) for name in ("_unigrams", "_bigrams") if hasattr(self, name)}
-        return super()._state() | {"order": self.order, **counts}
+    def _load_state(self, state: Any) -> None:
+        vars(self).update({name: Counter(counts) for name, counts in state["values"].items()})
 
     def scores(self, words: Sequence[str]) -> np.ndarray:
         if self.lm is not None:
             return self._lm_surprisal(words)
-        if not hasattr(self, "_unigrams"):
-            raise ValueError("SurprisalCompressor without a language model must be fitted on texts first: fit(texts)")
-        size = len(self._unigrams) + 1
+        if not hasattr(self, "unigrams_"):
+            raise NotFittedError(
+                "SurprisalCompressor without a language model must be fitted on texts first: fit(texts)"
+            )
+        size = len(self.unigrams_) + 1
         if self.order == 1:
-            total = sum(self._unigrams.values())
-            return np.array([-math.log((self._unigrams[w] + 1) / (total + size)) for w in words])
+            total = sum(self.unigrams_.values())
+            return np.array([-math.log((self.unigrams_[w] + 1) / (total + size)) for w in words])
         return np.array(
-            [-math.log((self._bigrams[a, b] + 1) / (self._unigrams[a] + size)) for a, b in zip(["", *words], words)]
+            [
+                -math.log((self.bigrams_[f"{a} {b}"] + 1) / (self.unigrams_[a] + size))
+                for a, b in zip(["", *words], words)
+            ]
         )
 
     def _lm_surprisal(self, words: Sequence[str]) -> np.ndarray:
@@ -215,17 +205,6 @@ class SurprisalCompressor(WordCompressor):
 class FullPrompt(PruningSearch):
     """The prompt as it is: no search, one evaluation."""
 
-    def __init__(
-        self,
-        prompt: str,
-        verbalizers: Sequence[str] | None = None,
-        *,
-        evaluator: Evaluator | None = None,
-        reward: Literal["margin", "accuracy"] = "margin",
-        seed: int = 0,
-    ) -> None:
-        super().__init__(prompt, verbalizers, evaluator, reward, 1, seed)
-
     def search(self, lm: Any, examples: Sequence[Example], validation: Sequence[Example] = ()) -> SearchResult:
         """Score the full prompt."""
         units, evaluator, before = self._prepare(lm, examples)
@@ -249,22 +228,9 @@ class RandomMasks(PruningSearch):
     keep : pair of float, default (0.1, 1.0)
     """
 
-    def __init__(
-        self,
-        prompt: str,
-        verbalizers: Sequence[str] | None = None,
-        *,
-        evaluator: Evaluator | None = None,
-        reward: Literal["margin", "accuracy"] = "margin",
-        budget: int = 770,
-        keep: tuple[float, float] = (0.1, 1.0),
-        top: float = 0.1,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(prompt, verbalizers, evaluator, reward, top, seed)
-        if budget < 1:
-            raise ValueError(f"budget must be at least 1, got {budget}")
-        self.budget, self.keep = budget, keep
+    budget: int = whole(770, "prompts scored")
+    keep: Sequence[float] = numbers((0.1, 1.0), "range of a mask's keep-probability", at_least=0, at_most=1, length=2)
+    top: float = top_field()
 
     def search(self, lm: Any, examples: Sequence[Example], validation: Sequence[Example] = ()) -> SearchResult:
         """Score ``budget`` different masks, the full prompt among them."""
@@ -295,19 +261,8 @@ class GreedyPruning(PruningSearch):
         Prompts scored.
     """
 
-    def __init__(
-        self,
-        prompt: str,
-        verbalizers: Sequence[str] | None = None,
-        *,
-        evaluator: Evaluator | None = None,
-        reward: Literal["margin", "accuracy"] = "margin",
-        budget: int = 10_000,
-        top: float = 0.1,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(prompt, verbalizers, evaluator, reward, top, seed)
-        self.budget = budget
+    budget: int = whole(10_000, "prompts scored")
+    top: float = top_field()
 
     def search(self, lm: Any, examples: Sequence[Example], validation: Sequence[Example] = ()) -> SearchResult:
         """Climb from the full prompt."""

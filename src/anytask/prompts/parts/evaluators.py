@@ -6,10 +6,11 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from anytask.core.checks import require_finite
 from anytask.lm.protocol import require
 from anytask.prompts.base import Example
 from anytask.prompts.parts.prunable import PLACEHOLDER
@@ -88,6 +89,18 @@ def margin_reward(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.where(g > 0, 200 * g, 180 * g)
 
 
+def check_verbalizers(verbalizers: Any) -> None:
+    """Raise a ``ValueError`` unless ``verbalizers`` are None or at least two different texts."""
+    if verbalizers is not None and (
+        isinstance(verbalizers, str)
+        or not isinstance(verbalizers, Sequence)
+        or not all(isinstance(word, str) and word for word in verbalizers)
+        or len(set(verbalizers)) != len(verbalizers)
+        or len(verbalizers) < 2
+    ):
+        raise ValueError(f"verbalizers must be at least two different texts, one per class, got {verbalizers!r}")
+
+
 class VerbalizerEvaluator:
     """Score classification prompts by the probabilities that a frozen model gives to one word per class.
 
@@ -128,14 +141,13 @@ class VerbalizerEvaluator:
         self,
         lm: Any,
         verbalizers: Sequence[str],
-        reward: Literal["margin", "accuracy"] = "margin",
+        reward: str = "margin",
         batch_size: int = 256,
         tag: str = "prompt-search",
     ) -> None:
         if reward not in ("margin", "accuracy"):
             raise ValueError(f"reward must be 'margin' or 'accuracy', got {reward!r}")
-        if isinstance(verbalizers, str) or len(set(verbalizers)) != len(verbalizers) or len(verbalizers) < 2:
-            raise ValueError(f"verbalizers must be at least two different texts, one per class, got {verbalizers!r}")
+        check_verbalizers(verbalizers)
         require(lm, "logprobs", method="VerbalizerEvaluator")
         self.lm, self.verbalizers, self.reward = lm, tuple(verbalizers), reward
         self.batch_size, self.tag = batch_size, tag
@@ -175,8 +187,7 @@ class VerbalizerEvaluator:
             self.calls += len(batch)
             logits = np.array([[option.logprob for option in row] for row in scores], dtype=float)  # (batch, C)
             top = logits.max(axis=1, keepdims=True)
-            if not np.isfinite(top).all():
-                raise ValueError(f"the model gave no usable log-probabilities: {logits[~np.isfinite(top[:, 0])][0]}")
+            require_finite(top, "the best log-probability of a filled prompt")
             p = np.exp(logits - top)
             self._cache.update(zip((key for key, _ in batch), p / p.sum(axis=1, keepdims=True)))
         return np.stack([self._cache[key] for key in keys]).reshape(len(prompts), len(examples), -1)

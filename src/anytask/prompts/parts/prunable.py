@@ -47,6 +47,12 @@ def protected(ids: Sequence[int], decode: Any) -> frozenset[int]:
     return frozenset(i for i, (a, b) in enumerate(spans) if any(a < end and start < b for start, end in taken))
 
 
+def check_prompt(prompt: Any) -> None:
+    """Raise a ``ValueError`` unless ``prompt`` is a text that is not empty."""
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(f"the prompt must be a text that is not empty, got {prompt!r}")
+
+
 @dataclass(frozen=True)
 class _Run:
     """Consecutive units: token ids between two fixed texts, or a placeholder (no ids, all text)."""
@@ -88,8 +94,7 @@ class PrunablePrompt:
     """
 
     def __init__(self, text: str, lm: Any) -> None:
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"the prompt must be a text that is not empty, got {text!r}")
+        check_prompt(text)
         self.text, self._lm = text, lm
         names = PLACEHOLDER.findall(text)
         ids = list(lm.encode(text))

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import attrs
 import numpy as np
 
+from anytask.core.checks import require_finite
+from anytask.core.progress import Progress, portion
+from anytask.core.settings import Settings, choice, flag, free, numbers, real, whole
 from anytask.prompts.base import Candidate, Example, SearchResult
-from anytask.prompts.parts.evaluators import Evaluator, Score, VerbalizerEvaluator, as_scores, example_fingerprint
-from anytask.prompts.parts.prunable import PrunablePrompt
+from anytask.prompts.parts.evaluators import (
+    Evaluator,
+    Score,
+    VerbalizerEvaluator,
+    as_scores,
+    check_verbalizers,
+    example_fingerprint,
+)
+from anytask.prompts.parts.prunable import PrunablePrompt, check_prompt
 from anytask.prompts.promptquine.evolution import MaskEvolution, read_json, write_json
 
 __all__ = ["PromptQuine", "TAPruning"]
@@ -45,30 +56,34 @@ def rerank(history: Sequence[Candidate], top: float) -> list[Candidate]:
     return [candidate for candidate in last if candidate.score >= floor]
 
 
-class PruningSearch:
-    """What the searches over subsequences of a prompt share: the evaluator, the accounts, the choice at the end.
+def _check_evaluator(evaluator: Any) -> None:
+    if evaluator is not None and not callable(evaluator):
+        raise TypeError(f"evaluator must be callable (prompts, examples) -> scores, got {evaluator!r}")
+
+
+class PruningSearch(Settings):
+    """What the searches over subsequences of a prompt share: the task, the accounts, the choice at the end.
 
     Parameters
     ----------
-    prompt, verbalizers, evaluator, reward, top, seed
+    prompt, verbalizers, evaluator, reward, seed
         As in :class:`PromptQuine`.
     """
 
-    def __init__(
-        self,
-        prompt: str,
-        verbalizers: Sequence[str] | None,
-        evaluator: Evaluator | None,
-        reward: Literal["margin", "accuracy"],
-        top: float,
-        seed: int,
-    ) -> None:
-        if (verbalizers is None) == (evaluator is None):
+    prompt: str = free(attrs.NOTHING, "the full prompt", check_prompt, kw_only=False)
+    verbalizers: Sequence[str] | None = free(
+        None, "one continuation per class, None: an evaluator", check_verbalizers, kw_only=False
+    )
+    evaluator: Evaluator | None = free(None, "scores prompts on examples, None: verbalizers", _check_evaluator)
+    reward: str = choice("margin", ("margin", "accuracy"), "what steers a classification search")
+    seed: int = whole(0, "everything random follows from it", at_least=0)
+
+    #: Share of the explored prompts, or their number, that is re-ranked on the validation examples.
+    top: float = 1
+
+    def _check_settings(self) -> None:
+        if (self.verbalizers is None) == (self.evaluator is None):
             raise ValueError("give either verbalizers (a classification task) or an evaluator (any task)")
-        if not top > 0:
-            raise ValueError(f"top must be a share in (0, 1) or a number of candidates, got {top}")
-        self.prompt, self.verbalizers, self.evaluator, self.reward = prompt, verbalizers, evaluator, reward
-        self.top, self.seed = top, seed
 
     def _prepare(self, lm: Any, examples: Sequence[Example]) -> tuple[PrunablePrompt, Evaluator, int]:
         """Return the prompt's units, the evaluator, and the calls that it had counted before."""
@@ -126,6 +141,11 @@ class PruningSearch:
             trace=tuple(trace),
             kind=getattr(lm, "kind", None),
         )
+
+
+def top_field() -> Any:
+    """Return the field of searches that re-rank their best prompts."""
+    return real(0.1, "share, or from 1 on number, of the explored prompts that is re-ranked", above=0)
 
 
 class PromptQuine(PruningSearch):
@@ -205,32 +225,22 @@ class PromptQuine(PruningSearch):
     generations in a row find nothing new. Text after ``{mask_token}`` is scored as part of the continuation.
     """
 
-    def __init__(
-        self,
-        prompt: str,
-        verbalizers: Sequence[str] | None = None,
-        *,
-        evaluator: Evaluator | None = None,
-        reward: Literal["margin", "accuracy"] = "margin",
-        algorithm: Literal["gga", "ssga"] = "gga",
-        init: Literal["duplicate", "random"] = "duplicate",
-        population: int = 30,
-        offspring: int = 50,
-        counts: Sequence[int] = (1, 2, 3, 4),
-        tournament: float = 0.2,
-        ageing: bool = True,
-        halving: bool = False,
-        budget: float = 10_000,
-        min_length: float = 15,
-        top: float = 0.1,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(prompt, verbalizers, evaluator, reward, top, seed)
-        if algorithm not in ("gga", "ssga"):
-            raise ValueError(f"algorithm must be 'gga' or 'ssga', got {algorithm!r}")
-        self.algorithm, self.init, self.population, self.offspring = algorithm, init, population, offspring
-        self.counts, self.tournament, self.ageing, self.halving = tuple(counts), tournament, ageing, halving
-        self.budget, self.min_length = budget, min_length
+    algorithm: str = choice("gga", ("gga", "ssga"), "generational, or steady state")
+    init: str = choice("duplicate", ("duplicate", "random"), "copies of the full prompt, or thinned ones")
+    population: int = whole(30, "members that survive a generation")
+    offspring: int = whole(50, "children attempted in a generation")
+    counts: Sequence[int] = numbers((1, 2, 3, 4), "tokens deleted from a parent", at_least=1, integers=True)
+    tournament: float = real(0.2, "share of the population in a tournament", above=0, at_most=1)
+    ageing: bool = flag(True, "parents die of age")
+    halving: bool = flag(False, "score children on half the examples first")
+    budget: float = real(10_000, "prompts scored", above=0)
+    min_length: float = real(15, "mean length in tokens at which the search ends", at_least=0)
+    top: float = top_field()
+
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        if not len(self.counts):
+            raise ValueError("counts must name at least one number of deletions")
 
     def search(
         self,
@@ -239,7 +249,7 @@ class PromptQuine(PruningSearch):
         validation: Sequence[Example] = (),
         *,
         state_file: str | os.PathLike[str] | None = None,
-        progress: Callable[[float], None] | None = None,
+        progress: Progress | None = None,
     ) -> SearchResult:
         """Search on ``examples`` and choose on ``validation``.
 
@@ -277,7 +287,7 @@ class PromptQuine(PruningSearch):
             units.length,
             population=self.population,
             offspring=self.offspring,
-            counts=self.counts,
+            counts=tuple(self.counts),
             tournament=self.tournament,
             steady=self.algorithm == "ssga",
             init=self.init,
@@ -331,27 +341,10 @@ class TAPruning(PruningSearch):
     one token.
     """
 
-    def __init__(
-        self,
-        prompt: str,
-        verbalizers: Sequence[str] | None = None,
-        *,
-        evaluator: Evaluator | None = None,
-        reward: Literal["margin", "accuracy"] = "margin",
-        theta: float = 0.96,
-        accept: Literal["threshold", "improvement"] = "threshold",
-        order: Literal["left", "shuffled"] = "left",
-        budget: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(prompt, verbalizers, evaluator, reward, 1, seed)
-        if not 0 < theta <= 1:
-            raise ValueError(f"theta must lie in (0, 1], got {theta}")
-        if accept not in ("threshold", "improvement"):
-            raise ValueError(f"accept must be 'threshold' or 'improvement', got {accept!r}")
-        if order not in ("left", "shuffled"):
-            raise ValueError(f"order must be 'left' or 'shuffled', got {order!r}")
-        self.theta, self.accept, self.order, self.budget = theta, accept, order, budget
+    theta: float = real(0.96, "share of the best score that a shorter prompt must reach", above=0, at_most=1)
+    accept: str = choice("threshold", ("threshold", "improvement"), "nearly as good is accepted, or better alone")
+    order: str = choice("left", ("left", "shuffled"), "order of the tokens within a pass")
+    budget: int | None = whole(None, "most evaluations, None: until a pass removes nothing", optional=True)
 
     def search(
         self,
@@ -360,7 +353,7 @@ class TAPruning(PruningSearch):
         validation: Sequence[Example] = (),
         *,
         state_file: str | os.PathLike[str] | None = None,
-        progress: Callable[[float], None] | None = None,
+        progress: Progress | None = None,
     ) -> SearchResult:
         """Search on ``examples``; parameters as in :meth:`PromptQuine.search`.
 
@@ -368,7 +361,7 @@ class TAPruning(PruningSearch):
         """
         first, evaluator, before = self._prepare(lm, examples)
         scores = _Scores(evaluator, examples, state_file, self._fingerprint(lm, examples), self.budget)
-        rng = np.random.default_rng(self.seed)
+        rng, share = np.random.default_rng(self.seed), portion(progress, 0.0, 1.0)
         units = first
         origin: list[int] | None = list(range(units.n))  # this tokenisation's units as positions of the first one's
         kept = list(range(units.n))
@@ -391,8 +384,7 @@ class TAPruning(PruningSearch):
                 if accepts(s, best, self.theta) if self.accept == "threshold" else s > best:
                     kept, best, pruned = trial, max(best, s), True
                     log.append(Candidate(text, None if origin is None else tuple(origin[j] for j in kept), s))
-                if progress is not None:
-                    progress((step + 1) / len(free) * (1 - len(kept) / first.n))
+                share((step + 1) / len(free) * (1 - len(kept) / first.n))
             scores.commit()
             if not pruned or scores.exhausted:
                 break
@@ -407,8 +399,7 @@ class TAPruning(PruningSearch):
         if validation:
             accuracy = as_scores(evaluator([chosen.text], validation))[0].accuracy
             chosen = Candidate(chosen.text, chosen.kept, chosen.score, accuracy)
-        if progress is not None:
-            progress(1.0)
+        share(1.0)
         return self._result(chosen, log, first, evaluator, before, scores.evaluations, lm)
 
 
@@ -448,10 +439,7 @@ class _Scores:
             if self._unsaved >= self._EVERY:
                 self.commit()
         self._seen.add(text)
-        reward = Score(*self._paid[text]).reward
-        if not np.isfinite(reward):
-            raise ValueError(f"the score of a prompt must be finite, got {reward} for {text!r}")
-        return reward
+        return float(require_finite(Score(*self._paid[text]).reward, f"the score of the prompt {text!r}"))
 
     def commit(self) -> None:
         if self._path is not None and self._unsaved:
