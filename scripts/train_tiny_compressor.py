@@ -151,7 +151,8 @@ def train(recipe: dict[str, Any]) -> tuple[LLMLingua2, dict[str, Any]]:
         config.num_labels = 2
         model = BertForTokenClassification(config)
     names = ("epochs", "learning_rate", "batch_size", "max_length")
-    trainer = TokenClassifierTrainer(**{name: recipe[name] for name in names}, seed=seed)
+    given = {"lr" if name == "learning_rate" else name: recipe[name] for name in names}
+    trainer = TokenClassifierTrainer(**given, seed=seed)
     trainer.train(model, tokenizer, distilled.words, distilled.labels)
     test = distill(
         SimulatedChat(recipe["teacher"], seed=derive(seed, "held out") % 2**31),

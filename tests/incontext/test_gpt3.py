@@ -167,7 +167,7 @@ def test_recipe_uses_decay_on_matrices_only_and_clips():
     decayed, free = parameter_groups(model, 0.1)
     assert decayed["weight_decay"] == 0.1 and free["weight_decay"] == 0.0
     assert all(p.ndim == 2 for p in decayed["params"]) and all(p.ndim == 1 for p in free["params"])
-    run = Pretraining(model, Recipe.scaled(8 * 64, lr=1e-3, batch_tokens=8 * 4, clip=1e-3))
+    run = Pretraining(model, Recipe.scaled(8 * 64, lr=1e-3, batch_tokens=8 * 4, max_grad_norm=1e-3))
     run.step(torch.randint(9, (4, 8), generator=torch.Generator().manual_seed(0)))
     norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
     assert norm.item() == pytest.approx(1e-3, rel=1e-3)

@@ -50,7 +50,7 @@ def test_baselines_are_judged_on_both_languages():
 
 
 def test_the_system_learns_from_labels_and_from_a_chat_model():
-    small = {"train_batch": 16, "epochs": 4}
+    small = {"training": {"batch_size": 16, "epochs": 4}}
     data = P.load("modifiers", train=300, test=30)
     outcome, chance = (P.run(e, data, 0) for e in (Entrant("x", "anytask.prompts:LLMLingua2", small), RANDOM))
     assert outcome.metrics["f1"] > chance.metrics["f1"] + 0.15

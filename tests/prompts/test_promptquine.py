@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from anytask.datasets.scripted_prompt import ScriptedPromptLM
 from anytask.lm.word_tokens import WordTokens
-from anytask.prompts.base import Candidate, PromptSearcher
+from anytask.prompts.base import Candidate
 from anytask.prompts.baselines import FullPrompt, GreedyPruning, RandomMasks
 from anytask.prompts.parts.evaluators import (
     ReasoningEvaluator,
@@ -193,40 +193,6 @@ def test_calls_are_counted_in_questions_to_the_model():
     assert result.kind == "sim"
 
 
-@pytest.mark.parametrize("make", [PromptQuine, TAPruning])
-def test_a_resumed_search_asks_only_for_what_is_missing(make, tmp_path):
-    lm = ScriptedPromptLM(0)
-    examples = lm.examples(16, "search")
-    whole = make(lm.prompt, V, seed=3).search(lm, examples)
-    path, asked = tmp_path / "state.json", 0
-    reference = ScriptedPromptLM(0)
-
-    class Dies(ScriptedPromptLM):
-        def score(self, prompts, options, *, tag="score"):
-            nonlocal asked
-            if asked + len(prompts) > 40 * 16:
-                raise KeyboardInterrupt
-            asked += len(prompts)
-            return super().score(prompts, options, tag=tag)
-
-    with pytest.raises(KeyboardInterrupt):
-        make(lm.prompt, V, seed=3).search(Dies(0), examples, state_file=path)
-    resumed = make(lm.prompt, V, seed=3).search(reference, examples, state_file=path)
-    assert (resumed.prompt, resumed.trace, resumed.evaluations) == (whole.prompt, whole.trace, whole.evaluations)
-    assert resumed.lm_calls == reference.calls < whole.lm_calls
-    with pytest.raises(ValueError, match="another search"):
-        make(lm.prompt, V, seed=3).search(lm, lm.examples(17, "search"), state_file=path)
-
-
-def test_one_seed_gives_one_result_and_the_global_generator_is_left_alone():
-    lm = ScriptedPromptLM(0)
-    state = np.random.get_state()[1].tolist()  # noqa: NPY002
-    examples = lm.examples(8, "search")
-    a, b = (PromptQuine(lm.prompt, V, budget=100, seed=5).search(lm, examples) for _ in range(2))
-    assert a.trace == b.trace
-    assert np.random.get_state()[1].tolist() == state  # noqa: NPY002
-
-
 def test_the_reasoning_evaluator_votes_by_count_and_reads_the_last_number():
     class Generator:
         def generate(self, prompts, *, seed=0, temperature=0.0, **_):
@@ -277,31 +243,3 @@ def test_evolution_beats_hill_climbing_on_interacting_words():
         mine = lm.accuracy(quine.prompt, test)
         gain.append([mine - lm.accuracy(o.search(lm, search, validation).prompt, test) for o in others])
     assert (np.mean(gain, axis=0) > [0.03, 0.1, 0.3]).all()
-
-
-@pytest.mark.parametrize("cls", [PromptQuine, TAPruning, RandomMasks, GreedyPruning, FullPrompt])
-def test_searchers_share_a_protocol_and_check_their_input(cls):
-    assert isinstance(cls("a {text}", V), PromptSearcher)
-    lm = ScriptedPromptLM(0)
-    with pytest.raises(ValueError, match="either verbalizers"):
-        cls("a {text}")
-    with pytest.raises(ValueError, match="at least one search example"):
-        cls("a {text}", V).search(lm, [])
-    with pytest.raises(ValueError, match="class index"):
-        cls("a {text}", V).search(lm, [{"text": "item 0 A", "label": 2}])
-    with pytest.raises(ValueError, match="placeholder"):
-        cls("a {question}", V).search(lm, [{"text": "item 0 A", "label": 0}])
-    with pytest.raises(ValueError, match="not empty"):
-        cls(" ", V).search(lm, [{"text": "item 0 A", "label": 0}])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [({"algorithm": "x"}, "algorithm"), ({"top": 0}, "top"), ({"reward": "f1"}, "reward")],
-)
-def test_wrong_settings_are_named(arguments, message):
-    lm = ScriptedPromptLM(0)
-    with pytest.raises(ValueError, match=message):
-        PromptQuine(lm.prompt, V, **arguments).search(lm, lm.examples(2, "search"))
-    with pytest.raises(ValueError, match="theta"):
-        TAPruning(lm.prompt, V, theta=1.5)

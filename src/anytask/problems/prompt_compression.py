@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -222,9 +221,7 @@ class PromptCompression(Problem):
 
 
 def _made(entrant: Entrant, seed: int) -> Any:
-    cls = entrant.load()
-    seeded = {"seed": seed} if "seed" in inspect.signature(cls).parameters else {}
-    return cls(**{**seeded, **entrant.params})
+    return entrant.make(seed=seed)
 
 
 def _gold_rate(items: Sequence[CompressionItem]) -> float:

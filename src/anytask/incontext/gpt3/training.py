@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anytask.core.checks import NotFinite
+from anytask.core.progress import Progress, portion
+from anytask.core.settings import Settings, numbers, real, whole
+
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(Settings):
     """The numbers of the recipe; the defaults are the paper's for the 125M size.
 
     Parameters
@@ -35,7 +38,7 @@ class Recipe:
         Final and first batch size.
     ramp_tokens : int, default 4e9
         Tokens over which the batch grows linearly (4 to 12 billion in the paper, by size).
-    betas, eps, weight_decay, clip : defaults (0.9, 0.95), 1e-8, 0.1, 1.0
+    betas, eps, weight_decay, max_grad_norm : defaults (0.9, 0.95), 1e-8, 0.1, 1.0
         AdamW, and the largest global gradient norm.
 
     Examples
@@ -52,44 +55,42 @@ class Recipe:
     1250
     """
 
-    lr: float = 6e-4
-    total_tokens: int = 300_000_000_000
-    warmup_tokens: int = 375_000_000
-    decay_tokens: int = 260_000_000_000
-    floor: float = 0.1
-    batch_tokens: int = 500_000
-    first_batch_tokens: int = 32_000
-    ramp_tokens: int = 4_000_000_000
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip: float = 1.0
+    lr: float = real(6e-4, "peak learning rate", above=0)
+    total_tokens: int = whole(300_000_000_000, "tokens to train on")
+    warmup_tokens: int = whole(375_000_000, "tokens of linear warm-up", at_least=0)
+    decay_tokens: int = whole(260_000_000_000, "tokens after which the cosine reaches its floor")
+    floor: float = real(0.1, "the floor, as a share of the peak", at_least=0, at_most=1)
+    batch_tokens: int = whole(500_000, "tokens of a batch in the end")
+    first_batch_tokens: int = whole(32_000, "tokens of the first batch")
+    ramp_tokens: int = whole(4_000_000_000, "tokens over which the batch grows", at_least=0)
+    betas: Sequence[float] = numbers((0.9, 0.95), "AdamW's averages", at_least=0, below=1, length=2)
+    eps: float = real(1e-8, "AdamW's epsilon", above=0)
+    weight_decay: float = real(0.1, "of matrices and embeddings", at_least=0)
+    max_grad_norm: float = real(1.0, "largest global gradient norm", above=0)
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.warmup_tokens < self.decay_tokens:
+    def _check_settings(self) -> None:
+        if not self.warmup_tokens < self.decay_tokens:
             raise ValueError(
                 f"warm-up must end before the cosine does: got warmup_tokens={self.warmup_tokens}, "
                 f"decay_tokens={self.decay_tokens}"
             )
-        if not 0 < self.first_batch_tokens <= self.batch_tokens:
+        if self.first_batch_tokens > self.batch_tokens:
             raise ValueError(
                 f"first_batch_tokens must lie in 1..batch_tokens, got {self.first_batch_tokens} of {self.batch_tokens}"
             )
-        for name in ("lr", "total_tokens", "clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
     @classmethod
     def scaled(cls, total_tokens: int, *, lr: float, batch_tokens: int, **changes: Any) -> Recipe:
         """Return the recipe with its token counts in the paper's proportion to ``total_tokens`` (constant batch)."""
-        share = total_tokens / cls.total_tokens
-        numbers: dict[str, Any] = {
-            "warmup_tokens": int(cls.warmup_tokens * share),
-            "decay_tokens": int(cls.decay_tokens * share),
+        paper = cls()
+        share = total_tokens / paper.total_tokens
+        counts: dict[str, Any] = {
+            "warmup_tokens": int(paper.warmup_tokens * share),
+            "decay_tokens": int(paper.decay_tokens * share),
             "first_batch_tokens": batch_tokens,
             "ramp_tokens": 0,
         }
-        return cls(lr=lr, total_tokens=total_tokens, batch_tokens=batch_tokens, **(numbers | changes))
+        return cls(lr=lr, total_tokens=total_tokens, batch_tokens=batch_tokens, **(counts | changes))
 
     def learning_rate(self, tokens: float) -> float:
         """Learning rate after ``tokens`` training tokens."""
@@ -185,28 +186,23 @@ class Pretraining:
     def __post_init__(self) -> None:
         r = self.recipe
         groups = parameter_groups(self.model, r.weight_decay)
-        self._optimizer = torch.optim.AdamW(groups, lr=r.lr, betas=r.betas, eps=r.eps)
+        self._optimizer = torch.optim.AdamW(groups, lr=r.lr, betas=tuple(r.betas), eps=r.eps)
 
-    def run(self, sequences: Iterable[list[int]], *, progress: bool = False) -> Pretraining:
+    def run(self, sequences: Iterable[list[int]], *, progress: Progress | None = None) -> Pretraining:
         """Train until ``recipe.total_tokens`` are seen or ``sequences`` (equal lengths) ends."""
-        from rich.progress import Progress
-
-        r, source = self.recipe, iter(sequences)
+        r, source, share = self.recipe, iter(sequences), portion(progress, 0.0, 1.0)
         device = next(self.model.parameters()).device
         was_training = self.model.training
         self.model.train()
         try:
-            with Progress(disable=not progress) as bar:
-                task = bar.add_task("pre-training", total=r.total_tokens, completed=self.tokens)
-                while self.tokens < r.total_tokens:
-                    batch = self._next_batch(source)
-                    if not batch:
-                        log.info("the sequences ended after %d tokens", self.tokens)
-                        break
-                    self.step(torch.tensor(batch, device=device))
-                    bar.update(task, completed=self.tokens)
+            while self.tokens < r.total_tokens and (batch := self._next_batch(source)):
+                self.step(torch.tensor(batch, device=device))
+                share(min(1.0, self.tokens / r.total_tokens))
         finally:
             self.model.train(was_training)
+        if self.tokens < r.total_tokens:
+            log.info("the sequences ended after %d tokens", self.tokens)
+        share(1.0)
         return self
 
     def step(self, ids: Tensor) -> float:
@@ -222,10 +218,8 @@ class Pretraining:
             total += loss.item()
         if not math.isfinite(total):
             self._optimizer.zero_grad(set_to_none=True)
-            raise FloatingPointError(
-                f"the loss is {total} after {self.tokens} tokens; the weights are those before this step"
-            )
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+            raise NotFinite(f"the loss is {total} after {self.tokens} tokens; the weights are those before this step")
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
         self._optimizer.step()
         self.tokens += ids.numel()
         self.losses.append(total)

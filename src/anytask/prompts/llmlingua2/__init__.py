@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
 
-from anytask.prompts.base import Compression
+from anytask.core.progress import Progress
+from anytask.core.settings import choice, flag, free, real, whole
+from anytask.prompts.base import Compression, check_rate
 from anytask.prompts.llmlingua2.keep_classifier import KeepClassifier
 from anytask.prompts.llmlingua2.selection_rules import (
     ContextFilter,
     TokenFilter,
     check_budget,
-    check_rate,
     dynamic_rates,
     favour,
 )
-from anytask.prompts.llmlingua2.target_tokens import TargetTokens
+from anytask.prompts.llmlingua2.target_tokens import TargetTokens, check_target
 from anytask.prompts.llmlingua2.token_probabilities import keep_probabilities
 from anytask.prompts.llmlingua2.words import ChunkWords, as_contexts, compression, unchanged, write_contexts
 
@@ -72,12 +72,12 @@ class LLMLingua2(KeepClassifier):
         one token longer.
     mask : {"bidirectional", "causal"}, default "bidirectional"
         Attention of the fresh encoder; "causal" is the paper's comparison with a decoder.
-    variation, gap, window : float, float, int, default 90, 90 and 150
-        Filters and alignment of :meth:`distill`, see :mod:`anytask.prompts.llmlingua2.training`; 100 filters nothing.
-    epochs, learning_rate, train_batch : int, float, int, optional
-        Of :meth:`fit`; default 10, 1e-5 and 10 as in the paper for a given model, and 15, 3e-3 and 32 for a fresh one.
-    target_accuracy : float, optional
-        Of :meth:`fit`: stop once the validation accuracy reaches it.
+    distillation : Distillation or mapping
+        Of :meth:`distill`: percentiles of the filters ``variation`` and ``gap`` (90 and 90; 100 filters nothing), and
+        the ``window`` of the alignment (150), see :mod:`anytask.prompts.llmlingua2.training`.
+    training : Training or mapping
+        Of :meth:`fit`: ``epochs``, ``lr`` and ``batch_size`` (left at None 10, 1e-5 and 10 as in the paper for a given
+        model, 15, 3e-3 and 32 for a fresh one), and the validation accuracy ``target_accuracy`` at which to stop.
     device : str, default "auto"
     seed : int, default 0
 
@@ -107,7 +107,7 @@ class LLMLingua2(KeepClassifier):
 
     >>> texts = ["the cat sat on a mat", "a dog sat on the log", "the cow lay in a barn"] * 20
     >>> labels = [[w not in {"the", "a", "on", "in"} for w in t.split()] for t in texts]
-    >>> compressor = LLMLingua2(epochs=12).fit([t.split() for t in texts], labels)
+    >>> compressor = LLMLingua2(training={"epochs": 12}).fit([t.split() for t in texts], labels)
     >>> compressor.compress("the dog lay on a mat", rate=0.5).text
     'dog lay mat'
 
@@ -123,64 +123,26 @@ class LLMLingua2(KeepClassifier):
     that they survive at every rate. Dynamic rates across samples and query conditioning are own formulations.
     """
 
-    _MAX_FORCED = 100
+    rate: float = real(0.5, "share of the tokens to keep", above=0, at_most=1)
+    drop_consecutive: bool = flag(False, "of a forced token that recurs with nothing kept between, keep the first")
+    cut: str = choice("percentile", ("percentile", "exact"), "the paper's threshold, or the most probable words")
+    batch_size: int = whole(50, "largest number of chunks in one batch")
+    target: str | Callable[[str], int] | None = free(
+        None, "tokenizer that counts: a tiktoken name or text -> int, None: the encoder's", check_target
+    )
 
-    def __init__(
-        self,
-        model: Any = None,
-        *,
-        tokenizer: Any = None,
-        rate: float = 0.5,
-        force_tokens: Sequence[str] = (),
-        force_digits: bool = False,
-        drop_consecutive: bool = False,
-        token_to_word: Literal["mean", "first"] = "mean",
-        cut: Literal["percentile", "exact"] = "percentile",
-        chunk_ends: Sequence[str] = (".", "\n"),
-        max_length: int = 512,
-        batch_size: int = 50,
-        target: str | Callable[[str], int] | None = None,
-        convention: Literal["paper", "released"] = "paper",
-        mask: Literal["bidirectional", "causal"] = "bidirectional",
-        variation: float = 90,
-        gap: float = 90,
-        window: int = 150,
-        epochs: int | None = None,
-        learning_rate: float | None = None,
-        train_batch: int | None = None,
-        target_accuracy: float | None = None,
-        device: str = "auto",
-        seed: int = 0,
-    ) -> None:
-        check_rate(rate)
-        for name, value, allowed in (
-            ("token_to_word", token_to_word, ("mean", "first")),
-            ("cut", cut, ("percentile", "exact")),
-            ("convention", convention, ("paper", "released")),
-            ("mask", mask, ("bidirectional", "causal")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
-        if isinstance(force_tokens, str) or not all(isinstance(t, str) and t for t in force_tokens):
-            raise ValueError(f"force_tokens must be a list of texts that are not empty, got {force_tokens!r}")
-        if len(force_tokens) > self._MAX_FORCED:
-            raise ValueError(f"at most {self._MAX_FORCED} tokens can be forced, got {len(force_tokens)}")
-        if max_length < 3 or batch_size < 1:
-            raise ValueError(f"max_length must be at least 3 and batch_size 1, got {max_length} and {batch_size}")
-        if isinstance(model, torch.nn.Module) and tokenizer is None:
-            raise ValueError("a model given as a module needs its tokenizer: LLMLingua2(model, tokenizer=...)")
-        self.model, self.tokenizer, self.rate, self.force_tokens = model, tokenizer, rate, tuple(force_tokens)
-        self.force_digits, self.drop_consecutive, self.token_to_word = force_digits, drop_consecutive, token_to_word
-        self.cut, self.chunk_ends, self.max_length, self.batch_size = cut, tuple(chunk_ends), max_length, batch_size
-        self.target, self.convention, self.mask = target, convention, mask
-        self.variation, self.gap, self.window = variation, gap, window
-        self.epochs, self.learning_rate, self.train_batch = epochs, learning_rate, train_batch
-        self.target_accuracy, self.device, self.seed = target_accuracy, device, seed
-        self.kind = "tiny" if model is None else "local"
-        self._tokens = TokenFilter(cut, self.force_tokens, drop_consecutive)
-        self._target = None if target is None else TargetTokens(target)
-        if model is not None:
-            self._load(model, tokenizer)
+    @property
+    def _tokens(self) -> TokenFilter:
+        return TokenFilter(self.cut, tuple(self.force_tokens), self.drop_consecutive)
+
+    @property
+    def _target(self) -> TargetTokens | None:
+        if self.target is None:
+            return None
+        known = vars(self).get("_counter")
+        if known is None or known.target is not self.target:
+            known = self._counter = TargetTokens(self.target)
+        return known
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text by the target tokenizer."""
@@ -276,7 +238,7 @@ class LLMLingua2(KeepClassifier):
         *,
         dynamic: Literal["mean", "pooled"] | None = None,
         threshold: float | None = None,
-        progress: Callable[[float], None] | None = None,
+        progress: Progress | None = None,
     ) -> list[Compression]:
         """Compress many texts, their chunks batched together.
 
@@ -314,9 +276,7 @@ class LLMLingua2(KeepClassifier):
         rows = zip(written, origin, after, groups, kept)
         return [compression(w, o, [n], g, k, self._source()) for w, o, n, g, k in rows]
 
-    def _classify(
-        self, prompts: Sequence[Sequence[str]], progress: Callable[[float], None] | None = None
-    ) -> list[list[ChunkWords]]:
+    def _classify(self, prompts: Sequence[Sequence[str]], progress: Progress | None = None) -> list[list[ChunkWords]]:
         """Tokenise, cut into chunks, classify, and merge tokens to words."""
         self._require_model()
         reader = self.reader_
@@ -345,4 +305,4 @@ class LLMLingua2(KeepClassifier):
 
     def _source(self) -> tuple[str, str | None]:
         """Return the kind and the name of the weights that are in use."""
-        return self.kind, getattr(self, "_weights", None)
+        return self.kind, vars(self).get("_weights")

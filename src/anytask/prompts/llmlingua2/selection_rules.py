@@ -7,10 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from anytask.prompts.base import check_rate
 from anytask.prompts.llmlingua2.words import ChunkWords
 
 
@@ -64,7 +64,7 @@ class TokenFilter:
         As in :class:`~anytask.prompts.LLMLingua2`.
     """
 
-    cut: Literal["percentile", "exact"] = "percentile"
+    cut: str = "percentile"
     force_tokens: tuple[str, ...] = ()
     drop_consecutive: bool = False
 
@@ -173,12 +173,6 @@ def dynamic_rates(groups: Sequence[Sequence[ChunkWords]], rate: float) -> list[f
     means = np.array([np.concatenate([chunk.p for chunk in group]).mean() if group else 0.0 for group in groups])
     rates: list[float] = np.clip(rate * means / max(float(means.mean()), 1e-12), 0.0, 1.0).tolist()
     return rates
-
-
-def check_rate(rate: float) -> None:
-    """Raise a ValueError unless 0 < rate <= 1."""
-    if not 0 < rate <= 1:
-        raise ValueError(f"rate is the share of tokens to keep, in (0, 1], got {rate}")
 
 
 def check_budget(rate: float, target_tokens: int | None, threshold: float | None) -> float:

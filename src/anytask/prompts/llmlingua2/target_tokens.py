@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
+
+
+def check_target(target: Any) -> None:
+    """Raise unless ``target`` is None, a callable, or the name of a tiktoken encoding that can be had."""
+    if target is not None and not isinstance(target, str) and not callable(target):
+        raise TypeError(f"target must be a tiktoken name or a callable text -> int, got {target!r}")
+    if isinstance(target, str):
+        TargetTokens(target)
 
 
 class TargetTokens:
@@ -29,6 +38,7 @@ class TargetTokens:
     _REMEMBERED = 1_000_000
 
     def __init__(self, target: str | Callable[[str], int]) -> None:
+        self.target = target
         self.known: dict[str, int] = {}
         if callable(target):
             self.count = target

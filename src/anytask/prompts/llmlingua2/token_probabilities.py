@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from anytask.core.checks import require_finite
+from anytask.core.progress import Progress, portion
 from anytask.models.loading import quiet_loading
 
 #: Tokens of one batch on a CPU: larger batches leave its cache and are slower.
 _CPU_TOKENS = 4096
 
 
-def read_classifier(model: Any, tokenizer: Any, device: str) -> tuple[torch.nn.Module, Any]:
+def read_classifier(model: Any, tokenizer: Any, device: torch.device) -> tuple[torch.nn.Module, Any]:
     """Return a token classifier in evaluation mode, and its tokenizer; ``model`` is a module, a name or a folder.
 
     Raises
@@ -31,8 +33,6 @@ def read_classifier(model: Any, tokenizer: Any, device: str) -> tuple[torch.nn.M
     labels = getattr(model.config, "num_labels", None)
     if labels != 2:
         raise ValueError(f"the token classifier must have 2 labels (1 = keep), got {labels}")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), tokenizer
 
 
@@ -45,7 +45,7 @@ def keep_probabilities(
     pad: int = 0,
     max_length: int = 512,
     batch_size: int = 50,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[np.ndarray]:
     """Return p_t = softmax(f(chunk))_t[keep] for every token of every chunk.
 
@@ -66,7 +66,7 @@ def keep_probabilities(
     order = sorted(range(len(full)), key=length.__getitem__)
     room = max_length * batch_size if device.type != "cpu" else min(max_length * batch_size, _CPU_TOKENS)
     out: list[np.ndarray] = [np.zeros(0)] * len(full)
-    start = 0
+    start, share = 0, portion(progress, 0.0, 1.0)
     while start < len(order):
         end = start + 1
         while end < len(order) and end - start < batch_size:
@@ -78,12 +78,11 @@ def keep_probabilities(
         inputs = _pad([full[i] for i in batch], pad, device)
         with torch.inference_mode():
             logits = model(**inputs).logits
-            keep = logits.float().softmax(dim=-1)[..., 1].cpu().numpy()  # (batch, width)
+            keep = require_finite(logits.float(), "a token's score").softmax(dim=-1)[..., 1].cpu().numpy()
         for row, i in zip(keep, batch):
             out[i] = row[len(prefix) : len(prefix) + len(chunks[i])].astype(np.float64)
         start = end
-        if progress is not None:
-            progress(start / len(order))
+        share(start / len(order))
     return out
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -15,8 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from anytask.core.checks import require_finite
 from anytask.core.persistence import load_tree, save_tree
+from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive, isolated
+from anytask.core.settings import Settings, real, whole
 from anytask.lm.protocol import ChatRequest
 
 logger = logging.getLogger(__name__)
@@ -391,12 +393,12 @@ def small_encoder(
     return model, tokenizer
 
 
-class TokenClassifierTrainer:
+class TokenClassifierTrainer(Settings):
     """Train all weights of a token classifier on word labels by mean cross-entropy, and keep the best epoch.
 
     Parameters
     ----------
-    epochs, learning_rate, batch_size : default 10, 1e-5 and 10, the paper's values
+    epochs, lr, batch_size : default 10, 1e-5 and 10, the paper's values
     max_length : int, default 512
         Longer texts are cut.
     validation : float in (0, 1), default 0.2
@@ -413,30 +415,13 @@ class TokenClassifierTrainer:
     best_epoch_ : int
     """
 
-    def __init__(
-        self,
-        epochs: int = 10,
-        learning_rate: float = 1e-5,
-        batch_size: int = 10,
-        max_length: int = 512,
-        validation: float = 0.2,
-        target_accuracy: float | None = None,
-        seed: int = 0,
-    ) -> None:
-        if epochs < 1 or batch_size < 1 or learning_rate <= 0:
-            raise ValueError(
-                f"epochs and batch_size must be at least 1 and learning_rate positive, got {epochs}, {batch_size}, "
-                f"{learning_rate}"
-            )
-        if not 0 < validation < 1:
-            raise ValueError(f"validation must lie in (0, 1), got {validation}")
-        self.epochs, self.learning_rate, self.batch_size, self.max_length = (
-            epochs,
-            learning_rate,
-            batch_size,
-            max_length,
-        )
-        self.validation, self.target_accuracy, self.seed = validation, target_accuracy, seed
+    epochs: int = whole(10, "passes over the texts")
+    lr: float = real(1e-5, "Adam's step size", above=0)
+    batch_size: int = whole(10, "texts in a batch")
+    max_length: int = whole(512, "tokens of a text, special tokens included", at_least=3)
+    validation: float = real(0.2, "share of the texts that chooses the epoch", above=0, below=1)
+    target_accuracy: float | None = real(None, "stop at this validation accuracy, None: never", above=0, optional=True)
+    seed: int = whole(0, "everything random follows from it", at_least=0)
 
     def train(
         self,
@@ -446,7 +431,7 @@ class TokenClassifierTrainer:
         labels: Sequence[Sequence[bool]],
         *,
         folder: str | os.PathLike[str] | None = None,
-        progress: Callable[[float], None] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Train ``model`` in place; ``folder`` keeps a checkpoint per epoch from which a repeated call goes on."""
         self._check(words, labels)
@@ -457,7 +442,8 @@ class TokenClassifierTrainer:
             raise ValueError(f"training needs at least two texts, got {len(examples)}")
         valid, train = [examples[i] for i in order[:held]], [examples[i] for i in order[held:]]
         pad = tokenizer.pad_token_id or 0
-        optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate, fused=True)
+        optimizer = torch.optim.Adam(model.parameters(), lr=self.lr, fused=True)
+        share = portion(progress, 0.0, 1.0)
         self.accuracies_: list[float] = []
         self.steps_ = self.best_epoch_ = 0
         best: dict[str, torch.Tensor] = {}
@@ -475,14 +461,14 @@ class TokenClassifierTrainer:
                     best = {k: v.detach().clone() for k, v in model.state_dict().items()}
                 logger.info("epoch %d: validation accuracy %.4f", epoch, self.accuracies_[-1])
                 self._checkpoint(folder, model, optimizer, best)
-                if progress is not None:
-                    progress((epoch + 1) / self.epochs)
+                share((epoch + 1) / self.epochs)
         except BaseException:
             model.load_state_dict(before)
             model.eval()
             raise
         model.load_state_dict(best)
         model.eval()
+        share(1.0)
 
     def _check(self, words: Sequence[Sequence[str]], labels: Sequence[Sequence[bool]]) -> None:
         if not len(words) or len(words) != len(labels):
@@ -513,8 +499,7 @@ class TokenClassifierTrainer:
         for batch in self._batches([len(ids) for ids, _ in train], epoch):
             logits, y = self._forward(model, [train[i] for i in batch], pad)
             loss = nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-100)
-            if not math.isfinite(loss.item()):
-                raise FloatingPointError(f"the loss is {loss.item()} in epoch {epoch}: lower the learning rate")
+            require_finite(loss, f"the loss in epoch {epoch}", "lower lr")
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -567,7 +552,7 @@ class TokenClassifierTrainer:
             )
 
     def _settings(self) -> list[Any]:
-        return [self.learning_rate, self.batch_size, self.max_length, self.validation, self.seed]
+        return [self.lr, self.batch_size, self.max_length, self.validation, self.seed]
 
     def _resume(self, folder: Any, model: nn.Module, optimizer: Any) -> dict[str, torch.Tensor]:
         if folder is None or not (Path(folder) / "state.json").is_file():
