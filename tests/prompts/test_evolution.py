@@ -195,22 +195,6 @@ def test_a_foreign_or_damaged_state_is_refused(tmp_path):
         MaskEvolution(20, (), _render, _length).run(_odd, state_file=path)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"n": 0}, "n must be"),
-        ({"tournament": 0}, "tournament"),
-        ({"counts": ()}, "counts"),
-        ({"init": "copy"}, "init"),
-        ({"fixed": {9}}, "fixed positions"),
-    ],
-)
-def test_wrong_settings_are_named(arguments, message):
-    given = {"n": 5, "fixed": (), "render": _render, "length": _length, **arguments}
-    with pytest.raises(ValueError, match=message):
-        MaskEvolution(**given)
-
-
 def test_a_fitness_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="finite"):
         MaskEvolution(5, (), _render, _length).run(lambda texts, half: [float("nan")] * len(texts))

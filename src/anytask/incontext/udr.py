@@ -476,7 +476,7 @@ class UDR(Estimator):
         }  # fmt: skip
 
     def _load_state(self, state: Any) -> None:
-        modules = []
+        modules: list[nn.Module] = []
         for saved, width in zip(state["encoders"], state["widths"], strict=True):
             if self._reads_texts:
                 from transformers import AutoModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -91,7 +91,9 @@ class VoteK(Settings):
     first_share: float = real(0.1, "share of the budget that stage one chooses", above=0, below=1)
     dropped: float = real(0.1, "share of the pool, the most confident, that stage two leaves out", at_least=0, below=1)
     official_compat: bool = flag(False, "reproduce two faults of the released code")
-    graph: str = choice("auto", ("auto", "exact", "cells", "hnsw"), "how neighbors are found")
+    graph: Literal["auto", "exact", "cells", "hnsw"] = choice(
+        "auto", ("auto", "exact", "cells", "hnsw"), "how neighbors are found"
+    )
     threads: int = whole(2, "threads of the neighbor search")
     seed: int = whole(0, "seed of the random filling of stage two and of the approximate graph", at_least=0)
 
@@ -142,7 +144,7 @@ class VoteK(Settings):
                 method=self.graph,
                 threads=self.threads,
                 seed=self.seed,
-                progress=portion(progress, 0.0, 0.8),
+                progress=portion(progress, 0.0, 0.8),  # type: ignore[arg-type]
             )
         ballot = Ballot(neighbors, self.rho)
         first = budget if not full else max(1, _floor(budget * self.first_share))

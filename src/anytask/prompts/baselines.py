@@ -155,7 +155,8 @@ class SurprisalCompressor(WordCompressor):
         return self
 
     def _load_state(self, state: Any) -> None:
-        vars(self).update({name: Counter(counts) for name, counts in state["values"].items()})
+        for name, counts in state["values"].items():
+            setattr(self, name, Counter(counts))
 
     def scores(self, words: Sequence[str]) -> np.ndarray:
         if self.lm is not None:
@@ -229,7 +230,9 @@ class RandomMasks(PruningSearch):
     """
 
     budget: int = whole(770, "prompts scored")
-    keep: Sequence[float] = numbers((0.1, 1.0), "range of a mask's keep-probability", at_least=0, at_most=1, length=2)
+    keep: tuple[float, float] = numbers(
+        (0.1, 1.0), "range of a mask's keep-probability", at_least=0, at_most=1, length=2
+    )
     top: float = top_field()
 
     def search(self, lm: Any, examples: Sequence[Example], validation: Sequence[Example] = ()) -> SearchResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +63,7 @@ class Recipe(Settings):
     batch_tokens: int = whole(500_000, "tokens of a batch in the end")
     first_batch_tokens: int = whole(32_000, "tokens of the first batch")
     ramp_tokens: int = whole(4_000_000_000, "tokens over which the batch grows", at_least=0)
-    betas: Sequence[float] = numbers((0.9, 0.95), "AdamW's averages", at_least=0, below=1, length=2)
+    betas: tuple[float, float] = numbers((0.9, 0.95), "AdamW's averages", at_least=0, below=1, length=2)
     eps: float = real(1e-8, "AdamW's epsilon", above=0)
     weight_decay: float = real(0.1, "of matrices and embeddings", at_least=0)
     max_grad_norm: float = real(1.0, "largest global gradient norm", above=0)
@@ -186,7 +186,7 @@ class Pretraining:
     def __post_init__(self) -> None:
         r = self.recipe
         groups = parameter_groups(self.model, r.weight_decay)
-        self._optimizer = torch.optim.AdamW(groups, lr=r.lr, betas=tuple(r.betas), eps=r.eps)
+        self._optimizer = torch.optim.AdamW(groups, lr=r.lr, betas=r.betas, eps=r.eps)
 
     def run(self, sequences: Iterable[list[int]], *, progress: Progress | None = None) -> Pretraining:
         """Train until ``recipe.total_tokens`` are seen or ``sequences`` (equal lengths) ends."""

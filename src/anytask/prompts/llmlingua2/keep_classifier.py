@@ -175,5 +175,5 @@ class KeepClassifier(Estimator):
 
         model, tokenizer = unpack_pretrained(state["classifier"], AutoModelForTokenClassification)
         if state["given"]:
-            vars(self).update(model=model, tokenizer=tokenizer)
+            self.model, self.tokenizer = model, tokenizer
         self._read(model, tokenizer, state["weights"])

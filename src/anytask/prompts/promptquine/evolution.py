@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from anytask.core.files import write_whole
+from anytask.core.progress import Progress, portion
 
 #: Scores texts: all of the search set (``None``), its first half (0) or its second half (1).
 Fitness = Callable[[Sequence[str], int | None], Sequence[float]]
@@ -178,7 +179,7 @@ class MaskEvolution:
         counts: Sequence[int] = (1, 2, 3, 4),
         tournament: float = 0.2,
         steady: bool = False,
-        init: Literal["duplicate", "random"] = "duplicate",
+        init: str = "duplicate",
         init_rates: Sequence[float] = tuple(np.linspace(1 / 20, 1 / 5, 10).tolist()),
         ageing: bool = True,
         halving: bool = False,
@@ -186,15 +187,6 @@ class MaskEvolution:
         min_length: float = 15,
         seed: int = 0,
     ) -> None:
-        for name, value in (("n", n), ("population", population), ("offspring", offspring)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if not 0 < tournament <= 1:
-            raise ValueError(f"tournament is a share in (0, 1], got {tournament}")
-        if not counts or min(counts) < 1:
-            raise ValueError(f"counts must be numbers of deletions of at least 1, got {tuple(counts)}")
-        if init not in ("duplicate", "random"):
-            raise ValueError(f"init must be 'duplicate' or 'random', got {init!r}")
         if any(not 0 <= i < n for i in fixed):
             raise ValueError(f"fixed positions must lie in [0, {n}), got {sorted(fixed)}")
         self.n, self.fixed, self.render, self.length = n, frozenset(fixed), render, length
@@ -208,7 +200,7 @@ class MaskEvolution:
         *,
         state_file: str | os.PathLike[str] | None = None,
         fingerprint: str = "",
-        progress: Callable[[float], None] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Evolve until the budget is spent, the members are short, or nothing new is found.
 
@@ -229,7 +221,7 @@ class MaskEvolution:
         ValueError
             If the state file is damaged or belongs to another search, or a fitness is not finite.
         """
-        path = None if state_file is None else Path(state_file)
+        path, share = None if state_file is None else Path(state_file), portion(progress, 0.0, 1.0)
         mark = json.dumps([fingerprint, self._settings()])
         state = None if path is None else read_json(path, mark)
         if state is None:
@@ -244,10 +236,8 @@ class MaskEvolution:
             and self._generation(fitness)
         ):
             self._commit(path, mark)
-            if progress is not None:
-                progress(min(1.0, max(self.evaluations_ / self.budget, self._shortened())))
-        if progress is not None:
-            progress(1.0)
+            share(min(1.0, max(self.evaluations_ / self.budget, self._shortened())))
+        share(1.0)
 
     # One generation -------------------------------------------------------------------------------------------------
 
