@@ -21,14 +21,14 @@ import torch
 from anytask.continual import GKCL, PRD, TAME, ExperienceReplay, FineTuning, JointTraining, LwF, NearestClassMean
 
 SYSTEMS = {
-    "fine-tuning": lambda: FineTuning(preset="small"),
-    "tame": lambda: TAME(preset="small", n_classes=2),
-    "prd": lambda: PRD(preset="small"),
-    "gkcl": lambda: GKCL(preset="small"),
-    "experience-replay": lambda: ExperienceReplay(preset="small"),
-    "joint": lambda: JointTraining(preset="small"),
-    "lwf": lambda: LwF(preset="small"),
-    "nearest-class-mean": lambda: NearestClassMean(preset="small"),
+    "fine-tuning": lambda: FineTuning.from_preset("small"),
+    "tame": lambda: TAME.from_preset("small", n_classes=2),
+    "prd": lambda: PRD.from_preset("small"),
+    "gkcl": lambda: GKCL.from_preset("small"),
+    "experience-replay": lambda: ExperienceReplay.from_preset("small"),
+    "joint": lambda: JointTraining.from_preset("small"),
+    "lwf": lambda: LwF.from_preset("small"),
+    "nearest-class-mean": lambda: NearestClassMean.from_preset("small"),
 }
 
 

@@ -67,7 +67,7 @@ def test_show_tells_protocol_parameters_and_paper(run):
         "arXiv:2210.03869",
         "from anytask.continual import TAME",
         "partial_fit(X, y, task=None)",
-        "selector_epochs",
+        "selector.epochs",
     ):
         assert words in shown.stdout
     assert json.loads(run("show", "tame", "--json").stdout)["key"] == "tame"

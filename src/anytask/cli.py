@@ -138,8 +138,6 @@ def show(
 
 
 def _show_class(card: catalogue.Card) -> None:
-    import inspect
-
     try:
         cls = catalogue.load(card)
     except ImportError as error:
@@ -155,14 +153,27 @@ def _show_class(card: catalogue.Card) -> None:
     presets = getattr(cls, "PRESETS", {})
     for preset in presets:
         table.add_column(f"preset {preset}", no_wrap=True)
-    for parameter in list(inspect.signature(cls).parameters.values()):
-        default = "required" if parameter.default is parameter.empty else repr(parameter.default)
-        values = [
-            repr(presets[preset][parameter.name]) if parameter.name in presets[preset] else "" for preset in presets
-        ]
-        table.add_row(parameter.name, _escape(default), *map(_escape, values))
+    for name, default in _defaults(cls).items():
+        group, _, inner = name.rpartition(".")
+        chosen = [(values.get(group, {}) if group else values) for values in presets.values()]
+        values = [repr(values[inner]) if inner in values else "" for values in chosen]
+        table.add_row(name, *map(_escape, (default, *values)))
     _out.print("\n[bold]Parameters[/]")
     _out.print(table)
+
+
+def _defaults(cls: Any) -> dict[str, str]:
+    """The parameters of a class with their defaults, those of groups of settings as ``group.name``."""
+    import inspect
+
+    from anytask.core.settings import Settings, settings_of
+
+    if issubclass(cls, Settings):
+        return {setting.name: repr(setting.default) for setting in settings_of(cls)}
+    return {
+        parameter.name: "required" if parameter.default is parameter.empty else repr(parameter.default)
+        for parameter in inspect.signature(cls).parameters.values()
+    }
 
 
 _PROTOCOL = (

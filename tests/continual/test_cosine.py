@@ -16,13 +16,8 @@ def blobs(labels, n=32):
 
 @pytest.mark.parametrize("competitors", ["batch", "all"])
 def test_batch_competitors_leave_absent_prototypes_alone(competitors):
-    model = CosineFineTuning(preset="small", device="cpu", competitors=competitors)
+    model = CosineFineTuning.from_preset("small", competitors=competitors)
     model.partial_fit(*blobs((0, 1)), task=0).end_task()
     before = model.prototypes_.weight.detach().clone()
     model.partial_fit(*blobs((2, 3)), task=1)
     assert torch.equal(model.prototypes_.weight[:2], before) == (competitors == "batch")
-
-
-def test_a_temperature_of_zero_is_refused():
-    with pytest.raises(ValueError, match="tau"):
-        CosineFineTuning(tau=0.0).partial_fit(*blobs((0, 1)))

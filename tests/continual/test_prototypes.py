@@ -8,7 +8,7 @@ from torch import nn
 
 from anytask.continual.parts.distillation import Snapshot, kl_distillation
 from anytask.continual.parts.prototypes import Prototypes
-from anytask.continual.parts.views import flip, jitter, make_augment, noise, shift
+from anytask.continual.parts.views import ViewSettings, flip, jitter, noise, shift
 from anytask.core.rollback import rollback
 
 
@@ -133,7 +133,7 @@ def test_noise_has_its_scale_and_jitter_keeps_shape_and_grey_images_grey():
 )  # fmt: skip
 def test_named_views_keep_the_shape_and_repeat_with_the_generator(augment, input_shape, image_shape):
     x = torch.rand(4, *input_shape, generator=generator())
-    view = make_augment(augment, input_shape, image_shape)
+    view = ViewSettings(kind=augment, image_shape=image_shape).maker(input_shape)
     one, two = view(x, generator(1)), view(x, generator(1))
     assert one.shape == x.shape and torch.equal(one, two)
     assert torch.equal(one, x) == (augment == "none")
@@ -141,8 +141,8 @@ def test_named_views_keep_the_shape_and_repeat_with_the_generator(augment, input
 
 def test_views_refuse_unknown_names_and_images_that_are_none():
     with pytest.raises(ValueError, match="one of"):
-        make_augment("blur", (4,))
+        ViewSettings(kind="blur")
     with pytest.raises(ValueError, match="image_shape="):
-        make_augment("shift-noise", (4,))
+        ViewSettings(kind="shift-noise").maker((4,))
     with pytest.raises(ValueError, match="as many values"):
-        make_augment("auto", (64,), (8, 9))
+        ViewSettings(image_shape=(8, 9)).maker((64,))

@@ -68,10 +68,10 @@ def test_no_alarm_before_two_losses_without_an_initial_one():
 def test_a_diverged_loss_is_an_error_and_changes_nothing(loss):
     detector = LossShiftDetector(initial=1.0)
     detector.update(0.5)
-    before = detector.state()
+    before = detector.state_dict()
     with pytest.raises(ValueError, match="finite"):
         detector.update(loss)
-    assert detector.state() == before
+    assert detector.state_dict() == before
 
 
 @pytest.mark.parametrize("wrong", [{"alpha": 0}, {"alpha": 1.5}, {"window": 1}, {"k": 0}, {"floor": -1}])
@@ -88,7 +88,7 @@ def test_detector_goes_on_from_its_state(first, then):
         a.update(loss)
     b = LossShiftDetector(window=5)
     b._enough = 1
-    b.load_state(a.state())
+    b.load_state_dict(a.state_dict())
     assert [a.update(x) for x in then] == [b.update(x) for x in then]
 
 
@@ -155,7 +155,7 @@ def test_reservoir_goes_on_from_its_state():
     X, tags = items(200)
     a, b = Reservoir(10, 5), Reservoir(10, 5)
     a.add(X[:100], tags[:100])
-    b.load_state(a.state())
+    b.load_state_dict(a.state_dict())
     for r in (a, b):
         r.add(X[50:], tags[50:])
     assert torch.equal(a.data()[1], b.data()[1])

@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from cases import cases
 from cases import everyone as each_of
@@ -12,11 +13,17 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import check_estimator
 
 from anytask.continual import ContinualClassifier
+from anytask.core.checks import NotFinite
+from anytask.core.settings import settings_of
 
-SMALL = {"preset": "small", "batch_size": 8, "epochs": 2, "hidden": (8,), "seed": 3}
+SMALL = {"batch_size": 8, "epochs": 2, "hidden": (8,), "seed": 3}
 CASES = cases("continual", lambda cls: issubclass(cls, ContinualClassifier) and cls is not ContinualClassifier, SMALL)
 WITH_TEST_TASK = [name for name, case in CASES.items() if case.cls.sees == "test"]
 everyone = each_of(CASES)
+
+
+def make(name, **params):
+    return CASES[name].cls.from_preset("small", **{**CASES[name].params, **params})
 
 
 def chunk(task=0, n=32, seed=0, dim=4):
@@ -54,7 +61,7 @@ def same(a, b):
 
 @everyone
 def test_predictions_have_one_column_per_label_and_sum_to_one(name):
-    model = feed(CASES[name].make())
+    model = feed(make(name))
     x, y = chunk(0)
     p = ask(model, x)
     assert p.shape == (len(x), 4) and np.allclose(p.sum(1), 1, atol=1e-5) and (p >= 0).all()
@@ -72,6 +79,10 @@ BAD = {
     "one dimension": (lambda x, y: (x[:, 0], y), ValueError, "shape"),
     "mixed labels": (lambda x, y: (x, np.array(["a", 1] * 16, dtype=object)), TypeError, "mixes kinds"),
     "other labels": (lambda x, y: (x, y.astype(str)), TypeError, "keep to one kind"),
+    "no dimension": (lambda x, y: (x, np.float32(1)), ValueError, "shape"),
+    "sparse": (lambda x, y: (scipy.sparse.csr_matrix(x), y), TypeError, "sparse"),
+    "complex": (lambda x, y: (x + 1j, y), ValueError, "Complex"),
+    "nothing": (lambda x, y: (None, y), (TypeError, ValueError), "X must"),
     "continuous labels": (lambda x, y: (x, y + 0.5), ValueError, "continuous"),
     "words": (lambda x, y: (np.full(x.shape, "a"), y), ValueError, "numeric"),
 }
@@ -81,7 +92,7 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_chunks_are_refused_at_the_door_and_leave_no_trace(name, kind):
     spoil, error, says = BAD[kind]
-    model = feed(CASES[name].make(), tasks=(0,))
+    model = feed(make(name), tasks=(0,))
     x, y = chunk(1)
     before = ask(model, x)
     with pytest.raises(error, match=says):
@@ -90,16 +101,30 @@ def test_bad_chunks_are_refused_at_the_door_and_leave_no_trace(name, kind):
 
 
 @everyone
+def test_a_nan_in_any_entry_is_refused(name):
+    model = feed(make(name), tasks=(0,))
+    for row, column in np.ndindex(2, 4):
+        x, y = (part[:2] for part in chunk(0))
+        x[row, column] = np.nan
+        for call in (lambda x=x, y=y: model.partial_fit(x, y, task=0), lambda x=x: ask(model, x)):
+            with pytest.raises(ValueError, match=f"row {row}"):
+                call()
+
+
+@everyone
+def test_before_the_first_chunk_there_is_nothing_to_ask_save_or_count(name, tmp_path):
+    model = make(name)
+    x, _ = chunk(0)
+    for call in (lambda: ask(model, x), lambda: model.predict(x, task=0), lambda: model.save(tmp_path), model.cost):
+        with pytest.raises(NotFittedError, match=type(model).__name__):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
+@everyone
 def test_bad_queries(name):
-    model = CASES[name].make()
     x, y = chunk(0)
-    with pytest.raises(NotFittedError, match=type(model).__name__):
-        model.predict(x, task=0)
-    with pytest.raises(NotFittedError):
-        model.save("nowhere")
-    feed(model, tasks=(0,))
-    with pytest.raises(ValueError, match="row 2"):
-        ask(model, np.where(np.arange(len(x))[:, None] == 2, np.nan, x))
+    model = feed(make(name), tasks=(0,))
     with pytest.raises(ValueError, match="3 features"):
         ask(model, x[:, :3])
     if model.sees == "test":
@@ -115,14 +140,14 @@ def test_bad_queries(name):
 
 @pytest.mark.parametrize("name", WITH_TEST_TASK)
 def test_a_given_task_rules_out_the_classes_of_the_others(name):
-    model = feed(CASES[name].make())
+    model = feed(make(name))
     p = model.predict_proba(chunk(0)[0], task=1)
     assert (p[:, :2] == 0).all() and np.allclose(p.sum(1), 1, atol=1e-5)
 
 
 @everyone
 def test_save_and_load_predict_and_learn_on_alike(name, tmp_path):
-    model = feed(CASES[name].make())
+    model = feed(make(name))
     x, _ = chunk(0, seed=9)
     model.save(tmp_path)
     loaded = type(model).load(tmp_path)
@@ -136,21 +161,21 @@ def test_save_and_load_predict_and_learn_on_alike(name, tmp_path):
 @everyone
 def test_the_seed_settles_everything(name):
     x, _ = chunk(0, seed=9)
-    a, b = (ask(feed(CASES[name].make()), x) for _ in range(2))
+    a, b = (ask(feed(make(name)), x) for _ in range(2))
     assert np.array_equal(a, b)
 
 
 @everyone
 def test_another_seed_gives_other_predictions(name):
     x, _ = chunk(0, seed=9)
-    assert not np.array_equal(*(ask(feed(CASES[name].make(seed=seed)), x) for seed in (3, 4)))
+    assert not np.array_equal(*(ask(feed(make(name, seed=seed)), x) for seed in (3, 4)))
 
 
 @everyone
 def test_global_generators_and_threads_are_left_alone(name, tmp_path):
     torch.manual_seed(1), np.random.seed(1), random.seed(1)  # noqa: NPY002
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate(), torch.get_num_threads()  # noqa: NPY002
-    model = feed(CASES[name].make())
+    model = feed(make(name))
     ask(model, chunk(0)[0])
     model.save(tmp_path)
     type(model).load(tmp_path)
@@ -164,15 +189,15 @@ def test_global_generators_and_threads_are_left_alone(name, tmp_path):
 def test_dtypes_and_tensors_agree(name):
     x, y = chunk(0)
     q = chunk(0, seed=9)[0]
-    reference = ask(CASES[name].make().partial_fit(x, y, task=0), q)
+    reference = ask(make(name).partial_fit(x, y, task=0), q)
     for convert in (
         lambda a: a.astype(np.float64),
         lambda a: torch.from_numpy(a.astype(np.float64)),
         lambda a: a.tolist(),
     ):
-        model = CASES[name].make().partial_fit(convert(x), y, task=0)
+        model = make(name).partial_fit(convert(x), y, task=0)
         assert np.array_equal(ask(model, q), reference)
-    model = CASES[name].make().partial_fit(torch.from_numpy(x), torch.from_numpy(y), task=0)
+    model = make(name).partial_fit(torch.from_numpy(x), torch.from_numpy(y), task=0)
     p = ask(model, torch.from_numpy(q))
     assert isinstance(p, torch.Tensor) and np.allclose(p.numpy(), reference, atol=1e-6)
 
@@ -180,7 +205,7 @@ def test_dtypes_and_tensors_agree(name):
 @everyone
 def test_string_labels_learn_what_numbers_learn(name):
     names = np.array(["d", "a", "ccc", "bb"])
-    numbers, words = feed(CASES[name].make()), feed(CASES[name].make(), labels=lambda y: names[y])
+    numbers, words = feed(make(name)), feed(make(name), labels=lambda y: names[y])
     x, _ = chunk(1, seed=9)
     assert words.classes_.tolist() == ["a", "bb", "ccc", "d"]
     assert np.allclose(
@@ -191,7 +216,7 @@ def test_string_labels_learn_what_numbers_learn(name):
 @everyone
 def test_labels_may_appear_late_inside_a_task(name):
     x, y = chunk(0)
-    model = CASES[name].make()
+    model = make(name)
     model.partial_fit(x[y == 0], y[y == 0], task=0).partial_fit(x, y, task=0)
     assert ask(model, x).shape == (32, 2)
 
@@ -199,7 +224,7 @@ def test_labels_may_appear_late_inside_a_task(name):
 @everyone
 def test_training_does_not_depend_on_the_cut(name):
     x, y = (np.concatenate(v) for v in zip(chunk(0), chunk(1)))
-    whole, cut = CASES[name].make().partial_fit(x, y, task=0), CASES[name].make()
+    whole, cut = make(name).partial_fit(x, y, task=0), make(name)
     for rows in np.split(np.arange(64), [8, 24, 56]):
         cut.partial_fit(x[rows], y[rows], task=0)
     assert np.array_equal(ask(whole, x), ask(cut, x))
@@ -208,9 +233,9 @@ def test_training_does_not_depend_on_the_cut(name):
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()], ids=["error", "interrupt"])
 @everyone
 def test_a_failure_half_way_leaves_the_model_bit_identical(name, error, monkeypatch):
-    model = feed(CASES[name].make(), tasks=(0, 1))
+    model = feed(make(name), tasks=(0, 1))
     x, y = chunk(2)
-    before, p = feed(CASES[name].make(), tasks=(0, 1))._state(), ask(model, x)
+    before, p = feed(make(name), tasks=(0, 1))._state(), ask(model, x)
     step, calls = torch.optim.SGD.step, []
 
     def failing(self, *args, **kwargs):
@@ -225,12 +250,12 @@ def test_a_failure_half_way_leaves_the_model_bit_identical(name, error, monkeypa
             model.partial_fit(x, y, task=2)
     assert same(model._state(), before) and np.array_equal(ask(model, x), p)
     assert model.classes_.tolist() == [0, 1, 2, 3] and model.n_chunks_ == 2
-    assert same(feed(model, tasks=(2,))._state(), feed(CASES[name].make(), (0, 1, 2))._state())
+    assert same(feed(model, tasks=(2,))._state(), feed(make(name), (0, 1, 2))._state())
 
 
 @everyone
 def test_a_failure_in_learn_leaves_the_predictions(name, monkeypatch):
-    model = feed(CASES[name].make(), tasks=(0,))
+    model = feed(make(name), tasks=(0,))
     x, y = chunk(1)
     p, learn = ask(model, x), type(model)._learn
 
@@ -243,7 +268,7 @@ def test_a_failure_in_learn_leaves_the_predictions(name, monkeypatch):
         with pytest.raises(RuntimeError, match="late"):
             model.partial_fit(x, y, task=1)
     assert np.array_equal(ask(model, x), p) and model.classes_.tolist() == [0, 1]
-    fresh = CASES[name].make()
+    fresh = make(name)
     with monkeypatch.context() as patch:
         patch.setattr(type(model), "_learn", failing)
         with pytest.raises(RuntimeError, match="late"):
@@ -253,24 +278,116 @@ def test_a_failure_in_learn_leaves_the_predictions(name, monkeypatch):
 
 @everyone
 def test_clone_copies_the_parameters_and_nothing_else(name):
-    model = feed(CASES[name].make(), tasks=(0,))
+    model = feed(make(name), tasks=(0,))
     copy = clone(model)
-    assert copy.get_params() == model.get_params() and not hasattr(copy, "classes_")
+    assert str(copy.get_params()) == str(model.get_params()) and not hasattr(copy, "classes_")
 
 
 @everyone
 def test_cost_counts(name):
-    cost = feed(CASES[name].make()).cost()
+    cost = feed(make(name)).cost()
     assert {"trainable_parameters", "stored_parameters", "stored_samples"} <= set(cost)
     assert all(isinstance(v, int) and v >= 0 for v in cost.values()) and cost["stored_parameters"] > 0
 
 
 @everyone
-def test_preset_and_seed_are_checked(name):
+def test_every_bad_setting_is_refused_by_name_at_construction_and_later(name):
+    model, cls = make(name), CASES[name].cls
+    before = str(model.get_params())
+    for setting in settings_of(cls):
+        if not setting.wanted:
+            continue
+        path = setting.name.split(".")
+        nested = {path[0]: object()} if len(path) == 1 else {path[0]: {path[1]: object()}}
+        with pytest.raises(ValueError, match=f"{path[-1]} must be"):
+            cls(**nested)
+        with pytest.raises(ValueError, match=f"{path[-1]} must be"):
+            model.set_params(**{"__".join(path): object()})
+    with pytest.raises(ValueError, match="has no preset 'huge'"):
+        cls.from_preset("huge")
+    assert str(model.get_params()) == before
+
+
+@everyone
+def test_settings_changed_in_mid_stream_hold_from_the_next_chunk_on(name, tmp_path):
+    model, twin = feed(make(name)), feed(make(name))
+    x, _ = chunk(0, seed=9)
+    changed = {"lr": model.lr / 5}
+    model.set_params(**changed)
+    assert np.array_equal(ask(model, x), ask(twin, x))
+    twin.save(tmp_path)
+    loaded = CASES[name].cls.load(tmp_path, **changed)
+    answers = [ask(feed(m, tasks=(2,)), x) for m in (model, loaded, twin)]
+    assert np.array_equal(answers[0], answers[1]) and not np.array_equal(answers[0], answers[2])
+
+
+@everyone
+def test_settings_that_shape_the_model_wait_for_the_next_fit(name, tmp_path):
+    model = feed(make(name))
     x, y = chunk(0)
-    for wrong in ({"preset": "huge"}, {"seed": -1}, {"batch_size": 0}, {"epochs": 0}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            CASES[name].make(**wrong).partial_fit(x, y, task=0)
+    before = ask(model, x)
+    model.set_params(seed=77)
+    for call in (lambda: model.partial_fit(x, y, task=1), lambda: model.save(tmp_path)):
+        with pytest.raises(ValueError, match="seed shapes the fitted model, which has 3, and is 77 now"):
+            call()
+    model.set_params(seed=3).save(tmp_path)
+    assert np.array_equal(ask(model, x), before)
+    assert model.set_params(seed=77).fit(x, y, task=0).n_chunks_ == model.epochs
+
+
+@everyone
+def test_numbers_too_large_are_learned_or_refused_and_leave_no_trace(name):
+    model = feed(make(name), tasks=(0,))
+    x, y = chunk(1)
+    before = ask(model, x)
+    try:
+        model.partial_fit(x * 1e30, y, task=1)
+    except (NotFinite, ValueError):
+        assert np.array_equal(ask(model, x), before)
+    else:
+        assert np.isfinite(ask(model, x)).all()
+
+
+@everyone
+def test_another_class_and_a_damaged_folder_are_refused(name, tmp_path):
+    feed(make(name)).save(tmp_path)
+    other = next(case.cls for case in CASES.values() if case.cls is not CASES[name].cls)
+    with pytest.raises(ValueError, match=f"not a .*{other.__name__}"):
+        other.load(tmp_path)
+    next(tmp_path.glob("*.safetensors")).write_bytes(b"")
+    with pytest.raises(ValueError, match="damaged"):
+        CASES[name].cls.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no saved state"):
+        CASES[name].cls.load(tmp_path / "nowhere")
+
+
+@everyone
+def test_the_device_is_not_saved_and_everything_goes_to_the_one_asked_for(name, tmp_path):
+    feed(make(name, device="cpu")).save(tmp_path)
+    assert CASES[name].cls.load(tmp_path).device == "auto"
+    model = CASES[name].cls.load(tmp_path, device="meta")
+    assert {p.device.type for module in model._modules() for p in module.parameters()} <= {"meta"}
+
+
+@everyone
+def test_progress_of_fit_ends_at_1(name):
+    told = []
+    make(name, epochs=3).fit(*chunk(0), task=0, progress=told.append)
+    assert told == [1 / 3, 2 / 3, 1.0]
+
+
+@pytest.mark.parametrize("cls", {case.cls for case in CASES.values()}, ids=lambda cls: cls.__name__)
+def test_plain_defaults_learn_and_every_method_works_with_them(cls, tmp_path):
+    model = cls()
+    tasks = {"task": 0} if cls.needs == "test" else {}
+    n = 6000 // model.epochs  # each makes as many steps as its epochs and mini-batches give for 6000 rows
+    rng = np.random.default_rng(0)
+    centers, y = rng.uniform(0, 1, (4, 64)), np.arange(n + 400) % 4
+    x = np.clip(centers[y] + 0.2 * rng.normal(size=(n + 400, 64)), 0, 1)
+    model.fit(x[:n], y[:n], **tasks)
+    model.save(tmp_path)
+    assert (cls.load(tmp_path).predict(x[n:], **tasks) == y[n:]).mean() > 1 / 4 + 0.4
+    assert model.cost() and model.partial_fit(x[:50], y[:50] + 4, **tasks).end_task() is model
 
 
 @pytest.mark.parametrize("name", ["TAME", "FineTuning", "ExperienceReplay", "NearestClassMean"])
@@ -280,16 +397,18 @@ def test_scikit_learns_own_checks(name):
         "check_n_features_in_after_fitting": "passes partial_fit(classes=...); this family takes labels as they come",
         "check_methods_sample_order_invariance": "asks 1e-7 of float32 networks; with their precision see below",
         "check_methods_subset_invariance": "asks 1e-7 of float32 networks; with their precision see below",
+        "check_do_not_raise_errors_in_init_or_set_params": "a bad setting is refused as soon as it is given",
+        "check_parameters_default_constructible": "groups of settings are objects",
     }
     params = {"n_classes": None} if name == "TAME" else {}
-    results = check_estimator(CASES[name].make(**params), expected_failed_checks=exempt, on_fail=None)
+    results = check_estimator(make(name, **params), expected_failed_checks=exempt, on_fail=None)
     failed = {r["check_name"]: r["exception"] for r in results if r["status"] == "failed"}
     assert not failed, {k: str(v)[:200] for k, v in failed.items()}
 
 
 @everyone
 def test_rows_are_answered_by_themselves(name):
-    model = feed(CASES[name].make())
+    model = feed(make(name))
     x, _ = chunk(seed=1)
     together = ask(model, x)
     order = np.random.default_rng(0).permutation(len(x))

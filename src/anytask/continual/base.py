@@ -1,30 +1,37 @@
 """The protocol of the continual family: scikit-learn estimators that learn from a stream, one chunk at a time.
 
-A chunk goes the same way in every system: ``partial_fit`` checks it at the door, turns it into tensors and label
-indices, and hands it to the system's ``_learn`` inside a rollback, so a failed call leaves the model as it was.
+A chunk goes the same way in every system: ``partial_fit`` validates it, turns it into tensors and label codes, and
+hands it to the system's ``_learn`` inside a rollback, so a failed call leaves the model as it was.
 """
 
 from __future__ import annotations
 
-import importlib
-import json
 import os
-import warnings
-from collections.abc import Iterator, Mapping
-from types import SimpleNamespace
+from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import DataConversionWarning, NotFittedError
+from sklearn.base import ClassifierMixin
 from torch import Tensor, nn
 
-from anytask.core.devices import resolve_device
-from anytask.core.persistence import load_tree, save_tree
+from anytask.continual.parts.distillation import Snapshot
+from anytask.continual.parts.stream import Reservoir
+from anytask.core.checks import (
+    check_input_shape,
+    check_inputs,
+    check_labels,
+    check_same_length,
+    require_finite,
+    require_finite_weights,
+)
+from anytask.core.cost import cost_of
+from anytask.core.estimator import Estimator
+from anytask.core.progress import Progress, silent
 from anytask.core.rng import derive, isolated
-from anytask.core.rollback import rollback
+from anytask.core.settings import whole
 
 __all__ = ["ContinualClassifier"]
 
@@ -32,40 +39,51 @@ __all__ = ["ContinualClassifier"]
 ACCESS = ("none", "boundary", "train", "test")
 
 
-class ContinualClassifier(ClassifierMixin, BaseEstimator):
+class ContinualClassifier(ClassifierMixin, Estimator):
     """Base of the continual classifiers.
 
-    A system declares its parameters in ``__init__`` (stored as they come, as scikit-learn asks), its two presets in
-    :attr:`PRESETS`, and implements four short methods: :meth:`_learn`, :meth:`_scores`, :meth:`_state` and
-    :meth:`_load_state`. Everything else is the same for all of them.
+    A system lists its settings as fields and its small-data values in :attr:`PRESETS`, and implements four short
+    methods: :meth:`_start` sets the plain values of the fitted state, :meth:`_build` makes its modules, optimizers and
+    buffers, :meth:`_learn` and :meth:`_scores` are the method. Everything else is the same for all of them.
 
-    Parameters every system has
-    ---------------------------
-    preset : {"paper", "small"}
-        Which column of :attr:`PRESETS` fills in the parameters left at ``None``.
+    Settings that are changed on a fitted model take effect with the next chunk, those of inference with the next
+    prediction; what was learned before is finished under the settings it was learned with. ``seed`` and the settings in
+    :attr:`STRUCTURE` shape the fitted state: once they were changed, the model neither learns nor saves until they are
+    set back or it is fitted anew.
+
+    Parameters
+    ----------
     epochs : int
         Passes that :meth:`fit` makes over its data; :meth:`partial_fit` makes one.
     batch_size : int
         Size of the mini-batches a chunk is cut into, in the order of its rows.
-    seed : int
-        Everything random follows from it; the global generators are not touched.
-    device : str
-        ``"auto"`` (CUDA when there is one), or a torch device.
+    seed, device
+        See :class:`~anytask.core.estimator.Estimator`.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
         The labels seen so far, sorted; the columns of :meth:`predict_proba`.
+    labels_ : list
+        The same labels in order of appearance; the code of a label is its place here.
     n_features_in_ : int
         Number of values in one input.
     input_shape_ : tuple of int
         Shape of one input.
+    n_chunks_ : int
+        Chunks learned so far.
+    task_codes_ : dict
+        Task -> the codes of the labels seen in it, for systems that see the task.
     """
 
-    #: The least a system must be told of the task, and the most it looks at; a key of :data:`ACCESS` each.
+    #: The least a system must be told of the task, and the most it looks at; one of :data:`ACCESS` each.
     needs: ClassVar[str] = "none"
     sees: ClassVar[str] = "none"
-    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "small": {}}
+    #: Settings that shape the fitted state, beside ``seed``; those of groups as ``group.name``.
+    STRUCTURE: ClassVar[tuple[str, ...]] = ()
+
+    epochs: int = whole(10, "passes of fit over its data; partial_fit makes one")
+    batch_size: int = whole(128, "rows of a mini-batch")
 
     # -- what users call ------------------------------------------------------------------------------------------
 
@@ -84,41 +102,41 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            For empty chunks, NaN or infinite inputs, lengths that differ, another input shape than before, or a
-            missing ``task`` where the system needs one. The model is left as it was.
+            For empty chunks, NaN or infinite inputs, lengths that differ, another input shape than before, a missing
+            ``task`` where the system needs one, or a changed setting of :attr:`STRUCTURE`. The model is left as it was.
         TypeError
             For labels of another kind than before.
+        NotFinite
+            If training made a NaN or infinite weight; the model is left as it was.
         """
         X_, y_ = self._check_chunk(X, y, task)
-        new = not hasattr(self, "input_shape_")
-        with rollback(self, skip=frozenset(self.get_params(deep=False))):
-            if new:
-                self._start(tuple(X_.shape[1:]), y_)
+        with self._update():
+            if not self.__sklearn_is_fitted__():
+                self._first_chunk(X_, y_)
+            self._check_structure()
             codes = self._encode(y_)
             self._count_task(codes, task)
             with isolated(derive(self.seed, "chunk", self.n_chunks_)):
-                self._learn(X_.to(self.device_), torch.from_numpy(codes).to(self.device_), self._task_for_learner(task))
+                self._learn(X_.to(self._device), torch.from_numpy(codes).to(self._device), self._task_for_learner(task))
+            require_finite_weights(self._trained(), f"after chunk {self.n_chunks_}")
             self.n_chunks_ += 1
         return self
 
-    def fit(self, X: ArrayLike | Tensor, y: ArrayLike | Tensor, task: object = None) -> Self:
+    def fit(
+        self, X: ArrayLike | Tensor, y: ArrayLike | Tensor, task: object = None, *, progress: Progress | None = None
+    ) -> Self:
         """Forget everything, then make ``epochs`` shuffled passes over (X, y) as one task, and end that task."""
         X_, y_ = self._check_chunk(X, y, task, fresh=True)
         if len(np.unique(y_)) < 2:
             raise ValueError(f"y has one class only ({y_[0]!r}): a classifier needs at least 2 classes")
-        before = dict(vars(self))
-        try:
-            params = self.get_params(deep=False)  # lambda_ and its like end in an underscore too
-            for name in [n for n in vars(self) if n.endswith("_") and n not in params]:
-                delattr(self, name)
+        progress = progress or silent
+        with self._refit():
             rng = np.random.default_rng(derive(self.seed, "fit"))
-            for _ in range(self.epochs):
+            for epoch in range(1, self.epochs + 1):
                 order = rng.permutation(len(y_))
                 self.partial_fit(X_[torch.from_numpy(order)], y_[order], task=task)
+                progress(epoch / self.epochs)
             self.end_task()
-        except BaseException:
-            self.__dict__ = before
-            raise
         return self
 
     def end_task(self) -> Self:
@@ -133,9 +151,9 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         X_ = self._check_query(X)
         task = self._task_for_query(task)
         with torch.no_grad(), isolated(derive(self.seed, "predict")):
-            parts = [self._scores(part.to(self.device_), task) for part in X_.split(4096)]
-        scores = torch.cat(parts)[:, torch.from_numpy(self._order).to(self.device_)]  # (n, n_classes)
-        probabilities = scores.softmax(dim=1)
+            parts = [self._scores(part.to(self._device), task) for part in X_.split(4096)]
+        scores = torch.cat(parts)[:, torch.from_numpy(self._order).to(self._device)]  # (n, n_classes)
+        probabilities = require_finite(scores.softmax(dim=1), "a probability")
         if isinstance(X, Tensor):
             return probabilities.to(X.device)
         return probabilities.cpu().numpy().astype(np.float64)
@@ -149,62 +167,23 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
             return torch.from_numpy(labels).to(X.device)
         return labels
 
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, nested ones as ``group__name``, from the next chunk or the next prediction on."""
+        if params and self.__sklearn_is_fitted__():
+            self._catch_up()
+        return super().set_params(**params)
+
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the model to ``folder`` as safetensors + JSON; :meth:`load` gives the same predictions."""
+        """Write the model to ``folder`` as safetensors + JSON; :meth:`load` predicts and learns on alike."""
         self._check_fitted()
-        tree = {
-            "class": f"{type(self).__module__}:{type(self).__qualname__}",
-            "params": {name: _param_to_json(value) for name, value in self.get_params(deep=False).items()},
-            "stream": {
-                "labels": list(self._codes),
-                "label_dtype": self.classes_.dtype.str,
-                "input_shape": self.input_shape_,
-                "n_chunks": self.n_chunks_,
-                "tasks": {key: set(codes) for key, codes in self._task_codes.items()},
-            },
-            "state": self._state(),
-        }
-        save_tree(folder, tree)
-
-    @classmethod
-    def load(cls, folder: str | os.PathLike[str], *, device: str = "auto", **params: Any) -> Self:
-        """Read a model that :meth:`save` wrote.
-
-        Parameters
-        ----------
-        folder : path
-            The folder given to :meth:`save`.
-        device : str
-            Where the model is to live.
-        **params
-            Constructor arguments that cannot be saved, such as a backbone given as a module: pass them again.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If there is no model of this class there, or a parameter has to be passed again.
-        """
-        tree = load_tree(folder)
-        name = f"{cls.__module__}:{cls.__qualname__}"
-        if tree.get("class") != name:
-            raise ValueError(f"{folder} holds a {tree.get('class')}, not a {name}")
-        settings = {k: _param_from_json(k, v) for k, v in tree["params"].items() if k not in params}
-        model = cls(**{**settings, **params, "device": device})
-        stream = tree["stream"]
-        model._settle(stream["input_shape"])
-        model._codes = {label: code for code, label in enumerate(stream["labels"])}
-        model._sort_classes(np.dtype(stream["label_dtype"]))
-        model._task_codes = stream["tasks"]
-        model.n_chunks_ = stream["n_chunks"]
-        with isolated(derive(model.seed, "init")):
-            model._build(model.input_shape_)
-            model._load_state(tree["state"])
-        return model
+        self._check_structure()
+        super().save(folder)
 
     def cost(self) -> dict[str, int]:
         """Return what the model keeps: trainable parameters, all stored numbers, and stored training samples."""
         self._check_fitted()
-        return {"trainable_parameters": 0, "stored_parameters": 0, "stored_samples": 0}
+        kept = [getattr(self, name) for name in self._fitted() if name != "classes_"]
+        return {**cost_of(kept), "stored_samples": sum(len(part) for part in kept if isinstance(part, Reservoir))}
 
     @classmethod
     def settings_for(cls, stream: Any) -> dict[str, Any]:
@@ -219,9 +198,8 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
 
     # -- what a system writes -------------------------------------------------------------------------------------
 
-    def _build(self, input_shape: tuple[int, ...]) -> None:
-        """Make the fitted state for inputs of this shape (called once, before the first chunk, and by ``load``)."""
-        raise NotImplementedError
+    def _start(self) -> None:
+        """Set the plain values of the fitted state before the first chunk (``load`` puts back what they had become)."""
 
     def _learn(self, X: Tensor, y: Tensor, task: object) -> None:
         """Update from a checked chunk: X (n, \\*input_shape) float32, y (n,) int64 codes in order of appearance."""
@@ -231,78 +209,76 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
         """Return log-probabilities or logits (n, number of codes); ``-inf`` rules a class out."""
         raise NotImplementedError
 
-    def _state(self) -> Any:
-        """Return the fitted state as a tree that :func:`anytask.core.persistence.save_tree` takes."""
-        raise NotImplementedError
+    def _catch_up(self) -> None:
+        """Train now what a system would train when it is next asked for a prediction."""
 
-    def _load_state(self, state: Any) -> None:
-        """Put back what :meth:`_state` returned, into an object on which ``_build`` has just been called."""
-        raise NotImplementedError
+    def _trained(self) -> Iterator[nn.Module]:
+        """Give the modules that the chunk under way may have changed."""
+        return (module for module in self._modules() if not isinstance(module, Snapshot))
+
+    def _modules(self) -> Iterator[nn.Module]:
+        """Give the modules of the fitted state."""
+        return (getattr(self, name) for name in self._fitted() if isinstance(getattr(self, name), nn.Module))
 
     # -- shared steps ---------------------------------------------------------------------------------------------
 
-    def _settings(self) -> SimpleNamespace:
-        """The constructor's parameters, ``None`` filled in from the preset."""
-        if self.preset not in self.PRESETS:
-            raise ValueError(f"preset must be one of {sorted(self.PRESETS)}, got {self.preset!r}")
-        preset = self.PRESETS[self.preset]
-        params = self.get_params(deep=False)
-        return SimpleNamespace(**{k: preset.get(k) if v is None else v for k, v in params.items()})
-
     def _minibatches(self, n: int) -> Iterator[slice]:
-        size = self._settings().batch_size
-        for start in range(0, n, size):
-            yield slice(start, min(start + size, n))
+        for start in range(0, n, self.batch_size):
+            yield slice(start, min(start + self.batch_size, n))
 
     def _mask_to_task(self, scores: Tensor, task: object) -> Tensor:
         """Rule out the classes that were never seen in ``task``; all stay in when ``task`` is None."""
         if task is None:
             return scores
         keep = torch.zeros(scores.shape[1], dtype=torch.bool, device=scores.device)
-        keep[sorted(self._task_codes[task])] = True
+        keep[sorted(self.task_codes_[task])] = True
         return scores.masked_fill(~keep, -torch.inf)
 
-    def _start(self, input_shape: tuple[int, ...], y: np.ndarray) -> None:
-        self._check_params()
-        self._settle(input_shape)
-        self._codes: dict[Any, int] = {}
-        self._sort_classes(y.dtype)
-        self._task_codes: dict[Any, set[int]] = {}
-        self.n_chunks_ = 0
-        with isolated(derive(self.seed, "init")):
-            self._build(input_shape)
-
-    def _settle(self, input_shape: tuple[int, ...]) -> None:
-        self.input_shape_ = tuple(int(n) for n in input_shape)
+    def _first_chunk(self, X: Tensor, y: np.ndarray) -> None:
+        self.input_shape_ = tuple(X.shape[1:])
         self.n_features_in_ = int(np.prod(self.input_shape_))
-        self.device_ = resolve_device(self.device)
+        self.labels_: list[Any] = []
+        self.classes_ = np.array([], dtype=y.dtype)
+        self.task_codes_: dict[Any, set[int]] = {}
+        self.n_chunks_ = 0
+        self._start()
+        self._structure = self._structure_now()
+        with isolated(derive(self.seed, "init")):
+            self._build()
 
-    def _check_params(self) -> None:
-        s = self._settings()
-        for name in ("batch_size", "epochs"):
-            value = getattr(s, name)
-            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-        if not isinstance(self.seed, (int, np.integer)) or self.seed < 0:
-            raise ValueError(f"seed must be an integer of at least 0, got {self.seed!r}")
+    def _load_state(self, state: Any) -> None:
+        super()._load_state(state)
+        self._structure = self._structure_now()
+
+    def _structure_now(self) -> dict[str, str]:
+        return {name: repr(attrgetter(name)(self)) for name in ("seed", *self.STRUCTURE)}
+
+    def _check_structure(self) -> None:
+        for name, now in self._structure_now().items():
+            if now != self._structure[name]:
+                raise ValueError(
+                    f"{name} shapes the fitted model, which has {self._structure[name]}, and is {now} now: "
+                    "set it back, or call fit"
+                )
 
     def _encode(self, y: np.ndarray) -> np.ndarray:
+        code_of = {label: code for code, label in enumerate(self.labels_)}
         labels, first = np.unique(y, return_index=True)
-        unseen = [label for label in labels[first.argsort()].tolist() if label not in self._codes]
-        for label in unseen:
-            self._codes[label] = len(self._codes)
-        if unseen:
-            self._sort_classes(np.result_type(self.classes_.dtype, y.dtype))
-        return np.array([self._codes[label] for label in y.tolist()], dtype=np.int64)
+        for label in labels[first.argsort()].tolist():
+            code_of.setdefault(label, len(code_of))
+        if len(code_of) > len(self.labels_):
+            self.labels_ = list(code_of)
+            self.classes_ = np.sort(np.array(self.labels_, dtype=np.result_type(self.classes_.dtype, y.dtype)))
+        return np.array([code_of[label] for label in y.tolist()], dtype=np.int64)
 
-    def _sort_classes(self, dtype: np.dtype) -> None:
-        labels = np.array(list(self._codes), dtype=dtype)
-        self._order = np.argsort(labels, kind="stable")
-        self.classes_ = labels[self._order]
+    @property
+    def _order(self) -> np.ndarray:
+        """The code of each of ``classes_``."""
+        return np.argsort(np.array(self.labels_, dtype=self.classes_.dtype), kind="stable")
 
     def _count_task(self, codes: np.ndarray, task: object) -> None:
         if task is not None and ACCESS.index(self.sees) >= ACCESS.index("train"):
-            self._task_codes.setdefault(_task_key(task), set()).update(np.unique(codes).tolist())
+            self.task_codes_.setdefault(_task_key(task), set()).update(np.unique(codes).tolist())
 
     def _task_for_learner(self, task: object) -> object:
         return _task_key(task) if task is not None and ACCESS.index(self.sees) >= ACCESS.index("train") else None
@@ -314,114 +290,30 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):
                     f"{type(self).__name__} needs to know the task at test time: pass predict(X, task=...)"
                 )
             return None
-        if _task_key(task) not in self._task_codes:
-            raise ValueError(f"task {task!r} was never trained; known tasks: {sorted(map(str, self._task_codes))}")
+        if _task_key(task) not in self.task_codes_:
+            raise ValueError(f"task {task!r} was never trained; known tasks: {sorted(map(str, self.task_codes_))}")
         return _task_key(task)
 
     def _check_chunk(
         self, X: ArrayLike | Tensor, y: ArrayLike | Tensor, task: object, fresh: bool = False
     ) -> tuple[Tensor, np.ndarray]:
-        X_ = check_inputs(X, "X")
-        y_ = check_labels(y)
-        if len(X_) != len(y_):
-            raise ValueError(f"X has {len(X_)} rows and y has {len(y_)} labels: they must match")
+        X_, y_ = check_inputs(X), check_labels(y)
+        check_same_length(X_, y_)
         if task is None and ACCESS.index(self.needs) >= ACCESS.index("train"):
             raise ValueError(
                 f"{type(self).__name__} needs to know the task in training: pass partial_fit(X, y, task=...)"
             )
-        if hasattr(self, "input_shape_") and not fresh:
-            self._check_shape(X_)
+        if self.__sklearn_is_fitted__() and not fresh:
+            check_input_shape(X_, self.input_shape_, type(self).__name__)
             if (y_.dtype.kind in "US") != (self.classes_.dtype.kind in "US"):
                 raise TypeError(f"labels were {self.classes_.dtype} before and are {y_.dtype} now: keep to one kind")
         return X_, y_
 
     def _check_query(self, X: ArrayLike | Tensor) -> Tensor:
         self._check_fitted()
-        X_ = check_inputs(X, "X")
-        self._check_shape(X_)
+        X_ = check_inputs(X)
+        check_input_shape(X_, self.input_shape_, type(self).__name__)
         return X_
-
-    def _check_shape(self, X: Tensor) -> None:
-        if tuple(X.shape[1:]) != self.input_shape_:
-            if len(self.input_shape_) == 1 and X.ndim == 2:  # scikit-learn's own words, which its tools look for
-                raise ValueError(
-                    f"X has {X.shape[1]} features, but {type(self).__name__} is expecting "
-                    f"{self.n_features_in_} features as input."
-                )
-            raise ValueError(f"X holds inputs of shape {tuple(X.shape[1:])}, but {self.input_shape_} was learned")
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "input_shape_"):
-            raise NotFittedError(f"this {type(self).__name__} has seen no data yet: call partial_fit or fit first")
-
-
-def check_inputs(X: ArrayLike | Tensor, name: str) -> Tensor:
-    """Return ``X`` as a finite float32 tensor of shape (n, ...), n >= 1, or say what is wrong with it."""
-    if isinstance(X, Tensor):
-        tensor = X.detach()
-        if tensor.is_complex():
-            raise ValueError(f"Complex data not supported: {name} is {tensor.dtype}")
-    else:
-        if hasattr(X, "toarray"):
-            raise TypeError(f"{name} is a sparse matrix, and dense data is required: use {name}.toarray()")
-        array = np.asarray(X)
-        if array.dtype.kind == "c":
-            raise ValueError(f"Complex data not supported: {name} is {array.dtype}")
-        if array.dtype.kind not in "biuf":
-            try:
-                array = array.astype(np.float64)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"{name} must be numeric, got {array.dtype}: {error}") from error
-        tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-    if tensor.ndim < 2:
-        raise ValueError(f"{name} must have shape (n, features...), got {tuple(tensor.shape)}. Reshape your data.")
-    if len(tensor) == 0:
-        raise ValueError(
-            f"Found array with 0 sample(s) (shape={tuple(tensor.shape)}) while a minimum of 1 is required."
-        )
-    if 0 in tensor.shape:
-        raise ValueError(f"0 feature(s) (shape={tuple(tensor.shape)}) while a minimum of 1 is required.")
-    tensor = tensor.to(torch.float32)
-    if not bool(torch.isfinite(tensor).all()):
-        row = int((~torch.isfinite(tensor.flatten(1))).any(dim=1).nonzero()[0])
-        raise ValueError(f"{name} contains NaN or infinity in row {row}: only finite values are accepted")
-    return tensor
-
-
-def check_labels(y: ArrayLike | Tensor) -> np.ndarray:
-    """Return ``y`` as a one-dimensional array of integer, boolean or string labels, or say what is wrong with it."""
-    if y is None:
-        raise ValueError("This estimator requires y to be passed, but the target y is None")
-    array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-    if array.ndim == 2 and array.shape[1] == 1:
-        message = "A column-vector y was passed when a 1d array was expected: its one column is taken."
-        warnings.warn(message, DataConversionWarning, stacklevel=3)
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise ValueError(f"y must have shape (n,), got {array.shape}")
-    if array.dtype.kind == "O":
-        kinds = {type(label) for label in array.tolist()}
-        if kinds <= {str}:
-            array = array.astype(str)
-        elif kinds <= {int, bool}:
-            array = array.astype(np.int64)
-        else:
-            raise TypeError(f"y mixes kinds of labels: {sorted(k.__name__ for k in kinds)}; use strings or integers")
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise ValueError(f"y contains NaN or infinity in row {int(np.argmax(~np.isfinite(array)))}")
-        if (array != np.floor(array)).any():
-            raise ValueError(
-                f"Unknown label type: continuous (y[{int(np.argmax(array != np.floor(array)))}] is not whole)"
-            )
-    elif array.dtype.kind not in "biuU":
-        raise TypeError(f"labels must be integers or strings, got {array.dtype}")
-    return array
-
-
-def parameter_count(*modules: nn.Module) -> int:
-    """Return how many numbers the parameters of ``modules`` hold."""
-    return sum(p.numel() for module in modules for p in module.parameters())
 
 
 def _task_key(task: object) -> object:
@@ -429,32 +321,3 @@ def _task_key(task: object) -> object:
     if not isinstance(value, (int, str)):
         raise TypeError(f"task must be an integer or a string, got {type(value).__name__}")
     return value
-
-
-def _param_to_json(value: Any) -> Any:
-    if isinstance(value, nn.Module) or (callable(value) and not _importable(value)):
-        return {"again": type(value).__name__}
-    if callable(value):
-        return {"import": f"{value.__module__}:{value.__qualname__}"}
-    try:
-        json.dumps(value)
-    except TypeError:
-        return {"again": type(value).__name__}
-    return {"value": value}
-
-
-def _param_from_json(name: str, saved: dict[str, Any]) -> Any:
-    if "again" in saved:
-        raise ValueError(f"{name} (a {saved['again']}) could not be saved: pass it again, load(folder, {name}=...)")
-    if "import" in saved:
-        module, attribute = saved["import"].split(":")
-        if not module.startswith("anytask."):
-            raise ValueError(f"{name} names {saved['import']}, which is not part of anytask: refused")
-        return getattr(importlib.import_module(module), attribute)
-    return saved["value"]
-
-
-def _importable(value: Any) -> bool:
-    # A saved file may only name the library's own functions: loading must not import a module of the file's choice.
-    module, name = str(getattr(value, "__module__", "")), getattr(value, "__qualname__", "<>")
-    return module.startswith("anytask.") and "<" not in name and "." not in name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -13,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from anytask.continual.base import ContinualClassifier, parameter_count
+from anytask.continual.base import ContinualClassifier
 from anytask.continual.parts.distillation import Snapshot, kl_distillation
-from anytask.continual.parts.sgd import mode, sgd_step, train_on
+from anytask.continual.parts.sgd import mode, sgd_step, train_on, tune
 from anytask.continual.parts.stream import Reservoir, content_keys
+from anytask.core.checks import require_finite, require_finite_weights
 from anytask.core.rng import derive, isolated
+from anytask.core.settings import free, numbers, real, whole
 from anytask.models.build import Backbone, build_backbone
 
 __all__ = ["ExperienceReplay", "FineTuning", "JointTraining", "LwF", "NearestClassMean"]
@@ -71,34 +72,41 @@ class GrowingClassifier(nn.Module):
 class _Network(ContinualClassifier):
     """One network with a growing head, trained by SGD on every mini-batch: what all baselines but the means share."""
 
-    needs: ClassVar[str] = "none"
     sees: ClassVar[str] = "test"
-    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"batch_size": 128, "epochs": 10, "buffer": 5000},
-        "small": {"batch_size": 16, "epochs": 10, "buffer": 500},
-    }
+    STRUCTURE: ClassVar[tuple[str, ...]] = ("backbone", "hidden", "n_features")
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"batch_size": 16}}
 
-    def _build(self, input_shape: tuple[int, ...]) -> None:
-        self.network_ = self._fresh_network()
-        self.optimizer_ = self._fresh_optimizer(self.network_)
+    backbone: Any = free(None, "the body: None for an MLP, a name, a module, or a callable")
+    hidden: Sequence[int] = numbers((64, 64), "hidden widths of the default body", at_least=1, integers=True)
+    n_features: int = whole(512, "width of the features of a named or called body")
+    lr: float = real(0.05, "learning rate of SGD", above=0)
+    momentum: float = real(0.9, "momentum of SGD", at_least=0, below=1)
+    weight_decay: float = real(5e-4, "weight decay of SGD", at_least=0)
+
+    def _start(self) -> None:
         self.steps_ = 0
 
-    def _fresh_network(self) -> GrowingClassifier:
-        s, seed = self._settings(), derive(self.seed, "network")
-        body, width = build_body(s.backbone, self.input_shape_, s.hidden, s.n_features, seed)
-        return GrowingClassifier(body, width, seed).to(self.device_)
+    def _build(self) -> None:
+        self.network_ = self._fresh_network(len(self.labels_))
+        self.optimizer_ = torch.optim.SGD(self.network_.parameters(), **self._sgd())
 
-    def _fresh_optimizer(self, network: nn.Module) -> torch.optim.SGD:
-        s = self._settings()
-        return torch.optim.SGD(network.parameters(), lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
+    def _fresh_network(self, n_classes: int) -> GrowingClassifier:
+        seed = derive(self.seed, "network")
+        body, width = build_body(self.backbone, self.input_shape_, self.hidden, self.n_features, seed)
+        network = GrowingClassifier(body, width, seed).to(self._device)
+        network.grow(n_classes)
+        return network
+
+    def _sgd(self) -> dict[str, Any]:
+        return {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
 
     def _learn(self, X: Tensor, y: Tensor, task: object) -> None:
-        s = self._settings()
+        tune(self.optimizer_, **self._sgd())
         for rows in self._minibatches(len(X)):
-            self._observe(X[rows], y[rows], s)
+            self._observe(X[rows], y[rows])
             self.steps_ += 1
 
-    def _observe(self, X: Tensor, y: Tensor, s: SimpleNamespace) -> None:
+    def _observe(self, X: Tensor, y: Tensor) -> None:
         self._grow(y)
         sgd_step(self.network_, self.optimizer_, lambda: cross_entropy(self.network_(X), y), len(X))
 
@@ -110,34 +118,6 @@ class _Network(ContinualClassifier):
     def _scores(self, X: Tensor, task: object) -> Tensor:
         with mode(self.network_, training=False):
             return self._mask_to_task(self.network_(X), task)
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        s = self._settings()
-        if not s.lr > 0 or not 0 <= s.momentum < 1 or s.weight_decay < 0:
-            raise ValueError(
-                f"lr must be positive, momentum in [0, 1), weight_decay at least 0; got {s.lr!r}, {s.momentum!r}, "
-                f"{s.weight_decay!r}"
-            )
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "network": dict(self.network_.state_dict()),
-            "optimizer": self.optimizer_.state_dict(),
-            "steps": self.steps_,
-        }
-
-    def _load_state(self, state: dict[str, Any]) -> None:
-        self.network_.grow(len(state["network"]["bias"]), self.optimizer_)
-        self.network_.load_state_dict(state["network"])
-        self.optimizer_.load_state_dict(state["optimizer"])
-        self.steps_ = state["steps"]
-
-    def cost(self) -> dict[str, int]:
-        """Return what the model keeps: its network."""
-        self._check_fitted()
-        n = parameter_count(self.network_)
-        return {"trainable_parameters": n, "stored_parameters": n, "stored_samples": 0}
 
 
 class FineTuning(_Network):
@@ -152,13 +132,13 @@ class FineTuning(_Network):
         :func:`build_body`). ``None``: an MLP.
     hidden : sequence of int, default (64, 64)
         Hidden widths of the default body.
-    n_features : int, optional
-        Width of the features of a named or called body (default 512).
+    n_features : int, default 512
+        Width of the features of a named or called body.
     lr, momentum, weight_decay : float, defaults 0.05, 0.9, 5e-4
         SGD. The learning rate was chosen among 0.01, 0.02, 0.05, 0.1 and 0.2 by the accuracy on held-out training rows
         of a stationary task.
-    preset, epochs, batch_size, seed, device
-        See :class:`~anytask.continual.base.ContinualClassifier`; batches of 128 (``"paper"``) or 16 (``"small"``).
+    epochs, batch_size, seed, device
+        See :class:`~anytask.continual.base.ContinualClassifier`; batches of 16 in the preset ``small``.
 
     Attributes
     ----------
@@ -175,39 +155,12 @@ class FineTuning(_Network):
     >>> x = rng.normal(size=(640, 4)) * 0.3
     >>> y = np.arange(640) % 2 + 2 * (np.arange(640) >= 320)
     >>> x[np.arange(640), y] += 2
-    >>> model = FineTuning(preset="small").partial_fit(x[:320], y[:320])
+    >>> model = FineTuning.from_preset("small").partial_fit(x[:320], y[:320])
     >>> before = (model.predict(x[:320]) == y[:320]).mean()
     >>> after = (model.partial_fit(x[320:], y[320:]).predict(x[:320]) == y[:320]).mean()
     >>> bool(after < before - 0.4)
     True
     """
-
-    def __init__(
-        self,
-        backbone: Backbone = None,
-        *,
-        hidden: Sequence[int] = (64, 64),
-        n_features: int | None = None,
-        lr: float = 0.05,
-        momentum: float = 0.9,
-        weight_decay: float = 5e-4,
-        preset: str = "paper",
-        epochs: int | None = None,
-        batch_size: int | None = None,
-        seed: int = 0,
-        device: str = "auto",
-    ) -> None:
-        self.backbone = backbone
-        self.hidden = hidden
-        self.n_features = n_features
-        self.lr = lr
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.preset = preset
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.seed = seed
-        self.device = device
 
 
 class JointTraining(_Network):
@@ -220,7 +173,7 @@ class JointTraining(_Network):
     ----------
     backbone, hidden, n_features, lr, momentum, weight_decay
         As in :class:`FineTuning`.
-    preset, epochs, batch_size, seed, device
+    epochs, batch_size, seed, device
         See :class:`~anytask.continual.base.ContinualClassifier`.
 
     Attributes
@@ -234,76 +187,49 @@ class JointTraining(_Network):
     --------
     >>> x = np.repeat(np.eye(4), 80, axis=0)
     >>> y = np.repeat(np.arange(4), 80)
-    >>> model = JointTraining(preset="small").partial_fit(x[:160], y[:160]).partial_fit(x[160:], y[160:])
+    >>> model = JointTraining.from_preset("small").partial_fit(x[:160], y[:160]).partial_fit(x[160:], y[160:])
     >>> model.predict(np.eye(4)).tolist(), model.cost()["stored_samples"]
     ([0, 1, 2, 3], 4)
     """
 
-    def __init__(
-        self,
-        backbone: Backbone = None,
-        *,
-        hidden: Sequence[int] = (64, 64),
-        n_features: int | None = None,
-        lr: float = 0.05,
-        momentum: float = 0.9,
-        weight_decay: float = 5e-4,
-        preset: str = "paper",
-        epochs: int | None = None,
-        batch_size: int | None = None,
-        seed: int = 0,
-        device: str = "auto",
-    ) -> None:
-        self.backbone = backbone
-        self.hidden = hidden
-        self.n_features = n_features
-        self.lr = lr
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.preset = preset
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.seed = seed
-        self.device = device
+    def _start(self) -> None:
+        super()._start()
+        self.trained_at_ = 0
 
-    def _build(self, input_shape: tuple[int, ...]) -> None:
-        super()._build(input_shape)
-        self._all = Reservoir(None, self.seed)
-        self._trained_at = -1
+    def _build(self) -> None:
+        self.network_ = self._fresh_network(len(self.labels_))
+        self.samples_ = Reservoir(None, self.seed)
 
-    def _observe(self, X: Tensor, y: Tensor, s: SimpleNamespace) -> None:
-        self._all.add(X, y, keys=content_keys(X, y))
+    def _learn(self, X: Tensor, y: Tensor, task: object) -> None:
+        for rows in self._minibatches(len(X)):
+            self.samples_.add(X[rows], y[rows], keys=content_keys(X[rows], y[rows]))
+            self.steps_ += 1
 
     def _scores(self, X: Tensor, task: object) -> Tensor:
-        self._train()
+        self._catch_up()
         return super()._scores(X, task)
 
-    def _train(self) -> None:
-        if self._trained_at == self.steps_:
+    def _catch_up(self) -> None:
+        if self.trained_at_ == self.steps_:
             return
-        s, network = self._settings(), self._fresh_network()
-        X, y = (t.to(self.device_) for t in self._all.data())
-        network.grow(int(y.max()) + 1)
+        network = self._fresh_network(len(self.labels_))
+        X, y = (t.to(self._device) for t in self.samples_.data())
         seed = derive(self.seed, "joint order")
         with isolated(seed):
-            optimizer = self._fresh_optimizer(network)
-            train_on(network, optimizer, X, y, cross_entropy, batch_size=s.batch_size, steps=self.steps_, seed=seed)
-        self.network_, self.optimizer_, self._trained_at = network, optimizer, self.steps_
+            optimizer = torch.optim.SGD(network.parameters(), **self._sgd())
+            train_on(network, optimizer, X, y, cross_entropy, batch_size=self.batch_size, steps=self.steps_, seed=seed)
+        require_finite_weights([network], "after joint training")
+        self.network_, self.trained_at_ = network, self.steps_
 
-    def _state(self) -> dict[str, Any]:
-        self._train()
-        return {**super()._state(), "all": self._all.state()}
-
-    def _load_state(self, state: dict[str, Any]) -> None:
-        super()._load_state(state)
-        self._all.load_state(state["all"])
-        self._trained_at = self.steps_
+    def _state(self) -> Any:
+        self._catch_up()
+        return super()._state()
 
     def cost(self) -> dict[str, int]:
         """Return what the model keeps: its network and every distinct sample."""
         self._check_fitted()
-        n = sum(p.numel() for p in self.network_.body.parameters()) + len(self._codes) * (self.network_.n_features + 1)
-        return {"trainable_parameters": n, "stored_parameters": n, "stored_samples": len(self._all)}
+        self._catch_up()
+        return super().cost()
 
 
 class ExperienceReplay(_Network):
@@ -315,11 +241,11 @@ class ExperienceReplay(_Network):
     ----------
     backbone, hidden, n_features, lr, momentum, weight_decay
         As in :class:`FineTuning`.
-    buffer : int, optional
-        Distinct samples kept, a uniform sample of all seen (5000, or 500 in ``"small"``).
-    replay_size : int, optional
-        Samples replayed per mini-batch; by default as many as the mini-batch has.
-    preset, epochs, batch_size, seed, device
+    buffer : int, default 5000
+        Distinct samples kept, a uniform sample of all seen.
+    replay_size : int or None, default None
+        Samples replayed per mini-batch; None for as many as the mini-batch has.
+    epochs, batch_size, seed, device
         See :class:`~anytask.continual.base.ContinualClassifier`.
 
     Attributes
@@ -335,7 +261,7 @@ class ExperienceReplay(_Network):
     >>> x = rng.normal(size=(640, 4)) * 0.3
     >>> y = np.arange(640) % 2 + 2 * (np.arange(640) >= 320)
     >>> x[np.arange(640), y] += 2
-    >>> models = ExperienceReplay(preset="small", buffer=50), FineTuning(preset="small")
+    >>> models = ExperienceReplay.from_preset("small", buffer=50), FineTuning.from_preset("small")
     >>> for model in models:
     ...     _ = model.partial_fit(x[:320], y[:320]).partial_fit(x[320:], y[320:])
     >>> replayed, forgotten = ((model.predict(x) == y).mean() for model in models)
@@ -348,67 +274,24 @@ class ExperienceReplay(_Network):
     arXiv:1811.11682.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone = None,
-        *,
-        hidden: Sequence[int] = (64, 64),
-        n_features: int | None = None,
-        lr: float = 0.05,
-        momentum: float = 0.9,
-        weight_decay: float = 5e-4,
-        buffer: int | None = None,
-        replay_size: int | None = None,
-        preset: str = "paper",
-        epochs: int | None = None,
-        batch_size: int | None = None,
-        seed: int = 0,
-        device: str = "auto",
-    ) -> None:
-        self.backbone = backbone
-        self.hidden = hidden
-        self.n_features = n_features
-        self.lr = lr
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.buffer = buffer
-        self.replay_size = replay_size
-        self.preset = preset
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.seed = seed
-        self.device = device
+    STRUCTURE: ClassVar[tuple[str, ...]] = (*_Network.STRUCTURE, "buffer")
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"batch_size": 16, "buffer": 500}}
 
-    def _build(self, input_shape: tuple[int, ...]) -> None:
-        super()._build(input_shape)
-        self._memory = Reservoir(self._settings().buffer, derive(self.seed, "memory"))
+    buffer: int = whole(5000, "distinct samples kept")
+    replay_size: int | None = whole(None, "samples replayed per mini-batch; None for as many as it has", optional=True)
 
-    def _observe(self, X: Tensor, y: Tensor, s: SimpleNamespace) -> None:
+    def _build(self) -> None:
+        super()._build()
+        self.memory_ = Reservoir(self.buffer, derive(self.seed, "memory"))
+
+    def _observe(self, X: Tensor, y: Tensor) -> None:
         keys, seen = content_keys(X, y), (X, y)
-        if len(self._memory):
+        if len(self.memory_):
             generator = torch.Generator().manual_seed(derive(self.seed, "replay", self.steps_))
-            X_m, y_m = self._memory.sample(s.replay_size or len(X), generator)
+            X_m, y_m = self.memory_.sample(self.replay_size or len(X), generator)
             X, y = torch.cat([X, X_m.to(X)]), torch.cat([y, y_m.to(y)])
-        super()._observe(X, y, s)
-        self._memory.add(*seen, keys=keys)
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        s = self._settings()
-        for name, value in (("buffer", s.buffer), ("replay_size", s.replay_size or 1)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value!r}")
-
-    def _state(self) -> dict[str, Any]:
-        return {**super()._state(), "memory": self._memory.state()}
-
-    def _load_state(self, state: dict[str, Any]) -> None:
-        super()._load_state(state)
-        self._memory.load_state(state["memory"])
-
-    def cost(self) -> dict[str, int]:
-        """Return what the model keeps: its network and the memory."""
-        return {**super().cost(), "stored_samples": len(self._memory)}
+        super()._observe(X, y)
+        self.memory_.add(*seen, keys=keys)
 
 
 class LwF(_Network):
@@ -425,7 +308,7 @@ class LwF(_Network):
         Weight of the old outputs (the paper's lambda_o; 0 is fine-tuning).
     T : float, positive, default 2.0
         Temperature (the paper's).
-    preset, epochs, batch_size, seed, device
+    epochs, batch_size, seed, device
         See :class:`~anytask.continual.base.ContinualClassifier`.
 
     Attributes
@@ -433,13 +316,13 @@ class LwF(_Network):
     network_ : GrowingClassifier
         The network.
     teacher_ : Snapshot or None
-        The frozen network of the last :meth:`end_task`.
+        The frozen network of the last :meth:`end_task`, and ``n_old_`` labels that it knew.
 
     Examples
     --------
     >>> rng = np.random.default_rng(0)
     >>> x, y = rng.normal(size=(64, 4)), np.arange(64) % 2
-    >>> model = LwF(preset="small").partial_fit(x, y).end_task().partial_fit(x, y + 2)
+    >>> model = LwF.from_preset("small").partial_fit(x, y).end_task().partial_fit(x, y + 2)
     >>> model.teacher_.module.bias.shape, model.network_.bias.shape
     (torch.Size([2]), torch.Size([4]))
 
@@ -453,86 +336,41 @@ class LwF(_Network):
 
     needs: ClassVar[str] = "boundary"
 
-    def __init__(
-        self,
-        backbone: Backbone = None,
-        *,
-        hidden: Sequence[int] = (64, 64),
-        n_features: int | None = None,
-        lr: float = 0.05,
-        momentum: float = 0.9,
-        weight_decay: float = 5e-4,
-        lambda_: float = 1.0,
-        T: float = 2.0,
-        preset: str = "paper",
-        epochs: int | None = None,
-        batch_size: int | None = None,
-        seed: int = 0,
-        device: str = "auto",
-    ) -> None:
-        self.backbone = backbone
-        self.hidden = hidden
-        self.n_features = n_features
-        self.lr = lr
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.lambda_ = lambda_
-        self.T = T
-        self.preset = preset
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.seed = seed
-        self.device = device
+    lambda_: float = real(1.0, "weight of the old outputs", at_least=0)
+    T: float = real(2.0, "temperature of the old outputs", above=0)
 
-    def _build(self, input_shape: tuple[int, ...]) -> None:
-        super()._build(input_shape)
-        self.teacher_: Snapshot | None = None
+    def _start(self) -> None:
+        super()._start()
+        self.n_old_ = 0
+
+    def _build(self) -> None:
+        super()._build()
+        self.teacher_ = Snapshot(self._fresh_network(self.n_old_)) if self.n_old_ else None
 
     def end_task(self) -> Self:
         """Take the network as it is for the teacher of the next task."""
         self._check_fitted()
-        self.teacher_ = Snapshot(self.network_)
+        self.teacher_, self.n_old_ = Snapshot(self.network_), len(self.labels_)
         return self
 
-    def _observe(self, X: Tensor, y: Tensor, s: SimpleNamespace) -> None:
+    def _observe(self, X: Tensor, y: Tensor) -> None:
         self._grow(y)
         teacher = self.teacher_
         if teacher is None:
-            super()._observe(X, y, s)
+            super()._observe(X, y)
             return
-        old = teacher(X)  # (n, labels of the old tasks)
+        old = teacher(X)  # (n, n_old_)
 
         def loss() -> Tensor:
             f = self.network_(X)
-            return cross_entropy(f, y) + s.lambda_ * kl_distillation(f[:, : old.shape[1]], old, s.T, scale=True)
+            return cross_entropy(f, y) + self.lambda_ * kl_distillation(f[:, : self.n_old_], old, self.T, scale=True)
 
         sgd_step(self.network_, self.optimizer_, loss, len(X))
 
-    def _check_params(self) -> None:
-        super()._check_params()
-        s = self._settings()
-        if s.lambda_ < 0 or s.T <= 0:
-            raise ValueError(f"lambda_ must be at least 0 and T positive, got {s.lambda_!r} and {s.T!r}")
 
-    def _state(self) -> dict[str, Any]:
-        return {
-            **super()._state(),
-            "teacher": None if self.teacher_ is None else dict(self.teacher_.module.state_dict()),
-        }
-
-    def _load_state(self, state: dict[str, Any]) -> None:
-        super()._load_state(state)
-        if state["teacher"] is not None:
-            teacher = self._fresh_network()
-            teacher.grow(len(state["teacher"]["bias"]))
-            teacher.load_state_dict(state["teacher"])
-            self.teacher_ = Snapshot(teacher)
-
-    def cost(self) -> dict[str, int]:
-        """Return what the model keeps: its network and the teacher."""
-        cost = super().cost()
-        teacher = 0 if self.teacher_ is None else parameter_count(self.teacher_.module)
-        return {**cost, "stored_parameters": cost["stored_parameters"] + teacher}
+def _check_features(features: Any) -> None:
+    if not isinstance(features, nn.Module) and features not in ("raw", "random"):
+        raise ValueError(f"features must be 'raw', 'random' or a torch module, got {features!r}")
 
 
 class NearestClassMean(ContinualClassifier):
@@ -548,7 +386,7 @@ class NearestClassMean(ContinualClassifier):
         is copied, frozen, and used in evaluation mode.
     hidden : sequence of int, default (256,)
         Widths of the random network; the last is d.
-    preset, epochs, batch_size, seed, device
+    epochs, batch_size, seed, device
         See :class:`~anytask.continual.base.ContinualClassifier`; one epoch is enough, for means.
 
     Attributes
@@ -566,52 +404,36 @@ class NearestClassMean(ContinualClassifier):
     ['low', 'high']
     """
 
-    needs: ClassVar[str] = "none"
     sees: ClassVar[str] = "test"
-    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"batch_size": 128, "epochs": 1},
-        "small": {"batch_size": 16, "epochs": 1},
-    }
+    STRUCTURE: ClassVar[tuple[str, ...]] = ("features", "hidden")
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"batch_size": 16}}
 
-    def __init__(
-        self,
-        features: str | nn.Module = "raw",
-        *,
-        hidden: Sequence[int] = (256,),
-        preset: str = "paper",
-        epochs: int | None = None,
-        batch_size: int | None = None,
-        seed: int = 0,
-        device: str = "auto",
-    ) -> None:
-        self.features = features
-        self.hidden = hidden
-        self.preset = preset
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.seed = seed
-        self.device = device
+    features: Any = free("raw", "'raw', 'random', or a trained module that maps inputs to (n, d)", _check_features)
+    hidden: Sequence[int] = numbers((256,), "widths of the random network", at_least=1, integers=True)
+    epochs: int = whole(1, "passes of fit over its data; one is enough, for means")
 
-    def _build(self, input_shape: tuple[int, ...]) -> None:
-        s = self._settings()
-        if s.features == "raw":
-            body: nn.Module = nn.Flatten()
-            width = self.n_features_in_
-        else:
-            backbone = None if s.features == "random" else s.features
-            body, width = build_body(backbone, input_shape, s.hidden, None, derive(self.seed, "features"))
-        self.encoder_ = body.to(self.device_).eval().requires_grad_(False)
-        self.sums_ = np.zeros((0, width))
+    def _start(self) -> None:
+        self.sums_ = np.zeros((0, 0))
         self.counts_ = np.zeros(0, dtype=np.int64)
 
+    def _build(self) -> None:
+        body: nn.Module = nn.Flatten()
+        if self.features != "raw":
+            backbone = None if self.features == "random" else self.features
+            body, _ = build_body(backbone, self.input_shape_, self.hidden, 0, derive(self.seed, "features"))
+        self.encoder_ = body.to(self._device).eval().requires_grad_(False)
+
     def _learn(self, X: Tensor, y: Tensor, task: object) -> None:
-        codes, more = y.cpu().numpy(), len(self._codes) - len(self.counts_)
+        codes, more = y.cpu().numpy(), len(self.labels_) - len(self.counts_)
         # Row by row: adding up a chunk first would round differently for every way to cut the stream.
-        self.sums_ = np.pad(self.sums_, ((0, more), (0, 0)))
-        self.counts_ = np.pad(self.counts_, (0, more))
         for rows in self._minibatches(len(X)):
-            np.add.at(self.sums_, codes[rows], self._encode_inputs(X[rows]))
+            z = self._encode_inputs(X[rows])
+            self.sums_ = self.sums_ if len(self.sums_) else np.zeros((0, z.shape[1]))
+            self.sums_ = np.pad(self.sums_, ((0, len(self.labels_) - len(self.sums_)), (0, 0)))
+            np.add.at(self.sums_, codes[rows], z)
+        self.counts_ = np.pad(self.counts_, (0, more))
         np.add.at(self.counts_, codes, 1)
+        require_finite(self.sums_, "the sum of the features")
 
     @torch.no_grad()
     def _encode_inputs(self, X: Tensor) -> np.ndarray:
@@ -620,29 +442,11 @@ class NearestClassMean(ContinualClassifier):
     def _scores(self, X: Tensor, task: object) -> Tensor:
         means = torch.from_numpy(self.sums_ / self.counts_[:, None])  # (labels, d)
         distances = torch.cdist(torch.from_numpy(self._encode_inputs(X)), means)
-        return self._mask_to_task(-distances, task).to(self.device_)
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        if not isinstance(self.features, nn.Module) and self.features not in ("raw", "random"):
-            raise ValueError(f"features must be 'raw', 'random' or a torch module, got {self.features!r}")
-
-    def _state(self) -> dict[str, Any]:
-        return {"encoder": dict(self.encoder_.state_dict()), "sums": self.sums_, "counts": self.counts_}
-
-    def _load_state(self, state: dict[str, Any]) -> None:
-        self.encoder_.load_state_dict(state["encoder"])
-        self.sums_, self.counts_ = state["sums"], state["counts"]
-
-    def cost(self) -> dict[str, int]:
-        """Return what the model keeps: the frozen network, and one mean per label."""
-        self._check_fitted()
-        stored = parameter_count(self.encoder_) + self.sums_.size
-        return {"trainable_parameters": 0, "stored_parameters": stored, "stored_samples": 0}
+        return self._mask_to_task(-distances, task).to(self._device)
 
 
 def build_body(
-    backbone: Backbone, input_shape: tuple[int, ...], hidden: Sequence[int], n_features: int | None, seed: int
+    backbone: Backbone, input_shape: tuple[int, ...], hidden: Sequence[int], n_features: int, seed: int
 ) -> tuple[nn.Module, int]:
     """Return a fresh module that maps (n, \\*input_shape) to features (n, d), and d.
 
@@ -655,8 +459,8 @@ def build_body(
         Shape of one input.
     hidden : sequence of int
         Widths of the MLP.
-    n_features : int or None
-        d for names and callables (default 512).
+    n_features : int
+        d for names and callables.
     seed : int
         Seed of the initialisation.
     """
@@ -665,7 +469,7 @@ def build_body(
             return nn.Flatten(), math.prod(input_shape)
         mlp = build_backbone(None, input_shape, hidden[-1], seed=seed, hidden=hidden[:-1])
         return nn.Sequential(mlp, nn.ReLU()), hidden[-1]
-    width = n_features or 512
+    width = n_features
     if isinstance(backbone, nn.Module):
         probe = copy.deepcopy(backbone).cpu().eval()
         with torch.no_grad(), isolated(seed):

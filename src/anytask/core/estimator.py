@@ -27,10 +27,12 @@ from anytask.core.settings import Settings, free, whole
 class Fitted(Settings):
     """Base of everything with a fitted state and no device of its own: presets, saving, refits that can fail.
 
-    Attributes that ``fit`` sets and that end in an underscore are the fitted state: plain values, arrays, tensors,
-    containers of them, and modules. All of it is saved, loaded, counted and put back after a failure without a line of
-    the subclass, if :meth:`_build` makes the modules from the settings and the plain values. State of another shape is
-    said by :meth:`_state` and :meth:`_load_state`. Attributes that begin with an underscore are rebuilt, never saved.
+    A subclass lists its settings as fields. Attributes that ``fit`` sets and that end in an underscore are the fitted
+    state: plain values, arrays, tensors, containers of them, and modules or other objects with ``state_dict`` and
+    ``load_state_dict``, such as optimizers. All of it is saved, loaded, counted and put back after a failure without a
+    line of the subclass, if :meth:`_build` makes these objects from the settings and the plain values. State of another
+    shape is said by :meth:`_state` and :meth:`_load_state`. Attributes that begin with an underscore are rebuilt, never
+    saved.
 
     Parameters
     ----------
@@ -121,8 +123,8 @@ class Fitted(Settings):
         """Return the fitted state as a tree that :func:`anytask.core.persistence.save_tree` takes."""
         fitted = {name: getattr(self, name) for name in self._fitted()}
         return {
-            "values": {name: value for name, value in fitted.items() if not isinstance(value, nn.Module)},
-            "modules": {name: v.state_dict() for name, v in fitted.items() if isinstance(v, nn.Module)},
+            "values": {name: value for name, value in fitted.items() if not _stateful(value)},
+            "modules": {name: value.state_dict() for name, value in fitted.items() if _stateful(value)},
         }
 
     def _load_state(self, state: Any) -> None:
@@ -160,8 +162,7 @@ class Fitted(Settings):
         """Forget the fitted state inside the block, and put it back if the block fails."""
         self._check_settings()
         before = dict(vars(self))
-        params = set(self._param_names())
-        for name in [n for n in vars(self) if n not in params]:
+        for name in self._fitted():
             delattr(self, name)
         try:
             yield
@@ -265,6 +266,10 @@ def _importable(value: Any) -> bool:
     # A saved file may only name the library's own functions: loading must not import a module of the file's choice.
     module, name = str(getattr(value, "__module__", "")), getattr(value, "__qualname__", "<>")
     return module.startswith("anytask.") and "<" not in name and "." not in name
+
+
+def _stateful(value: Any) -> bool:
+    return hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
 
 
 def _to(value: Any, device: torch.device) -> Any:

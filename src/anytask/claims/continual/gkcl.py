@@ -1,12 +1,17 @@
 """GKCL: a generator that remembers replaces stored samples in kernel continual learning."""
 
+from typing import Any
+
 from anytask.claims.base import Beats, Claim, Experiment, Reaches
 from anytask.problems.base import Entrant
 
 GKCL = "anytask.continual:GKCL"
 _SMALL = {"preset": "small"}
-_STORED = {**_SMALL, "support": "stored"}
-_KCL = {**_STORED, "generative": False}
+
+
+def _support(size: int, source: str = "generated") -> dict[str, Any]:
+    return {**_SMALL, "support": {"source": source, "size": size}}
+
 
 CLAIM = Claim(
     system="gkcl",
@@ -22,14 +27,16 @@ CLAIM = Claim(
             "task-stream",
             "digits",
             (
-                Entrant("gkcl", GKCL, {**_SMALL, "support_size": 10}, "system", "gkcl"),
-                Entrant("gkcl (2 generated)", GKCL, {**_SMALL, "support_size": 2}, "system"),
-                Entrant("gkcl (no replay)", GKCL, {**_SMALL, "support_size": 10, "replay": False}, "ablation"),
-                Entrant("gkcl (no contrastive term)", GKCL, {**_SMALL, "support_size": 10, "eta": 0.0}, "ablation"),
-                Entrant("gkcl (standard prior)", GKCL, {**_SMALL, "support_size": 10, "prior": "standard"}, "ablation"),
-                Entrant("10 stored, same generator", GKCL, {**_STORED, "support_size": 10}, "baseline"),
-                Entrant("2 stored, same generator", GKCL, {**_STORED, "support_size": 2}, "baseline"),
-                Entrant("kcl (2 stored)", GKCL, {**_KCL, "support_size": 2}, "baseline"),
+                Entrant("gkcl", GKCL, _support(10), "system", "gkcl"),
+                Entrant("gkcl (2 generated)", GKCL, _support(2), "system"),
+                Entrant("gkcl (no replay)", GKCL, {**_support(10), "generator": {"replay": False}}, "ablation"),
+                Entrant("gkcl (no contrastive term)", GKCL, {**_support(10), "eta": 0.0}, "ablation"),
+                Entrant(
+                    "gkcl (standard prior)", GKCL, {**_support(10), "generator": {"prior": "standard"}}, "ablation"
+                ),
+                Entrant("10 stored, same generator", GKCL, _support(10, "stored"), "baseline"),
+                Entrant("2 stored, same generator", GKCL, _support(2, "stored"), "baseline"),
+                Entrant("kcl (2 stored)", GKCL, {**_support(2, "stored"), "generative": False}, "baseline"),
             ),
             {"scenario": "class", "n_tasks": 5, "epochs": 15, "batch_size": 32, "curve_points": 0},
             quick={"n_tasks": 2, "classes_per_task": 2, "epochs": 2},

@@ -5,7 +5,7 @@ from anytask.problems.base import Entrant
 
 PRD = "anytask.continual:PRD"
 COSINE = "anytask.continual:CosineFineTuning"
-_SMALL = {"preset": "small", "image_shape": [8, 8]}
+_SMALL = {"preset": "small", "views": {"image_shape": [8, 8]}}
 
 CLAIM = Claim(
     system="prd",
@@ -22,9 +22,19 @@ CLAIM = Claim(
             (
                 Entrant("prd", PRD, _SMALL, "system", "prd"),
                 Entrant("prd (no distillation)", PRD, {**_SMALL, "beta": 0.0}, "ablation"),
-                Entrant("prd (old prototypes frozen)", PRD, {**_SMALL, "evolve_prototypes": False}, "ablation"),
-                Entrant("prd (released code)", PRD, {**_SMALL, "axis": "prototypes", "relation": "raw"}, "ablation"),
-                Entrant("prd (kappa=0.5)", PRD, {**_SMALL, "kappa": 0.5}, "ablation"),
+                Entrant(
+                    "prd (old prototypes frozen)",
+                    PRD,
+                    {**_SMALL, "distillation": {"evolve_prototypes": False}},
+                    "ablation",
+                ),
+                Entrant(
+                    "prd (released code)",
+                    PRD,
+                    {**_SMALL, "distillation": {"axis": "prototypes", "relation": "raw"}},
+                    "ablation",
+                ),
+                Entrant("prd (kappa=0.5)", PRD, {**_SMALL, "distillation": {"kappa": 0.5}}, "ablation"),
                 Entrant("cosine fine-tuning", COSINE, {**_SMALL, "competitors": "batch"}, "baseline"),
                 Entrant("cosine fine-tuning (all classes)", COSINE, _SMALL, "baseline"),
             ),

@@ -10,9 +10,10 @@ _SMALL = {"preset": "small"}
 _tame = Entrant("tame", TAME, _SMALL, "system", "tame")
 _random = Entrant("tame (random routing)", TAME, {**_SMALL, "routing": "random"}, "ablation")
 _low_k = Entrant("tame (k=0.5)", TAME, {**_SMALL, "k": 0.5}, "ablation")
-_pruning = {**_SMALL, "prune": True, "rho_expert": 0.9}
-_retrained = Entrant("tame (pruned)", TAME, _pruning, "ablation")
-_bare = Entrant("tame (pruned, not retrained)", TAME, {**_pruning, "retrain": False}, "ablation")
+_retrained = Entrant("tame (pruned)", TAME, {**_SMALL, "pruning": {"enabled": True}}, "ablation")
+_bare = Entrant(
+    "tame (pruned, not retrained)", TAME, {**_SMALL, "pruning": {"enabled": True, "retrain": False}}, "ablation"
+)
 _wide = Entrant("fine-tuning (5x width)", "anytask.continual:FineTuning", {"hidden": [320, 320]}, "baseline")
 
 CLAIM = Claim(

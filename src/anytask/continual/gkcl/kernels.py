@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from anytask.parts.vae import diagonal_gaussian_kl
 
 
 class Kernel(Protocol):
@@ -108,6 +110,42 @@ class RandomFourier:
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         return self.features(a) @ self.features(b).T
+
+
+class Frequencies(nn.Module):
+    """Frequencies of random Fourier features: fixed ones, or given by a network of mean features (variational).
+
+    Parameters
+    ----------
+    d, L : int
+        Width of the features that the kernel compares, and number of random features.
+    variational : bool
+    """
+
+    omega: Tensor
+    phase: Tensor
+
+    def __init__(self, d: int, L: int, variational: bool) -> None:
+        super().__init__()
+        self.net: nn.Module = nn.Identity()
+        if variational:
+            self.net = nn.Sequential(nn.Linear(d, d), nn.ELU(), nn.Linear(d, d), nn.ELU(), nn.Linear(d, 2 * d))
+        self.register_buffer("omega", torch.randn(d, L))
+        self.register_buffer("phase", 2 * math.pi * torch.rand(L))
+
+    def fixed(self, sigma: float) -> RandomFourier:
+        """Return the features of a Gaussian kernel of width ``sigma``."""
+        return RandomFourier(self.omega / sigma, self.phase)
+
+    def variational(self, S: Tensor, generator: torch.Generator | None) -> RandomFourier:
+        """Return features with omega drawn from the posterior that the network gives for a support S (m, d)."""
+        m, log_s = self.net(S.mean(0)).chunk(2)
+        eps = torch.randn(len(self.phase), len(m), generator=generator).to(m)
+        return RandomFourier((m + (0.5 * log_s).exp() * eps).T, self.phase)
+
+    def divergence(self, S: Tensor, Q: Tensor) -> Tensor:
+        """Return KL(posterior || prior) of omega, the prior being what the network gives for queries Q (n, d)."""
+        return diagonal_gaussian_kl(*self.net(S.mean(0)).chunk(2), *self.net(Q.mean(0)).chunk(2))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Snapshot:
+class Snapshot(nn.Module):
     """A frozen copy of a module: deep-copied, in eval mode, without gradients.
 
     Parameters
@@ -30,10 +30,11 @@ class Snapshot:
     """
 
     def __init__(self, module: nn.Module, *, train_mode: bool = False) -> None:
+        super().__init__()
         self.module = copy.deepcopy(module).requires_grad_(False).train(train_mode)
         self.train_mode = train_mode
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         with torch.no_grad():
             return self.module(*args, **kwargs)
 

@@ -24,6 +24,12 @@ def mode(module: nn.Module, training: bool) -> Iterator[None]:
         module.train(before)
 
 
+def tune(optimizer: torch.optim.Optimizer, **values: float) -> None:
+    """Let an optimizer go on with other values, such as ``lr``; what it remembers of earlier steps stays."""
+    for group in optimizer.param_groups:
+        group.update(values)
+
+
 def sgd_step(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,

@@ -123,12 +123,12 @@ class LossShiftDetector:
 
         return undo
 
-    def state(self) -> dict[str, Any]:
-        """Return what :meth:`load_state` needs to go on from here."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return what :meth:`load_state_dict` needs to go on from here."""
         return {"ema": self.ema, "losses": self.losses.copy()}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from where :meth:`state` was called."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where :meth:`state_dict` was called."""
         self.ema, self.losses = state["ema"], state["losses"].copy()
 
 
@@ -261,8 +261,8 @@ class Reservoir:
 
         return undo
 
-    def state(self) -> dict[str, Any]:
-        """Return the content as tensors, for :meth:`load_state`."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the content as tensors, for :meth:`load_state_dict`."""
         flat = [(group, *e) for group, heap in self._heaps.items() for e in heap]
         if not flat:
             return {}
@@ -273,8 +273,8 @@ class Reservoir:
             "tags": torch.tensor([e[3] for e in flat]),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`state` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`state_dict` returned."""
         self.clear()
         if not state:
             return

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from anytask.core.settings import Settings, free, numbers, real, whole
+
 #: A view maker: (batch (n, ...), generator on the batch's device) -> one random view of each row, of the same shape.
 Augment: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
+
+KINDS = ("auto", "noise", "shift-noise", "flip-crop-jitter", "none")
 
 
 def noise(x: Tensor, generator: torch.Generator, scale: float = 0.1) -> Tensor:
@@ -46,65 +50,66 @@ def jitter(x: Tensor, generator: torch.Generator, strength: float = 0.4) -> Tens
     return torch.where(grey, x.mean(dim=1, keepdim=True).expand_as(x), x) if x.ndim == 4 else x
 
 
-def make_augment(
-    augment: str | Augment,
-    input_shape: tuple[int, ...],
-    image_shape: tuple[int, ...] | None = None,
-    *,
-    noise_scale: float = 0.1,
-    max_shift: int = 1,
-) -> Augment:
-    """Return the view maker that ``augment`` names, for inputs of this shape.
+def _check_kind(kind: object) -> None:
+    if not callable(kind) and kind not in KINDS:
+        raise ValueError(f"kind must be a callable or one of {KINDS}, got {kind!r}")
+
+
+class ViewSettings(Settings):
+    """How random views of inputs are made.
 
     Parameters
     ----------
-    augment : {"auto", "noise", "shift-noise", "flip-crop-jitter", "none"} or callable
+    kind : {"auto", "noise", "shift-noise", "flip-crop-jitter", "none"} or callable, default "auto"
         ``"auto"``: ``"flip-crop-jitter"`` for inputs (channels, height, width), ``"shift-noise"`` for (height, width)
-        or a given ``image_shape``, ``"noise"`` for other inputs. Crops pad by an eighth of the height.
-    input_shape : tuple of int
-        Shape of one input.
-    image_shape : tuple of int, optional
-        (height, width) or (channels, height, width) that flat inputs are to be read as.
+        or a given ``image_shape``, ``"noise"`` for other inputs. Crops pad by an eighth of the height. A callable is
+        called as ``kind(x, generator)`` and returns a view of each row.
+    image_shape : sequence of int, optional
+        (height, width) or (channels, height, width) that flat inputs are to be read as; None for inputs as they come.
     noise_scale : float >= 0, default 0.1
         Standard deviation of the noise, in the units of the inputs.
     max_shift : int >= 0, default 1
         Largest shift, in pixels.
 
-    Raises
-    ------
-    ValueError
-        For an unknown name, or images asked of inputs that are none.
-
     Examples
     --------
-    >>> view = make_augment("shift-noise", (16,), (4, 4), noise_scale=0.0)
+    >>> view = ViewSettings(kind="shift-noise", image_shape=(4, 4), noise_scale=0.0).maker((16,))
     >>> view(torch.eye(16)[5:6], torch.Generator().manual_seed(1)).shape
     torch.Size([1, 16])
     """
-    if callable(augment):
-        return augment
-    names = ("auto", "noise", "shift-noise", "flip-crop-jitter", "none")
-    if augment not in names:
-        raise ValueError(f"augment must be a callable or one of {names}, got {augment!r}")
-    shape = tuple(int(side) for side in image_shape) if image_shape is not None else input_shape
-    if torch.Size(shape).numel() != torch.Size(input_shape).numel():
-        raise ValueError(f"image_shape {shape} does not hold as many values as one input, {input_shape}")
-    if augment == "auto":
-        augment = "noise" if len(shape) < 2 else "shift-noise" if image_shape or len(shape) == 2 else "flip-crop-jitter"
-    if augment == "none":
-        return lambda x, generator: x
-    if augment == "noise":
-        return lambda x, generator: noise(x, generator, noise_scale)
-    if len(shape) < 2:
-        raise ValueError(f"augment={augment!r} needs images: pass image_shape=, one input has shape {input_shape}")
-    if augment == "shift-noise":
-        return lambda x, generator: noise(
-            shift(x.reshape(-1, *shape), generator, max_shift).reshape(x.shape), generator, noise_scale
-        )
-    pad = max(1, shape[-2] // 8)
 
-    def flip_crop_jitter(x: Tensor, generator: torch.Generator) -> Tensor:
-        images = shift(flip(x.reshape(-1, *shape), generator), generator, pad)
-        return jitter(images, generator).reshape(x.shape)
+    kind: Any = free("auto", "a name, or a callable (x, generator) -> x", _check_kind)
+    image_shape: Sequence[int] | None = numbers(
+        None, "shape that flat inputs are read as; None for as they come", at_least=1, integers=True, optional=True
+    )
+    noise_scale: float = real(0.1, "standard deviation of the noise, in the inputs' units", at_least=0)
+    max_shift: int = whole(1, "largest shift, in pixels", at_least=0)
 
-    return flip_crop_jitter
+    def maker(self, input_shape: tuple[int, ...]) -> Augment:
+        """Return the view maker for inputs of this shape, or a ``ValueError`` for images asked of other inputs."""
+        kind, scale, max_shift = self.kind, self.noise_scale, self.max_shift
+        if callable(kind):
+            return kind
+        shape = input_shape if self.image_shape is None else tuple(int(side) for side in self.image_shape)
+        if torch.Size(shape).numel() != torch.Size(input_shape).numel():
+            raise ValueError(f"image_shape {shape} does not hold as many values as one input, {input_shape}")
+        if kind == "auto":
+            images = "shift-noise" if self.image_shape is not None or len(shape) == 2 else "flip-crop-jitter"
+            kind = "noise" if len(shape) < 2 else images
+        if kind == "none":
+            return lambda x, generator: x
+        if kind == "noise":
+            return lambda x, generator: noise(x, generator, scale)
+        if len(shape) < 2:
+            raise ValueError(f"{kind!r} views need images: pass image_shape=, one input has shape {input_shape}")
+        if kind == "shift-noise":
+            return lambda x, generator: noise(
+                shift(x.reshape(-1, *shape), generator, max_shift).reshape(x.shape), generator, scale
+            )
+        pad = max(1, shape[-2] // 8)
+
+        def flip_crop_jitter(x: Tensor, generator: torch.Generator) -> Tensor:
+            images = shift(flip(x.reshape(-1, *shape), generator), generator, pad)
+            return jitter(images, generator).reshape(x.shape)
+
+        return flip_crop_jitter
