@@ -76,12 +76,11 @@ class PRD(CosineClassifier):
         outputs (paper: 512), hidden widths of the default, and whether a ReLU follows.
     projection_hidden, projection_dim : sequence of int, int
         The projection head g, used by ``L_sc`` alone.
-    views : :class:`~anytask.continual.parts.views.ViewSettings`
     tau, base_temperature : float > 0, float or None
         Temperature of ``L_sc``, which is multiplied by ``tau / base_temperature`` where given (released code: 0.07).
     alpha, beta : float >= 0
         Weights of ``L_p`` and ``L_d`` (4-8 and 4-12 in the paper when no task is given at test); 0 switches off.
-    distillation : :class:`DistillationSettings`
+    views, distillation : :class:`~anytask.continual.parts.views.ViewSettings`, :class:`DistillationSettings`
     repeated_classes : {"error", "allow"}
         What to do when a class of an ended task comes back. Allowed, it is learned like a new one, starting from its
         prototype, while ``L_d`` still holds that prototype to the old relation.
@@ -93,10 +92,8 @@ class PRD(CosineClassifier):
 
     Attributes
     ----------
-    encoder_, projection_, prototypes_, teacher_, old_prototypes_
-        f, g, P, and f_old, P_old, which are None in the first task.
-    losses_ : dict
-        ``L_sc``, ``L_p`` and ``L_d`` of the last step.
+    encoder_, projection_, prototypes_, teacher_, old_prototypes_, losses_
+        f, g, P; f_old and P_old, None in the first task; ``L_sc``, ``L_p`` and ``L_d`` of the last step.
 
     Examples
     --------

@@ -88,19 +88,15 @@ class GKCL(ContinualClassifier):
         ``KernelSettings``, ``SupportSettings`` and ``GeneratorSettings`` of :mod:`anytask.continual.gkcl.settings`.
     generative : bool
         Train the generator, with its replay and ``L_con``; False goes with stored supports.
-    cls_weight, eta, contrastive_temperature : float
-        Weight of ``L_cls``; weight and temperature of ``L_con``.
-    optimizer, lr, momentum, lr_decay, lr_floor : {"sgd", "adam"}, float
-        The rate of the k-th task is ``max(lr * lr_decay^k, lr_floor)``; ``momentum`` is SGD's.
+    cls_weight, eta, contrastive_temperature, optimizer, lr, momentum, lr_decay, lr_floor : {"sgd", "adam"}, float
+        Weight of ``L_cls``; weight and temperature of ``L_con``. The rate of the k-th task is
+        ``max(lr * lr_decay^k, lr_floor)``; ``momentum`` is SGD's.
 
     Attributes
     ----------
-    vae_ : anytask.parts.vae.ConditionalVAE
-        Generator and, in its ``trunk``, E. With ``generative=False`` only the trunk is trained.
-    scalars_, components_ : torch.nn.ModuleList, dict
-        lambda, gamma and beta of each task, and task -> its components of the generator, in order of appearance.
-    losses_ : dict
-        The terms of the last step.
+    vae_, scalars_, components_, losses_
+        Generator and, in its ``trunk``, E; lambda, gamma and beta of each task; task -> its components of the
+        generator, in order of appearance; the terms of the last step.
 
     Examples
     --------

@@ -133,14 +133,13 @@ class TAME(ContinualClassifier):
 
     Parameters
     ----------
-    backbone : None, str, torch.nn.Module or callable
+    backbone, hidden
         The expert (see :func:`anytask.models.build.build_backbone`), with ``n_classes`` outputs; a module is copied.
+        ``hidden`` are the widths of the default one.
     n_classes : int, at least 2, optional
         C, the number of classes inside one task; the loss of a guess, ln C, starts each expert's window. ``None``: the
         number of labels in the first chunk. The i-th label to appear belongs to output i mod C, and each expert counts
         which labels it met at each output, so tasks may have labels of their own (C per task) or share them.
-    hidden : sequence of int
-        Hidden widths of the default expert.
     alpha, window, k, floor
         Weight of the newest loss in the moving averages, and the threshold mean + ``k`` * max(std, ``floor``) of the
         last ``window`` losses (paper: 0.2, 100, 3, 0.005; its released script for split MNIST: a window of 35).
@@ -168,8 +167,6 @@ class TAME(ContinualClassifier):
 
     Examples
     --------
-    In the second of three parts the labels are swapped, and then the first part comes back; nobody says so:
-
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> y, x = rng.integers(0, 2, 2400), rng.normal(size=(2400, 4)) * 0.3
@@ -182,7 +179,7 @@ class TAME(ContinualClassifier):
 
     References
     ----------
-    H. Zhu, M. Majzoubi, A. Jain, A. Choromanska, 2022, "TAME: Task Agnostic Continual Learning using Multiple Experts",
+    Zhu, Majzoubi, Jain, Choromanska, 2022, "TAME: Task Agnostic Continual Learning using Multiple Experts",
     arXiv:2210.03869.
     """
 
