@@ -22,7 +22,8 @@ from anytask.app.results.panel import panel, runs_table
 from anytask.bench import Run, RunStore
 from anytask.bench.comparison import Comparison
 from anytask.bench.planning import Plan, PlanItem
-from anytask.bench.stored import StoredData, StoredProblem, record_of
+from anytask.bench.registration import record_of
+from anytask.bench.stored import StoredData, StoredProblem
 from anytask.catalogue import SYSTEMS
 from anytask.evaluate import NERO
 from anytask.evaluate.parts.planar_groups import Rotations

@@ -13,7 +13,7 @@ import pytest
 from toy_problem import Toy, ToyData, time_for_one_run
 
 from anytask.bench import RunStore, execute, plan
-from anytask.bench.run import Meter, limited_threads, threads_per_run
+from anytask.bench.measuring import Meter, limited_threads, threads_per_run
 from anytask.problems.base import Entrant
 
 LOCAL = ["sequential", "threading", "loky"]
@@ -337,7 +337,7 @@ def test_a_worker_whose_torch_is_warm_imports_nothing_for_its_first_optimizer():
     """The first optimizer of a process imports some seconds' worth of modules. No random number is drawn."""
     code = (
         "import sys, torch\n"
-        "from anytask.bench.run import warm_up_torch\n"
+        "from anytask.bench.measuring import warm_up_torch\n"
         "state = torch.get_rng_state()\n"
         "warm_up_torch()\n"
         "assert torch.equal(state, torch.get_rng_state())\n"

@@ -7,7 +7,7 @@ from html import escape
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from anytask.bench.comparison import Comparison, Row
+from anytask.bench.results import Results, Row
 from anytask.bench.statistics import Ranking, indistinguishable_groups
 from anytask.bench.wording import blocks, in_sentence, number
 from anytask.core.colors import colour_of
@@ -42,13 +42,13 @@ _SYMBOLS = {
 }
 
 
-def colour(comparison: Comparison, name: str) -> str:
+def colour(comparison: Results, name: str) -> str:
     """Return the colour of an entrant, the same in all figures of the report, the problem's own ones included."""
     names = dict.fromkeys(run.entrant_name for run in comparison.runs if run.status == "done")
     return colour_of(name, [*names, *(e.name for e in comparison.plan.entrants if e.name not in names)])
 
 
-def ranking(comparison: Comparison) -> go.Figure:
+def ranking(comparison: Results) -> go.Figure:
     """Means with intervals and single seeds, best on top, in a band for each thing told; upper bounds are lines."""
     import plotly.graph_objects as go
 
@@ -131,7 +131,7 @@ def ranking(comparison: Comparison) -> go.Figure:
     return figure
 
 
-def ranking_caption(comparison: Comparison) -> str:
+def ranking_caption(comparison: Results) -> str:
     """Return how to read :func:`ranking`."""
     metric = comparison.primary
     better = "higher" if metric.higher_is_better else "lower"
@@ -147,7 +147,7 @@ def ranking_caption(comparison: Comparison) -> str:
     return " ".join(said)
 
 
-def critical_difference(comparison: Comparison, names: Sequence[str], ranking: Ranking) -> go.Figure:
+def critical_difference(comparison: Results, names: Sequence[str], ranking: Ranking) -> go.Figure:
     """Average ranks on a line, with bars over those that cannot be told apart."""
     import plotly.graph_objects as go
 
@@ -222,7 +222,7 @@ def critical_difference(comparison: Comparison, names: Sequence[str], ranking: R
     return figure
 
 
-def cost(comparison: Comparison, by: str = "wall_seconds") -> go.Figure:
+def cost(comparison: Results, by: str = "wall_seconds") -> go.Figure:
     """The primary metric against the time of a run, or against another of its costs; rows without it are left out."""
     import plotly.graph_objects as go
 
@@ -269,7 +269,7 @@ def _symbol(row: Row) -> tuple[str, str]:
     return _SYMBOLS[row.bound or row.entrant.role]
 
 
-def _axis(comparison: Comparison) -> str:
+def _axis(comparison: Results) -> str:
     metric = comparison.primary
     unit = f", {metric.unit}" if metric.unit and metric.unit != metric.label else ""
     text = f"{metric.label}{unit} ({'higher' if metric.higher_is_better else 'lower'} is better)"

@@ -10,12 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anytask.bench.run import environment
+from anytask.bench.report import write_report
+from anytask.bench.results import Results
+from anytask.bench.wording import headline
+from anytask.core.environment import environment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-    from anytask.bench.comparison import Comparison
 
 #: What MLflow is told while it is used here: folders are meant, and nobody is told of their use.
 _ENVIRONMENT = {"MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -25,7 +26,7 @@ _WORKS = (
 )
 
 
-def export(comparison: Comparison, uri: str) -> list[str]:
+def export(comparison: Results, uri: str) -> list[str]:
     """Write every run of a comparison to MLflow, with its parameters, metrics, costs and tags, and the report beside.
 
     The experiment is named ``anytask/<problem>/<data>``. One more run, "comparison", carries the report as an artifact.
@@ -88,7 +89,7 @@ def _client(uri: str) -> Iterator[MlflowClient]:
             raise ValueError(f"MLflow cannot use {uri!r} ({_WORKS}): {message}") from error
 
 
-def _write(client: MlflowClient, experiment: str, comparison: Comparison) -> list[str]:
+def _write(client: MlflowClient, experiment: str, comparison: Results) -> list[str]:
     from mlflow.entities import Metric, Param, RunTag
 
     ids = []
@@ -120,10 +121,10 @@ def _write(client: MlflowClient, experiment: str, comparison: Comparison) -> lis
         )
         client.set_terminated(created.info.run_id, "FINISHED" if run.status == "done" else "FAILED", ended)
         ids.append(created.info.run_id)
-    whole = client.create_run(experiment, run_name="comparison", tags={"headline": comparison.headline()[:5000]})
+    whole = client.create_run(experiment, run_name="comparison", tags={"headline": headline(comparison)[:5000]})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "report.html"
-        comparison.report(path)
+        write_report(comparison, path)
         client.log_artifact(whole.info.run_id, str(path))
     client.set_terminated(whole.info.run_id)
     return ids

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anytask.bench import figures
-from anytask.bench.comparison import Comparison, Row
+from anytask.bench.results import Results, Row
 from anytask.bench.wording import (
     Block,
     blocks,
@@ -68,7 +68,7 @@ _COSTS = {
 }
 
 
-def write_report(comparison: Comparison, path: str | os.PathLike[str]) -> None:
+def write_report(comparison: Results, path: str | os.PathLike[str]) -> None:
     """Write a comparison as one self-contained HTML file: the answer, figures, costs, failures, how to repeat it.
 
     The file holds Plotly's JavaScript (about 5 MB) and loads nothing from a network. It is written beside its place and
@@ -93,7 +93,7 @@ def write_report(comparison: Comparison, path: str | os.PathLike[str]) -> None:
     write_whole(path, page)
 
 
-def render(comparison: Comparison) -> str:
+def render(comparison: Results) -> str:
     """Return the report as HTML."""
     from plotly.offline import get_plotlyjs
 
@@ -122,7 +122,7 @@ def render(comparison: Comparison) -> str:
 # -- sections ----------------------------------------------------------------------------------------------------
 
 
-def _answer(comparison: Comparison) -> str:
+def _answer(comparison: Results) -> str:
     first, *rest = sentences(comparison)
     setting = comparison.problem.setting(comparison.data)
     setting = f'<p class="lead">{escape(setting)}</p>' if setting else ""
@@ -144,7 +144,7 @@ def _answer(comparison: Comparison) -> str:
     )
 
 
-def _results(comparison: Comparison) -> str:
+def _results(comparison: Results) -> str:
     metric = comparison.primary
     head = ["rank", "name", "role", metric.label, "difference to the best baseline", "chance?"]
     rows = comparison.rows
@@ -176,7 +176,7 @@ def _results(comparison: Comparison) -> str:
     )
 
 
-def _problem_figures(comparison: Comparison) -> str:
+def _problem_figures(comparison: Results) -> str:
     done = [run for run in comparison.runs if run.status == "done"]
     if not done:
         return ""
@@ -190,7 +190,7 @@ def _problem_figures(comparison: Comparison) -> str:
     return _section("A closer look", *parts) if parts else ""
 
 
-def _significance(comparison: Comparison) -> str:
+def _significance(comparison: Results) -> str:
     parts = []
     for group in comparison.groups:
         ranking = comparison.ranking(group)
@@ -213,7 +213,7 @@ def _significance(comparison: Comparison) -> str:
     return _section("Which differences count", *parts) if parts else ""
 
 
-def _compared(comparison: Comparison) -> str:
+def _compared(comparison: Results) -> str:
     declared = any(row.sees for row in comparison.rows)
     cells = []
     for row in comparison.rows:
@@ -230,7 +230,7 @@ def _compared(comparison: Comparison) -> str:
     return _section("What was compared", _table(head, cells), note)
 
 
-def _cost(comparison: Comparison) -> str:
+def _cost(comparison: Results) -> str:
     rows = [row for row in comparison.rows if row.done]
     keys = [key for key in _COSTS if any(key in row.cost for row in rows)]
     keys += sorted({key for row in rows for key in row.cost} - set(_COSTS))
@@ -259,7 +259,7 @@ def _cost(comparison: Comparison) -> str:
     )
 
 
-def _failures(comparison: Comparison) -> str:
+def _failures(comparison: Results) -> str:
     parts = []
     for run in comparison.failed:
         error = run.error or {}
@@ -276,14 +276,14 @@ def _failures(comparison: Comparison) -> str:
     return _section("What failed", *parts) if parts else ""
 
 
-def _left_out(comparison: Comparison) -> str:
+def _left_out(comparison: Results) -> str:
     if not comparison.left_out:
         return ""
     cells = [[escape(name), escape(reason)] for name, reason in comparison.left_out]
     return _section("Who was left out", _table(["name", "reason"], cells))
 
 
-def _settings(comparison: Comparison) -> str:
+def _settings(comparison: Results) -> str:
     runs = comparison.runs
     versions = {name: version for run in runs for name, version in run.versions.items()}
     host = next((run.host for run in runs if run.host), {})
@@ -339,7 +339,7 @@ def _table(
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead>{body}</table></div>'
 
 
-def _name(comparison: Comparison, row: Row) -> str:
+def _name(comparison: Results, row: Row) -> str:
     colour = figures.colour(comparison, row.name)
     kind = f" <small>({escape(row.kind)} LM)</small>" if row.kind else ""
     dot = f'<span class="dot" style="background:{colour}"></span>'

@@ -10,14 +10,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anytask
+from anytask.bench.results import Results
 from anytask.bench.store import jsonable
 from anytask.problems.base import Entrant, Problem
-
-if TYPE_CHECKING:
-    from anytask.bench.comparison import Comparison
 
 #: What marks a folder as written here.
 _MARK = "anytask.json"
@@ -96,7 +94,7 @@ def check_entrants(problem: Problem, data: Any, entrants: Sequence[Entrant]) -> 
         raise ValueError(f"the winner could not be saved if it were {told}")
 
 
-def save_best(comparison: Comparison, folder: str | os.PathLike[str], progress: bool = False) -> Saved:
+def save_best(comparison: Results, folder: str | os.PathLike[str], progress: bool = False) -> Saved:
     """Train the winner on all of the data and write it; see :meth:`anytask.bench.Comparison.save_best`."""
     path, best, problem, data = check_folder(folder), comparison.best, comparison.problem, comparison.data
     if best is None:
@@ -134,7 +132,7 @@ def save_best(comparison: Comparison, folder: str | os.PathLike[str], progress: 
     return saved
 
 
-def try_to_save(comparison: Comparison, folder: str | os.PathLike[str], progress: bool = False) -> Saved:
+def try_to_save(comparison: Results, folder: str | os.PathLike[str], progress: bool = False) -> Saved:
     """Save the winner, or return why that could not be done."""
     if comparison.stopped:
         return Saved(str(folder), error="the comparison was stopped")

@@ -1,6 +1,7 @@
 """A comparison read back from its store, finished or not: what looks at a store needs neither the data nor the systems.
 
-:class:`Registration` notes a comparison in the store while it runs; :func:`stored_comparison` makes a
+:class:`~anytask.bench.registration.Registration` notes a comparison in the store while it runs;
+:func:`stored_comparison` makes a
 :class:`~anytask.bench.comparison.Comparison` of what is noted and of the runs that have ended so far.
 """
 
@@ -8,104 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import secrets
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any
 
 from anytask.bench.comparison import Comparison
 from anytask.bench.planning import LeftOut, Plan, PlanItem
-from anytask.bench.store import Record, Run, RunStore, jsonable
+from anytask.bench.registration import entrant_fields
+from anytask.bench.store import Record, Run
 from anytask.problems.base import Entrant, Metric, Outcome, Problem
-
-logger = logging.getLogger(__name__)
-
-#: Seconds between two signs of life.
-BEAT_SECONDS = 5.0
-
-
-class Registration:
-    """Note in the store that a comparison goes on, give signs of life, and say how it ended.
-
-    Parameters
-    ----------
-    store : RunStore
-        Where its runs are kept.
-    comparison : Comparison
-        The comparison, before any of its runs.
-
-    Examples
-    --------
-    >>> from anytask.bench.planning import Plan
-    >>> toy = SimpleNamespace(key="toy", title="Toy", metrics=(Metric("accuracy", "accuracy"),), bounds={})
-    >>> toy.privileges, toy.setting = {}, lambda data: ""
-    >>> data = SimpleNamespace(name="d", fingerprint="f", describe=dict)
-    >>> store = RunStore(":memory:")
-    >>> with Registration(store, Comparison(toy, data, Plan((), (), (0,), {}), [])) as registration:
-    ...     state = store.comparisons()[0].state
-    >>> state, store.comparisons()[0].state
-    ('running', 'done')
-    """
-
-    def __init__(self, store: RunStore, comparison: Comparison) -> None:
-        self.store = store
-        self.record = record_of(comparison)
-        self.stopped = False
-        self._beat = 0.0
-
-    def __enter__(self) -> Self:
-        self.store.begin(self.record)
-        self._beat = time.monotonic()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        state = "interrupted" if kind is not None else "stopped" if self.stopped else "done"
-        try:
-            self.store.end(self.record.id, state)  # type: ignore[arg-type]
-        except ValueError as error:  # the outcome is worth more than the note about it
-            logger.warning("the store could not be told that the comparison has ended: %s", error)
-
-    def should_stop(self) -> bool:
-        """Whether somebody asked the comparison to stop; gives a sign of life in passing."""
-        try:
-            if time.monotonic() - self._beat > BEAT_SECONDS:
-                self._beat = time.monotonic()
-                self.store.beat(self.record.id)
-            return self.store.stop_requested(self.record.id)
-        except ValueError as error:  # locked for a minute, say: the runs go on all the same
-            logger.warning("the store could not be asked whether to stop: %s", error)
-            return False
-
-
-def record_of(comparison: Comparison) -> Record:
-    """Return what the store has to know of a comparison so that :func:`stored_comparison` can show it."""
-    problem, data, plan = comparison.problem, comparison.data, comparison.plan
-    identity = [problem.key, [[item.entrant.name, item.entrant.role, item.key] for item in plan.items]]
-    body = {
-        "title": problem.title,
-        "metrics": [asdict(metric) for metric in problem.metrics],
-        "bounds": dict(problem.bounds),
-        "privileges": dict(problem.privileges),
-        "setting": problem.setting(data),
-        "facts": _plain(data.describe()),
-        "entrants": [_entrant_fields(entrant) for entrant in plan.entrants],
-        "seeds": list(plan.seeds),
-        "keys": [item.key for item in plan.items],
-        "options": dict(plan.options),
-        "left_out": [list(left) for left in plan.left_out],
-        "command": comparison.command,
-    }
-    return Record(
-        id=secrets.token_hex(8),
-        plan=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
-        problem=problem.key,
-        fingerprint=data.fingerprint,
-        data_name=data.name,
-        body=jsonable(body),
-    )
 
 
 def stored_comparison(record: Record, runs: Mapping[str, Run]) -> StoredComparison:
@@ -224,28 +137,6 @@ class StoredProblem(Problem):
         return problems.get(self.key).figures(data, runs) if self.key in problems.KEYS else []
 
 
-def _entrant_fields(entrant: Entrant) -> dict[str, Any]:
-    return {
-        "name": entrant.name,
-        "entry": entrant.entry,
-        "params": entrant.settings,
-        "role": entrant.role,
-        "key": entrant.key,
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Facts as JSON; what JSON cannot hold is named in words."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    try:
-        return jsonable(value)
-    except TypeError:
-        return f"<{type(value).__name__}>"
-
-
 def _loose(identity: str, runs: list[Run]) -> tuple[Record, dict[str, Run]]:
     # One name may stand for several settings of a class: the later ones are numbered.
     names: dict[tuple[str, str, str], str] = {}
@@ -259,7 +150,7 @@ def _loose(identity: str, runs: list[Run]) -> tuple[Record, dict[str, Run]]:
     keys: dict[tuple[int, str], str] = {}
     for run in runs:
         name = names[run.entrant_name, run.entry, json.dumps(run.params, sort_keys=True)]
-        fields = _entrant_fields(Entrant.of(name, run.entry, run.params, run.role, run.system))  # type: ignore[arg-type]
+        fields = entrant_fields(Entrant.of(name, run.entry, run.params, run.role, run.system))  # type: ignore[arg-type]
         entrants.setdefault(name, fields)
         keys[run.seed, name] = run.key
     seeds = sorted({run.seed for run in runs})

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from anytask.bench.comparison import ALPHA, Comparison, Group, Row
+from anytask.bench.results import ALPHA, Group, Results, Row
 from anytask.problems.base import Metric
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def distinguishable(row: Row) -> bool:
     return math.isfinite(row.p_holm) and row.p_holm < ALPHA
 
 
-def difference_text(comparison: Comparison, row: Row) -> str:
+def difference_text(comparison: Results, row: Row) -> str:
     """Return a row's difference to its reference with its interval, as a cell of a table."""
     if row.name in {group.best_baseline for group in comparison.groups}:
         return "best baseline"
@@ -102,12 +102,12 @@ def chance(row: Row) -> str:
     return f"{'no' if distinguishable(row) else 'cannot tell'}, {p}"
 
 
-def headline(comparison: Comparison) -> str:
+def headline(comparison: Results) -> str:
     """Return the answer in plain words, saying so when it may be chance."""
     return " ".join(sentences(comparison))
 
 
-def sentences(comparison: Comparison) -> list[str]:
+def sentences(comparison: Results) -> list[str]:
     """Return the sentences of the answer, the most important first."""
     metric = comparison.primary
     groups = sorted(comparison.groups, key=lambda group: group is not comparison.main)
@@ -141,7 +141,7 @@ def told(row: Row | Group) -> str:
     return TOLD.get(row.sees or "none", row.sees or "")
 
 
-def privilege(comparison: Comparison, row: Row) -> str:
+def privilege(comparison: Results, row: Row) -> str:
     """Return what an upper bound is given that no system may have, in words."""
     return comparison.problem.privileges.get(row.name, "more than a system may have")
 
@@ -155,7 +155,7 @@ class Block:
     apart: bool = True
 
 
-def blocks(comparison: Comparison) -> list[Block]:
+def blocks(comparison: Results) -> list[Block]:
     """Return the rows in the blocks of a ranking: those told the same, references, those without a value.
 
     Examples
@@ -177,7 +177,7 @@ def blocks(comparison: Comparison) -> list[Block]:
     return [*found, Block("Without a value", without)] if without else found
 
 
-def _of_group(comparison: Comparison, group: Group) -> list[str]:
+def _of_group(comparison: Results, group: Group) -> list[str]:
     """Say who is best of those that were told the same, by how much over the best baseline, and how sure that is."""
     metric = comparison.primary
     best = next((row for row in group.rows if row.entrant.role != "baseline"), group.rows[0])
@@ -191,7 +191,7 @@ def _of_group(comparison: Comparison, group: Group) -> list[str]:
     return [first, _sure(comparison, best)]
 
 
-def _against(comparison: Comparison, best: Row) -> str:
+def _against(comparison: Results, best: Row) -> str:
     """Say how far a row is from its reference, as the end of a sentence; "" for a baseline, and without a reference."""
     metric, difference = comparison.primary, best.difference
     reference = next((row for row in comparison.rows if row.name == best.reference), None)
@@ -206,7 +206,7 @@ def _against(comparison: Comparison, best: Row) -> str:
     return f", {quantity(difference.mean, metric)} {'better' if difference.mean > 0 else 'worse'} than {which}"
 
 
-def _sure(comparison: Comparison, best: Row) -> str:
+def _sure(comparison: Results, best: Row) -> str:
     metric, summary, difference = comparison.primary, best.primary, best.difference
     if summary.low is None or summary.high is None:
         return "This is one seed, which cannot tell a difference from chance."
@@ -239,7 +239,7 @@ class TerminalTable:
     tables of their own, under a heading that says what it was.
     """
 
-    comparison: Comparison
+    comparison: Results
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Give the lines for a console, as Rich asks for them."""
@@ -351,14 +351,14 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _to_another(comparison: Comparison, row: Row) -> str:
+def _to_another(comparison: Results, row: Row) -> str:
     """Name the reference of a difference where it is not the best baseline of the row's own block."""
     group = next((g for g in comparison.groups if row.name in {r.name for r in g.rows}), None)
     own = group.best_baseline if group else comparison.groups[0].best_baseline if len(comparison.groups) == 1 else None
     return "" if own == row.reference else f" to {row.reference}"
 
 
-def _difference_cell(comparison: Comparison, row: Row) -> str:
+def _difference_cell(comparison: Results, row: Row) -> str:
     if row.name in {group.best_baseline for group in comparison.groups}:
         return "[dim]best baseline[/]"
     if row.difference is None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from anytask import bench, problems
-from anytask.bench.run import versions
+from anytask.bench.measuring import versions
 from anytask.bench.store import Run
 from anytask.claims.base import Claim, Experiment, Judged, Table, interval, judge, overall
 from anytask.problems.base import Problem

@@ -15,8 +15,9 @@ from anytask import problems
 from anytask.app import layout as pieces
 from anytask.app.results.data import Loaded, Overview, finite
 from anytask.bench import figures
-from anytask.bench.comparison import Comparison, Group, Row
+from anytask.bench.comparison import Comparison
 from anytask.bench.report import cost_label, cost_text
+from anytask.bench.results import Group, Row
 from anytask.bench.statistics import Ranking
 from anytask.bench.store import Run
 from anytask.bench.wording import (
