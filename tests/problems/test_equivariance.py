@@ -53,7 +53,7 @@ def test_test_rows_depend_on_the_seed_alone_and_are_never_trained_on(monkeypatch
     seen = []
     monkeypatch.setattr(PlainMLP, "_training_set", lambda self, X, y, group: (seen.append(X), (X, y))[1])
     PROBLEM.run(LINEAR, data, seed=3)
-    np.testing.assert_array_equal(seen[0], data.images(train))
+    np.testing.assert_array_equal(seen[0], data.inputs(train))
 
 
 def test_quarter_turns_are_found_among_rotations_only():
@@ -92,12 +92,12 @@ def test_folders_of_images_and_npz_files_are_read(tmp_path):
         ({"steps": 5}, "no option 'steps'"),
         ({"group": "scale"}, "group must be one of"),
         ({"group": "d4", "step": 5}, "step is for rotations and shifts"),
-        ({"step": 0}, "step must be positive"),
+        ({"step": 0}, "step must be a number above 0"),
         ({"step": "5"}, "step must be a number"),
         ({"group": "shifts", "step": 0.5}, "whole numbers of pixels"),
         ({"test_size": 1.5}, "test_size"),
         ({"max_per_class": 1}, "max_per_class"),
-        ({"image_shape": "8by8"}, "image_shape must be like"),
+        ({"image_shape": "8by8"}, "image_shape must be integers of at least 1, as 4x3x3"),
         ({"image_shape": "4x4"}, "does not hold the 64 values"),
     ],
 )
@@ -129,5 +129,7 @@ def test_the_figures_show_every_entrant():
     drawn = PROBLEM.figures(data, runs)
     assert [title for title, *_ in drawn] == ["Accuracy over the orbit", "Accuracy against the model's own consensus"]
     assert drawn[0][2].data[0].name == "linear" and PROBLEM.figures(data, []) == []
-    read_back = SimpleNamespace(options=SimpleNamespace(**data.options))  # as a store has it: no images, no group
+    read_back = SimpleNamespace(
+        options=SimpleNamespace(**data.options.as_dict())
+    )  # as a store has it: no images, no group
     assert PROBLEM.figures(read_back, runs)[0][2] == drawn[0][2]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import importlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
+
+from anytask.core.errors import BadData
+from anytask.core.settings import settings_of
+from anytask.problems.options import Options
 
 Role = Literal["system", "baseline", "ablation"]
 
@@ -98,6 +104,29 @@ class Entrant:
             return cls(**params)
         return cls.from_preset(preset, **params) if hasattr(cls, "from_preset") else cls(preset=preset, **params)
 
+    @contextlib.contextmanager
+    def applied_to(self, fitted: Any) -> Iterator[None]:
+        """Set :attr:`after` on a fitted system for the time of a block.
+
+        Raises
+        ------
+        ValueError
+            If the system has no such parameter.
+        """
+        if not self.after:
+            yield
+            return
+        if not hasattr(fitted, "set_params"):
+            raise ValueError(f"{self.name}: a fitted {type(fitted).__name__} has no parameters that after= could set")
+        params = fitted.get_params()
+        if unknown := [name for name in self.after if name not in params]:
+            raise ValueError(f"{self.name}: {self.class_name} has no parameter {unknown[0]!r} that after= could set")
+        fitted.set_params(**self.after)
+        try:
+            yield
+        finally:
+            fitted.set_params(**{name: params[name] for name in self.after})
+
     @property
     def class_name(self) -> str:
         """Name of the class."""
@@ -167,7 +196,9 @@ class Problem(ABC):
     key: ClassVar[str]
     title: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]  # the first is the one that ranks
-    #: Option name -> (default, help text): what :meth:`load` takes beside the source.
+    #: What :meth:`load` takes beside the source.
+    options_class: ClassVar[type[Options]] = Options
+    #: Option name -> (default, help text), read from :attr:`options_class`.
     options: ClassVar[Mapping[str, tuple[Any, str]]] = {}
     #: Baseline name -> "lower" or "upper": references that mark the ends of the scale. An upper bound is told or given
     #: what no system may have: reports set it apart, it has no rank, and no system is asked to beat it.
@@ -175,10 +206,34 @@ class Problem(ABC):
     #: Upper bound -> what it is given that no system may have, in words ("all data at once").
     privileges: ClassVar[Mapping[str, str]] = {}
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "options_class" in vars(cls):
+            cls.options = {setting.name: (setting.default, setting.help) for setting in settings_of(cls.options_class)}
+
     @property
     def primary(self) -> Metric:
         """The metric that ranks."""
         return self.metrics[0]
+
+    def check_options(self, options: Mapping[str, Any]) -> Any:
+        """Return the options with these values, and the defaults of the others.
+
+        Raises
+        ------
+        BadData
+            Naming an option that there is not, with the nearest one, or a value that is out of its range.
+        """
+        for name in options:
+            if name not in self.options:
+                near = difflib.get_close_matches(name, self.options, n=1)
+                hint = f"did you mean {near[0]!r}? Its" if near else "its"
+                known = ", ".join(self.options) or "none"
+                raise BadData(f"{self.key} has no option {name!r}; {hint} options: {known}")
+        try:
+            return self.options_class(**options)
+        except (ValueError, TypeError) as error:
+            raise BadData(str(error)) from error
 
     @abstractmethod
     def load(self, source: Any, **options: Any) -> Any:
@@ -207,6 +262,12 @@ class Problem(ABC):
     @abstractmethod
     def run(self, entrant: Entrant, data: Any, seed: int, progress: Callable[[float], None] | None = None) -> Outcome:
         """Run one entrant with one seed. ``progress`` is called with the finished share in [0, 1]."""
+
+    def run_variants(
+        self, entrants: Sequence[Entrant], data: Any, seed: int, progress: Callable[[float], None] | None = None
+    ) -> list[Outcome]:
+        """Run entrants that differ in :attr:`Entrant.after` alone; a problem that can share their training does."""
+        return [self.run(entrant, data, seed, progress) for entrant in entrants]
 
     def unsaveable(self, entrant: Entrant, data: Any) -> str | None:
         """Return why an entrant could not be saved for use after the comparison, in one sentence, or None if it can."""

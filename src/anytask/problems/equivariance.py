@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import attrs
 import numpy as np
 
-from anytask.core.errors import BadData
 from anytask.core.rng import derive
-from anytask.datasets.labelled import LabelledData, load_labelled
-from anytask.problems.base import Entrant, Metric, Outcome, Problem
+from anytask.core.settings import choice, real, whole
+from anytask.datasets.labelled import LabelledData
+from anytask.problems.base import Entrant, Metric, Outcome
+from anytask.problems.labelled import LabelledOptions, LabelledProblem, LabelledSet
+from anytask.problems.options import listed
+from anytask.problems.training import Progress
 
 if TYPE_CHECKING:
     from anytask.evaluate.parts.transforms import Group
@@ -24,8 +24,29 @@ GROUPS = ("rotations", "shifts", "flips", "d4")
 _BASELINES = "anytask.evaluate.baselines"
 
 
+class EquivarianceOptions(LabelledOptions):
+    """What images undergo, and how they are split."""
+
+    group: str = choice("rotations", GROUPS, "what the images undergo")
+    start: float | None = real(None, "first angle in degrees (none: 0) or shift in pixels (none: -2)", optional=True)
+    stop: float | None = real(None, "last angle (none: 360 - step) or shift (none: 2)", optional=True)
+    step: float | None = real(None, "degrees (none: 15) or pixels (none: 1) between elements", above=0, optional=True)
+    test_size: float = real(0.25, "share of each class that is kept for testing", above=0, below=1)
+    max_per_class: int | None = whole(
+        None, "at most this many images of each class, chosen by seed", at_least=2, optional=True
+    )
+    image_shape: Sequence[int] | None = listed(
+        "shape of flat rows, as 28x28 or 3x32x32", int, separator="x", at_least=1, lengths=(2, 3)
+    )
+
+    def _check_settings(self) -> None:
+        given = [name for name in ("start", "stop", "step") if getattr(self, name) is not None]
+        if given and self.group not in ("rotations", "shifts"):
+            raise ValueError(f"{given[0]} is for rotations and shifts, and group is {self.group!r}")
+
+
 @dataclass(frozen=True)
-class EquivarianceData:
+class EquivarianceData(LabelledSet):
     """Labelled images and the checked options.
 
     Examples
@@ -35,39 +56,14 @@ class EquivarianceData:
     (('-40°', '-32°', '-24°'), 450)
     """
 
-    labelled: LabelledData
-    options: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Name of the source."""
-        return self.labelled.name
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the content and of every option."""
-        content = json.dumps([self.labelled.fingerprint, dict(self.options)], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:32]
-
-    def describe(self) -> dict[str, Any]:
-        """Return facts for the report."""
-        classes, counts = np.unique(self.labelled.y, return_counts=True)
-        return {
-            "source": self.name,
-            "examples": len(self.labelled.y),
-            "image_shape": list(self.image_shape),
-            "classes": {str(c): int(n) for c, n in zip(classes.tolist(), counts)},
-            "elements": len(self.group()),
-            "options": dict(self.options),
-            "notes": list(self.labelled.notes),
-            "fingerprint": self.fingerprint,
-        }
+    def facts(self) -> dict[str, Any]:
+        """Return the facts on the images, and the number of elements."""
+        return super().facts() | {"image_shape": list(self.image_shape), "elements": len(self.group())}
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Shape of one image."""
-        given = self.options["image_shape"]
-        return tuple(given) if given is not None else self.labelled.input_shape
+        return tuple(self.options.image_shape or self.source.input_shape)
 
     def group(self) -> Group:
         """Return the group whose orbits are evaluated."""
@@ -77,24 +73,24 @@ class EquivarianceData:
         """Return the rows to train and to test on; every class is in both, and the split depends on the seed alone."""
         from sklearn.model_selection import train_test_split
 
-        rows = np.arange(len(self.labelled.y))
-        most = self.options["max_per_class"]
+        y = self.source.y
+        rows = np.arange(len(y))
+        most = self.options.max_per_class
         if most is not None:
             rng = np.random.default_rng(derive(seed, "equivariance", "rows"))
-            y = self.labelled.y
             rows = np.sort(np.concatenate([rng.permutation(rows[y == c])[:most] for c in np.unique(y)]))
         train, test = train_test_split(
-            rows, test_size=self.options["test_size"], stratify=self.labelled.y[rows],
+            rows, test_size=self.options.test_size, stratify=y[rows],
             random_state=derive(seed, "equivariance", "split") % 2**32,
         )  # fmt: skip
         return np.sort(train), np.sort(test)
 
-    def images(self, rows: np.ndarray) -> np.ndarray:
+    def inputs(self, rows: np.ndarray) -> np.ndarray:
         """Return these images, float32 (n, \\*image_shape)."""
-        return np.asarray(self.labelled.X[rows], dtype=np.float32).reshape(len(rows), *self.image_shape)
+        return np.asarray(self.source.X[rows], dtype=np.float32).reshape(len(rows), *self.image_shape)
 
 
-class Equivariance(Problem):
+class Equivariance(LabelledProblem):
     """Classify images that may come turned, shifted or mirrored.
 
     Every entrant learns from the training images and may know the group. Test images are shown as they are, and under
@@ -140,34 +136,26 @@ class Equivariance(Problem):
         Metric("consensus_correlation", "Correlation of consensus and true curve"),
         Metric("quarter_turn_gap", "Largest change under quarter turns", higher_is_better=False),
     )
-    options: ClassVar[Mapping[str, tuple[Any, str]]] = {
-        "group": ("rotations", "what the images undergo: rotations, shifts, flips or d4"),
-        "start": (None, "first angle in degrees (default 0) or shift in pixels (default -2)"),
-        "stop": (None, "last angle (default: 360 - step) or shift (default 2)"),
-        "step": (None, "degrees (default 15) or pixels (default 1) between elements"),
-        "test_size": (0.25, "share of each class that is kept for testing, above 0 and below 1"),
-        "max_per_class": (None, "at most this many images of each class, chosen by seed"),
-        "target": (None, "array or column with the labels"),
-        "image_size": (None, "size to which a folder's images are resized, as 32 or 32x48"),
-        "image_shape": (None, "shape of flat rows, as 28x28 or 3x32x32"),
-    }
+    options_class = EquivarianceOptions
+    data_class = EquivarianceData
+    builtin: ClassVar[dict[str, str]] = {"digits": "digits-images"}
 
-    def load(self, source: Any, **options: Any) -> EquivarianceData:
-        """Return the images with checked options; ``source`` as in :func:`anytask.datasets.labelled.load_labelled`."""
-        unknown = set(options) - set(self.options)
-        if unknown:
-            raise BadData(f"equivariance has no option {min(unknown)!r}; its options: {', '.join(self.options)}")
-        o = {name: default for name, (default, _) in self.options.items()} | options
-        target, size = o.pop("target"), o.pop("image_size")
-        if isinstance(source, str) and source == "digits":
-            source = "digits-images"
-        labelled = load_labelled(source, target, image_size=size)
-        data = EquivarianceData(labelled, _checked(o, labelled))
-        try:
-            data.group().orbit(data.images(np.array([0])))
-        except ValueError as error:
-            raise BadData(f"{labelled.name}: {error}") from error
-        return data
+    def fit_options(
+        self, options: EquivarianceOptions, labelled: LabelledData, given: Any
+    ) -> tuple[EquivarianceOptions, tuple[str, ...]]:
+        """Settle the ends of the group, and check it on an image."""
+        counts = np.unique(labelled.y, return_counts=True)
+        if counts[1].min() < 2:
+            raise ValueError(f"class {counts[0][counts[1].argmin()]!r} has 1 image, at least 2 are needed")
+        size, shape = int(np.prod(labelled.input_shape)), options.image_shape
+        if shape is None and len(labelled.input_shape) < 2:
+            raise ValueError(f"the rows are flat, {size} values each: say image_shape, as 28x28")
+        if shape is not None and int(np.prod(shape)) != size:
+            raise ValueError(f"image_shape {list(shape)} does not hold the {size} values of a row")
+        options = settled(options)
+        data = EquivarianceData(labelled, options)
+        data.group().orbit(data.inputs(np.array([0])))
+        return options, ()
 
     def baselines(self, data: EquivarianceData) -> tuple[Entrant, ...]:
         """Return a plain and an augmented perceptron, an averaged one for square images, a linear model, a chooser."""
@@ -184,44 +172,29 @@ class Equivariance(Problem):
             return None
         return f"{entrant.name} has no fit and predict_proba, and no evaluate."
 
-    def run(
-        self, entrant: Entrant, data: EquivarianceData, seed: int, progress: Callable[[float], None] | None = None
-    ) -> Outcome:
-        """Train one classifier and evaluate it on the orbits of the test images."""
+    def train(self, entrant: Entrant, data: EquivarianceData, seed: int, progress: Progress) -> Any:
+        """Fit one classifier; an evaluator is stood for by the choice that it makes among the baselines."""
         from anytask.evaluate.baselines import Chosen
+
+        rows, _ = data.split(seed)
+        evaluates = hasattr(entrant.load(), "evaluate")
+        model = Chosen(by="orbit", seed=seed) if evaluates else entrant.make("small", seed=seed, random_state=seed)
+        return self.fit(model, data, rows, progress, group=data.group())
+
+    def test(self, entrant: Entrant, trained: Any, data: EquivarianceData, seed: int, progress: Progress) -> Outcome:
+        """Evaluate a classifier on the orbits of the test images."""
         from anytask.evaluate.nero import NERO
 
-        if reason := self.refuses(entrant, data):
-            raise ValueError(reason)
-        share = progress or (lambda value: None)
-        group = data.group()
         train, test = data.split(seed)
-        X, y = data.images(train), data.labelled.y[train]
-        cls = entrant.load()
-        model = Chosen(by="orbit", seed=seed) if hasattr(cls, "evaluate") else cls(**_settings(cls, entrant, seed))
-        start = time.perf_counter()
-        if "group" in inspect.signature(model.fit).parameters:
-            model.fit(X, y, group=group)
-        else:
-            model.fit(X, y)
-        trained = time.perf_counter()
-        share(0.7)
-        nero = NERO(group, metrics=["correctness", "confidence"], keep_outputs=False)
-        result = nero.evaluate(
-            model, data.images(test), data.labelled.y[test], progress=lambda done: share(0.7 + 0.3 * done)
-        )
+        nero = NERO(data.group(), metrics=["correctness", "confidence"], keep_outputs=False)
+        result = nero.evaluate(trained, data.inputs(test), data.source.y[test], progress=progress)
         if result.failures:
             raise ValueError(f"{entrant.name} fails on a test image: {result.failures[0].error}")
-        cost = {
-            "train_seconds": trained - start,
-            "predict_seconds": time.perf_counter() - trained,
-            "labels": float(len(train)),
-        }
         notes = []
-        if isinstance(model, Chosen):
-            scores = ", ".join(f"{name} {value:.3f}" for name, value in model.scores_.items())
-            notes.append(f"Chose {model.chosen_} by {model.by} on held-out training images ({scores}).")
-        return Outcome(orbit_metrics(result), _details(result), cost, None, notes)
+        if hasattr(trained, "chosen_"):
+            scores = ", ".join(f"{name} {value:.3f}" for name, value in trained.scores_.items())
+            notes.append(f"Chose {trained.chosen_} by {trained.by} on held-out training images ({scores}).")
+        return Outcome(orbit_metrics(result), _details(result), {"labels": float(len(train))}, None, notes)
 
     def figures(self, data: EquivarianceData, runs: list[Any]) -> list[tuple[str, str, Any]]:
         """Return the accuracy over the orbit of every entrant."""
@@ -231,8 +204,7 @@ class Equivariance(Problem):
         names = list(dict.fromkeys(run.entrant_name for run in runs if run.status == "done"))
         if not names:
             return []
-        # What is read back from a store has the options in another form, and no images.
-        group = group_of(data.options if isinstance(data.options, Mapping) else vars(data.options))
+        group = group_of(data.options)  # all that is read back from a store
         out = []
         for key, title, label in (
             ("curve", "Accuracy over the orbit", "accuracy"),
@@ -251,15 +223,30 @@ class Equivariance(Problem):
         return out
 
 
-def group_of(options: Mapping[str, Any]) -> Group:
-    """Return the group that checked options of :class:`Equivariance` name."""
+def settled(options: EquivarianceOptions) -> EquivarianceOptions:
+    """Return the options with the ends and the step of their group; a ``ValueError`` says what does not fit."""
+    if options.group not in ("rotations", "shifts"):
+        return options
+    turn = options.group == "rotations"
+    step = (15.0 if turn else 1.0) if options.step is None else options.step
+    start = (0.0 if turn else -2.0) if options.start is None else options.start
+    stop = (start + 360.0 - step if turn else 2.0) if options.stop is None else options.stop
+    if stop < start:
+        raise ValueError(f"stop must be at least start, got start={start}, stop={stop}")
+    if not turn and any(value != int(value) for value in (step, start, stop)):
+        raise ValueError("shifts are whole numbers of pixels")
+    return attrs.evolve(options, step=float(step), start=float(start), stop=float(stop))
+
+
+def group_of(options: Any) -> Group:
+    """Return the group that settled options of :class:`Equivariance` name."""
     from anytask.evaluate.parts.planar_groups import Dihedral, Flips, Rotations, Shifts
 
-    if options["group"] == "rotations":
-        return Rotations(options["step"], options["start"], options["stop"])
-    if options["group"] == "shifts":
-        return Shifts([int(d) for d in np.arange(options["start"], options["stop"] + 1, options["step"])])
-    return Flips() if options["group"] == "flips" else Dihedral()
+    if options.group == "rotations":
+        return Rotations(options.step, options.start, options.stop)
+    if options.group == "shifts":
+        return Shifts([int(d) for d in np.arange(options.start, options.stop + 1, options.step)])
+    return Flips() if options.group == "flips" else Dihedral()
 
 
 def orbit_metrics(result: Any) -> dict[str, float]:
@@ -302,54 +289,3 @@ def _details(result: Any) -> dict[str, Any]:
         "consensus_curve": result.aggregate("correctness", "consensus")[0].tolist(),
         "confidence_curve": confidence.tolist(),
     }
-
-
-def _settings(cls: type, entrant: Entrant, seed: int) -> dict[str, Any]:
-    known = inspect.signature(cls).parameters
-    name = next((n for n in ("seed", "random_state") if n in known), None)
-    return {**({name: seed} if name else {}), **entrant.params}
-
-
-def _checked(o: dict[str, Any], labelled: LabelledData) -> dict[str, Any]:
-    if o["group"] not in GROUPS:
-        raise BadData(f"group must be one of {', '.join(GROUPS)}, got {o['group']!r}")
-    moves = o["group"] in ("rotations", "shifts")
-    given = [name for name in ("start", "stop", "step") if o[name] is not None]
-    if given and not moves:
-        raise BadData(f"{given[0]} is for rotations and shifts, and group is {o['group']!r}")
-    for name in given:
-        if isinstance(o[name], bool) or not isinstance(o[name], (int, float)) or not np.isfinite(o[name]):
-            raise BadData(f"{name} must be a number, got {o[name]!r}")
-    if moves:
-        turn = o["group"] == "rotations"
-        step = (15.0 if turn else 1.0) if o["step"] is None else o["step"]
-        start = (0.0 if turn else -2.0) if o["start"] is None else o["start"]
-        stop = (start + 360.0 - step if turn else 2.0) if o["stop"] is None else o["stop"]
-        if step <= 0 or stop < start:
-            raise BadData(f"step must be positive and stop at least start, got step={step}, start={start}, stop={stop}")
-        if not turn and any(value != int(value) for value in (step, start, stop)):
-            raise BadData("shifts are whole numbers of pixels")
-        o |= {"step": float(step), "start": float(start), "stop": float(stop)}
-    if not isinstance(o["test_size"], float) or not 0 < o["test_size"] < 1:
-        raise BadData(f"test_size must be above 0 and below 1, got {o['test_size']!r}")
-    if o["max_per_class"] is not None and (not isinstance(o["max_per_class"], int) or o["max_per_class"] < 2):
-        raise BadData(f"max_per_class must be a whole number of at least 2, got {o['max_per_class']!r}")
-    shape = o["image_shape"]
-    if shape is not None:
-        try:
-            parts = shape.replace(",", "x").split("x") if isinstance(shape, str) else shape
-            shape = [int(side) for side in parts]
-        except (TypeError, ValueError):
-            shape = []
-        if len(shape) not in (2, 3) or min(shape) < 1:
-            raise BadData(f"image_shape must be like 28x28 or 3x32x32, got {o['image_shape']!r}")
-        if int(np.prod(shape)) != int(np.prod(labelled.input_shape)):
-            raise BadData(f"image_shape {shape} does not hold the {int(np.prod(labelled.input_shape))} values of a row")
-    elif len(labelled.input_shape) < 2:
-        raise BadData(
-            f"{labelled.name}: the rows are flat, {labelled.input_shape[0]} values each: say image_shape, as 28x28"
-        )
-    counts = np.unique(labelled.y, return_counts=True)
-    if counts[1].min() < 2:
-        raise BadData(f"{labelled.name}: class {counts[0][counts[1].argmin()]!r} has 1 image, at least 2 are needed")
-    return o | {"image_shape": shape}

@@ -1,0 +1,94 @@
+"""The base of the problems on labelled data: it leaves a problem its split, its baselines and its metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from anytask.core.errors import BadData
+from anytask.core.settings import free, text
+from anytask.datasets.labelled import LabelledData, load_labelled
+from anytask.problems.base import Entrant
+from anytask.problems.options import Options
+from anytask.problems.training import LoadedData, Progress, TrainingProblem, taken
+
+
+class LabelledOptions(Options):
+    """How labelled data are read."""
+
+    read_only: ClassVar[tuple[str, ...]] = ("target", "image_size")
+
+    target: str | None = text(None, "column, array or file with the labels", optional=True)
+    image_size: Any = free(None, "size to which a folder's images are resized, as 32 or 32x48")
+
+
+@dataclass(frozen=True)
+class LabelledSet(LoadedData):
+    """Labelled inputs; a subclass says how a seed splits them."""
+
+    source: LabelledData
+
+    def facts(self) -> dict[str, Any]:
+        """Return the number of examples, their shape, and the classes with their sizes."""
+        classes, counts = np.unique(self.source.y, return_counts=True)
+        return {
+            "kind": self.source.kind,
+            "examples": len(self.source.y),
+            "input_shape": list(self.source.input_shape),
+            "classes": {str(c): int(n) for c, n in zip(classes.tolist(), counts)},
+        }
+
+    def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows to train on and those to test on; they depend on the seed alone."""
+        raise NotImplementedError
+
+    def inputs(self, rows: np.ndarray) -> np.ndarray:
+        """Return the inputs of these rows, shape (n, \\*input_shape)."""
+        return np.asarray(self.source.X[rows])
+
+
+class LabelledProblem(TrainingProblem):
+    """Base of the problems on labelled data: it loads them, makes the classifier, and fits it to a seed's split.
+
+    A subclass has ``options_class`` (with :class:`LabelledOptions` as a base), ``data_class``, baselines and
+    :meth:`test`; it checks in :meth:`fit_options` what can be checked only against the data.
+    """
+
+    data_class: ClassVar[type[LabelledSet]]
+    #: What a built-in name stands for here.
+    builtin: ClassVar[dict[str, str]] = {}
+
+    def load(self, source: Any, **options: Any) -> Any:
+        """Return the inputs with checked options; ``source`` as in :func:`anytask.datasets.labelled.load_labelled`."""
+        checked = self.check_options(options)
+        source = self.builtin.get(source, source) if isinstance(source, str) else source
+        labelled = load_labelled(source, checked.target, image_size=checked.image_size)
+        try:
+            return self.data_class(labelled, *self.fit_options(checked, labelled, options))
+        except ValueError as error:
+            message = str(error)
+            raise BadData(message if message.startswith(labelled.name) else f"{labelled.name}: {message}") from error
+
+    def fit_options(self, options: Any, labelled: LabelledData, given: Any) -> tuple[Any, tuple[str, ...]]:
+        """Return options that fit the data, and notes on what was settled; a ``ValueError`` says why they do not."""
+        return options, ()
+
+    def refuses(self, entrant: Entrant, data: Any) -> str | None:
+        """Refuse classes that do not learn to classify."""
+        cls = entrant.load()
+        fits = hasattr(cls, "fit") and hasattr(cls, "predict_proba")
+        return None if fits else f"{entrant.name} has no fit and predict_proba."
+
+    def train(self, entrant: Entrant, data: Any, seed: int, progress: Progress) -> Any:
+        """Fit a classifier to the training rows; a preset ``small`` is taken where the entrant names none."""
+        rows, _ = data.split(seed)
+        model = entrant.make("small", seed=seed, random_state=seed)
+        return self.fit(model, data, rows, progress)
+
+    def fit(self, model: Any, data: Any, rows: np.ndarray, progress: Progress, **offered: Any) -> Any:
+        """Fit a model to these rows, with those of the offered arguments that its ``fit`` takes."""
+        known = taken(model.fit, progress=progress, **offered)
+        model.fit(data.inputs(rows), data.source.y[rows], **known)
+        return model

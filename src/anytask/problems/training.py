@@ -1,0 +1,134 @@
+"""Bases of the problems that train a system once and then test it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from anytask.problems.base import Entrant, Outcome, Problem
+from anytask.problems.options import Options
+
+#: Told the finished share, in [0, 1].
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """What was loaded, with the checked options.
+
+    Attributes
+    ----------
+    source : object with ``name`` and ``fingerprint``
+        The content.
+    options : Options
+    notes : tuple of str
+        Sentences for the report on what was settled in loading.
+    """
+
+    source: Any
+    options: Any
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the source."""
+        return self.source.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the content and of every option that changes what a run sees."""
+        return fingerprint_of(self.source.fingerprint, self.options)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is to be said of the content."""
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """Return facts for the report."""
+        notes = [*getattr(self.source, "notes", ()), *self.notes]
+        return {
+            "source": self.name,
+            **self.facts(),
+            "options": self.options.of_a_run(),
+            **({"notes": notes} if notes else {}),
+            "fingerprint": self.fingerprint,
+        }
+
+
+def fingerprint_of(content: Any, options: Options) -> str:
+    """Return a hash of the content, as JSON, and of every option that changes what a run sees."""
+    text = json.dumps([content, options.of_a_run()], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class TrainingProblem(Problem):
+    """Base of the problems that train a system once and then test it: leaves them :meth:`train` and :meth:`test`.
+
+    Refusals, the times of training and testing, the cost that a system states of itself, and the entrants that differ
+    only in what is set after training are common to all.
+    """
+
+    @abstractmethod
+    def train(self, entrant: Entrant, data: Any, seed: int, progress: Progress) -> Any:
+        """Return the entrant's system, trained on what this seed shows for training."""
+
+    @abstractmethod
+    def test(self, entrant: Entrant, trained: Any, data: Any, seed: int, progress: Progress) -> Outcome:
+        """Return what the trained system is worth on what this seed holds out; costs it states come first."""
+
+    def system_of(self, trained: Any) -> Any:
+        """Return the system in what :meth:`train` returned: what :attr:`Entrant.after` is set on, and has a cost."""
+        return trained
+
+    def run(self, entrant: Entrant, data: Any, seed: int, progress: Progress | None = None) -> Outcome:
+        """Train one entrant, and test it."""
+        return self.run_variants([entrant], data, seed, progress)[0]
+
+    def run_variants(
+        self, entrants: Sequence[Entrant], data: Any, seed: int, progress: Progress | None = None
+    ) -> list[Outcome]:
+        """Train once, and test with what each of the entrants sets after training."""
+        share = progress or (lambda done: None)
+        for entrant in entrants:
+            if reason := self.refuses(entrant, data):
+                raise ValueError(f"{entrant.name} cannot take part: {reason}")
+        start = time.perf_counter()
+        trained = self.train(replace(entrants[0], after={}), data, seed, lambda done: share(0.7 * done))
+        train_seconds = time.perf_counter() - start
+        system, outcomes = self.system_of(trained), []
+        for place, entrant in enumerate(entrants):
+            start = time.perf_counter()
+            with entrant.applied_to(system):
+                outcome = self.test(
+                    entrant, trained, data, seed,
+                    lambda done, place=place: share(0.7 + 0.3 * (place + done) / len(entrants)),  # type: ignore[misc]
+                )  # fmt: skip
+            seconds = {"train_seconds": train_seconds, "predict_seconds": time.perf_counter() - start}
+            outcome.cost = seconds | own_cost(system) | outcome.cost
+            outcomes.append(outcome)
+        share(1.0)
+        return outcomes
+
+
+def own_cost(system: Any) -> dict[str, float]:
+    """Return what a fitted system states of its cost; nothing where it has no ``cost()``."""
+    return {name: float(value) for name, value in system.cost().items()} if hasattr(system, "cost") else {}
+
+
+def taken(method: Callable[..., Any], **offered: Any) -> dict[str, Any]:
+    """Return those of the offered arguments that a method has by name.
+
+    Examples
+    --------
+    >>> def fit(X, y, progress=None): ...
+    >>> taken(fit, progress=print, group=None)
+    {'progress': <built-in function print>}
+    """
+    known = inspect.signature(method).parameters
+    return {name: value for name, value in offered.items() if name in known}
