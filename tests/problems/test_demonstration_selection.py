@@ -7,9 +7,10 @@ import pytest
 
 from anytask import problems
 from anytask.core.errors import BadData
+from anytask.datasets.intents import intents
 from anytask.lm.protocol import Capabilities, OptionScore
 from anytask.problems.base import Entrant
-from anytask.problems.demonstration_selection import DemonstrationSelection, intents
+from anytask.problems.demonstration_selection import DemonstrationSelection
 
 PROBLEM = DemonstrationSelection()
 HERE = __name__
@@ -75,14 +76,14 @@ def test_accuracy_is_that_of_the_weighted_vote(data):
 
     order = np.random.default_rng(derive(3, "demonstration-selection")).permutation(120)
     train, test = order[:60], order[60:]
-    mean = data.vectors[train].mean(axis=0)
+    mean = data.source.vectors[train].mean(axis=0)
     scale = lambda X: (X - mean) / np.linalg.norm(X - mean, axis=1, keepdims=True)  # noqa: E731
-    cosine = scale(data.vectors[test]) @ scale(data.vectors[train[:8]]).T
+    cosine = scale(data.source.vectors[test]) @ scale(data.source.vectors[train[:8]]).T
     right = 0
-    for row, truth in zip(cosine, data.labels[test]):
+    for row, truth in zip(cosine, data.source.labels[test]):
         votes = np.zeros(4)
         for j in np.argsort(-row)[:3]:
-            votes[data.labels[train[j]]] += np.exp(row[j] / 0.1)
+            votes[data.source.labels[train[j]]] += np.exp(row[j] / 0.1)
         right += votes.argmax() == truth
     assert outcome.metrics["accuracy"] == pytest.approx(right / 60)
 
@@ -124,7 +125,8 @@ def test_data_are_picklable_and_their_fingerprint_follows_the_options(data):
     assert PROBLEM.load(_blobs(), budget=9, pool=60).fingerprint != data.fingerprint
     assert PROBLEM.load(_blobs(seed=1), budget=8, pool=60).fingerprint != data.fingerprint
     facts = data.describe()
-    assert facts["budget"] == 8 and facts["pool"] == facts["test"] == 60 and facts["items"] == 120
+    assert facts["items"] == 120 and facts["options"]["budget"] == 8
+    assert facts["options"]["pool"] == facts["options"]["test"] == 60
 
 
 def test_texts_are_embedded_and_intents_are_unequal(tmp_path):
@@ -134,7 +136,7 @@ def test_texts_are_embedded_and_intents_are_unequal(tmp_path):
     path = tmp_path / "intents.csv"
     path.write_text("text,label\n" + "\n".join(f'"{t}",{c}' for t, c in zip(made.texts, made.labels)), encoding="utf-8")
     data = PROBLEM.load(path, budget=12)
-    assert data.vectors.shape == (150, 384) and data.texts == made.texts and data.pool == 83
+    assert data.source.vectors.shape == (150, 384) and data.source.texts == made.texts and data.options.pool == 83
     accuracy = PROBLEM.run(Entrant("vote-k", "anytask.incontext:VoteK"), data, 0).metrics["accuracy"]
     assert accuracy > counts[0] / 150 + 0.2
 
@@ -156,7 +158,7 @@ class CopyLM:
 def test_a_language_model_can_predict():
     made = intents(60)
     data = PROBLEM.load((made.texts, made.labels), budget=10, pool=30, lm=CopyLM())
-    assert data.test == 30 and data.describe()["predictor"] == "sim:copy"
+    assert data.options.test == 30 and data.describe()["predictor"] == "sim:copy"
     outcome = PROBLEM.run(Entrant("vote-k", "anytask.incontext:VoteK"), data, 0)
     largest = max(map(made.labels.count, made.classes)) / 60
     assert outcome.kind == "sim" and outcome.metrics["accuracy"] > largest + 0.2
@@ -166,12 +168,12 @@ def test_a_language_model_can_predict():
     ("source", "options", "message"),
     [
         ("digitz", {}, "no data 'digitz': built in are digits, intents"),
-        (_blobs(), {"budgt": 3}, "unknown option 'budgt'"),
+        (_blobs(), {"budgt": 3}, "no option 'budgt'; did you mean 'budget'"),
         (_blobs(), {"pool": 100, "test": 30}, "need 130 items, and there are 120"),
         (_blobs(), {"budget": 70}, "budget 70 exceeds the pool of 66"),
-        (_blobs(), {"budget": 0}, "budget must be a whole number"),
+        (_blobs(), {"budget": 0}, "budget must be an integer of at least 1"),
         (_blobs(), {"lm": "gpt"}, "reads texts, and these data are vectors"),
-        (_blobs(), {"temperature": 0}, "temperature must be above 0"),
+        (_blobs(), {"temperature": 0}, "temperature must be a number above 0"),
         ((np.eye(4), [0, 1]), {}, r"labels must have shape \(4,\)"),
         ((np.eye(4), [1, 1, 1, 1]), {}, "at least two classes"),
         ((np.full((4, 2), np.nan), [0, 1, 0, 1]), {}, "NaN or infinity in row 0"),

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import attrs
 import numpy as np
 
 from anytask.core.rng import derive
@@ -235,7 +234,7 @@ def settled(options: EquivarianceOptions) -> EquivarianceOptions:
         raise ValueError(f"stop must be at least start, got start={start}, stop={stop}")
     if not turn and any(value != int(value) for value in (step, start, stop)):
         raise ValueError("shifts are whole numbers of pixels")
-    return attrs.evolve(options, step=float(step), start=float(start), stop=float(stop))
+    return options.evolve(step=float(step), start=float(start), stop=float(stop))
 
 
 def group_of(options: Any) -> Group:

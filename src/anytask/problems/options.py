@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import attrs
 
@@ -26,6 +26,10 @@ class Options(Settings):
 
     #: Options that only say how to read the data, whose content the fingerprint holds anyway.
     read_only: ClassVar[tuple[str, ...]] = ()
+
+    def evolve(self, **changes: Any) -> Self:
+        """Return options with other values, checked as at construction."""
+        return attrs.evolve(self, **changes)  # type: ignore[misc]
 
     def as_dict(self) -> dict[str, Any]:
         """Return all values by name, sequences as lists."""
