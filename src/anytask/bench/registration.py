@@ -33,7 +33,9 @@ class Registration:
 
     Examples
     --------
+    >>> from types import SimpleNamespace
     >>> from anytask.bench.planning import Plan
+    >>> from anytask.problems.base import Metric
     >>> toy = SimpleNamespace(key="toy", title="Toy", metrics=(Metric("accuracy", "accuracy"),), bounds={})
     >>> toy.privileges, toy.setting = {}, lambda data: ""
     >>> data = SimpleNamespace(name="d", fingerprint="f", describe=dict)
