@@ -28,9 +28,9 @@ class PlainRearrangement(gymnasium.Env):
             raise ValueError("the plain reference knows one movable box and one stage")
         self.model, self.list = model, model.episodes
         self.observation_space, self.action_space = model.single_observation_space, model.single_action_space
-        robot, grid = model.robot, model.grid
+        robot, grid, chosen = model.robot, model.obstacles.grid, model.settings
         joint = robot.joints[0]
-        self.limit, self.tau, self.task = model.max_episode_steps, model.tau, model.task
+        self.limit, self.tau, self.task = model.max_episode_steps, chosen.tau, chosen.task
         self.yaw_step, self.forward_step = robot.yaw_step, robot.forward_step
         self.low, self.high, self.joint_step, self.joint_start = joint.low, joint.high, joint.step, joint.start
         self.height = joint.offset[1]
@@ -45,11 +45,11 @@ class PlainRearrangement(gymnasium.Env):
         stage = model.scene.stages[0]
         (self.x0, self.z0), (self.x1, self.z1) = stage.bounds
         self.boxes = [(*c, *h) for c, h in stage.boxes]
-        self.angles = np.arange(model.rays) * (2 * math.pi / model.rays)
+        self.angles = np.arange(chosen.rays) * (2 * math.pi / chosen.rays)
         high = [b for b in self.boxes if abs(b[1] - robot.ray_height) <= b[4]]
         self.ray_centres = np.array([(b[0], b[2]) for b in high]).reshape(-1, 2, 1)
         self.ray_halves = np.array([(b[3], b[5]) for b in high]).reshape(-1, 2, 1)
-        self.ray_height, self.ray_range = robot.ray_height, model.ray_range
+        self.ray_height, self.ray_range = robot.ray_height, chosen.ray_range
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
@@ -159,9 +159,9 @@ class PlainRearrangement(gymnasium.Env):
             flat = math.hypot(self.reach[0] - self.goal[0], self.reach[2] - self.goal[2]) < self.tau
             success = released and self.picked and flat and 0 < self.reach[1] - self.goal[1] < 2 * self.tau
         ended = success
-        if model.drop_is_fail and released and self.task != "pick":
+        if model.settings.drop_is_fail and released and self.task != "pick":
             ended = ended or not near or self.task == "simple-place"
-        if model.timeouts_terminate:
+        if model.settings.timeouts_terminate:
             ended = ended or self.t + 1 >= self.limit
         fresh = newly and not self.picked
         if ended:
@@ -180,7 +180,7 @@ class PlainRearrangement(gymnasium.Env):
         cos, sin = math.cos(self.yaw), math.sin(self.yaw)
         readings: list[float] = []
         ex, _, ez = self.reach
-        place = self.thing if self.model.track_object else self.place
+        place = self.thing if self.model.settings.track_object else self.place
         for px, pz, ox, oz in (
             (place[0], place[2], self.x, self.z), (place[0], place[2], ex, ez), (ex, ez, self.x, self.z),
             (self.goal[0], self.goal[2], self.x, self.z), (self.goal[0], self.goal[2], ex, ez),
@@ -188,7 +188,7 @@ class PlainRearrangement(gymnasium.Env):
             dx, dz = px - ox, pz - oz
             readings += (cos * dx - sin * dz, sin * dx + cos * dz)
         u = (self.limit - self.t) / self.limit
-        readings += (float(self.held), self.q, min(1.0, u), min(1.0, 5 * u), min(1.0, 50 * u))
+        readings += (float(self.held), float(self.picked), self.q, min(1.0, u), min(1.0, 5 * u), min(1.0, 50 * u))
         return np.concatenate([np.array(readings, np.float32), self.rays()])
 
     def rays(self) -> np.ndarray:

@@ -12,8 +12,10 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from anytask.control import make
-from anytask.control.envs.rearrangement import FetchRearrangement, Rearrangement, play_all, step_count
+from anytask.control.envs.rearrangement import FetchRearrangement, Rearrangement, play_all
+from anytask.control.envs.rearrangement.episodes import check_episodes, faults
 from anytask.control.envs.rearrangement.scene import ROBOTS, EpisodeList, Scene, built_in_scene
+from anytask.control.envs.rearrangement.sensors import step_count
 
 LISTED = ("start", "target", "goal", "objects", "stage")
 EMPTY = {"bounds": [[-2, -2], [2, 2]], "objects": [{"name": "box", "half": [0.05, 0.05, 0.05]}]}
@@ -56,7 +58,7 @@ def near_objects(env, seed=0):
     place = e.objects[np.arange(len(e)), e.target]
     start = np.stack([place[:, 0] - 0.25 * np.cos(yaw), place[:, 2] + 0.25 * np.sin(yaw), yaw], 1).astype(np.float32)
     moved = EpisodeList(start, e.target, e.goal, e.objects, e.stage)
-    return moved[(~env._faults(moved)[0]).numpy().nonzero()[0]]
+    return moved[(~faults(env, moved)[0]).numpy().nonzero()[0]]
 
 
 def in_reach(env):
@@ -113,9 +115,9 @@ def test_forward_kinematics_of_the_fetch_by_rotation_matrices():
             p = p + frame @ joint.offset
             frame = frame @ turn(joint.axis, joint.sign * angle)
         p = p + frame @ ROBOTS["fetch"].gripper
-        pose = env._pose(torch.tensor([0.3, -0.2, yaw, *q], dtype=torch.float32)[:, None])
+        pose = env.body.pose(torch.tensor([0.3, -0.2, yaw, *q], dtype=torch.float32)[:, None])
         assert np.allclose(pose.effector[:, 0].numpy(), p, atol=1e-5)
-        assert np.allclose(env._frame(pose)[:, :, 0].numpy(), frame.T, atol=1e-5)
+        assert np.allclose(env.body.frame(pose)[:, :, 0].numpy(), frame.T, atol=1e-5)
 
 
 @pytest.mark.parametrize("robot", ["disc", "fetch"])
@@ -252,7 +254,7 @@ def test_sensors_are_in_the_frames_of_base_and_gripper():
     # The robot at (1, 0.5) looks along -z (yaw 90 degrees); the box is 0.7 ahead and 0.2 to its right (+x).
     env = world(start=(1.0, 0.5, np.pi / 2), thing=(1.2, 0.05, -0.2), goal=(-1.0, 0.05, 0.5), rays=0)
     obs, _ = env.reset()
-    ahead = [0.7, 0.2, 0.7 - 0.2, 0.2, 0.2, 0.0, 0.0, -2.0, -0.2, -2.0, 0.0, 0.2, 1, 1, 1]
+    ahead = [0.7, 0.2, 0.7 - 0.2, 0.2, 0.2, 0.0, 0.0, -2.0, -0.2, -2.0, 0.0, 0.0, 0.2, 1, 1, 1]
     assert obs[0].tolist() == pytest.approx(ahead, abs=1e-5)
 
 
@@ -338,7 +340,7 @@ def test_sensors_that_are_not_numbers_raise():
     env = Rearrangement(3, episodes=5)
     env.reset(seed=0)
     env.goal[1, 0] = float("nan")
-    with pytest.raises(ValueError, match="copy 1 are not finite"):
+    with pytest.raises(ValueError, match="environment 1 are not finite"):
         env.step(torch.zeros(3, 4))
 
 
@@ -354,7 +356,7 @@ def test_without_relative_sensors_object_and_goal_are_unseen():
         env = Rearrangement(2, relative_sensors=False, rays=0, track_object=track, episodes=5)
         obs, _ = env.reset(seed=0)
         env.goal[:], env.object_start[:], env.objects[:] = 1.0, 0.7, 0.7
-        assert torch.equal(env._observe(), obs) and obs.shape == (2, 7)
+        assert torch.equal(env._observe(), obs) and obs.shape == (2, 8)
 
 
 # --- reward -------------------------------------------------------------------------------------------------------
@@ -453,7 +455,7 @@ def test_rearrange_succeeds_when_the_target_was_put_down_within_tau():
     env, (*_, infos) = carried(task="rearrange")
     assert not infos["success"].item()
     act(env, forward=1.0)
-    assert env.goal_distance.item() < env.tau and not infos["success"].item()  # still held
+    assert env.goal_distance.item() < env.settings.tau and not infos["success"].item()  # still held
     _, reward, terminated, _, infos = act(env, grasp=-1.0)
     assert reward.item() == 10.0 and terminated.item() and infos["success"].item()
 
@@ -758,7 +760,7 @@ def test_sampled_episodes_follow_their_seed_and_are_possible():
     a, b, c = (Rearrangement(1, episodes=60, episode_seed=s).episodes for s in (0, 0, 1))
     assert np.array_equal(a.start, b.start) and not np.array_equal(a.start, c.start)
     env = FetchRearrangement(1, episodes=60)
-    env._check(env.episodes)
+    check_episodes(env, env.episodes)
     tops = {round(c[1] + h[1], 4) for c, h in built_in_scene("flat").stages[0].boxes}
     base = env.episodes.objects[:, :, 1] - env.halves[:, 1].numpy()
     assert {round(float(v), 4) for v in base.ravel()} <= tops

@@ -1,0 +1,180 @@
+"""Lists of episodes: sampled in a scene, checked, put into tensors, and played from the first to the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anytask.control.envs.rearrangement.obstacles import CONTACT
+from anytask.control.envs.rearrangement.scene import EpisodeList, Scene
+from anytask.control.envs.rearrangement.world import World
+from anytask.core.rng import derive
+
+if TYPE_CHECKING:
+    from anytask.control.rollout import EpisodeResults
+
+
+class Starts(NamedTuple):
+    """A list of E episodes in tensors, episodes last."""
+
+    start: Tensor  # (3, E)
+    target: Tensor  # (E,)
+    goal: Tensor  # (3, E)
+    objects: Tensor  # (B, 3, E)
+    stage: Tensor  # (E,)
+
+
+def starts(e: EpisodeList, device: torch.device) -> Starts:
+    """Put a list into tensors."""
+
+    def real(values: np.ndarray) -> Tensor:
+        return torch.as_tensor(values, dtype=torch.float32, device=device)
+
+    return Starts(
+        real(e.start).T.contiguous(),
+        torch.as_tensor(e.target, device=device),
+        real(e.goal).T.contiguous(),
+        real(e.objects).permute(1, 2, 0).contiguous(),
+        torch.as_tensor(e.stage, device=device),
+    )
+
+
+def faults(world: World, e: EpisodeList) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (E,) each: the start collides, an object stands inside an obstacle, the goal does."""
+    start, target, goal, objects, stage = starts(e, world.device)
+    hit = world.collides(torch.cat([start, world.body.start.expand(-1, len(e))]), objects, stage)
+    halves, obstacles = world.halves[:, :, None], world.obstacles
+    inside = torch.zeros_like(hit)
+    for b in range(len(objects)):
+        inside |= obstacles.overlap(objects[b], halves[b], stage)
+        for other in range(b):
+            inside |= ((objects[b] - objects[other]).abs() < halves[b] + halves[other] - CONTACT).all(0)
+    return hit, inside, obstacles.overlap(goal, world.halves[target].T, stage)
+
+
+def check_episodes(world: World, e: EpisodeList) -> EpisodeList:
+    """Return the list, or say by its number which episode is impossible in the world."""
+    if len(e) == 0:
+        raise ValueError("the list of episodes is empty")
+    wanted = (len(e), len(world.scene.objects), 3)
+    if e.objects.shape != wanted:
+        raise ValueError(f"objects of the episodes must have shape {wanted}, got {e.objects.shape}")
+    hit, inside, goal = faults(world, e)
+    for mask, what, points in (
+        (hit, "the start pose (x, z, yaw) is in collision", e.start),
+        (inside, "an object stands inside an obstacle", e.objects),
+        (goal, "the goal is inside an obstacle", e.goal),
+    ):
+        if bool(mask.any()):
+            row = int(mask.nonzero()[0, 0])
+            raise ValueError(f"episode {row}: {what}: {np.round(points[row], 4).tolist()}")
+    return e
+
+
+def sample_episodes(world: World, count: int, seed: int = 0, least_way: float = 0.5) -> EpisodeList:
+    """Sample episodes: free start poses, objects and goals on surfaces, goals ``least_way`` metres from objects.
+
+    Raises
+    ------
+    ValueError
+        If the scene is so full that hardly any sample fits.
+    """
+    rng, scene = np.random.default_rng(derive(seed, "episodes")), world.scene
+    halves = np.array([o.half for o in scene.objects])
+    kept: list[EpisodeList] = []
+    have = 0
+    for _ in range(40):
+        m = max(256, 2 * count)
+        stage = rng.integers(len(scene.stages), size=m)
+        target = rng.integers(len(halves), size=m)
+        bounds = np.array([s.bounds for s in scene.stages])[stage]  # (m, 2, 2)
+        place = rng.uniform(bounds[:, 0], bounds[:, 1])
+        start = np.concatenate([place, rng.uniform(-np.pi, np.pi, (m, 1))], 1)
+        objects = np.stack([_placed(scene, rng, stage, np.tile(half, (m, 1))) for half in halves], 1)
+        goal = _placed(scene, rng, stage, halves[target])
+        start, goal, objects = (a.astype(np.float32) for a in (start, goal, objects))
+        e = EpisodeList(start, target, goal, objects, stage)
+        hit, inside, wrong = (mask.cpu().numpy() for mask in faults(world, e))
+        way = np.linalg.norm(goal[:, None] - objects, axis=2).min(1)
+        e = e[(~(hit | inside | wrong) & (way >= least_way)).nonzero()[0][: count - have]]
+        kept, have = [*kept, e], have + len(e)
+        if have == count:
+            return EpisodeList(
+                *(np.concatenate([getattr(e, f) for e in kept]) for f in EpisodeList.__dataclass_fields__)
+            )
+    raise ValueError(f"only {have} of {count} episodes could be sampled in {scene.name}: it is too full")
+
+
+def _placed(scene: Scene, rng: np.random.Generator, stage: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """Return centres (m, 3) of boxes that stand on the floor or, in scenes with tables, on a table."""
+    out = np.empty((len(stage), 3))
+    for k, s in enumerate(scene.stages):
+        rows = np.flatnonzero(stage == k)
+        (x0, z0), (x1, z1) = s.bounds
+        tops = [(c, h) for c, h in s.boxes if c[1] + h[1] <= scene.highest_surface]
+        surfaces = [(c[0] - h[0], c[2] - h[2], c[0] + h[0], c[2] + h[2], c[1] + h[1]) for c, h in tops]
+        table = np.array(surfaces or [(x0, z0, x1, z1, 0.0)])
+        area = (table[:, 2] - table[:, 0]) * (table[:, 3] - table[:, 1])
+        a = table[rng.choice(len(table), size=len(rows), p=area / area.sum())]
+        h = half[rows]
+        u = rng.uniform(size=(len(rows), 2))
+        out[rows, 0] = a[:, 0] + h[:, 0] + u[:, 0] * (a[:, 2] - a[:, 0] - 2 * h[:, 0])
+        out[rows, 2] = a[:, 1] + h[:, 2] + u[:, 1] * (a[:, 3] - a[:, 1] - 2 * h[:, 2])
+        out[rows, 1] = a[:, 4] + h[:, 1]
+    return out
+
+
+def play_all(
+    policy: Any, env: Any, *, deterministic: bool = True, progress: Callable[[float], None] | None = None
+) -> EpisodeResults:
+    """Play every episode of a list exactly once, and return what was reached, in the order of the list.
+
+    Parameters
+    ----------
+    policy : Policy
+        ``act(obs)``, and ``reset(rows)`` if it remembers.
+    env : Rearrangement
+        Made with ``order="once"``, with any ``num_envs``.
+    deterministic : bool, default True
+    progress : callable, optional
+        Called with the finished share in [0, 1].
+
+    Examples
+    --------
+    >>> from anytask.control.envs.rearrangement import Rearrangement
+    >>> class Still:
+    ...     def act(self, obs, *, deterministic=True):
+    ...         return torch.zeros(len(obs), 4)
+    >>> results = play_all(Still(), Rearrangement(8, episodes=20, order="once"))
+    >>> len(results), results.success_rate, set(results.lengths.tolist())
+    (20, 0.0, {60})
+    """
+    from anytask.control.rollout import EpisodeResults
+
+    if getattr(env, "order", None) != "once":
+        raise ValueError("to play every episode once, make the environment with order='once'")
+    total = len(env.episodes)
+    table = torch.full((total, 3), float("nan"), dtype=torch.float64)
+    forget = getattr(policy, "reset", None)
+    obs, _ = env.reset()
+    if forget is not None:
+        forget()
+    while not bool(env.disabled.all()):
+        playing = env.episode.clone()
+        with torch.no_grad():
+            actions = policy.act(obs, deterministic=deterministic)
+        obs, _, terminated, truncated, infos = env.step(actions)
+        rows = (terminated | truncated).nonzero()[:, 0]
+        if len(rows):
+            columns = (infos["success"], infos["episode"]["r"], infos["episode"]["l"])
+            table[playing[rows].cpu()] = torch.stack([c[rows].double() for c in columns], 1).cpu()
+            if forget is not None:
+                forget(rows)
+            if progress is not None:
+                progress(1.0 - float(table[:, 0].isnan().double().mean()))
+    success, returns, lengths = table.numpy().T
+    return EpisodeResults(success, returns, lengths.astype(int))
