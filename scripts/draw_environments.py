@@ -22,7 +22,7 @@ from PIL import Image
 
 from anytask.control import ScriptedReach, filmstrip, make, record
 from anytask.control.base import Obs
-from anytask.control.pictures import save_picture
+from anytask.control.images import save_image
 
 FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
 log = logging.getLogger("draw")
@@ -150,7 +150,7 @@ def main(names: list[str]) -> None:
                 raise
             log.exception("%s was not drawn: MuJoCo has no off-screen renderer here", name)
             continue
-        size = save_picture(FOLDER / f"{name}.png", strip)
+        size = save_image(FOLDER / f"{name}.png", strip)
         log.info("%s.png: %d x %d, %d bytes", name, *strip.size, size)
 
 

@@ -231,7 +231,7 @@ def test_pictures_are_for_people(env_id, options):
     env.reset()
     pictures = env.render()
     assert len(pictures) == 2
-    for picture in (*pictures, env.picture(1)):
+    for picture in (*pictures, env.image(1)):
         assert picture.dtype == np.uint8 and picture.shape[2] == 3 and min(picture.shape[:2]) >= 128
         assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10  # something is drawn
 

@@ -19,7 +19,7 @@ class Countdown(gymnasium.Env):
         box = spaces.Box(-50, 50, (1,), np.float64)
         self.observation_space = {
             "box": box,
-            "dict": spaces.Dict({"left": box, "picture": spaces.Box(0, 255, (4, 4, 3), np.uint8)}),
+            "dict": spaces.Dict({"left": box, "image": spaces.Box(0, 255, (4, 4, 3), np.uint8)}),
             "nested": spaces.Dict({"a": spaces.Dict({"left": box}), "b": spaces.Discrete(3)}),
             "discrete": spaces.Discrete(8),
             "tuple": spaces.Tuple([box, spaces.Discrete(3)]),
@@ -31,7 +31,7 @@ class Countdown(gymnasium.Env):
         left = np.array([float(self.left)])
         return {
             "box": left,
-            "dict": {"left": left, "picture": np.full((4, 4, 3), self.left, np.uint8)},
+            "dict": {"left": left, "image": np.full((4, 4, 3), self.left, np.uint8)},
             "nested": {"a": {"left": left}, "b": 1},
             "discrete": self.left,
             "tuple": (left, 2),
@@ -100,15 +100,15 @@ def test_pendulum_gets_its_actions_clamped_and_never_tells_success():
         env.step([[float("nan")]])
 
 
-def test_dict_observations_stay_dicts_with_pictures_in_uint8():
+def test_dict_observations_stay_dicts_with_images_in_uint8():
     env = make(lambda: Countdown(space="dict"), 2)
     obs, _ = env.reset()
-    assert obs["left"].dtype == torch.float32 and obs["picture"].dtype == torch.uint8
+    assert obs["left"].dtype == torch.float32 and obs["image"].dtype == torch.uint8
     assert env.single_observation_space["left"].dtype == np.float32
     env.step(torch.zeros(2, 2))
     obs, *_, infos = env.step(torch.zeros(2, 2))
     assert infos["final_obs"]["left"].ravel().tolist() == [0, 0] and obs["left"].ravel().tolist() == [2, 2]
-    assert infos["final_obs"]["picture"][0, 0, 0].tolist() == [0, 0, 0]
+    assert infos["final_obs"]["image"][0, 0, 0].tolist() == [0, 0, 0]
 
 
 def test_dict_observations_can_be_joined():
@@ -215,18 +215,18 @@ def test_batched_environments_come_back_as_they_are():
     env = Reach(3)
     assert make(env) is env and make(env, 3) is env
     assert isinstance(make("anytask/Reach-v0", 2), BatchedEnv) and isinstance(make(Reach, 2), Reach)
-    assert make("anytask.control:anytask/Reach-v0", 2, observation="pixels").observation == "pixels"
+    assert make("anytask.control:anytask/Reach-v0", 2, observation="pixels").settings.observation == "pixels"
     wrapped = make(make("CartPole-v1", 2))
     assert isinstance(wrapped, TensorVectorEnv) and not isinstance(wrapped.vector, TensorVectorEnv)
-    with pytest.raises(ValueError, match="3 copies, and num_envs=4"):
+    with pytest.raises(ValueError, match="num_envs=3, and num_envs=4"):
         make(env, 4)
     with pytest.raises(ValueError, match="already made"):
         make(env, task="A")
 
 
-def test_one_environment_is_one_copy():
+def test_one_environment_stays_one():
     assert make(Countdown()).num_envs == 1
-    with pytest.raises(ValueError, match="one copy"):
+    with pytest.raises(ValueError, match="num_envs=1"):
         make(Countdown(), 2)
 
 
@@ -243,11 +243,11 @@ def test_what_is_no_environment_is_refused():
         make("CartPole-v1", 1).step(torch.tensor([0]))
 
 
-def test_pictures_come_from_the_copies():
+def test_images_come_from_each_environment():
     env = make(Countdown, 2, render_mode="rgb_array")
     env.reset()
-    assert env.picture(1)[0, 0, 0] == 2
+    assert env.image(1)[0, 0, 0] == 2
     with pytest.raises(RuntimeError, match="rgb_array"):
         none = make(SyncVectorEnv([Countdown]))
         none.vector.render = lambda: None
-        none.picture()
+        none.image()

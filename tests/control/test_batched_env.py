@@ -106,7 +106,7 @@ def test_without_autoreset_the_caller_resets_by_mask():
     assert env.metadata["autoreset_mode"] == AutoresetMode.DISABLED
     obs, *_, infos = env.step([[1.0], [1.0], [1.0]])
     assert obs.ravel().tolist() == [5.0, 1.0, 5.0] and infos["final_obs"].ravel().tolist() == [5.0, 1.0, 5.0]
-    with pytest.raises(RuntimeError, match=r"copies \[0, 2\] are over"):
+    with pytest.raises(RuntimeError, match=r"episodes \[0, 2\] are over"):
         env.step([[1.0], [1.0], [1.0]])
     obs, _ = env.reset(options={"reset_mask": np.array([True, False, True])})
     assert obs[1].item() == 1.0 and obs[0].item() <= 2.0
@@ -125,7 +125,7 @@ def test_a_mask_must_fit():
         env.reset(options={"reset_mask": torch.tensor([1, 0])})
 
 
-def test_seeding_some_copies_leaves_the_streams_of_the_others():
+def test_seeding_some_environments_leaves_the_streams_of_the_others():
     env = Walk(3)
     env.reset(seed=0)
     before = env.random.counters.clone()
@@ -135,7 +135,7 @@ def test_seeding_some_copies_leaves_the_streams_of_the_others():
     assert torch.equal(env.random.counters[[0, 2]], before[[0, 2]])
 
 
-def test_a_seed_per_copy_is_the_seed_of_a_single_one():
+def test_a_seed_per_environment_is_the_seed_of_a_single_one():
     def starts(seed, n):
         env = Walk(n)
         return [env.reset(seed=seed)[0].ravel().tolist(), *(env.reset()[0].ravel().tolist() for _ in range(5))]
@@ -197,12 +197,12 @@ def test_bad_options_are_refused(options, said):
         Walk(**options)
 
 
-def test_a_world_without_pictures_says_so():
+def test_a_world_without_images_says_so():
     env = Walk(1)
     env.reset()
     assert env.render() is None
-    with pytest.raises(NotImplementedError, match="draws no pictures"):
-        env.picture()
+    with pytest.raises(NotImplementedError, match="draws no images"):
+        env.image()
 
 
 def test_a_single_environment_speaks_arrays():

@@ -56,7 +56,7 @@ def test_y_points_upwards():
     assert dark[:8, :8].all() and dark.sum() == 64
 
 
-def test_half_ink_is_half_way_to_the_colour():
+def test_half_ink_is_half_way_to_the_color():
     canvas = Canvas(1, 8, 1.0, (200, 100, 0))
     canvas.box((-2, -2), (2, 2), (0, 200, 100), alpha=0.5)
     assert canvas.pixels()[0, 4, 4].tolist() == [100, 150, 50]
@@ -73,7 +73,7 @@ def test_a_background_is_copied_and_left_as_it_was():
         Canvas(4, 32, 1.0, ground)
 
 
-def test_a_stencil_colours_through_a_mask():
+def test_a_stencil_colors_through_a_mask():
     canvas = Canvas(2, 8, 1.0)
     mask = torch.zeros(8, 8)
     mask[1, 2] = 1.0

@@ -166,7 +166,7 @@ def test_experts_of_one_gymnasium_environment_work_too():
     assert reward == 1.0 and info["success"]
 
 
-def test_pictures_show_where_the_point_is():
+def test_images_show_where_the_point_is():
     env = put(Reach(3, observation="pixels"), (-0.5, 0.5), (0.0, 0.0), (-0.5, 0.5))
     obs = env._observe()
     blue = (obs.to(int) - torch.tensor([0, 114, 178])).abs().sum(-1) < 60  # (copies, rows, columns)
@@ -176,7 +176,7 @@ def test_pictures_show_where_the_point_is():
     assert torch.equal(obs[0], obs[2])
 
 
-def test_pictures_show_the_time_where_the_state_does():
+def test_images_show_the_time_where_the_state_does():
     def bar(env):
         env.reset()
         env.elapsed[:] = 10
@@ -186,7 +186,7 @@ def test_pictures_show_the_time_where_the_state_does():
     assert bar(Reach(1, observation="pixels")) == 16 and bar(WaypointReach(1, observation="pixels")) == 0
 
 
-def test_pictures_of_all_tasks_are_alike():
+def test_images_of_all_tasks_are_alike():
     a, b = (make("anytask/WaypointReach-v0", 4, task=task, observation="pixels").reset()[0] for task in "AB")
     assert torch.equal(a, b)
 
@@ -194,15 +194,15 @@ def test_pictures_of_all_tasks_are_alike():
 def test_a_trace_belongs_to_its_episode():
     env = Reach(1, render_mode="rgb_array", max_episode_steps=5)
     env.reset()
-    fresh = env.picture()
+    fresh = env.image()
     for _ in range(4):
         env.step([[1.0, 0.0]])
-    far = env.picture()
+    far = env.image()
     env.restore(env.state())
-    assert (far != fresh).any() and (env.picture() != far).any()
+    assert (far != fresh).any() and (env.image() != far).any()
     env.step([[0.0, 0.0]])  # over, and begun again
-    blue = lambda picture: int((np.abs(picture.astype(int) - [0, 114, 178]).sum(-1) < 60).sum())  # noqa: E731
-    assert blue(env.picture()) < 1.2 * blue(fresh) < blue(far)
+    blue = lambda image: int((np.abs(image.astype(int) - [0, 114, 178]).sum(-1) < 60).sum())  # noqa: E731
+    assert blue(env.image()) < 1.2 * blue(fresh) < blue(far)
 
 
 @pytest.mark.parametrize(

@@ -699,7 +699,7 @@ def test_several_stages_in_one_batch():
         env.step(torch.tensor([[0.0, 0, 1, -1]] * 2))
     # The gripper, 0.2 ahead with radius 0.03, meets the wall first.
     assert 0.7 <= env.x[0].item() <= 0.77 and 0.2 <= env.x[1].item() <= 0.27
-    assert env.picture(1).shape[2] == 3
+    assert env.image(1).shape[2] == 3
 
 
 @pytest.mark.parametrize(
@@ -773,20 +773,18 @@ def test_gymnasium_makes_one_and_many():
         assert env.observation_space.contains(obs) and env.action_space.shape == (d,)
         obs, *_ = env.step(env.action_space.sample())
         assert env.observation_space.contains(obs)
-        picture = env.render()
-        assert (
-            picture.dtype == np.uint8 and picture.shape[2] == 3 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 5
-        )
+        image = env.render()
+        assert image.dtype == np.uint8 and image.shape[2] == 3 and len(np.unique(image.reshape(-1, 3), axis=0)) > 5
 
 
-def test_the_picture_shows_where_things_are():
+def test_the_image_shows_where_things_are():
     env = world(thing=(1.0, 0.05, 1.0), goal=(-1.0, 0.05, 1.0), rays=0)
-    picture = env.picture(0).astype(int)
-    height, width, _ = picture.shape
+    image = env.image(0).astype(int)
+    height, width, _ = image.shape
 
     def at(x, z):
         scale = 4 * 1.06 / max(width, height)
-        return picture[int((z + 2.12) / scale), int((x + 2.12) / scale)]
+        return image[int((z + 2.12) / scale), int((x + 2.12) / scale)]
 
     assert np.abs(at(1.0, 1.0) - (0xD5, 0x5E, 0x00)).max() < 3  # the object is orange
     assert at(-1.0, 1.0)[1] > at(-1.0, 1.0)[0]  # the goal is greenish

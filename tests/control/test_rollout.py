@@ -59,7 +59,7 @@ def test_short_episodes_are_not_counted_more_often():
     assert np.array_equal(results.success == 1, results.lengths == 9)
 
 
-def test_results_come_in_the_order_of_rounds_and_copies_and_are_complete():
+def test_results_come_in_the_order_of_rounds_and_environments_and_are_complete():
     policy = Memory(3)
     results = evaluate(policy, make(Coin, 3), 7, seed=0)
     again = evaluate(Memory(3), make(Coin, 3), 7, seed=0)
@@ -102,7 +102,7 @@ def test_data_sets_are_sampled_and_evaluations_are_not():
     assert policy.asked == {False}
 
 
-def test_dict_and_picture_observations_keep_their_keys_and_types():
+def test_dict_and_image_observations_keep_their_keys_and_types():
     env = make("anytask/Reach-v0", 2, observation="pixels")
     data = collect(ScriptedReach(env), env, 2)
     assert data.observations["observation"].dtype == np.uint8
@@ -201,7 +201,7 @@ def test_a_recording_shows_the_first_and_the_last_moment(tmp_path):
     assert (tmp_path / "film.gif").read_bytes()[:3] == b"GIF"
 
 
-def test_a_recording_of_another_copy_that_ends_first_goes_on():
+def test_a_recording_where_another_environment_ends_first_goes_on():
     class Uneven:
         def __init__(self, env):
             self.env, self.steps = env, []
@@ -228,4 +228,4 @@ def test_foreign_environments_are_recorded_to_the_end():
     film = record(Memory(1), Drawn, seed=1)
     assert [int(frame[0, 0, 0]) for frame in film.frames] == list(range(len(film.rewards) + 1))
     done = record(Memory(1), make(Drawn, 1, render_mode="rgb_array"), seed=1)
-    assert len(done.frames) == len(done.rewards)  # it restarts within the step, so the last picture is gone
+    assert len(done.frames) == len(done.rewards)  # it restarts within the step, so the last image is gone

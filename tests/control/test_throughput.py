@@ -1,4 +1,4 @@
-"""Throughput counts environment steps, all copies together, and leaves the warm-up out."""
+"""Throughput counts environment steps, all together, and leaves the warm-up out."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ CLOCK = Clock()
 
 
 class Slow(VectorEnv):
-    """A call of step takes 0.1 s, whatever the number of copies; the first eight calls take 10 s."""
+    """A call of step takes 0.1 s, whatever num_envs; the first eight calls take 10 s."""
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
 
@@ -63,7 +63,7 @@ def slow(monkeypatch):
     return Slow
 
 
-def test_rates_are_copies_over_the_time_of_a_call_without_warm_up(slow):
+def test_rates_are_num_envs_over_the_time_of_a_call_without_warm_up(slow):
     report = throughput(slow, Still(), (1, 8), learner=lambda n: Learner(), seconds=2.0, clock=CLOCK)
     assert report.rates["simulation"] == pytest.approx((10.0, 80.0))
     assert report.rates["policy"] == pytest.approx((5.0, 40.0))
@@ -75,17 +75,19 @@ def test_a_real_environment_and_the_report():
     report = throughput("anytask/Rearrangement-v0", None, (2, 4), seconds=0.02, progress=shares.append, task="pick")
     assert shares == [0.5, 1.0] and min(report.rates["simulation"]) > 0
     lines = report.table().splitlines()
-    assert len(lines) == 3 and lines[0].split() == ["copies", "simulation"]
+    assert len(lines) == 3 and lines[0].split() == ["num_envs", "simulation"]
     figure = report.figure({"other": ([2, 4], [1.0, 2.0])})
     assert [trace.name for trace in figure.data] == ["simulation", "other"]
 
 
 def test_the_table_says_what_was_measured():
     report = Throughput((1,), {"simulation": (1000.0,), "training": (10.0,)}, "x", "cpu")
-    assert report.table() == "copies  simulation  simulation and learning\n     1       1,000                       10"
+    assert (
+        report.table() == "num_envs  simulation  simulation and learning\n       1       1,000                       10"
+    )
 
 
 def test_bad_sizes_are_refused():
-    for options in ({"batch_sizes": ()}, {"batch_sizes": (0,)}, {"seconds": 0.0}):
+    for options in ({"num_envs": ()}, {"num_envs": (0,)}, {"seconds": 0.0}):
         with pytest.raises(ValueError, match="must be"):
             throughput("anytask/Reach-v0", **options)

@@ -32,7 +32,7 @@ def make(
     flatten: bool = False,
     **options: Any,
 ) -> VectorEnv:
-    """Return ``num_envs`` copies of any environment that step together and speak tensors.
+    """Return ``num_envs`` parallel environments of any kind, which step together and speak tensors.
 
     What comes back keeps the protocol of :class:`~anytask.control.base.BatchedEnv`: ``reset`` and ``step`` in tensors,
     automatic resets within the step, ``infos["success"]``, and at an episode's end ``infos["final_obs"]`` and
@@ -45,9 +45,9 @@ def make(
         another), a function that makes one :class:`gymnasium.Env`, a vector environment of any autoreset mode, or one
         environment. A :class:`~anytask.control.base.BatchedEnv` comes back as it is.
     num_envs : int or None
-        Copies; None is 1, or as many as a given vector environment has.
+        Parallel environments; None is 1, or as many as a given vector environment has.
     seed : int, default 0
-        Copy ``i`` is seeded with ``seed + i`` by the first ``reset()``.
+        Environment ``i`` is seeded with ``seed + i`` by the first ``reset()``.
     device : str or torch.device, default "cpu"
         Where the tensors are.
     asynchronous : bool, default False
@@ -66,7 +66,7 @@ def make(
 
     Notes
     -----
-    Floating observations become float32, pictures stay uint8, discrete observations become one-hot vectors, Dict
+    Floating observations become float32, images stay uint8, discrete observations become one-hot vectors, Dict
     observations stay dicts (nested ones and tuples are joined to one vector). Continuous actions are clamped to their
     bounds; of a discrete action space ``step`` takes whole numbers (n,).
 
@@ -90,7 +90,9 @@ def make(
         if options:
             raise ValueError(f"a vector environment is already made, and takes no {sorted(options)}")
         if num_envs not in (None, env.num_envs):
-            raise ValueError(f"the vector environment has {env.num_envs} copies, and num_envs={num_envs}")
+            raise ValueError(
+                f"the vector environment has num_envs={env.num_envs}, and num_envs={num_envs} is asked for"
+            )
         if isinstance(env.unwrapped, BatchedEnv) or isinstance(env, TensorVectorEnv):
             return env
         return TensorVectorEnv(env, seed=seed, device=device, flatten=flatten)
@@ -98,7 +100,7 @@ def make(
     if (batched := _batched(env)) is not None:
         return batched(n, seed=seed, device=resolve_device(device), **options)
     if isinstance(env, gymnasium.Env) and n != 1:
-        raise ValueError("one environment makes one copy; give a function that makes environments")
+        raise ValueError("one environment is num_envs=1; give a function that makes environments")
     single = _single(env, options)
     kind: Any = gymnasium.vector.AsyncVectorEnv if asynchronous else gymnasium.vector.SyncVectorEnv
     vector = kind([single] * n, autoreset_mode=AutoresetMode.SAME_STEP)
@@ -106,7 +108,7 @@ def make(
 
 
 def make_to_watch(env: Any, *, seed: int = 0, **options: Any) -> VectorEnv:
-    """Return one copy of what is not a vector environment yet, whose last picture can be taken before it restarts."""
+    """Return one environment, not a vector environment yet, whose last image can be taken before it restarts."""
     if _batched(env) is not None:
         return make(env, 1, seed=seed, **options)
     vector = gymnasium.vector.SyncVectorEnv([_single(env, options)], autoreset_mode=AutoresetMode.DISABLED)
@@ -171,7 +173,7 @@ class TensorVectorEnv(VectorEnv):
     ----------
     vector : gymnasium.vector.VectorEnv
         Of autoreset mode SAME_STEP; or of another mode if its ``reset`` honours ``options["reset_mask"]``, through
-        which finished copies are then restarted within the step.
+        which finished environments are then restarted within the step.
     seed : int, default 0
     device : str or torch.device, default "cpu"
     flatten : bool, default False
@@ -181,7 +183,7 @@ class TensorVectorEnv(VectorEnv):
     TypeError
         For an action or observation space that has no tensors.
     RuntimeError
-        If finished copies cannot be restarted within the step.
+        If finished environments cannot be restarted within the step.
     """
 
     def __init__(
@@ -203,7 +205,7 @@ class TensorVectorEnv(VectorEnv):
         self.metadata = {**vector.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
         self.elapsed = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         self.returns = torch.zeros(self.num_envs, device=self.device)
-        #: Called when an episode has ended and the copies that are over are about to restart (not in mode SAME_STEP).
+        #: Called before finished environments restart (not in mode SAME_STEP).
         self.before_restart: Callable[[], None] | None = None
         self._started = False
         # Single environments of a vector environment carry the spec that it may lack itself.
@@ -217,7 +219,7 @@ class TensorVectorEnv(VectorEnv):
         return self.vector.unwrapped
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
-        """Start an episode in every copy."""
+        """Start an episode in every environment."""
         if seed is None:
             seed, self._seed = self._seed, None
         self._seed = None
@@ -228,7 +230,7 @@ class TensorVectorEnv(VectorEnv):
         return self._tensors(obs), infos
 
     def step(self, actions: Any) -> tuple[Obs, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """Step all copies; what is returned is that of :class:`~anytask.control.base.BatchedEnv`."""
+        """Step all environments; what is returned is that of :class:`~anytask.control.base.BatchedEnv`."""
         if not self._started:
             raise RuntimeError("call reset() before step()")
         raw, reward, ended, cut, given = self.vector.step(self._checked(actions))
@@ -253,7 +255,7 @@ class TensorVectorEnv(VectorEnv):
         return obs, rewards, terminated, truncated, infos
 
     def _restarted(self, before: Any, done: Tensor) -> Obs:
-        """Reset the finished copies by mask, and make sure that the others have not moved."""
+        """Reset the finished environments by mask, and make sure that the others have not moved."""
         if self.before_restart is not None:
             self.before_restart()
         mask = done.cpu().numpy()
@@ -263,8 +265,8 @@ class TensorVectorEnv(VectorEnv):
         pairs = [(kept, fresh)] if not isinstance(kept, dict) else [(kept[k], fresh[k]) for k in kept]  # type: ignore[index]
         if not all(torch.equal(a[~done], b[~done]) for a, b in pairs):  # type: ignore[index]
             raise RuntimeError(
-                f"{type(self.vector.unwrapped).__name__} has autoreset mode {self._mode} and its reset() moves copies"
-                " outside reset_mask: make it with autoreset_mode=SAME_STEP"
+                f"{type(self.vector.unwrapped).__name__} has autoreset mode {self._mode} and its reset() moves others"
+                " than those of reset_mask: make it with autoreset_mode=SAME_STEP"
             )
         return fresh
 
@@ -318,7 +320,7 @@ class TensorVectorEnv(VectorEnv):
         return self._tensors_of(list(gymnasium.vector.utils.iterate(self.vector.observation_space, obs)))
 
     def _tensors_of(self, single: list[Any]) -> Obs:
-        """Turn observations of single copies into tensors (m, ...)."""
+        """Turn observations of single environments into tensors (m, ...)."""
         if self._as_dict:
             return {key: self._tensor(np.stack([obs[key] for obs in single])) for key in self._space}  # type: ignore[attr-defined]
         if isinstance(self._space, spaces.Box):
@@ -330,15 +332,15 @@ class TensorVectorEnv(VectorEnv):
         return torch.as_tensor(values if values.dtype == np.uint8 else values.astype(np.float32), device=self.device)
 
     def render(self) -> Any:
-        """Return what the vector environment draws: one picture per copy."""
+        """Return what the vector environment draws: one image per environment."""
         return self.vector.render()
 
-    def picture(self, row: int = 0) -> np.ndarray:
-        """Return a picture (height, width, 3) uint8 of one copy; needs ``render_mode="rgb_array"``."""
-        pictures: Any = self.vector.render()
-        if pictures is None:
+    def image(self, row: int = 0) -> np.ndarray:
+        """Return an image (height, width, 3) uint8 of one environment; needs ``render_mode="rgb_array"``."""
+        images: Any = self.vector.render()
+        if images is None:
             raise RuntimeError("this environment draws nothing: make it with render_mode='rgb_array'")
-        return np.asarray(pictures[row])
+        return np.asarray(images[row])
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the vector environment."""

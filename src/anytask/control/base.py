@@ -1,8 +1,9 @@
 """The control family's protocol: batched environments in tensors, policies, and how one plays the other.
 
-An environment is a :class:`gymnasium.vector.VectorEnv`. Those of this package, :class:`BatchedEnv`, keep all copies in
-tensors, so that a step has no loop over copies and runs on any device; :func:`anytask.control.make` brings every other
-Gymnasium environment into the same form. A policy is anything with ``act(obs)``.
+An environment is a :class:`gymnasium.vector.VectorEnv`. Those of this package, :class:`BatchedEnv`, keep
+``num_envs`` parallel environments in tensors, so that a step has no loop over them and runs on any device;
+:func:`anytask.control.make` brings every other Gymnasium environment into the same form. A policy is anything with
+``act(obs)``.
 """
 
 from __future__ import annotations
@@ -30,37 +31,37 @@ class Policy(Protocol):
     """What acts: ``obs`` is a tensor (n, ...) or a dict of them, and the actions are (n, action_dim)."""
 
     def act(self, obs: Obs, *, deterministic: bool = True) -> Tensor:
-        """Return one action per copy; with ``deterministic=False`` sampled from the policy's own generator."""
+        """Return one action per environment; with ``deterministic=False`` sampled from the policy's own generator."""
         ...
 
     def reset(self, rows: Tensor | None = None) -> None:
-        """Forget what is remembered (recurrent state, rest of a chunk) of the copies ``rows`` (m,), or of all."""
+        """Forget what is remembered (recurrent state, rest of a chunk) of the environments ``rows`` (m,), or of all."""
         ...
 
 
 class BatchedEnv(gymnasium.vector.VectorEnv):
-    """An environment whose ``num_envs`` copies live in tensors and are stepped together.
+    """``num_envs`` parallel environments that live in tensors and are stepped together.
 
-    A subclass keeps its state in tensors with a leading axis of copies, names them in ``STATE``, and writes four short
-    methods: :meth:`_restart`, :meth:`_advance`, :meth:`_observe` and :meth:`_draw`. This class does the rest: spaces,
-    seeds, time limits, automatic resets, episode statistics, and saving and restoring the state of the world.
+    A subclass keeps its state in tensors with ``num_envs`` on the first axis, names them in ``STATE``, and writes four
+    short methods: :meth:`_restart`, :meth:`_advance`, :meth:`_observe` and :meth:`_draw`. This class does the rest:
+    spaces, seeds, time limits, automatic resets, episode statistics, and saving and restoring the state of the world.
 
     Parameters
     ----------
     num_envs : int
-        Copies.
+        Environments.
     observation_space, action_space : gymnasium.Space
-        Of one copy: a Box, or a Dict of Boxes for observations.
+        Of one environment: a Box, or a Dict of Boxes for observations.
     max_episode_steps : int
         An episode that has not ended by itself is truncated after this many steps.
     device : str or torch.device, default "cpu"
         Where the tensors live.
     seed : int, default 0
-        Copy ``i`` draws from the stream of ``seed + i``, alike however many copies there are.
+        Environment ``i`` draws from the stream of ``seed + i``, alike however many environments there are.
     autoreset : bool, default True
-        Restart finished copies within the same step (Gymnasium's ``SAME_STEP``): the observation returned is the first
-        of the next episode, and ``infos["final_obs"]`` holds the last one. Without it (``DISABLED``) the caller resets
-        them by ``reset(options={"reset_mask": mask})`` before the next step.
+        Restart finished environments within the same step (Gymnasium's ``SAME_STEP``): the observation returned is the
+        first of the next episode, and ``infos["final_obs"]`` holds the last one. Without it (``DISABLED``) the caller
+        resets them by ``reset(options={"reset_mask": mask})`` before the next step.
     render_mode : None or "rgb_array"
 
     Attributes
@@ -68,7 +69,7 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
     elapsed, returns, limits : Tensor (n,)
         Steps and sum of rewards of the running episodes, and the steps after which they are truncated.
     ended : Tensor (n,) of bool
-        Copies that are over and wait for a reset; only without ``autoreset``.
+        Environments that are over and wait for a reset; only without ``autoreset``.
 
     Notes
     -----
@@ -118,17 +119,17 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
     def _streams(self, seed: int | Sequence[int]) -> CounterRandom:
         seeds = np.atleast_1d(np.asarray(seed))
         if seeds.dtype.kind not in "iu" or (seeds < 0).any():
-            raise ValueError(f"seed must be a whole number of at least 0 (or one per copy), got {seed!r}")
+            raise ValueError(f"seed must be a whole number of at least 0 (or one per environment), got {seed!r}")
         if np.ndim(seed) == 0:
-            # A batch of one with seed 7 and the eighth copy of a batch with seed 0 are the same world.
+            # A batch of one with seed 7 and the eighth environment of a batch with seed 0 are the same world.
             return CounterRandom(torch.arange(int(seeds[0]), int(seeds[0]) + self.num_envs, device=self.device))
         if seeds.shape != (self.num_envs,):
-            raise ValueError(f"{self.num_envs} seeds are wanted, one per copy, got {seeds.shape}")
+            raise ValueError(f"{self.num_envs} seeds are wanted, one per environment, got {seeds.shape}")
         return CounterRandom(torch.as_tensor(seeds.astype(np.int64), device=self.device))
 
     @abstractmethod
     def _restart(self, rows: Tensor) -> None:
-        """Put the copies ``rows`` (m,) at the start of an episode, drawing from ``self.random`` with ``rows=rows``."""
+        """Put the environments ``rows`` (m,) at the start of an episode, with ``self.random`` and ``rows=rows``."""
 
     @abstractmethod
     def _advance(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -136,18 +137,18 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
 
     @abstractmethod
     def _observe(self, rows: Tensor | None = None) -> Obs:
-        """Return fresh tensors: the observations of all copies, or of ``rows`` (m,)."""
+        """Return fresh tensors: the observations of all environments, or of ``rows`` (m,)."""
 
     def _draw(self, row: int) -> np.ndarray:
-        """Return a picture (height, width, 3) uint8 of copy ``row``."""
-        raise NotImplementedError(f"{type(self).__name__} draws no pictures")
+        """Return an image (height, width, 3) uint8 of environment ``row``."""
+        raise NotImplementedError(f"{type(self).__name__} draws no images")
 
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
-        """Start an episode in every copy, or in those of ``options["reset_mask"]`` (n,) bool.
+        """Start an episode in every environment, or in those of ``options["reset_mask"]`` (n,) bool.
 
-        A ``seed`` starts the streams of the copies that are reset anew; without one they go on.
+        A ``seed`` starts the streams of the environments that are reset anew; without one they go on.
         """
         mask = (options or {}).get("reset_mask")
         if mask is None:
@@ -159,7 +160,7 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
                 raise ValueError(f"reset_mask must be boolean of shape ({self.num_envs},), got {kind}")
             rows = mask.nonzero()[:, 0]
             if not self._started and len(rows) < self.num_envs:
-                raise ValueError("the first reset starts every copy, and takes no reset_mask")
+                raise ValueError("the first reset starts every environment, and takes no reset_mask")
         if seed is not None:
             fresh = self._streams(seed)
             self.random.keys[rows], self.random.counters[rows] = fresh.keys[rows], fresh.counters[rows]
@@ -173,7 +174,7 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
         self._restart(rows)
 
     def stagger(self) -> None:
-        """Cut copy ``i``'s running episode to ``limit - i % limit`` steps, so that resets spread over time.
+        """Cut environment ``i``'s running episode to ``limit - i % limit`` steps, so that resets spread over time.
 
         Call it after :meth:`reset`; the episodes after the first are of full length.
         """
@@ -181,7 +182,7 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
         self.limits = self.max_episode_steps - cut
 
     def step(self, actions: Any) -> tuple[Obs, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """Step all copies; see the class notes for what is returned."""
+        """Step all environments; see the class notes for what is returned."""
         outcome = self._advance(self._accepted(actions))
         rewards, terminated, truncated, infos = self._counted(*outcome)
         obs = self._observe()
@@ -199,7 +200,7 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
             raise RuntimeError("call reset() before step()")
         if not self.autoreset and bool(self.ended.any()):
             over = self.ended.nonzero()[:, 0].tolist()
-            raise RuntimeError(f"the episodes of copies {over} are over: reset them (options={{'reset_mask': mask}})")
+            raise RuntimeError(f"episodes {over} are over: reset them (options={{'reset_mask': mask}})")
         return self._checked(actions)
 
     def _counted(
@@ -229,13 +230,13 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
         return actions.clamp(self._low, self._high)
 
     def render(self) -> tuple[np.ndarray, ...] | None:  # type: ignore[override]
-        """Return one picture per copy with ``render_mode="rgb_array"``, else None."""
+        """Return one image per environment with ``render_mode="rgb_array"``, else None."""
         if self.render_mode is None:
             return None
         return tuple(self._draw(row) for row in range(self.num_envs))
 
-    def picture(self, row: int = 0) -> np.ndarray:
-        """Return a picture (height, width, 3) uint8 of one copy, whatever the render mode."""
+    def image(self, row: int = 0) -> np.ndarray:
+        """Return an image (height, width, 3) uint8 of one environment, whatever the render mode."""
         return self._draw(row)
 
     def state(self) -> dict[str, Tensor]:
@@ -270,7 +271,7 @@ def replaced(obs: Obs, rows: Tensor, fresh: Obs) -> Obs:
 
 
 class SingleEnv(gymnasium.Env):
-    """One copy of a :class:`BatchedEnv` as a :class:`gymnasium.Env` on arrays, for whatever takes one environment.
+    """A :class:`BatchedEnv` of one as a :class:`gymnasium.Env` on arrays, for whatever takes one environment.
 
     Parameters
     ----------
@@ -306,8 +307,8 @@ class SingleEnv(gymnasium.Env):
         return _first(obs), float(reward[0]), bool(terminated[0]), bool(truncated[0]), known
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
-        """Return a picture (height, width, 3) uint8 with ``render_mode="rgb_array"``, else None."""
-        return None if self.render_mode is None else self.batched.picture()
+        """Return an image (height, width, 3) uint8 with ``render_mode="rgb_array"``, else None."""
+        return None if self.render_mode is None else self.batched.image()
 
 
 def _first(obs: Obs) -> Any:

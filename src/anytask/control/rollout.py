@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EpisodeResults", "collect", "evaluate", "record"]
 
-#: Copies that play side by side where the caller names an environment by its id.
-_COPIES = 64
+#: Parallel environments where the caller names an environment by its id.
+_NUM_ENVS = 64
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,11 @@ def _prepared(policy: Any, env: Any, episodes: int, seed: int, options: dict[str
         raise ValueError(f"episodes must be a whole number of at least 1, got {episodes!r}")
     if not callable(getattr(policy, "act", None)):
         raise TypeError(f"a policy has a method act(obs), and {type(policy).__name__} has none")
-    copies = None if isinstance(env, VectorEnv) else 1 if isinstance(env, Env) else min(int(episodes), _COPIES)
-    vector = make(env, copies, seed=seed, **options)
+    num_envs = None if isinstance(env, VectorEnv) else 1 if isinstance(env, Env) else min(int(episodes), _NUM_ENVS)
+    vector = make(env, num_envs, seed=seed, **options)
     try:
         if vector.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
-            raise ValueError("the environment must restart its copies by itself: make it with autoreset=True")
+            raise ValueError("the environment must restart by itself: make it with autoreset=True")
         yield vector
     finally:
         if not isinstance(env, (VectorEnv, Env)):
@@ -128,7 +128,7 @@ def _prepared(policy: Any, env: Any, episodes: int, seed: int, options: dict[str
 
 
 def _quotas(episodes: int, num_envs: int) -> np.ndarray:
-    """Return how many episodes each copy plays: set beforehand, so that short episodes are not counted more often."""
+    """Return how many episodes each environment plays, so that short episodes are not counted more often."""
     base, more = divmod(episodes, num_envs)
     return np.full(num_envs, base) + (np.arange(num_envs) < more)
 
@@ -145,7 +145,7 @@ def evaluate(
 ) -> EpisodeResults:
     """Return what a policy reaches in ``episodes`` episodes.
 
-    How many episodes each copy plays is set beforehand and the rest of what it plays is not counted: counting the first
+    How many episodes each parallel environment plays is set beforehand, and the rest is not counted: counting the first
     ``episodes`` that end would favour short ones, which are the successful ones in one world and the falls in another.
 
     Parameters
@@ -153,7 +153,7 @@ def evaluate(
     policy : Policy
         Anything with ``act(obs, deterministic=...)``, and ``reset(rows)`` if it remembers.
     env : VectorEnv, or whatever :func:`~anytask.control.make` takes
-        An id is played by up to 64 copies side by side.
+        An id is played by up to 64 parallel environments.
     episodes : int, default 100
     seed : int, default 0
         Of the episodes: equal seeds give equal starts to every policy.
@@ -187,7 +187,7 @@ def _evaluate(
 ) -> EpisodeResults:
     quotas = _quotas(episodes, env.num_envs)
     counts = np.zeros(env.num_envs, int)
-    found: list[tuple[int, int, float, float, int]] = []  # (round, copy, success, return, length)
+    found: list[tuple[int, int, float, float, int]] = []  # (round, environment, success, return, length)
     for step in _steps(policy, env, seed, deterministic):
         done = step.infos.get("_episode")
         if done is not None:
@@ -224,7 +224,7 @@ def collect(
     policy, env, seed, progress, **options
         As in :func:`evaluate`.
     episodes : int
-        How many; each copy plays the same number (or one more), whatever their lengths.
+        How many; each environment plays the same number (or one more), whatever their lengths.
     deterministic : bool, default False
         Data sets want variety: the policy samples.
 
@@ -254,7 +254,7 @@ def _collect(
 
     quotas = _quotas(episodes, env.num_envs)
     counts, first = np.zeros(env.num_envs, int), np.zeros(env.num_envs, int)
-    blocks: list[dict[str, np.ndarray]] = []  # one step of all copies each, (n, ...)
+    blocks: list[dict[str, np.ndarray]] = []  # one step of all environments each, (n, ...)
     found: list[_Played] = []
     for step in _steps(policy, env, seed, deterministic):
         blocks.append(_block(step, env))
@@ -293,7 +293,7 @@ def _collect(
 
 
 class _Played(NamedTuple):
-    """One episode among the steps: those of copy ``row`` from ``start`` to before ``stop``."""
+    """One episode among the steps: those of environment ``row`` from ``start`` to before ``stop``."""
 
     round: int
     row: int
@@ -308,7 +308,7 @@ def _named(obs: Obs) -> dict[str, Tensor]:
 
 
 def _block(step: _Step, env: VectorEnv) -> dict[str, np.ndarray]:
-    """Return one step of all copies as arrays (n, ...)."""
+    """Return one step of all environments as arrays (n, ...)."""
     block = {f"obs/{key}": value.cpu().numpy() for key, value in _named(step.obs).items()}
     actions = torch.as_tensor(step.actions).detach().cpu().numpy()
     space = env.single_action_space
@@ -325,7 +325,7 @@ def _name(env: VectorEnv) -> str:
 
 @dataclass(frozen=True)
 class Recording:
-    """Pictures of one episode.
+    """Images of one episode.
 
     Attributes
     ----------
@@ -342,28 +342,28 @@ class Recording:
     rewards: list[float]
     success: float
 
-    def filmstrip(self, pictures: int = 6, **options: Any) -> Image.Image:
-        """Return evenly spaced pictures side by side; see :func:`~anytask.control.pictures.filmstrip`."""
-        from anytask.control.pictures import filmstrip
+    def filmstrip(self, images: int = 6, **options: Any) -> Image.Image:
+        """Return evenly spaced images side by side; see :func:`~anytask.control.images.filmstrip`."""
+        from anytask.control.images import filmstrip
 
-        return filmstrip(self.frames, pictures, **options)
+        return filmstrip(self.frames, images, **options)
 
     def save(self, path: str | os.PathLike[str], fps: float = 10.0) -> None:
         """Write a film that any browser plays: ``.gif``, ``.webp`` or ``.png`` (animated)."""
-        from anytask.control.pictures import save_film
+        from anytask.control.images import save_film
 
         save_film(path, self.frames, fps)
 
 
 def record(policy: Policy, env: Any, *, seed: int = 0, deterministic: bool = True, **options: Any) -> Recording:
-    """Play one episode and keep its pictures.
+    """Play one episode and keep its images.
 
     Parameters
     ----------
     policy : Policy
         If it is bound to a world, that world is ``env``.
     env : VectorEnv, or whatever :func:`~anytask.control.make` takes
-        Of a vector environment the first copy is shown. A Gymnasium id is made with ``render_mode="rgb_array"``;
+        Of a vector environment the first one is shown. A Gymnasium id is made with ``render_mode="rgb_array"``;
         MuJoCo's needs a display or ``MUJOCO_GL=egl`` in the environment of the process.
     seed : int, default 0
     deterministic : bool, default True
@@ -402,16 +402,16 @@ def _record(policy: Policy, env: VectorEnv, seed: int, deterministic: bool) -> R
     obs, _ = env.reset(seed=seed)
     forget = getattr(policy, "reset", None) or (lambda rows=None: None)
     forget()
-    # A world that restarts within the step has no last picture to give, so it is asked to wait.
+    # A world that restarts within the step has no last image to give, so it is asked to wait.
     own = isinstance(world, BatchedEnv)
     restarts = own and world.autoreset
     if own:
         world.autoreset = False
     else:
-        world.before_restart = lambda: frames.append(world.picture(0))
+        world.before_restart = lambda: frames.append(world.image(0))
     try:
         while True:
-            frames.append(world.picture(0))
+            frames.append(world.image(0))
             with torch.no_grad():
                 actions = policy.act(obs, deterministic=deterministic)
             obs, reward, terminated, truncated, infos = env.step(actions)
@@ -419,7 +419,7 @@ def _record(policy: Policy, env: VectorEnv, seed: int, deterministic: bool) -> R
             done = terminated | truncated
             if bool(done[0]):
                 if own:
-                    frames.append(world.picture(0))
+                    frames.append(world.image(0))
                 return Recording(frames, rewards, float(infos["success"][0]))
             if bool(done.any()):
                 if own:

@@ -22,7 +22,7 @@ class OverlappedStepper(VectorWrapper):
     """A vector environment that answers one step late, and works while nobody waits for it.
 
     ``step(a_t)`` waits for the physics of the state s_t, which the call before started; counts rewards and ends of s_t
-    and restarts finished copies; starts the physics of a_t in a thread; and, while that runs, computes the sensors and
+    and restarts what is over; starts the physics of a_t in a thread; and, while that runs, computes the sensors and
     images of s_t and returns them. So observation, reward and ends belong to the action *before* the one just sent:
     what call t + 1 returns is, to the last bit, what the environment itself returns at call t for the same actions. The
     first call after ``reset`` returns the first observation once more, rewards 0 and no ends.
@@ -49,7 +49,7 @@ class OverlappedStepper(VectorWrapper):
     TypeError
         If ``env`` is not a vector environment.
     ValueError
-        If it doesn't restart its copies by itself.
+        If it doesn't restart by itself.
     RuntimeError
         From ``step`` after an error in the background, until ``reset``. The error itself is raised by the first call
         that waits for the step in which it happened.
@@ -71,7 +71,7 @@ class OverlappedStepper(VectorWrapper):
         if not isinstance(env, VectorEnv):
             raise TypeError(f"env must be a vector environment, got {type(env).__name__}; make one by control.make")
         if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
-            raise ValueError("the environment must restart its copies within the step: make it with autoreset=True")
+            raise ValueError("the environment must restart within the step: make it with autoreset=True")
         super().__init__(env)
         self.lag = 1
         self._split = isinstance(env, BatchedEnv) and bool(env.STATE)
@@ -87,9 +87,9 @@ class OverlappedStepper(VectorWrapper):
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start episodes in all copies; what is under way is thrown away."""
+        """Start episodes in all environments; what is under way is thrown away."""
         if (options or {}).get("reset_mask") is not None:
-            raise ValueError("a stepper restarts its copies by itself, and takes no reset_mask")
+            raise ValueError("a stepper restarts by itself, and takes no reset_mask")
         self._abandon()
         obs, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
         self._first, self._broken = obs, False

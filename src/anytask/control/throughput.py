@@ -1,4 +1,4 @@
-"""How many environment steps per second: simulation alone, with a policy, and with learning, by number of copies."""
+"""How many environment steps per second: simulation alone, with a policy, and with learning, by ``num_envs``."""
 
 from __future__ import annotations
 
@@ -20,55 +20,53 @@ _LABELS = {"simulation": "simulation", "policy": "simulation and policy", "train
 
 @dataclass(frozen=True)
 class Throughput:
-    """Environment steps per second by number of copies.
+    """Environment steps per second by number of parallel environments.
 
     Attributes
     ----------
-    batch_sizes : tuple of int
-        Copies.
+    num_envs : tuple of int
+        Parallel environments.
     rates : dict of str to tuple of float
-        ``"simulation"``, and ``"policy"`` and ``"training"`` where they were asked for: steps per second, of all copies
+        ``"simulation"``, and ``"policy"`` and ``"training"`` where they were asked for: steps per second, of all
         together.
     name, device : str
 
     Examples
     --------
     >>> print(Throughput((1, 8), {"simulation": (500.0, 3900.0)}, "Reach", "cpu").table())
-    copies  simulation
-         1         500
-         8       3,900
+    num_envs  simulation
+           1         500
+           8       3,900
     """
 
-    batch_sizes: tuple[int, ...]
+    num_envs: tuple[int, ...]
     rates: dict[str, tuple[float, ...]]
     name: str
     device: str
 
     def table(self) -> str:
         """Return the report as lines of text."""
-        heads = ["copies", *(_LABELS[kind] for kind in self.rates)]
-        rows = [
-            [f"{n:,}", *(f"{rate[k]:,.0f}" for rate in self.rates.values())] for k, n in enumerate(self.batch_sizes)
-        ]
+        heads = ["num_envs", *(_LABELS[kind] for kind in self.rates)]
+        rows = [[f"{n:,}", *(f"{rate[k]:,.0f}" for rate in self.rates.values())] for k, n in enumerate(self.num_envs)]
         wide = [max(len(row[c]) for row in [heads, *rows]) for c in range(len(heads))]
         return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, wide)) for row in [heads, *rows])
 
     def figure(self, more: dict[str, tuple[Sequence[int], Sequence[float]]] | None = None) -> go.Figure:
-        """Return a log-log figure; ``more`` adds lines, name -> (copies, steps per second)."""
+        """Return a log-log figure; ``more`` adds lines, name -> (num_envs, steps per second)."""
         import plotly.graph_objects as go
 
         lines: dict[str, tuple[Sequence[int], Sequence[float]]] = {
-            _LABELS[kind]: (self.batch_sizes, rate) for kind, rate in self.rates.items()
+            _LABELS[kind]: (self.num_envs, rate) for kind, rate in self.rates.items()
         }
         figure = go.Figure()
-        for (name, (copies, rate)), colour in zip((lines | (more or {})).items(), PALETTE):
+        for (name, (counts, rate)), color in zip((lines | (more or {})).items(), PALETTE):
             figure.add_scatter(
-                x=list(copies),
+                x=list(counts),
                 y=list(rate),
                 name=name,
                 mode="lines+markers",
-                line={"color": colour, "width": 2.5},
-                hovertemplate="%{x:,} copies: %{y:,.0f} steps/s<extra>" + name + "</extra>",
+                line={"color": color, "width": 2.5},
+                hovertemplate="%{x:,} environments: %{y:,.0f} steps/s<extra>" + name + "</extra>",
             )
         figure.update_layout(
             template="plotly_white",
@@ -77,8 +75,10 @@ class Throughput:
             height=400,
             legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         )
-        ticks = list(self.batch_sizes)
-        figure.update_xaxes(type="log", title="copies", tickvals=ticks, ticktext=[f"{n:,}" for n in ticks])
+        ticks = list(self.num_envs)
+        figure.update_xaxes(
+            type="log", title="parallel environments", tickvals=ticks, ticktext=[f"{n:,}" for n in ticks]
+        )
         figure.update_yaxes(type="log", title=f"environment steps per second ({self.device})", dtick=1)
         return figure
 
@@ -86,7 +86,7 @@ class Throughput:
 def throughput(
     env: Any = "anytask/Rearrangement-v0",
     policy: Any = None,
-    batch_sizes: Sequence[int] = (1, 16, 128, 1024, 8192),
+    num_envs: Sequence[int] = (1, 16, 128, 1024, 8192),
     *,
     learner: Callable[[int], Any] | None = None,
     seconds: float = 1.0,
@@ -96,10 +96,10 @@ def throughput(
     progress: Callable[[float], None] | None = None,
     **options: Any,
 ) -> Throughput:
-    """Measure how fast an environment steps, and how fast something learns in it, by number of copies.
+    """Measure how fast an environment steps, and how fast something learns in it, by number of parallel environments.
 
-    What counts is environment steps, all copies together, and not calls of ``step``; the first calls (or a learner's
-    first round) are warm-up and left out.
+    What counts is environment steps, of all together, and not calls of ``step``; the first calls (or a learner's first
+    round) are warm-up and left out.
 
     Parameters
     ----------
@@ -107,9 +107,10 @@ def throughput(
         What :func:`anytask.control.make` takes, with ``num_envs`` and ``options``.
     policy : Policy, optional
         Also time steps with ``policy.act`` before each.
-    batch_sizes : sequence of int
+    num_envs : sequence of int
+        Numbers of parallel environments.
     learner : callable, optional
-        Also time learning: ``learner(n)`` returns what is trained in n copies by ``train(env, total_steps)``, such as
+        Also time learning: ``learner(n)`` returns what ``train(env, total_steps)`` trains in n environments, such as
         ``lambda n: PPO(horizon=32)``.
     seconds : float, default 1.0
         Least time of each measurement.
@@ -122,13 +123,13 @@ def throughput(
 
     Examples
     --------
-    >>> report = throughput("anytask/Reach-v0", batch_sizes=(1, 64), seconds=0.05)
+    >>> report = throughput("anytask/Reach-v0", num_envs=(1, 64), seconds=0.05)
     >>> report.rates["simulation"][1] > report.rates["simulation"][0]
     True
     """
-    sizes = tuple(int(n) for n in batch_sizes)
+    sizes = tuple(int(n) for n in num_envs)
     if not sizes or min(sizes) < 1:
-        raise ValueError(f"batch_sizes must be whole numbers of at least 1, got {list(batch_sizes)!r}")
+        raise ValueError(f"num_envs must be whole numbers of at least 1, got {list(num_envs)!r}")
     if not seconds > 0:
         raise ValueError(f"seconds must be above 0, got {seconds!r}")
     rates: dict[str, list[float]] = {"simulation": []}

@@ -353,7 +353,7 @@ def _filmstrip(model: Any, env_id: str, seed: int, options: Mapping[str, Any]) -
     frames = []
     for i in shown:
         env.restore(states[i])
-        frames.append(env.picture())
+        frames.append(env.image())
     strip = filmstrip(frames, len(frames), height=110, labels=[f"step {i}" for i in shown])
     file = io.BytesIO()
     strip.convert("RGB").quantize(64).save(file, format="PNG", optimize=True)

@@ -270,7 +270,7 @@ class Rearrangement(Problem):
     def figures(self, data: RearrangementData, runs: list[Any]) -> list[tuple[str, str, Any]]:
         """Return success over the training, and film strips."""
         from anytask.control.behavior_retrieval.figures import strips
-        from anytask.control.pictures import learning_curves
+        from anytask.control.images import learning_curves
 
         done = [run for run in runs if run.status == "done"]
         out: list[tuple[str, str, Any]] = []

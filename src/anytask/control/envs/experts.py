@@ -25,7 +25,7 @@ class ScriptedReach:
     """A policy that knows the way in any of the reach worlds, and how well it walks can be chosen.
 
     It reads the place of the point from the world itself, so it walks alike whether the world shows numbers or
-    pictures. In :class:`~anytask.control.envs.reach.WalledReach` it goes through a gap, in tasks A and B of
+    images. In :class:`~anytask.control.envs.reach.WalledReach` it goes through a gap, in tasks A and B of
     :class:`~anytask.control.envs.reach.WaypointReach` over the way-point.
 
     Parameters
@@ -79,7 +79,7 @@ class ScriptedReach:
         if isinstance(world, WaypointReach):
             if task is not None and task not in world.goals:
                 raise ValueError(f"task must be one of {sorted(world.goals)}, got {task!r}")
-            self._task = task or world.task
+            self._task = task or world.settings.task
         elif task is not None:
             raise ValueError(f"{type(world).__name__} has one task, got task={task!r}")
         self.env, self.speed, self.noise, self.gap = world, (float(low), float(high)), float(noise), gap
@@ -91,7 +91,7 @@ class ScriptedReach:
         self.reset()
 
     def reset(self, rows: Tensor | None = None) -> None:
-        """Draw the speed and the gap of the next episode of the copies ``rows``, or of all."""
+        """Draw the speed and the gap of the next episode in the environments ``rows``, or of all."""
         rows = torch.arange(self.env.num_envs, device=self.env.device) if rows is None else rows
         drawn = self.random.uniform(2, rows=rows)
         low, high = self.speed
@@ -110,7 +110,7 @@ class ScriptedReach:
         return actions.clamp(-1, 1)
 
     def _target(self, here: Tensor) -> Tensor:
-        """Return where each copy heads next, (n, 2)."""
+        """Return where each point heads next, (n, 2)."""
         world = self.env
         goal = torch.tensor(world.goal, device=world.device)
         if isinstance(world, WaypointReach):

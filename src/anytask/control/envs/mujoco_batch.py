@@ -26,7 +26,7 @@ _MOST_NUMBERS = 2**25
 
 
 class MujocoRollout:
-    """Step copies of one MuJoCo model through given controls, in C threads.
+    """Step one MuJoCo model through many given sequences of controls, in C threads.
 
     Parameters
     ----------

@@ -2,15 +2,15 @@
 
 Three environments that cost almost nothing (a few million steps a second on one core) and still have what makes control
 hard: a sparse reward and a clock (:class:`Reach`), two ways around a wall of which a mean is neither
-(:class:`WalledReach`), and tasks that share a part of their way (:class:`WaypointReach`). All copies live in tensors,
-and each is seen as numbers or as a picture.
+(:class:`WalledReach`), and tasks that share a part of their way (:class:`WaypointReach`). All environments live in
+tensors, and each is seen as numbers or as an image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -20,43 +20,69 @@ from torch import Tensor
 from anytask.control.base import BatchedEnv, Obs
 from anytask.control.envs.raster import Canvas, rgb
 from anytask.core.colors import PALETTE
+from anytask.core.settings import Settings, choice, real, whole
 
 _GROUND, _WALL, _FRAME = (248, 249, 250), (74, 82, 92), (200, 206, 212)
 _AGENT, _GOAL, _OTHER, _WAY = rgb(PALETTE[0]), rgb(PALETTE[2]), rgb(PALETTE[4]), rgb(PALETTE[3])
 _CLOCK = rgb(PALETTE[1])
-_PICTURE = 256  # pixels along the edge of a picture for people
+_IMAGE = 256  # pixels along the edge of an image for people
+
+
+class ReachSettings(Settings):
+    """The options of :class:`Reach`, all keywords of ``make``."""
+
+    observation: str = choice(
+        "state", ("state", "pixels"), "numbers (float32), or an image (uint8) that shows the same"
+    )
+    start_width: float = real(0.25, "starts lie in a square of half this edge, in world units", at_least=0)
+    action_noise: float = real(0.0, "standard deviation of the world's Gaussian noise on every action", at_least=0)
+    max_episode_steps: int = whole(20, "time limit")
+    image_size: int = whole(32, "pixels along the edge of an observed image", at_least=8)
+
+
+class WalledReachSettings(ReachSettings):
+    """The options of :class:`WalledReach`."""
+
+    crash_cost: float = real(0.0, "taken from the reward of every step in which a wall stopped the point", at_least=0)
+
+
+class WaypointReachSettings(ReachSettings):
+    """The options of :class:`WaypointReach`."""
+
+    start_width: float = real(0.6, "starts lie in a square of half this edge, in world units", at_least=0)
+    max_episode_steps: int = whole(50, "time limit")
+    task: str = choice("A", ("A", "B", "C", "D"), "whose goal counts")
 
 
 class PlanarReach(BatchedEnv):
-    """What the reach environments share: a point in a square, a sparse reward, walls that stop it, and its pictures.
+    """What the reach environments share: a point in a square, a sparse reward, walls that stop it, and its images.
+
+    As an image (``observation="pixels"``) an observation is (``image_size``, ``image_size``, 3) of uint8, and the time
+    that has passed is a bar along its lower edge.
 
     Parameters
     ----------
     num_envs : int, default 1
-        Copies.
-    observation : {"state", "pixels"}, default "state"
-        Numbers (float32), or a picture (``image_size``, ``image_size``, 3) of uint8 that shows the same, the time that
-        has passed as a bar along the lower edge.
-    start_width : float or None
-        Starts are drawn uniformly from a square of half this edge around the start's centre, in world units;
-        None is the environment's own.
-    action_noise : float, default 0.0
-        Standard deviation of Gaussian noise that the world adds to every action.
-    max_episode_steps : int or None
-        Time limit; None is the environment's own.
-    image_size : int, default 32
-        Pixels along the edge of an observation.
+        Parallel environments.
     device, seed, autoreset, render_mode
         As in :class:`~anytask.control.base.BatchedEnv`.
+    **options
+        Fields of ``settings_class``.
+
+    Attributes
+    ----------
+    settings : Settings
+        The options.
+    position : Tensor (n, 2)
+        Where the points are.
     """
 
     STATE: ClassVar[tuple[str, ...]] = ("position",)
+    settings_class: ClassVar[type[Settings]] = ReachSettings
     arena: ClassVar[float] = 1.0  # half the edge of the square world
     step_length: ClassVar[float] = 0.2  # world units that an action of 1 moves along an axis
     radius: ClassVar[float] = 0.2  # of the goal
     start: ClassVar[tuple[float, float]] = (0.0, 0.0)
-    default_start_width: ClassVar[float] = 0.25
-    default_steps: ClassVar[int] = 20
     clock: ClassVar[bool] = True  # whether the state tells the share of the time that has passed
     walls: ClassVar[tuple[tuple[float, float, float, float], ...]] = ()  # boxes (x low, y low, x high, y high)
 
@@ -64,26 +90,17 @@ class PlanarReach(BatchedEnv):
         self,
         num_envs: int = 1,
         *,
-        observation: Literal["state", "pixels"] = "state",
-        start_width: float | None = None,
-        action_noise: float = 0.0,
-        max_episode_steps: int | None = None,
-        image_size: int = 32,
         device: str | torch.device = "cpu",
         seed: int = 0,
         autoreset: bool = True,
         render_mode: str | None = None,
+        **options: Any,
     ) -> None:
-        if observation not in ("state", "pixels"):
-            raise ValueError(f"observation must be 'state' or 'pixels', got {observation!r}")
-        width = self.default_start_width if start_width is None else start_width
-        for name, value in (("start_width", width), ("action_noise", action_noise)):
-            if not np.isfinite(value) or value < 0:
-                raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
-        if not isinstance(image_size, int) or image_size < 8:
-            raise ValueError(f"image_size must be a whole number of at least 8, got {image_size!r}")
-        if observation == "pixels":
-            space = gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        self.settings: Any = self.settings_class(**options)
+        size = self.settings.image_size
+        pixels = self.settings.observation == "pixels"
+        if pixels:
+            space = gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)
         else:
             edge = np.full(2, self.arena, np.float32)
             low, high = (np.append(-edge, 0.0), np.append(edge, 1.0)) if self.clock else (-edge, edge)
@@ -92,21 +109,19 @@ class PlanarReach(BatchedEnv):
             num_envs,
             space,
             gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32),
-            self.default_steps if max_episode_steps is None else max_episode_steps,
+            self.settings.max_episode_steps,
             device=device,
             seed=seed,
             autoreset=autoreset,
             render_mode=render_mode,
         )
-        self.observation, self.start_width, self.action_noise = observation, float(width), float(action_noise)
-        self.image_size = image_size
         self.position = torch.zeros(self.num_envs, 2, device=self.device)
         self._start = torch.tensor(self.start, device=self.device)
         self._goal = torch.tensor(self.goal, device=self.device)
         self._walls = torch.tensor(self.walls, device=self.device).reshape(-1, 4)
-        self._backdrop = self._scene(image_size) if observation == "pixels" else None
-        self._poster: Canvas | None = None  # what never moves, in pictures for people
-        # The way of every copy is kept for pictures only.
+        self._backdrop = self._scene(size) if pixels else None
+        self._poster: Canvas | None = None  # what never moves, in images for people
+        # The way of every point is kept for images only.
         steps = self.max_episode_steps + 1 if render_mode else 0
         self._trail = torch.zeros(self.num_envs, steps, 2, device=self.device)
 
@@ -116,14 +131,14 @@ class PlanarReach(BatchedEnv):
         raise NotImplementedError
 
     def _restart(self, rows: Tensor) -> None:
-        offset = self.random.uniform(2, -self.start_width, self.start_width, rows=rows)
+        offset = self.random.uniform(2, -self.settings.start_width, self.settings.start_width, rows=rows)
         self.position[rows] = (self._start + offset).clamp(-self.arena, self.arena)
         if self.render_mode:
             self._trail[rows, 0] = self.position[rows]
 
     def _advance(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if self.action_noise:
-            actions = (actions + self.action_noise * self.random.normal(2)).clamp(-1, 1)
+        if self.settings.action_noise:
+            actions = (actions + self.settings.action_noise * self.random.normal(2)).clamp(-1, 1)
         self._move(actions)
         if self.render_mode:
             place = (self.elapsed + 1).clamp_max(self._trail.shape[1] - 1)
@@ -135,7 +150,7 @@ class PlanarReach(BatchedEnv):
         self.position = (self.position + self.step_length * actions).clamp(-self.arena, self.arena)
 
     def distance(self) -> Tensor:
-        """Return the distance (n,) of every copy to its goal."""
+        """Return the distance (n,) of every point to its goal."""
         dx, dy = (self.position - self._goal).unbind(1)
         return (dx * dx + dy * dy).sqrt()
 
@@ -143,7 +158,7 @@ class PlanarReach(BatchedEnv):
         position = self.position if rows is None else self.position[rows]
         share = (self.elapsed if rows is None else self.elapsed[rows]) / self.max_episode_steps
         if self._backdrop is not None:
-            canvas = Canvas(len(position), self.image_size, self.arena, self._backdrop, device=self.device)
+            canvas = Canvas(len(position), self.settings.image_size, self.arena, self._backdrop, device=self.device)
             canvas.disc(position, 0.09 * self.arena, _AGENT)
             if self.clock:
                 canvas.bar(share, 1, _CLOCK)
@@ -151,7 +166,7 @@ class PlanarReach(BatchedEnv):
         return torch.cat([position, share[:, None]], 1) if self.clock else position.clone()
 
     def _scene(self, size: int) -> Canvas:
-        """Return the picture of what never moves."""
+        """Return the image of what never moves."""
         canvas = Canvas(1, size, self.arena, _GROUND, margin=0.1 * self.arena, device=self.device)
         for x, y in self._goals():
             canvas.disc(torch.tensor([[x, y]], device=self.device), self.radius, _GOAL, 0.35)
@@ -165,9 +180,9 @@ class PlanarReach(BatchedEnv):
 
     def _draw(self, row: int) -> np.ndarray:
         if self._poster is None:
-            self._poster = self._scene(_PICTURE)
+            self._poster = self._scene(_IMAGE)
             self._decorate(self._poster)
-        canvas = Canvas(1, _PICTURE, self.arena, self._poster, device=self.device)
+        canvas = Canvas(1, _IMAGE, self.arena, self._poster, device=self.device)
         unit = self.arena / 100
         if self.render_mode:
             way = self._trail[row, : int(self.elapsed[row]) + 1].tolist()
@@ -185,10 +200,10 @@ class PlanarReach(BatchedEnv):
         return canvas.pixels()[0].cpu().numpy()
 
     def _decorate(self, canvas: Canvas) -> None:
-        """Add to a picture for people what an observation doesn't show."""
+        """Add to an image for people what an observation doesn't show."""
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Put back what ``state()`` returned; pictures show the way from here on."""
+        """Put back what ``state()`` returned; images show the way from here on."""
         super().restore(state)
         if self.render_mode:
             self._trail[:] = self.position[:, None]
@@ -203,7 +218,7 @@ class Reach(PlanarReach):
     Observation: x, y in [-1, 1] and the share of the time that has passed. Action: 0.2 world units a step per axis at
     full throttle, clamped to [-1, 1].
 
-    Parameters are those of :class:`PlanarReach`; starts lie within 0.25 of (-0.7, -0.7).
+    Options are those of :class:`ReachSettings`; starts lie within 0.25 of (-0.7, -0.7).
 
     Examples
     --------
@@ -235,12 +250,7 @@ class WalledReach(PlanarReach):
 
     Observation and action are those of :class:`Reach`. Starts lie within 0.25 of (-0.7, 0), the goal is at (0.7, 0).
 
-    Parameters
-    ----------
-    crash_cost : float, default 0.0
-        Taken from the reward of every step in which a wall stopped the point.
-    **options
-        Those of :class:`PlanarReach`.
+    Options are those of :class:`WalledReachSettings`.
 
     Examples
     --------
@@ -253,18 +263,13 @@ class WalledReach(PlanarReach):
     """
 
     env_id = "anytask/WalledReach-v0"
+    settings_class = WalledReachSettings
     start = (-0.7, 0.0)
     # The outer walls end beyond the edge of the world, so that there is no way along it.
     walls = ((-0.05, -0.38, 0.05, 0.38), (-0.05, 0.62, 0.05, 1.1), (-0.05, -1.1, 0.05, -0.62))
     #: Centres of the gaps.
     gaps: ClassVar[tuple[tuple[float, float], ...]] = ((0.0, 0.5), (0.0, -0.5))
     _substeps = 5  # shorter than the wall is thick, so that no move passes through
-
-    def __init__(self, num_envs: int = 1, *, crash_cost: float = 0.0, **options: Any) -> None:
-        if not np.isfinite(crash_cost) or crash_cost < 0:
-            raise ValueError(f"crash_cost must be a finite number of at least 0, got {crash_cost!r}")
-        super().__init__(num_envs, **options)
-        self.crash_cost = float(crash_cost)
 
     @property
     def goal(self) -> tuple[float, float]:
@@ -273,7 +278,7 @@ class WalledReach(PlanarReach):
 
     def _advance(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rewards, terminated, success = super()._advance(actions)
-        return rewards - self.crash_cost * self._crashed.to(torch.float32), terminated, success
+        return rewards - self.settings.crash_cost * self._crashed.to(torch.float32), terminated, success
 
     def _move(self, actions: Tensor) -> None:
         stride = actions * (self.step_length / self._substeps)
@@ -307,12 +312,7 @@ class WaypointReach(PlanarReach):
     Observation: x, y in [-2, 2]. Action: 0.1 world units a step per axis at full throttle. Starts lie within 0.6 of the
     centre (``start_width=0.05`` gives the narrow starts of a few careful demonstrations), limit 50 steps.
 
-    Parameters
-    ----------
-    task : {"A", "B", "C", "D"}, default "A"
-        Whose goal counts.
-    **options
-        Those of :class:`PlanarReach`.
+    Options are those of :class:`WaypointReachSettings`, the task among them.
 
     Examples
     --------
@@ -323,10 +323,9 @@ class WaypointReach(PlanarReach):
     """
 
     env_id = "anytask/WaypointReach-v0"
+    settings_class = WaypointReachSettings
     arena = 2.0
     step_length = 0.1
-    default_start_width = 0.6
-    default_steps = 50
     clock = False
     #: Task -> place of its goal.
     goals: ClassVar[dict[str, tuple[float, float]]] = {
@@ -338,16 +337,10 @@ class WaypointReach(PlanarReach):
     #: On the way of tasks A and B.
     waypoint: ClassVar[tuple[float, float]] = (1.0, 0.0)
 
-    def __init__(self, num_envs: int = 1, *, task: str = "A", **options: Any) -> None:
-        if task not in self.goals:
-            raise ValueError(f"task must be one of {sorted(self.goals)}, got {task!r}")
-        self.task = task
-        super().__init__(num_envs, **options)
-
     @property
     def goal(self) -> tuple[float, float]:
         """The task's goal."""
-        return self.goals[self.task]
+        return self.goals[self.settings.task]
 
     def _goals(self) -> Sequence[tuple[float, float]]:
         return list(self.goals.values())
@@ -357,7 +350,7 @@ class WaypointReach(PlanarReach):
 
         canvas.ring(self.goal, 1.25 * self.radius, 0.035 * self.arena, _AGENT)
         canvas.ring(self.waypoint, 0.09 * self.arena / 2, 0.02 * self.arena, _WAY)
-        letters = Image.new("L", (_PICTURE, _PICTURE))
+        letters = Image.new("L", (_IMAGE, _IMAGE))
         pen, font = ImageDraw.Draw(letters), ImageFont.load_default(size=24)
         for name, (x, y) in self.goals.items():
             outwards = 1.45 * y  # beside the goal, so that the point doesn't cover it

@@ -43,9 +43,9 @@ class ColumnGrid:
     --------
     >>> stage = Stage(bounds=((-1, -1), (1, 1)), boxes=[((0.0, 0.5, 0.0), (0.2, 0.1, 0.2))])  # a table top
     >>> grid = ColumnGrid([stage], radii=[0.1])
-    >>> centres = torch.zeros(1, 3, 3)
-    >>> centres[0, 1] = torch.tensor([0.2, 0.45, 0.8])  # heights: under, in and over the table top
-    >>> grid.occupied(centres, grid.base(0)).tolist()
+    >>> centers = torch.zeros(1, 3, 3)
+    >>> centers[0, 1] = torch.tensor([0.2, 0.45, 0.8])  # heights: under, in and over the table top
+    >>> grid.occupied(centers, grid.base(0)).tolist()
     [[False, True, False]]
     """
 
@@ -78,12 +78,12 @@ class ColumnGrid:
         """Return the number of the first cell of a radius (its place in the working set) in a stage."""
         return (stage * len(self.radii) + radius) * self.nx * self.nz
 
-    def occupied(self, centres: Tensor, base: Tensor | int) -> Tensor:
-        """Test spheres by their centres (s, 3, m): (s, m); ``base`` is :meth:`base` of their radii and stages."""
-        cells = (centres[:, ::2] * (1.0 / self.cell)).sub_(self._corner).clamp_(min=0.0)
+    def occupied(self, centers: Tensor, base: Tensor | int) -> Tensor:
+        """Test spheres by their centers (s, 3, m): (s, m); ``base`` is :meth:`base` of their radii and stages."""
+        cells = (centers[:, ::2] * (1.0 / self.cell)).sub_(self._corner).clamp_(min=0.0)
         i, j = torch.minimum(cells, self._last).long().unbind(1)
         index = (i * self.nz).add_(j).add_(base)
-        height = centres[:, 1]
+        height = centers[:, 1]
         if self._single is not None:
             return height < self._single[index]
         return (height.unsqueeze(-1) >= self.heights[index]).sum(-1) % 2 == 0

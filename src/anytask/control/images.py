@@ -1,4 +1,4 @@
-"""Pictures of learning and of behaviour: learning curves, filmstrips and films."""
+"""Images of learning and of behaviour: learning curves, filmstrips and films."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def learning_curves(
     confidence : float, default 0.95
         Of Student's interval of the mean; drawn from two seeds on.
     names : sequence of str or None
-        All entrants of the report, so that colours agree between figures; None is the curves' own names.
+        All entrants of the report, so that colors agree between figures; None is the curves' own names.
     share : bool, default True
         The values are shares: the scale is 0 to 1, as percentages, and bands don't leave it.
 
@@ -113,18 +113,18 @@ def learning_curves(
 
 
 def filmstrip(
-    frames: Sequence[np.ndarray], pictures: int = 6, *, height: int = 160, labels: Sequence[str] | None = None
+    frames: Sequence[np.ndarray], images: int = 6, *, height: int = 160, labels: Sequence[str] | None = None
 ) -> Image.Image:
-    """Return evenly spaced pictures of one episode side by side, each with its step below.
+    """Return evenly spaced images of one episode side by side, each with its step below.
 
     Parameters
     ----------
     frames : sequence of ndarray (height, width, 3) uint8
         One per step, the first before step 1.
-    pictures : int, default 6
+    images : int, default 6
         How many; all if there are fewer.
     height : int, default 160
-        Pixels of each picture's height; small pictures are enlarged without smoothing, large ones are smoothed.
+        Pixels of each image's height; small images are enlarged without smoothing, large ones are smoothed.
     labels : sequence of str or None
         One per frame, in place of "step 3".
 
@@ -142,11 +142,11 @@ def filmstrip(
 
     if len(frames) == 0:
         raise ValueError("there are no frames to show")
-    if pictures < 1 or height < 16:
-        raise ValueError(f"pictures must be at least 1 and height at least 16, got {pictures} and {height}")
+    if images < 1 or height < 16:
+        raise ValueError(f"images must be at least 1 and height at least 16, got {images} and {height}")
     if labels is not None and len(labels) != len(frames):
         raise ValueError(f"one label per frame is wanted, got {len(labels)} for {len(frames)} frames")
-    chosen = np.unique(np.linspace(0, len(frames) - 1, min(pictures, len(frames))).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(images, len(frames))).round().astype(int))
     shown = [Image.fromarray(np.asarray(frames[i], np.uint8)).convert("RGB") for i in chosen]
     size = (max(round(shown[0].width * height / shown[0].height), 1), height)
     how = Image.Resampling.NEAREST if height > 2 * shown[0].height else Image.Resampling.LANCZOS
@@ -154,46 +154,46 @@ def filmstrip(
     width = len(shown) * (size[0] + gap) + gap
     strip = Image.new("RGB", (width, height + text + gap), "white")
     pen, font = ImageDraw.Draw(strip), ImageFont.load_default(size=12)
-    for place, (i, picture) in enumerate(zip(chosen.tolist(), shown)):
+    for place, (i, image) in enumerate(zip(chosen.tolist(), shown)):
         left = gap + place * (size[0] + gap)
-        strip.paste(picture.resize(size, how), (left, gap))
+        strip.paste(image.resize(size, how), (left, gap))
         label = f"step {i}" if labels is None else labels[i]
         pen.text((left + size[0] / 2, height + gap + text / 2), label, fill=_INK, font=font, anchor="mm")
     return strip
 
 
-def save_picture(path: str | os.PathLike[str], picture: Image.Image, most_bytes: int = 100_000) -> int:
-    """Write a PNG file of at most ``most_bytes`` bytes, with fewer colours if need be, and return its size in bytes.
+def save_image(path: str | os.PathLike[str], image: Image.Image, most_bytes: int = 100_000) -> int:
+    """Write a PNG file of at most ``most_bytes`` bytes, with fewer colors if need be, and return its size in bytes.
 
     Raises
     ------
     ValueError
-        If 16 colours are still too many; nothing is written.
+        If 16 colors are still too many; nothing is written.
 
     Examples
     --------
     >>> import tempfile
     >>> strip = filmstrip([np.zeros((32, 32, 3), np.uint8)])
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_picture(Path(folder) / "strip.png", strip) < 5000
+    ...     save_image(Path(folder) / "strip.png", strip) < 5000
     True
     """
     from PIL import Image
 
-    for colours in (None, 256, 64, 16):
-        small = picture.convert("RGB")
-        if colours is not None:
-            small = small.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    for colors in (None, 256, 64, 16):
+        small = image.convert("RGB")
+        if colors is not None:
+            small = small.quantize(colors, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         data = io.BytesIO()
         small.save(data, format="PNG", optimize=True)
         if data.tell() <= most_bytes:
             Path(path).write_bytes(data.getvalue())
             return data.tell()
-    raise ValueError(f"a picture of {picture.width} x {picture.height} doesn't fit into {most_bytes} bytes")
+    raise ValueError(f"an image of {image.width} x {image.height} doesn't fit into {most_bytes} bytes")
 
 
 def save_film(path: str | os.PathLike[str], frames: Sequence[np.ndarray], fps: float = 10.0) -> None:
-    """Write pictures as a film that any browser plays: ``.gif``, ``.webp`` or ``.png`` (animated).
+    """Write images as a film that any browser plays: ``.gif``, ``.webp`` or ``.png`` (animated).
 
     Raises
     ------
@@ -207,5 +207,5 @@ def save_film(path: str | os.PathLike[str], frames: Sequence[np.ndarray], fps: f
         raise ValueError(f"a film is saved as .gif, .webp or .png, got {str(path)!r}")
     if len(frames) == 0 or not fps > 0:
         raise ValueError(f"a film needs frames and a frame rate above 0, got {len(frames)} frames and fps={fps!r}")
-    pictures = [Image.fromarray(np.asarray(frame, np.uint8)) for frame in frames]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
+    images = [Image.fromarray(np.asarray(frame, np.uint8)) for frame in frames]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anytask.control.pictures import filmstrip, learning_curves, save_film, save_picture
+from anytask.control.images import filmstrip, learning_curves, save_film, save_image
 
 
 def test_a_band_is_students_interval_of_the_mean():
@@ -21,7 +21,7 @@ def test_one_seed_has_no_band_and_gaps_are_left_out():
     assert list(figure.data[-1].x) == [1, 3] and list(figure.data[-1].y) == pytest.approx([0.2, 0.3])
 
 
-def test_an_entrant_keeps_its_colour_among_all():
+def test_an_entrant_keeps_its_color_among_all():
     alone = learning_curves({"b": ([1], [0.5])}, names=["a", "b"]).data[0].line.color
     both = learning_curves({"a": ([1], [0.1]), "b": ([1], [0.5])}).data[1].line.color
     assert alone == both
@@ -38,10 +38,10 @@ def test_a_filmstrip_shows_the_first_the_last_and_evenly_between():
     strip = filmstrip(frames, 3, height=40)
     assert strip.size == (3 * 24 + 4, 62)
     assert [strip.getpixel((14 + 24 * i, 20))[0] for i in range(3)] == [0, 50, 100]
-    assert filmstrip(frames[:2], 6).width == 2 * 84 + 4  # no picture twice
+    assert filmstrip(frames[:2], 6).width == 2 * 84 + 4  # no image twice
 
 
-def test_small_pictures_are_enlarged_without_smoothing():
+def test_small_images_are_enlarged_without_smoothing():
     frame = np.zeros((8, 8, 3), np.uint8)
     frame[:, 4:] = 255
     strip = np.asarray(filmstrip([frame], height=160))[4:164, 4:164, 0]
@@ -51,7 +51,7 @@ def test_small_pictures_are_enlarged_without_smoothing():
 def test_labels_must_fit():
     frames = [np.zeros((8, 8, 3), np.uint8)] * 2
     filmstrip(frames, labels=["start", "end"])
-    for bad in ({"labels": ["one"]}, {"pictures": 0}, {"height": 2}):
+    for bad in ({"labels": ["one"]}, {"images": 0}, {"height": 2}):
         with pytest.raises(ValueError, match=r"label|at least"):
             filmstrip(frames, **bad)
     with pytest.raises(ValueError, match="no frames"):
@@ -70,11 +70,11 @@ def test_films_have_every_frame(tmp_path, ending):
         save_film(path, [])
 
 
-def test_saved_pictures_keep_their_colours_where_they_fit_and_never_exceed_the_limit(tmp_path):
+def test_saved_images_keep_their_colors_where_they_fit_and_never_exceed_the_limit(tmp_path):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
-    path = tmp_path / "picture.png"
-    assert save_picture(path, noise) == path.stat().st_size
+    path = tmp_path / "image.png"
+    assert save_image(path, noise) == path.stat().st_size
     assert np.array_equal(np.asarray(Image.open(path)), np.asarray(noise))
-    assert save_picture(path, noise, 4000) == path.stat().st_size <= 4000
+    assert save_image(path, noise, 4000) == path.stat().st_size <= 4000
     with pytest.raises(ValueError, match="64 x 64"):
-        save_picture(path, noise, 100)
+        save_image(path, noise, 100)
