@@ -153,6 +153,8 @@ def test_other_mistakes_are_named():
         Episodes.from_list([Episode(np.zeros((5, 1)), np.zeros((2, 1)))])
     with pytest.raises(ValueError, match="episode 1 has the observations"):
         Episodes.from_list([Episode([[0.0]], [[0.0]]), Episode({"b": [[0.0]]}, [[0.0]])])
+    with pytest.raises(ValueError, match="episode 1 has no steps"):
+        Episodes.from_list([Episode([[0.0]], [[0.0]]), Episode([[0.0]], np.zeros((0, 1)))])
     with pytest.raises(ValueError, match="part 1 has the shape"):
         Episodes.from_list([Episode([[0.0]], [[0.0]]), Episode([[0.0]], [[0.0, 1.0]])])
     with pytest.raises(ValueError, match="mask"):

@@ -298,6 +298,11 @@ class Episodes:
             Facts that only some of them have are filled with NaN (numbers) or "" (text).
         attributes : mapping, optional
             Facts on all of them.
+
+        Raises
+        ------
+        ValueError
+            For no episodes, an episode without steps, or lengths that do not match; the message gives its number.
         """
         episodes = list(episodes)
         if not episodes:
@@ -310,7 +315,8 @@ class Episodes:
             one = {str(k): _canonical(np.asarray(v)) for k, v in keyed.items()}
             if seen and set(one) != set(seen[0]):
                 raise ValueError(f"episode {i} has the observations {sorted(one)}, episode 0 has {sorted(seen[0])}")
-            n = len(episode)
+            if (n := len(episode)) == 0:
+                raise ValueError(f"episode {i} has no steps: an episode needs at least one action")
             for key, value in one.items():
                 if len(value) not in (n, n + 1):
                     raise ValueError(
