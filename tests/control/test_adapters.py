@@ -251,3 +251,16 @@ def test_images_come_from_each_environment():
         none = make(SyncVectorEnv([Countdown]))
         none.vector.render = lambda: None
         none.image()
+
+
+@pytest.mark.parametrize(("wrong", "said"), [("left", "observation"), ("reward", "reward")])
+def test_numbers_that_an_environment_gives_are_finite_or_refused_as_its_own(wrong, said):
+    class Broken(Countdown):
+        def step(self, action):
+            obs, reward, *rest = super().step(action)
+            return (obs * np.nan, reward, *rest) if wrong == "left" else (obs, np.inf, *rest)
+
+    env = make(Broken, 2)
+    env.reset()
+    with pytest.raises(ValueError, match=f"{said} that the environment gave is NaN or infinite"):
+        env.step(torch.zeros(2, 2))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from anytask.control.base import BatchedEnv, Obs, replaced
 from anytask.control.envs import ENVIRONMENTS, batched_class
+from anytask.core.checks import require_finite
 from anytask.core.devices import resolve_device
 
 __all__ = ["make"]
@@ -62,7 +63,8 @@ def make(
     ImportError
         If the id belongs to a package that is not installed.
     ValueError, TypeError
-        If ``env`` is none of these, or its spaces cannot be made tensors.
+        If ``env`` is none of these, or its spaces cannot be made tensors; from ``step`` for actions, and from ``reset``
+        and ``step`` for observations and rewards of the environment, that are NaN or infinite.
 
     Notes
     -----
@@ -234,7 +236,8 @@ class TensorVectorEnv(VectorEnv):
         if not self._started:
             raise RuntimeError("call reset() before step()")
         raw, reward, ended, cut, given = self.vector.step(self._checked(actions))
-        rewards = torch.as_tensor(np.asarray(reward, np.float32), device=self.device)
+        reward = require_finite(np.asarray(reward, np.float32), "a reward that the environment gave")
+        rewards = torch.as_tensor(reward, device=self.device)
         terminated = torch.as_tensor(np.array(ended, bool), device=self.device)
         truncated = torch.as_tensor(np.array(cut, bool), device=self.device) & ~terminated
         self.elapsed += 1
@@ -294,11 +297,10 @@ class TensorVectorEnv(VectorEnv):
         if given.shape != wanted:
             raise ValueError(f"actions must have shape {wanted}, got {given.shape}")
         if isinstance(space, spaces.Box):
-            given = given.astype(space.dtype)
             if not np.isfinite(given).all():
                 row = int(np.nonzero(~np.isfinite(given.reshape(len(given), -1)).all(1))[0][0])
                 raise ValueError(f"actions must be finite numbers, got {given[row].tolist()} in row {row}")
-            return np.clip(given, space.low, space.high)
+            return np.clip(given, space.low, space.high).astype(space.dtype)
         if given.dtype.kind not in "iu":
             raise TypeError(f"actions of {space} must be whole numbers, got {given.dtype}")
         assert isinstance(space, (spaces.Discrete, spaces.MultiDiscrete))
@@ -329,7 +331,9 @@ class TensorVectorEnv(VectorEnv):
 
     def _tensor(self, values: Any) -> Tensor:
         values = np.array(values)
-        return torch.as_tensor(values if values.dtype == np.uint8 else values.astype(np.float32), device=self.device)
+        if values.dtype != np.uint8:
+            values = require_finite(values.astype(np.float32), "an observation that the environment gave")
+        return torch.as_tensor(values, device=self.device)
 
     def render(self) -> Any:
         """Return what the vector environment draws: one image per environment."""
