@@ -75,12 +75,6 @@ def test_dict_observations_keep_the_last_and_show_the_first():
     assert obs["place"][0].item() <= 2.0
 
 
-def test_actions_are_clamped_to_their_bounds():
-    env = put(Walk(2), 0, 0)
-    env.step([[9.0], [-9.0]])
-    assert env.place.tolist() == [2.0, -1.0]
-
-
 def test_bad_actions_are_refused_with_their_place_and_nothing_moves():
     env = put(Walk(2), 0, 0)
     with pytest.raises(ValueError, match=r"shape \(2, 1\), got \(2,\)"):
@@ -94,11 +88,6 @@ def test_actions_of_a_policy_under_training_carry_no_gradient_into_the_world():
     env = put(Walk(1), 0)
     obs, reward, *_ = env.step(torch.ones(1, 1, requires_grad=True))
     assert not obs.requires_grad and not reward.requires_grad and not env.place.requires_grad
-
-
-def test_stepping_needs_a_start():
-    with pytest.raises(RuntimeError, match="reset"):
-        Walk(1).step([[0.0]])
 
 
 def test_without_autoreset_the_caller_resets_by_mask():
@@ -164,20 +153,6 @@ def test_staggered_starts_cut_the_first_episode_only():
     assert {length for found in lengths for length in found[1:]} == {4}
 
 
-def test_restored_states_go_on_alike():
-    env = Walk(3, limit=3)
-    env.reset(seed=1)
-    env.step(torch.ones(3, 1))
-    state = env.state()
-
-    def go_on():
-        return [env.step(torch.full((3, 1), 0.5))[0] for _ in range(6)]  # over an automatic reset
-
-    first = go_on()
-    env.restore(state)
-    assert all(torch.equal(a, b) for a, b in zip(first, go_on()))
-
-
 def test_a_state_of_another_world_is_refused():
     env = Walk(2)
     env.reset()
@@ -186,15 +161,6 @@ def test_a_state_of_another_world_is_refused():
         env.restore({k: v for k, v in state.items() if k != "place"})
     with pytest.raises(ValueError, match="shape"):
         Walk(3).restore(state)
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [({"num_envs": 0}, "num_envs"), ({"limit": True}, "max_episode_steps"), ({"render_mode": "human"}, "rgb_array")],
-)
-def test_bad_options_are_refused(options, said):
-    with pytest.raises(ValueError, match=said):
-        Walk(**options)
 
 
 def test_a_world_without_images_says_so():
@@ -229,10 +195,3 @@ def test_anything_with_act_and_reset_is_a_policy():
             pass
 
     assert isinstance(Still(), Policy)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")
-def test_tensors_stay_on_their_device():
-    env = Walk(2, device="cuda")
-    obs, _ = env.reset()
-    assert obs.is_cuda and env.step(torch.zeros(2, 1))[1].is_cuda

@@ -206,22 +206,6 @@ def test_a_trace_belongs_to_its_episode():
 
 
 @pytest.mark.parametrize(
-    ("world", "options", "said"),
-    [
-        (Reach, {"observation": "image"}, "observation"),
-        (Reach, {"start_width": -1}, "start_width"),
-        (Reach, {"action_noise": float("nan")}, "action_noise"),
-        (Reach, {"image_size": 4}, "image_size"),
-        (WalledReach, {"crash_cost": -1}, "crash_cost"),
-        (WaypointReach, {"task": "E"}, "one of"),
-    ],
-)
-def test_bad_options_are_refused(world, options, said):
-    with pytest.raises(ValueError, match=said):
-        world(1, **options)
-
-
-@pytest.mark.parametrize(
     ("options", "said"),
     [({"speed": 0}, "speed"), ({"speed": (0.9, 0.1)}, "speed"), ({"noise": -1}, "noise"), ({"gap": "left"}, "gap"),
      ({"task": "A"}, "one task")],

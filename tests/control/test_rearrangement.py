@@ -503,20 +503,6 @@ def test_the_fetch_has_to_call_stop_and_not_before_its_sixth_step():
     assert infos["success"].item() and reward.item() == 10.0
 
 
-def test_staggered_first_episodes_end_at_the_limit_minus_the_copys_number():
-    env = Rearrangement(7, max_episode_steps=5, episodes=50)
-    env.reset(seed=0)
-    env.stagger()
-    ends = {i: [] for i in range(7)}
-    for t in range(1, 16):
-        *_, infos = env.step(torch.zeros(7, 4))
-        for i in infos.get("_episode", torch.zeros(7, dtype=torch.bool)).nonzero()[:, 0].tolist():
-            ends[i].append(t)
-    for i in range(7):
-        first = 5 - i % 5
-        assert ends[i] == list(range(first, 16, 5))
-
-
 def test_all_episodes_are_counted_in_the_order_of_the_list():
     class Grasping:
         def act(self, obs, *, deterministic=True):
@@ -585,39 +571,6 @@ def test_a_batch_equals_single_worlds_bit_for_bit(robot):
             if name != "cursor":
                 assert torch.equal(getattr(single, name)[0], getattr(batch, name)[i]), name
     assert grasps >= n
-
-
-SHUFFLED = {}
-
-
-@settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 2**31 - 1))
-def test_permuting_copies_permutes_what_they_return(seed):
-    if not SHUFFLED:
-        SHUFFLED.update(a=Rearrangement(12, task="rearrange", max_episode_steps=7, episodes=99))
-        SHUFFLED["b"] = Rearrangement(12, task="rearrange", episodes=SHUFFLED["a"].episodes, max_episode_steps=7)
-    a, b = SHUFFLED["a"], SHUFFLED["b"]
-    order = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
-    a.reset(seed=seed)
-    b.reset(seed=seed)
-    b.restore({k: v[order].clone() for k, v in a.state().items()})
-    for x in moving(10, 12, 4, seed):
-        one, two = a.step(x), b.step(x[order])
-        for p, q in zip(one[:4], two[:4]):
-            assert torch.equal(p[order], q)
-
-
-def test_state_is_restored_to_the_bit():
-    env = Rearrangement(6, task="rearrange", max_episode_steps=9, episodes=40)
-    env.reset(seed=0)
-    a = moving(30, 6, 4)
-    for x in a[:10]:
-        env.step(x)
-    kept = env.state()
-    wanted = [env.step(x) for x in a[10:]]
-    env.restore(kept)
-    for x, want in zip(a[10:], wanted):
-        assert all(torch.equal(p, q) for p, q in zip(env.step(x)[:4], want[:4]))
 
 
 def plain_module():
@@ -742,20 +695,6 @@ def test_bad_scenes_say_where(tmp_path):
         Rearrangement(1, scene={**EMPTY, "bounds": [[0, 0], [0.2, 0.2]]})
 
 
-def test_bad_options_are_refused():
-    for options, message in (
-        ({"robot": "humanoid"}, "unknown robot"),
-        ({"task": "fly"}, "task must be one of"),
-        ({"order": "twice"}, "order must be one of"),
-        ({"scene": "moon"}, "unknown scene"),
-        ({"tau": 0.0}, "tau must be"),
-        ({"images": ("sound",)}, "images may be"),
-        ({"episodes": 0}, "episodes must be"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            Rearrangement(1, **options)
-
-
 def test_sampled_episodes_follow_their_seed_and_are_possible():
     a, b, c = (Rearrangement(1, episodes=60, episode_seed=s).episodes for s in (0, 0, 1))
     assert np.array_equal(a.start, b.start) and not np.array_equal(a.start, c.start)
@@ -764,17 +703,6 @@ def test_sampled_episodes_follow_their_seed_and_are_possible():
     tops = {round(c[1] + h[1], 4) for c, h in built_in_scene("flat").stages[0].boxes}
     base = env.episodes.objects[:, :, 1] - env.halves[:, 1].numpy()
     assert {round(float(v), 4) for v in base.ravel()} <= tops
-
-
-def test_gymnasium_makes_one_and_many():
-    for env_id, d in (("anytask/Rearrangement-v0", 4), ("anytask/FetchRearrangement-v0", 11)):
-        env = gymnasium.make(env_id, render_mode="rgb_array", disable_env_checker=True)
-        obs, _ = env.reset(seed=3)
-        assert env.observation_space.contains(obs) and env.action_space.shape == (d,)
-        obs, *_ = env.step(env.action_space.sample())
-        assert env.observation_space.contains(obs)
-        image = env.render()
-        assert image.dtype == np.uint8 and image.shape[2] == 3 and len(np.unique(image.reshape(-1, 3), axis=0)) > 5
 
 
 def test_the_image_shows_where_things_are():

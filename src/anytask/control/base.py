@@ -9,7 +9,7 @@ An environment is a :class:`gymnasium.vector.VectorEnv`. Those of this package, 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import gymnasium
@@ -20,6 +20,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from anytask.control.parts.counter_rng import CounterRandom
+from anytask.core.settings import Settings
 
 __all__ = ["BatchedEnv", "Policy", "SingleEnv"]
 
@@ -79,7 +80,12 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
     """
 
     env_id: ClassVar[str | None] = None  # Gymnasium id of the class, for the environments of this package
+    settings_class: ClassVar[type[Settings]] = Settings  # what can be chosen, as keywords of the constructor
     STATE: ClassVar[tuple[str, ...]] = ()  # attributes that hold the world's state, each (n, ...)
+    #: State that rewards or success depend on although no observation shows it, each with the reason.
+    UNOBSERVED: ClassVar[Mapping[str, str]] = {
+        "limits": "the first episodes that stagger() cuts short end unannounced, so that resets spread over time"
+    }
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's own form)
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import gymnasium
@@ -104,6 +104,15 @@ class Rearrangement(World, BatchedEnv):
     STATE: ClassVar[tuple[str, ...]] = (
         *World.STATE, "picked", "episode", "cursor", "disabled", "last_action", "object_distance", "goal_distance",
     )  # fmt: skip
+    UNOBSERVED: ClassVar[Mapping[str, str]] = {
+        **BatchedEnv.UNOBSERVED,
+        "object_distance": "the distance from gripper to object one step before, as it was sensed then",
+        "goal_distance": "the distance from object to goal one step before, as it was sensed then",
+        "last_action": "the policy's own action one step before, which it may be given as an input",
+        "held_clear": "whether the held box still overlaps what it was grasped out of, which hinders no motion",
+        "contact": "whether the body still overlaps a box that was put down, which hinders no motion",
+        "disabled": "with order='once', environments that have no episode left: nothing is learned or counted there",
+    }
 
     def __init__(
         self,
@@ -271,6 +280,11 @@ class FetchRearrangement(Rearrangement):
 
     env_id = "anytask/FetchRearrangement-v0"
     settings_class: ClassVar[type[Settings]] = FetchSettings
+    UNOBSERVED: ClassVar[Mapping[str, str]] = {
+        **Rearrangement.UNOBSERVED,
+        "objects": "the paper's robot senses where the target stood at the start; track_object=True senses where it is",
+        "target": "the number of the target alone: where it stood at the start is observed",
+    }
 
 
 def _lengths(place: Tensor, effector: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:

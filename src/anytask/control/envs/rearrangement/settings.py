@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 
-from anytask.control.envs.rearrangement.scene import ROBOTS, EpisodeList
+from anytask.control.envs.rearrangement.scene import ROBOTS, EpisodeList, Robot, Scene
 from anytask.core.settings import Settings, choice, flag, free, numbers, real, whole
 
 __all__ = ["FetchSettings", "RearrangementSettings"]
@@ -16,8 +17,21 @@ TASKS = ("pick", "rearrange", "simple-place")
 
 
 def _robot(value: Any) -> None:
-    if isinstance(value, str) and value not in ROBOTS:
+    if not (isinstance(value, Robot) or (isinstance(value, str) and value in ROBOTS)):
         raise ValueError(f"unknown robot {value!r}; built in are {', '.join(ROBOTS)}")
+
+
+def _scene(value: Any) -> None:
+    if not (value is None or isinstance(value, (str, os.PathLike, Mapping, Scene))):
+        raise TypeError(f"scene must be a name, a JSON file, a mapping or a Scene, got {value!r}")
+
+
+def _yes_no_or_none(name: str) -> Any:
+    def check(value: Any) -> None:
+        if not (value is None or isinstance(value, (bool, np.bool_))):
+            raise ValueError(f"{name} must be True, False or None, got {value!r}")
+
+    return check
 
 
 def _episodes(value: Any) -> None:
@@ -27,8 +41,8 @@ def _episodes(value: Any) -> None:
 
 
 def _images(value: Any) -> None:
-    if isinstance(value, str) or not isinstance(value, Sequence) or (unknown := set(value) - {"depth", "rgb"}):
-        raise ValueError(f"images may be 'depth' and 'rgb', got {value if isinstance(value, str) else unknown!r}")
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(v in ("depth", "rgb") for v in value):
+        raise ValueError(f"images may be 'depth' and 'rgb', in a sequence, got {value!r}")
 
 
 def _render(value: Any) -> None:
@@ -36,11 +50,18 @@ def _render(value: Any) -> None:
         raise ValueError(f"render must be a function of environment and rows, got {value!r}")
 
 
+def _spaces(value: Any) -> None:
+    if not (value is None or isinstance(value, Mapping)):
+        raise ValueError(f"render_space must be a mapping of keys to spaces, got {value!r}")
+
+
 class _WorldSettings(Settings):
     """Where the robots are and how they move."""
 
     robot: Any = free("disc", "'disc', 'fetch' or a Robot", _robot)
-    scene: Any = free(None, "'arena', 'flat', a JSON file, a mapping or a Scene; None: by robot, planar ones 'arena'")
+    scene: Any = free(
+        None, "'arena', 'flat', a JSON file, a mapping or a Scene; None: by robot, planar ones 'arena'", _scene
+    )
     episodes: Any = free(
         None, "an EpisodeList, or how many to sample; None: those of the scene, else 4,000 sampled ones", _episodes
     )
@@ -64,7 +85,9 @@ class _SensorSettings(Settings):
     ray_range: float = real(4.0, "metres at which a ray reads 1", above=0)
     relative_sensors: bool = flag(True, "sense the four vectors from base and gripper to object and goal")
     track_object: Any = free(
-        None, "sense where the target is, not where it stood at the start (the paper's); None: for planar robots"
+        None,
+        "sense where the target is, not where it stood at the start (the paper's); None: for planar robots",
+        _yes_no_or_none("track_object"),
     )
     observe_picked: bool = flag(True, "sense whether the target was ever grasped, on which bonus and success depend")
     images: Sequence[str] = free((), "images of the head camera: 'depth', 'rgb' or both", _images)
@@ -72,7 +95,7 @@ class _SensorSettings(Settings):
         (32, 32), "height and width in pixels; the paper's are (128, 128)", at_least=1, integers=True, length=2
     )
     render: Any = free(None, "own renderer: render(env, rows) -> {key: (m, ...) tensor}; rows None: all", _render)
-    render_space: Any = free(None, "spaces of what the own renderer returns, by key")
+    render_space: Any = free(None, "spaces of what the own renderer returns, by key", _spaces)
 
 
 class _RewardSettings(Settings):
@@ -96,6 +119,7 @@ class _RewardSettings(Settings):
         None,
         "end as failed when a wrong object is held or the object is released away from the goal (the paper's);"
         " None: for all but planar robots, which may pick up again what they dropped",
+        _yes_no_or_none("drop_is_fail"),
     )
     timeouts_terminate: bool = flag(True, "the time limit is a failure, as in the paper's code, and no truncation")
 
@@ -114,11 +138,8 @@ class RearrangementSettings(_WorldSettings, _SensorSettings, _RewardSettings):
     """
 
     def _check_settings(self) -> None:
-        if self.render is not None and not isinstance(self.render_space, Mapping):
+        if self.render is not None and not self.render_space:
             raise ValueError("render needs render_space, the spaces of what it returns by key")
-        for name in ("track_object", "drop_is_fail"):
-            if not (getattr(self, name) is None or isinstance(getattr(self, name), (bool, np.bool_))):
-                raise ValueError(f"{name} must be True, False or None, got {getattr(self, name)!r}")
 
     def of_robot(self) -> Self:
         """Return the settings with the robot in place of its name, and its own values in place of None."""
