@@ -12,10 +12,7 @@ import numpy as np
 
 from anytask.app.catalogue.page import timeline
 from anytask.app.catalogue.search import CatalogueSearch
-from anytask.app.nero import page as nero_page
-from anytask.app.nero import views as nero_views
-from anytask.app.nero.data import NeroLibrary
-from anytask.app.nero.views import Drawer
+from anytask.app.nero.data import NeroLibrary, result_csv
 from anytask.app.results.data import StoreView, ranking_csv, runs_csv
 from anytask.app.results.page import STATES
 from anytask.app.results.panel import panel, runs_table
@@ -26,6 +23,7 @@ from anytask.bench.registration import record_of
 from anytask.bench.stored import StoredData, StoredProblem
 from anytask.catalogue import SYSTEMS
 from anytask.evaluate import NERO
+from anytask.evaluate.nero.report import render
 from anytask.evaluate.parts.planar_groups import Rotations
 from anytask.problems.base import Entrant
 
@@ -83,24 +81,20 @@ def report(comparisons: int, entrants: int, seeds: int) -> None:
 
 
 def nero(samples: int) -> None:
-    """Time what dragging a slider of the NERO page asks for, of 73 rotations of each sample."""
+    """Time what the server does for the NERO page, of 73 rotations of each sample; the page links its views itself."""
     rng = np.random.default_rng(0)
     X, y = rng.uniform(size=(samples, 8, 8)), np.arange(samples) % 10
     answers = [rng.dirichlet(np.ones(10), size=73 * samples) for _ in range(2)]
     models = {f"m{k}": (lambda X, k=k: answers[k][: len(X)]) for k in range(2)}
     library = NeroLibrary(results=[NERO(Rotations()).evaluate(models, X, y)])
     source = library.sources[0].id
-    drawer = Drawer(library.get)
-    asked = nero_views.ask(library.get(source), source, second="m1")
-    drawer.samples(asked, "pca", "mean", 0), drawer.detail(asked, 0, 0)  # imports, and the map of the metric
     print(f"NERO page, two models on {samples} samples")
-    timed("aggregate plot at another element", lambda: drawer.aggregate(asked, 1))
-    timed("sample map by variance", lambda: drawer.samples(asked, "pca", "variance", 1))
-    timed("orbit of another sample", lambda: drawer.individual(asked, 1, 1))
-    timed("detail of another sample", lambda: drawer.detail(asked, 1, 1))
-    timed("a chosen sample", lambda: nero_page.chosen_sample(library, asked, "mean", "nero-rank", None, 1, None))
-    timed("facts of an element", lambda: nero_page.facts(library, asked, 1, 1))
-    timed("summary of the models", lambda: nero_page.summaries(library, asked))
+    timed("the linked views", lambda: library.page(source, "/more"))
+    timed("the same again", lambda: library.page(source, "/more"))
+    timed("details of one sample", lambda: library.more(source, None, 1))
+    timed("sample maps by Isomap", lambda: library.more(source, "isomap", None))
+    timed("the report", lambda: render(library.get(source), "report"))
+    timed("CSV of the samples", lambda: result_csv(library.get(source), "samples"))
 
 
 def main() -> None:

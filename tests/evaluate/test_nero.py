@@ -356,7 +356,7 @@ def test_nan_outputs_are_failures_that_name_the_element_and_end_it_when_they_are
     ("call", "message"),
     [
         (lambda: NERO(cyclic(4), consensus=False).evaluate(linear, X), "labels and consensus are both absent"),
-        (lambda: NERO(cyclic(4)).evaluate(linear, X, Y[:5]), "12 samples and y has 5"),
+        (lambda: NERO(cyclic(4)).evaluate(linear, X, Y[:5]), "12 rows and y has 5"),
         (lambda: NERO(cyclic(4)).evaluate(linear, X[:0], Y[:0]), "at least one sample"),
         (lambda: NERO(cyclic(4)).evaluate(linear, X, Y + 5), "label 5 in y is none of the classes"),
         (lambda: NERO(cyclic(4)).evaluate(lambda x: linear(x)[:2], X, Y), "returned 2 outputs for"),

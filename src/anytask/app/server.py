@@ -296,7 +296,7 @@ def _protect(app: dash.Dash, host: str) -> None:
 
     @app.server.after_request
     def restrict(response: Response) -> Response:
-        response.headers["Content-Security-Policy"] = policy
+        response.headers.setdefault("Content-Security-Policy", policy)  # a page in a frame has one of its own
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"
         return response

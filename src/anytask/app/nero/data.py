@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +18,7 @@ logger = logging.getLogger(__name__)
 #: The id and the name of the example that the page computes.
 EXAMPLE, EXAMPLE_NAME = "example", "digits: plain against augmented network"
 _STATE_FILE = "state.json"  # what NeroResult.save leaves in a folder
-_CLASS = "anytask.evaluate.nero.result:NeroResult"
+_MOST_SAMPLES, _FIRST_BYTES = 2000, 1_000_000
 
 
 class NotShown(Exception):
@@ -36,49 +34,34 @@ class Source:
     folder: Path | None = None
 
 
-@dataclass
-class Job:
+class Job(threading.Thread):
     """Work in a thread of its own, such as computing the example, watched by the page.
 
     Parameters
     ----------
     work : callable
-        ``work(progress) -> outcome``; calls ``progress`` with the finished share in [0, 1].
+        ``work(progress)``; calls ``progress`` with the finished share in [0, 1].
 
     Attributes
     ----------
-    state : str
-        "running", "done" or "failed".
     share : float
         Finished share.
-    outcome : object
-        What ``work`` returned.
     error : str
-        Why it failed.
+        Why it failed; "" while it runs, and if it did not fail.
     """
 
-    work: Callable[[Callable[[float], None]], Any]
-    state: str = "running"
-    share: float = 0.0
-    outcome: Any = None
-    error: str = ""
-    thread: threading.Thread = field(init=False)
+    def __init__(self, work: Callable[[Callable[[float], None]], Any]) -> None:
+        super().__init__(name="nero-job", daemon=True)
+        self.work, self.share, self.error = work, 0.0, ""
+        self.start()
 
-    def __post_init__(self) -> None:
-        self.thread = threading.Thread(target=self._run, name="nero-job", daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Do the work."""
         try:
-            self.outcome = self.work(self._note)
+            self.work(lambda share: setattr(self, "share", float(share)))
         except Exception as error:
-            logger.exception("a job of the NERO page failed")
-            self.error, self.state = f"{type(error).__name__}: {error}", "failed"
-        else:
-            self.share, self.state = 1.0, "done"
-
-    def _note(self, share: float) -> None:
-        self.share = float(share)
+            logger.exception("the example of the NERO page failed")
+            self.error = f"{type(error).__name__}: {error}"
 
 
 class NeroLibrary:
@@ -111,20 +94,18 @@ class NeroLibrary:
         results: Mapping[str, NeroResult] | Iterable[NeroResult] = (),
     ) -> None:
         self._lock = threading.RLock()
-        self._results: dict[str, NeroResult] = {}
-        self._unreadable: dict[str, str] = {}
-        self._jobs: dict[str, Job] = {}
-        sources: list[Source] = []
-        for name, result in _named(results):
-            source = Source(f"result-{len(sources) + 1}", name)
-            self._results[source.id] = result
-            sources.append(source)
-        found = list(_result_folders(folders))
+        self._pages: dict[str, str] = {}
+        self.example: Job | None = None
+        named = _named(results)
+        found = [folder for given in folders for folder in _result_folders(Path(given))]
         names = [folder.resolve().name for folder in found]
-        for folder, name in zip(found, names):
-            unique = name if names.count(name) == 1 else str(folder)
-            sources.append(Source(f"result-{len(sources) + 1}", unique, folder))
-        self.sources: tuple[Source, ...] = (*sources, Source(EXAMPLE, EXAMPLE_NAME))
+        names = [name if names.count(name) == 1 else str(folder) for folder, name in zip(found, names)]
+        listed = [*((name, None) for name, _ in named), *zip(names, found)]
+        self.sources = (
+            *(Source(f"result-{k}", *one) for k, one in enumerate(listed, 1)),
+            Source(EXAMPLE, EXAMPLE_NAME),
+        )
+        self._results = {source.id: result for source, (_, result) in zip(self.sources, named)}
 
     def source(self, id: str | None) -> Source:
         """Return the source of this id, or the first one."""
@@ -143,69 +124,49 @@ class NeroLibrary:
             If its folder is damaged or gone, or the example has not been computed.
         """
         with self._lock:
-            if id in self._results:
-                return self._results[id]
-            if id in self._unreadable:
-                raise NotShown(self._unreadable[id])
-            source = self.source(id)
-            if source.id != id or source.folder is None:
-                raise NotShown("The example has not been computed yet.")
-            try:
+            if id not in self._results:
+                source = self.source(id)
+                if source.id != id or source.folder is None:
+                    raise NotShown("The example has not been computed yet.")
                 self._results[id] = _read(source.folder)
-            except NotShown as error:
-                self._unreadable[id] = str(error)
-                raise
             return self._results[id]
 
-    def read_again(self, id: str) -> None:
-        """Forget that a folder could not be read, so that the next look tries again."""
+    def page(self, id: str, more: str) -> str:
+        """Return the linked views of a result as HTML, made once; they ask for what they do not hold at ``more``."""
+        from anytask.evaluate.nero.report import render
+
         with self._lock:
-            self._unreadable.pop(id, None)
+            if id not in self._pages:
+                title = f"NERO: {self.source(id).name}"
+                self._pages[id] = render(
+                    self.get(id), title, _MOST_SAMPLES, _FIRST_BYTES, methods=("pca",), more=more
+                )  # fmt: skip
+            return self._pages[id]
 
-    # -- work in the background ---------------------------------------------------------------------------------------
+    def more(self, id: str, method: str | None, sample: int | None) -> Any:
+        """Return the sample maps of a method, or the details of a sample, which a page of :meth:`page` asked for."""
+        from anytask.evaluate.nero import report
 
-    def job(self, key: str) -> Job | None:
-        """Return the job of this key (:data:`EXAMPLE`, or ``report:ID``), if one was started."""
-        return self._jobs.get(key)
+        result = self.get(id)
+        with self._lock:
+            if method is not None:
+                return report.points(result, method, _MOST_SAMPLES)
+            return report.details(result, [sample]) if sample is not None and 0 <= sample < len(result) else {}
 
-    def compute_example(self) -> Job:
+    def compute_example(self) -> None:
         """Start to compute the example, unless that is under way or done."""
 
         def work(progress: Callable[[float], None]) -> None:
             from anytask.app.nero.example import digits_example
 
-            result = digits_example(progress=progress)
-            with self._lock:
-                self._results[EXAMPLE] = result
+            self._results[EXAMPLE] = digits_example(progress=progress)
 
-        return self._start(EXAMPLE, work)
-
-    def make_report(self, id: str) -> Job:
-        """Start to write the self-contained report of a result; the outcome of the job is its bytes."""
-        result, name = self.get(id), self.source(id).name
-
-        def work(progress: Callable[[float], None]) -> bytes:
-            return report_bytes(result, name)
-
-        return self._start(f"report:{id}", work)
-
-    def _start(self, key: str, work: Callable[[Callable[[float], None]], Any]) -> Job:
         with self._lock:
-            job = self._jobs.get(key)
-            if job is None or job.state == "failed":
-                job = self._jobs[key] = Job(work)
-            return job
+            if self.example is None or self.example.error:
+                self.example = Job(work)
 
 
-def report_bytes(result: NeroResult, name: str) -> bytes:
-    """Return the static report as the bytes of one HTML file."""
-    with tempfile.TemporaryDirectory(prefix="anytask-nero-") as folder:
-        path = Path(folder) / "report.html"
-        result.to_html(path, title=f"NERO: {name}")
-        return path.read_bytes()
-
-
-def result_csv(result: NeroResult, which: str, metric: str | None = None, reference: str | None = None) -> str:
+def result_csv(result: NeroResult, which: str) -> str:
     """Return a table as CSV.
 
     Parameters
@@ -213,65 +174,25 @@ def result_csv(result: NeroResult, which: str, metric: str | None = None, refere
     result : NeroResult
         The result.
     which : {"summary", "samples", "orbit"}
-        One row per model, reference and metric; one per model and sample; or the aggregate curves, one per element.
-    metric, reference : str, optional
-        For "samples" and "orbit": which values.
+        One row per reference, metric and model; one per sample of each; or the aggregate curves, one row per element.
     """
     import pandas as pd
 
-    buffer = io.StringIO()
-    if which == "summary":
-        result.table().to_csv(buffer, index=False)
-    elif which == "samples":
-        frame = result.per_sample(metric, reference).reset_index()
-        if result.task == "classification" and result.y is not None:
-            frame.insert(2, "label", [result.labels()[i] for i in frame["sample"]])
-        frame.to_csv(buffer, index=False)
-    elif which == "orbit":
-        curves = result.aggregate(metric, reference)
-        columns = dict(zip(result.group.axes, result.group.coords.T))
-        frame = pd.DataFrame({"element": result.group.labels, **columns, **dict(zip(result.models, curves))})
-        frame.to_csv(buffer, index=False)
-    else:
+    if which not in ("summary", "samples", "orbit"):
         raise ValueError(f"which must be summary, samples or orbit, got {which!r}")
-    return buffer.getvalue()
-
-
-def consensus_facts(result: NeroResult, model: str, rows: Any) -> dict[str, float | None]:
-    """Return how far the consensus of a model can be trusted on some samples.
-
-    ``agreement``, ``coverage`` and ``residual`` are those of :class:`~anytask.evaluate.nero.consensus.Consensus`, and
-    ``correct`` is the share of consensus classes that are the real labels. ``error_name`` and ``error`` measure the
-    consensus of other tasks against the real labels, on inputs as they are. None where there is nothing to measure.
-    """
-    import numpy as np
-
-    agreed, truth = result.consensus.get(model), result.truth(model)
-    if agreed is None:
-        return {}
-    facts: dict[str, Any] = {name: _mean(getattr(agreed, name)[rows]) for name in ("agreement", "coverage", "residual")}
-    if truth is None:
-        return facts
-    if result.task == "classification":
-        good = np.isfinite(agreed.value[rows]).all(axis=1)
-        facts["correct"] = _mean(agreed.value[rows][good].argmax(axis=1) == truth[rows][good])
-        return facts
-    from anytask.evaluate.nero.metrics import TASKS
-
-    pick = (lambda all_: [all_[i] for i in rows]) if isinstance(agreed.value, list) else (lambda all_: all_[rows])
-    task = TASKS[result.task](result.kind)
-    metric = "iou" if result.task == "detection" else next(iter(task.metrics))
-    facts["error_name"] = task.metrics[metric].label
-    facts["error"] = _mean(task.measure(pick(agreed.value), pick(truth))[metric])
-    return facts
-
-
-def _mean(values: Any) -> float | None:
-    import numpy as np
-
-    values = np.asarray(values, dtype=float)
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if len(values) else None
+    if which == "summary":
+        return result.table().to_csv(index=False)
+    keys, frames = [(r, m) for r in result.references for m in result.metrics], []
+    for reference, metric in keys:
+        if which == "samples":
+            frame = result.per_sample(metric, reference).reset_index()
+            if result.task == "classification" and result.y is not None:
+                frame.insert(2, "label", [result.labels()[i] for i in frame["sample"]])
+        else:
+            columns = {"element": result.group.labels, **dict(zip(result.group.axes, result.group.coords.T))}
+            frame = pd.DataFrame(columns | dict(zip(result.models, result.aggregate(metric, reference))))
+        frames.append(frame)
+    return pd.concat(frames, keys=keys, names=["reference", "metric"]).droplevel(2).to_csv()
 
 
 def _named(results: Any) -> list[tuple[str, NeroResult]]:
@@ -282,26 +203,17 @@ def _named(results: Any) -> list[tuple[str, NeroResult]]:
         if not isinstance(result, NeroResult):
             raise TypeError(f"results must be NeroResult objects, got {type(result).__name__}")
     return [
-        (str(name) if name is not None else f"{' against '.join(result.models)} ({k})", result)
-        for k, (name, result) in enumerate(pairs, 1)
+        (str(n) if n is not None else f"{' against '.join(r.models)} ({k})", r) for k, (n, r) in enumerate(pairs, 1)
     ]
 
 
-def _result_folders(folders: Iterable[str | os.PathLike[str]]) -> Iterable[Path]:
-    for given in folders:
-        folder = Path(given)
-        if not folder.is_dir():
-            raise ValueError(f"{folder} is no folder; NeroResult.save(folder) makes one")
-        inside = [] if (folder / _STATE_FILE).exists() else sorted(folder.glob(f"*/{_STATE_FILE}"))
-        mine = [path.parent for path in inside if _is_result(path)]
-        yield from mine or [folder]
+def _result_folders(folder: Path) -> list[Path]:
+    from anytask.evaluate.nero.result import SAVED_AS
 
-
-def _is_result(path: Path) -> bool:
-    try:
-        return f'"{_CLASS}"' in path.read_text("utf-8", errors="replace")
-    except OSError:
-        return False
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; NeroResult.save(folder) makes one")
+    inside = [] if (folder / _STATE_FILE).exists() else sorted(folder.glob(f"*/{_STATE_FILE}"))
+    return [f.parent for f in inside if f'"{SAVED_AS}"' in f.read_text("utf-8", errors="replace")] or [folder]
 
 
 def _read(folder: Path) -> NeroResult:

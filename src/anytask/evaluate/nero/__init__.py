@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
+import attrs
 import numpy as np
 
-from anytask.evaluate.nero.adapters import as_predictor
+from anytask.core.checks import check_same_length
+from anytask.core.devices import resolve_device
+from anytask.core.progress import Progress, portion
+from anytask.core.settings import Settings, choice, flag, free, real, text, whole
+from anytask.evaluate.nero.adapters import as_predictor, to_numpy
 from anytask.evaluate.nero.metrics import TASKS, NeroMetric
-from anytask.evaluate.nero.outputs import BadOutput
 from anytask.evaluate.nero.result import NeroResult
-from anytask.evaluate.nero.run import ModelRun
+from anytask.evaluate.nero.runs import BadOutput, ModelRun, check_finite
 from anytask.evaluate.parts.planar_groups import cyclic
 from anytask.evaluate.parts.transforms import Transforms, make_group
 
@@ -21,7 +27,22 @@ __all__ = ["NERO", "cyclic", "evaluate", "make_group"]
 _BATCH_BYTES = 1 << 26
 
 
-class NERO:
+def _group(group: Transforms | str) -> Transforms:
+    made = make_group(group) if isinstance(group, str) else group
+    if not isinstance(made, Transforms):
+        raise TypeError(f"group must be a Transforms or the name of a group, got {type(group).__name__}")
+    return made
+
+
+def _maybe(name: str) -> Callable[[Any], None]:
+    def check(value: Any) -> None:
+        if value not in (True, False, None):
+            raise ValueError(f"{name} must be True, False or None, got {value!r}")
+
+    return check
+
+
+class NERO(Settings):
     """Non-Equivariance Revealed on Orbits (Zhao et al., 2023).
 
     A test score says how often a model is right on inputs as they are. NERO changes every input by all elements of a
@@ -42,7 +63,7 @@ class NERO:
 
     Parameters
     ----------
-    group : Transforms, or str
+    group : Transforms, or str, default "rotations"
         The elements and their actions: :class:`~anytask.evaluate.parts.planar_groups.Rotations` and its neighbors, or
         a name that :func:`anytask.evaluate.parts.transforms.make_group` knows. Transforms without inverse
         give no consensus.
@@ -103,7 +124,7 @@ class NERO:
     once, and count once in every average. A sample on which a model raises, or answers NaN, is left out for this model
     and listed in ``result.failures``.
 
-    ``result.explore()`` opens the linked views in the browser, on the NERO page of ``anytask app``.
+    ``result.to_html(path)`` writes the linked views as one file, and ``anytask app --nero FOLDER`` shows saved results.
 
     Departures from the paper
     -------------------------
@@ -120,47 +141,29 @@ class NERO:
 
     sees: ClassVar[str] = "none"
 
-    def __init__(
-        self,
-        group: Transforms | str,
-        *,
-        task: str = "auto",
-        psi: str | None = None,
-        metrics: Sequence[str | NeroMetric] | Mapping[str, Callable[[Any, Any], Any]] | None = None,
-        consensus: bool = True,
-        undo: bool = True,
-        logits: bool | None = None,
-        classes: Sequence[Any] | None = None,
-        iou_threshold: float = 0.5,
-        score_threshold: float = 0.5,
-        pixel_offset: int = 0,
-        batch_size: int | None = None,
-        keep_outputs: bool | None = None,
-        device: str = "auto",
-    ) -> None:
-        self.group = group
-        self.task = task
-        self.psi = psi
-        self.metrics = metrics
-        self.consensus = consensus
-        self.undo = undo
-        self.logits = logits
-        self.classes = classes
-        self.iou_threshold = iou_threshold
-        self.score_threshold = score_threshold
-        self.pixel_offset = pixel_offset
-        self.batch_size = batch_size
-        self.keep_outputs = keep_outputs
-        self.device = device
+    group: Transforms | str = free("rotations", "the changes to inputs: a Transforms, or the name of a group", _group)
+    task: str = choice("auto", ("auto", *TASKS), "what the outputs are; 'auto' looks at them")
+    psi: str | None = text(None, "kind of output that psi acts on, for regression; None: numbers stay", optional=True)
+    metrics: Sequence[str | NeroMetric] | Mapping[str, Callable[[Any, Any], Any]] | None = free(
+        None, "what to measure; None: all metrics of the task"
+    )
+    consensus: bool = flag(True, "compute consensus and residuals too, where the group allows it")
+    undo: bool = flag(True, "form the consensus with psi^-1")
+    logits: bool | None = free(None, "class outputs are logits; None: unless they are probabilities", _maybe("logits"))
+    classes: Sequence[Any] | None = free(None, "labels of the columns; None: those the model knows, else 0, 1, ...")
+    iou_threshold: float = real(0.5, "least IoU of a match", above=0, at_most=1)
+    score_threshold: float = real(0.5, "least score that precision, recall and F count", at_least=0, at_most=1)
+    pixel_offset: int = whole(0, "1: sides of boxes are x2 - x1 + 1", at_least=0, at_most=1)
+    batch_size: int | None = whole(None, "most inputs in one call; None: as fit in 64 MB, at most 4096", optional=True)
+    keep_outputs: bool | None = free(
+        None, "keep outputs for details; None: if they fit in 256 MB", _maybe("keep_outputs")
+    )
+    device: str = free("auto", "where torch modules run; 'auto' leaves them where they are", resolve_device)
 
-    def evaluate(
-        self,
-        models: Any,
-        X: Any,
-        y: Any = None,
-        *,
-        progress: Callable[[float], None] | None = None,
-    ) -> NeroResult:
+    def __init__(self, group: Transforms | str = "rotations", **settings: Any) -> None:
+        self.__attrs_init__(group=group, **settings)  # made by attrs
+
+    def evaluate(self, models: Any, X: Any, y: Any = None, *, progress: Progress | None = None) -> NeroResult:
         """Evaluate one or several models on the orbits of all samples.
 
         Parameters
@@ -179,41 +182,28 @@ class NERO:
         NeroResult
             Values, summaries, figures and the HTML report.
         """
-        group = make_group(self.group) if isinstance(self.group, str) else self.group
-        if not isinstance(group, Transforms):
-            raise TypeError(f"group must be a Transforms or the name of a group, got {type(group).__name__}")
-        if self.task != "auto" and self.task not in TASKS:
-            raise ValueError(f"task must be auto or one of {', '.join(TASKS)}, got {self.task!r}")
         if y is None and not self.consensus:
             raise ValueError("labels and consensus are both absent: give y, or leave consensus on")
-        tensors = hasattr(X, "detach")
-        X = _checked_inputs(X)
-        if y is not None and len(y) != len(X):
-            raise ValueError(f"X has {len(X)} samples and y has {len(y)} labels: they must match")
-        first = group.phi(group.elements[0], np.asarray(X[:1]))  # raises here, at the door, if inputs do not fit
-        named = _named(models)
+        group, named, tensors = _group(self.group), _named(models), hasattr(X, "detach")
+        X, y = _checked_inputs(X), _checked_labels(y)
+        if y is not None:
+            check_same_length(X, y)
+        first = group.phi(group.elements[0], np.asarray(X[:1]))  # raises here, before anything ran, if X does not fit
+        batch = self.batch_size or int(np.clip(_BATCH_BYTES // max(first.nbytes, 1), 1, 4096))
+        elements_per_call = min(len(group.distinct), batch)  # whole orbits in one call where they fit
+        starts = range(0, len(X), max(1, batch // len(group.distinct)))
+        for begin in starts:
+            check_finite(np.asarray(X[begin : begin + starts.step]), "X", begin)
         runs = [
             ModelRun(name, as_predictor(model, device=self.device, tensors=tensors), self, group, X, y, first)
             for name, model in named.items()
         ]
-        start = time.perf_counter()
-        rows_per_chunk, elements_per_call = self._plan(first.nbytes, len(group.distinct))
-        n = len(X)
-        for begin in range(0, n, rows_per_chunk):
-            rows = np.arange(begin, min(begin + rows_per_chunk, n))
-            self._chunk(runs, group, np.asarray(X[begin : begin + rows_per_chunk]), rows, elements_per_call)
-            if progress is not None:
-                progress((rows[-1] + 1) / n)
+        start, tell = time.perf_counter(), portion(progress, 0, 1)
+        for begin in starts:
+            mine = np.asarray(X[begin : begin + starts.step])
+            self._chunk(runs, group, mine, begin + np.arange(len(mine)), elements_per_call)
+            tell((begin + len(mine)) / len(X))
         return self._result(runs, group, X, y, time.perf_counter() - start)
-
-    def _plan(self, bytes_per_input: int, m: int) -> tuple[int, int]:
-        """Return samples per chunk and elements per call: whole orbits in one call where they fit."""
-        batch = self.batch_size
-        if batch is None:
-            batch = int(np.clip(_BATCH_BYTES // max(bytes_per_input, 1), 1, 4096))
-        if batch < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch}")
-        return max(1, batch // m), min(m, batch)
 
     def _chunk(self, runs: list[ModelRun], group: Transforms, X: np.ndarray, rows: np.ndarray, per_call: int) -> None:
         """Evaluate all models on the orbits of a few samples, every transformed batch being made once."""
@@ -232,11 +222,9 @@ class NERO:
                     broken.add(run.name)  # some sample is to blame: they are tried one by one below
         for run in runs:
             if run.name not in broken:
-                try:
+                with suppress(BadOutput):
                     run.take(outputs[run.name], rows)
                     continue
-                except BadOutput:
-                    pass
             for j, row in enumerate(rows):
                 run.take_alone(X[j : j + 1], int(row), per_call)
 
@@ -250,15 +238,19 @@ class NERO:
         if len(set(tasks.values())) > 1:
             raise ValueError(f"the models answer different kinds of tasks: {tasks}")
         return NeroResult(
-            group=group,
-            task=runs[0].task,
-            X=X,
-            y=y,
-            shape=runs[0].shape,
-            parts={run.name: run.part() for run in runs},
-            failures=[failure for run in runs for failure in run.failures],
-            seconds=seconds,
-        )
+            group=group, task=runs[0].task, X=X, y=y, shape=runs[0].shape, parts={run.name: run.part() for run in runs},
+            failures=[failure for run in runs for failure in run.failures], seconds=seconds,
+        )  # fmt: skip
+
+
+# The group may be given by its place; get_params, clone and help read the names of all settings here.
+NERO.__init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+        *(inspect.Parameter(field.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=field.default)
+          for field in attrs.fields(NERO)),
+    ]
+)  # fmt: skip
 
 
 def evaluate(model: Any, data: Any, group: Transforms | str = "rotations", **options: Any) -> NeroResult:
@@ -296,24 +288,30 @@ def evaluate(model: Any, data: Any, group: Transforms | str = "rotations", **opt
 
 
 def _checked_inputs(X: Any) -> Any:
-    if hasattr(X, "detach"):
-        X = X.detach().cpu().numpy()
-    if isinstance(X, (list, tuple)):
+    X = X.detach().cpu().numpy() if hasattr(X, "detach") else X
+    if isinstance(X, (list, tuple)) or hasattr(X, "iloc"):
         X = np.asarray(X)
-    if not hasattr(X, "shape") or not hasattr(X, "__getitem__"):
+    if not hasattr(X, "shape") or not hasattr(X, "__getitem__") or not hasattr(X, "dtype"):
         raise TypeError(f"X must be an array or tensor of shape (n, ...), got {type(X).__name__}")
+    if X.dtype.kind not in "fiub":
+        raise TypeError(f"X must hold numbers, got {X.dtype}")
     if len(X.shape) < 2 or len(X) == 0:
         raise ValueError(f"X must hold at least one sample, shape (n, ...), got shape {tuple(X.shape)}")
     return X
 
 
+def _checked_labels(y: Any) -> Any:
+    """Return labels as an array, a column as a row; those of detections stay a list of dicts."""
+    if y is None or (isinstance(y, (list, tuple)) and len(y) and isinstance(y[0], Mapping)):
+        return y if y is None else list(y)
+    y = np.asarray(to_numpy(y))
+    return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+
+
 def _named(models: Any) -> dict[str, Any]:
-    if isinstance(models, Mapping):
-        named = {str(name): model for name, model in models.items()}
-    elif isinstance(models, (list, tuple)):
-        named = {f"model {k}": model for k, model in enumerate(models, 1)}
-    else:
-        named = {"model": models}
+    if isinstance(models, (list, tuple)):
+        models = {f"model {k}": model for k, model in enumerate(models, 1)}
+    named = {str(k): v for k, v in models.items()} if isinstance(models, Mapping) else {"model": models}
     if not named:
         raise ValueError("no model was given")
     return named

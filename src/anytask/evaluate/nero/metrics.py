@@ -381,10 +381,11 @@ def clean_detections(one: Any, where: str, *, truth: bool = False) -> dict[str, 
         labels = labels.astype(labels.dtype if labels.dtype.kind in "iuU" else np.int64)
     if not len(boxes) == len(scores) == len(labels):
         raise ValueError(f"{where}: {len(boxes)} boxes, {len(scores)} scores and {len(labels)} labels do not match")
-    if not truth and not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-        raise ValueError(f"{where}: the output holds NaN or infinite values")
-    if truth and not np.isfinite(boxes).all():
-        raise ValueError(f"{where}: the true boxes hold NaN or infinite values")
+    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+        raise ValueError(f"{where}: the {'true boxes hold' if truth else 'output holds'} NaN or infinite values")
+    if (turned := (boxes[:, 2:] < boxes[:, :2]).any(axis=1)).any():
+        k = int(turned.argmax())
+        raise ValueError(f"{where}: box {k} ends before it begins (x1, y1, x2, y2 = {boxes[k].tolist()})")
     return {"boxes": boxes, "scores": scores, "labels": labels}
 
 

@@ -1,13 +1,21 @@
-"""The NERO report: one HTML file with linked views that opens offline and needs nothing else."""
+"""The linked views of a NERO result as one HTML page, which the report is a file of, and the app shows.
+
+The page holds Plotly, the figures of :mod:`anytask.evaluate.nero.figures` without numbers, and the numbers; its script
+fills them in as things are chosen.
+"""
 
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from html import escape
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +23,20 @@ import numpy as np
 
 from anytask.core.colors import colour_of
 from anytask.core.files import write_whole
-from anytask.evaluate.nero import figures as nero_figures
-from anytask.evaluate.nero.outputs import move_targets
-from anytask.evaluate.nero.page import PAGE, SCRIPT, STYLE
-from anytask.evaluate.nero.result import NeroResult
-from anytask.evaluate.parts.planar_groups import PlanarGroup
-from anytask.evaluate.parts.transforms import Product, Transforms
+from anytask.evaluate.nero import detail, figures
+from anytask.evaluate.nero.metrics import TASKS
+from anytask.evaluate.nero.runs import move_targets
+from anytask.evaluate.nero.values import OrbitValues
 
-#: Forbids the browser to fetch anything: all that the page needs is in it.
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
-_MOST_ARROWS = 16
-_WORDS = {"truth": "ground truth", "consensus": "consensus of the model"}
+#: Lets the page fetch nothing at all; in the app, only from where the page came from.
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+_WORDS = {"truth": "ground truth", "consensus": "consensus"}
+_METHODS = ("pca", "ica", "isomap", "tsne")
+_CHUNK_BYTES, _MOST_POINTS, _MOST_NUMBERS, _FIELD_SIDE = 1 << 26, 256, 64, 32
 
 
 def write_html(
-    result: NeroResult,
+    result: OrbitValues,
     path: str | os.PathLike[str],
     *,
     title: str = "NERO report",
@@ -40,13 +47,13 @@ def write_html(
 ) -> None:
     """Write the interactive report: aggregate plot, sample map, orbit of a sample, and detail view, all linked.
 
-    A click in the sample map shows that sample's orbit; a click in an orbit, or a drag on the picture, moves the
+    A click in the sample map shows that sample's orbit; a click in an orbit, or a drag on the image, moves the
     element, and with it the transformed input, the models' outputs, and what was right. The file holds Plotly's
-    JavaScript (about 5 MB) and loads nothing from a network.
+    JavaScript (2 MB) and loads nothing from a network.
 
     Parameters
     ----------
-    result : NeroResult
+    result : OrbitValues
         What to show.
     path : path
         The file, in a folder that exists.
@@ -55,8 +62,8 @@ def write_html(
     max_samples : int, default 1000
         Most samples in the map; evenly spaced ones are taken of more. Aggregate curves are always over all.
     max_bytes : int, default 24000000
-        Room for transformed inputs and outputs. If they need more, evenly spaced samples get a detail view, and the
-        page says which have none.
+        Room for transformed inputs and outputs, before they are compressed. If they need more, evenly spaced samples
+        get a detail view, and the page says which have none.
     max_side : int, default 64
         Images larger than this are shown smaller.
     methods : sequence of str, default ("pca", "ica", "isomap")
@@ -72,294 +79,230 @@ def write_html(
         raise ValueError(f"the report {path} cannot be written: there is no folder {path.parent}")
     if max_samples < 1 or not methods:
         raise ValueError("max_samples must be at least 1, and at least one method is needed")
-    page = render(result, title, max_samples, max_bytes, max_side, methods)
-    write_whole(path, page)
+    write_whole(path, render(result, title, max_samples, max_bytes, max_side, methods))
 
 
 def render(
-    result: NeroResult, title: str, max_samples: int, max_bytes: int, max_side: int, methods: Sequence[str]
-) -> str:
-    """Return the report as HTML."""
-    from plotly.offline import get_plotlyjs
-
-    n = len(result)
-    shown = np.unique(np.linspace(0, n - 1, min(n, max_samples)).round().astype(int))
-    data = _data(result, shown, max_bytes, max_side, methods)
-    facts = (
-        f"{len(result.models)} model{'s' * (len(result.models) > 1)}, {n} samples, {len(result.group)} elements "
-        f"({len(result.group.distinct)} different): {', '.join(result.group.axes)}. Evaluated in "
-        f"{result.seconds:.1f} s."
-    )
-    body = PAGE.format(title=escape(title), facts=escape(facts), summary=_summary(result), failures=_failures(result))
-    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        f"<style>{STYLE}</style>\n<script>{get_plotlyjs()}</script>\n</head>\n<body>\n{body}\n"
-        f'<script type="application/json" id="data">{text}</script>\n<script>{SCRIPT}</script>\n</body>\n</html>\n'
-    )
-
-
-# -- the data -----------------------------------------------------------------------------------------------------
-
-
-def _data(
-    result: NeroResult, shown: np.ndarray, max_bytes: int, max_side: int, methods: Sequence[str]
-) -> dict[str, Any]:
-    group = result.group
-    classes = result.class_names()
-    keys = [(reference, metric) for reference in result.references for metric in result.metrics]
-    plots, values, curves, maps, notices = {}, {}, {}, {}, {}
-    for reference, metric in keys:
-        name = f"{reference}/{metric}"
-        table = result.values(metric, reference)[:, :, shown]  # (models, m, n)
-        values[name] = _packed(table, np.float32)
-        curves[name] = [
-            [_listed(row) for row in result.aggregate(metric, reference, class_=class_)] for class_ in [None, *classes]
-        ]
-        for method in methods:
-            points, notice = result.reduce(method, metric, reference)
-            maps[f"{name}/{method}"] = _packed(points[:, shown], np.float32)
-            if notice:
-                notices[f"{name}/{method}"] = notice
-    for key, metric_ in result.metrics.items():
-        empty = np.full((len(result.models), len(group)), np.nan)
-        plots[key] = _plain(nero_figures.orbit_figure(group, empty, result.models, metric_))
-        template = plots[key]["layout"].pop("template")  # the same in all of them: kept once
-    failed = {(f.model, f.sample) for f in result.failures}
-    return {
-        "task": result.task,
-        "models": list(result.models),
-        "colours": [colour_of(name, result.models) for name in result.models],
-        "metrics": [
-            {"key": m.key, "label": m.label, "higher": m.higher_is_better, "limits": _listed(m.limits)}
-            for m in result.metrics.values()
-        ],
-        "references": [{"key": r, "label": _WORDS[r]} for r in result.references],
-        "classes": [str(c) for c in classes],
-        "columns": [[] if c is None else [str(v) for v in c.tolist()] for c in result.classes.values()],
-        "samples": shown.tolist(),
-        "labels": [_texts(result, name, shown) for name in result.models],
-        "agreement": [
-            _listed(result.consensus[name].agreement[shown]) if name in result.consensus else None
-            for name in result.models
-        ],
-        "consensus": _consensus_labels(result, shown),
-        "failed": [[(name, int(i)) in failed for i in shown] for name in result.models],
-        "group": {
-            "layout": group.layout, "labels": list(group.labels), "coords": group.coords.tolist(),
-            "weights": group.weights.tolist(), "start": group.identity or 0,
-        },
-        "plots": plots,
-        "map": _plain(nero_figures.sample_map(result, method=methods[0])),
-        "template": template,
-        "scales": [_plain(_scale(name))["layout"]["coloraxis"]["colorscale"] for name in ("Viridis", "Viridis_r")],
-        "methods": list(methods),
-        "notices": notices,
-        "values": values,
-        "curves": curves,
-        "points": maps,
-        "details": _details(result, shown, max_bytes, max_side),
+    result: OrbitValues, title: str, max_samples: int = 1000, max_bytes: int = 24_000_000, max_side: int = 64,
+    methods: Sequence[str] = ("pca", "ica", "isomap"), more: str = "",
+) -> str:  # fmt: skip
+    """Return the page. With an address ``more``, it asks there for the maps and details that it does not hold."""
+    shown = _evenly(np.arange(len(result)), max_samples)
+    data = {**_data(result, shown, methods), **_first_details(result, shown, max_bytes, max_side)}
+    data |= {"title": title, "more": more, "methods": [*methods, *(m for m in _METHODS if more and m not in methods)]}
+    parts = {
+        "title": escape(title), "policy": POLICY + ("; connect-src 'self'" if more else ""), "plotly": _plotly(),
+        "style": _asset("report.css"), "script": _asset("report.js"),
+        "data": _zipped(json.dumps(data, allow_nan=False)),
     }  # fmt: skip
+    return re.sub(r"%(\w+)%", lambda found: parts[found[1]], _asset("report.html"))
 
 
-def _details(result: NeroResult, shown: np.ndarray, max_bytes: int, max_side: int) -> dict[str, Any]:
-    """Transformed inputs and outputs of as many of the shown samples as there is room for."""
-    if any(part.outputs is None and part.predictor is None for part in result._parts.values()) or result.X is None:
-        return {"rows": [], "why": "The samples or the outputs were not kept."}
-    one = _detail_of(result, shown[:1], max_side)
-    size = len(json.dumps(one, allow_nan=False))
-    room = max(1, int(max_bytes // size))
-    rows = shown if room >= len(shown) else shown[np.unique(np.linspace(0, len(shown) - 1, room).round().astype(int))]
-    why = f"Details are kept for {len(rows)} of {len(shown)} samples." if len(rows) < len(shown) else ""
-    return {"rows": rows.tolist(), "why": why, **_detail_of(result, rows, max_side)}
-
-
-def _detail_of(result: NeroResult, rows: np.ndarray, max_side: int) -> dict[str, Any]:
-    group = result.group
+def details(result: OrbitValues, rows: Any, max_side: int = 64) -> dict[int, dict[str, Any]]:
+    """Return inputs, outputs and right answers of samples under the different elements, as the page draws them."""
+    group, found = result.group, {}
     elements = [group.elements[k] for k in group.distinct]
-    place = np.searchsorted(group.distinct, group.representative)
-    inputs = np.concatenate(
-        [group.orbit(np.asarray(result.X[part]), elements) for part in np.array_split(rows, max(1, len(rows) // 64))],
-        axis=1,
-    )  # (different elements, rows, ...)
-    found: dict[str, Any] = {"place": place.tolist(), "input": _input(group, inputs, result.X, rows, max_side)}
-    failed = {(f.model, f.sample) for f in result.failures}
-    outputs, targets = [], []
-    for name, part in result._parts.items():
-        answers = _answers(result, name, rows, elements, (name, failed))
-        outputs.append(_out(result, answers))
-        truth = None if part.truth is None else _pick(part.truth, rows)
-        value = truth
-        if value is None and part.consensus is not None:
-            value = (
-                part.consensus.labels()[rows] if result.task == "classification" else _pick(part.consensus.value, rows)
-            )
-        moved = move_targets(group, elements, value, result.kind, result.shape)
-        targets.append(None if result.task == "classification" else _out(result, _stacked(moved)))
-    return found | {"outputs": outputs, "targets": targets, "shape": list(result.shape), "down": _down(group)}
+    room = max(1, _CHUNK_BYTES // max(1, len(elements) * np.asarray(result.X[:1]).nbytes))
+    for mine in np.array_split(np.asarray(rows), math.ceil(len(rows) / room)):
+        inputs = group.orbit(np.asarray(result.X[mine]), elements)  # (different elements, samples, ...)
+        outputs = [result.outputs(name, mine, inputs) for name in result.models]
+        right = [None if v is None else move_targets(group, elements, v, result.kind, result.shape)
+                 for v in (_right(result, name, mine) for name in result.models)]  # fmt: skip
+        for p, i in enumerate(mine.tolist()):
+            found[i] = {
+                "input": [_input(result, i, one[p], max_side) for one in inputs],
+                "outputs": [[_answer(result.task, one[p]) for one in table] for table in outputs],
+                "targets": [table and [_answer(result.task, one[p]) for one in table] for table in right],
+            }
+    return found
 
 
-def _answers(result: NeroResult, name: str, rows: np.ndarray, elements: Sequence[Any], skip: Any) -> Any:
-    part = result._parts[name]
-    if part.outputs is not None:
-        if isinstance(part.outputs, list):
-            return [[row[i] or {"boxes": [], "scores": [], "labels": []} for i in rows] for row in part.outputs]
-        return part.outputs[:, rows]
-    table = [[result.detail(int(i), index=int(k)).outputs.get(name) for i in rows] for k in result.group.distinct]
-    example = next(one for row in table for one in row if one is not None)
-    if result.task == "detection":
-        return [[one or {"boxes": [], "scores": [], "labels": []} for one in row] for row in table]
-    blank = np.full_like(np.asarray(example, dtype=float), np.nan)
-    return np.array([[blank if one is None else one for one in row] for row in table])
+def points(result: OrbitValues, method: str, max_samples: int) -> dict[str, dict[str, Any]]:
+    """Return the sample maps that one method makes of all metrics, and its notices."""
+    shown = _evenly(np.arange(len(result)), max_samples)
+    made = {(f"{r}/{m}/{method}"): result.reduce(method, m, r) for r in result.references for m in result.metrics}
+    notices = {key: notice for key, (_, notice) in made.items() if notice}
+    return {"points": {key: listed(places[:, shown]) for key, (places, _) in made.items()}, "notices": notices}
 
 
-def _out(result: NeroResult, table: Any) -> dict[str, Any]:
-    """Outputs or targets of (different elements, rows) in the form the page draws."""
-    if result.task == "detection":
-        boxes = [
-            [
-                [
-                    [*np.round(np.asarray(box, float), 1).tolist(), round(float(score), 3), str(label)]
-                    for box, score, label in zip(one["boxes"], one["scores"], one["labels"])
-                ]
-                for one in row
-            ]
-            for row in table
-        ]
-        return {"boxes": boxes}
-    values = np.asarray(table, dtype=np.float64)
-    if result.task == "classification":
-        return {"p": _packed(np.nan_to_num(values, nan=0.0) * 65535, np.uint16), "width": values.shape[2]}
-    if result.task == "field":
-        stride = max(1, math.ceil(max(values.shape[3:]) / _MOST_ARROWS))
-        cut = values[:, :, :, stride // 2 :: stride, stride // 2 :: stride]
-        return {"uv": _packed(cut, np.float32), "rows": cut.shape[3], "columns": cut.shape[4], "stride": stride}
-    flat = values.reshape(*values.shape[:2], -1)[:, :, :24]
-    return {"numbers": _packed(flat, np.float32), "width": flat.shape[2]}
+# -- the data of the page -------------------------------------------------------------------------------------------
 
 
-def _input(group: Transforms, inputs: np.ndarray, X: Any, rows: np.ndarray, max_side: int) -> dict[str, Any]:
-    """Inputs as pictures, points in space, or numbers."""
-    m, n = inputs.shape[:2]
-    if inputs.ndim == 4 and inputs.shape[-1] == 3 and group.layout == "polar-grid":
-        every = max(1, math.ceil(inputs.shape[2] / 256))
-        points = inputs[:, :, ::every]
-        return {"kind": "points", "values": _packed(points, np.float32), "count": points.shape[2]}
-    first = nero_figures.picture(group, inputs[0, 0])
-    if first is None:
-        flat = inputs.reshape(m, n, -1)[:, :, :128].astype(float)
-        return {"kind": "numbers", "values": _packed(flat, np.float32), "width": flat.shape[2]}
-    stride = max(1, math.ceil(max(first.shape[:2]) / max_side))
-    pictures = np.empty((m, n, *first[::stride, ::stride].shape), dtype=np.uint8)
-    for j, i in enumerate(rows):
-        original = np.asarray(X[i], dtype=float)
-        low, high = float(original.min()), float(original.max())
-        for k in range(m):
-            image = np.asarray(nero_figures.picture(group, inputs[k, j]), dtype=float)[::stride, ::stride]
-            pictures[k, j] = np.clip(255 * (image - low) / ((high - low) or 1.0), 0, 255).round()
+def _data(result: OrbitValues, shown: np.ndarray, methods: Sequence[str]) -> dict[str, Any]:
+    group, names, task = result.group, result.models, result.task
+    subsets = _subsets(result)
+    keys = [(reference, metric) for reference in result.references for metric in result.metrics]
+    summary = [result.summary(subset=rows) for rows in subsets.values()]
+    place = {int(i): p for p, i in enumerate(shown)}
+    maps: dict[str, dict[str, Any]] = {"points": {}, "notices": {}}
+    for method in methods:
+        for kind, found in points(result, method, len(shown)).items():
+            maps[kind] |= found
+    thinned = "" if len(shown) == len(result) else f", {len(shown)} of them shown one by one"
+    error = next(iter(TASKS[task](result.kind).metrics.values())) if task != "detection" else TASKS[task].known[2]
+    has_labels = task in ("classification", "detection")
     return {
-        "kind": "picture", "values": _packed(pictures, np.uint8), "height": pictures.shape[2],
-        "width": pictures.shape[3], "channels": 3 if pictures.ndim == 5 else 1, "size": list(first.shape[:2]),
+        **maps, **_templates(result, methods[0]),
+        "task": task, "models": names, "colors": [colour_of(name, names) for name in names],
+        "facts": f"{len(names)} model{'s' * (len(names) > 1)}, {len(result)} samples{thinned}, {len(group)} elements "
+        f"({len(group.distinct)} different): {', '.join(group.axes)}. Evaluated in {result.seconds:.1f} s.",
+        "metrics": [{"key": m.key, "label": m.label, "higher": m.higher_is_better, "limits": m.limits}
+                    for m in result.metrics.values()],
+        "references": [{"key": r, "label": _WORDS[r]} for r in result.references],
+        "subsets": list(subsets), "counts": [len(rows) for rows in subsets.values()],
+        "members": [[place[i] for i in rows.tolist() if i in place] for rows in subsets.values()],
+        "columns": [[] if c is None else list(map(str, c.tolist())) for c in result.classes.values()],
+        "samples": shown.tolist(), "kind": "class" if result.y is not None else "consensus class",
+        "labels": [[texts[i] for i in shown] for texts in map(result.label_texts, names)] if has_labels else None,
+        "consensus": [_consensus(result, name, shown) for name in names], "error_name": error.label,
+        "failures": [[f.model, f.sample, f.element, f.error] for f in result.failures],
+        "group": {
+            "layout": group.layout, "labels": group.labels, "coords": group.coords.tolist(), "axes": group.axes,
+            "weights": group.weights.tolist(), "identity": group.identity,
+            "place": np.searchsorted(group.distinct, group.representative).tolist(),
+        },
+        "down": detail.points_down(group),
+        "values": {f"{r}/{m}": listed(result.values(m, r)[:, :, shown]) for r, m in keys},
+        "curves": {f"{r}/{m}": [listed(result.aggregate(m, r, subset=rows)) for rows in subsets.values()]
+                   for r, m in keys},
+        "summary": [[[v if isinstance(v, str) else listed(v) for v in row] for row in table.to_numpy()]
+                    for table in summary],
+        "columns_of_summary": list(summary[0].columns),
     }  # fmt: skip
 
 
-# -- the parts written by Python ------------------------------------------------------------------------------------
+def _subsets(result: OrbitValues) -> dict[str, np.ndarray]:
+    """Return the samples to choose from: all, those of a class, and those on which a consensus is right or not."""
+    found = {"all samples": np.arange(len(result))}
+    found |= {f"class {name}": result.rows(class_=name) for name in result.class_names()}
+    if result.task == "classification" and set(result.references) == {"truth", "consensus"}:
+        for name, agreed in result.consensus.items():
+            good, right = np.isfinite(agreed.value).all(axis=1), agreed.labels() == result.truth(name)
+            whose = f"consensus of {name} is " if len(result.models) > 1 else "consensus is "
+            found |= {f"{whose}the true class": np.flatnonzero(good & right)}
+            found |= {f"{whose}another class": np.flatnonzero(good & ~right)}
+    return {name: rows for name, rows in found.items() if len(rows)}
 
 
-def _summary(result: NeroResult) -> str:
-    table = result.table()
-    columns = [
-        ("model", "model"), ("metric", "metric"), ("reference", "against"), ("identity", "at the identity"),
-        ("mean", "mean over the orbit"), ("worst", "worst element"), ("gap", "gap"),
-        ("sample_std", "spread along a sample's orbit"), ("agreement", "self-agreement"), ("residual", "residual"),
-    ]  # fmt: skip
-    if table["coverage"].min() < 1:
-        columns.append(("coverage", "coverage"))
-    if table["consensus_correct"].notna().any():
-        columns.append(("consensus_correct", "consensus is right"))
-    head = "".join(f"<th>{escape(text)}</th>" for _, text in columns)
-    body = []
-    for _, row in table.iterrows():
-        cells = []
-        for key, _ in columns:
-            value: Any = row[key]
-            if key == "metric":
-                value = result.metrics[value].label
-            elif key == "reference":
-                value = _WORDS[value]
-            number = isinstance(value, float)
-            text = ("–" if not math.isfinite(value) else f"{value:.3f}") if number else escape(str(value))
-            cells.append(f'<td class="{"number" if number else ""}">{text}</td>')
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+def _templates(result: OrbitValues, method: str) -> dict[str, Any]:
+    """Return every figure for the first model, the first two, and so on, without the numbers that the page fills in."""
+    group, names = result.group, result.models
+    start, counts = result.element(), range(1, len(names) + 1)
+    blank = np.full((len(names), len(group)), np.nan)
+    plots = {
+        key: [_plain(figures.orbit_figure(group, blank[:c], names[:c], m, element=start)) for c in counts]
+        for key, m in result.metrics.items()
+    }
+    found: dict[str, Any] = {
+        "template": plots[next(iter(plots))][0]["layout"]["template"], "plots": plots, "tiles": None,
+        "map": [_plain(figures.sample_map(result, models=names[:c], method=method, selected=0)) for c in counts],
+        "scales": [list(map(list, _colors(name))) for name in ("Viridis", "Viridis_r")],
+    }  # fmt: skip
+    if figures.shows_maps(result):
+        side = _cut(np.zeros((2, *result.shape))).shape[1:]
+        maps = np.full((len(names), len(group), *side), np.nan)
+        found["tiles"] = {
+            key: [_plain(figures.error_tiles(group, maps[:c], names[:c], key, start)) for c in counts]
+            for key in result.metrics
+        }
+    tables = [found["map"], *plots.values(), *(found["tiles"] or {}).values()]
+    for drawn in (one for table in tables for one in table):
+        drawn["layout"].pop("template", None)  # the same in all of them: kept once
+        for trace in drawn["data"] if drawn in found["map"] else ():
+            trace.update({key: [] for key in ("x", "y", "text", "customdata") if key in trace})
+            trace["marker"].pop("color" if "model" in trace["meta"] else "", None)
+    return found
 
 
-def _failures(result: NeroResult) -> str:
-    if not result.failures:
-        return ""
-    lines = "".join(
-        f"<li>{escape(f.model)}, sample {f.sample}{f' at {escape(f.element)}' if f.element else ''}: "
-        f"{escape(f.error)}</li>"
-        for f in result.failures[:50]
-    )
-    more = f"<li>and {len(result.failures) - 50} more</li>" if len(result.failures) > 50 else ""
-    return f"<section class='wide'><h2>Samples left out</h2><ul>{lines}{more}</ul></section>"
+def _first_details(result: OrbitValues, shown: np.ndarray, max_bytes: int, max_side: int) -> dict[str, Any]:
+    """Return the details of as many of the shown samples as there is room for, and the figures that they go into."""
+    failed = {f.sample for f in result.failures}
+    first = next((int(i) for i in shown if i not in failed), int(shown[0]))
+    try:
+        drawn = [_plain(detail.detail_figure(result, first, models=result.models[: c + 1]))
+                 for c in range(len(result.models))]  # fmt: skip
+        one = details(result, [first], max_side)
+    except ValueError as error:
+        return {"details": {}, "detail": None, "size": None, "why": f"There is no detail view: {error}."}
+    for figure in drawn:
+        figure["layout"].pop("template", None)
+    rows = _evenly(shown, max(1, int(max_bytes // len(json.dumps(one)))))
+    image = detail.picture(result.group, result.group.phi(result.group.elements[0], np.asarray(result.X[:1]))[0])
+    return {
+        "details": details(result, rows, max_side), "detail": drawn,
+        "size": None if image is None or _is_cloud(result, image) else image.shape[:2],
+        "side": max_side,
+        "why": f"Details are kept for {len(rows)} of {len(shown)} samples, and not for this one.",
+    }  # fmt: skip
+
+
+def _right(result: OrbitValues, name: str, rows: np.ndarray) -> Any:
+    """Return what the outputs of some samples should be, from the truth or else the consensus; None for classes."""
+    value = result.truth(name)
+    if value is None and name in result.consensus:
+        value = result.consensus[name].value
+    if value is None or result.task == "classification":
+        return None
+    return [value[i] for i in rows] if isinstance(value, list) else value[rows]
+
+
+def _consensus(result: OrbitValues, name: str, shown: np.ndarray) -> dict[str, Any] | None:
+    agreed, classes = result.consensus.get(name), result.classes[name]
+    if agreed is None:
+        return None
+    said = None if classes is None else list(map(str, classes[agreed.labels()[shown]].tolist()))
+    if result.task == "detection":
+        said = [", ".join(map(str, agreed.value[i]["labels"])) or "no box" for i in shown]
+    return {"agreement": listed(agreed.agreement[shown]), "said": said}
+
+
+def _is_cloud(result: OrbitValues, x: np.ndarray) -> bool:
+    return x.ndim == 2 and x.shape[-1] == 3 and result.group.layout == "polar-grid"
+
+
+def _input(result: OrbitValues, i: int, x: np.ndarray, max_side: int) -> Any:
+    """An input as an image (a character per value, "0" black and "o" white), as points in space, or as numbers."""
+    if _is_cloud(result, x):
+        return listed(x[:: math.ceil(len(x) / _MOST_POINTS)])
+    image = detail.picture(result.group, x)
+    if image is None:
+        return listed(x.reshape(-1)[: 2 * _MOST_NUMBERS])
+    stride, original = math.ceil(max(image.shape[:2]) / max_side), np.asarray(result.X[i], dtype=float)
+    gray = (image[::stride, ::stride] - original.min()) / (np.ptp(original) or 1.0)
+    return (48 + 63 * np.clip(gray, 0, 1)).round().astype(np.uint8).tobytes().decode("ascii")
+
+
+def _answer(task: str, one: Any) -> Any:
+    if one is None or (task != "detection" and not np.isfinite(one).all()):
+        return None
+    if task == "detection":
+        return [[*np.round(box, 1).tolist(), round(float(score), 3), str(label)]
+                for box, score, label in zip(one["boxes"], one["scores"], one["labels"])]  # fmt: skip
+    values = np.asarray(one, dtype=float)
+    if task == "classification":
+        return values.round(3).tolist()
+    return listed(_cut(values) if task == "field" else values.reshape(-1)[:_MOST_NUMBERS])
+
+
+def _cut(field: np.ndarray) -> np.ndarray:
+    stride = math.ceil(max(field.shape[1:]) / _FIELD_SIDE)
+    return field[:, stride // 2 :: stride, stride // 2 :: stride]
 
 
 # -- small steps ----------------------------------------------------------------------------------------------------
 
 
-def _texts(result: NeroResult, model: str, shown: np.ndarray) -> list[list[str]] | None:
-    """Classes of each sample, as the class menu has them."""
-    if result.task not in ("classification", "detection"):
-        return None
-    labels = result.labels(model)
-    return [sorted(map(str, labels[i])) if isinstance(labels[i], set) else [str(labels[i])] for i in shown]
+def _evenly(rows: np.ndarray, most: int) -> np.ndarray:
+    return rows if len(rows) <= most else rows[np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))]
 
 
-def _consensus_labels(result: NeroResult, shown: np.ndarray) -> list[list[str] | None]:
-    out: list[list[str] | None] = []
-    for name in result.models:
-        agreed, classes = result.consensus.get(name), result.classes[name]
-        if agreed is None or classes is None:
-            out.append(None)
-        else:
-            out.append([str(c) for c in classes[np.nan_to_num(agreed.value[shown]).argmax(axis=1)]])
-    return out
-
-
-def _pick(values: Any, rows: np.ndarray) -> Any:
-    return [values[i] for i in rows] if isinstance(values, list) else values[rows]
-
-
-def _stacked(moved: list[Any]) -> Any:
-    return moved if isinstance(moved[0], list) else np.stack(moved)
-
-
-def _down(group: Transforms) -> bool:
-    parts = (group.first, group.second) if isinstance(group, Product) else (group,)
-    return any(isinstance(part, PlanarGroup) and part.v_axis == "down" for part in parts)
-
-
-def _packed(values: np.ndarray, dtype: Any) -> str:
-    if np.issubdtype(dtype, np.integer):
-        values = np.round(values)
-    return base64.b64encode(np.ascontiguousarray(values, dtype=np.dtype(dtype).newbyteorder("<")).tobytes()).decode()
-
-
-def _scale(name: str) -> Any:
-    import plotly.graph_objects as go
-
-    return go.Figure(layout={"coloraxis": {"colorscale": name}})
-
-
-def _listed(values: Any) -> list[float | None] | None:
-    """Numbers for JSON, None for NaN."""
-    if values is None:
-        return None
-    return [float(f"{v:.6g}") if math.isfinite(v) else None for v in np.asarray(values, dtype=float).tolist()]
+def listed(values: Any) -> Any:
+    """Numbers for JSON with four digits, None for what is not finite."""
+    values = np.asarray(values, dtype=np.float64)
+    good = np.isfinite(values)
+    scale = 10.0 ** (3 - np.floor(np.log10(np.where(good & (values != 0), np.abs(values), 1.0))))
+    rounded = np.round(np.where(good, values, 0.0) * scale) / scale
+    return np.where(good, rounded.astype(object), np.array(None)).tolist()
 
 
 def _plain(figure: Any) -> dict[str, Any]:
@@ -367,19 +310,34 @@ def _plain(figure: Any) -> dict[str, Any]:
 
     def walk(value: Any) -> Any:
         if isinstance(value, dict):
-            if "bdata" in value:
-                flat = np.frombuffer(base64.b64decode(value["bdata"]), dtype=value["dtype"])
-                if "shape" in value:
-                    flat = flat.reshape([int(side) for side in str(value["shape"]).split(",")])
-                return walk(flat.tolist())
             return {key: walk(v) for key, v in value.items()}
         if isinstance(value, (list, tuple)):
             return [walk(v) for v in value]
-        if isinstance(value, np.ndarray):
-            return walk(value.tolist())
-        if isinstance(value, np.generic):
-            return walk(value.item())
+        value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+        if isinstance(value, list):
+            return walk(value)
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    plain = walk(figure.to_dict())
-    return {"data": plain["data"], "layout": plain["layout"]}
+    return walk({"data": [t._props for t in figure.data], "layout": figure.layout._props})
+
+
+def _colors(name: str) -> Any:
+    from plotly.colors import get_colorscale
+
+    return get_colorscale(name)
+
+
+@lru_cache
+def _asset(name: str) -> str:
+    return files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
+
+
+@lru_cache
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return _zipped(get_plotlyjs())
+
+
+def _zipped(text: str) -> str:
+    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()

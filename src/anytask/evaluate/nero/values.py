@@ -1,0 +1,414 @@
+"""Values on orbits: one sample, one element, aggregate curves, summaries, and a look at single outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from anytask.evaluate.nero.adapters import to_numpy
+from anytask.evaluate.nero.consensus import Consensus
+from anytask.evaluate.nero.metrics import Task, error_maps
+from anytask.evaluate.nero.reduction import reduce_orbits
+from anytask.evaluate.nero.runs import Detail, ElementView, Failure, ModelPart, SampleOrbit, move_targets
+from anytask.evaluate.parts.transforms import Transforms
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class OrbitValues:
+    """What models did on the orbits of samples.
+
+    Wherever ``metric`` is left out, the task's first is meant; where ``reference`` is left out, the truth if there are
+    labels, else the consensus.
+
+    Attributes
+    ----------
+    group : Transforms
+        The m elements.
+    task : str
+        "classification", "detection", "field" or "regression".
+    kind : str
+        The kind of output that psi acts on.
+    models : tuple of str
+        Names of the models.
+    metrics : dict of NeroMetric
+        What was measured, by key.
+    references : tuple of str
+        "truth", "consensus", or both.
+    X, y : array
+        The samples and their labels (None without).
+    classes : dict
+        Model -> labels of the columns of class outputs (None for other tasks).
+    consensus : dict
+        Model -> :class:`~anytask.evaluate.nero.consensus.Consensus`; empty without.
+    failures : list of Failure
+        Samples left out.
+    seconds : float
+        Time the evaluation took.
+    """
+
+    def __init__(
+        self, *, group: Transforms, task: Task, X: Any, y: Any, shape: tuple[int, int], parts: Mapping[str, ModelPart],
+        failures: Sequence[Failure], seconds: float,
+    ) -> None:  # fmt: skip
+        self.group, self._task, self.X, self.y, self.shape = group, task, X, y, shape
+        self._parts = dict(parts)
+        self.failures, self.seconds = list(failures), float(seconds)
+        self.task, self.kind, self.metrics = task.key, task.kind, task.metrics
+        self.models = tuple(self._parts)
+        measured = {reference for reference, _ in self._parts[self.models[0]].values}
+        self.references: tuple[str, ...] = tuple(r for r in ("truth", "consensus") if r in measured)
+        self.classes = {name: part.reading.classes for name, part in self._parts.items()}
+        self.consensus: dict[str, Consensus] = {n: part.consensus for n, part in self._parts.items() if part.consensus}
+        self._maps: dict[tuple[str, str, str], tuple[np.ndarray, str]] = {}
+        self._place = np.searchsorted(group.distinct, group.representative)  # element -> row among the different ones
+
+    def __len__(self) -> int:
+        return next(iter(self._parts[self.models[0]].values.values())).shape[1]
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.task}, models={list(self.models)}, {len(self.group)} elements x {len(self)} "
+            f"samples, references={list(self.references)}, failures={len(self.failures)})"
+        )
+
+    # -- values ---------------------------------------------------------------------------------------------------
+
+    def values(self, metric: str | None = None, reference: str | None = None) -> np.ndarray:
+        """Return E, shape (models, m, n); NaN where a sample failed or the metric is undefined."""
+        key = self._key(metric, reference)
+        return np.stack([part.values[key][self._place] for part in self._parts.values()])
+
+    def select(self, sample: int, reference: str | None = None) -> SampleOrbit:
+        """Return one sample along its orbit."""
+        i = self._sample(sample)
+        values = {metric: self.values(metric, reference)[:, :, i] for metric in self.metrics}
+        label = None if self.y is None else self.y[i]
+        return SampleOrbit(i, label, values, self.per_sample(reference=reference, samples=[i]).droplevel("sample"))
+
+    def at(self, *coords: float, index: int | None = None, reference: str | None = None) -> ElementView:
+        """Return all samples under the element nearest to the coordinates, or of the given index."""
+        k = self.element(*coords, index=index)
+        values = {metric: self.values(metric, reference)[:, k] for metric in self.metrics}
+        return ElementView(k, self.group.labels[k], values)
+
+    def element(self, *coords: float, index: int | None = None) -> int:
+        """Return the index of the element nearest to the coordinates (default: the identity, else the first)."""
+        if index is not None:
+            if not -len(self.group) <= index < len(self.group):
+                raise ValueError(f"there are {len(self.group)} elements, got index {index}")
+            return index % len(self.group)
+        return self.group.nearest(coords) if coords else (self.group.identity or 0)
+
+    def top(
+        self, k: int, by: Literal["mean", "variance"] = "mean", *, metric: str | None = None, model: str | None = None,
+        reference: str | None = None, largest: bool = True,
+    ) -> list[int]:  # fmt: skip
+        """Return the k samples whose orbits have the largest (or smallest) mean or variance, for one model."""
+        values = self.intensity(by, metric, reference)[self._model(model)]
+        good = np.flatnonzero(np.isfinite(values))
+        order = np.argsort(-values[good] if largest else values[good], kind="stable")
+        return good[order][:k].tolist()
+
+    def intensity(
+        self, by: Literal["mean", "variance"] = "mean", metric: str | None = None, reference: str | None = None
+    ) -> np.ndarray:
+        """Return the mean or the variance of every sample's orbit, shape (models, n)."""
+        if by not in ("mean", "variance"):
+            raise ValueError(f"by must be 'mean' or 'variance', got {by!r}")
+        mean, std, *_ = along_orbits(self.values(metric, reference), self.group.weights, True)
+        return mean if by == "mean" else std**2
+
+    def reduce(
+        self, method: str = "pca", metric: str | None = None, reference: str | None = None
+    ) -> tuple[np.ndarray, str]:
+        """Place the samples in the plane by their orbits: points (models, n, 2) in [-1, 1], and a notice or "".
+
+        All models are placed together, by the different elements of the orbit only; see
+        :func:`anytask.evaluate.nero.reduction.reduce_orbits`.
+        """
+        key = self._key(metric, reference)
+        if (method, *key) not in self._maps:
+            orbits = np.concatenate([part.values[key].T for part in self._parts.values()]).astype(float)
+            orbits = np.where(np.isnan(orbits), nanmean(orbits, axis=1)[:, None], orbits)  # undefined says nothing
+            reduction = reduce_orbits(orbits, method)
+            self._maps[method, *key] = reduction.points.reshape(len(self.models), -1, 2), reduction.notice
+        return self._maps[method, *key]
+
+    def rows(self, subset: Any = None, class_: Any = None, model: str | None = None) -> np.ndarray:
+        """Return the indices of a subset, of a class, or of all samples.
+
+        The class is the true label, or, without labels, the consensus of the model; for detections, a sample counts
+        for every class that it has a true box of.
+        """
+        chosen = np.arange(len(self)) if subset is None else np.arange(len(self))[np.asarray(subset)]
+        if class_ is None:
+            return chosen
+        mine = np.array([class_ in (row if isinstance(row, set) else {row}) for row in self.labels(model)])
+        if not mine.any():
+            raise ValueError(f"no sample has class {class_!r}")
+        return chosen[mine[chosen]]
+
+    def labels(self, model: str | None = None) -> list[Any]:
+        """Return each sample's true class, or its consensus class without labels; a set of them for detections."""
+        name = self.models[self._model(model)]
+        truth, agreed = self._parts[name].truth, self.consensus.get(name)
+        if self.task == "detection":
+            return [set(row["labels"].tolist()) for row in (agreed.value if truth is None and agreed else truth)]
+        if self.task != "classification":
+            raise ValueError(f"{self.task} has no classes")
+        names: list[Any] = self.classes[name].tolist()  # type: ignore[union-attr]
+        if truth is not None or agreed is None:
+            return [names[code] for code in truth]
+        finite = np.isfinite(agreed.value).all(axis=1)
+        return [names[c] if ok else None for c, ok in zip(agreed.labels(), finite)]
+
+    def label_texts(self, model: str | None = None) -> list[list[str]]:
+        """Return :meth:`labels` as texts, several of a sample in order."""
+        return [sorted(map(str, row)) if isinstance(row, set) else [str(row)] for row in self.labels(model)]
+
+    def truth(self, model: str | None = None) -> Any:
+        """Return the true labels in the form of the outputs, or None without labels.
+
+        Classes are given as columns of the model's outputs, shape (n,); detections as one dict per sample; fields and
+        numbers as arrays (n, ...). Positions are those in what the models see.
+        """
+        return self._parts[self.models[self._model(model)]].truth
+
+    def class_names(self) -> list[Any]:
+        """Return the classes that occur among the samples, sorted; [] for tasks without classes."""
+        if self.task not in ("classification", "detection"):
+            return []
+        found: set[Any] = set()
+        for row in self.labels():
+            found |= row if isinstance(row, set) else {row}
+        return sorted(found - {None}, key=lambda name: (str(type(name)), name))
+
+    def aggregate(
+        self, metric: str | None = None, reference: str | None = None, *, subset: Any = None, class_: Any = None
+    ) -> np.ndarray:
+        """Return the aggregate curve, shape (models, m): the mean over samples, or mAP over all of them.
+
+        Parameters
+        ----------
+        metric, reference : str, optional
+            Which values.
+        subset : index array or mask, optional
+            Samples to average over.
+        class_ : label, optional
+            Class to average over; see :meth:`rows`.
+        """
+        key = self._key(metric, reference)
+        curves = []
+        for name, part in self._parts.items():
+            rows = self.rows(subset, class_, name)
+            if key[1] == "map":
+                curve = np.array([matches.map_of(rows) for matches in part.matches[key[0]]])
+            else:
+                curve = nanmean(part.values[key][:, rows], axis=1)
+            curves.append(curve[self._place])
+        return np.stack(curves)
+
+    # -- summaries --------------------------------------------------------------------------------------------------
+
+    def summary(self, *, subset: Any = None, class_: Any = None) -> pd.DataFrame:
+        """Return one row per model, reference and metric.
+
+        ``identity``, ``mean``, ``worst`` and ``gap`` are those of the aggregate curve: its value at the identity, its
+        mean over the orbit, its worst element, and largest minus smallest. ``sample_std``, ``sample_worst`` and
+        ``sample_gap`` are taken along each sample's own orbit and then averaged over samples. ``residual``,
+        ``agreement`` and ``coverage`` are those of the consensus; ``consensus_correct`` is the share of samples whose
+        consensus class is the true one, ``consensus_error`` the error of the consensus of other tasks (the IoU of
+        boxes) against the truth, on inputs as they are.
+        """
+        import pandas as pd
+
+        rows: list[dict[str, Any]] = []
+        chosen = {name: self.rows(subset, class_, name) for name in self.models}
+        consensus = {name: self._about_consensus(name, chosen[name]) for name in self.models}
+        for reference in self.references:
+            for metric in self.metrics.values():
+                curves = self.aggregate(metric.key, reference, subset=subset, class_=class_)
+                values = self.values(metric.key, reference)
+                for j, name in enumerate(self.models):
+                    mine = values[j : j + 1, :, chosen[name]]
+                    curve = along_orbits(curves[j : j + 1, :, None], self.group.weights, metric.higher_is_better)
+                    along = along_orbits(mine, self.group.weights, metric.higher_is_better)
+                    mean, _, worst, gap = (float(one[0, 0]) for one in curve)
+                    std, sample_worst, sample_gap = (float(nanmean(one[0], axis=0)) for one in along[1:])
+                    here = np.nan if self.group.identity is None else float(curves[j, self.group.identity])
+                    rows.append({
+                        "model": name, "reference": reference, "metric": metric.key, "identity": here, "mean": mean,
+                        "worst": worst, "gap": gap, "sample_std": std, "sample_worst": sample_worst,
+                        "sample_gap": sample_gap, **consensus[name],
+                    })  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def table(self) -> pd.DataFrame:
+        """Return :meth:`summary` over all samples."""
+        return self.summary()
+
+    def per_sample(
+        self, metric: str | None = None, reference: str | None = None, *, samples: Sequence[int] | None = None
+    ) -> pd.DataFrame:
+        """Return one row per model and sample: mean, std, worst and gap along the orbit, and the consensus."""
+        import pandas as pd
+
+        reference, metric = self._key(metric, reference)
+        chosen = np.arange(len(self)) if samples is None else np.array([self._sample(i) for i in samples])
+        values, higher = self.values(metric, reference)[:, :, chosen], self.metrics[metric].higher_is_better
+        frames = []
+        for name, *columns in zip(self.models, *along_orbits(values, self.group.weights, higher)):
+            frame = pd.DataFrame(
+                {"model": name, "sample": chosen, **dict(zip(("mean", "std", "worst", "gap"), columns))}
+            )
+            if agreed := self.consensus.get(name):
+                for key in ("residual", "agreement", "coverage"):
+                    frame[key] = getattr(agreed, key)[chosen]
+                if self.task == "classification":
+                    frame["consensus"] = self.classes[name][agreed.labels()[chosen]]  # type: ignore[index]
+            frames.append(frame)
+        return pd.concat(frames).set_index(["model", "sample"])
+
+    def _about_consensus(self, name: str, rows: np.ndarray) -> dict[str, float]:
+        agreed, truth = self.consensus.get(name), self.truth(name)
+        found = dict.fromkeys(("residual", "agreement", "coverage", "consensus_correct", "consensus_error"), np.nan)
+        if agreed is not None:
+            for key in ("residual", "agreement", "coverage"):
+                found[key] = float(nanmean(getattr(agreed, key)[rows], axis=0))
+        if agreed is not None and truth is not None:
+            if self.task == "classification":
+                good = rows[np.isfinite(agreed.value[rows]).all(axis=1)]
+                found["consensus_correct"] = float(nanmean((agreed.labels() == truth)[good].astype(float), axis=0))
+            else:
+                two = [[t[i] for i in rows] if isinstance(t, list) else t[rows] for t in (agreed.value, truth)]
+                task = type(self._task)(self.kind)
+                values = task.measure(*two)["iou" if self.task == "detection" else next(iter(task.metrics))]
+                found["consensus_error"] = float(nanmean(values, axis=0))
+        return found | {"failed": float(len({f.sample for f in self.failures if f.model == name}))}
+
+    # -- one sample under one element -------------------------------------------------------------------------------
+
+    def detail(self, sample: int, *coords: float, index: int | None = None) -> Detail:
+        """Return one sample under one element: input, outputs, truth and consensus, moved with the input.
+
+        Raises
+        ------
+        ValueError
+            If inputs or outputs were not kept and the result was loaded without models.
+        """
+        i, k = self._sample(sample), self.element(*coords, index=index)
+        if self.X is None:
+            raise ValueError("the inputs were not saved with the result: NeroResult.load(folder, X=X)")
+        g = self.group.elements[k]
+        x = self.group.phi(g, np.asarray(self.X[i : i + 1]))
+        outputs, consensus, maps = {}, {}, {}
+        truth = None
+        for name, part in self._parts.items():
+            if part.truth is not None and truth is None:
+                truth = self._moved(g, part.truth[i], part)
+            (out,) = self.outputs(name, np.array([i]), x[None], k)[0]
+            if out is None:
+                continue
+            outputs[name] = out
+            if part.consensus is not None:
+                value = part.consensus.value[i]
+                consensus[name] = self._moved(g, int(value.argmax()) if self.task == "classification" else value, part)
+            target = truth if truth is not None else consensus.get(name)
+            if self.task == "field" and target is not None:
+                found = error_maps(np.asarray(out)[None], np.asarray(target)[None])
+                maps[name] = {key: found[key][0] for key in found}
+        return Detail(i, k, self.group.labels[k], x[0], outputs, truth, consensus, maps)
+
+    def outputs(self, model: str, rows: np.ndarray, inputs: np.ndarray, element: int | None = None) -> list[list[Any]]:
+        """Return O[g, i] for some samples, one list per element; None for samples on which the model failed.
+
+        Parameters
+        ----------
+        model : str
+            Whose.
+        rows : index array of shape (k,)
+            Which samples.
+        inputs : array of shape (elements, k, ...)
+            phi(g, x_i), from which outputs are computed where they were not kept.
+        element : int, optional
+            The one element; default: all different elements.
+        """
+        part = self._parts[model]
+        places = range(len(self.group.distinct)) if element is None else [self._place[element]]
+        failed = {f.sample for f in self.failures if f.model == model}
+        good = np.array([i not in failed for i in rows])
+        if part.outputs is None and part.predictor is None:
+            raise ValueError(
+                "the outputs were not kept, and this result was loaded without its models: "
+                "NeroResult.load(folder, models={name: model})"
+            )
+        found = []
+        for x, place in zip(inputs, places):
+            answers: list[Any] = [None] * len(rows)
+            if part.outputs is None and good.any():
+                mine = iter(part.reading.read(to_numpy(part.predictor(x[good]))))  # type: ignore[misc]
+                answers = [next(mine) if ok else None for ok in good]
+            elif part.outputs is not None:
+                answers = [part.outputs[place][i] if ok else None for i, ok in zip(rows, good)]
+            found.append(answers)
+        return found
+
+    def _moved(self, g: Any, target: Any, part: ModelPart) -> Any:
+        if self.task == "classification":
+            return part.reading.classes.tolist()[int(target)]  # type: ignore[union-attr]
+        if self.kind == "invariant":
+            return target
+        one = [target] if self.task == "detection" else target[None]
+        return move_targets(self.group, [g], one, self.kind, self.shape)[0][0]
+
+    # -- small steps ------------------------------------------------------------------------------------------------
+
+    def _key(self, metric: str | None, reference: str | None) -> tuple[str, str]:
+        metric = next(iter(self.metrics)) if metric is None else metric
+        reference = self.references[0] if reference is None else reference
+        if metric not in self.metrics:
+            raise ValueError(f"there is no metric {metric!r}; measured were {', '.join(self.metrics)}")
+        if reference not in self.references:
+            why = "without labels there is no truth" if reference == "truth" else "there was none to be had"
+            raise ValueError(f"there is no reference {reference!r} ({why}); there is {', '.join(self.references)}")
+        return reference, metric
+
+    def _model(self, model: str | None) -> int:
+        if model is None:
+            return 0
+        if model not in self.models:
+            raise ValueError(f"there is no model {model!r}; there are {', '.join(self.models)}")
+        return self.models.index(model)
+
+    def _sample(self, sample: int) -> int:
+        if not -len(self) <= sample < len(self):
+            raise ValueError(f"there are {len(self)} samples, got {sample}")
+        return int(sample) % len(self)
+
+
+def nanmean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return the mean along an axis of what is finite; NaN where nothing is."""
+    good = np.isfinite(values)
+    count = good.sum(axis=axis)
+    total = np.where(good, values, 0).sum(axis=axis, dtype=np.float64)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def along_orbits(values: np.ndarray, weights: np.ndarray, higher: bool) -> tuple[np.ndarray, ...]:
+    """Return mean, std, worst and gap over the elements of (models, m, n), NaN left out; each (models, n)."""
+    good = np.isfinite(values)
+    w = np.where(good, weights[None, :, None], 0.0)
+    total = w.sum(axis=1)
+    some, safe = total > 0, np.where(total > 0, total, 1.0)
+    filled = np.where(good, values, 0.0).astype(np.float64)
+    low = np.where(good, filled, np.inf).min(axis=1)
+    high = np.where(good, filled, -np.inf).max(axis=1)
+    above = np.where(good, filled - low[:, None], 0.0)  # from the lowest value up, so that a flat orbit is exactly flat
+    mean = low + (w * above).sum(axis=1) / safe
+    variance = (w * np.where(good, filled - mean[:, None], 0.0) ** 2).sum(axis=1) / safe
+    gap = np.where(some, high, 0) - np.where(some, low, 0)
+    return tuple(np.where(some, t, np.nan) for t in (mean, np.sqrt(variance), low if higher else high, gap))
