@@ -89,7 +89,7 @@ def deployment(seconds: float) -> dict[str, Any]:
     from anytask.control.rl100 import RL100
 
     demos = demonstrations("anytask/Reach-v0", 4, seed=0)
-    policy = RL100(horizon=1, n_obs=1, n_executed=1, imitation_epochs=1, distil_steps=1, device="cpu")
+    policy = RL100(horizon=1, n_obs=1, n_executed=1, imitation={"epochs": 1}, student={"steps": 1}, device="cpu")
     policy.fit(demos).distil(demos)
     obs = torch.zeros(1, 3)
     blocks: dict[str, list[float]] = {"teacher": [], "student": []}

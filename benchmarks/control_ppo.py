@@ -45,7 +45,7 @@ CASES = (
 
 def ours(case: Case, seed: int) -> tuple[Any, float]:
     """Train; return the policy and CPU seconds."""
-    settings = {"n_envs": case.n_envs, "horizon": case.horizon, "minibatches": case.minibatches, "seed": seed}
+    settings = {"num_envs": case.n_envs, "horizon": case.horizon, "minibatches": case.minibatches, "seed": seed}
     settings |= {"epochs": case.epochs, "gamma": case.gamma, "lambda_": case.lambda_, "lr": case.lr, "device": "cpu"}
     PPO(**settings).train(case.env, case.n_envs * case.horizon)  # warm-up
     begin = time.process_time()

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 from cases import cases, everyone
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 
 from anytask.control import ScriptedReach, demonstrations, make
 from anytask.control.base import Policy
+from anytask.core.settings import settings_of
 
 torch.set_num_threads(1)
 
@@ -52,20 +55,26 @@ def trains(cls):
 
 
 SMALL = {
-    "preset": "small", "hidden": (8,), "steps": 5, "batch_size": 8, "epochs": 1, "evaluation": "mode", "device": "cpu",
+    "cloning": {"hidden": (8,), "steps": 5, "batch_size": 8, "evaluation": "mode"}, "epochs": 1, "device": "cpu",
 }  # fmt: skip
 POLICIES = cases("control", trains, SMALL)
 each_policy = everyone(POLICIES)
 
 
-def learn(policy):
+def make_policy(name, **params):
+    case = POLICIES[name]
+    given = {**case.params, **params}
+    return case.cls.from_preset("small", **given) if "small" in case.cls.PRESETS else case.cls(**given)
+
+
+def learn(policy, **options):
     """Train for a moment: in an environment, from recorded episodes, or from both in turn."""
     if hasattr(policy, "train"):
-        return policy.train(REACH, 2 * policy.n_envs * policy.horizon)
+        return policy.train(REACH, 2 * policy.num_envs * policy.horizon, **options)
     if hasattr(policy, "improve"):
-        policy.fit(episodes("A")).improve(REACH, episodes("A"), rollouts=2, online_episodes=2)
-        return policy
-    return policy.fit(episodes("A"), prior=episodes("B"))
+        policy.fit(episodes("A"), **options)
+        return policy.improve(REACH, episodes("A"), rollouts=2, online_episodes=2)
+    return policy.fit(episodes("A"), prior=episodes("B"), **options)
 
 
 def global_states():
@@ -75,7 +84,7 @@ def global_states():
 @functools.cache
 def trained(name, seed=0, turn=0):
     """Return the trained policy; ``turn`` tells repetitions apart."""
-    return learn(POLICIES[name].make(seed=seed))
+    return learn(make_policy(name, seed=seed))
 
 
 @functools.cache
@@ -150,12 +159,74 @@ def test_policies_read_from_a_file_act_alike(name, tmp_path):
 
 @each_policy
 def test_policies_that_have_learned_nothing_say_so(name, tmp_path):
-    policy = POLICIES[name].make()
-    with pytest.raises(RuntimeError, match=r"call (fit|train)"):
-        policy.act(seen()[0])
-    with pytest.raises(RuntimeError, match=r"call (fit|train)"):
-        policy.save(tmp_path)
+    policy = make_policy(name)
+    for use in (lambda: policy.act(seen()[0]), lambda: policy.save(tmp_path), policy.cost):
+        with pytest.raises(NotFittedError, match="call fit"):
+            use()
     policy.reset()  # as evaluate() does before the first step
+
+
+@each_policy
+def test_wrong_settings_are_refused_by_name_and_change_nothing(name):
+    policy = make_policy(name)
+    before = repr(policy.get_params())
+    for setting in settings_of(type(policy)):
+        assert setting.help
+        if not setting.wanted:  # of any kind
+            continue
+        outer, _, inner = setting.name.partition(".")
+        with pytest.raises((ValueError, TypeError), match=inner or outer):
+            make_policy(name, **{outer: {inner: object()} if inner else object()})
+        with pytest.raises((ValueError, TypeError), match=inner or outer):
+            policy.set_params(**{setting.name.replace(".", "__"): object()})
+    for wrong in ({"device": "abacus"}, {"seed": -1}, {"n_worlds": 3}):
+        with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
+            make_policy(name, **wrong)
+    with pytest.raises(ValueError, match="presets"):
+        type(policy).from_preset("large")
+    assert repr(policy.get_params()) == before == repr(clone(policy).get_params())
+
+
+@each_policy
+def test_bad_observations_are_refused(name):
+    policy, obs = trained(name), seen()[0]
+    for column in range(obs.shape[1]):
+        spoiled = obs.clone()
+        spoiled[1, column] = torch.nan
+        with pytest.raises(ValueError, match="NaN"):
+            policy.act(spoiled)
+    for bad, says in ((obs[:, :1], "shape"), (obs.numpy()[:, :1], "shape"), ({"other": obs}, "keys")):
+        with pytest.raises(ValueError, match=says):
+            policy.act(bad)
+
+
+@each_policy
+def test_a_folder_tells_its_class_and_no_device(name, tmp_path):
+    policy = trained(name)
+    policy.save(tmp_path / "policy")
+    other = type("Other", (type(policy),), {})
+    with pytest.raises(ValueError, match=f"not a .*:{other.__qualname__}"):
+        other.load(tmp_path / "policy")
+    # As if another machine had saved it: what its device was called is nowhere in the folder.
+    assert "device" not in (tmp_path / "policy" / "state.json").read_text()
+    with pytest.raises(FileNotFoundError):
+        type(policy).load(tmp_path / "nothing")
+
+
+@each_policy
+def test_progress_grows_to_one_and_a_failure_leaves_no_trace(name):
+    policy, told = make_policy(name), []
+
+    def stop(share):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(policy, progress=stop)
+    if not hasattr(policy, "train"):  # which keeps the rounds that were finished
+        with pytest.raises(NotFittedError):
+            policy.act(seen()[0])
+    learn(policy, progress=told.append)
+    assert told == sorted(told) and told[0] >= 0 and told[-1] == 1
 
 
 @each_policy

@@ -9,10 +9,10 @@ from torch import nn
 
 from anytask.control.rl100.diffusion import (
     DDIM,
-    EMA,
     Consistency,
     DenoisingMLP,
     Flow,
+    averaged,
     consistency_coefficients,
     gaussian_log_prob,
     squared_cosine_alpha_bar,
@@ -180,7 +180,7 @@ def test_the_student_is_the_identity_at_time_zero_and_copies_the_network(process
     student = Consistency(net, process)
     a, c = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(4, 3)
     assert torch.equal(student(a, process.n_steps, c), a)
-    c_skip, c_out = student.coefficients(0)
+    c_skip, c_out = consistency_coefficients(100 * process.time(0))
     torch.testing.assert_close(student(a, 0, c), c_skip * a + c_out * process.clean(net, a, 0, c))
     student.net.layers[0].weight.data.add_(1.0)
     assert not torch.equal(student.net.layers[0].weight, net.layers[0].weight)
@@ -191,7 +191,7 @@ def test_a_student_learns_the_teachers_action_in_one_call(form):
     process = DDIM(5, sigma_min=0.01)
     teacher = trained(DDIM)
     student = Consistency(teacher, process)
-    average = EMA(student, 0.9)
+    average = averaged(student, 0.9)
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(0)
 
@@ -213,7 +213,7 @@ def test_a_student_learns_the_teachers_action_in_one_call(form):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        average.update(student)
+        average.update_parameters(student)
     assert distance() < (0.1 if form == "same-noise" else 0.7) * before
 
 
@@ -224,37 +224,17 @@ def test_a_student_learns_the_teachers_action_in_one_call(form):
 @given(st.floats(0.0, 0.99), st.lists(st.floats(-2, 2), min_size=1, max_size=5))
 def test_an_average_is_the_weighted_sum_of_what_it_saw(decay, moves):
     layer = nn.Linear(1, 1, bias=False)
-    average = EMA(layer, decay, power=0.0)
+    average = averaged(layer, decay)
     expected = layer.weight.item()
-    for move in moves:
+    for t, move in enumerate(moves, start=1):
         layer.weight.data.add_(move)
-        average.update(layer)
-        expected = decay * expected + (1 - decay) * layer.weight.item()
+        average.update_parameters(layer)
+        share = min(decay, 1 - (1 + t) ** -0.75)
+        expected = share * expected + (1 - share) * layer.weight.item()
     assert average.module.weight.item() == pytest.approx(expected, abs=1e-5)
     assert not average.module.weight.requires_grad
 
 
-def test_a_growing_decay_starts_by_following():
-    layer = nn.Linear(1, 1, bias=False)
-    average = EMA(layer, 0.9999)
-    layer.weight.data.fill_(1.0)
-    before = average.module.weight.item()
-    average.update(layer)  # decay 1 - 2^-0.75 = 0.405
-    assert average.module.weight.item() == pytest.approx(before + (1 - before) * 2**-0.75, abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("make", "name"),
-    [(lambda: DDIM(0), "n_steps"), (lambda: DDIM(5, sigma_min=0.0), "sigma_min"), (lambda: DDIM(5, eta=1.5), "eta"),
-     (lambda: DDIM(5, sigma_min=0.1, sigma_max=0.05), "sigma_max"), (lambda: DDIM(10, n_train=5), "n_train"),
-     (lambda: Flow(5, eta=-1.0), "eta"), (lambda: EMA(nn.Linear(1, 1), 1.0), "decay"),
-     (lambda: Consistency(nn.Linear(1, 1), DDIM(2), 0.0), "sigma_data")],
-)  # fmt: skip
-def test_bad_settings_are_named(make, name):
-    with pytest.raises(ValueError, match=name):
-        make()
-
-
-def test_a_chain_of_another_length_is_refused():
-    with pytest.raises(ValueError, match="5 states, got 3"):
-        DDIM(4).log_prob(constant(0.0), torch.zeros(3, 1, 1), torch.zeros(1, 1))
+def test_one_denoising_step_leaves_a_student_nothing_to_learn():
+    with pytest.raises(ValueError, match="at least 2 steps"):
+        Consistency(nn.Linear(1, 1), DDIM(1))

@@ -9,10 +9,17 @@ from anytask.control.envs.rearrangement.scene import ROBOTS
 from anytask.control.galactic import Galactic
 from anytask.control.stepping import OverlappedStepper
 
-CONTRACT = {"n_envs": 4, "horizon": 8, "minibatches": 2, "core_width": 8, "Galactic-memory": {"core": "gru"}}
+CONTRACT = {
+    "num_envs": 4, "horizon": 8, "minibatches": 2, "network": {"hidden": (8,)},
+    "Galactic-memory": {"network": {"hidden": (8,), "core": "gru", "core_width": 8}},
+}  # fmt: skip
 
 ARENA = "anytask/Rearrangement-v0"
-TINY = {"preset": "small", "n_envs": 8, "horizon": 4, "epochs": 1, "minibatches": 2, "device": "cpu"}
+TINY = {"num_envs": 8, "horizon": 4, "epochs": 1, "minibatches": 2, "device": "cpu"}
+
+
+def tiny(**settings):
+    return Galactic.from_preset("small", **{**TINY, **settings})
 
 
 class Weigh(BatchedEnv):
@@ -61,19 +68,17 @@ class Seen(BatchedEnv):
 
 
 def test_the_paper_s_values_are_the_defaults():
-    p = Galactic().params
-    assert (p["n_envs"], p["horizon"], p["epochs"], p["minibatches"]) == (128, 64, 1, 2)
-    assert (p["lr"], p["schedule"], p["max_grad_norm"], p["entropy_coefficient"]) == (3.5e-4, "linear", 2.0, 0.001)
-    assert (p["gamma"], p["lambda_"], p["clip"], p["bootstrap_timeouts"]) == (0.99, 0.95, 0.2, False)
-    assert (p["core"], p["core_width"], p["trunk"], p["trunk_width"]) == ("gru", 512, "half-resnet18", 512)
-    assert Galactic().overlapped
-    assert Galactic().stagger
-    assert not Galactic(preset="small").overlapped
-    assert Galactic(preset="small", core="gru", lr=0.1).params["lr"] == 0.1
+    p, net = Galactic(), Galactic().network
+    assert (p.num_envs, p.horizon, p.epochs, p.minibatches) == (128, 64, 1, 2)
+    assert (p.lr, p.schedule, p.max_grad_norm, p.entropy_coefficient) == (3.5e-4, "linear", 2.0, 0.001)
+    assert (p.gamma, p.lambda_, p.clip, p.bootstrap_timeouts) == (0.99, 0.95, 0.2, False)
+    assert (net.core, net.core_width, net.trunk, net.trunk_width) == ("gru", 512, "half-resnet18", 512)
+    assert p.overlapped and p.stagger
+    assert not tiny().overlapped
 
 
 def test_the_paper_s_network_takes_pictures_sensors_and_eleven_columns():
-    robot = Galactic(n_envs=2, horizon=2, epochs=1, device="cpu").train(Seen(2), 8)
+    robot = Galactic(num_envs=2, horizon=2, epochs=1, device="cpu").train(Seen(2), 8)
     net = robot.network_
     assert net.encoder.groups == [["depth", "rgb"]]
     assert net.core.width == 512
@@ -85,44 +90,43 @@ def test_the_paper_s_network_takes_pictures_sensors_and_eleven_columns():
 
 def test_first_episodes_are_cut_one_after_another():
     env = make(ARENA, 8)
-    robot = Galactic(**TINY)
+    robot = tiny()
     robot._settle(env)
     robot._begin(env, _group())
     assert env.limits.tolist() == [60 - i for i in range(8)]
-    together = Galactic(**TINY, stagger=False)
+    together = tiny(stagger=False)
     together._settle(env)
     together._begin(env, _group())
     assert env.limits.tolist() == [60] * 8
 
 
 def test_columns_with_few_values_come_from_the_world():
-    robot = Galactic(**TINY).train(Weigh(8), 32)
-    assert robot.params["discrete"] == {0: (-1.0, 1.0)}
+    robot = tiny().train(Weigh(8), 32)
+    assert robot.discrete_ == {0: (-1.0, 1.0)}
     assert set(robot.act(torch.zeros(8, 2), deterministic=False)[:, 0].tolist()) <= {-1.0, 1.0}
-    plain = Galactic(**TINY, discrete=None).train(Weigh(8), 32)
+    plain = tiny(network={"discrete": None}).train(Weigh(8), 32)
     assert not plain.network_.mixed
-    assert Galactic(**TINY).train("Pendulum-v1", 32).params["discrete"] is None
+    assert tiny().train("Pendulum-v1", 32).discrete_ is None
 
 
 def test_reward_terms_are_replaced_while_learning_and_put_back():
     world = Weigh(8)
-    Galactic(**TINY, reward={"switch_bonus": 0.0}).train(world, 64)
+    tiny(reward={"switch_bonus": 0.0}).train(world, 64)
     assert set(world.bonuses) == {0.0}
     assert world.switch_bonus == 1.0
     with pytest.raises(ValueError, match="pick_bonus"):
-        Galactic(**TINY, reward={"pick_bonus": 0.0}).train(world, 64)
+        tiny(reward={"pick_bonus": 0.0}).train(world, 64)
 
 
 def test_overlapped_and_plain_stepping_learn_alike():
     # The sign is all there is to learn, and a step of delay does not change it.
     for overlapped in (False, True):
-        settings = {**TINY, "n_envs": 32, "horizon": 16, "epochs": 4, "lr": 1e-2, "overlapped": overlapped}
-        robot = Galactic(**settings).train(Weigh(32), 8000)
+        robot = tiny(num_envs=32, horizon=16, epochs=4, lr=1e-2, overlapped=overlapped).train(Weigh(32), 8000)
         assert robot.history_[-1]["return"] > robot.history_[0]["return"] + 1.2  # of 5; chance is 2.5
 
 
 def test_all_episodes_are_played_once():
-    robot = Galactic(**{**TINY, "n_envs": 512, "horizon": 1}).train(ARENA, 512)
+    robot = tiny(num_envs=512, horizon=1).train(ARENA, 512)
     assert len(robot.evaluate(ARENA, max_episode_steps=3)) == 4000
     env = make(ARENA, 6, episodes=16, order="once", max_episode_steps=8)
     results = robot.evaluate(env)
@@ -134,7 +138,7 @@ def test_all_episodes_are_played_once():
 
 
 def test_transfer_to_another_stepping_and_to_another_world():
-    robot = Galactic(**{**TINY, "n_envs": 16, "horizon": 16, "epochs": 4, "lr": 1e-2}).train(Weigh(16), 4000)
+    robot = tiny(num_envs=16, horizon=16, epochs=4, lr=1e-2).train(Weigh(16), 4000)
     moved = robot.transfer(Weigh(16), OverlappedStepper(Weigh(16)), 32)
     assert moved.here.success_rate == moved.there.success_rate == 1.0
     assert moved.drop == 0.0
@@ -143,26 +147,18 @@ def test_transfer_to_another_stepping_and_to_another_world():
         robot.transfer(Weigh(16), "Pendulum-v1", 4)
 
 
-def test_saving_keeps_preset_columns_and_ablations(tmp_path):
-    robot = Galactic(**TINY, core="gru", core_width=8, blind=(0, 1), reward={"pick_bonus": 1.0}).train(ARENA, 32)
+def test_saving_keeps_settings_and_columns(tmp_path):
+    network = {"core": "gru", "core_width": 8, "blind": (0, 1)}
+    robot = tiny(network=network, reward={"pick_bonus": 1.0}).train(ARENA, 32)
     robot.save(tmp_path)
     other = Galactic.load(tmp_path, device="cpu")
-    assert other.params == {**robot.params, "device": "cpu"}
+    assert repr(other) == repr(robot) and other.discrete_ == robot.discrete_
     env = make(ARENA, 4)
     a, b = (evaluate(policy, env, 8, seed=1) for policy in (robot, other))
     assert a.returns.tolist() == b.returns.tolist()
 
 
-def test_settings_are_checked_at_the_door():
-    with pytest.raises(ValueError, match="preset"):
-        Galactic(preset="tiny")
-    with pytest.raises(ValueError, match="discrete"):
-        Galactic(discrete="some")
-    with pytest.raises(TypeError, match="n_worlds"):
-        Galactic(n_worlds=3)
-
-
 def _group():
-    from anytask.control.ppo.process_group import ProcessGroup
+    from anytask.control.ppo.update import ProcessGroup
 
     return ProcessGroup()

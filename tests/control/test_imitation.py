@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from anytask.control.behavior_retrieval.nearest import nearest_distance
 from anytask.control.behavior_retrieval.state_action_vae import PlainFeatures, StateActionVAE, TimeContrastive
-from anytask.control.parts.imitation import BehaviourCloning, Source, joint_batch, pooled_statistics
+from anytask.control.parts.imitation import BehaviorCloning, Source, joint_batch, pooled_statistics
 from anytask.control.parts.imitation_nets import MixtureHead, MSEHead, PolicyNet, _cropped, mixture_log_prob
 from anytask.datasets.episodes import Episode, Episodes
 from anytask.parts.vae import diagonal_gaussian_kl
@@ -103,8 +104,8 @@ def test_pooled_statistics_are_those_of_the_joined_data():
 @pytest.mark.parametrize("head", ["gmm", "gaussian", "mse"])
 def test_it_learns_a_linear_rule(head):
     train, test = data(12), data(2, n=30)
-    policy = BehaviourCloning(head, steps=400, **FAST).fit(train)
-    untrained = BehaviourCloning(head, steps=1, **FAST).fit(train)
+    policy = BehaviorCloning(head=head, steps=400, **FAST).fit(train)
+    untrained = BehaviorCloning(head=head, steps=1, **FAST).fit(train)
     error, before = (np.abs(model.predict(test) - test.actions).mean() for model in (policy, untrained))
     assert error < before / 3
     assert policy.losses_[-1] < policy.losses_[0]
@@ -115,16 +116,8 @@ def test_it_learns_a_linear_rule(head):
 def test_log_prob_is_in_the_units_of_the_actions():
     train = data(6)
     scaled = Episodes.from_list([Episode(e.observations, np.asarray(e.actions) * 10) for e in train])
-    a, b = (BehaviourCloning("gaussian", steps=5, **FAST).fit(d).log_prob(d) for d in (train, scaled))
+    a, b = (BehaviorCloning(head="gaussian", steps=5, **FAST).fit(d).log_prob(d) for d in (train, scaled))
     np.testing.assert_allclose(b, a - 2 * math.log(10), atol=1e-3)
-
-
-def test_the_same_seed_gives_the_same_policy_and_the_global_generator_is_left_alone():
-    before = torch.random.get_rng_state()
-    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(1))
-    a, b, c = (BehaviourCloning(steps=20, seed=seed, **FAST).fit(data()).act(x) for seed in (0, 0, 1))
-    assert torch.equal(a, b) and not torch.equal(a, c)
-    assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_a_recurrent_policy_remembers_what_it_saw_and_forgets_after_its_window():
@@ -134,8 +127,8 @@ def test_a_recurrent_policy_remembers_what_it_saw_and_forgets_after_its_window()
     for _ in range(60):
         first = rng.choice([-1.0, 1.0])
         parts.append(Episode(np.array([first, 0, 0, 0, 0])[:, None], np.full((4, 1), first)))
-    policy = BehaviourCloning(
-        "mse", "lstm", (24,), window=4, steps=200, lr=1e-2, batch_size=32, device="cpu"
+    policy = BehaviorCloning(
+        head="mse", core="lstm", hidden=(24,), window=4, steps=200, lr=1e-2, batch_size=32, device="cpu"
     ).fit(Source(Episodes.from_list(parts), np.tile([1.0, 0, 0, 0], 60)))  # fmt: skip
     obs = [torch.tensor([[1.0], [-1.0]])] + [torch.zeros(2, 1)] * 3
     acts = torch.cat([policy.act(o) for o in obs], 1)
@@ -145,13 +138,14 @@ def test_a_recurrent_policy_remembers_what_it_saw_and_forgets_after_its_window()
     a = policy.act(torch.tensor([[-1.0], [1.0]]))
     assert a[0] < acts[0].min() - 1
     policy.reset()
-    whole = BehaviourCloning("mse", "lstm", (24,), window=4, steps=1, device="cpu").load_state(policy.state())
-    torch.testing.assert_close(whole.act(obs[0]), acts[:, :1])
+    torch.testing.assert_close(policy.act(obs[0]), acts[:, :1])
 
 
 def test_acting_step_by_step_is_what_was_trained():
     train = data(3)
-    policy = BehaviourCloning("mse", "lstm", (8, 8), window=4, steps=3, batch_size=4, device="cpu").fit(train)
+    policy = BehaviorCloning(head="mse", core="lstm", hidden=(8, 8), window=4, steps=3, batch_size=4, device="cpu").fit(
+        train
+    )
     predicted = policy.predict(train)
     standardised = (train.actions - policy.net_.action_mean.numpy()) / policy.net_.action_std.numpy()
     at = (predicted - policy.net_.action_mean.numpy()) / policy.net_.action_std.numpy()
@@ -163,7 +157,7 @@ def test_acting_step_by_step_is_what_was_trained():
 def test_padded_steps_do_not_count():
     # With one step per episode, a window of 5 has 4 padded steps: the loss is that of a window of 1.
     one = Episodes.from_list([Episode(np.zeros((2, 1)), [[v]]) for v in (-1.0, 0.5, 2.0)])
-    a, b = (BehaviourCloning("mse", window=w, steps=20, **FAST).fit(one) for w in (1, 5))
+    a, b = (BehaviorCloning(head="mse", window=w, steps=20, **FAST).fit(one) for w in (1, 5))
     np.testing.assert_allclose(a.losses_, b.losses_, rtol=1e-4)
 
 
@@ -187,13 +181,13 @@ def test_pictures_and_numbers_together():
         for _ in range(2)
     ]  # fmt: skip
     e = Episodes.from_list(parts)
-    policy = BehaviourCloning(crop=10, trunk_width=8, trunks="cnn", steps=3, **FAST).fit(e)
+    policy = BehaviorCloning(crop=10, trunk_width=8, trunks="cnn", steps=3, **FAST).fit(e)
     shape = policy.net_.trunks[0](torch.zeros(1, 3, 10, 10)).shape
     assert shape == (1, 8) and policy.act({k: v[:2] for k, v in e.observations.items()}).shape == (2, 2)
     with pytest.raises(ValueError, match="crop"):
-        BehaviourCloning(crop=13, steps=1, **FAST).fit(e)
+        BehaviorCloning(crop=13, steps=1, **FAST).fit(e)
     with pytest.raises(ValueError, match="unknown observations"):
-        BehaviourCloning(trunks={"lidar": None}, steps=1, **FAST).fit(e)
+        BehaviorCloning(trunks={"lidar": None}, steps=1, **FAST).fit(e)
 
 
 def test_the_resnet_trunk_gives_keypoints():
@@ -211,16 +205,17 @@ def test_a_users_modules_are_copied():
 
     core = Core(2, 8)
     before = core.weight.clone()
-    policy = BehaviourCloning("mse", core, steps=20, lr=1e-2, device="cpu").fit(data())
+    policy = BehaviorCloning(head="mse", core=core, steps=20, lr=1e-2, device="cpu").fit(data())
     assert torch.equal(core.weight, before) and not torch.equal(policy.net_.core.weight, before)
     with pytest.raises(ValueError, match="width"):
-        BehaviourCloning("mse", nn.Linear(2, 8), steps=1, device="cpu").fit(data())
+        BehaviorCloning(head="mse", core=nn.Linear(2, 8), steps=1, device="cpu").fit(data())
 
 
-def test_training_goes_on_after_loading_as_if_nothing_had_happened():
+def test_training_goes_on_after_loading_as_if_nothing_had_happened(tmp_path):
     e = data()
-    policy = BehaviourCloning(steps=10, **FAST).fit(e)
-    loaded = BehaviourCloning(steps=10, **FAST).load_state(policy.state())
+    policy = BehaviorCloning(steps=10, **FAST).fit(e)
+    policy.save(tmp_path)
+    loaded = BehaviorCloning.load(tmp_path, device="cpu")
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     for one in (policy, loaded):
         one.train(e, 10)
@@ -229,7 +224,7 @@ def test_training_goes_on_after_loading_as_if_nothing_had_happened():
 
 def test_a_failure_leaves_the_policy_as_it_was():
     e = data()
-    policy = BehaviourCloning(steps=10, **FAST).fit(e)
+    policy = BehaviorCloning(steps=10, **FAST).fit(e)
     before = {k: v.clone() for k, v in policy.net_.state_dict().items()}
 
     def stop(share):
@@ -242,29 +237,26 @@ def test_a_failure_leaves_the_policy_as_it_was():
     assert policy.steps_ == 10
     assert all(torch.equal(v, before[k]) for k, v in policy.net_.state_dict().items())
     with pytest.raises(KeyboardInterrupt):
-        (fresh := BehaviourCloning(steps=10, **FAST)).fit(e, progress=stop)
-    with pytest.raises(RuntimeError, match="call fit"):
+        (fresh := BehaviorCloning(steps=10, **FAST)).fit(e, progress=stop)
+    with pytest.raises(NotFittedError, match="call fit"):
         fresh.act(torch.zeros(1, 2))
 
 
 def test_mistakes_are_named():
-    policy = BehaviourCloning(steps=1, **FAST).fit(data())
-    with pytest.raises(ValueError, match=r"must have the shape \(n, \*\(2,\)\)"):
+    policy = BehaviorCloning(steps=1, **FAST).fit(data())
+    with pytest.raises(ValueError, match=r"must have shape \(n, 2\)"):
         policy.act(torch.zeros(3, 5))
-    with pytest.raises(ValueError, match="'observation' is missing"):
+    with pytest.raises(ValueError, match="keys"):
         policy.act({"other": torch.zeros(1, 2)})
     with pytest.raises(ValueError, match="source 0: observation 'observation' is missing"):
         policy.train(data(key="b"), 1)
     with pytest.raises(ValueError, match="integers"):
-        BehaviourCloning(steps=1, **FAST).fit(Episodes.from_list([Episode([[0.0]], [1])]))
+        BehaviorCloning(steps=1, **FAST).fit(Episodes.from_list([Episode([[0.0]], [1])]))
     with pytest.raises(TypeError, match="Source"):
-        BehaviourCloning(steps=1, **FAST).fit([data()])
-    for params in ({"head": "beta"}, {"core": "gru"}, {"hidden": (3, 4), "core": "lstm"}):
-        with pytest.raises(ValueError, match=r"head|core|LSTM"):
-            BehaviourCloning(**{**FAST, "steps": 1, **params}).fit(data())
-    for name, value in {"window": 0, "modes": 0, "steps": 1.5, "lr": 0, "min_std": -1, "evaluation": "mean"}.items():
-        with pytest.raises(ValueError, match=name):
-            BehaviourCloning(**{name: value})
+        BehaviorCloning(steps=1, **FAST).fit([data()])
+    for params in ({"head": "beta"}, {"core": "gru"}, {"hidden": (3, 4), "core": "lstm"}, {"window": 0}):
+        with pytest.raises(ValueError, match=r"head|core|LSTM|window"):
+            BehaviorCloning(**{**FAST, "steps": 1, **params})
 
 
 # -- what compares transitions ----------------------------------------------------------------------------------------

@@ -108,14 +108,14 @@ def test_the_bottleneck_is_its_mean_when_acting_and_a_sample_in_training():
     encoder = ObservationEncoder({"x": (4,)}, bottleneck=3)
     window = {"x": torch.randn(6, 1, 4, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)}
     assert torch.equal(encoder(window), encoder(window))
-    one, losses = encoder.regularised(window, torch.Generator().manual_seed(0))
-    two, _ = encoder.regularised(window, torch.Generator().manual_seed(1))
+    one, losses = encoder.regularized(window, torch.Generator().manual_seed(0))
+    two, _ = encoder.regularized(window, torch.Generator().manual_seed(1))
     assert not torch.equal(one, two) and list(losses) == ["kl"]
     with torch.no_grad():
         encoder.bottleneck.weight.zero_()
         encoder.bottleneck.bias.copy_(torch.tensor([1.0, 0, 0, 0, 0, 0]))
     # KL(N((1, 0, 0), I) || N(0, I)) = 1/2
-    assert encoder.regularised(window)[1]["kl"].item() == pytest.approx(0.5)
+    assert encoder.regularized(window)[1]["kl"].item() == pytest.approx(0.5)
 
 
 def test_reconstruction_adds_up_over_keys_and_teaches_the_encoder():
@@ -126,7 +126,7 @@ def test_reconstruction_adds_up_over_keys_and_teaches_the_encoder():
     optimizer = torch.optim.Adam(encoder.parameters(), lr=3e-3)
     losses = []
     for _ in range(60):
-        _, extra = encoder.regularised(window, g)
+        _, extra = encoder.regularized(window, g)
         losses.append(extra["reconstruction"].item())
         optimizer.zero_grad()
         extra["reconstruction"].backward()

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anytask.control.parts.policy_gradient import (
-    AdaptiveKL,
     gae,
+    kl_adaptive_lr,
     linear_decay,
     minibatches,
-    normalise,
+    normalize,
     ppo_loss,
     value_loss,
     weighted_mean,
@@ -148,33 +148,27 @@ def test_value_loss_is_clipped_to_the_worse_of_two():
 
 @given(st.lists(st.floats(-100, 100, width=32), min_size=2, max_size=20), st.floats(0.1, 10), st.floats(-10, 10))
 @settings(max_examples=40, deadline=None)
-def test_normalised_advantages_do_not_depend_on_scale_and_shift(values, scale, shift):
+def test_normalized_advantages_do_not_depend_on_scale_and_shift(values, scale, shift):
     x = torch.tensor(values, dtype=torch.float64)
     if x.std() < 1e-3:
         return
-    torch.testing.assert_close(normalise(x * scale + shift), normalise(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(normalize(x * scale + shift), normalize(x), rtol=1e-4, atol=1e-4)
 
 
 def test_equal_advantages_and_padding_say_nothing():
-    assert normalise(torch.full((4,), 3.0)).tolist() == [0, 0, 0, 0]
-    assert normalise(torch.tensor([5.0])).tolist() == [0]
-    weighted = normalise(torch.tensor([1.0, 3.0, 1e6]), torch.tensor([1.0, 1.0, 0.0]))
-    torch.testing.assert_close(weighted[:2], normalise(torch.tensor([1.0, 3.0])))
+    assert normalize(torch.full((4,), 3.0)).tolist() == [0, 0, 0, 0]
+    assert normalize(torch.tensor([5.0])).tolist() == [0]
+    weighted = normalize(torch.tensor([1.0, 3.0, 1e6]), torch.tensor([1.0, 1.0, 0.0]))
+    torch.testing.assert_close(weighted[:2], normalize(torch.tensor([1.0, 3.0])))
     assert weighted_mean(torch.ones(3), torch.zeros(3)).item() == 0.0
 
 
 def test_the_adaptive_rate_stays_within_its_bounds():
-    rate = AdaptiveKL(1e-3, target=0.01, bounds=(5e-4, 2e-3))
-    assert [rate.update(1.0) for _ in range(3)] == pytest.approx([1e-3 / 1.5, 5e-4, 5e-4])
-    assert [rate.update(0.0) for _ in range(5)][-1] == 2e-3
-    assert rate.update(0.02) == 2e-3  # within the tolerance
-    other = AdaptiveKL(1e-3)
-    other.load_state_dict(rate.state_dict())
-    assert other.lr == rate.lr
-    with pytest.raises(ValueError, match="bounds"):
-        AdaptiveKL(1.0)
-    with pytest.raises(ValueError, match="factor"):
-        AdaptiveKL(1e-3, factor=1.0)
+    bounds, rates = (5e-4, 2e-3), [1e-3]
+    for kl in (1.0, 1.0, 1.0, *[0.0] * 5, 0.02):  # the last one is within the tolerance
+        rates.append(kl_adaptive_lr(rates[-1], kl, 0.01, bounds))
+    assert rates[1:4] == pytest.approx([1e-3 / 1.5, 5e-4, 5e-4])
+    assert rates[-2:] == [2e-3, 2e-3]
 
 
 def test_linear_decay_ends_at_its_end():

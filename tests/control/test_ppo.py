@@ -10,21 +10,20 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from anytask.control.actor_critic import ActorCritic, Encoder, HalfResNet, space_from_tree, space_to_tree
 from anytask.control.base import BatchedEnv
+from anytask.control.parts.observation_encoders import HalfResNet
 from anytask.control.ppo import PPO
-from anytask.control.ppo.process_group import ProcessGroup
+from anytask.control.ppo.collection import collect, with_advantages
+from anytask.control.ppo.network import ActorCritic, Encoder, NetworkSettings, space_from_tree, space_to_tree
+from anytask.control.ppo.update import ProcessGroup
 from anytask.control.stepping import OverlappedStepper
 
 CONTRACT = {
-    "n_envs": 4,
-    "horizon": 8,
-    "minibatches": 2,
-    "core_width": 8,
-    "PPO-memory": {"core": "gru", "previous_action": True},
-}
+    "num_envs": 4, "horizon": 8, "minibatches": 2, "network": {"hidden": (8,)},
+    "PPO-memory": {"network": {"hidden": (8,), "core": "gru", "core_width": 8, "previous_action": True}},
+}  # fmt: skip
 
-SMALL = {"n_envs": 4, "horizon": 8, "epochs": 2, "minibatches": 2, "hidden": (16,), "device": "cpu"}
+SMALL = {"num_envs": 4, "horizon": 8, "epochs": 2, "minibatches": 2, "network": {"hidden": (16,)}, "device": "cpu"}
 
 
 class Echo(BatchedEnv):
@@ -81,6 +80,10 @@ class Cue(BatchedEnv):
         return torch.stack([cue, self.elapsed[rows].float() / 3], 1)
 
 
+def small(**settings):
+    return PPO(**{**SMALL, **settings, "network": {**SMALL["network"], **settings.get("network", {})}})
+
+
 def weights(learner):
     return {name: value.clone() for name, value in learner.network_.state_dict().items()}
 
@@ -90,10 +93,12 @@ def same(a, b):
 
 
 def one_round(env, **settings):
-    learner = PPO(**{**SMALL, "gamma": 0.0, **settings})
+    learner = small(**{"gamma": 0.0, **settings})
     learner._settle(env)
-    run = learner._begin(env, ProcessGroup())
-    return learner, run, learner._play(env, run)[0]
+    run, net, cut = learner._begin(env, ProcessGroup()), learner.network_, learner.bootstrap_timeouts
+    chosen = {"gamma": learner.gamma, "lambda_": learner.lambda_, "reward_scale": learner.reward_scale}
+    rollout = collect(net, env, run, learner.horizon, cut)
+    return learner, run, with_advantages(net, rollout, run, bootstrap_timeouts=cut, **chosen)
 
 
 # -- what is learned from ---------------------------------------------------------------------------------------------
@@ -156,8 +161,8 @@ def test_without_bootstrapping_and_at_true_ends_nothing_comes_after():
 
 
 def test_the_probabilities_of_a_round_are_those_of_the_policy_that_played_it():
-    for settings in ({}, {"core": "gru"}, {"core": "lstm", "previous_action": True}, {"discrete": {0: (-1.0, 1.0)}}):
-        learner, _, batch = one_round(Echo(4), **settings)
+    for network in ({}, {"core": "gru"}, {"core": "lstm", "previous_action": True}, {"discrete": {0: (-1.0, 1.0)}}):
+        learner, _, batch = one_round(Echo(4), network=network)
         net = learner.network_
         with torch.no_grad():
             h, _ = net.features(batch.obs, batch.previous, batch.state, batch.starts)
@@ -182,7 +187,7 @@ def test_rewards_are_scaled_for_learning_only():
 
 
 def test_it_learns_the_best_action():
-    learner = PPO(n_envs=32, horizon=16, epochs=4, minibatches=2, lr=1e-2, hidden=(16,), device="cpu")
+    learner = PPO(num_envs=32, horizon=16, epochs=4, minibatches=2, lr=1e-2, network={"hidden": (16,)}, device="cpu")
     learner.train(Echo(32), 8000)
     assert learner.history_[-1]["success"] > learner.history_[0]["success"] + 0.2
     rewarded, other = learner.act(torch.tensor([[1.0, 5.0]]))[0]
@@ -193,31 +198,22 @@ def test_it_learns_the_best_action():
 def test_only_a_memory_repeats_what_is_no_longer_seen():
     success = {}
     for core in ("gru", "none"):
-        learner = PPO(
-            n_envs=64, horizon=12, epochs=4, minibatches=4, lr=1e-2, hidden=(16,), core=core, core_width=16,
-            share=True, discrete={0: (-1.0, 1.0)}, device="cpu", seed=1,
-        ).train(Cue(64), 20_000)  # fmt: skip
+        network = {"hidden": (16,), "core": core, "core_width": 16, "share": True, "discrete": {0: (-1.0, 1.0)}}
+        settings = {"num_envs": 64, "horizon": 12, "epochs": 4, "minibatches": 4, "lr": 1e-2, "seed": 1}
+        learner = PPO(**settings, network=network, device="cpu").train(Cue(64), 20_000)
         success[core] = np.mean([record["success"] for record in learner.history_[-5:]])
     assert success["gru"] > success["none"] + 0.3
 
 
 def test_schedules_set_the_rate():
-    linear = PPO(**SMALL, lr=1e-3, schedule="linear").train(Echo(4), 128)
+    linear = small(lr=1e-3, schedule="linear").train(Echo(4), 128)
     assert [r["lr"] for r in linear.history_] == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
-    adaptive = PPO(**SMALL, lr=1e-3, schedule="adaptive", target_kl=1e9).train(Echo(4), 96)
+    adaptive = small(lr=1e-3, schedule="adaptive", target_kl=1e9).train(Echo(4), 96)
     assert [r["lr"] for r in adaptive.history_] == pytest.approx([1e-3, 1.5e-3, 2.25e-3])
 
 
-def test_the_same_seed_learns_the_same_and_leaves_the_global_generator_alone():
-    before = torch.get_rng_state()
-    one, two = (PPO(**SMALL, seed=3).train(Echo(4), 96) for _ in range(2))
-    assert same(weights(one), weights(two))
-    assert torch.equal(before, torch.get_rng_state())
-    assert not same(weights(one), weights(PPO(**SMALL, seed=4).train(Echo(4), 96)))
-
-
 def test_observations_are_normalised_by_what_was_seen_before():
-    learner = PPO(**SMALL, normalise_observations=True).train(Echo(4), 32)
+    learner = small(network={"normalize_observations": True}).train(Echo(4), 32)
     stats = learner.network_.encoder.stats
     assert stats.count.item() == 32
     assert 3 <= stats.mean[1] <= 6
@@ -261,7 +257,9 @@ class Pictures(gymnasium.Env):
 
 
 def test_pictures_and_vectors_together():
-    learner = PPO(**SMALL, core="gru", core_width=8, previous_action=True, embedding=4).train(Pictures, 64)
+    learner = small(network={"core": "gru", "core_width": 8, "previous_action": True, "embedding": 4}).train(
+        Pictures, 64
+    )
     assert learner.network_.encoder.groups == [["depth", "rgb"]]  # stacked to four channels
     assert learner.history_[-1]["return"] == 5
     obs = {key: torch.as_tensor(x)[None].repeat_interleave(2, 0) for key, x in Pictures().reset()[0].items()}
@@ -274,7 +272,7 @@ def test_pictures_and_vectors_together():
 
 
 def test_acting_remembers_each_row_and_forgets_where_told():
-    learner = PPO(**SMALL, core="gru", core_width=8, previous_action=True).train(Echo(4), 32)
+    learner = small(network={"core": "gru", "core_width": 8, "previous_action": True}).train(Echo(4), 32)
     learner.network_.head.linear.weight.data.normal_(generator=torch.Generator().manual_seed(0))
     obs = torch.tensor([[1.0, 5.0], [1.0, 5.0]])
     first = learner.act(obs)
@@ -292,8 +290,6 @@ def test_acting_remembers_each_row_and_forgets_where_told():
 
 
 def test_acting_refuses_what_it_cannot_see():
-    with pytest.raises(RuntimeError, match="trained"):
-        PPO().act(np.zeros(2))
     learner = PPO(**SMALL).train(Echo(4), 32)
     with pytest.raises(ValueError, match=r"\(n, 2\)"):
         learner.act(torch.zeros(5, 3))
@@ -304,9 +300,11 @@ def test_acting_refuses_what_it_cannot_see():
 # -- state ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [{}, {"core": "gru", "schedule": "linear", "normalise_observations": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"schedule": "adaptive", "network": {"core": "gru", "normalize_observations": True}}]
+)
 def test_saving_keeps_policy_and_learner(tmp_path, settings):
-    learner = PPO(**SMALL, **settings).train(Echo(4), 64)
+    learner = small(**settings).train(Echo(4), 64)
     learner.save(tmp_path)
     other = PPO.load(tmp_path, device="cpu")
     obs = torch.rand(6, 2)
@@ -322,9 +320,9 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path, late):
     def world():
         return OverlappedStepper(Echo(4)) if late else Echo(4)
 
-    settings = {**SMALL, "core": "gru", "previous_action": True, "schedule": "linear"}
-    whole = PPO(**settings).train(world(), 240)
-    stopped = PPO(**settings)
+    settings = {"network": {"core": "gru", "previous_action": True}, "schedule": "linear"}
+    whole = small(**settings).train(world(), 240)
+    stopped = small(**settings)
 
     def stop(learner, record):
         if len(learner.history_) == 3:
@@ -332,12 +330,12 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path, late):
 
     with pytest.raises(KeyboardInterrupt):
         stopped.train(world(), 240, checkpoint=tmp_path, callback=stop)
-    resumed = PPO(**settings).train(world(), 240, checkpoint=tmp_path)
+    resumed = small(**settings).train(world(), 240, checkpoint=tmp_path)
     assert [r["steps"] for r in resumed.history_] == [r["steps"] for r in whole.history_]
     assert same(weights(whole), weights(resumed))
     np.testing.assert_equal(resumed.history_, whole.history_)
     # A training that is over is not begun again.
-    assert same(weights(PPO(**settings).train(world(), 240, checkpoint=tmp_path)), weights(whole))
+    assert same(weights(small(**settings).train(world(), 240, checkpoint=tmp_path)), weights(whole))
 
 
 KILLED = """
@@ -350,7 +348,8 @@ KILLED = """
         step, left = world.step, iter(range(int(sys.argv[3])))
         die = lambda: os.kill(os.getpid(), signal.SIGKILL)
         world.step = lambda actions: step(actions) if next(left, None) is not None else die()
-    learner = PPO(n_envs=16, horizon=64, epochs=4, minibatches=4, core="gru", core_width=16, device="cpu")
+    network = {"core": "gru", "core_width": 16}
+    learner = PPO(num_envs=16, horizon=64, epochs=4, minibatches=4, network=network, device="cpu")
     steps = 12 * 1024
     tell = lambda _, record: print(record["steps"], flush=True)
     learner.train(world, steps, checkpoint=sys.argv[1], callback=tell)
@@ -377,24 +376,25 @@ def test_a_killed_process_loses_only_its_current_round(tmp_path):
 
 def test_checkpoints_of_other_trainings_are_refused(tmp_path):
     PPO(**SMALL).train(Echo(4), 32, checkpoint=tmp_path / "a")
-    with pytest.raises(ValueError, match="params differ"):
-        PPO(**SMALL, lr=1e-2).train(Echo(4), 64, checkpoint=tmp_path / "a")
+    with pytest.raises(ValueError, match="its params differs"):
+        small(lr=1e-2).train(Echo(4), 64, checkpoint=tmp_path / "a")
     PPO(**SMALL).train(Echo(4), 32).save(tmp_path / "b")
     with pytest.raises(ValueError, match="no checkpoint"):
         PPO(**SMALL).train(Echo(4), 64, checkpoint=tmp_path / "b")
-    with pytest.raises(ValueError, match="not a Other"):
-        type("Other", (PPO,), {}).load(tmp_path / "b")
+    assert PPO.load(tmp_path / "a", device="cpu").steps_ == 32  # a checkpoint is a saved policy, too
 
 
 def test_trunks_given_as_modules_have_to_be_given_again(tmp_path):
     trunk = HalfResNet((3, 32, 32), width=8)
-    settings = {"n_envs": 2, "horizon": 2, "epochs": 1, "minibatches": 1, "device": "cpu"}
-    learner = PPO(**settings, trunk=trunk).train("anytask/Reach-v0", 4, env_options={"observation": "pixels"})
+    settings = {"num_envs": 2, "horizon": 2, "epochs": 1, "minibatches": 1, "device": "cpu"}
+    learner = PPO(**settings, network={"trunk": trunk}).train(
+        "anytask/Reach-v0", 4, env_options={"observation": "pixels"}
+    )
     learner.save(tmp_path)
     with pytest.raises(ValueError, match="trunk"):
         PPO.load(tmp_path)
     obs = torch.randint(0, 255, (2, 32, 32, 3), dtype=torch.uint8)
-    assert torch.equal(PPO.load(tmp_path, trunk=trunk, device="cpu").act(obs), learner.act(obs))
+    assert torch.equal(PPO.load(tmp_path, network={"trunk": trunk}, device="cpu").act(obs), learner.act(obs))
 
 
 def test_a_loss_that_is_not_finite_stops_and_leaves_the_policy_as_it_was():
@@ -429,30 +429,22 @@ def test_progress_callbacks_and_throughput():
     assert learner.cost()["trainable_parameters"] == sum(p.numel() for p in learner.network_.parameters())
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [{"n_envs": 0}, {"lr": 0.0}, {"gamma": 1.5}, {"core": "rnn"}, {"schedule": "cosine"}, {"seed": -1},
-     {"value_clip": 0.0}, {"entropy_coefficient": -1.0}, {"normalise_advantages": "epoch"}],
-)  # fmt: skip
-def test_settings_are_checked_at_the_door(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        PPO(**wrong)
-
-
 def test_wrong_calls_are_refused():
     with pytest.raises(ValueError, match="total_steps"):
         PPO(**SMALL).train(Echo(4), 0)
     with pytest.raises(ValueError, match="share=True"):
-        PPO(**SMALL, core="gru", share=False).train(Echo(4), 32)
+        PPO(network={"core": "gru", "share": False})
+    with pytest.raises(ValueError, match="lr_bounds"):
+        PPO(schedule="adaptive", lr=1.0)
     with pytest.raises(ValueError, match="blind"):
-        PPO(**SMALL, blind=(2,)).train(Echo(4), 32)
+        small(network={"blind": (2,)}).train(Echo(4), 32)
 
 
 # -- the network ------------------------------------------------------------------------------------------------------
 
 
 def test_blind_columns_change_nothing():
-    learner = PPO(**SMALL, blind=(1,)).train(Echo(4), 32)
+    learner = small(network={"blind": (1,)}).train(Echo(4), 32)
     obs = torch.rand(5, 2)
     changed = obs.clone()
     changed[:, 1] = 7.0
@@ -460,7 +452,7 @@ def test_blind_columns_change_nothing():
 
 
 def test_weights_are_views_of_one_tensor():
-    learner = PPO(**SMALL, core="gru").train(Echo(4), 32)
+    learner = small(network={"core": "gru"}).train(Echo(4), 32)
     before = weights(learner)
     learner._weights.data.mul_(2.0)
     for name, p in learner.network_.named_parameters():
@@ -482,7 +474,7 @@ def test_encoders_refuse_other_spaces():
     with pytest.raises(TypeError, match="Boxes"):
         Encoder(spaces.Text(3))
     assert Encoder(spaces.Discrete(5)).width == 5
-    net = ActorCritic(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), hidden=(8,))
+    net = ActorCritic(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), NetworkSettings(hidden=(8,)))
     assert net.columns == 1
 
 
@@ -494,7 +486,8 @@ WORKER = """
     from anytask.control.ppo import PPO
     rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    learner = PPO(n_envs=4, horizon=16, epochs=2, minibatches=1, lr=1e-2, normalise_observations=True, device="cpu")
+    network = {"normalize_observations": True}
+    learner = PPO(num_envs=4, horizon=16, epochs=2, minibatches=1, lr=1e-2, device="cpu", network=network)
     learner.train("anytask/Reach-v0", 512)
     assert learner.steps_ == 512
     learner.save(f"{out}-{rank}")
@@ -512,7 +505,9 @@ def test_two_processes_learn_what_one_learns_from_both_batches(tmp_path):
         for rank in range(2)
     ]
     assert [worker.wait() for worker in workers] == [0, 0]
-    one = PPO(n_envs=8, horizon=16, epochs=2, minibatches=1, lr=1e-2, normalise_observations=True, device="cpu")
+    one = PPO(
+        num_envs=8, horizon=16, epochs=2, minibatches=1, lr=1e-2, device="cpu", network={"normalize_observations": True}
+    )
     one.train("anytask/Reach-v0", 512)
     found = [weights(PPO.load(Path(f"{out}-{rank}"), device="cpu")) for rank in range(2)]
     assert same(*found)

@@ -33,11 +33,11 @@ def test_merging_two_is_seeing_both():
 def test_before_anything_was_seen_nothing_changes_and_constants_do_not_blow_up():
     stats = RunningStats((2,), eps=0.0)
     x = torch.tensor([[3.0, -1.0]])
-    assert torch.equal(stats.normalise(x), x)
+    assert torch.equal(stats.normalize(x), x)
     stats = RunningStats((2,))
     stats.update(torch.ones(5, 2))
-    assert torch.isfinite(stats.normalise(x)).all()
-    assert stats.normalise(x, clip=10.0).abs().max() <= 10
+    assert torch.isfinite(stats.normalize(x)).all()
+    assert stats.normalize(x, clip=10.0).abs().max() <= 10
 
 
 def test_the_state_is_all_there_is():
@@ -45,7 +45,7 @@ def test_the_state_is_all_there_is():
     stats.update(torch.from_numpy(np.arange(10.0).reshape(5, 2)))
     other.load_state_dict(stats.state_dict())
     x = torch.randn(3, 2)
-    assert torch.equal(stats.normalise(x), other.normalise(x))
+    assert torch.equal(stats.normalize(x), other.normalize(x))
 
 
 def test_values_of_another_shape_are_refused():

@@ -16,9 +16,11 @@ from anytask.problems.few_demos import FewDemos, unlabelled
 
 pytest.importorskip("gymnasium")
 torch.set_num_threads(1)
-TINY = {"hidden": (16,), "batch_size": 16, "device": "cpu"}
+TINY = {"cloning": {"hidden": (16,), "batch_size": 16}, "device": "cpu"}
 QUICK = {"prior_episodes": 4, "episodes": 8, "steps": 30, "embedder_steps": 30}
-RETRIEVAL = Entrant("br", "anytask.control:BehaviorRetrieval", {**TINY, "embedder_hidden": (16,), "latent_dim": 3})
+RETRIEVAL = Entrant(
+    "br", "anytask.control:BehaviorRetrieval", {**TINY, "embedding": {"hidden": (16,), "latent_dim": 3}}
+)
 
 
 def baseline(name, **params):

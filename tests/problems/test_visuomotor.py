@@ -13,11 +13,11 @@ from anytask.problems.base import Entrant
 from anytask.problems.visuomotor import Visuomotor
 
 TINY = {
-    "hidden": [32], "imitation_epochs": 3, "critic_hidden": [32], "critic_epochs": 2, "dynamics_hidden": [16],
-    "dynamics_steps": 10, "offline_steps": 4, "offline_batch": 32, "gate_every": 2, "gate_states": 8,
-    "rollout_length": 2, "distil_steps": 4, "online_epochs": 1, "n_steps": 2, "device": "cpu",
+    "diffusion": {"hidden": [32], "n_steps": 2}, "imitation": {"epochs": 3}, "critics": {"hidden": [32], "epochs": 2},
+    "dynamics": {"hidden": [16], "steps": 10}, "student": {"steps": 4}, "online": {"epochs": 1}, "device": "cpu",
+    "offline": {"steps": 4, "batch_size": 32, "gate_every": 2, "gate_states": 8, "rollout_length": 2},
 }  # fmt: skip
-SMALL = {"demos": 8, "rollouts": 4, "online_episodes": 6, "eval_episodes": 8, "copies": 4, "params": TINY}
+SMALL = {"demos": 8, "rollouts": 4, "online_episodes": 6, "eval_episodes": 8, "num_envs": 4, "params": TINY}
 RL100 = "anytask.control:RL100"
 
 
@@ -120,12 +120,12 @@ def test_any_gymnasium_id_and_a_file_of_demonstrations(tmp_path):
 def test_data_that_do_not_fit_are_refused_before_anything_is_trained(tmp_path):
     problem = Visuomotor()
     save_episodes(tmp_path / "reach.npz", demonstrations("anytask/Reach-v0", 3))
-    with pytest.raises(BadData, match="2 numbers per action"):
+    with pytest.raises(BadData, match="2 action dimensions"):
         problem.load(tmp_path / "reach.npz", env="Pendulum-v1")
     with pytest.raises(BadData, match="have observations"):
         problem.load(Episodes.from_list([Episode(np.zeros((3, 5)), np.zeros((2, 1)))]), env="Pendulum-v1")
     pendulum = Episodes.from_list([Episode(np.zeros((3, 3)), np.zeros((2, 2)))])
-    with pytest.raises(BadData, match="2 numbers per action"):
+    with pytest.raises(BadData, match="2 action dimensions"):
         problem.load(pendulum, env="Pendulum-v1")
     with pytest.raises(BadData, match="give env"):
         problem.load(pendulum)
@@ -161,7 +161,7 @@ def test_where_an_environment_has_no_notion_of_success_the_return_ranks():
     rng = np.random.default_rng(0)
     demos = Episodes.from_list([Episode(rng.normal(size=(9, 3)), rng.uniform(-2, 2, (8, 1))) for _ in range(3)])
     problem = Visuomotor()
-    data = problem.load(demos, env="Pendulum-v1", **(SMALL | {"eval_episodes": 2, "copies": 2}), preset="small")
+    data = problem.load(demos, env="Pendulum-v1", **(SMALL | {"eval_episodes": 2, "num_envs": 2}), preset="small")
     assert problem.primary.key == "return" and Visuomotor().primary.key == "success"
     outcome = problem.run(Entrant("diffusion policy", RL100, {"stages": ["imitation"]}), data, 0)
     assert outcome.metrics["return"] == outcome.metrics["return_imitation"] < 0

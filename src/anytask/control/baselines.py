@@ -10,10 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anytask.control.imitator import Imitator, Progress, part_of
+from anytask.control.imitator import Imitator
+from anytask.control.parts.acting import Given
 from anytask.control.parts.imitation import Source
+from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
-from anytask.datasets.episodes import OBSERVATION, Episodes
+from anytask.core.settings import real
+from anytask.datasets.episodes import Episodes
 
 __all__ = [
     "ExpertOnly",
@@ -35,26 +38,26 @@ class ExpertOnly(Imitator):
     --------
     >>> from anytask.datasets.episodes import Episode
     >>> expert = Episodes.from_list([Episode(np.arange(6.0)[:, None], np.ones((5, 1)))])
-    >>> policy = ExpertOnly(preset="small", steps=200, device="cpu").fit(expert)
+    >>> policy = ExpertOnly.from_preset("small", cloning={"steps": 200}, device="cpu").fit(expert)
     >>> bool(policy.act(np.array([2.0], dtype=np.float32))[0] > 0)
     True
     """
 
-    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress) -> list[Source]:
+    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress | None) -> list[Source]:
         return [Source(episodes)]
 
 
 class MixedData(Imitator):
     """Imitate demonstrations and the whole prior data in equal shares, without choosing."""
 
-    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress) -> list[Source]:
+    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress | None) -> list[Source]:
         return [Source(episodes), Source(_needed(prior, self))]
 
 
 class PriorOnly(Imitator):
     """Imitate the prior data alone: what they are worth without demonstrations."""
 
-    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress) -> list[Source]:
+    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress | None) -> list[Source]:
         return [Source(_needed(prior, self))]
 
 
@@ -69,15 +72,11 @@ class RandomSubset(Imitator):
         Those of :class:`~anytask.control.imitator.Imitator`.
     """
 
-    def __init__(self, *, share: float = 0.25, **params: Any) -> None:
-        super().__init__(**params)
-        if not 0 < share <= 1:
-            raise ValueError(f"share must be in (0, 1], got {share!r}")
-        self.share = share
+    share: float = real(0.25, "share of the prior transitions", above=0, at_most=1)
 
     selected_: np.ndarray
 
-    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress) -> list[Source]:
+    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress | None) -> list[Source]:
         prior = _needed(prior, self)
         rng = np.random.default_rng(derive(self.seed, "subset"))
         self.selected_ = np.zeros(prior.steps, dtype=bool)
@@ -94,7 +93,7 @@ class OracleSelection(Imitator):
     needs_labels: ClassVar[bool] = True
     selected_: np.ndarray
 
-    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress) -> list[Source]:
+    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress | None) -> list[Source]:
         self.selected_ = relevant_steps(_needed(prior, self))
         return [Source(episodes), Source(_needed(prior, self), self.selected_)]
 
@@ -110,19 +109,15 @@ class PretrainFinetune(Imitator):
         Those of :class:`~anytask.control.imitator.Imitator`.
     """
 
-    def __init__(self, *, finetune_share: float = 0.5, **params: Any) -> None:
-        super().__init__(**params)
-        if not 0 < finetune_share < 1:
-            raise ValueError(f"finetune_share must be between 0 and 1, got {finetune_share!r}")
-        self.finetune_share = finetune_share
+    finetune_share: float = real(0.5, "part of the gradient steps for the demonstrations", above=0, below=1)
 
-    def _fit(self, episodes: Episodes, prior: Episodes | None, progress: Progress) -> None:
-        self.policy_ = self._make_policy(1)
+    def _fit(self, episodes: Episodes, prior: Episodes | None, progress: Progress | None) -> None:
+        self.policy_ = self._new_policy(1)
         late = max(1, round(self.finetune_share * self.policy_.steps))
         early = max(1, self.policy_.steps - late)
-        self.policy_.build(self._shapes, self._action_dim, self.statistics_)
-        self.policy_.train(_needed(prior, self), early, part_of(progress, 0.0, 1 - self.finetune_share))
-        self.policy_.train(episodes, late, part_of(progress, 1 - self.finetune_share, 1.0))
+        self.policy_.build(self.shapes_, self.action_dim_, self.statistics_)
+        self.policy_.train(_needed(prior, self), early, portion(progress, 0.0, 1 - self.finetune_share))
+        self.policy_.train(episodes, late, portion(progress, 1 - self.finetune_share, 1.0))
 
 
 class GoalConditioned(Imitator):
@@ -140,42 +135,35 @@ class GoalConditioned(Imitator):
         Those of :class:`~anytask.control.imitator.Imitator`.
     """
 
-    def __init__(self, *, finetune_share: float = 0.0, **params: Any) -> None:
-        super().__init__(**params)
-        if not 0 <= finetune_share < 1:
-            raise ValueError(f"finetune_share must be at least 0 and below 1, got {finetune_share!r}")
-        self.finetune_share = finetune_share
+    finetune_share: float = real(
+        0.0, "part of the gradient steps for the demonstrations alone, after the others", at_least=0, below=1
+    )
 
     goals_: dict[str, np.ndarray]
     _chosen: Tensor | None
     _generator: torch.Generator
 
-    def _fit(self, episodes: Episodes, prior: Episodes | None, progress: Progress) -> None:
+    def _fit(self, episodes: Episodes, prior: Episodes | None, progress: Progress | None) -> None:
         everything = with_goals(Episodes.concatenate([_needed(prior, self), episodes]))
         expert = with_goals(episodes)
         self.statistics_ = everything.statistics()
-        self._shapes = {k: everything.shape_of(k) for k in sorted(everything.keys)}
+        self.shapes_ = {k: everything.shape_of(k) for k in sorted(everything.keys)}
         self.goals_ = {k: np.asarray(v[:]) for k, v in episodes.final_observations.items()}
-        self.policy_ = self._make_policy(1)
+        self.policy_ = self._new_policy(1)
         late = round(self.finetune_share * self.policy_.steps)
-        self.policy_.build(self._shapes, self._action_dim, self.statistics_)
-        self.policy_.train(everything, self.policy_.steps - late, part_of(progress, 0.0, 1 - self.finetune_share))
+        self.policy_.build(self.shapes_, self.action_dim_, self.statistics_)
+        self.policy_.train(everything, self.policy_.steps - late, portion(progress, 0.0, 1 - self.finetune_share))
         if late:
-            self.policy_.train(expert, late, part_of(progress, 1 - self.finetune_share, 1.0))
+            self.policy_.train(expert, late, portion(progress, 1 - self.finetune_share, 1.0))
         self.reset()
 
     def act(self, obs: Any, *, deterministic: bool = True) -> Any:
         self._check_fitted()
-        keyed = dict(obs) if isinstance(obs, Mapping) else {OBSERVATION: obs}
-        key = next(iter(self.goals_))
-        single = tuple(np.shape(keyed[key])) == self.goals_[key].shape[1:]
-        n = 1 if single else len(keyed[key])
-        if self._chosen is None or len(self._chosen) != n:
-            self._chosen = self._draw(n)
-        for name, goals in self.goals_.items():
-            goal = torch.from_numpy(goals)[self._chosen]
-            keyed[f"goal/{name}"] = goal[0] if single else goal
-        return self.policy_.act(keyed, deterministic=deterministic)
+        given = Given(obs, {name: goals.shape[1:] for name, goals in self.goals_.items()}, self._device)
+        if self._chosen is None or len(self._chosen) != given.n:
+            self._chosen = self._draw(given.n)
+        asked = {f"goal/{name}": torch.from_numpy(goals)[self._chosen] for name, goals in self.goals_.items()}
+        return given.answer(self.policy_.act({**given.tensors, **asked}, deterministic=deterministic))
 
     def reset(self, rows: Tensor | None = None) -> None:
         super().reset(rows)
@@ -200,12 +188,8 @@ class GoalConditioned(Imitator):
     def _draw(self, n: int) -> Tensor:
         return torch.randint(len(next(iter(self.goals_.values()))), (n,), generator=self._generator)
 
-    def _state(self) -> dict[str, Any]:
-        return super()._state() | {"goals": self.goals_}
-
     def _load_state(self, state: Mapping[str, Any]) -> None:
         super()._load_state(state)
-        self.goals_ = state["goals"]
         self.reset()
 
 

@@ -1,4 +1,12 @@
-"""Galactic: one recurrent policy for mobile rearrangement, learned end to end in thousands of batched worlds."""
+"""Galactic: one recurrent policy for mobile rearrangement, learned end to end in thousands of batched worlds.
+
+Departures: the grasp column is one choice out of release, keep and grasp, after the three things the simulator makes of
+it; the choice itself, and not what it is thresholded to, enters the log-probability. With overlapped physics an action
+that was on its way when its episode had already ended is left out of the loss. Processes share gradients, not
+preemption: DD-PPO's early cut of stragglers is not there. "small" has no memory: everything in the disc robot's world
+is sensed, and a GRU takes several times as long on a CPU. The weight of the value loss and the widths of embeddings,
+which the paper leaves open, are those usual in its code base.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +19,29 @@ from gymnasium.vector import VectorEnv
 
 from anytask.control.adapters import make
 from anytask.control.envs.rearrangement import play_all
+from anytask.control.parts.recurrent import ACTIVATIONS
 from anytask.control.ppo import PPO
+from anytask.control.ppo.network import NetworkSettings, check_discrete, check_share
 from anytask.control.rollout import EpisodeResults, evaluate
 from anytask.control.stepping import stepper
+from anytask.core.settings import choice, flag, free, group, numbers, real, whole
 
 __all__ = ["Galactic"]
+
+
+class GalacticNetwork(NetworkSettings):
+    """The paper's network."""
+
+    hidden: Sequence[int] = numbers((), "layers between encoder and core", at_least=1, integers=True)
+    activation: str = choice("relu", tuple(ACTIVATIONS), "activation of these layers")
+    core: str = choice("gru", ("none", "gru", "lstm"), "memory, for worlds that are not seen in full")
+    core_width: int = whole(512, "width of the memory")
+    share: Any = free(True, "one network for actions and values", check_share)
+    discrete: Any = free("auto", "values of discrete action columns; auto: what the environment names", check_discrete)
+    previous_action: bool = flag(True, "feed the last action back")
+    trunk: Any = free("half-resnet18", "encoder of images; None: by their shape")
+    trunk_width: int | None = whole(512, "width of image features; None: the trunk's own", optional=True)
+    embedding: int = whole(32, "width of linear embeddings of vectors and of the last action; 0: none", at_least=0)
 
 
 class Galactic(PPO):
@@ -30,38 +56,25 @@ class Galactic(PPO):
     It is :class:`~anytask.control.ppo.PPO` with the paper's network and settings, and takes every environment that PPO
     takes.
 
+    The defaults are the paper's. The preset ``small`` is for the disc robot of ``anytask/Rearrangement-v0``, which
+    senses everything it needs, on one core: 512 environments, horizon 32, two epochs of four mini-batches, a constant
+    rate of 1e-3, discount 0.97, two layers of 64 and no memory (``network={"core": "gru"}`` for one).
+
     Parameters
     ----------
-    preset : {"paper", "small"}, default "paper"
-        Fills in what is left at None. "paper": 128 worlds per process with 128 x 128 pictures, GRU of 512. "small": the
-        disc robot of ``anytask/Rearrangement-v0``, which senses everything it needs, on one core.
-    overlapped : bool, optional
-        Let physics run in the background, so that what is seen is one step old (paper: on). "small": off.
+    overlapped : bool, default True
+        Let physics run in the background, so that what is seen is one step old. "small": off.
     stagger : bool, default True
-        Cut the first episode of copy i by i steps (modulo its length), where the environment can.
-    discrete : "auto", None, or mapping of int to sequence of float
-        Action columns with a few values, the others being Gaussian. "auto": what the environment names in
-        ``discrete_actions``, and for robots of this package release, keep or grasp (-1, 0, 1) and, where there is one,
-        stop (-1, 1).
-    reward : mapping of str to float, optional
+        Cut the first episode of environment i by i steps (modulo its length), where the environment can.
+    reward : mapping of str to float
         Attributes of the environment that are replaced while learning, such as ``{"pick_bonus": 0.0}`` (an ablation of
         reward terms); they are put back afterwards.
-    n_envs, horizon, epochs, minibatches : int
-        Paper: 128 (per process), 64, 1, 2. "small": 512, 32, 2, 4.
-    lr, schedule : float, str
-        Paper: 3.5e-4, falling linearly. "small": 1e-3, constant.
-    gamma, lambda_, clip : float
-        0.99 (0.97 in "small"), 0.95, 0.2.
-    entropy_coefficient, value_coefficient, max_grad_norm : float
-        0.001, 0.5, 2.0.
-    bootstrap_timeouts : bool
-        False, as in the paper's code: running out of time is a failure.
-    hidden, activation, core, core_width, previous_action, trunk, trunk_width, embedding
-        The network. Paper: half-width ResNet-18 with group normalisation on RGB and depth to 512 features, embeddings
-        of 32 for sensors and previous action, GRU of 512. "small": two layers of 64, no memory; give ``core="gru"`` for
-        one.
-    **settings
-        Everything else that :class:`~anytask.control.ppo.PPO` takes, ``seed``, ``device`` and ``blind`` among it.
+    network : GalacticNetwork or mapping
+        Half-width ResNet-18 with group normalization on RGB and depth to 512 features, embeddings of 32 for sensors and
+        previous action, GRU of 512; ``discrete="auto"``: the action columns that take a few values in the environment.
+    num_envs, horizon, epochs, minibatches, lr, schedule, ...
+        As in :class:`~anytask.control.ppo.PPO`, with the paper's values: 128 (per process), 64, 1, 2, 3.5e-4 falling
+        linearly, entropy 0.001, value loss 0.5, gradient norm 2, and time-outs that are failures.
 
     Attributes
     ----------
@@ -70,20 +83,11 @@ class Galactic(PPO):
 
     Examples
     --------
-    >>> robot = Galactic(preset="small", n_envs=64, seed=0, device="cpu").train("anytask/Rearrangement-v0", 4096)
+    >>> robot = Galactic.from_preset("small", num_envs=64, device="cpu").train("anytask/Rearrangement-v0", 4096)
     >>> bool(robot.evaluate("anytask/Rearrangement-v0", episodes=64).lengths.max() <= 60)
     True
     >>> sorted(robot.throughput_)
     ['simulation', 'training']
-
-    Departures from the paper
-    -------------------------
-    The grasp column is one choice out of release, keep and grasp, after the three things the simulator makes of it; the
-    choice itself, and not what it is thresholded to, enters the log-probability. With overlapped physics an action that
-    was on its way when its episode had already ended is left out of the loss. Processes share gradients, not
-    preemption: DD-PPO's early cut of stragglers is not there. "small" has no memory: everything in the disc robot's
-    world is sensed, and a GRU takes several times as long on a CPU. The weight of the value loss and the widths of
-    embeddings, which the paper leaves open, are those usual in its code base.
 
     References
     ----------
@@ -92,50 +96,30 @@ class Galactic(PPO):
     """
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {
-            "overlapped": True, "n_envs": 128, "horizon": 64, "epochs": 1, "minibatches": 2, "lr": 3.5e-4,
-            "schedule": "linear", "gamma": 0.99, "lambda_": 0.95, "clip": 0.2, "entropy_coefficient": 0.001,
-            "value_coefficient": 0.5, "max_grad_norm": 2.0, "bootstrap_timeouts": False, "hidden": (),
-            "activation": "relu", "core": "gru", "core_width": 512, "previous_action": True, "share": True,
-            "trunk": "half-resnet18", "trunk_width": 512, "embedding": 32,
-        },
         "small": {
-            "overlapped": False, "n_envs": 512, "horizon": 32, "epochs": 2, "minibatches": 4, "lr": 1e-3,
-            "schedule": "constant", "gamma": 0.97, "lambda_": 0.95, "clip": 0.2, "entropy_coefficient": 0.001,
-            "value_coefficient": 0.5, "max_grad_norm": 2.0, "bootstrap_timeouts": False, "hidden": (64, 64),
-            "activation": "tanh", "core": "none", "core_width": 64, "previous_action": True, "share": True,
-            "trunk": "cnn", "trunk_width": 64, "embedding": 0,
+            "overlapped": False, "num_envs": 512, "horizon": 32, "epochs": 2, "minibatches": 4, "lr": 1e-3,
+            "schedule": "constant", "gamma": 0.97,
+            "network": {
+                "hidden": (64, 64), "activation": "tanh", "core": "none", "core_width": 64, "trunk": "cnn",
+                "trunk_width": 64, "embedding": 0,
+            },
         },
     }  # fmt: skip
 
-    def __init__(
-        self,
-        *,
-        preset: str = "paper",
-        overlapped: bool | None = None,
-        stagger: bool = True,
-        discrete: str | Mapping[int, Sequence[float]] | None = "auto",
-        reward: Mapping[str, float] | None = None,
-        **settings: Any,
-    ) -> None:
-        if preset not in self.PRESETS:
-            raise ValueError(f"preset must be one of {sorted(self.PRESETS)}, got {preset!r}")
-        chosen = {k: v for k, v in settings.items() if v is not None or k not in self.PRESETS[preset]}
-        filled = {**self.PRESETS[preset], **chosen}
-        overlap = filled.pop("overlapped")
-        if not isinstance(discrete, (str, Mapping, type(None))) or (isinstance(discrete, str) and discrete != "auto"):
-            raise ValueError(f"discrete must be 'auto', None or a mapping of columns to values, got {discrete!r}")
-        super().__init__(**filled, discrete=None if isinstance(discrete, str) else discrete)
-        self.preset, self.stagger = preset, stagger
-        self.overlapped = overlap if overlapped is None else overlapped
-        self.discrete, self.reward = discrete, dict(reward or {})
-        self.params |= {
-            "preset": preset,
-            "overlapped": self.overlapped,
-            "stagger": stagger,
-            "discrete": discrete,
-            "reward": self.reward,
-        }
+    overlapped: bool = flag(True, "let physics run in the background, so that what is seen is one step old")
+    stagger: bool = flag(True, "cut first episodes, so that resets spread over time")
+    reward: Mapping[str, float] = free({}, "attributes of the environment that are replaced while learning")
+    num_envs: int = whole(128, "parallel environments (per process) that are made for an id or a function")
+    horizon: int = whole(64, "steps per environment and round")
+    epochs: int = whole(1, "passes over each round")
+    minibatches: int = whole(2, "parts of each pass: of samples, or with a memory of whole sequences")
+    lr: float = real(3.5e-4, "Adam's learning rate", above=0)
+    schedule: str = choice("linear", ("constant", "linear", "adaptive"), "of lr: falling to 0, or KL-adaptive")
+    value_coefficient: float = real(0.5, "weight of the value loss", at_least=0)
+    entropy_coefficient: float = real(0.001, "weight of the entropy", at_least=0)
+    max_grad_norm: float | None = real(2.0, "norm to which gradients are clipped", above=0, optional=True)
+    bootstrap_timeouts: bool = flag(False, "value what comes after a time limit; False takes it for a failure")
+    network: GalacticNetwork = group(GalacticNetwork, "layers, memory, action heads and encoder of images")
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -152,11 +136,6 @@ class Galactic(PPO):
         finally:
             if made is not env:
                 world.close()
-
-    def _settle(self, env: VectorEnv) -> None:
-        if self.params["discrete"] == "auto":
-            self.params["discrete"] = _few_values(env.unwrapped)
-        super()._settle(env)
 
     def _begin(self, env: VectorEnv, group: Any) -> Any:
         run = super()._begin(env, group)
@@ -184,7 +163,7 @@ class Galactic(PPO):
             As in :func:`anytask.control.make`.
         episodes : int or "all"
             So many, as in :func:`anytask.control.evaluate`; or every episode of the environment's list once
-            (``order="once"``), in any number of copies. For "all" an id is made with ``order="once"``.
+            (``order="once"``), by any number of parallel environments. For "all" an id is made with ``order="once"``.
         seed, deterministic, progress
             As in :func:`anytask.control.evaluate`.
         **options
@@ -194,7 +173,7 @@ class Galactic(PPO):
             return evaluate(
                 self, env, int(episodes), seed=seed, deterministic=deterministic, progress=progress, **options
             )
-        made: Any = env if isinstance(env, VectorEnv) else make(env, self.n_envs, order="once", **options)
+        made: Any = env if isinstance(env, VectorEnv) else make(env, self.num_envs, order="once", **options)
         return play_all(self, made, deterministic=deterministic, progress=progress)
 
     def transfer(
@@ -206,7 +185,7 @@ class Galactic(PPO):
         """
         results = []
         for env in (here, there):
-            made = env if isinstance(env, VectorEnv) else make(env, min(episodes, self.n_envs))
+            made = env if isinstance(env, VectorEnv) else make(env, min(episodes, self.num_envs))
             self._settle(make(made))
             results.append(evaluate(self, made, episodes, seed=seed, deterministic=deterministic))
         return Transfer(*results)
@@ -227,18 +206,6 @@ class Transfer:
     def summary(self) -> str:
         """Say it in one line."""
         return f"here: {self.here.summary()}; there: {self.there.summary()}"
-
-
-def _few_values(env: Any) -> dict[int, tuple[float, ...]] | None:
-    """Which action columns of an environment take a few values only."""
-    named = getattr(env, "discrete_actions", None)
-    if named is not None:
-        return {int(column): tuple(map(float, values)) for column, values in named.items()}
-    robot = getattr(env, "robot", None)
-    if robot is None:
-        return None
-    stop = {int(robot.action_dim) - 1: (-1.0, 1.0)} if robot.stops else {}
-    return {0: (-1.0, 0.0, 1.0), **stop}
 
 
 @contextmanager

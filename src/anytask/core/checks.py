@@ -54,6 +54,21 @@ def require_finite_weights(modules: Iterable[nn.Module], stage: str) -> None:
                 require_finite(value, f"{name} {stage}", "lower lr, or check the scale of the inputs")
 
 
+def check_counts(**named: Any) -> None:
+    """Say so if a named value is no integer of at least 1.
+
+    Examples
+    --------
+    >>> check_counts(episodes=0)
+    Traceback (most recent call last):
+        ...
+    ValueError: episodes must be an integer of at least 1, got 0
+    """
+    for name, value in named.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
 def check_inputs(X: ArrayLike | Tensor, name: str = "X") -> Tensor:
     """Return ``X`` as a finite float32 tensor of shape (n, ...), n >= 1, or say what is wrong with it."""
     if isinstance(X, Tensor):

@@ -97,7 +97,7 @@ class Entrant:
         cls: Any = self.load()
         known = inspect.signature(cls).parameters
         takes_all = any(p.kind is p.VAR_KEYWORD for p in known.values())
-        params = {**{k: v for k, v in given.items() if k in known or takes_all}, **self.params}
+        params = merged({k: v for k, v in given.items() if k in known or takes_all}, self.params)
         params.pop("preset", None)
         preset = self.preset_or(default_preset)
         if preset is None:
@@ -136,6 +136,18 @@ class Entrant:
     def import_line(self) -> str:
         """The line of Python that imports the class."""
         return f"from {self.entry.split(':')[0]} import {self.class_name}"
+
+
+def merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return constructor arguments of which ``own`` come first, in groups of settings too.
+
+    Examples
+    --------
+    >>> merged({"lr": 0.1, "offline": {"steps": 5, "lr": 0.1}}, {"offline": {"lr": 0.2}})
+    {'lr': 0.1, 'offline': {'steps': 5, 'lr': 0.2}}
+    """
+    both = {k: v for k, v in own.items() if isinstance(v, Mapping) and isinstance(base.get(k), Mapping)}
+    return {**base, **own, **{k: {**base[k], **v} for k, v in both.items()}}
 
 
 @dataclass

@@ -154,7 +154,7 @@ class FewDemos(Problem):
         "prior": (None, "path of the prior episodes, where they are not DATA/prior.*"),
         "episodes": (200, "episodes per trial"),
         "held_out": (0.25, "share of the expert's episodes that is held out where there is no environment"),
-        "preset": ("small", "settings of every entrant: small or paper"),
+        "preset": ("small", "settings of every entrant: small, images or paper"),
         "steps": (None, "gradient steps of every policy; none: the preset's"),
         "embedder_steps": (None, "gradient steps of what embeds transitions; none: the preset's"),
         "observation": ("state", "waypoints: state or pixels"),
@@ -364,10 +364,9 @@ def _fitted(
     entrant: Entrant, world: _Instance, o: Mapping[str, Any], seed: int, progress: Callable[[float], None] | None
 ) -> Any:
     cls: Any = entrant.load()
-    known = set(cls._parameters()) if hasattr(cls, "_parameters") else set(inspect.signature(cls).parameters)
-    defaults = {"seed": seed, **{n: o[n] for n in ("preset", "steps", "embedder_steps")}}
-    defaults = {k: v for k, v in defaults.items() if k in known and v is not None}
-    model = cls(**{**defaults, **entrant.params})
+    steps = {"cloning": o["steps"], "embedding": o["embedder_steps"]}
+    given = {name: {"steps": n} for name, n in steps.items() if n is not None}
+    model = entrant.make(o["preset"], seed=seed, **given)
     prior = world.prior if getattr(cls, "needs_labels", False) else unlabelled(world.prior)
     model.fit(unlabelled(world.expert), prior, progress=progress)
     return model

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import inspect
 import io
 import json
 import time
@@ -70,8 +69,8 @@ class RearrangementData:
 
         o = self.options
         if self.scene is None:
-            copies = min(o["episodes"], 64)
-            return make(self.env_id, copies, seed=derive(seed, "test worlds") % 2**31, **(o["env_options"] or {}))
+            n = min(o["episodes"], 64)
+            return make(self.env_id, n, seed=derive(seed, "test worlds") % 2**31, **(o["env_options"] or {}))
         episodes = self._listed(seed, "test")
         most = episodes["episodes"] if isinstance(episodes["episodes"], int) else len(episodes["episodes"])
         return self._world(min(most, 512), 0, episodes, "once")
@@ -104,8 +103,8 @@ class Rearrangement(Problem):
     with a scene and, by choice, a list of episodes (of eight or more a quarter is held out for the test), or the id of
     any Gymnasium environment, whose own measure of success counts.
 
-    Entrants have ``train(env, total_steps, progress=...)`` and are policies, ``act(obs)``. An entrant that takes
-    ``preset`` is given the option.
+    Entrants have ``train(env, total_steps, progress=...)`` and are policies, ``act(obs)``. An entrant that has
+    the ``preset`` is made with it.
 
     Metrics
     -------
@@ -126,7 +125,7 @@ class Rearrangement(Problem):
     )
     options: ClassVar[Mapping[str, tuple[Any, str]]] = {
         "total_steps": (None, "environment steps of a training (default: 300,000 for pick, 3,000,000 for others)"),
-        "num_envs": (512, "copies that learn side by side"),
+        "num_envs": (512, "parallel environments to learn in"),
         "episodes": (300, "test episodes"),
         "task": ("rearrange", "pick, rearrange or simple-place, in a scene of your own"),
         "robot": ("disc", "disc or fetch"),
@@ -296,10 +295,7 @@ class Rearrangement(Problem):
 def _trained(
     entrant: Entrant, world: Any, o: Mapping[str, Any], seed: int, progress: Callable[[float], None] | None
 ) -> Any:
-    cls: Any = entrant.load()
-    parameters = inspect.signature(cls).parameters
-    given = {k: v for k, v in {"seed": seed, "preset": o["preset"]}.items() if _takes(cls, parameters, k)}
-    model = cls(**{**given, **entrant.params})
+    model = entrant.make(o["preset"], seed=seed)
     model.train(world, total_steps=o["total_steps"], progress=progress)
     return model
 
@@ -324,19 +320,11 @@ class RandomPolicy:
         return self
 
     def act(self, obs: Any, *, deterministic: bool = True) -> Any:
-        """Return a random action for every copy, whatever is asked for."""
+        """Return random actions (n, ...), whatever is asked for."""
         import torch
 
         first = next(iter(obs.values())) if isinstance(obs, dict) else obs
         return torch.as_tensor(np.stack([self.space.sample() for _ in range(len(first))]), device=first.device)
-
-
-def _takes(cls: Any, parameters: Mapping[str, Any], name: str) -> bool:
-    """Whether a constructor has this argument: by name, or handed on to a base class."""
-    if name in parameters:
-        return True
-    handed_on = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    return handed_on and any(name in inspect.signature(base).parameters for base in cls.__mro__[1:-1])
 
 
 def _curve(history: list[Mapping[str, float]], most: int = 100) -> dict[str, list[float]]:

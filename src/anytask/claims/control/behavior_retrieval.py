@@ -32,7 +32,7 @@ CLAIM = Claim(
                 Entrant("behavior-retrieval (scrambled scores)", RETRIEVAL, {**_SMALL, "scramble": True}, "ablation"),
                 # Everything is kept whatever the embedder, so the one that needs no training will do.
                 Entrant("behavior-retrieval (delta=0)", RETRIEVAL,
-                        {**_SMALL, "delta": 0.0, "embedder": "raw"}, "ablation"),
+                        {**_SMALL, "delta": 0.0, "embedding": {"embedder": "raw"}}, "ablation"),
                 _baseline("expert only", "ExpertOnly"),
                 _baseline("everything", "MixedData"),
                 _baseline("prior only", "PriorOnly"),

@@ -5,7 +5,7 @@ from anytask.problems.base import Entrant
 
 GALACTIC = "anytask.control:Galactic"
 _SMALL = {"preset": "small", "device": "cpu"}
-# As many samples per round from twice as many copies: the simulator is faster so.
+# As many samples per round from twice as many environments: the simulator is faster so.
 _WIDE = {**_SMALL, "horizon": 16}
 # Columns of the disc robot's sensors that point from base and gripper to the object and to the goal.
 _POINTERS = [0, 1, 2, 3, 6, 7, 8, 9]
@@ -27,7 +27,8 @@ CLAIM = Claim(
             "pick",
             (
                 Entrant("galactic", GALACTIC, _SMALL, "system", "galactic"),
-                Entrant("galactic (object and goal not sensed)", GALACTIC, {**_SMALL, "blind": _POINTERS}, "ablation"),
+                Entrant("galactic (object and goal not sensed)", GALACTIC,
+                        {**_SMALL, "network": {"blind": _POINTERS}}, "ablation"),
                 Entrant("random policy", "anytask.problems.rearrangement:RandomPolicy", {}, "baseline"),
             ),
             {"total_steps": 300_000, "deterministic": False},

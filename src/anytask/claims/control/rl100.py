@@ -1,18 +1,20 @@
 """RL-100: offline, then short online reinforcement learning takes a diffusion policy from demonstrations to success."""
 
+from typing import Any
+
 from anytask.claims.base import Beats, Claim, Experiment, Reaches
-from anytask.problems.base import Entrant
+from anytask.problems.base import Entrant, merged
 
 RL100 = "anytask.control:RL100"
 _OFFLINE = ["imitation", "offline"]
-_WALLED = {"stages": _OFFLINE, "offline_lr": 1e-4, "offline_clip": 0.25}
+_WALLED: dict[str, Any] = {"stages": _OFFLINE, "offline": {"lr": 1e-4, "clip": 0.25}}
 #: A quick look shortens every stage, and the episodes.
 _QUICK = {
-    "demos": 10, "rollouts": 5, "online_episodes": 8, "eval_episodes": 10, "copies": 10,
+    "demos": 10, "rollouts": 5, "online_episodes": 8, "eval_episodes": 10, "num_envs": 10,
     "env_options": {"max_episode_steps": 10},
     "params": {
-        "imitation_epochs": 5, "critic_epochs": 2, "dynamics_steps": 5, "offline_steps": 10, "distil_steps": 5,
-        "online_epochs": 1, "gate_states": 8, "rollout_length": 5, "value_warmup": 1,
+        "imitation": {"epochs": 5}, "critics": {"epochs": 2}, "dynamics": {"steps": 5}, "student": {"steps": 5},
+        "offline": {"steps": 10, "gate_states": 8, "rollout_length": 5}, "online": {"epochs": 1, "value_warmup": 1},
     },
 }  # fmt: skip
 
@@ -34,7 +36,10 @@ CLAIM = Claim(
                 Entrant("rl100", RL100, {}, "system", "rl100"),
                 Entrant("rl100 (no offline stage)", RL100, {"stages": ["imitation", "online"]}, "ablation"),
                 Entrant(
-                    "rl100 (shuffled advantages)", RL100, {"stages": _OFFLINE, "shuffle_advantages": True}, "ablation"
+                    "rl100 (shuffled advantages)",
+                    RL100,
+                    {"stages": _OFFLINE, "offline": {"shuffle_advantages": True}},
+                    "ablation",
                 ),
                 Entrant("diffusion policy", RL100, {"stages": ["imitation"]}, "baseline"),
                 Entrant("Gaussian cloning + PPO", "anytask.control.rl100.baselines:GaussianBC", {}, "baseline"),
@@ -48,7 +53,7 @@ CLAIM = Claim(
             "walled-reach",
             (
                 Entrant("rl100 (gate)", RL100, _WALLED, "system", "rl100"),
-                Entrant("rl100 (no gate)", RL100, {**_WALLED, "gate": False}, "ablation"),
+                Entrant("rl100 (no gate)", RL100, merged(_WALLED, {"offline": {"gate": False}}), "ablation"),
             ),
             {"eval_episodes": 200, "online_episodes": 0},
             quick=_QUICK,

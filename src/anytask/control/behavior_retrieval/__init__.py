@@ -1,28 +1,69 @@
-"""Behavior Retrieval: few-shot imitation by keeping what looks like the expert in a large unlabelled data set."""
+"""Behavior Retrieval: few-shot imitation by keeping what looks like the expert in a large unlabelled data set.
+
+What is kept are transitions. A recurrent policy learns from windows that *start* at a kept one; the steps after it may
+not be kept themselves. Observations and actions are normalized by mean and standard deviation of the prior, in both
+data sets alike, so that no part of e outweighs the others by its units. When all distances are equal, every S is 1.
+
+Departures: actions are normalized to unit variance, where the released code relies on actions in [-1, 1] and squashes
+the mixture's means with tanh. Steps past an episode's end do not count in the loss (they are repeated and counted in
+the released code). Every batch has its retrieved half; in the released code one in each pass over the data lacks it.
+Image trunks have group instead of batch normalization. The number of policy steps is not part of the method; the
+default is that of the library the released code builds on.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
 from anytask.control.behavior_retrieval.nearest import nearest_distance
 from anytask.control.behavior_retrieval.state_action_vae import PlainFeatures, StateActionVAE, TimeContrastive
-from anytask.control.imitator import Imitator, Progress
-from anytask.control.parts.imitation import Head, Rows, Source
+from anytask.control.imitator import Imitator
+from anytask.control.parts.imitation import Rows, Source, by_hundredths
 from anytask.control.parts.observation_encoders import is_image
-from anytask.core.devices import resolve_device
+from anytask.core.progress import Progress
 from anytask.core.rng import derive
 from anytask.core.rollback import rollback
+from anytask.core.settings import Settings, choice, flag, free, group, numbers, real, whole
+from anytask.core.training import train
 from anytask.datasets.episodes import Episode, Episodes, Statistics
 
 __all__ = ["BehaviorRetrieval"]
+
+
+def _check_embedder(embedder: Any) -> None:
+    known = isinstance(embedder, str) and (embedder in _EMBEDDERS or embedder.startswith("frozen:"))
+    if not known and not hasattr(embedder, "embed"):
+        raise ValueError(f"embedder must be one of {[*_EMBEDDERS, 'frozen:NAME']} or have embed(), got {embedder!r}")
+
+
+class EmbeddingSettings(Settings):
+    """What maps a transition to z; the defaults are the paper's for numbers."""
+
+    embedder: Any = free("vae", "vae, time-contrastive, raw, frozen:NAME, or a module with embed()", _check_embedder)
+    latent_dim: int = whole(14, "width of z")
+    hidden: Sequence[int] = numbers((300, 400), "layers of its perceptrons", at_least=1, integers=True)
+    decoder_channels: int = whole(256, "maps that the VAE's image decoder starts from")
+    beta: float = real(1e-4, "weight of the VAE's divergence", at_least=0)
+    lr: float = real(1e-3, "Adam's learning rate", above=0)
+    batch_size: int = whole(100, "transitions per step")
+    steps: int = whole(1_000_000, "gradient steps")
+
+
+class CorrectionSettings(Settings):
+    """Learning from what a person does who takes over."""
+
+    ring: int = whole(1000, "corrected transitions that are remembered")
+    burn_in: int = whole(10, "episodes before the first update", at_least=0)
+    delta: float = real(0.8, "least similarity of what is kept", at_least=0, at_most=1)
+    steps: int = whole(1000, "gradient steps per update")
 
 
 class BehaviorRetrieval(Imitator):
@@ -44,44 +85,28 @@ class BehaviorRetrieval(Imitator):
 
     Parameters
     ----------
-    preset : {"paper", "small"}, default "paper"
-        Fills in what is left at None; see :class:`~anytask.control.imitator.Imitator`.
-    delta : float in [0, 1], optional
-        Least similarity of what is kept: 0 keeps everything, 1 only the closest. Paper: 0.85 for images, 0.75 for
-        numbers; "small": 0.8.
+    delta : float in [0, 1], default 0.75
+        Least similarity of what is kept: 0 keeps everything, 1 only the closest. Paper: 0.75 for numbers, 0.85 for
+        images (preset "images"); "small": 0.8.
     quantile : float in (0, 1], optional
         Keep this share of the prior data instead, the most similar first. One far outlier squeezes all S towards 1, and
         a share does not mind.
-    embedder : {"vae", "time-contrastive", "raw"}, "frozen:NAME" or torch.nn.Module, default "vae"
-        What makes z: the VAE; an encoder under which a transition is like those soon after it (the released code's
-        alternative); the normalised observation itself; frozen features of a Hugging Face vision model for images and
-        numbers as they are; or a module with ``embed(obs, action)``, taken as it is.
-    latent_dim : int, optional
-        Width of z. Paper: 128 for images, 14 for numbers; "small": 8.
-    embedder_hidden : sequence of int, optional
-        Layers of its perceptrons. Paper: (300, 400); "small": (128, 128).
-    decoder_channels : int, optional
-        Maps that the VAE's image decoder starts from; 256, or 64 in "small" (ours).
-    beta : float >= 0, default 1e-4
-        Weight of the VAE's divergence.
-    embedder_lr : float, default 1e-3
-    embedder_batch_size, embedder_steps : int, optional
-        Paper: 50 (images) or 100, and 1,000,000 (2000 epochs of 500 steps; its checkpoints from a tenth of that on were
-        used). "small": 100, and 1500.
+    embedding : EmbeddingSettings or mapping
+        What makes z. ``embedder`` is the VAE; an encoder under which a transition is like those soon after it
+        ("time-contrastive", the released code's alternative); the normalized observation itself ("raw"); frozen
+        features of a Hugging Face vision model for images and numbers as they are ("frozen:NAME"); or a module with
+        ``embed(obs, action)``, taken as it is.
     action_in_embedding : bool, default True
         Append the raw action to z (an ablation without).
     scramble : bool, default False
         Deal the scores to the prior transitions at random, which leaves as many of them (an ablation).
     index : {"exact", "faiss"}, default "exact"
         How nearest transitions are found, as in :func:`anytask.control.behavior_retrieval.nearest.nearest_distance`.
-    ring, burn_in, correction_delta, correction_steps : int, int, float, int, default 1000, 10, 0.8, 1000
-        Of :meth:`correct`: corrected transitions remembered, episodes before the first update, threshold, gradient
-        steps per update.
-    head, core, hidden, window, modes, min_std, evaluation, trunks, trunk_width, crop, lr, batch_size, steps, policy
-        Of the policy, as in :class:`~anytask.control.imitator.Imitator`. ``trunks`` and ``trunk_width`` also make the
+    corrections : CorrectionSettings or mapping
+        Of :meth:`correct`.
+    cloning, policy, seed, device
+        As in :class:`~anytask.control.imitator.Imitator`. ``trunks`` and ``trunk_width`` of the policy also make the
         embedder's image trunks; crops are for the policy only.
-    seed, device
-        As in :class:`~anytask.control.imitator.Imitator`.
 
     Attributes
     ----------
@@ -94,14 +119,9 @@ class BehaviorRetrieval(Imitator):
     embedder_ : torch.nn.Module
     prior_embeddings_, expert_embeddings_ : array (T, d)
         e of the prior and of the expert.
-    policy_ : BehaviourCloning
+    policy_ : BehaviorCloning
     ring_ : list of Episode
         The corrections that :meth:`correct` remembers.
-
-    Raises
-    ------
-    ValueError
-        From :meth:`fit`: without prior data, for data that do not fit together, or a threshold that keeps nothing.
 
     Examples
     --------
@@ -113,25 +133,11 @@ class BehaviorRetrieval(Imitator):
     ...     return Episode(x[:, None], np.full((n, 1), way) + 0.1 * rng.normal(size=(n, 1)), attributes={"way": way})
     >>> expert = Episodes.from_list([walk(1.0)])
     >>> prior = Episodes.from_list([walk(way) for way in (1.0, -1.0) * 10])
-    >>> model = BehaviorRetrieval(preset="small", embedder_steps=100, steps=100, device="cpu").fit(expert, prior)
+    >>> short = {"cloning": {"steps": 100}, "embedding": {"steps": 100}, "device": "cpu"}
+    >>> model = BehaviorRetrieval.from_preset("small", **short).fit(expert, prior)
     >>> went_right = prior.attributes["way"][prior.episode_of] > 0
     >>> bool(model.selected_.any()), bool(model.selected_[~went_right].any())
     (True, False)
-
-    Notes
-    -----
-    What is kept are transitions. A recurrent policy learns from windows that *start* at a kept one; the steps after it
-    may not be kept themselves. Observations and actions are normalised by mean and standard deviation of the prior, in
-    both data sets alike, so that no part of e outweighs the others by its units. When all distances are equal, every
-    S is 1.
-
-    Departures from the paper
-    -------------------------
-    Actions are normalised to unit variance, where the released code relies on actions in [-1, 1] and squashes the
-    mixture's means with tanh. Steps past an episode's end do not count in the loss (they are repeated and counted in
-    the released code). Every batch has its retrieved half; in the released code one in each pass over the data lacks
-    it. Image trunks have group instead of batch normalisation. The number of policy steps is not part of the method;
-    the preset's is that of the library the released code builds on.
 
     References
     ----------
@@ -140,95 +146,24 @@ class BehaviorRetrieval(Imitator):
     """
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {
-            **Imitator.PRESETS["paper"], "delta": 0.75, "latent_dim": 14, "embedder_batch_size": 100,
-            "embedder_hidden": (300, 400), "embedder_steps": 1_000_000, "decoder_channels": 256,
-        },
-        "paper with images": {
-            **Imitator.PRESETS["paper with images"], "delta": 0.85, "latent_dim": 128, "embedder_batch_size": 50,
+        "images": {
+            **Imitator.PRESETS["images"], "delta": 0.85, "embedding": {"latent_dim": 128, "batch_size": 50},
         },
         "small": {
-            **Imitator.PRESETS["small"], "delta": 0.8, "latent_dim": 8, "embedder_batch_size": 100,
-            "embedder_hidden": (128, 128), "embedder_steps": 1500, "decoder_channels": 64,
+            **Imitator.PRESETS["small"], "delta": 0.8,
+            "embedding": {"latent_dim": 8, "hidden": (128, 128), "steps": 1500, "decoder_channels": 64},
         },
-        "small with images": {"embedder_batch_size": 50},
     }  # fmt: skip
 
-    def __init__(
-        self,
-        *,
-        preset: str = "paper",
-        delta: float | None = None,
-        quantile: float | None = None,
-        embedder: str | nn.Module = "vae",
-        latent_dim: int | None = None,
-        embedder_hidden: Sequence[int] | None = None,
-        decoder_channels: int | None = None,
-        beta: float = 1e-4,
-        embedder_lr: float = 1e-3,
-        embedder_batch_size: int | None = None,
-        embedder_steps: int | None = None,
-        action_in_embedding: bool = True,
-        scramble: bool = False,
-        index: Literal["exact", "faiss"] = "exact",
-        ring: int = 1000,
-        burn_in: int = 10,
-        correction_delta: float = 0.8,
-        correction_steps: int = 1000,
-        head: Head | nn.Module = "gmm",
-        core: str | nn.Module | None = None,
-        hidden: Sequence[int] | None = None,
-        window: int | None = None,
-        modes: int = 5,
-        min_std: float = 1e-4,
-        evaluation: Literal["low-noise", "mode"] = "low-noise",
-        trunks: Any = None,
-        trunk_width: int | None = None,
-        crop: int | None = None,
-        lr: float | None = None,
-        batch_size: int | None = None,
-        steps: int | None = None,
-        policy: Any = None,
-        seed: int = 0,
-        device: str = "auto",
-    ) -> None:
-        super().__init__(
-            preset=preset, head=head, core=core, hidden=hidden, window=window, modes=modes, min_std=min_std,
-            evaluation=evaluation, trunks=trunks, trunk_width=trunk_width, crop=crop, lr=lr, batch_size=batch_size,
-            steps=steps, policy=policy, seed=seed, device=device,
-        )  # fmt: skip
-        for name, share in (("delta", delta), ("correction_delta", correction_delta)):
-            if share is not None and not 0 <= share <= 1:
-                raise ValueError(f"{name} must be between 0 (keep all) and 1 (keep the closest), got {share!r}")
-        if quantile is not None and not 0 < quantile <= 1:
-            raise ValueError(f"quantile must be in (0, 1], the share to keep, got {quantile!r}")
-        if delta is not None and quantile is not None:
-            raise ValueError("give delta or quantile, not both")
-        counts = {
-            "latent_dim": latent_dim, "decoder_channels": decoder_channels, "embedder_batch_size": embedder_batch_size,
-            "embedder_steps": embedder_steps, "ring": ring, "correction_steps": correction_steps,
-        }  # fmt: skip
-        for name, count in counts.items():
-            if count is not None and (not isinstance(count, (int, np.integer)) or count < 1):
-                raise ValueError(f"{name} must be a whole number of at least 1, got {count!r}")
-        if beta < 0 or burn_in < 0:
-            raise ValueError(f"beta and burn_in must be at least 0, got {beta!r} and {burn_in!r}")
-        if not embedder_lr > 0:
-            raise ValueError(f"embedder_lr must be above 0, got {embedder_lr!r}")
-        if index not in ("exact", "faiss"):
-            raise ValueError(f"index must be 'exact' or 'faiss', got {index!r}")
-        known = isinstance(embedder, str) and (embedder in _EMBEDDERS or embedder.startswith("frozen:"))
-        if not known and not hasattr(embedder, "embed"):
-            raise ValueError(
-                f"embedder must be one of {[*_EMBEDDERS, 'frozen:NAME']} or have embed(), got {embedder!r}"
-            )
-        self.delta, self.quantile, self.embedder, self.latent_dim = delta, quantile, embedder, latent_dim
-        self.embedder_hidden, self.decoder_channels = embedder_hidden, decoder_channels
-        self.beta, self.embedder_lr = beta, embedder_lr
-        self.embedder_batch_size, self.embedder_steps = embedder_batch_size, embedder_steps
-        self.action_in_embedding, self.scramble, self.index = action_in_embedding, scramble, index
-        self.ring, self.burn_in = ring, burn_in
-        self.correction_delta, self.correction_steps = correction_delta, correction_steps
+    delta: float = real(0.75, "least similarity of what is kept: 0 keeps all, 1 the closest", at_least=0, at_most=1)
+    quantile: float | None = real(
+        None, "share to keep instead of a threshold; None: by delta", above=0, at_most=1, optional=True
+    )
+    embedding: EmbeddingSettings = group(EmbeddingSettings, "what compares transitions")
+    action_in_embedding: bool = flag(True, "append the raw action to z (off: an ablation)")
+    scramble: bool = flag(False, "deal the scores at random (an ablation)")
+    index: str = choice("exact", ("exact", "faiss"), "how nearest transitions are found")
+    corrections: CorrectionSettings = group(CorrectionSettings, "learning from interventions")
 
     scores_: np.ndarray
     distances_: np.ndarray
@@ -243,56 +178,46 @@ class BehaviorRetrieval(Imitator):
 
     # -- the three phases -----------------------------------------------------------------------------------------
 
-    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress) -> list[Source]:
+    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress | None) -> list[Source]:
         if prior is None:
             raise ValueError("Behavior Retrieval needs prior data to retrieve from: fit(episodes, prior=...)")
         self.ring_, self.n_corrections_, self._prior = [], 0, prior
-        self.embedder_ = self._make_embedder()
+        self._build()
         self.embedder_losses_ = self._train_embedder(prior, progress)
+        self.embedder_.requires_grad_(False).eval()
         self.prior_embeddings_ = self.embed(prior)
         self.expert_embeddings_ = self.embed(episodes)
-        s = self._settings()
-        self._select(self.expert_embeddings_, None if self.quantile else s.delta, self.quantile)
+        self._select(self.expert_embeddings_, None if self.quantile else self.delta, self.quantile)
         return [Source(episodes), Source(prior, self.selected_)]
 
-    def _train_embedder(self, prior: Episodes, progress: Progress) -> list[float]:
-        s = self._settings()
-        if self.embedder not in ("vae", "time-contrastive"):
+    def _train_embedder(self, prior: Episodes, progress: Progress | None) -> list[float]:
+        s = self.embedding
+        if s.embedder not in ("vae", "time-contrastive"):
             return []  # what comes from elsewhere is taken as it is
-        data = _Transitions(prior, self._shapes, self.statistics_, self._device)
+        data = _Transitions(prior, self.shapes_, self.statistics_, self._device)
         rng = np.random.default_rng(derive(self.seed, "embedder batches"))
         noise = torch.Generator(self._device).manual_seed(derive(self.seed, "embedder noise"))
-        trainable = [p for p in self.embedder_.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(trainable, lr=s.embedder_lr, fused=True)
-        self.embedder_.train()
-        every, total, losses = max(s.embedder_steps // 100, 1), 0.0, []
-        for step in range(1, s.embedder_steps + 1):
-            rows = rng.integers(prior.steps, size=s.embedder_batch_size)
-            if isinstance(self.embedder_, TimeContrastive):
-                later = np.minimum(rows + rng.geometric(0.1, size=len(rows)), prior.ends[prior.episode_of[rows]])
-                loss, _ = self.embedder_.loss(*data[rows], *data[later])
-            else:
-                loss, _ = self.embedder_.loss(*data[rows], noise)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            total += float(loss.detach())
-            if step % every == 0:
-                if not math.isfinite(total):
-                    raise RuntimeError(f"the embedder's loss is not finite after {step} steps: lower embedder_lr")
-                losses.append(total / every)
-                total = 0.0
-                if progress:
-                    progress(step / s.embedder_steps)
-        self.embedder_.requires_grad_(False).eval()
-        for parameter in self.embedder_.parameters():
-            parameter.grad = None
-        return losses
+
+        def draw(step: int) -> tuple[Any, ...]:
+            rows = rng.integers(prior.steps, size=s.batch_size)
+            if s.embedder == "vae":
+                return (*data[rows], noise)
+            later = np.minimum(rows + rng.geometric(0.1, size=len(rows)), prior.ends[prior.episode_of[rows]])
+            return (*data[rows], *data[later])
+
+        trained = [p for p in self.embedder_.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(trained, lr=s.lr, fused=True)
+        curve = train(
+            self.embedder_, draw, lambda batch: self.embedder_.loss(*batch)[0], steps=s.steps, optimizer=optimizer,
+            stage="the embedder", progress=progress,
+        )  # fmt: skip
+        optimizer.zero_grad(set_to_none=True)
+        return by_hundredths(curve)
 
     @torch.no_grad()
     def embed(self, episodes: Episodes, *, batch_size: int = 1024) -> np.ndarray:
         """Return ``e(o, a)`` of every transition, (T, d) float32."""
-        data = _Transitions(episodes, self._shapes, self.statistics_, self._device)
+        data = _Transitions(episodes, self.shapes_, self.statistics_, self._device)
         parts = []
         self.embedder_.eval()
         for start in range(0, episodes.steps, batch_size):
@@ -313,13 +238,13 @@ class BehaviorRetrieval(Imitator):
     # -- corrections ----------------------------------------------------------------------------------------------
 
     def correct(
-        self, corrections: Episode | Episodes, prior: Episodes | None = None, progress: Progress = None
+        self, corrections: Episode | Episodes, prior: Episodes | None = None, progress: Progress | None = None
     ) -> BehaviorRetrieval:
         """Learn from what a person did who took over, as in human-gated DAgger: call it after each such episode.
 
         The last ``ring`` corrected transitions are remembered. From ``burn_in`` episodes on, the prior is scored anew
-        against them, and the policy goes on training for ``correction_steps`` on batches of half remembered, half
-        retrieved windows (threshold ``correction_delta``).
+        against them, and the policy goes on training for ``steps`` on batches of half remembered, half retrieved
+        windows (threshold ``delta``); these are the settings ``corrections``.
 
         Parameters
         ----------
@@ -342,73 +267,52 @@ class BehaviorRetrieval(Imitator):
                 f"prior has {prior.steps} steps, and the system was trained on {len(self.prior_embeddings_)}"
             )
         new = corrections if isinstance(corrections, Episodes) else Episodes.from_list([corrections])
-        for key, shape in self._shapes.items():
+        for key, shape in self.shapes_.items():
             if key not in new.keys or new.shape_of(key) != shape:
                 raise ValueError(f"corrections need observations {key!r} of shape {shape}, got {sorted(new.keys)}")
-        with rollback(self, skip=frozenset({"_prior", "embedder_", "policy", "embedder", "prior_embeddings_"})):
+        c, kept_apart = self.corrections, {"_prior", "embedder_", "prior_embeddings_"}
+        with rollback(self, skip=frozenset({*self._param_names(), *kept_apart})):
             self._prior = prior
-            self.ring_ = _last_steps([*self.ring_, *new], self.ring)
+            self.ring_ = _last_steps([*self.ring_, *new], c.ring)
             self.n_corrections_ += len(new)
-            if self.n_corrections_ < self.burn_in:
-                return self
-            ring = Episodes.from_list(self.ring_)
-            self._select(self.embed(ring), self.correction_delta, None)
-            sources = [Source(ring), Source(prior, self.selected_)]
-            self.policy_.train(sources, self.correction_steps, progress)
+            if self.n_corrections_ >= c.burn_in:
+                ring = Episodes.from_list(self.ring_)
+                self._select(self.embed(ring), c.delta, None)
+                self.policy_.train([Source(ring), Source(prior, self.selected_)], c.steps, progress)
         return self
 
     # -- construction, state --------------------------------------------------------------------------------------
 
-    @property
-    def _device(self) -> torch.device:
-        return resolve_device(self.device)
-
-    def _make_embedder(self) -> Any:
-        if not isinstance(self.embedder, str):
-            return copy.deepcopy(self.embedder).to(self._device).requires_grad_(False)
-        s = self._settings()
-        seed = derive(self.seed, "embedder")
-        common = {"trunks": s.trunks, "trunk_width": s.trunk_width, "seed": seed}
-        if self.embedder.startswith("frozen:"):
-            return PlainFeatures(self._shapes, trunks=self.embedder, seed=seed).to(self._device)
-        if self.embedder == "raw":
-            return PlainFeatures(self._shapes, **common).to(self._device)
-        common |= {"latent_dim": s.latent_dim, "hidden": tuple(s.embedder_hidden)}
-        if self.embedder == "vae":
-            decoder = {"beta": s.beta, "decoder_channels": s.decoder_channels}
-            return StateActionVAE(self._shapes, self._action_dim, **decoder, **common).to(self._device)
-        return TimeContrastive(self._shapes, self._action_dim, **common).to(self._device)
-
-    def cost(self) -> dict[str, int]:
-        """Return trainable parameters (the policy's), and all stored numbers, the embedder's included."""
-        cost = super().cost()
-        cost["stored_parameters"] += sum(p.numel() for p in self.embedder_.parameters())
-        return cost
+    def _build(self) -> None:
+        s, seed = self.embedding, derive(self.seed, "embedder")
+        common = {"trunks": self.cloning.trunks, "trunk_width": self.cloning.trunk_width, "seed": seed}
+        sizes = {"latent_dim": s.latent_dim, "hidden": tuple(s.hidden)}
+        made: Any
+        if not isinstance(s.embedder, str):
+            made = copy.deepcopy(s.embedder)
+        elif s.embedder == "vae":
+            more = {"beta": s.beta, "decoder_channels": s.decoder_channels}
+            made = StateActionVAE(self.shapes_, self.action_dim_, **sizes, **more, **common)
+        elif s.embedder == "time-contrastive":
+            made = TimeContrastive(self.shapes_, self.action_dim_, **sizes, **common)
+        else:
+            frozen = {} if s.embedder == "raw" else {"trunks": s.embedder}
+            made = PlainFeatures(self.shapes_, **{**common, **frozen})
+        self.embedder_ = made.to(self._device)
 
     def _state(self) -> dict[str, Any]:
-        ring = [{"observations": e.observations, "actions": e.actions, "terminated": e.terminated} for e in self.ring_]
-        return super()._state() | {
-            "embedder": self.embedder_.state_dict(),
-            "ring": ring,
-            **{name: getattr(self, name) for name in _ARRAYS},
-            "embedder_losses": self.embedder_losses_,
-            "n_corrections": self.n_corrections_,
-        }
+        state = super()._state()
+        state["values"]["ring_"] = [(e.observations, e.actions, e.terminated) for e in self.ring_]
+        return state
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         super()._load_state(state)
-        self.embedder_ = self._make_embedder()
-        self.embedder_.load_state_dict(state["embedder"])
         self.embedder_.requires_grad_(False).eval()
-        self.ring_ = [Episode(e["observations"], e["actions"], terminated=e["terminated"]) for e in state["ring"]]
-        for name in _ARRAYS:
-            setattr(self, name, state[name])
-        self.embedder_losses_, self.n_corrections_ = state["embedder_losses"], state["n_corrections"]
+        self.ring_ = [Episode(seen, actions, terminated=ended) for seen, actions, ended in self.ring_]
         self._prior = None
 
 
 _EMBEDDERS = ("vae", "time-contrastive", "raw")
-_ARRAYS = ("scores_", "distances_", "selected_", "prior_embeddings_", "expert_embeddings_")
 
 
 def similarity_scores(distances: ArrayLike) -> np.ndarray:

@@ -1,26 +1,30 @@
-"""Behaviour cloning: imitate episodes by maximum likelihood, on steps or short windows, from one or more sources.
+"""Behavior cloning: imitate episodes by maximum likelihood, on steps or short windows, from one or more sources.
 
-:class:`BehaviourCloning` is a policy for itself and the last stage of retrieval methods: it takes several
+:class:`BehaviorCloning` is a policy for itself and the last stage of retrieval methods: it takes several
 :class:`Source` and gives each of them exactly the same share of every batch.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anytask.control.parts.imitation_nets import Head, PolicyNet, make_head
-from anytask.core.devices import resolve_device
+from anytask.control.parts.acting import Given
+from anytask.control.parts.imitation_nets import PolicyNet, check_core, check_head, make_head
+from anytask.core.checks import check_counts
+from anytask.core.estimator import Estimator
 from anytask.core.rng import derive
-from anytask.core.rollback import rollback
-from anytask.datasets.episodes import OBSERVATION, Episodes, Statistics
+from anytask.core.settings import Settings, choice, free, numbers, real, whole
+from anytask.core.training import train
+from anytask.datasets.episodes import Episodes, Statistics
+
+_Windows = tuple[dict[str, Tensor], Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,44 @@ class Rows:
 # -- the policy -------------------------------------------------------------------------------------------------------
 
 
-class BehaviourCloning:
+def _check_window(window: Any) -> None:
+    if window != "auto":
+        check_counts(window=window)
+
+
+def by_hundredths(curve: Sequence[float]) -> list[float]:
+    """Return the means of a training curve over each hundredth of its steps."""
+    every = max(len(curve) // 100, 1)
+    return [float(np.mean(curve[i : i + every])) for i in range(0, len(curve), every)]
+
+
+class CloningSettings(Settings):
+    """The network and training of :class:`BehaviorCloning`."""
+
+    head: Any = free("gmm", "Gaussian mixture (gmm), Gaussian, the mean alone (mse), or a module", check_head)
+    core: Any = free("lstm", "joins the features of the observation keys: lstm, mlp, or a module", check_core)
+    hidden: Sequence[int] = numbers((400, 400), "layers of the core", at_least=1, integers=True)
+    window: Any = free("auto", "steps per training window; auto: 10 for the LSTM and 1 otherwise", _check_window)
+    modes: int = whole(5, "Gaussians of the mixture")
+    min_std: float = real(1e-4, "least standard deviation, in units of that of the actions", above=0)
+    evaluation: str = choice("low-noise", ("low-noise", "mode"), "best action: less spread, or the likeliest mean")
+    trunks: Any = free(None, "trunk of all images, or per observation key; None: by their shapes")
+    trunk_width: int | None = whole(128, "width of image features; None: the trunk's own", optional=True)
+    crop: int | None = whole(None, "side of the square cut out of images; None: no crop", optional=True)
+    lr: float = real(1e-4, "Adam's learning rate", above=0)
+    batch_size: int = whole(100, "windows per source and batch")
+    steps: int = whole(200_000, "gradient steps")
+
+    def _check_settings(self) -> None:
+        if self.core == "lstm" and len(set(self.hidden)) != 1:
+            raise ValueError(f"hidden: the layers of an LSTM are equally wide, got {tuple(self.hidden)}")
+
+
+class BehaviorCloning(CloningSettings, Estimator):
     """A policy that imitates episodes.
 
     Pick it as the plain baseline for demonstrations, or as the last stage of a method that chooses its data. It is a
-    :class:`~anytask.control.base.Policy`, and takes pictures, vectors or both.
+    :class:`~anytask.control.base.Policy`, and takes images, vectors or both.
 
     Parameters
     ----------
@@ -110,28 +147,15 @@ class BehaviourCloning:
         Gaussian mixture (several ways to go on from the same place), Gaussian, or the mean alone. A module has
         ``loss(h, a)``, ``log_prob(h, a)`` and ``act(h, how, generator)``.
     core : {"lstm", "mlp"} or torch.nn.Module, default "lstm"
-        What joins the features of the observation keys; only the LSTM remembers. A module maps (n, features) to
-        (n, ``width``).
-    hidden : sequence of int, default (400, 400)
-        Layers of the core.
-    window : int, optional
-        Steps per training window; by default 10 for the LSTM and 1 otherwise. An LSTM forgets after as many steps when
-        it acts, since it was never trained for longer.
-    modes, min_std : int and float, default 5 and 1e-4
-        Of the mixture; the standard deviation in units of that of the actions.
+        What joins the features of the observation keys; only the LSTM remembers, and forgets after ``window`` steps
+        when it acts, since it was never trained for longer. A module maps (n, features) to (n, ``width``).
     evaluation : {"low-noise", "mode"}, default "low-noise"
         What ``act(deterministic=True)`` does: draw a component and shrink its spread to ``min_std``, or take the mean
         of the most probable one.
     trunks, trunk_width
-        Per observation key, as in :func:`anytask.control.parts.observation_encoders.build_trunk`: ``"cnn"``,
-        ``"spatial-softmax"`` (ResNet-18 with 32 keypoints), ``"frozen:NAME"``, a module, ...; one name is used for all
-        images.
-    crop : int, optional
-        Side of the square cut out of images: at random in training, from the centre when acting.
-    lr, batch_size, steps : float, int, int
-        Adam's learning rate, windows per source and batch, and gradient steps.
-    seed : int, default 0
-    device : str, default "auto"
+        As in :func:`anytask.control.parts.observation_encoders.build_trunk`; one name is used for all images.
+    hidden, window, modes, min_std, crop, lr, batch_size, steps, seed, device
+        See the table of settings. Crops are random in training, and from the center when acting.
 
     Attributes
     ----------
@@ -140,11 +164,6 @@ class BehaviourCloning:
         Training loss, averaged over each hundredth of the steps.
     steps_ : int
         Gradient steps so far.
-
-    Raises
-    ------
-    ValueError
-        For sources with other keys or shapes than each other, integer actions, or parameters out of range.
 
     Examples
     --------
@@ -156,7 +175,7 @@ class BehaviourCloning:
     >>> settings = {"core": "mlp", "hidden": (16,), "lr": 1e-2, "batch_size": 64, "steps": 300, "device": "cpu"}
     >>> acts = {}
     >>> for head in ("gmm", "mse"):
-    ...     policy = BehaviourCloning(head, **settings).fit(Episodes.from_list(ways))
+    ...     policy = BehaviorCloning(head=head, **settings).fit(Episodes.from_list(ways))
     ...     acts[head] = policy.act(torch.zeros(100, 1)).abs().mean().item()
     >>> acts["gmm"] > acts["mse"] + 0.5
     True
@@ -167,51 +186,22 @@ class BehaviourCloning:
     arXiv:2108.03298 (recurrent cloning with a mixture head, keypoints, crops, low-noise evaluation).
     """
 
-    def __init__(
-        self,
-        head: Head | nn.Module = "gmm",
-        core: str | nn.Module = "lstm",
-        hidden: Sequence[int] = (400, 400),
-        *,
-        window: int | None = None,
-        modes: int = 5,
-        min_std: float = 1e-4,
-        evaluation: Literal["low-noise", "mode"] = "low-noise",
-        trunks: Any = None,
-        trunk_width: int | None = None,
-        crop: int | None = None,
-        lr: float = 1e-4,
-        batch_size: int = 100,
-        steps: int = 10_000,
-        seed: int = 0,
-        device: str = "auto",
-    ) -> None:
-        for name, value in (("window", 1 if window is None else window), ("modes", modes), ("batch_size", batch_size),
-                            ("steps", steps)):  # fmt: skip
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-        for name, number in (("lr", lr), ("min_std", min_std)):
-            if not number > 0:
-                raise ValueError(f"{name} must be above 0, got {number!r}")
-        if evaluation not in ("low-noise", "mode"):
-            raise ValueError(f"evaluation must be 'low-noise' or 'mode', got {evaluation!r}")
-        self.head, self.core, self.hidden = head, core, tuple(hidden)
-        self.window = (10 if core == "lstm" else 1) if window is None else int(window)
-        self.modes, self.min_std, self.evaluation = modes, min_std, evaluation
-        self.trunks, self.trunk_width, self.crop = trunks, trunk_width, crop
-        self.lr, self.batch_size, self.steps, self.seed = lr, batch_size, steps, seed
-        self.device = resolve_device(device)
-        self.losses_: list[float] = []
-        self.steps_ = 0
-        self._memory: dict[str, Tensor] | None = None
-
     net_: PolicyNet
+    losses_: list[float]
+    steps_: int
+    shapes_: dict[str, tuple[int, ...]]
+    action_dim_: int
+    _memory: dict[str, Tensor] | None
     _optimizer: torch.optim.Optimizer
     _generator: torch.Generator
 
     @property
     def _head(self) -> Any:
         return self.net_.head
+
+    @property
+    def _window(self) -> int:
+        return (10 if self.core == "lstm" else 1) if self.window == "auto" else int(self.window)
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -221,7 +211,7 @@ class BehaviourCloning:
         *,
         statistics: Mapping[str, Statistics] | None = None,
         progress: Callable[[float], None] | None = None,
-    ) -> BehaviourCloning:
+    ) -> BehaviorCloning:
         """Start afresh and imitate.
 
         Parameters
@@ -237,33 +227,33 @@ class BehaviourCloning:
         data = [s.episodes for s in sources]
         if statistics is None:
             statistics = pooled_statistics(data)
-        before = dict(vars(self))
-        try:
+        with self._refit():
             self.build({k: data[0].shape_of(k) for k in sorted(data[0].keys)}, data[0].action_dim, statistics)
             return self.train(sources, self.steps, progress)
-        except BaseException:
-            self.__dict__ = before
-            raise
 
     def build(
         self, shapes: Mapping[str, tuple[int, ...]], action_dim: int, statistics: Mapping[str, Statistics]
     ) -> None:
         """Make an untrained network for observations of these shapes."""
+        self.shapes_, self.action_dim_ = {k: tuple(v) for k, v in shapes.items()}, action_dim
+        self.losses_, self.steps_ = [], 0
+        self._build()
+        self.net_.set_statistics(statistics)
+
+    def _build(self) -> None:
         net = PolicyNet(
-            shapes,
-            action_dim,
+            self.shapes_,
+            self.action_dim_,
             trunks=self.trunks,
             trunk_width=self.trunk_width,
             crop=self.crop,
             core=self.core,
             hidden=self.hidden,
-            make_head=lambda width: make_head(self.head, width, action_dim, self.modes, self.min_std),
+            make_head=lambda width: make_head(self.head, width, self.action_dim_, self.modes, self.min_std),
             seed=derive(self.seed, "policy"),
         )
-        net.set_statistics(statistics)
-        self.net_ = net.to(self.device)
+        self.net_ = net.to(self._device)
         self._optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=self.lr, fused=True)
-        self.losses_, self.steps_ = [], 0
         self.reset()
 
     def train(
@@ -271,7 +261,7 @@ class BehaviourCloning:
         sources: Episodes | Source | Sequence[Source],
         steps: int,
         progress: Callable[[float], None] | None = None,
-    ) -> BehaviourCloning:
+    ) -> BehaviorCloning:
         """Go on training for ``steps`` gradient steps; a failure leaves the policy as it was."""
         self._check_fitted()
         sources = _sources(sources)
@@ -279,50 +269,38 @@ class BehaviourCloning:
         for i, source in enumerate(sources):
             self._check(source.episodes, f"source {i}")
             e = source.episodes
-            tables.append((Rows(e, list(self.net_.shapes), self.device), torch.from_numpy(e.actions).to(self.device)))
+            tables.append((Rows(e, list(self.shapes_), self._device), torch.from_numpy(e.actions).to(self._device)))
         rng = np.random.default_rng(derive(self.seed, "batches", self.steps_))
-        crops = torch.Generator(self.device).manual_seed(derive(self.seed, "crops", self.steps_))
-        every, total = max(steps // 100, 1), 0.0
-        with rollback(self, skip=frozenset({"trunks", "core", "head"})):
-            self.net_.train()
-            for step in range(1, steps + 1):
-                loss = self._loss(sources, tables, rng, crops)
-                self._optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                self._optimizer.step()
-                total += float(loss.detach())
-                if step % every == 0 or step == steps:
-                    count = every if step % every == 0 else steps % every
-                    self.losses_.append(total / count)
-                    if not math.isfinite(total):
-                        raise RuntimeError(
-                            f"the loss is not finite after {step} steps: a lower lr than {self.lr} may help"
-                        )
-                    total = 0.0
-                    if progress:
-                        progress(step / steps)
+        crops = torch.Generator(self._device).manual_seed(derive(self.seed, "crops", self.steps_))
+
+        def draw(step: int) -> _Windows:
+            return self._draw(sources, tables, rng)
+
+        with self._update():
+            curve = train(
+                self.net_, draw, lambda batch: self._loss(*batch, crops), steps=steps, optimizer=self._optimizer,
+                stage="behavior cloning", progress=progress,
+            )  # fmt: skip
+            self.losses_ += by_hundredths(curve)
             self.steps_ += steps
-        self.net_.eval()
         self.reset()
         return self
 
-    def _loss(
-        self, sources: Sequence[Source], tables: list[Any], rng: np.random.Generator, crops: torch.Generator
-    ) -> Tensor:
+    def _draw(self, sources: Sequence[Source], tables: list[Any], rng: np.random.Generator) -> _Windows:
+        """Return windows key -> (n, window, *shape), actions (n, window, d), and which steps count (n, window)."""
         windows, actions, valid = [], [], []
-        offset = np.arange(self.window)
         for source, (rows, acts), starts in zip(sources, tables, joint_batch(sources, self.batch_size, rng)):
-            raw = starts[:, None] + offset  # (n, window)
+            raw = starts[:, None] + np.arange(self._window)  # (n, window)
             ends = source.episodes.ends[source.episodes.episode_of[starts]][:, None]
             index = np.minimum(raw, ends)  # past the end the last step is repeated, and does not count
             windows.append(rows[index])
-            actions.append(acts[torch.from_numpy(index).to(self.device)])
-            valid.append(torch.from_numpy(raw <= ends).to(self.device))
-        window = {key: torch.cat([w[key] for w in windows]) for key in windows[0]}
-        h = self.net_(window, crops)
-        losses = self._head.loss(h, self.net_.normalised(torch.cat(actions)))
-        keep = torch.cat(valid)
-        return (losses * keep).sum() / keep.sum()
+            actions.append(acts[torch.from_numpy(index).to(self._device)])
+            valid.append(torch.from_numpy(raw <= ends).to(self._device))
+        return {key: torch.cat([w[key] for w in windows]) for key in windows[0]}, torch.cat(actions), torch.cat(valid)
+
+    def _loss(self, window: Mapping[str, Tensor], actions: Tensor, valid: Tensor, crops: torch.Generator) -> Tensor:
+        losses = self._head.loss(self.net_(window, crops), self.net_.normalized(actions))  # (n, window)
+        return (losses * valid).sum() / valid.sum()
 
     # -- acting ---------------------------------------------------------------------------------------------------
 
@@ -330,12 +308,12 @@ class BehaviourCloning:
     def act(self, obs: Any, *, deterministic: bool = True) -> Any:
         """Return actions (n, d) for observations (n, ...) or key -> (n, ...); one observation gives one action."""
         self._check_fitted()
-        batch, single = self._batch(obs)
-        f = self.net_.features(batch)
+        given = Given(obs, self.shapes_, self._device)
+        f = self.net_.features(given.tensors)
         h = self._remember(f) if self.net_.recurrent else self.net_.core(f)
         how = self.evaluation if deterministic else "sample"
         a = self._head.act(h, how, self._generator) * self.net_.action_std + self.net_.action_mean
-        return a[0].cpu().numpy() if single else a
+        return given.answer(a)
 
     def _remember(self, f: Tensor) -> Tensor:
         core = self.net_.core
@@ -345,7 +323,7 @@ class BehaviourCloning:
             zeros = torch.zeros(core.num_layers, n, core.hidden_size, device=f.device)
             self._memory = {"h": zeros, "c": zeros.clone(), "age": torch.zeros(n, dtype=torch.int64, device=f.device)}
         m = self._memory
-        fresh = m["age"] % self.window == 0
+        fresh = m["age"] % self._window == 0
         h, c = (m[k].masked_fill(fresh[None, :, None], 0.0) for k in "hc")
         out, (m["h"], m["c"]) = core(f[:, None], (h, c))
         m["age"] = torch.where(fresh, 0, m["age"]) + 1
@@ -355,23 +333,9 @@ class BehaviourCloning:
         """Forget the recurrent state of the copies ``rows`` (m,), or all, and then start the noise afresh."""
         if rows is None:
             self._memory = None
-            self._generator = torch.Generator(self.device).manual_seed(derive(self.seed, "act"))
+            self._generator = torch.Generator(self._device).manual_seed(derive(self.seed, "act"))
         elif self._memory is not None:
             self._memory["age"][rows] = 0
-
-    def _batch(self, obs: Any) -> tuple[dict[str, Tensor], bool]:
-        keyed = obs if isinstance(obs, Mapping) else {OBSERVATION: obs}
-        batch, single = {}, False
-        for key, shape in self.net_.shapes.items():
-            if key not in keyed:
-                raise ValueError(f"observation {key!r} is missing; got {sorted(keyed)}")
-            x = torch.as_tensor(keyed[key], device=self.device)
-            if tuple(x.shape) == shape:
-                x, single = x[None], True
-            if tuple(x.shape[1:]) != shape:
-                raise ValueError(f"observation {key!r} must have the shape (n, *{shape}), got {tuple(x.shape)}")
-            batch[key] = x
-        return batch, single
 
     @torch.no_grad()
     def log_prob(self, episodes: Episodes, *, batch_size: int = 1024) -> np.ndarray:
@@ -379,19 +343,19 @@ class BehaviourCloning:
         self._check_fitted()
         self._check(episodes, "the episodes")
         self.net_.eval()
-        rows = Rows(episodes, list(self.net_.shapes), self.device)
-        acts = self.net_.normalised(torch.from_numpy(episodes.actions).to(self.device))
+        rows = Rows(episodes, list(self.shapes_), self._device)
+        acts = self.net_.normalized(torch.from_numpy(episodes.actions).to(self._device))
         out = np.empty(episodes.steps, dtype=np.float32)
         # Every window starts where the acting policy's memory would start: at multiples of the window.
         within = np.arange(episodes.steps) - episodes.starts[episodes.episode_of]
-        starts = np.flatnonzero(within % self.window == 0)
+        starts = np.flatnonzero(within % self._window == 0)
         scale = float(self.net_.action_std.log().sum())
-        for part in np.array_split(starts, max(1, math.ceil(len(starts) * self.window / batch_size))):
-            raw = part[:, None] + np.arange(self.window)
+        for part in np.array_split(starts, max(1, math.ceil(len(starts) * self._window / batch_size))):
+            raw = part[:, None] + np.arange(self._window)
             ends = episodes.ends[episodes.episode_of[part]][:, None]
             index = np.minimum(raw, ends)
             h = self.net_(rows[index])
-            value = self._head.log_prob(h, acts[torch.from_numpy(index).to(self.device)]) - scale
+            value = self._head.log_prob(h, acts[torch.from_numpy(index).to(self._device)]) - scale
             out[raw[raw <= ends]] = value.cpu().numpy()[raw <= ends]
         return out
 
@@ -400,7 +364,7 @@ class BehaviourCloning:
         """Return what the policy would do (T, d) at every recorded step, remembering the steps before."""
         self._check_fitted()
         self._check(episodes, "the episodes")
-        rows, out = Rows(episodes, list(self.net_.shapes), self.device), np.empty_like(episodes.actions)
+        rows, out = Rows(episodes, list(self.shapes_), self._device), np.empty_like(episodes.actions)
         self.reset()
         for t in range(int(episodes.lengths.max())):
             running = episodes.starts[episodes.lengths > t] + t
@@ -411,45 +375,24 @@ class BehaviourCloning:
 
     # -- state ----------------------------------------------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
-        """Return everything that training changed, as a tree for :func:`anytask.core.persistence.save_tree`."""
-        self._check_fitted()
-        return {
-            "net": self.net_.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "shapes": {k: list(v) for k, v in self.net_.shapes.items()},
-            "action_dim": int(self.net_.action_mean.numel()),
-            "losses": self.losses_,
-            "steps": self.steps_,
-        }
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "optimizer": self._optimizer.state_dict()}
 
-    def load_state(self, state: Mapping[str, Any]) -> BehaviourCloning:
-        """Put back what :meth:`state` returned."""
-        shapes = {k: tuple(v) for k, v in state["shapes"].items()}
-        zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
-        neutral = {k: Statistics(zero, one, zero, one) for k in [*shapes, "action"]}
-        self.build(shapes, state["action_dim"], neutral)
-        self.net_.load_state_dict(state["net"])
-        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # the moments must not be shared
-        self.losses_, self.steps_ = list(state["losses"]), int(state["steps"])
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        super()._load_state(state)
+        self._optimizer.load_state_dict(state["optimizer"])
         self.net_.eval()
-        return self
 
     def _check(self, episodes: Episodes, what: str) -> None:
         if episodes.actions.dtype.kind != "f":
-            raise ValueError(f"{what}: behaviour cloning imitates real-valued actions, these are integers")
-        if episodes.action_dim != self.net_.action_mean.numel():
-            wanted = self.net_.action_mean.numel()
-            raise ValueError(f"{what}: actions of {episodes.action_dim} numbers, and {wanted} are wanted")
+            raise ValueError(f"{what}: behavior cloning imitates real-valued actions, these are integers")
+        if episodes.action_dim != self.action_dim_:
+            raise ValueError(f"{what}: the action dimension is {episodes.action_dim}, and {self.action_dim_} is wanted")
         for key, shape in self.net_.shapes.items():
             if key not in episodes.keys:
                 raise ValueError(f"{what}: observation {key!r} is missing; it has {sorted(episodes.keys)}")
             if episodes.shape_of(key) != shape:
                 raise ValueError(f"{what}: observation {key!r} has shape {episodes.shape_of(key)}, {shape} is wanted")
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "net_"):
-            raise RuntimeError("this policy has not been trained yet: call fit")
 
 
 def pooled_statistics(data: Sequence[Episodes]) -> dict[str, Statistics]:

@@ -1,4 +1,4 @@
-"""Networks for behaviour cloning: trunks per observation key, a core over the window, and a head over actions."""
+"""Networks for behavior cloning: trunks per observation key, a core over the window, and a head over actions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,20 @@ from anytask.core.rng import derive, isolated
 from anytask.datasets.episodes import Statistics
 
 _LOG_2PI = math.log(2 * math.pi)
-Head = Literal["gmm", "gaussian", "mse"]
+
+
+def check_head(head: Any) -> None:
+    """Say so if ``head`` is neither a head's name nor a module."""
+    if not isinstance(head, nn.Module) and head not in ("gmm", "gaussian", "mse"):
+        raise ValueError(f"head must be 'gmm', 'gaussian', 'mse' or a module, got {head!r}")
+
+
+def check_core(core: Any) -> None:
+    """Say so if ``core`` is neither a core's name nor a module with ``width``."""
+    if isinstance(core, nn.Module) and not hasattr(core, "width"):
+        raise ValueError(f"a core needs the attribute width, and {type(core).__name__} has none")
+    if not isinstance(core, nn.Module) and core not in ("lstm", "mlp"):
+        raise ValueError(f"core must be 'mlp', 'lstm' or a module, got {core!r}")
 
 
 class MixtureHead(nn.Module):
@@ -106,16 +119,13 @@ def mixture_log_prob(a: Tensor, log_weight: Tensor, mean: Tensor, std: Tensor) -
     return torch.logsumexp(log_weight + component, -1)
 
 
-def make_head(head: Head | nn.Module, width: int, action_dim: int, modes: int, min_std: float) -> nn.Module:
+def make_head(head: str | nn.Module, width: int, action_dim: int, modes: int, min_std: float) -> nn.Module:
+    """Return the head of a name, or a copy of a module."""
     if isinstance(head, nn.Module):
         return copy.deepcopy(head)
-    if head == "gmm":
-        return MixtureHead(width, action_dim, modes, min_std)
-    if head == "gaussian":
-        return MixtureHead(width, action_dim, 1, min_std)
     if head == "mse":
         return MSEHead(width, action_dim)
-    raise ValueError(f"head must be 'gmm', 'gaussian', 'mse' or a module, got {head!r}")
+    return MixtureHead(width, action_dim, modes if head == "gmm" else 1, min_std)
 
 
 # -- networks ---------------------------------------------------------------------------------------------------------
@@ -185,7 +195,7 @@ class PolicyNet(nn.Module):
         getattr(self, mean).copy_(m)
         getattr(self, std).copy_(torch.where(v > 1e-6, v, torch.ones_like(v)))
 
-    def normalised(self, a: Tensor) -> Tensor:
+    def normalized(self, a: Tensor) -> Tensor:
         """Return actions in units of their standard deviation."""
         return (a - self.action_mean) / self.action_std
 
@@ -230,16 +240,10 @@ class _MLPCore(nn.Module):
 
 def _core(core: str | nn.Module, width: int, hidden: Sequence[int]) -> nn.Module:
     if isinstance(core, nn.Module):
-        if not hasattr(core, "width"):
-            raise ValueError(f"a core needs the attribute width, and {type(core).__name__} has none")
         return copy.deepcopy(core)
     if core == "mlp":
         return _MLPCore(width, hidden)
-    if core == "lstm":
-        if len(set(hidden)) != 1:
-            raise ValueError(f"the layers of an LSTM are equally wide, got hidden={tuple(hidden)}")
-        return nn.LSTM(width, hidden[0], num_layers=len(hidden), batch_first=True)
-    raise ValueError(f"core must be 'mlp', 'lstm' or a module, got {core!r}")
+    return nn.LSTM(width, hidden[0], num_layers=len(hidden), batch_first=True)
 
 
 def _cropped(x: Tensor, size: int, generator: torch.Generator | None) -> Tensor:

@@ -177,14 +177,8 @@ class ResNetTrunk(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], width: int = 128, keypoints: int = 32, group_norm: bool = True) -> None:
         super().__init__()
-        from transformers import ResNetConfig, ResNetModel
-
-        config = ResNetConfig(
-            num_channels=image_shape(shape)[0], embedding_size=64, hidden_sizes=[64, 128, 256, 512],
-            depths=[2, 2, 2, 2], layer_type="basic",
-        )  # fmt: skip
         self.width = width
-        self.resnet = ResNetModel(config)
+        self.resnet = _resnet18(image_shape(shape)[0], 64)
         if group_norm:
             _group_norm(self.resnet)
         self.keypoints = SpatialSoftmax(512, keypoints)
@@ -193,6 +187,50 @@ class ResNetTrunk(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         maps = self.resnet(pixel_values=as_images(x)).last_hidden_state  # (n, 512, h / 32, w / 32)
         return F.relu(self.head(self.keypoints(maps)))
+
+
+class HalfResNet(nn.Module):
+    """A ResNet-18 (transformers' own) of half the width with group normalization, and a compression layer.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of one image, channels first or last; RGB and depth together have 4 channels.
+    width : int, default 512
+        Width of the features.
+
+    Examples
+    --------
+    >>> HalfResNet((4, 64, 64), width=8)(torch.zeros(1, 4, 64, 64)).shape
+    torch.Size([1, 8])
+    """
+
+    def __init__(self, shape: tuple[int, ...], width: int = 512) -> None:
+        super().__init__()
+        channels, height, breadth = image_shape(shape)
+        self.width = width
+        self.resnet = _resnet18(channels, 32)
+        _group_norm(self.resnet)
+        cells = math.ceil(height / 32) * math.ceil(breadth / 32)
+        # Squeezed to about 2048 numbers before the linear layer, so that its size does not follow the image's.
+        squeezed = max(1, round(2048 / cells))
+        self.compression = nn.Sequential(
+            nn.Conv2d(256, squeezed, 3, padding=1, bias=False), nn.GroupNorm(1, squeezed), nn.ReLU(), nn.Flatten(),
+            nn.Linear(squeezed * cells, width), nn.ReLU(),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.compression(self.resnet(pixel_values=as_images(x)).last_hidden_state)
+
+
+def _resnet18(channels: int, width: int) -> nn.Module:
+    from transformers import ResNetConfig, ResNetModel
+
+    config = ResNetConfig(
+        num_channels=channels, embedding_size=width, hidden_sizes=[width, 2 * width, 4 * width, 8 * width],
+        depths=[2, 2, 2, 2], layer_type="basic",
+    )  # fmt: skip
+    return ResNetModel(config)
 
 
 def _group_norm(module: nn.Module) -> None:
@@ -299,6 +337,7 @@ _TRUNKS: dict[str, Callable[..., nn.Module]] = {
     "mlp": StateTrunk,
     "cnn": SmallCNN,
     "spatial-softmax": ResNetTrunk,
+    "half-resnet18": HalfResNet,
     "pointnet": PointCloudTrunk,
 }
 
@@ -310,9 +349,9 @@ def build_trunk(trunk: Trunk, shape: tuple[int, ...], *, seed: int, width: int |
     ----------
     trunk : None, str, torch.nn.Module or callable
         ``None``: by the shape, ``"cnn"`` for images, ``"pointnet"`` for two axes, ``"identity"`` for vectors. Otherwise
-        ``"identity"``, ``"mlp"``, ``"cnn"``, ``"spatial-softmax"`` (ResNet-18 with keypoints), ``"pointnet"``,
-        ``"frozen:NAME_OR_FOLDER"`` (a Hugging Face vision model), a module with the attribute ``width``, or a callable
-        that makes one from the shape.
+        ``"identity"``, ``"mlp"``, ``"cnn"``, ``"spatial-softmax"`` (ResNet-18 with keypoints), ``"half-resnet18"``,
+        ``"pointnet"``, ``"frozen:NAME_OR_FOLDER"`` (a Hugging Face vision model), a module with the attribute
+        ``width``, or a callable that makes one from the shape.
     shape : tuple of int
         Of one observation.
     seed : int
@@ -382,7 +421,7 @@ class ObservationEncoder(nn.Module):
     >>> window = {"image": torch.zeros(4, 2, 16, 16, 3), "joints": torch.zeros(4, 2, 5)}
     >>> encoder(window).shape
     torch.Size([4, 16])
-    >>> c, losses = encoder.regularised(window, torch.Generator().manual_seed(0))
+    >>> c, losses = encoder.regularized(window, torch.Generator().manual_seed(0))
     >>> sorted(losses)
     ['kl', 'reconstruction']
     """
@@ -453,7 +492,7 @@ class ObservationEncoder(nn.Module):
             h = self.bottleneck(h)[:, : self.step_width]
         return h.reshape(-1, self.width)
 
-    def regularised(
+    def regularized(
         self, window: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return features for training (a sample, behind a bottleneck) and the regularisers that apply.

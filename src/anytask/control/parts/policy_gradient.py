@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,14 +90,14 @@ def gae(
     return advantages, advantages + values
 
 
-def normalise(advantages: Tensor, weights: Tensor | None = None, eps: float = 1e-8) -> Tensor:
+def normalize(advantages: Tensor, weights: Tensor | None = None, eps: float = 1e-8) -> Tensor:
     """Return ``advantages`` with mean 0 and standard deviation 1; rows of weight 0 do not count.
 
     Equal advantages say nothing about actions, and become 0.
 
     Examples
     --------
-    >>> normalise(torch.tensor([1.0, 2.0, 3.0]))
+    >>> normalize(torch.tensor([1.0, 2.0, 3.0]))
     tensor([-1.,  0.,  1.])
     """
     counted = advantages if weights is None else advantages[weights > 0]
@@ -221,58 +220,35 @@ def weighted_mean(x: Tensor, weights: Tensor | None = None) -> Tensor:
     return (x * weights).sum() / weights.sum().clamp_min(torch.finfo(x.dtype).tiny)
 
 
-class AdaptiveKL:
-    """A learning rate that keeps each update's KL divergence near a target.
+def kl_adaptive_lr(
+    lr: float,
+    kl: float,
+    target: float = 0.01,
+    bounds: tuple[float, float] = (1e-5, 1e-2),
+    factor: float = 1.5,
+    tolerance: float = 2.0,
+) -> float:
+    """Return the learning rate of the next update, which keeps each update's KL divergence near a target.
 
     A divergence above ``tolerance * target`` divides the rate by ``factor``, one below ``target / tolerance``
     multiplies it, within bounds.
 
     Parameters
     ----------
-    lr : float > 0
-        Where to start.
+    lr, kl : float
+        Of the last update.
     target : float > 0, default 0.01
     bounds : (float, float), default (1e-5, 1e-2)
-    factor : float > 1, default 1.5
-    tolerance : float > 1, default 2.0
+    factor, tolerance : float > 1, default 1.5 and 2.0
 
     Examples
     --------
-    >>> rate = AdaptiveKL(0.001, target=0.01)
-    >>> [round(rate.update(kl), 6) for kl in (0.03, 0.01, 0.001)]
-    [0.000667, 0.000667, 0.001]
+    >>> [round(kl_adaptive_lr(0.001, kl), 6) for kl in (0.03, 0.01, 0.001)]
+    [0.000667, 0.001, 0.0015]
     """
-
-    def __init__(
-        self,
-        lr: float,
-        target: float = 0.01,
-        bounds: tuple[float, float] = (1e-5, 1e-2),
-        factor: float = 1.5,
-        tolerance: float = 2.0,
-    ) -> None:
-        low, high = bounds
-        if not 0 < low <= lr <= high:
-            raise ValueError(f"lr must lie within its bounds {bounds!r}, which must be above 0, got {lr!r}")
-        if not target > 0 or not factor > 1 or not tolerance > 1:
-            raise ValueError(
-                f"target > 0, factor > 1 and tolerance > 1 wanted, got {target!r}, {factor!r}, {tolerance!r}"
-            )
-        self.lr, self.target, self.bounds, self.factor, self.tolerance = lr, target, (low, high), factor, tolerance
-
-    def update(self, kl: float) -> float:
-        """Take in the divergence of the last update and return the rate of the next."""
-        if kl > self.tolerance * self.target:
-            self.lr = max(self.bounds[0], self.lr / self.factor)
-        elif kl < self.target / self.tolerance:
-            self.lr = min(self.bounds[1], self.lr * self.factor)
-        return self.lr
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"lr": self.lr}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.lr = state["lr"]
+    if kl > tolerance * target:
+        return max(bounds[0], lr / factor)
+    return min(bounds[1], lr * factor) if kl < target / tolerance else lr
 
 
 def linear_decay(initial: float, done: float, final: float = 0.0) -> float:

@@ -30,7 +30,7 @@ class RunningStats(nn.Module):
     --------
     >>> stats = RunningStats((2,))
     >>> stats.update(torch.tensor([[1.0, 10.0], [3.0, 30.0]]))
-    >>> stats.normalise(torch.tensor([2.0, 40.0]))
+    >>> stats.normalize(torch.tensor([2.0, 40.0]))
     tensor([0., 2.])
     """
 
@@ -68,7 +68,7 @@ class RunningStats(nn.Module):
         self.m2 += m2 + delta.square() * (self.count * count / total)
         self.count.copy_(total)
 
-    def normalise(self, x: Tensor, clip: float | None = None) -> Tensor:
+    def normalize(self, x: Tensor, clip: float | None = None) -> Tensor:
         """Return ``(x - mean) / sqrt(variance + eps)`` in the dtype of ``x``, cut to [-clip, clip] if given."""
         mean, scale = self.mean.to(x.dtype), (self.variance + self.eps).rsqrt().to(x.dtype)
         out = (x - mean) * scale

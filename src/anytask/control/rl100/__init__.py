@@ -1,36 +1,73 @@
-"""RL-100: a diffusion policy from demonstrations, improved by offline, then by short online reinforcement learning."""
+"""RL-100: a diffusion policy from demonstrations, improved by offline, then by short online reinforcement learning.
+
+With ``checkpoint=folder`` each stage saves itself there; call the same methods again after a crash and finished stages
+are read back, the interrupted one goes on bit for bit as if nothing had happened (its last ``checkpoint_every`` steps,
+or the running roll, are lost). The gate is as good as the critics are: where they are wrong it accepts what fails. Look
+at the success of what is delivered, not at the gate.
+
+Departures: no entropy bonus, since the noise of a denoising step is fixed by the schedule, so that the bonus has no
+gradient. The encoder stays frozen online too, since recorded chains and the student depend on its features. The default
+denoiser is a perceptron; a one-dimensional U-Net or transformer goes in by ``diffusion.denoiser``. Clean actions are
+clipped, the predicted noise is kept as it was.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anytask.control.rl100.data import Decisions
-from anytask.control.rl100.diffusion import Consistency
-from anytask.control.rl100.imitation import ImitationStage
-from anytask.control.rl100.offline import OfflineStage, World
-from anytask.control.rl100.online import Decided, OnlineStage, Played, play
-from anytask.control.rl100.policy import DiffusionPolicy, on_device
-from anytask.control.rl100.settings import PRESETS, at_least, check
-from anytask.control.rl100.stages import StageRecord, kept
-from anytask.control.rl100.student import StudentStage
-from anytask.core.devices import resolve_device
-from anytask.core.rng import derive
-from anytask.core.rollback import rollback
+from anytask.control.adapters import make
+from anytask.control.parts.acting import Given
+from anytask.control.parts.checkpoint import Checkpoint, training_of
+from anytask.control.parts.observation_encoders import ObservationEncoder
+from anytask.control.parts.policy_gradient import linear_decay, normalize
+from anytask.control.rl100.data import ActionRange, Decisions, Memory
+from anytask.control.rl100.diffusion import DDIM, Consistency, DenoisingMLP, Flow, Process, averaged
+from anytask.control.rl100.offline import (
+    IQL,
+    CriticMLP,
+    EnsembleDynamics,
+    GateCheck,
+    OPEGate,
+    World,
+    descend,
+    improve_on_chain,
+)
+from anytask.control.rl100.online import Decided, Learner, Roll, play, update
+from anytask.control.rl100.settings import (
+    SMALL,
+    CriticSettings,
+    DiffusionSettings,
+    DynamicsSettings,
+    EncoderSettings,
+    ImitationSettings,
+    OfflineSettings,
+    OnlineSettings,
+    StudentSettings,
+)
+from anytask.core.checks import check_counts
+from anytask.core.cost import parameter_count
+from anytask.core.estimator import Estimator
+from anytask.core.progress import Progress, portion
+from anytask.core.rng import derive, isolated
+from anytask.core.settings import choice, flag, free, group, real, whole
 from anytask.datasets.episodes import Episodes
 
 __all__ = ["RL100"]
 
-Progress = Callable[[float], None]
+STAGES = ("imitation", "offline", "online", "student")
+
+
+def _check_stages(stages: Any) -> None:
+    if isinstance(stages, str) or not set(stages) <= set(STAGES):
+        raise ValueError(f"stages must be among {STAGES}, got {stages!r}")
 
 
 class Stage(NamedTuple):
@@ -40,147 +77,59 @@ class Stage(NamedTuple):
     episodes: int
 
 
-class RL100(DiffusionPolicy):
+class RL100(Estimator):
     """RL-100 (Lei et al., 2025).
 
     Takes a handful of demonstrations and a sparse success reward to a policy that nearly always succeeds, in three
-    stages: imitation by a diffusion policy, policy optimisation on recorded data behind an evaluation gate, and a short
+    stages: imitation by a diffusion policy, policy optimization on recorded data behind an evaluation gate, and a short
     phase of playing. A last step distils the many network calls per action into one. Each stage starts from the one
     before, and each can be left out.
 
     Pick it when demonstrations exist but are not good enough by themselves (too slow, too noisy, too few), when playing
-    costs money, and when a control loop wants actions fast. What it sees (states, pictures, point clouds, several at
+    costs money, and when a control loop wants actions fast. What it sees (states, images, point clouds, several at
     once) is a matter of the encoder alone.
-
-    1. :meth:`fit`: ``L_IL = E ||eps - eps_theta(sqrt(alpha_bar) a + sqrt(1 - alpha_bar) eps, tau, c)||^2`` on features
-       ``c = phi(o)`` of a window of observations, with the encoder's regularisers. The encoder is frozen afterwards.
-    2. :meth:`improve_offline`: critics Q, V by implicit Q-learning and an ensemble of dynamics, all on features. Then,
-       step after step: draw denoising chains from the policy OLD, judge their last states by ``A = min Q - V``
-       (normalised), and improve the candidate on the clipped surrogate, one optimiser step per denoising step, which is
-       a Gaussian policy of its own. Every ``gate_every`` steps the candidate's value in the learned world is compared
-       with the best one so far; only if it is better does OLD become the candidate. OLD is delivered.
-    3. :meth:`improve_online`: whole episodes are played with their chains on record; advantages by GAE, the same
-       surrogate over all denoising steps, a value network that starts from V, a learning rate led by the KL divergence.
-    4. :meth:`distil`: a one-step student learns the teacher's action from the same noise (or by consistency along the
-       teacher's path). If it exists before the online stage, it is trained along.
 
     Parameters
     ----------
-    preset : {"paper", "small"}, default "paper"
-        Fills in what is left at None. "paper": the released configuration for point clouds. "small": a few hundred
-        short episodes with a few numbers as observations.
-    encoder : None, str, module, callable or mapping of key to these, default None
-        Trunks as in :func:`anytask.control.parts.observation_encoders.build_trunk`; by the shape of the observations.
-    encoder_width, bottleneck : int, optional
-        As in :class:`~anytask.control.parts.observation_encoders.ObservationEncoder`.
-    reconstruct : bool, default False
-        Regularise the encoder by reconstruction of what it sees.
-    beta_reconstruction, beta_kl : float, defaults 1 and 1e-3
-        Weights of the encoder's regularisers; the second is the paper's.
-    horizon, n_obs, n_executed : int
+    horizon, n_obs, n_executed : int, default 5, 2, 4
         Actions per chunk, observations per window, and actions carried out per chunk. A chunk starts at the window's
-        oldest step, so ``horizon >= n_obs - 1 + n_executed``. Paper: 5, 2, 4. Single actions: 1, 1, 1.
-    process : {"ddim", "flow"}, default "ddim"
-        Noise prediction, or flow matching with a stochastic sampler.
-    n_train, n_steps : int
-        Training steps of the schedule, and denoising steps per action. Paper: 100, 10.
-    eta : float, default 1.0
-        Noise in stochastic chains.
-    sigma_min, sigma_max : float
-        Bounds on a denoising step's standard deviation. Paper: 0.0067, none or 0.8.
-    clip : bool, default True
-        Clip predicted clean actions to [-1, 1] within the chain.
-    action_share : float in (0, 1]
-        The data's extreme actions lie at this share of [-1, 1]. Clipped entries have no gradient, so "small" leaves
-        room; the paper uses the whole interval.
-    denoiser : callable, optional
-        ``denoiser(action_shape, width)`` makes the network; by default a
-        :class:`~anytask.control.rl100.diffusion.DenoisingMLP` with ``hidden`` layers.
-    hidden : sequence of int
-    lr, batch_size, imitation_epochs, ema_decay
-        Imitation, AdamW. Paper: 1.4e-4, 256, 3000.
-    critic_hidden, critic_lr, critic_epochs, critic_batch, gamma, omega, target_rate
-        Implicit Q-learning. Paper: two layers of 512, 1.4e-4, 400, 256, 0.99, 0.7, 0.005.
-    reward_scale : float, default 1.0
-        Rewards are multiplied by it, offline and online.
-    bootstrap_timeouts : bool
-        Value what comes after a time limit, offline and online, as in the paper. False suits tasks whose limit is a
-        part of them and is observed: running out of time is then a failure.
-    dynamics_hidden, dynamics_members, dynamics_elites, dynamics_steps
-        The ensemble. Paper: 7 members, 5 elites.
-    offline_steps, offline_lr, offline_clip, offline_batch : int, float, float, int
-        Rate and clip range fall linearly to 0. Paper: 8000, 1e-5, 0.25, 512.
-    gate : bool, default True
-        Without the gate every check passes (an ablation).
-    gate_every, gate_states, gate_margin, rollout_length
-        Every so many steps, so many roll-outs of the learned world are compared, each this many decisions long. Paper:
-        50, one batch, 0.05, 20.
-    shuffle_advantages : bool, default False
-        Shuffle A over the batch (an ablation that must hurt).
-    online_batch : int
-        Decisions per roll, whole episodes played out. Paper: 2048.
-    online_epochs, minibatch, online_clip, online_lr, online_lr_bounds, kl_target, value_lr, lambda_, value_warmup
-        Online stage. Paper: 10, 128, 0.2, 3e-6, (5e-7, 1e-5), 0.02, 3e-4, 0.95, 0. ``value_warmup`` are passes of the
-        value network over the first roll before the policy moves.
-    grad_norm : float, default 0.5
-    distil_steps, distil_lr, student_ema, lambda_cd
-        The student; ``lambda_cd`` weighs its loss when it is trained along.
-    student_form : {"same-noise", "lcm"}, default "same-noise"
+        oldest step, so ``horizon >= n_obs - 1 + n_executed``. Single actions: 1, 1, 1.
+    gamma, reward_scale, bootstrap_timeouts, max_grad_norm
+        Of both reinforcement-learning stages; see the table of settings.
+    encoder, diffusion, imitation, critics, dynamics, offline, online, student
+        Groups of settings, as objects or mappings; see :mod:`anytask.control.rl100.settings`.
     use : {"teacher", "student"}, default "teacher"
         Who acts. Can be changed at any time.
     best_of : int, default 1
         Draw this many candidates and act by the one with the highest Q.
     stages : sequence of str, default ("imitation", "offline", "online", "student")
         What :meth:`improve` runs.
-    seed : int, default 0
-    device : str, default "auto"
+    seed, device
+        As in :class:`~anytask.core.estimator.Estimator`.
 
     Attributes
     ----------
-    encoder_ : ObservationEncoder
-    net_ : nn.Module
-        The policy's denoiser.
+    encoder_, net_ : ObservationEncoder, nn.Module
+        The policy's encoder and denoiser.
     world_ : World or None
         Critics ``iql`` and ``dynamics`` after the offline stage.
-    value_ : nn.Module or None
-        Value network after the online stage.
-    student_ : Consistency or None
+    value_, student_ : nn.Module or None
+        Value network after the online stage; the student.
     gate_log_ : list of GateCheck
         Every comparison of the last offline stage.
     online_log_ : list of dict
         KL divergence, learning rate, decisions, episodes and success of each online round.
 
-    Raises
-    ------
-    ValueError
-        For settings out of range, data that do not fit the policy, and a checkpoint of other data.
-
     Examples
     --------
     Demonstrations at mixed speed often run out of time; the offline stage learns from the rewards which ones were fast.
 
-    >>> from anytask.control import demonstrations, evaluate
+    >>> from anytask.control import demonstrations
     >>> demos = demonstrations("anytask/Reach-v0", 40, speed=(0.25, 1.0), noise=0.3)
-    >>> policy = RL100(preset="small", imitation_epochs=30, critic_epochs=5, dynamics_steps=50, offline_steps=20)
-    >>> _ = policy.fit(demos).improve_offline(demos)
+    >>> short = {"imitation": {"epochs": 30}, "critics": {"epochs": 5}, "dynamics": {"steps": 50}}
+    >>> policy = RL100.from_preset("small", **short, offline={"steps": 20}).fit(demos).improve_offline(demos)
     >>> len(policy.gate_log_), policy.act(torch.zeros(3, 3)).shape
     (2, torch.Size([3, 2]))
-
-    Notes
-    -----
-    With ``checkpoint=folder`` each stage saves itself there; call the same methods again after a crash and finished
-    stages are read back, the interrupted one goes on bit for bit as if nothing had happened (its last
-    ``checkpoint_every`` steps, or the running roll, are lost).
-
-    The gate is as good as the critics are: where they are wrong it accepts what fails. Look at the success of what is
-    delivered, not at the gate.
-
-    Departures from the paper
-    -------------------------
-    No entropy bonus: the noise of a denoising step is fixed by the schedule, so that the bonus has no gradient. The
-    encoder stays frozen in the online stage too, since recorded chains and the student depend on its features. The
-    default denoiser is a perceptron; a one-dimensional U-Net or transformer goes in by ``denoiser``. Clean actions are
-    clipped, the predicted noise is kept as it was.
 
     References
     ----------
@@ -188,90 +137,46 @@ class RL100(DiffusionPolicy):
     arXiv:2510.14830.
     """
 
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = PRESETS
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": SMALL}
 
-    def __init__(
-        self,
-        *,
-        preset: Literal["paper", "small"] = "paper",
-        encoder: Any = None,
-        encoder_width: int | None = None,
-        bottleneck: int | None = None,
-        reconstruct: bool = False,
-        beta_reconstruction: float = 1.0,
-        beta_kl: float = 1e-3,
-        horizon: int | None = None,
-        n_obs: int | None = None,
-        n_executed: int | None = None,
-        process: Literal["ddim", "flow"] = "ddim",
-        n_train: int | None = None,
-        n_steps: int | None = None,
-        eta: float = 1.0,
-        sigma_min: float | None = None,
-        sigma_max: float | None = None,
-        clip: bool = True,
-        action_share: float | None = None,
-        denoiser: Callable[[tuple[int, ...], int], nn.Module] | None = None,
-        hidden: Sequence[int] | None = None,
-        lr: float | None = None,
-        batch_size: int | None = None,
-        imitation_epochs: int | None = None,
-        ema_decay: float | None = None,
-        critic_hidden: Sequence[int] | None = None,
-        critic_lr: float | None = None,
-        critic_epochs: int | None = None,
-        critic_batch: int | None = None,
-        gamma: float | None = None,
-        omega: float | None = None,
-        target_rate: float | None = None,
-        reward_scale: float = 1.0,
-        bootstrap_timeouts: bool | None = None,
-        dynamics_hidden: Sequence[int] | None = None,
-        dynamics_members: int = 7,
-        dynamics_elites: int = 5,
-        dynamics_steps: int | None = None,
-        offline_steps: int | None = None,
-        offline_lr: float | None = None,
-        offline_clip: float | None = None,
-        offline_batch: int | None = None,
-        gate: bool = True,
-        gate_every: int | None = None,
-        gate_states: int | None = None,
-        gate_margin: float | None = None,
-        rollout_length: int | None = None,
-        shuffle_advantages: bool = False,
-        online_batch: int | None = None,
-        online_epochs: int | None = None,
-        minibatch: int | None = None,
-        online_clip: float | None = None,
-        online_lr: float | None = None,
-        online_lr_bounds: tuple[float, float] | None = None,
-        kl_target: float | None = None,
-        value_lr: float | None = None,
-        lambda_: float = 0.95,
-        value_warmup: int | None = None,
-        grad_norm: float = 0.5,
-        distil_steps: int | None = None,
-        distil_lr: float | None = None,
-        student_ema: float | None = None,
-        student_form: Literal["same-noise", "lcm"] = "same-noise",
-        lambda_cd: float = 1.0,
-        use: Literal["teacher", "student"] = "teacher",
-        best_of: int = 1,
-        stages: Sequence[str] = ("imitation", "offline", "online", "student"),
-        seed: int = 0,
-        device: str = "auto",
-    ) -> None:
-        given = {k: v for k, v in locals().items() if k != "self"}
-        if preset not in self.PRESETS:
-            raise ValueError(f"preset must be one of {sorted(self.PRESETS)}, got {preset!r}")
-        self.params = given
-        filled = {k: self.PRESETS[preset].get(k) if v is None else v for k, v in given.items()}
-        self.settings = SimpleNamespace(**filled)
-        check(self.settings)
-        self.use = use
-        self.device_ = resolve_device(device)
-        self._forget()
+    horizon: int = whole(5, "actions per chunk")
+    n_obs: int = whole(2, "observations per window")
+    n_executed: int = whole(4, "actions carried out per chunk")
+    gamma: float = real(0.99, "discount per environment step", at_least=0, at_most=1)
+    reward_scale: float = real(1.0, "multiplies rewards for learning", above=0)
+    bootstrap_timeouts: bool = flag(True, "value what comes after a time limit; False: that is a failure")
+    max_grad_norm: float = real(0.5, "norm to which gradients are clipped, offline and online", above=0)
+    encoder: EncoderSettings = group(EncoderSettings, "from observations to features")
+    diffusion: DiffusionSettings = group(DiffusionSettings, "the denoising process and its network")
+    imitation: ImitationSettings = group(ImitationSettings, "stage 1")
+    critics: CriticSettings = group(CriticSettings, "of stage 2")
+    dynamics: DynamicsSettings = group(DynamicsSettings, "of stage 2")
+    offline: OfflineSettings = group(OfflineSettings, "stage 2")
+    online: OnlineSettings = group(OnlineSettings, "stage 3")
+    student: StudentSettings = group(StudentSettings, "the one-step student")
+    use: str = choice("teacher", ("teacher", "student"), "who acts")
+    best_of: int = whole(1, "candidates of which the one with the highest Q is acted by")
+    stages: Sequence[str] = free(STAGES, "stages that improve() runs", _check_stages)
+
+    shapes_: dict[str, tuple[int, ...]]
+    action_dim_: int
+    stage_: int
+    encoder_: ObservationEncoder
+    net_: Any
+    scale_: ActionRange
+    world_: World | None
+    value_: Any
+    student_: Any
+    gate_log_: list[GateCheck]
+    online_log_: list[dict[str, float]]
+    _parts: frozenset[str] = frozenset()  # optional modules that _build makes
+    _memory: Memory
+    _generator: torch.Generator
+
+    def _check_settings(self) -> None:
+        least = self.n_obs - 1 + self.n_executed
+        if self.horizon < least:
+            raise ValueError(f"horizon must be at least n_obs - 1 + n_executed = {least}, got {self.horizon}")
 
     # -- stage 1: imitation ---------------------------------------------------------------------------------------
 
@@ -284,7 +189,10 @@ class RL100(DiffusionPolicy):
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 1000,
     ) -> Self:
-        """Learn encoder and policy from demonstrations, from scratch.
+        """Learn encoder and policy from demonstrations, from scratch, by denoising recorded actions.
+
+        ``L_IL = E ||eps - eps_theta(sqrt(alpha_bar) a + sqrt(1 - alpha_bar) eps, tau, c)||^2`` on features ``c =
+        phi(o)`` of a window of observations, with the encoder's regularizers. The encoder is frozen afterwards.
 
         Parameters
         ----------
@@ -293,38 +201,50 @@ class RL100(DiffusionPolicy):
             The data whose ranges scale vectors and actions; by default ``episodes``. When episodes of a policy join the
             demonstrations, give these, so that its largest actions do not widen the range round after round.
         progress : callable, optional
-            Called with the finished share in [0, 1].
+            Told the finished share.
         checkpoint : path, optional
-            Folder to save to and to go on from; see the notes of the class.
+            Folder to save to and to go on from.
         checkpoint_every : int, default 1000
-            Optimiser steps between two saves.
+            Optimizer steps between two saves.
         """
-        with rollback(self):
-            number = self._stage
-            self._forget()
-            self._stage = number
-            return self._imitate(episodes, scale or episodes, progress, checkpoint, checkpoint_every)
+        _check_continuous(episodes)
+        number = getattr(self, "stage_", 0)
+        with self._refit():
+            self.stage_ = number
+            saved = self._stage("imitation", episodes.fingerprint, checkpoint, checkpoint_every)
+            if not self._read_back(saved):
+                self.shapes_ = {k: tuple(episodes.shape_of(k)) for k in sorted(episodes.keys)}
+                self.action_dim_, self.gate_log_, self.online_log_ = episodes.action_dim, [], []
+                self._build()
+                self._set_ranges(scale or episodes)
+                self._imitate(self._decisions(episodes), saved, portion(progress, 0.0, 1.0))
+                self._finish(saved)
+        return self
 
-    def _imitate(
-        self, episodes: Episodes, scale: Episodes, progress: Progress | None, checkpoint: Any, every: int
-    ) -> Self:
-        s = self.settings
-        if episodes.actions.dtype.kind != "f":
-            raise ValueError(f"RL-100 needs continuous actions, got {episodes.actions.dtype}")
-        self._build({key: episodes.shape_of(key) for key in episodes.keys}, episodes.action_dim)
-        self._set_ranges(scale)
-        record = self._record("imitation", episodes.fingerprint, checkpoint, every)
-        if record.finished is not None:
-            return self._restore(record.finished)
-        stage = ImitationStage(
-            self.encoder_, self.net_, self.process, self._decisions(episodes), s, self._stage, self.device_
-        )
-        stage.steps = self._resumed(record, stage.moving)
-        while stage.steps < stage.total:
-            stage.step()
-            self._tick(record, stage.steps, stage.total, stage.moving, progress)
-        self.encoder_, self.net_ = stage.learned
-        return self._finish(record)
+    def _imitate(self, data: Decisions, saved: Checkpoint, progress: Progress) -> None:
+        s, both = self.imitation, nn.ModuleList([self.encoder_, self.net_])
+        average = averaged(both, s.ema_decay)
+        trained = [p for p in both.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=s.lr, weight_decay=1e-6, fused=True)
+        per_epoch, order = -(-data.n // s.batch_size), np.empty(0, dtype=np.int64)
+        moving = {"both": both, "average": average, "optimizer": optimizer}
+        for step in saved.steps(s.epochs * per_epoch, moving, progress):
+            epoch, place = divmod(step, per_epoch)
+            if place == 0 or not len(order):
+                order = np.random.default_rng(derive(self.seed, "imitation", self.stage_, epoch)).permutation(data.n)
+            rows = order[place * s.batch_size : (place + 1) * s.batch_size]
+            descend(optimizer, self._imitation_loss(data, rows, self._seeded("imitation", step)), "imitation")
+            average.update_parameters(both)
+        self.encoder_, self.net_ = average.module  # type: ignore[misc]
+
+    def _imitation_loss(self, data: Decisions, rows: np.ndarray, generator: torch.Generator) -> Tensor:
+        c, extra = self.encoder_.regularized(data.window(rows), generator)  # (m, width)
+        chunks = data.chunks[torch.as_tensor(rows, device=self._device)]  # (m, horizon, d)
+        loss = self.process.loss(self.net_, chunks, c, generator).mean()
+        for name, weight in (("reconstruction", self.encoder.beta_reconstruction), ("kl", self.encoder.beta_kl)):
+            if name in extra:
+                loss = loss + weight * extra[name]
+        return loss
 
     # -- stage 2: offline -----------------------------------------------------------------------------------------
 
@@ -338,6 +258,12 @@ class RL100(DiffusionPolicy):
     ) -> Self:
         """Fit critics and dynamics to recorded episodes and improve the policy behind the gate; the encoder is frozen.
 
+        Critics Q, V by implicit Q-learning and an ensemble of dynamics, all on features. Then, step after step: draw
+        denoising chains from the policy OLD, judge their last states by ``A = min Q - V`` (normalized), and improve the
+        candidate on the clipped surrogate, one optimizer step per denoising step, which is a Gaussian policy of its
+        own. Every ``gate_every`` steps the candidate's value in the learned world is compared with the best one so far;
+        only if it is better does OLD become the candidate. OLD is delivered.
+
         Parameters
         ----------
         episodes : Episodes
@@ -345,46 +271,56 @@ class RL100(DiffusionPolicy):
         progress, checkpoint, checkpoint_every
             As in :meth:`fit`; policy steps between two saves.
         """
-        self._check_fitted()
         self._check_data(episodes)
-        with rollback(self):
-            return self._improve_offline(episodes, progress, checkpoint, checkpoint_every)
+        with self._update():
+            saved = self._stage("offline", episodes.fingerprint, checkpoint, checkpoint_every)
+            if not self._read_back(saved):
+                self._improve_offline(episodes, saved, progress)
+                self._finish(saved)
+        return self
 
-    def _improve_offline(self, episodes: Episodes, progress: Progress | None, checkpoint: Any, every: int) -> Self:
-        s = self.settings
-        record = self._record("offline", episodes.fingerprint, checkpoint, every)
-        if record.finished is not None:
-            return self._restore(record.finished)
-        data = self._decisions(episodes).transitions(self._encode, s.gamma, s.reward_scale, s.bootstrap_timeouts)
-        world = self._world(data)
-        if record.partial is None:
-            self._fit_world(world, _share(progress, 0.0, 0.5))
-        else:
-            world.iql.load_state_dict(record.partial["iql"])
-            world.dynamics.load_state_dict(record.partial["dynamics"])
-        stage = OfflineStage(
-            self.net_, self.process, world, self._chunk_shape, self._executed, s, derive(s.seed, "stage", self._stage)
+    def _improve_offline(self, episodes: Episodes, saved: Checkpoint, progress: Progress | None) -> None:
+        s, process = self.offline, self.process
+        data = self._decisions(episodes).transitions(
+            self._encode, self.gamma, self.reward_scale, self.bootstrap_timeouts
         )
-        moving = {"stage": stage, "iql": world.iql, "dynamics": world.dynamics}
-        self._resumed(record, {"stage": stage})
-        while stage.steps < s.offline_steps:
-            stage.step()
-            self._tick(record, stage.steps, s.offline_steps, moving, _share(progress, 0.5, 1.0))
-        self.net_, self.world_ = stage.old, world
-        self.gate_log_ = [] if stage.gate is None else stage.gate.log
-        return self._finish(record)
+        world, seed = self._new_world(), derive(self.seed, "stage", self.stage_)
+        if saved.found is None:
+            c = self.critics
+            world.iql.fit(data, c.epochs, c.batch_size, self._seeded("critics"), portion(progress, 0.0, 0.35))
+            if s.gate:
+                world.dynamics.fit(data, self.dynamics.steps, progress=portion(progress, 0.35, 0.5))
+        old, candidate = (copy.deepcopy(self.net_).requires_grad_(moves) for moves in (False, True))
+        optimizer = torch.optim.Adam(candidate.parameters(), lr=s.lr, fused=True)
 
-    def _fit_world(self, world: World, progress: Progress | None) -> None:
-        s, n = self.settings, world.data.n
-        steps = s.critic_epochs * -(-n // s.critic_batch)
-        generator = self._seeded("critics")
-        for step in range(steps):
-            rows = torch.randint(n, (min(s.critic_batch, n),), generator=generator, device=self.device_)
-            world.iql.update(world.data.take(rows))
-            if progress is not None and step % 50 == 0:
-                progress(0.7 * step / steps)
-        if s.gate:
-            world.dynamics.fit(world.data, s.dynamics_steps, progress=_share(progress, 0.7, 1.0))
+        def value(net: nn.Module) -> float:
+            # From the same start states and with the same random numbers at every check.
+            generator = torch.Generator(self._device).manual_seed(derive(seed, "offline", "gate"))
+            rows = torch.randint(data.n, (s.gate_states,), generator=generator, device=self._device)
+            policy = lambda c: process.sample(net, c, self._chunk, generator).actions[:, self._executed]  # noqa: E731
+            return world.value(policy, data.features[rows], s.rollout_length, generator)
+
+        moving = {"old": old, "candidate": candidate, "optimizer": optimizer, "world": world}
+        gate = OPEGate(value(old) if saved.found is None else 0.0, s.gate_margin) if s.gate else None
+        if gate is not None:
+            moving["gate"] = gate
+        for step in saved.steps(s.steps, moving, portion(progress, 0.5, 1.0)):
+            left = linear_decay(1.0, step / s.steps)
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = s.lr * left
+            generator = torch.Generator(self._device).manual_seed(derive(seed, "offline", "step", step))
+            rows = torch.randint(data.n, (s.batch_size,), generator=generator, device=self._device)
+            c = data.features[rows]  # (m, width)
+            chain = process.sample(old, c, self._chunk, generator)
+            with torch.no_grad():
+                A = normalize(world.iql.advantage(c, chain.actions[:, self._executed]))  # (m,)
+            if s.shuffle_advantages:
+                A = A[torch.randperm(len(A), generator=generator, device=A.device)]
+            improve_on_chain(process, candidate, optimizer, chain, c, A, s.clip * left, self.max_grad_norm)
+            due = (step + 1) % s.gate_every == 0 or step + 1 == s.steps
+            if due and (gate is None or gate.offer(value(candidate), step + 1)):
+                old.load_state_dict(candidate.state_dict())
+        self.net_, self.world_, self.gate_log_ = old, world, [] if gate is None else gate.log
 
     # -- stage 3: online ------------------------------------------------------------------------------------------
 
@@ -397,72 +333,85 @@ class RL100(DiffusionPolicy):
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 1,
     ) -> Self:
-        """Play and improve, for at most ``episodes`` whole episodes.
+        """Play whole episodes with their chains on record and improve, for at most ``episodes`` of them.
+
+        Advantages by GAE, the same surrogate over all denoising steps, a value network that starts from V, and a
+        KL-adaptive learning rate. A student that exists is trained along.
 
         Parameters
         ----------
         env : vector environment, or whatever :func:`anytask.control.make` takes
-            An id is played by up to 32 copies.
+            An id is played by up to 32 parallel environments.
         episodes : int
             Most episodes to play.
         progress, checkpoint, checkpoint_every
             As in :meth:`fit`; rolls between two saves.
         """
         self._check_fitted()
-        at_least(1, episodes=episodes)
-        with rollback(self, skip=frozenset({"world_"})):
-            return self._improve_online(self._made(env, episodes), episodes, progress, checkpoint, checkpoint_every)
+        check_counts(episodes=episodes)
+        with self._update():
+            saved = self._stage("online", f"{episodes} episodes", checkpoint, checkpoint_every)
+            if not self._read_back(saved):
+                self._improve_online(self._made(env, episodes), episodes, saved, portion(progress, 0.0, 1.0))
+                self._finish(saved)
+        return self
 
-    def _improve_online(self, env: Any, episodes: int, progress: Progress | None, checkpoint: Any, every: int) -> Self:
-        s = self.settings
-        record = self._record("online", f"{episodes} episodes", checkpoint, every)
-        if record.finished is not None:
-            return self._restore(record.finished)
-        value = self.value_ or (self._value_net() if self.world_ is None else self.world_.iql.v_net)
-        stage = OnlineStage(
-            self.net_, value, self.process, self._chunk_shape, s, derive(s.seed, "stage", self._stage), self.student_
-        )
-        moving = {"stage": stage}
-        played = self._resumed(record, moving)
-        log: list[dict[str, float]] = record.partial["log"] if record.partial is not None else []
+    def _improve_online(self, env: Any, episodes: int, saved: Checkpoint, progress: Progress) -> None:
+        s, seed = self.online, derive(self.seed, "stage", self.stage_)
+        learner = self._learner()
+        moving = {name: part for name, part in vars(learner).items() if part is not None}
+        played = saved.resume(moving)
+        log: list[dict[str, float]] = [] if saved.found is None else saved.found["log"]
         while played < episodes:
-            result = self._play(env, episodes - played, stage.net, s.online_batch, "online", stage.rounds)
-            assert result.roll is not None
-            played += len(result.episodes)
-            facts = stage.update(result.roll._replace(rewards=result.roll.rewards * s.reward_scale))
-            success = float(np.mean(result.episodes.attributes["success"]))
-            log.append({**facts, "episodes": float(played), "success": success})
-            if record.due(stage.rounds) and played < episodes:
-                record.save({"step": played, "log": log, **_states(moving)})
-            if progress is not None:
-                progress(played / episodes)
-        self.net_, self.value_ = stage.net.requires_grad_(False), stage.value.requires_grad_(False)
-        if stage.average is not None:
-            self.student_ = stage.average.module  # type: ignore[assignment]
+            new, roll = self._play(env, episodes - played, learner.net, s.decisions, "online", len(log))
+            played += len(new)
+            roll = roll._replace(rewards=roll.rewards * self.reward_scale)
+            warmup = 0 if log else s.value_warmup
+            facts = update(learner, self.process, roll, self, derive(seed, "online", len(log)), warmup)
+            log.append({**facts, "episodes": float(played), "success": float(np.mean(new.attributes["success"]))})
+            if saved.due(len(log)) and played < episodes:
+                saved.keep(played, moving, log=log)
+            progress(played / episodes)
+        self.net_, self.value_ = learner.net, learner.value
+        self.student_ = None if learner.average is None else learner.average.module
         self.online_log_ = self.online_log_ + log
-        return self._finish(record)
 
-    def _play(self, env: Any, episodes: int, net: nn.Module, min_decisions: int | None, *path: object) -> Played:
+    def _learner(self) -> Learner:
+        s, adam = self.online, torch.optim.Adam
+        value = self.value_ or (self._new_value() if self.world_ is None else self.world_.iql.v_net)
+        net, value = (copy.deepcopy(part).requires_grad_(True) for part in (self.net_, value))
+        learner = Learner(
+            net, value, adam(net.parameters(), lr=s.lr, fused=True),
+            adam(value.parameters(), lr=s.value_lr, fused=True),
+        )  # fmt: skip
+        if self.student_ is not None:
+            learner.student = copy.deepcopy(self.student_).requires_grad_(True)
+            learner.average = averaged(self.student_, self.student.ema_decay)
+            trained = learner.student.parameters()
+            learner.student_optimizer = torch.optim.AdamW(trained, lr=self.student.lr, fused=True)
+        return learner
+
+    def _play(
+        self, env: Any, episodes: int, net: nn.Module, min_decisions: int | None, *path: object
+    ) -> tuple[Episodes, Roll]:
         process, generator = self.process, self._seeded("play", *path)
 
         def decide(window: dict[str, Tensor]) -> Decided:
             c = self._encode(window)
-            chain = process.sample(net, c, self._chunk_shape, generator)
+            chain = process.sample(net, c, self._chunk, generator)
             return Decided(c, self.scale_.restore(chain.actions[:, self._executed]), chain)
 
-        seed = derive(self.settings.seed, "play", self._stage, *path) % 2**31
-        gamma = self.settings.gamma
+        seed = derive(self.seed, "play", self.stage_, *path) % 2**31
         return play(
-            decide, self._encode, env, self.settings.n_obs, episodes=episodes, min_decisions=min_decisions,
-            gamma=gamma, seed=seed,
+            decide, self._encode, env, self.n_obs, episodes=episodes, min_decisions=min_decisions, gamma=self.gamma,
+            seed=seed,
         )  # fmt: skip
 
     def rollouts(self, env: Any, episodes: int) -> Episodes:
         """Play ``episodes`` whole episodes with the stochastic policy, as data for the offline stage."""
         self._check_fitted()
-        at_least(1, episodes=episodes)
-        with torch.no_grad():
-            return self._play(self._made(env, episodes), episodes, self.net_, None, "rollouts").episodes
+        check_counts(episodes=episodes)
+        return self._play(self._made(env, episodes), episodes, self.net_, None, "rollouts")[0]
 
     # -- the one-step student -------------------------------------------------------------------------------------
 
@@ -476,32 +425,45 @@ class RL100(DiffusionPolicy):
     ) -> Self:
         """Train a student that acts with one network call, on the observations of ``episodes``; see ``use``.
 
+        It learns the teacher's action from the same noise (or by consistency along the teacher's path). If it exists
+        before the online stage, it is trained along.
+
         Parameters
         ----------
         episodes : Episodes
-            Only what was seen counts; with ``student_form="lcm"`` also what was done.
+            Only what was seen counts; with the form ``"lcm"`` also what was done.
         progress, checkpoint, checkpoint_every
             As in :meth:`fit`.
         """
-        self._check_fitted()
         self._check_data(episodes)
-        with rollback(self, skip=frozenset({"world_", "value_"})):
-            return self._distil(episodes, progress, checkpoint, checkpoint_every)
+        with self._update():
+            saved = self._stage("student", episodes.fingerprint, checkpoint, checkpoint_every)
+            if not self._read_back(saved):
+                self._distil(self._decisions(episodes), saved, portion(progress, 0.0, 1.0))
+                self._finish(saved)
+        return self
 
-    def _distil(self, episodes: Episodes, progress: Progress | None, checkpoint: Any, every: int) -> Self:
-        s = self.settings
-        record = self._record("student", episodes.fingerprint, checkpoint, every)
-        if record.finished is not None:
-            return self._restore(record.finished)
-        data = self._decisions(episodes)
-        student = self.student_ or Consistency(self.net_, self.process)
-        stage = StudentStage(self.net_, student, self.process, data.features(self._encode), data.chunks, s, self._stage)
-        stage.steps = self._resumed(record, stage.moving)
-        while stage.steps < s.distil_steps:
-            stage.step()
-            self._tick(record, stage.steps, s.distil_steps, stage.moving, progress)
-        self.student_ = stage.learned
-        return self._finish(record)
+    def _distil(self, data: Decisions, saved: Checkpoint, progress: Progress) -> None:
+        s, process, features = self.student, self.process, data.features(self._encode)
+        student = copy.deepcopy(self.student_ or Consistency(self.net_, process)).requires_grad_(True)
+        average, optimizer = (
+            averaged(student, s.ema_decay),
+            torch.optim.AdamW(student.parameters(), lr=s.lr, fused=True),
+        )
+        moving = {"student": student, "average": average, "optimizer": optimizer}
+        for step in saved.steps(s.steps, moving, progress):
+            generator = self._seeded("student", step)
+            size = (self.imitation.batch_size,)
+            rows = torch.randint(len(features), size, generator=generator, device=self._device)
+            c = features[rows]  # (m, width)
+            if s.form == "same-noise":
+                noise = torch.randn((len(c), *self._chunk), generator=generator, device=self._device)
+                loss = student.same_noise_loss(process.decide(self.net_, c, self._chunk, noise=noise), noise, c)
+            else:
+                loss = student.consistency_loss(average.module, self.net_, data.chunks[rows], c, generator)
+            descend(optimizer, loss.mean(), "student")
+            average.update_parameters(student)
+        self.student_ = average.module
 
     # -- all of it ------------------------------------------------------------------------------------------------
 
@@ -512,7 +474,7 @@ class RL100(DiffusionPolicy):
         *,
         rollouts: int = 200,
         online_episodes: int = 256,
-        on_stage: Callable[[Stage], None] | None = None,
+        on_stage: Callable[[Stage], object] | None = None,
         progress: Progress | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
@@ -533,30 +495,30 @@ class RL100(DiffusionPolicy):
             As in :meth:`fit`.
         """
         self._check_fitted()
-        data, used = demonstrations, 0
-        todo = [name for name in ("offline", "student", "online") if name in self.settings.stages]
+        data, used, tell = demonstrations, 0, on_stage or (lambda stage: None)
+        todo = [name for name in ("offline", "student", "online") if name in self.stages]
+        todo = [name for name in todo if name != "online" or online_episodes]
 
-        def share(name: str) -> Progress | None:
+        def told(name: str) -> dict[str, Any]:
             at = todo.index(name)
-            return _share(progress, at / len(todo), (at + 1) / len(todo))
+            return {"progress": portion(progress, at / len(todo), (at + 1) / len(todo)), "checkpoint": checkpoint}
 
         if "offline" in todo:
             if rollouts:
                 new = self._kept(lambda: self.rollouts(env, rollouts), checkpoint)
-                data = Episodes.concatenate([data, new])
-                used += rollouts
-            self.improve_offline(data, progress=share("offline"), checkpoint=checkpoint)
-            _tell(on_stage, "offline", used)
+                data, used = Episodes.concatenate([data, new]), rollouts
+            self.improve_offline(data, **told("offline"))
+            tell(Stage("offline", used))
         if "student" in todo:
-            self.distil(data, progress=share("student"), checkpoint=checkpoint)
-            if "online" not in todo:
-                _tell(on_stage, "student", used)
-        if "online" in todo and online_episodes:
-            self.improve_online(env, online_episodes, progress=share("online"), checkpoint=checkpoint)
+            self.distil(data, **told("student"))
+            if "online" not in self.stages:
+                tell(Stage("student", used))
+        if "online" in todo:
+            self.improve_online(env, online_episodes, **told("online"))
             used += online_episodes
-            _tell(on_stage, "online", used)
+            tell(Stage("online", used))
             if "student" in todo:
-                _tell(on_stage, "student", used)
+                tell(Stage("student", used))
         return self
 
     def iterate(
@@ -566,7 +528,7 @@ class RL100(DiffusionPolicy):
         rounds: int = 2,
         episodes_per_round: int = 100,
         *,
-        on_round: Callable[[int, Episodes], None] | None = None,
+        on_round: Callable[[int, Episodes], object] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Episodes:
         """Run the outer loop: play, merge what was played into the data, imitate all of it from scratch, improve again.
@@ -588,97 +550,209 @@ class RL100(DiffusionPolicy):
         Episodes
             The merged data.
         """
-        at_least(1, rounds=rounds, episodes_per_round=episodes_per_round)
+        check_counts(rounds=rounds, episodes_per_round=episodes_per_round)
         first = episodes
-        if self.shapes_ is None:
+        play_round = collect if callable(collect) and not hasattr(collect, "step") else _by_rollouts(collect)
+        if not self._fitted():
             self.fit(episodes, checkpoint=checkpoint).improve_offline(episodes, checkpoint=checkpoint)
-        by_callback = callable(collect) and not hasattr(collect, "step")
         for m in range(rounds):
-
-            def play_round() -> Episodes:
-                return collect(self, episodes_per_round) if by_callback else self.rollouts(collect, episodes_per_round)
-
-            episodes = Episodes.concatenate([episodes, self._kept(play_round, checkpoint)])
+            new = self._kept(lambda: play_round(self, episodes_per_round), checkpoint)
+            episodes = Episodes.concatenate([episodes, new])
             self.fit(episodes, scale=first, checkpoint=checkpoint)
             self.improve_offline(episodes, checkpoint=checkpoint)
             if on_round is not None:
                 on_round(m, episodes)
         return episodes
 
-    # -- shared by the stages ------------------------------------------------------------------------------------
+    # -- acting ---------------------------------------------------------------------------------------------------
+
+    @property
+    def process(self) -> Process:
+        """The denoising process of the settings."""
+        s = self.diffusion
+        common = (s.n_steps, s.eta, s.sigma_min, s.sigma_max, s.clip)
+        return DDIM(*common, s.n_train) if s.process == "ddim" else Flow(*common)
+
+    @property
+    def network_calls(self) -> float:
+        """Network calls per action carried out."""
+        return (1 if self.use == "student" else self.process.n_steps) / self.n_executed
+
+    def act(self, obs: Any, *, deterministic: bool = True) -> Any:
+        """Return the next action of every parallel environment: a new chunk where the last one is used up.
+
+        Parameters
+        ----------
+        obs : Tensor or array (n, ...), mapping of key to these, or one unbatched observation
+        deterministic : bool, default True
+            No noise within the denoising steps; the noise that a chain starts from is drawn either way.
+        """
+        self._check_fitted()
+        given = Given(obs, self.shapes_, self._device)
+        self._memory.see(given.tensors)
+        rows = (self._memory.left == 0).nonzero()[:, 0]
+        if len(rows):
+            assert self._memory.window is not None
+            self._memory.plan(rows, self._decide({k: w[rows] for k, w in self._memory.window.items()}, deterministic))
+        return given.answer(self._memory.next())
+
+    def reset(self, rows: Tensor | None = None) -> None:
+        """Forget observations and chunks of the rows ``rows`` (m,), or of all; the latter also restarts the noise."""
+        if not self._fitted():
+            return
+        if rows is None:
+            self._begin_acting()
+        else:
+            self._memory.reset(rows)
+
+    @torch.no_grad()
+    def _decide(self, window: dict[str, Tensor], deterministic: bool) -> Tensor:
+        c, process = self._encode(window), self.process
+        n = len(c)
+        if self.best_of > 1:
+            c = c.repeat_interleave(self.best_of, 0)
+        if self.use == "student":
+            if self.student_ is None:
+                raise RuntimeError("there is no student yet: call distil() first, or set use='teacher'")
+            chunks = self.student_.decide(c, self._chunk, self._generator)
+        elif deterministic:
+            chunks = process.decide(self.net_, c, self._chunk, self._generator)
+        else:
+            chunks = process.sample(self.net_, c, self._chunk, self._generator).actions
+        chunks = chunks[:, self._executed]  # (n * best_of, n_executed, d)
+        if self.best_of > 1:
+            if self.world_ is None:
+                raise RuntimeError("best_of needs critics: call improve_offline() first")
+            best = self.world_.iql.q(c, chunks).reshape(n, self.best_of).argmax(1)
+            chunks = chunks.reshape(n, self.best_of, *chunks.shape[1:])[torch.arange(n, device=c.device), best]
+        return self.scale_.restore(chunks)
+
+    # -- shared by the stages -------------------------------------------------------------------------------------
+
+    @property
+    def _chunk(self) -> tuple[int, int]:
+        return self.horizon, self.action_dim_
+
+    @property
+    def _executed(self) -> slice:
+        return slice(self.n_obs - 1, self.n_obs - 1 + self.n_executed)
+
+    @torch.no_grad()
+    def _encode(self, window: Mapping[str, Tensor]) -> Tensor:
+        return self.encoder_(window)
+
+    def _build(self) -> None:
+        e, device = self.encoder, self._device
+        self.encoder_ = ObservationEncoder(
+            self.shapes_, self.n_obs, trunks=copy.deepcopy(e.trunks), width=e.width, bottleneck=e.bottleneck,
+            reconstruct=e.reconstruct, seed=derive(self.seed, "encoder") % 2**31,
+        ).to(device)  # fmt: skip
+        with isolated(derive(self.seed, "denoiser")):
+            self.net_ = self._new_net().to(device)
+        one = torch.ones(self.action_dim_, device=device)
+        self.scale_ = ActionRange(-one, one, self.diffusion.action_share)
+        self.world_ = self._new_world() if "world_" in self._parts else None
+        self.value_ = self._new_value() if "value_" in self._parts else None
+        self.student_ = Consistency(self.net_, self.process) if "student_" in self._parts else None
+
+    def _new_net(self) -> nn.Module:
+        make_net = self.diffusion.denoiser or (lambda shape, width: DenoisingMLP(shape, width, self.diffusion.hidden))
+        return make_net(self._chunk, self.encoder_.width)
+
+    def _new_world(self) -> World:
+        c, d, seed = self.critics, self.dynamics, derive(self.seed, "world", self.stage_)
+        size = self.encoder_.width, self.n_executed * self.action_dim_
+        iql = IQL(*size, c.hidden, lr=c.lr, omega=c.omega, target_rate=c.target_rate, seed=seed)
+        dynamics = EnsembleDynamics(*size, members=d.members, elites=d.elites, hidden=d.hidden, seed=seed)
+        return World(iql, dynamics).to(self._device)
+
+    def _new_value(self) -> nn.Module:
+        with isolated(derive(self.seed, "value", self.stage_)):
+            return CriticMLP(self.encoder_.width, self.critics.hidden).to(self._device)
+
+    def _set_ranges(self, episodes: Episodes) -> None:
+        ranges = {k: (torch.as_tensor(v.low), torch.as_tensor(v.high)) for k, v in episodes.statistics().items()}
+        low, high = (x.to(self._device) for x in ranges.pop("action"))
+        self.encoder_.set_ranges(ranges)
+        self.scale_ = ActionRange(low, high, self.diffusion.action_share)
 
     def _decisions(self, episodes: Episodes) -> Decisions:
-        s = self.settings
-        return Decisions(episodes, s.n_obs, s.horizon, s.n_executed, self.scale_, self.device_)
+        return Decisions(episodes, self.n_obs, self.horizon, self.n_executed, self.scale_, self._device)
 
     def _made(self, env: Any, episodes: int) -> Any:
-        from anytask.control.adapters import make
-
         if hasattr(env, "num_envs"):
             return env
-        return make(env, min(episodes, 32), seed=derive(self.settings.seed, "env") % 2**31, device=str(self.device_))
+        return make(env, min(episodes, 32), seed=derive(self.seed, "env") % 2**31, device=str(self._device))
 
     def _seeded(self, *path: object) -> torch.Generator:
-        return torch.Generator(self.device_).manual_seed(derive(self.settings.seed, self._stage, *path))
+        return torch.Generator(self._device).manual_seed(derive(self.seed, self.stage_, *path))
+
+    def _begin_acting(self) -> None:
+        self._memory = Memory(self.n_obs)
+        self._generator = torch.Generator(self._device).manual_seed(derive(self.seed, "act"))
 
     def _check_data(self, episodes: Episodes) -> None:
-        assert self.shapes_ is not None
-        found = {k: episodes.shape_of(k) for k in sorted(episodes.keys)}
-        if found != self.shapes_ or episodes.action_dim != self._action_dim:
+        self._check_fitted()
+        _check_continuous(episodes)
+        found = {k: tuple(episodes.shape_of(k)) for k in sorted(episodes.keys)}
+        if found != self.shapes_ or episodes.action_dim != self.action_dim_:
             raise ValueError(
-                f"the episodes have observations {found} and {episodes.action_dim} numbers per action; the policy was "
-                f"fitted to {self.shapes_} and {self._action_dim}"
+                f"the episodes have observations {found} and the action dimension {episodes.action_dim}; the policy "
+                f"was fitted to {self.shapes_} and {self.action_dim_}"
             )
 
-    def _kept(self, make: Callable[[], Episodes], checkpoint: Any) -> Episodes:
-        path = None if checkpoint is None else Path(checkpoint) / f"played-{self._stage:02d}.npz"
-        return kept(make, path)
+    # -- stages on disk -------------------------------------------------------------------------------------------
 
-    def _record(self, name: str, content: str, checkpoint: Any, every: int) -> StageRecord:
-        plain = {k: repr(v) for k, v in self.params.items() if k not in ("encoder", "denoiser", "device", "use")}
-        digest = hashlib.sha256(json.dumps([content, plain]).encode()).hexdigest()[:32]
-        return StageRecord(checkpoint, self._stage, name, digest, every)
+    def _stage(self, name: str, data: str, checkpoint: str | os.PathLike[str] | None, every: int) -> Checkpoint:
+        folder = None if checkpoint is None else Path(checkpoint) / f"{self.stage_:02d}"
+        training = training_of(self, leave_out=("use",), stage=name, data=data)
+        return Checkpoint(folder, training, every, self._device)
 
-    def _resumed(self, record: StageRecord, moving: Mapping[str, Any]) -> int:
-        if record.partial is None:
-            return 0
-        for name, thing in moving.items():
-            thing.load_state_dict(on_device(record.partial[name], self.device_))
-        return int(record.partial["step"])
+    def _read_back(self, saved: Checkpoint) -> bool:
+        """Take the outcome of a stage that was finished before; say whether there was one."""
+        if saved.found is None or "state" not in saved.found:
+            return False
+        self._load_state(saved.found["state"])
+        return True
 
-    def _tick(
-        self, record: StageRecord, step: int, total: int, moving: Mapping[str, Any], progress: Progress | None
-    ) -> None:
-        if record.due(step) and step < total:
-            record.save({"step": step, **_states(moving)})
-        if progress is not None and (step % 25 == 0 or step == total):
-            progress(step / total)
-
-    def _finish(self, record: StageRecord) -> Self:
-        """Freeze what was learned; what follows trains copies."""
-        for module in (self.encoder_, self.net_, self.student_):
+    def _finish(self, saved: Checkpoint) -> None:
+        for module in (self.encoder_, self.net_, self.world_, self.value_, self.student_):
             if module is not None:
-                module.requires_grad_(False)
-        self._stage += 1
+                module.requires_grad_(False)  # what follows trains copies
+        self.stage_ += 1
         self._begin_acting()
-        if record.folder is not None:
-            record.save(self._state(), finished=True)
-        return self
+        saved.save(state=self._state())
 
-    def _restore(self, state: dict[str, Any]) -> Self:
-        self._load_state(state)
+    def _kept(self, collect: Callable[[], Episodes], checkpoint: Any) -> Episodes:
+        """Return the episodes that were kept in a checkpoint; where there are none, collect them and keep them."""
+        from anytask.datasets.episode_files import load_episodes, save_episodes
+
+        path = None if checkpoint is None else Path(checkpoint) / f"played-{self.stage_:02d}.npz"
+        if path is not None and path.is_file():
+            return load_episodes(path)
+        episodes = collect()
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_episodes(path, episodes)
+        return episodes
+
+    def _load_state(self, state: dict[str, Any]) -> None:
+        self._parts = frozenset(state["modules"])
+        super()._load_state(state)
+        self.gate_log_ = [GateCheck(*check) for check in self.gate_log_]
+        for name in self._parts:
+            getattr(self, name).requires_grad_(False)
         self._begin_acting()
-        return self
+
+    def cost(self) -> dict[str, int]:
+        """Return trainable parameters (encoder and denoiser) and all stored numbers."""
+        return {**super().cost(), "trainable_parameters": parameter_count(self.encoder_, self.net_)}
 
 
-def _share(progress: Progress | None, start: float, stop: float) -> Progress | None:
-    return None if progress is None else lambda done: progress(start + (stop - start) * done)
+def _check_continuous(episodes: Episodes) -> None:
+    if episodes.actions.dtype.kind != "f":
+        raise ValueError(f"RL-100 needs continuous actions, got {episodes.actions.dtype}")
 
 
-def _tell(on_stage: Callable[[Stage], None] | None, name: str, episodes: int) -> None:
-    if on_stage is not None:
-        on_stage(Stage(name, episodes))
-
-
-def _states(moving: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: thing.state_dict() for name, thing in moving.items()}
+def _by_rollouts(env: Any) -> Callable[[RL100, int], Episodes]:
+    return lambda policy, n: policy.rollouts(env, n)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from anytask.control.rl100 import RL100
+from anytask.control.rl100 import RL100, _check_stages
 from anytask.control.rl100.diffusion import DenoisingMLP, Net, Process, gaussian_log_prob
+from anytask.core.settings import free
 
 __all__ = ["GaussianBC"]
 
@@ -29,9 +29,6 @@ class GaussianNet(nn.Module):
 
 class GaussianProcess(Process):
     """A "chain" of one sub-step: the action is Gaussian around what the network says, whatever the noise before."""
-
-    def __init__(self, sigma_min: float) -> None:
-        super().__init__(1, 1.0, sigma_min, None, clip=False)
 
     def loss(self, net: Net, a: Tensor, c: Tensor, generator: torch.Generator | None = None) -> Tensor:
         mean, std = self.step(net, a, 0, c)
@@ -54,38 +51,27 @@ class GaussianProcess(Process):
 
 
 class GaussianBC(RL100):
-    """Behaviour cloning with a Gaussian policy, then proximal policy optimisation: the usual fine-tuning.
+    """Behavior cloning with a Gaussian policy, then proximal policy optimization: the usual fine-tuning.
 
-    Everything but the policy's form is RL-100's: encoder, features, value network, optimiser, learning-rate control and
-    budget. Its stages are imitation and online.
+    Everything but the policy's form is RL-100's: encoder, features, value network, optimizer, learning-rate control and
+    budget. Its stages are imitation and online; settings of the
+    denoising process do not matter but for ``sigma_min`` and ``hidden``.
 
     Examples
     --------
     >>> from anytask.control import demonstrations
     >>> demos = demonstrations("anytask/Reach-v0", 20)
-    >>> policy = GaussianBC(preset="small", imitation_epochs=20).fit(demos)
+    >>> policy = GaussianBC.from_preset("small", imitation={"epochs": 20}).fit(demos)
     >>> policy.act(torch.zeros(2, 3)).shape, policy.network_calls
     (torch.Size([2, 2]), 1.0)
     """
 
-    DEFAULT_STAGES: ClassVar[tuple[str, ...]] = ("imitation", "online")
+    stages: Sequence[str] = free(("imitation", "online"), "stages that improve() runs", _check_stages)
 
-    def __init__(self, **params: Any) -> None:
-        hidden = params.get("hidden") or self.PRESETS[params.get("preset", "paper")]["hidden"]
-        given = {"n_steps": 1, "stages": self.DEFAULT_STAGES, "denoiser": _Gaussian(tuple(hidden)), **params}
-        super().__init__(**given)
-
-    @cached_property
+    @property
     def process(self) -> Process:
         """The Gaussian."""
-        return GaussianProcess(self.settings.sigma_min)
+        return GaussianProcess(1, sigma_min=self.diffusion.sigma_min, clip=False)
 
-
-class _Gaussian:
-    """Makes the network; a class, so that policies can be pickled and copied."""
-
-    def __init__(self, hidden: tuple[int, ...]) -> None:
-        self.hidden = hidden
-
-    def __call__(self, action_shape: tuple[int, ...], width: int) -> nn.Module:
-        return GaussianNet(action_shape, width, self.hidden)
+    def _new_net(self) -> nn.Module:
+        return GaussianNet(self._chunk, self.encoder_.width, self.diffusion.hidden)

@@ -6,39 +6,43 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from anytask.control.rl100.offline_rl import Transitions, chunk_return
-from anytask.datasets.episodes import OBSERVATION, Episodes
-
-
-def as_dict(obs: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return observations by key; a plain tensor has the key ``"observation"``."""
-    return dict(obs) if isinstance(obs, Mapping) else {OBSERVATION: obs}
+from anytask.control.rl100.offline import Transitions, chunk_return
+from anytask.datasets.episodes import Episodes
 
 
-class ActionRange:
+class ActionRange(nn.Module):
     """Maps actions between their own units and [-1, 1]; the data's extremes lie at ``-share`` and ``share``.
 
     Examples
     --------
     >>> scale = ActionRange(torch.tensor([0.0]), torch.tensor([4.0]), share=0.5)
-    >>> scale.normalise(torch.tensor([[4.0]])).item(), scale.restore(torch.tensor([[1.0]])).item()
+    >>> scale.normalize(torch.tensor([[4.0]])).item(), scale.restore(torch.tensor([[1.0]])).item()
     (0.5, 6.0)
     """
 
-    def __init__(self, low: Tensor, high: Tensor, share: float) -> None:
-        self.low, self.high, self.share = low, high, share
-        self._middle, self._half = (low + high) / 2, (high - low) / 2 / share
+    low: Tensor  # (d,)
+    high: Tensor  # (d,)
 
-    def normalise(self, actions: Tensor) -> Tensor:
+    def __init__(self, low: Tensor, high: Tensor, share: float) -> None:
+        super().__init__()
+        self.register_buffer("low", low)
+        self.register_buffer("high", high)
+        self.share = share
+
+    def _middle_and_half(self) -> tuple[Tensor, Tensor]:
+        return (self.low + self.high) / 2, (self.high - self.low) / 2 / self.share
+
+    def normalize(self, actions: Tensor) -> Tensor:
         """Return actions in [-1, 1]; what lies outside is clipped, and what never varied is 0."""
-        varies = self._half > 1e-8
-        return torch.where(varies, (actions - self._middle) / self._half.clamp_min(1e-8), 0.0).clamp(-1.0, 1.0)
+        middle, half = self._middle_and_half()
+        return torch.where(half > 1e-8, (actions - middle) / half.clamp_min(1e-8), 0.0).clamp(-1.0, 1.0)
 
     def restore(self, actions: Tensor) -> Tensor:
         """Return actions in their own units."""
-        return self._middle + self._half * actions
+        middle, half = self._middle_and_half()
+        return middle + half * actions
 
 
 class Decisions:
@@ -61,7 +65,7 @@ class Decisions:
         self.episodes, self.n_obs, self.n_executed, self.device = episodes, n_obs, n_executed, device
         self.n = episodes.steps
         self._step = np.arange(self.n) - episodes.starts[episodes.episode_of]
-        self.chunks = scale.normalise(torch.as_tensor(episodes.actions, device=device))[
+        self.chunks = scale.normalize(torch.as_tensor(episodes.actions, device=device))[
             torch.as_tensor(episodes.windows(horizon, before=n_obs - 1).rows, device=device)
         ]  # (n, horizon, d)
 
@@ -118,7 +122,7 @@ class Decisions:
 
 
 class Memory:
-    """What each copy of an environment remembers: its last ``n_obs`` observations, the rest of its chunk."""
+    """What is remembered of each parallel environment: its last ``n_obs`` observations, the rest of its chunk."""
 
     def __init__(self, n_obs: int) -> None:
         self.n_obs = n_obs
@@ -128,14 +132,14 @@ class Memory:
         self.left = torch.zeros(0, dtype=torch.int64)  # (n,), actions left in the queue
 
     def reset(self, rows: Tensor | None = None) -> None:
-        """Forget the copies ``rows``, or everything."""
+        """Forget the rows ``rows``, or everything."""
         if rows is None:
             self.__init__(self.n_obs)  # type: ignore[misc]
         elif len(self.fresh):
             self.fresh[rows], self.left[rows] = True, 0
 
     def see(self, obs: Mapping[str, Tensor]) -> None:
-        """Take in the next observation of all copies."""
+        """Take in the next observations."""
         n = len(next(iter(obs.values())))
         if self.window is None or len(self.fresh) != n:
             device = next(iter(obs.values())).device
@@ -155,14 +159,14 @@ class Memory:
         return {k: torch.cat([w[rows, 1:], obs[k][rows][:, None]], 1) for k, w in self.window.items()}
 
     def plan(self, rows: Tensor, chunks: Tensor) -> None:
-        """Queue chunks (m, n_executed, d) for the copies ``rows``."""
+        """Queue chunks (m, n_executed, d) for the rows ``rows``."""
         if self.queue.shape != (len(self.left), *chunks.shape[1:]):
             self.queue = chunks.new_zeros(len(self.left), *chunks.shape[1:])
         self.queue[rows] = chunks
         self.left[rows] = chunks.shape[1]
 
     def next(self) -> Tensor:
-        """Return the next action (n, d) of every copy."""
+        """Return the next actions (n, d)."""
         length = self.queue.shape[1]
         place = (length - self.left).clamp_max(length - 1)
         self.left = (self.left - 1).clamp_min(0)

@@ -22,10 +22,12 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 #: net(a, tau, c) -> prediction of the shape of a.
 Net = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -40,8 +42,6 @@ def squared_cosine_alpha_bar(n: int = 100, beta_max: float = 0.999) -> Tensor:
     >>> [round(alpha_bar[t].item(), 4) for t in (0, 50, 99)]
     [0.9994, 0.4783, 0.0]
     """
-    if n < 1:
-        raise ValueError(f"a schedule needs at least one step, got {n}")
     t = torch.arange(n + 1, dtype=torch.float64) / n
     signal = ((t + 0.008) / 1.008 * math.pi / 2).cos().square()
     beta = (1 - signal[1:] / signal[:-1]).clamp(max=beta_max)
@@ -72,8 +72,9 @@ def gaussian_log_prob(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return log_density.expand(x.shape).flatten(1).sum(1)
 
 
+@dataclass
 class Process(ABC):
-    """What :class:`DDIM` and :class:`Flow` share: sub-step ``k`` takes state k to state k + 1, for k = 0 .. n_steps-1.
+    """The interface of :class:`DDIM` and :class:`Flow`: sub-step ``k`` takes state k to k + 1, k = 0 .. n_steps - 1.
 
     Parameters
     ----------
@@ -88,19 +89,11 @@ class Process(ABC):
         Clip the predicted clean action to [-1, 1] inside the chain. A clipped entry has no gradient.
     """
 
-    n_steps: int
-
-    def __init__(self, n_steps: int, eta: float, sigma_min: float, sigma_max: float | None, clip: bool) -> None:
-        if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 1:
-            raise ValueError(f"n_steps must be a whole number of at least 1, got {n_steps!r}")
-        if eta < 0:
-            raise ValueError(f"eta must be at least 0, got {eta!r}")
-        if sigma_min <= 0:
-            raise ValueError(f"sigma_min must be above 0, or the last sub-step has no density; got {sigma_min!r}")
-        if sigma_max is not None and sigma_max < sigma_min:
-            raise ValueError(f"sigma_max must be at least sigma_min = {sigma_min}, got {sigma_max!r}")
-        self.n_steps, self.eta, self.clip = n_steps, eta, clip
-        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+    n_steps: int = 10
+    eta: float = 1.0
+    sigma_min: float = 0.0067
+    sigma_max: float | None = None
+    clip: bool = True
 
     @abstractmethod
     def loss(self, net: Net, a: Tensor, c: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -127,19 +120,17 @@ class Process(ABC):
         mean, sigma = self._moments(net, a, k, c, self.eta)
         return mean, torch.tensor(min(max(sigma, self.sigma_min), self.sigma_max or math.inf), device=a.device)
 
+    @torch.no_grad()
     def sample(
         self, net: Net, c: Tensor, action_shape: Sequence[int], generator: torch.Generator | None = None
     ) -> Chain:
         """Draw a stochastic chain for each row of c, without gradients."""
-        with torch.no_grad():
-            a = _noise((len(c), *action_shape), c, generator)
-            states, log_probs = [a], []
-            for k in range(self.n_steps):
-                mean, std = self.step(net, a, k, c)
-                a = mean + std * _noise(mean.shape, c, generator)
-                states.append(a)
-                log_probs.append(gaussian_log_prob(a, mean, std))
-            return Chain(torch.stack(states), torch.stack(log_probs))
+        states, log_probs = [_noise((len(c), *action_shape), c, generator)], []
+        for k in range(self.n_steps):
+            mean, std = self.step(net, states[-1], k, c)
+            states.append(mean + std * _noise(mean.shape, c, generator))
+            log_probs.append(gaussian_log_prob(states[-1], mean, std))
+        return Chain(torch.stack(states), torch.stack(log_probs))
 
     def log_prob(self, net: Net, states: Tensor, c: Tensor, k: int | None = None) -> Tensor:
         """Return the log-probability of sub-step ``k`` (n,), or of all (n_steps, n), with gradients into net and c.
@@ -149,8 +140,6 @@ class Process(ABC):
         states : Tensor (n_steps + 1, n, \\*action_shape)
             As in :attr:`Chain.states`.
         """
-        if len(states) != self.n_steps + 1:
-            raise ValueError(f"a chain has {self.n_steps + 1} states, got {len(states)}")
         if k is None:
             return torch.stack([self.log_prob(net, states, c, k) for k in range(self.n_steps)])
         mean, std = self.step(net, states[k], k, c)
@@ -172,8 +161,9 @@ class Process(ABC):
         return a.clamp(-1.0, 1.0)
 
 
+@dataclass
 class DDIM(Process):
-    """Noise-predicting diffusion with ``n_steps`` DDIM sub-steps out of ``n_train``.
+    """Noise-predicting diffusion with ``n_steps`` DDIM sub-steps out of ``n_train`` of the squared-cosine schedule.
 
     With sub-step times tau_0 > tau_1 > ... and alpha_bar' that of the next time (1 after the last)::
 
@@ -181,15 +171,7 @@ class DDIM(Process):
         sigma = eta sqrt((1 - alpha_bar') / (1 - alpha_bar) (1 - alpha_bar / alpha_bar'))
         a'    ~ N(sqrt(alpha_bar') x0 + sqrt(1 - alpha_bar' - sigma^2) eps, clip(sigma, sigma_min, sigma_max)^2)
 
-    Parameters
-    ----------
-    n_steps : int, default 10
-    n_train : int, default 100
-        Steps of the squared-cosine training schedule.
-    eta : float in [0, 1], default 1.0
-        1 is the ancestral sampler of DDPM, 0 is deterministic but for ``sigma_min``.
-    sigma_min, sigma_max : float, defaults 0.0067 and None
-    clip : bool, default True
+    ``eta`` = 1 is the ancestral sampler of DDPM, 0 is deterministic but for ``sigma_min``.
 
     Examples
     --------
@@ -197,43 +179,23 @@ class DDIM(Process):
 
     >>> process = DDIM(n_steps=4)
     >>> def net(a, tau, c):
-    ...     alpha_bar = process.alpha_bar_at(tau)[:, None]
+    ...     alpha_bar = process.alpha_bar[(tau * 100).round().long()][:, None]
     ...     return (a - alpha_bar.sqrt() * 0.3) / (1 - alpha_bar).sqrt()
     >>> process.decide(net, torch.zeros(2, 1), (1,), torch.Generator().manual_seed(0)).ravel().tolist()
     [0.30000001192092896, 0.30000001192092896]
     """
 
-    def __init__(
-        self,
-        n_steps: int = 10,
-        *,
-        n_train: int = 100,
-        eta: float = 1.0,
-        sigma_min: float = 0.0067,
-        sigma_max: float | None = None,
-        clip: bool = True,
-    ) -> None:
-        super().__init__(n_steps, eta, sigma_min, sigma_max, clip)
-        if n_train < n_steps:
-            raise ValueError(f"n_train must be at least n_steps = {n_steps}, got {n_train}")
-        if eta > 1:
-            raise ValueError(f"eta must be in [0, 1], got {eta!r}")
-        self.n_train = n_train
-        self.alpha_bar = squared_cosine_alpha_bar(n_train)
-        stride = n_train // n_steps
-        #: Indices into the training schedule of states 0 .. n_steps - 1, falling to 0.
-        self.timesteps = [stride * (n_steps - 1 - k) for k in range(n_steps)]
-        self._signals = [*self.alpha_bar[self.timesteps].tolist(), 1.0]  # alpha_bar of states 0 .. n_steps
+    n_train: int = 100
 
-    def alpha_bar_at(self, tau: Tensor) -> Tensor:
-        """Return alpha_bar (n,) at times tau (n,) in [0, 1]."""
-        return self.alpha_bar.to(tau.device)[(tau * self.n_train).round().long().clamp(0, self.n_train - 1)]
+    def __post_init__(self) -> None:
+        self.alpha_bar = squared_cosine_alpha_bar(self.n_train)
+        stride = self.n_train // self.n_steps
+        #: Indices into the training schedule of states 0 .. n_steps - 1, falling to 0.
+        self.timesteps = [stride * (self.n_steps - 1 - k) for k in range(self.n_steps)]
+        self._signals = [*self.alpha_bar[self.timesteps].tolist(), 1.0]  # alpha_bar of states 0 .. n_steps
 
     def time(self, k: int) -> float:
         return self.timesteps[k] / self.n_train if k < self.n_steps else 0.0
-
-    def _signal(self, k: int) -> float:
-        return self._signals[k]
 
     def loss(self, net: Net, a: Tensor, c: Tensor, generator: torch.Generator | None = None) -> Tensor:
         t = torch.randint(self.n_train, (len(a),), generator=generator, device=a.device)
@@ -243,20 +205,20 @@ class DDIM(Process):
         return (net(noisy, t / self.n_train, c) - eps).square().flatten(1).mean(1)
 
     def between(self, clean: Tensor, noise: Tensor, k: int) -> Tensor:
-        signal = self._signal(k)
+        signal = self._signals[k]
         return math.sqrt(signal) * clean + math.sqrt(1 - signal) * noise
 
     def clean(self, net: Net, a: Tensor, k: int, c: Tensor) -> Tensor:
         return self._split(net, a, k, c)[0]
 
     def _split(self, net: Net, a: Tensor, k: int, c: Tensor) -> tuple[Tensor, Tensor]:
-        signal = self._signal(k)
+        signal = self._signals[k]
         eps = net(a, _times(self.time(k), a), c)
         return (a - math.sqrt(1 - signal) * eps) / math.sqrt(signal), eps
 
     def _moments(self, net: Net, a: Tensor, k: int, c: Tensor, eta: float) -> tuple[Tensor, float]:
         x0, eps = self._split(net, a, k, c)
-        return self.moments(x0.clamp(-1.0, 1.0) if self.clip else x0, eps, self._signal(k), self._signal(k + 1), eta)
+        return self.moments(x0.clamp(-1.0, 1.0) if self.clip else x0, eps, self._signals[k], self._signals[k + 1], eta)
 
     @staticmethod
     def moments(x0: Tensor, eps: Tensor, alpha_bar: float, alpha_bar_next: float, eta: float) -> tuple[Tensor, float]:
@@ -266,18 +228,13 @@ class DDIM(Process):
         return math.sqrt(alpha_bar_next) * x0 + direction * eps, math.sqrt(variance)
 
 
+@dataclass
 class Flow(Process):
     """Flow matching on straight paths ``a_s = (1 - s) noise + s action`` with a stochastic sampler.
 
     The network predicts the velocity ``action - noise``. In steps of 1 / n_steps the chain follows the stochastic
     equation that has the same marginals as the flow, with diffusion ``g^2 = eta^2 (1 - s)``: the score is
     ``-noise / (1 - s)``, so the drift is ``v - eta^2 noise / 2``, finite everywhere.
-
-    Parameters
-    ----------
-    n_steps : int, default 10
-    eta, sigma_min, sigma_max, clip
-        As in :class:`Process`; ``eta`` may exceed 1.
 
     Examples
     --------
@@ -287,17 +244,6 @@ class Flow(Process):
     >>> process.decide(net, torch.zeros(1, 1), (1,), torch.Generator().manual_seed(0)).item()
     0.30000001192092896
     """
-
-    def __init__(
-        self,
-        n_steps: int = 10,
-        *,
-        eta: float = 1.0,
-        sigma_min: float = 0.0067,
-        sigma_max: float | None = None,
-        clip: bool = True,
-    ) -> None:
-        super().__init__(n_steps, eta, sigma_min, sigma_max, clip)
 
     def time(self, k: int) -> float:
         return 1 - k / self.n_steps
@@ -359,9 +305,7 @@ class DenoisingMLP(nn.Module):
         self.action_shape = tuple(action_shape)
         size = math.prod(self.action_shape)
         widths = [size + time_width + width, *hidden]
-        layers: list[nn.Module] = []
-        for n_in, n_out in itertools.pairwise(widths):
-            layers += [nn.Linear(n_in, n_out), nn.SiLU()]
+        layers = [m for n_in, n_out in itertools.pairwise(widths) for m in (nn.Linear(n_in, n_out), nn.SiLU())]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], size))
         frequencies = 100.0 ** (torch.arange(time_width // 2) / max(time_width // 2 - 1, 1))
         self.register_buffer("frequencies", frequencies, persistent=False)
@@ -393,20 +337,15 @@ class Consistency(nn.Module):
 
     def __init__(self, net: nn.Module, process: Process, sigma_data: float = 0.5) -> None:
         super().__init__()
-        if sigma_data <= 0:
-            raise ValueError(f"sigma_data must be above 0, got {sigma_data!r}")
         if process.time(0) == 0:
             raise ValueError(f"a student needs a process of at least 2 steps, got n_steps={process.n_steps}")
         self.net = copy.deepcopy(net).requires_grad_(True)
         self.process, self.sigma_data = process, sigma_data
 
-    def coefficients(self, k: int) -> tuple[float, float]:
-        """Return (c_skip, c_out) in state k; the time is counted in hundredths, as in a schedule of 100 steps."""
-        return consistency_coefficients(100 * self.process.time(k), self.sigma_data)
-
     def forward(self, a: Tensor, k: int, c: Tensor) -> Tensor:
         """Return the clean action that the student sees in state k, not clipped."""
-        c_skip, c_out = self.coefficients(k)
+        # The time is counted in hundredths, as in a schedule of 100 steps.
+        c_skip, c_out = consistency_coefficients(100 * self.process.time(k), self.sigma_data)
         return a if c_out == 0 else c_skip * a + c_out * self.process.clean(self.net, a, k, c)
 
     def same_noise_loss(self, target: Tensor, noise: Tensor, c: Tensor) -> Tensor:
@@ -414,21 +353,19 @@ class Consistency(nn.Module):
         return (self(noise, 0, c) - target).square().flatten(1).mean(1)
 
     def consistency_loss(
-        self, ema: Consistency, teacher: Net, a: Tensor, c: Tensor, generator: torch.Generator | None = None
+        self, average: Any, teacher: Net, a: Tensor, c: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Return the squared distance (n,) between neighbours on the teacher's path.
+        """Return the squared distance (n,) between neighbors on the teacher's path.
 
         A clean action ``a`` is brought to a random state k; the teacher takes one deterministic sub-step to k + 1, and
-        the averaged student ``ema`` says what it sees there.
+        the averaged student says what it sees there.
         """
-        noisy = sum(
-            self.process.time(k) > 0 for k in range(self.process.n_steps)
-        )  # at time 0 there is nothing to learn
+        noisy = sum(self.process.time(k) > 0 for k in range(self.process.n_steps))  # at time 0 nothing is to learn
         k = int(torch.randint(noisy, (), generator=generator, device=a.device))
         state = self.process.between(a, _noise(a.shape, a, generator), k)
         with torch.no_grad():
             after, _ = self.process._moments(teacher, state, k, c, 0.0)
-            target = after if k + 1 == self.process.n_steps else ema(after, k + 1, c)
+            target = after if k + 1 == self.process.n_steps else average(after, k + 1, c)
         return (self(state, k, c) - target).square().flatten(1).mean(1)
 
     @torch.no_grad()
@@ -457,52 +394,25 @@ def consistency_coefficients(tau: float, sigma_data: float = 0.5) -> tuple[float
     return sigma_data**2 / total, s / math.sqrt(total)
 
 
-class EMA:
-    """An exponential moving average of a module's weights, with a decay that grows while there is little to average.
+def averaged(module: nn.Module, decay: float = 0.9999) -> AveragedModel:
+    """Return an exponential moving average of a module, with a decay that grows while there is little to average.
 
-    Parameters
-    ----------
-    module : nn.Module
-        Copied; :attr:`module` holds the average, without gradients.
-    decay : float in [0, 1), default 0.9999
-        Largest decay.
-    power : float, default 0.75
-        The decay at update t is ``min(decay, 1 - (1 + t) ** -power)``; 0 means ``decay`` from the start.
+    The decay at update t is ``min(decay, 1 - (1 + t) ** -0.75)``; it begins with the weights of ``module``.
 
     Examples
     --------
     >>> layer = nn.Linear(1, 1)
-    >>> average = EMA(layer, decay=0.5, power=0.0)
+    >>> average = averaged(layer, decay=0.25)
     >>> before = average.module.weight.item()
     >>> _ = layer.weight.data.add_(2.0)
-    >>> average.update(layer)
+    >>> average.update_parameters(layer)
     >>> round(average.module.weight.item() - before, 5)
-    1.0
+    1.5
     """
 
-    def __init__(self, module: nn.Module, decay: float = 0.9999, power: float = 0.75) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay must be in [0, 1), got {decay!r}")
-        self.module = copy.deepcopy(module).requires_grad_(False)
-        self.decay, self.power, self.updates = decay, power, 0
+    def mix(mine: Any, theirs: Any, t: Any) -> None:
+        torch._foreach_lerp_(mine, theirs, 1 - min(decay, 1 - (1 + int(t)) ** -0.75))
 
-    @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Move the average towards the weights of ``module``; buffers are copied."""
-        self.updates += 1
-        decay = min(self.decay, 1 - (1 + self.updates) ** -self.power) if self.power else self.decay
-        mine: list[Tensor] = list(self.module.parameters())
-        theirs: list[Tensor] = list(module.parameters())
-        if mine:
-            torch._foreach_lerp_(mine, theirs, 1 - decay)
-        for a, b in zip(self.module.buffers(), module.buffers(), strict=True):
-            a.copy_(b)
-
-    def state_dict(self) -> dict[str, object]:
-        """Return the average and the number of updates."""
-        return {"module": self.module.state_dict(), "updates": self.updates}
-
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        """Put back what :meth:`state_dict` returned."""
-        self.module.load_state_dict(state["module"])  # type: ignore[arg-type]
-        self.updates = int(state["updates"])  # type: ignore[call-overload]
+    average = AveragedModel(module, multi_avg_fn=mix).requires_grad_(False)
+    average.n_averaged += 1  # torch would copy the weights at the first update
+    return average

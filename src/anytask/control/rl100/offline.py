@@ -1,19 +1,398 @@
-"""RL-100's offline stage: critics and a world model from data, then gated policy optimisation over denoising steps."""
+"""RL-100's offline stage: critics and a learned world in feature space, a gate, and steps on denoising chains.
+
+References
+----------
+Kostrikov, Nair, Levine, 2022, "Offline Reinforcement Learning with Implicit Q-Learning", arXiv:2110.06169.
+Chua, Calandra, McAllister, Levine, 2018, "Deep Reinforcement Learning in a Handful of Trials using Probabilistic
+Dynamics Models", arXiv:1805.12114.
+Janner, Fu, Zhang, Levine, 2019, "When to Trust Your Model: Model-Based Policy Optimization", arXiv:1906.08253.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from anytask.control.parts.policy_gradient import linear_decay, normalise, ppo_loss
-from anytask.control.rl100.diffusion import Process
-from anytask.control.rl100.dynamics import EnsembleDynamics
-from anytask.control.rl100.offline_rl import IQL, Transitions
-from anytask.core.rng import derive
+from anytask.control.parts.policy_gradient import ppo_loss
+from anytask.control.rl100.diffusion import Chain, Process
+from anytask.core.checks import require_finite
+from anytask.core.progress import Progress
+from anytask.core.rng import derive, isolated
+from anytask.core.training import train
+
+
+class Transitions(NamedTuple):
+    """Decisions and what came of them, in features.
+
+    ``features`` (N, width), ``actions`` (N, size) flat, ``rewards`` (N,) summed over the chunk, ``discounts`` (N,) what
+    the next state's value counts (``gamma^steps``, or 0 after a terminal state), ``next_features`` (N, width).
+    """
+
+    features: Tensor
+    actions: Tensor
+    rewards: Tensor
+    discounts: Tensor
+    next_features: Tensor
+
+    def take(self, rows: Tensor) -> Transitions:
+        """Return some decisions, by number or mask."""
+        return Transitions(*(tensor[rows] for tensor in self))
+
+    @property
+    def n(self) -> int:
+        """Number of decisions."""
+        return len(self.features)
+
+
+def chunk_return(rewards: Tensor, valid: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """Return a chunk's discounted reward ``sum_i gamma^i r_i`` and bootstrap factor ``gamma^steps``, each (N,).
+
+    Parameters
+    ----------
+    rewards : Tensor (N, K)
+    valid : Tensor of bool (N, K)
+        Steps that were taken; a prefix of each row.
+    gamma : float in [0, 1]
+
+    Examples
+    --------
+    >>> r = torch.tensor([[1.0, 0.5, 0.0, 2.0]])
+    >>> R, factor = chunk_return(r, torch.ones(1, 4, dtype=torch.bool), 0.99)
+    >>> round(R.item(), 6), round(factor.item(), 6)
+    (3.435598, 0.960596)
+    """
+    powers = gamma ** torch.arange(rewards.shape[1], device=rewards.device, dtype=torch.float64)
+    return (rewards * valid * powers).sum(1).float(), (gamma ** valid.sum(1).double()).float()
+
+
+def expectile_loss(u: Tensor, omega: float = 0.7) -> Tensor:
+    """Return ``|omega - 1(u < 0)| u^2``, like ``u``; minimized by the expectile, a mean that leans upwards.
+
+    Examples
+    --------
+    >>> [round(v, 3) for v in expectile_loss(torch.tensor([0.3, -0.2])).tolist()]
+    [0.063, 0.012]
+    """
+    return torch.where(u < 0, 1 - omega, omega) * u.square()
+
+
+class EnsembleLinear(nn.Module):
+    """``members`` linear layers side by side: (members, n, n_in) -> (members, n, n_out), as one product.
+
+    Examples
+    --------
+    >>> EnsembleLinear(7, 3, 2)(torch.zeros(7, 5, 3)).shape
+    torch.Size([7, 5, 2])
+    """
+
+    def __init__(self, members: int, n_in: int, n_out: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(n_in)
+        self.weight = nn.Parameter(torch.empty(members, n_in, n_out).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(members, 1, n_out).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+def ensemble_mlp(members: int, widths: Sequence[int], activation: type[nn.Module]) -> nn.Sequential:
+    """Return ``members`` independent perceptrons (members, n, widths[0]) -> (members, n, widths[-1])."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in itertools.pairwise(widths):
+        layers += [EnsembleLinear(members, n_in, n_out), activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+class CriticMLP(nn.Module):
+    """``members`` independent perceptrons with one output each, evaluated together.
+
+    Examples
+    --------
+    >>> CriticMLP(6, (32, 32), members=2)(torch.zeros(5, 6)).shape
+    torch.Size([2, 5])
+    """
+
+    def __init__(self, n_inputs: int, hidden: Sequence[int] = (512, 512), members: int = 1) -> None:
+        super().__init__()
+        self.members = members
+        self.layers = ensemble_mlp(members, [n_inputs, *hidden, 1], nn.ReLU)
+
+    def forward(self, x: Tensor) -> Tensor:  # (n, n_inputs) -> (members, n)
+        return self.layers(x.expand(self.members, -1, -1))[..., 0]
+
+
+class IQL(nn.Module):
+    """Implicit Q-learning: V is an expectile of Q over the data's actions, Q learns from V, and neither asks a policy.
+
+    One update on a batch::
+
+        V <- min  E |omega - 1(u < 0)| u^2,     u = min(Q1', Q2')(s, a) - V(s)
+        Q <- min  E (Q_i(s, a) - r - gamma^K (1 - terminal) V(s'))^2            for i = 1, 2
+
+    Parameters
+    ----------
+    feature_width, action_size : int
+        Of features and of flat actions.
+    hidden : sequence of int, default (512, 512)
+    lr : float, default 1.4e-4
+        Adam, for all three networks.
+    omega : float in [0.5, 1), default 0.7
+        The expectile.
+    target_rate : float in (0, 1], default 0.005
+        How far the target networks Q' move towards Q, at every second update.
+    seed : int, default 0
+
+    Examples
+    --------
+    One state, two actions worth 0 and 1: Q tells them apart, and V leans towards the better one.
+
+    >>> iql = IQL(1, 1, (32,), lr=3e-3, omega=0.9, target_rate=0.05)
+    >>> a = torch.tensor([[-1.0], [1.0]]).repeat(32, 1)
+    >>> zeros = torch.zeros(64, 1)
+    >>> data = Transitions(zeros, a, (a[:, 0] > 0).float(), torch.zeros(64), zeros)
+    >>> _ = iql.fit(data, 400, 64, torch.Generator().manual_seed(0))
+    >>> worse, better = iql.q(zeros[:2], a[:2]).tolist()
+    >>> better > worse + 0.5, iql.v(zeros[:1]).item() > (worse + better) / 2 + 0.2
+    (True, True)
+    """
+
+    def __init__(
+        self,
+        feature_width: int,
+        action_size: int,
+        hidden: Sequence[int] = (512, 512),
+        *,
+        lr: float = 1.4e-4,
+        omega: float = 0.7,
+        target_rate: float = 0.005,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.lr, self.omega, self.target_rate = lr, omega, target_rate
+        with isolated(seed):
+            self.v_net = CriticMLP(feature_width, hidden)
+            self.q_net = CriticMLP(feature_width + action_size, hidden, members=2)
+        self.q_target = copy.deepcopy(self.q_net).requires_grad_(False)
+
+    def v(self, features: Tensor) -> Tensor:
+        """Return V (n,)."""
+        return self.v_net(features)[0]
+
+    def q(self, features: Tensor, actions: Tensor) -> Tensor:
+        """Return the smaller of both Q (n,); ``actions`` may be chunks (n, K, d)."""
+        return self.q_net(torch.cat([features, actions.flatten(1)], 1)).amin(0)
+
+    def advantage(self, features: Tensor, actions: Tensor) -> Tensor:
+        """Return ``min Q - V`` (n,)."""
+        return self.q(features, actions) - self.v(features)
+
+    def losses(self, batch: Transitions) -> tuple[Tensor, Tensor]:
+        """Return the losses () of V and of Q, which have no parameters in common."""
+        sa = torch.cat([batch.features, batch.actions], 1)
+        v, v_next = self.v(torch.cat([batch.features, batch.next_features])).chunk(2)
+        with torch.no_grad():
+            target_q = self.q_target(sa).amin(0)
+            y = batch.rewards + batch.discounts * v_next
+        return expectile_loss(target_q - v, self.omega).mean(), F.mse_loss(self.q_net(sa), y.expand(2, -1)) * 2
+
+    @torch.no_grad()
+    def track(self, update: int) -> None:
+        """Move the target networks after every second update."""
+        if update % 2 == 0:
+            torch._foreach_lerp_(list(self.q_target.parameters()), list(self.q_net.parameters()), self.target_rate)
+
+    def fit(
+        self,
+        data: Transitions,
+        epochs: int,
+        batch_size: int,
+        generator: torch.Generator,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Train all networks on random batches, ``epochs`` times as many as the data have."""
+        n, device = data.n, data.features.device
+
+        def draw(step: int) -> Transitions:
+            return data.take(torch.randint(n, (min(batch_size, n),), generator=generator, device=device))
+
+        optimizer = torch.optim.Adam([*self.v_net.parameters(), *self.q_net.parameters()], lr=self.lr, fused=True)
+        train(
+            self, draw, self.losses, steps=epochs * -(-n // batch_size), optimizer=optimizer, after_step=self.track,
+            stage="the critics", progress=progress,
+        )  # fmt: skip
+        return self
+
+
+class EnsembleDynamics(nn.Module):
+    """``members`` perceptrons that predict the change of the features as a Gaussian; the ``elites`` best ones are used.
+
+    Each member sees its own resampling of the data. After training, the members with the lowest error on held-out
+    decisions are the elites, and a roll-out draws one of them for every step and row. Imagined futures do not end: a
+    terminal state's value must be told by the critic alone.
+
+    Parameters
+    ----------
+    feature_width, action_size : int
+    members, elites : int, defaults 7 and 5
+    hidden : sequence of int, default (200, 200)
+    lr : float, default 1e-3
+        Adam, with weight decay 1e-5.
+    seed : int, default 0
+
+    Attributes
+    ----------
+    errors : Tensor (members,)
+        Held-out mean squared error of each member, in units of the features' changes.
+    elites : Tensor of int (elites,)
+
+    Examples
+    --------
+    A point that moves by its action.
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> s, a = (2 * torch.rand((512, 1), generator=generator) - 1 for _ in range(2))
+    >>> data = Transitions(s, a, torch.zeros(512), torch.ones(512), s + 0.3 * a)
+    >>> world = EnsembleDynamics(1, 1, hidden=(64,)).fit(data, steps=300)
+    >>> features, actions = world.rollout(torch.zeros(4, 1), lambda s: torch.ones(4, 1), 3, generator)
+    >>> [round(v, 1) for v in features[:, 0, 0].tolist()]
+    [0.0, 0.3, 0.6]
+    """
+
+    errors: Tensor
+    elites: Tensor
+    x_scale: Tensor  # (2, width + size), mean and deviation of inputs
+    y_scale: Tensor  # (2, width), of targets
+
+    def __init__(
+        self,
+        feature_width: int,
+        action_size: int,
+        *,
+        members: int = 7,
+        elites: int = 5,
+        hidden: Sequence[int] = (200, 200),
+        lr: float = 1e-3,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.members, self.lr, self.seed = members, lr, seed
+        n_inputs = feature_width + action_size
+        with isolated(seed):
+            self.net = ensemble_mlp(members, [n_inputs, *hidden, 2 * feature_width], nn.SiLU)
+        self.register_buffer("x_scale", torch.zeros(2, n_inputs))
+        self.register_buffer("y_scale", torch.zeros(2, feature_width))
+        self.register_buffer("errors", torch.zeros(members))
+        self.register_buffer("elites", torch.arange(elites))
+
+    def fit(
+        self,
+        data: Transitions,
+        steps: int = 2000,
+        batch_size: int = 256,
+        holdout: float = 0.1,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Train all members and choose the elites.
+
+        Parameters
+        ----------
+        data : Transitions
+        steps : int, default 2000
+            Optimizer steps.
+        batch_size : int, default 256
+            Rows per member and step.
+        holdout : float in (0, 0.5], default 0.1
+            Share of the decisions that no member is trained on.
+        """
+        if data.n < 10:
+            raise ValueError(f"a dynamics model needs at least 10 decisions, got {data.n}")
+        device, members = data.features.device, self.members
+        generator = torch.Generator(device).manual_seed(derive(self.seed, "dynamics"))
+        order = torch.randperm(data.n, generator=generator, device=device)
+        held, kept = order.tensor_split([max(1, round(holdout * data.n))])
+        x, y = torch.cat([data.features, data.actions.flatten(1)], 1), data.next_features - data.features
+        self.x_scale, self.y_scale = (torch.stack([z[kept].mean(0), z[kept].std(0).clamp_min(1e-4)]) for z in (x, y))
+        x, y = (x - self.x_scale[0]) / self.x_scale[1], (y - self.y_scale[0]) / self.y_scale[1]
+        own = kept[torch.randint(len(kept), (members, len(kept)), generator=generator, device=device)]
+
+        def draw(step: int) -> Tensor:
+            columns = torch.randint(len(kept), (members, batch_size), generator=generator, device=device)
+            return own.gather(1, columns)  # (members, batch)
+
+        def loss(rows: Tensor) -> Tensor:
+            mean, log_variance = self._predict(x[rows])
+            return ((mean - y[rows]).square() * (-log_variance).exp() + log_variance).mean((1, 2)).sum()
+
+        optimizer = torch.optim.Adam(self.net.parameters(), lr=self.lr, weight_decay=1e-5, fused=True)
+        train(self, draw, loss, steps=steps, optimizer=optimizer, stage="the dynamics model", progress=progress)
+        with torch.no_grad():
+            mean, _ = self._predict(x[held].expand(members, -1, -1))
+            self.errors = (mean - y[held]).square().mean((1, 2))
+        self.elites = self.errors.argsort(stable=True)[: len(self.elites)]
+        return self
+
+    @torch.no_grad()
+    def step(self, features: Tensor, actions: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return sampled next features (n, width), each row by an elite drawn for it."""
+        x = (torch.cat([features, actions.flatten(1)], 1) - self.x_scale[0]) / self.x_scale[1]
+        mean, log_variance = self._predict(x.expand(self.members, -1, -1))
+        n, device = len(features), features.device
+        member = self.elites[torch.randint(len(self.elites), (n,), generator=generator, device=device)]
+        row = torch.arange(n, device=device)
+        noise = torch.randn(features.shape, generator=generator, device=device)
+        y = mean[member, row] + (0.5 * log_variance[member, row]).exp() * noise
+        return features + (y * self.y_scale[1] + self.y_scale[0])
+
+    def rollout(
+        self,
+        features: Tensor,
+        policy: Callable[[Tensor], Tensor],
+        length: int,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Imagine decisions from each row of ``features``, of a ``policy`` that maps features to actions.
+
+        Returns
+        -------
+        features : Tensor (length, n, width)
+            Before each decision.
+        actions : Tensor (length, n, size)
+        """
+        seen, done = [], []
+        for _ in range(length):
+            seen.append(features)
+            done.append(policy(features).flatten(1))
+            features = self.step(features, done[-1], generator)
+        return torch.stack(seen), torch.stack(done)
+
+    def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, raw = self.net(x).chunk(2, -1)
+        # Soft bounds: log-variances stay in (-10, 1) and keep a gradient.
+        log_variance = 1.0 - F.softplus(1.0 - raw)
+        return mean, -10.0 + F.softplus(log_variance + 10.0)
+
+
+class World(nn.Module):
+    """What the offline stage learned about the task: critics ``iql`` and ``dynamics``."""
+
+    def __init__(self, iql: IQL, dynamics: EnsembleDynamics) -> None:
+        super().__init__()
+        self.iql, self.dynamics = iql, dynamics
+
+    @torch.no_grad()
+    def value(
+        self, policy: Callable[[Tensor], Tensor], starts: Tensor, length: int, generator: torch.Generator
+    ) -> float:
+        """Return J: the mean of min Q over imagined roll-outs of ``length`` decisions from the features ``starts``."""
+        features, actions = self.dynamics.rollout(starts, policy, length, generator)
+        return self.iql.q(features.flatten(0, 1), actions.flatten(0, 1)).mean().item()
 
 
 class GateCheck(NamedTuple):
@@ -37,11 +416,6 @@ class OPEGate:
     margin : float >= 0, default 0.05
         A candidate must be better by this share of the best value's magnitude.
 
-    Attributes
-    ----------
-    best : float
-    log : list of GateCheck
-
     Examples
     --------
     >>> gate = OPEGate(1.0, margin=0.0)
@@ -50,144 +424,57 @@ class OPEGate:
     """
 
     def __init__(self, value: float, margin: float = 0.05) -> None:
-        if margin < 0:
-            raise ValueError(f"margin must be at least 0, got {margin!r}")
         self.best, self.margin = value, margin
         self.log: list[GateCheck] = []
 
     def offer(self, value: float, step: int = 0) -> bool:
         """Say whether a candidate of this value passes; if so, it is the best one from now on."""
+        require_finite(value, f"the candidate's value at offline step {step}", "lower the critics' or the offline lr")
         accepted = value > self.best + self.margin * abs(self.best)
         self.log.append(GateCheck(step, value, self.best, accepted))
-        if accepted:
-            self.best = value
+        self.best = value if accepted else self.best
         return accepted
 
-
-class World(NamedTuple):
-    """What the offline stage learned about the task: critics, dynamics, and the decisions they came from."""
-
-    iql: IQL
-    dynamics: EnsembleDynamics
-    data: Transitions
-
-
-def model_value(
-    world: World,
-    decide: Callable[[Tensor], Tensor],
-    starts: Tensor,
-    length: int,
-    generator: torch.Generator,
-) -> float:
-    """Return J: the mean of min Q over imagined roll-outs of ``length`` decisions from the features ``starts``."""
-    with torch.no_grad():
-        imagined = world.dynamics.rollout(starts, decide, length, generator)
-        return world.iql.q(imagined.features.flatten(0, 1), imagined.actions.flatten(0, 1)).mean().item()
-
-
-class OfflineStage:
-    """Improves a policy on a fixed data set; see :meth:`step`.
-
-    Parameters
-    ----------
-    net : nn.Module
-        The policy to improve; copied, not touched.
-    process : Process
-    world : World
-    action_shape : (int, int)
-        Of a chunk.
-    executed : slice
-        Which part of the chunk the critics judge.
-    settings : namespace
-        ``offline_steps``, ``offline_lr``, ``offline_clip``, ``offline_batch``, ``gate_every``, ``gate_states``,
-        ``gate_margin``, ``rollout_length``, ``grad_norm``, ``gate``, ``shuffle_advantages``.
-    seed : int
-
-    Attributes
-    ----------
-    old : nn.Module
-        The behaviour policy OLD: the last one that passed the gate, and what is delivered.
-    candidate : nn.Module
-    gate : OPEGate or None
-    steps : int
-        Steps done.
-    """
-
-    def __init__(
-        self,
-        net: nn.Module,
-        process: Process,
-        world: World,
-        action_shape: tuple[int, ...],
-        executed: slice,
-        settings: Any,
-        seed: int,
-    ) -> None:
-        self.process, self.world, self.s, self.seed = process, world, settings, seed
-        self.action_shape, self.executed = action_shape, executed
-        self.old = copy.deepcopy(net).requires_grad_(False)
-        self.candidate = copy.deepcopy(net).requires_grad_(True)
-        self.optimizer = torch.optim.Adam(self.candidate.parameters(), lr=settings.offline_lr, fused=True)
-        self.steps = 0
-        self.gate = OPEGate(self.value(self.old), settings.gate_margin) if settings.gate else None
-
-    def value(self, net: nn.Module) -> float:
-        """Return J of a policy, from the same start states and with the same random numbers at every check."""
-        generator = self._generator("gate")
-        data = self.world.data
-        rows = torch.randint(data.n, (self.s.gate_states,), generator=generator, device=data.features.device)
-        return model_value(
-            self.world,
-            lambda c: self.process.sample(net, c, self.action_shape, generator).actions[:, self.executed],
-            data.features[rows],
-            self.s.rollout_length,
-            generator,
-        )
-
-    def step(self) -> None:
-        """Draw chains from OLD, judge their actions, and take one optimiser step per denoising step, in order."""
-        s, data = self.s, self.world.data
-        generator = self._generator("step", self.steps)
-        left = linear_decay(1.0, self.steps / s.offline_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = s.offline_lr * left
-        rows = torch.randint(data.n, (s.offline_batch,), generator=generator, device=data.features.device)
-        c = data.features[rows]
-        chain = self.process.sample(self.old, c, self.action_shape, generator)
-        with torch.no_grad():
-            A = normalise(self.world.iql.advantage(c, chain.actions[:, self.executed]))
-        if s.shuffle_advantages:
-            A = A[torch.randperm(len(A), generator=generator, device=A.device)]
-        for k in range(self.process.n_steps):
-            log_prob = self.process.log_prob(self.candidate, chain.states, c, k)
-            loss = ppo_loss(log_prob, chain.log_prob[k], A, s.offline_clip * left).loss
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.candidate.parameters(), s.grad_norm)
-            self.optimizer.step()
-        self.steps += 1
-        due = self.steps % s.gate_every == 0 or self.steps == s.offline_steps
-        if due and (self.gate is None or self.gate.offer(self.value(self.candidate), self.steps)):
-            self.old.load_state_dict(self.candidate.state_dict())
-
-    def _generator(self, *path: object) -> torch.Generator:
-        return torch.Generator(self.world.data.features.device).manual_seed(derive(self.seed, "offline", *path))
-
     def state_dict(self) -> dict[str, Any]:
-        """Return all that moves."""
-        return {
-            "old": self.old.state_dict(),
-            "candidate": self.candidate.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "steps": self.steps,
-            "gate": None if self.gate is None else {"best": self.gate.best, "log": [list(c) for c in self.gate.log]},
-        }
+        """Return the best value and the log."""
+        return {"best": self.best, "log": [list(check) for check in self.log]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`state_dict` returned."""
-        for name in ("old", "candidate", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        self.steps = state["steps"]
-        if self.gate is not None:
-            self.gate.best = state["gate"]["best"]
-            self.gate.log = [GateCheck(*c) for c in state["gate"]["log"]]
+        self.best, self.log = state["best"], [GateCheck(*check) for check in state["log"]]
+
+
+def improve_on_chain(
+    process: Process,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    chain: Chain,
+    c: Tensor,
+    A: Tensor,
+    clip: float,
+    max_grad_norm: float,
+) -> None:
+    """Take one optimizer step on the clipped surrogate per denoising step, in order.
+
+    Parameters
+    ----------
+    chain : Chain
+        Of the behavior policy.
+    c : Tensor (n, width)
+        Features it was drawn for.
+    A : Tensor (n,)
+        Advantages of its last states.
+    """
+    for k in range(process.n_steps):
+        log_prob = process.log_prob(net, chain.states, c, k)  # (n,)
+        descend(optimizer, ppo_loss(log_prob, chain.log_prob[k], A, clip).loss, "offline", max_grad_norm)
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor, stage: str, max_grad_norm: float | None = None) -> None:
+    """Take one optimizer step on a finite loss ()."""
+    require_finite(loss, f"the loss of the {stage} stage", "lower its lr, or check the scale of the data")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if max_grad_norm is not None:
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], max_grad_norm)
+    optimizer.step()

@@ -1,28 +1,31 @@
-"""RL-100's online stage: play whole episodes with denoising chains on record, then improve policy and value."""
+"""RL-100's online stage: whole episodes with denoising chains on record, then an update of policy and value."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from anytask.control.parts.policy_gradient import AdaptiveKL, gae, minibatches, normalise, ppo_loss, value_loss
-from anytask.control.rl100.data import Memory, as_dict
-from anytask.control.rl100.diffusion import EMA, Chain, Consistency, Process
-from anytask.core.rng import derive
+from anytask.control.parts.acting import by_key
+from anytask.control.parts.policy_gradient import gae, kl_adaptive_lr, minibatches, normalize, ppo_loss, value_loss
+from anytask.control.rl100.data import Memory
+from anytask.control.rl100.diffusion import Chain, Process
+from anytask.control.rl100.offline import descend
 from anytask.datasets.episodes import Episode, Episodes
+
+if TYPE_CHECKING:
+    from anytask.control.rl100 import RL100
 
 
 class Decided(NamedTuple):
-    """What a policy decides for some copies: features c (m, width), chunks in the world's units (m, n_executed, d),
-    and the denoising chain where there is one."""
+    """Features c (m, width), chunks in the environment's units (m, n_executed, d), and their denoising chain."""
 
     features: Tensor
     chunks: Tensor
-    chain: Chain | None
+    chain: Chain
 
 
 class Roll(NamedTuple):
@@ -44,13 +47,6 @@ class Roll(NamedTuple):
     final_features: Tensor
 
 
-class Played(NamedTuple):
-    """Whole episodes, as data and (where the policy gave chains) as a roll for policy gradients."""
-
-    episodes: Episodes
-    roll: Roll | None
-
-
 def play(
     decide: Callable[[dict[str, Tensor]], Decided],
     encode: Callable[[dict[str, Tensor]], Tensor],
@@ -61,8 +57,8 @@ def play(
     min_decisions: int | None = None,
     gamma: float = 0.99,
     seed: int = 0,
-) -> Played:
-    """Play whole episodes in a vector environment and record everything that learning needs.
+) -> tuple[Episodes, Roll]:
+    """Play whole episodes in a vector environment; return them as data, and as a roll for policy gradients.
 
     Parameters
     ----------
@@ -74,25 +70,25 @@ def play(
         In the protocol of :class:`~anytask.control.base.BatchedEnv`; it is reset with ``seed``.
     n_obs : int
     episodes : int
-        Most episodes to start; each copy begins another one while there are some left.
+        Most episodes to start; each environment begins another one while there are some left.
     min_decisions : int, optional
         Begin no further episodes once this many decisions were taken.
     gamma : float
         Discount within a chunk.
     """
     n = env.num_envs
-    obs = as_dict(env.reset(seed=seed)[0])
+    obs = by_key(env.reset(seed=seed)[0])
     device = next(iter(obs.values())).device
     memory = Memory(n_obs)
     playing = torch.arange(n) < episodes
     started, t = int(playing.sum()), 0
-    began = [0] * n  # the step at which each copy's episode began
+    began = [0] * n  # the step at which each environment's episode began
     seen: list[dict[str, Tensor]] = []
     acted: list[tuple[Tensor, Tensor]] = []  # actions and rewards, each (n, ...)
     done: list[_Ended] = []
     decided: list[Decided] = []
-    current = torch.zeros(n, dtype=torch.int64)  # number of each copy's running decision
-    own: list[list[int]] = [[] for _ in range(n)]  # the decisions of each copy's running episode
+    current = torch.zeros(n, dtype=torch.int64)  # number of each environment's running decision
+    own: list[list[int]] = [[] for _ in range(n)]  # the decisions of each environment's running episode
     R, steps = torch.zeros(0), torch.zeros(0, dtype=torch.int64)  # by decision: reward so far, environment steps
     finals: dict[int, Tensor] = {}  # features in which a truncated episode's last decision ended
     while bool(playing.any()):
@@ -109,7 +105,7 @@ def play(
         actions = memory.next()
         seen.append(obs)
         following, reward, terminated, truncated, infos = env.step(actions)
-        obs, t = as_dict(following), t + 1
+        obs, t = by_key(following), t + 1
         reward, terminated, truncated = reward.cpu(), terminated.cpu(), truncated.cpu()
         acted.append((actions.cpu(), reward))
         running = current[playing]
@@ -118,7 +114,7 @@ def play(
         over = terminated | truncated
         ended = (playing & over).nonzero()[:, 0]
         if len(ended):
-            final = as_dict(infos["final_obs"])
+            final = by_key(infos["final_obs"])
             features = encode(memory.after(final, ended.to(device)))
             for i, row in enumerate(ended.tolist()):
                 finals[int(current[row])] = features[i]
@@ -131,7 +127,7 @@ def play(
                 else:
                     playing[row] = False
         memory.reset(over.nonzero()[:, 0].to(device))
-    return Played(_episodes(done, seen, acted), _roll(done, decided, R, steps, finals))
+    return _episodes(done, seen, acted), _roll(done, decided, R, steps, finals)
 
 
 class _Ended(NamedTuple):
@@ -158,12 +154,7 @@ def _episodes(done: list[_Ended], seen: list[dict[str, Tensor]], acted: list[tup
     return Episodes.from_list(out)
 
 
-def _roll(
-    done: list[_Ended], decided: list[Decided], R: Tensor, steps: Tensor, finals: dict[int, Tensor]
-) -> Roll | None:
-    chains = [d.chain for d in decided if d.chain is not None]
-    if len(chains) < len(decided):
-        return None
+def _roll(done: list[_Ended], decided: list[Decided], R: Tensor, steps: Tensor, finals: dict[int, Tensor]) -> Roll:
     T, E = max(len(e.decisions) for e in done), len(done)
     index = torch.zeros((T, E), dtype=torch.int64)
     valid, terminated, truncated = (torch.zeros((T, E), dtype=torch.bool) for _ in range(3))
@@ -179,8 +170,8 @@ def _roll(
     at = index.to(device)
     return Roll(
         features[at],
-        torch.cat([chain.states for chain in chains], 1)[:, at],
-        torch.cat([chain.log_prob for chain in chains], 1)[:, at],
+        torch.cat([d.chain.states for d in decided], 1)[:, at],
+        torch.cat([d.chain.log_prob for d in decided], 1)[:, at],
         R[index].masked_fill(~valid, 0.0).to(device),
         terminated.to(device),
         truncated.to(device),
@@ -190,133 +181,84 @@ def _roll(
     )
 
 
-class OnlineStage:
-    """Improves a policy and its value network on rolls of its own; see :meth:`update`.
+@dataclass
+class Learner:
+    """What moves in the online stage: policy, value network (n, width) -> (1, n), and a student if any."""
+
+    net: Any
+    value: Any
+    optimizer: Any
+    value_optimizer: Any
+    student: Any = None
+    average: Any = None
+    student_optimizer: Any = None
+
+
+@torch.no_grad()
+def advantages(
+    roll: Roll, value: nn.Module, n_executed: int, gamma: float, lambda_: float, bootstrap_timeouts: bool
+) -> tuple[Tensor, Tensor]:
+    """Return advantages and returns (T, E) of a roll's decisions.
+
+    The discount per decision is ``gamma^K``, K = ``n_executed``; where a clock cut a chunk short after j steps, the
+    value of what was seen then counts ``gamma^j``.
+    """
+    values = value(roll.features.flatten(0, 1))[0].reshape(roll.rewards.shape).masked_fill(~roll.valid, 0.0)
+    final = value(roll.final_features.flatten(0, 1))[0].reshape(roll.rewards.shape)
+    return gae(
+        roll.rewards, values, roll.terminated, roll.truncated, torch.zeros_like(values[0]),
+        gamma=gamma**n_executed, lambda_=lambda_, bootstrap_timeouts=bootstrap_timeouts,
+        final_values=final * gamma ** (roll.steps - n_executed).to(final.dtype),
+    )  # fmt: skip
+
+
+def update(learner: Learner, process: Process, roll: Roll, policy: RL100, seed: int, warmup: int) -> dict[str, float]:
+    """Make ``epochs`` passes over one roll: of the clipped surrogate, the student's loss, and the value loss.
 
     Parameters
     ----------
-    net : nn.Module
-        The policy; copied.
-    value : nn.Module
-        Maps features (n, width) to (1, n); copied. RL-100 starts from the offline V.
+    learner : Learner
     process : Process
-    action_shape, settings, seed
-        As for the offline stage; of the settings ``online_epochs``, ``minibatch``, ``online_clip``, ``online_lr``,
-        ``kl_target``, ``online_lr_bounds``, ``value_lr``, ``value_warmup``, ``lambda_``, ``gamma``, ``n_executed``,
-        ``bootstrap_timeouts``, ``grad_norm``, ``lambda_cd``, ``student_ema``, ``distil_lr``.
-    student : Consistency, optional
-        Trained along on the teacher as it changes.
-
-    Attributes
-    ----------
-    net, value : nn.Module
-    rate : AdaptiveKL
-    rounds : int
+    roll : Roll
+    policy : RL100
+        Whose settings hold.
+    seed : int
+        Of the mini-batches.
+    warmup : int
+        Passes of the value network before.
     """
+    s, valid = policy.online, roll.valid
+    worth = policy.n_executed, policy.gamma, s.lambda_, policy.bootstrap_timeouts
+    c, states, old = roll.features[valid], roll.states[:, valid], roll.log_prob[:, valid]
+    generator = torch.Generator(c.device).manual_seed(seed)
 
-    def __init__(
-        self,
-        net: nn.Module,
-        value: nn.Module,
-        process: Process,
-        action_shape: tuple[int, ...],
-        settings: Any,
-        seed: int,
-        student: Consistency | None = None,
-    ) -> None:
-        self.process, self.s, self.seed, self.action_shape = process, settings, seed, action_shape
-        self.net = copy.deepcopy(net).requires_grad_(True)
-        self.value = copy.deepcopy(value).requires_grad_(True)
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=settings.online_lr, fused=True)
-        self.value_optimizer = torch.optim.Adam(self.value.parameters(), lr=settings.value_lr, fused=True)
-        self.rate = AdaptiveKL(settings.online_lr, settings.kl_target, tuple(settings.online_lr_bounds))
-        self.student = None if student is None else copy.deepcopy(student).requires_grad_(True)
-        self.average = None if student is None else EMA(student, settings.student_ema)
-        self.student_optimizer = (
-            None
-            if self.student is None
-            else torch.optim.AdamW(self.student.parameters(), lr=settings.distil_lr, fused=True)
-        )
-        self.rounds = 0
+    def fit_value(returns: Tensor) -> None:
+        for rows in minibatches(len(c), size=s.batch_size, generator=generator):
+            loss = value_loss(learner.value(c[rows])[0], returns[rows])
+            descend(learner.value_optimizer, loss, "online", policy.max_grad_norm)
 
-    def advantages(self, roll: Roll) -> tuple[Tensor, Tensor]:
-        """Return advantages and returns (T, E) of a roll's decisions.
+    for _ in range(warmup):
+        fit_value(advantages(roll, learner.value, *worth)[1][valid])
+    A, returns = (x[valid] for x in advantages(roll, learner.value, *worth))
+    A, kl, lr = normalize(A), 0.0, s.lr
+    for _ in range(s.epochs):
+        kls = []
+        for rows in minibatches(len(c), size=s.batch_size, generator=generator):
+            log_prob = process.log_prob(learner.net, states[:, rows], c[rows])  # (n_steps, m)
+            surrogate = ppo_loss(log_prob, old[:, rows], A[rows], s.clip)
+            descend(learner.optimizer, surrogate.loss, "online", policy.max_grad_norm)
+            kls.append(surrogate.approximate_kl)
+            if learner.student is not None:
+                _teach(learner, process, states[0, rows], c[rows], policy.student.weight)
+        kl = float(torch.stack(kls).mean())
+        for group in learner.optimizer.param_groups:
+            group["lr"] = lr = kl_adaptive_lr(group["lr"], kl, s.target_kl, (s.lr_bounds[0], s.lr_bounds[1]))
+        fit_value(returns)
+    return {"kl": kl, "lr": lr, "decisions": float(len(c))}
 
-        The discount per decision is ``gamma^K``; where a clock cut a chunk short after j steps, the value of what was
-        seen then counts ``gamma^j``.
-        """
-        s = self.s
-        with torch.no_grad():
-            values = self.value(roll.features.flatten(0, 1))[0].reshape(roll.rewards.shape)
-            final = self.value(roll.final_features.flatten(0, 1))[0].reshape(roll.rewards.shape)
-        final = final * s.gamma ** (roll.steps - s.n_executed).to(final.dtype)
-        values = values.masked_fill(~roll.valid, 0.0)
-        nothing = torch.zeros(roll.rewards.shape[1], device=values.device)
-        return gae(
-            roll.rewards, values, roll.terminated, roll.truncated, nothing,
-            gamma=s.gamma**s.n_executed, lambda_=s.lambda_, final_values=final,
-            bootstrap_timeouts=s.bootstrap_timeouts,
-        )  # fmt: skip
 
-    def update(self, roll: Roll) -> dict[str, float]:
-        """Improve on one roll: ``online_epochs`` passes of the clipped surrogate, the value loss, and the student's."""
-        s, valid = self.s, roll.valid
-        c, states, old = roll.features[valid], roll.states[:, valid], roll.log_prob[:, valid]
-        generator = torch.Generator(c.device).manual_seed(derive(self.seed, "online", self.rounds))
-        if self.rounds == 0:
-            for _ in range(s.value_warmup):
-                self._fit_value(c, self.advantages(roll)[1][valid], generator)
-        A, returns = self.advantages(roll)
-        A, returns = normalise(A[valid]), returns[valid]
-        kl = torch.zeros(())
-        for _ in range(s.online_epochs):
-            kls = []
-            for rows in minibatches(len(c), size=s.minibatch, generator=generator):
-                log_prob = self.process.log_prob(self.net, states[:, rows], c[rows])
-                surrogate = ppo_loss(log_prob, old[:, rows], A[rows], s.online_clip)
-                self.optimizer.zero_grad(set_to_none=True)
-                surrogate.loss.backward()
-                nn.utils.clip_grad_norm_(self.net.parameters(), s.grad_norm)
-                self.optimizer.step()
-                kls.append(surrogate.approximate_kl)
-                self._teach(states[0, rows], c[rows])
-            kl = torch.stack(kls).mean()
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.rate.update(float(kl))
-            self._fit_value(c, returns, generator)
-        self.rounds += 1
-        return {"kl": float(kl), "lr": self.rate.lr, "decisions": float(len(c))}
-
-    def _fit_value(self, c: Tensor, returns: Tensor, generator: torch.Generator) -> None:
-        for rows in minibatches(len(c), size=self.s.minibatch, generator=generator):
-            loss = value_loss(self.value(c[rows])[0], returns[rows])
-            self.value_optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.value.parameters(), self.s.grad_norm)
-            self.value_optimizer.step()
-
-    def _teach(self, noise: Tensor, c: Tensor) -> None:
-        if self.student is None or self.average is None or self.student_optimizer is None:
-            return
-        target = self.process.decide(self.net, c, self.action_shape, noise=noise)
-        loss = self.s.lambda_cd * self.student.same_noise_loss(target, noise, c).mean()
-        self.student_optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.student_optimizer.step()
-        self.average.update(self.student)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that moves."""
-        parts: Mapping[str, Any] = {
-            "net": self.net, "value": self.value, "optimizer": self.optimizer, "rate": self.rate,
-            "value_optimizer": self.value_optimizer, "student": self.student, "average": self.average,
-            "student_optimizer": self.student_optimizer,
-        }  # fmt: skip
-        return {k: v.state_dict() for k, v in parts.items() if v is not None} | {"rounds": self.rounds}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`state_dict` returned."""
-        for name, value in state.items():
-            if name != "rounds":
-                getattr(self, name).load_state_dict(value)
-        self.rounds = state["rounds"]
+def _teach(learner: Learner, process: Process, noise: Tensor, c: Tensor, weight: float) -> None:
+    target = process.decide(learner.net, c, tuple(noise.shape[1:]), noise=noise)
+    loss = weight * learner.student.same_noise_loss(target, noise, c).mean()
+    descend(learner.student_optimizer, loss, "student")
+    learner.average.update_parameters(learner.student)

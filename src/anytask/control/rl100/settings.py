@@ -1,78 +1,134 @@
-"""RL-100's settings: the presets that fill them in, and what they may be."""
+"""RL-100's settings, in groups; the defaults are the released configuration for point clouds."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+from anytask.core.settings import Settings, choice, flag, free, numbers, real, whole
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {
-        "horizon": 5, "n_obs": 2, "n_executed": 4, "n_train": 100, "n_steps": 10, "sigma_min": 0.0067,
-        "action_share": 1.0, "hidden": (1024, 1024, 1024), "lr": 1.4e-4, "batch_size": 256,
-        "imitation_epochs": 3000, "ema_decay": 0.9999, "critic_hidden": (512, 512), "critic_lr": 1.4e-4,
-        "critic_epochs": 400, "critic_batch": 256, "gamma": 0.99, "omega": 0.7, "target_rate": 0.005,
-        "dynamics_hidden": (200, 200, 200), "dynamics_steps": 20000, "offline_steps": 8000, "offline_lr": 1e-5,
-        "offline_clip": 0.25, "offline_batch": 512, "gate_every": 50, "gate_states": 512, "gate_margin": 0.05,
-        "rollout_length": 20, "online_batch": 2048, "online_epochs": 10, "minibatch": 128, "online_clip": 0.2,
-        "bootstrap_timeouts": True, "online_lr": 3e-6, "online_lr_bounds": (5e-7, 1e-5), "kl_target": 0.02,
-        "value_lr": 0.0003, "value_warmup": 0, "distil_steps": 10000, "distil_lr": 1.4e-4, "student_ema": 0.999,
+#: A few hundred short episodes with a few numbers as observations.
+SMALL: dict[str, Any] = {
+    "horizon": 1, "n_obs": 1, "n_executed": 1,
+    "diffusion": {"n_steps": 5, "sigma_min": 0.05, "action_share": 0.8, "hidden": (128, 128)},
+    "imitation": {"lr": 0.001, "epochs": 300, "ema_decay": 0.995},
+    "critics": {"hidden": (128, 128), "lr": 0.001, "epochs": 120},
+    "dynamics": {"hidden": (64, 64), "steps": 400},
+    "offline": {
+        "steps": 300, "lr": 3e-5, "clip": 0.1, "batch_size": 256, "gate_every": 10, "gate_states": 128,
+        "gate_margin": 0.0,
     },
-    "small": {
-        "horizon": 1, "n_obs": 1, "n_executed": 1, "n_train": 100, "n_steps": 5, "sigma_min": 0.05,
-        "action_share": 0.8, "hidden": (128, 128), "lr": 0.001, "batch_size": 256, "imitation_epochs": 300,
-        "ema_decay": 0.995, "critic_hidden": (128, 128), "critic_lr": 0.001, "critic_epochs": 120,
-        "critic_batch": 256, "gamma": 0.99, "omega": 0.7, "target_rate": 0.005, "dynamics_hidden": (64, 64),
-        "dynamics_steps": 400, "offline_steps": 300, "offline_lr": 3e-5, "offline_clip": 0.1,
-        "offline_batch": 256, "gate_every": 10, "gate_states": 128, "gate_margin": 0.0, "rollout_length": 20,
-        "online_batch": 512, "online_epochs": 10, "minibatch": 128, "online_clip": 0.2, "online_lr": 3e-5,
-        "online_lr_bounds": (3e-6, 0.0003), "kl_target": 0.02, "bootstrap_timeouts": True, "value_lr": 0.001,
-        "value_warmup": 10, "distil_steps": 500, "distil_lr": 0.001, "student_ema": 0.995,
-    },
+    "online": {"decisions": 512, "lr": 3e-5, "lr_bounds": (3e-6, 0.0003), "value_lr": 0.001, "value_warmup": 10},
+    "student": {"steps": 500, "lr": 0.001, "ema_decay": 0.995},
 }  # fmt: skip
 
 
-def at_least(least: float, **named: Any) -> None:
-    """Raise a ``ValueError`` unless every named value is a whole number of at least ``least``."""
-    for name, value in named.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+class EncoderSettings(Settings):
+    """The encoder, as in :class:`~anytask.control.parts.observation_encoders.ObservationEncoder`."""
+
+    trunks: Any = free(None, "trunk for all observation keys, or one per key; None: by their shapes")
+    width: int | None = whole(None, "width of trunks that have a choice; None: their own", optional=True)
+    bottleneck: int | None = whole(None, "width of a variational bottleneck; None: no bottleneck", optional=True)
+    reconstruct: bool = flag(False, "regularize by reconstruction of what is seen")
+    beta_reconstruction: float = real(1.0, "weight of the reconstruction", at_least=0)
+    beta_kl: float = real(1e-3, "weight of the bottleneck's divergence", at_least=0)
 
 
-def check(s: SimpleNamespace) -> None:
-    """Raise a ``ValueError`` that names the first setting out of range."""
-    whole = (
-        "horizon", "n_obs", "n_executed", "n_train", "n_steps", "batch_size", "imitation_epochs", "critic_epochs",
-        "critic_batch", "dynamics_members", "dynamics_elites", "dynamics_steps", "offline_steps", "offline_batch",
-        "gate_every", "gate_states", "rollout_length", "online_batch", "online_epochs", "minibatch", "distil_steps",
-        "best_of",
-    )  # fmt: skip
-    at_least(1, **{name: getattr(s, name) for name in whole})
-    at_least(0, value_warmup=s.value_warmup)
-    if s.horizon < s.n_obs - 1 + s.n_executed:
-        raise ValueError(
-            f"horizon must be at least n_obs - 1 + n_executed = {s.n_obs - 1 + s.n_executed}, got {s.horizon}"
-        )
-    positive = ("lr", "critic_lr", "offline_lr", "offline_clip", "online_clip", "online_lr", "kl_target", "value_lr",
-                "grad_norm", "distil_lr", "reward_scale")  # fmt: skip
-    for name in positive:
-        if not getattr(s, name) > 0:
-            raise ValueError(f"{name} must be above 0, got {getattr(s, name)!r}")
-    for name in ("beta_reconstruction", "beta_kl", "gate_margin", "lambda_cd"):
-        if not getattr(s, name) >= 0:
-            raise ValueError(f"{name} must be at least 0, got {getattr(s, name)!r}")
-    for name in ("gamma", "lambda_"):
-        if not 0 <= getattr(s, name) <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], got {getattr(s, name)!r}")
-    if not 0 < s.action_share <= 1:
-        raise ValueError(f"action_share must lie in (0, 1], got {s.action_share!r}")
-    choices = {
-        "process": ("ddim", "flow"), "student_form": ("same-noise", "lcm"), "use": ("teacher", "student"),
-    }  # fmt: skip
-    for name, allowed in choices.items():
-        if getattr(s, name) not in allowed:
-            raise ValueError(f"{name} must be one of {allowed}, got {getattr(s, name)!r}")
-    known = ("imitation", "offline", "online", "student")
-    if unknown := set(s.stages) - set(known):
-        raise ValueError(f"stages must be among {known}, got {sorted(unknown)}")
+class DiffusionSettings(Settings):
+    """The policy: a denoising process, and the network ``denoiser(action_shape, width)`` makes."""
+
+    process: str = choice("ddim", ("ddim", "flow"), "noise prediction, or flow matching with a stochastic sampler")
+    n_train: int = whole(100, "training steps of the schedule")
+    n_steps: int = whole(10, "denoising steps per action")
+    eta: float = real(1.0, "noise in stochastic chains; at most 1 for ddim", at_least=0)
+    sigma_min: float = real(0.0067, "least standard deviation of a denoising step", above=0)
+    sigma_max: float | None = real(None, "largest one; None: no bound", above=0, optional=True)
+    clip: bool = flag(True, "clip predicted clean actions to [-1, 1] within the chain: such entries have no gradient")
+    action_share: float = real(1.0, "share of [-1, 1] at which the data's extreme actions lie", above=0, at_most=1)
+    denoiser: Any = free(None, "makes the network; None: a perceptron with the hidden layers")
+    hidden: Sequence[int] = numbers((1024, 1024, 1024), "hidden layers of the perceptron", at_least=1, integers=True)
+
+    def _check_settings(self) -> None:
+        if self.process == "ddim" and self.eta > 1:
+            raise ValueError(f"eta must be in [0, 1] for ddim, got {self.eta!r}")
+        if self.process == "ddim" and self.n_train < self.n_steps:
+            raise ValueError(f"n_train must be at least n_steps = {self.n_steps}, got {self.n_train}")
+        if self.sigma_max is not None and self.sigma_max < self.sigma_min:
+            raise ValueError(f"sigma_max must be at least sigma_min = {self.sigma_min}, got {self.sigma_max!r}")
+
+
+class ImitationSettings(Settings):
+    """Imitation by AdamW."""
+
+    epochs: int = whole(3000, "passes over the demonstrations")
+    batch_size: int = whole(256, "decisions per step, in the student's training too")
+    lr: float = real(1.4e-4, "learning rate", above=0)
+    ema_decay: float = real(0.9999, "largest decay of the averaged weights, which are delivered", at_least=0, below=1)
+
+
+class CriticSettings(Settings):
+    """Implicit Q-learning."""
+
+    hidden: Sequence[int] = numbers((512, 512), "hidden layers", at_least=1, integers=True)
+    epochs: int = whole(400, "passes over the data")
+    batch_size: int = whole(256, "decisions per step")
+    lr: float = real(1.4e-4, "learning rate", above=0)
+    omega: float = real(0.7, "expectile of V", at_least=0.5, below=1)
+    target_rate: float = real(0.005, "how far target networks move at every second step", above=0, at_most=1)
+
+
+class DynamicsSettings(Settings):
+    """The ensemble that predicts the next features."""
+
+    hidden: Sequence[int] = numbers((200, 200, 200), "hidden layers", at_least=1, integers=True)
+    members: int = whole(7, "networks that are trained")
+    elites: int = whole(5, "best ones, which are used")
+    steps: int = whole(20_000, "optimizer steps")
+
+    def _check_settings(self) -> None:
+        if self.elites > self.members:
+            raise ValueError(f"elites must lie in 1..members = {self.members}, got {self.elites}")
+
+
+class OfflineSettings(Settings):
+    """Gated policy optimization on recorded data; learning rate and clip range fall linearly to 0."""
+
+    steps: int = whole(8000, "batches")
+    batch_size: int = whole(512, "decisions per batch")
+    lr: float = real(1e-5, "learning rate at the start", above=0)
+    clip: float = real(0.25, "clip range at the start", above=0)
+    gate: bool = flag(True, "let a candidate through only if its estimated value beats the best one (off: an ablation)")
+    gate_every: int = whole(50, "batches between two checks")
+    gate_states: int = whole(512, "roll-outs of the learned world per check")
+    gate_margin: float = real(0.05, "least improvement, as a share of the best value", at_least=0)
+    rollout_length: int = whole(20, "decisions per roll-out")
+    shuffle_advantages: bool = flag(False, "shuffle advantages over the batch (an ablation that must hurt)")
+
+
+class OnlineSettings(Settings):
+    """Policy optimization on whole episodes of the policy's own."""
+
+    decisions: int = whole(2048, "decisions per round, episodes played out")
+    epochs: int = whole(10, "passes over each round")
+    batch_size: int = whole(128, "decisions per mini-batch")
+    clip: float = real(0.2, "clip range", above=0)
+    lr: float = real(3e-6, "learning rate at the start", above=0)
+    lr_bounds: Sequence[float] = numbers((5e-7, 1e-5), "of the KL-adaptive learning rate", above=0, length=2)
+    target_kl: float = real(0.02, "KL divergence per pass that it aims at", above=0)
+    lambda_: float = real(0.95, "trace decay of the advantages", at_least=0, at_most=1)
+    value_lr: float = real(3e-4, "learning rate of the value network", above=0)
+    value_warmup: int = whole(0, "its passes over the first round before the policy moves", at_least=0)
+
+    def _check_settings(self) -> None:
+        if not self.lr_bounds[0] <= self.lr <= self.lr_bounds[1]:
+            raise ValueError(f"lr must lie within its bounds lr_bounds={self.lr_bounds!r}, got {self.lr!r}")
+
+
+class StudentSettings(Settings):
+    """The one-step student."""
+
+    steps: int = whole(10_000, "optimizer steps")
+    lr: float = real(1.4e-4, "learning rate", above=0)
+    ema_decay: float = real(0.999, "largest decay of the averaged weights, which are delivered", at_least=0, below=1)
+    form: str = choice("same-noise", ("same-noise", "lcm"), "teacher's action from the same noise, or consistency")
+    weight: float = real(1.0, "of its loss when it is trained along with the policy", at_least=0)

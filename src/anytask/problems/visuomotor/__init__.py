@@ -18,7 +18,7 @@ import numpy as np
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
 from anytask.datasets.episodes import Episodes
-from anytask.problems.base import Entrant, Metric, Outcome, Problem, Trained, policy_usage
+from anytask.problems.base import Entrant, Metric, Outcome, Problem, Trained, merged, policy_usage
 
 #: Built-in name -> environment.
 _WORLDS = {"reach": "anytask/Reach-v0", "walled-reach": "anytask/WalledReach-v0"}
@@ -119,7 +119,7 @@ class Visuomotor(Problem):
         "rollouts": (200, "episodes that may be played for learning from records"),
         "online_episodes": (256, "episodes that may be played while learning"),
         "eval_episodes": (100, "episodes of each try-out"),
-        "copies": (64, "copies of the environment that play side by side"),
+        "num_envs": (64, "parallel environments"),
         "params": (None, "constructor arguments for all entrants, as a mapping; an entrant's own come first"),
         "preset": (None, "preset of entrants that have one; small for the built-in worlds, else paper"),
     }
@@ -127,9 +127,11 @@ class Visuomotor(Problem):
     def load(self, source: Any = "reach", **options: Any) -> VisuomotorData:
         """Take a built-in world, a Gymnasium id with ``demonstrations``, or episodes with ``env``."""
         if unknown := set(options) - set(self.options):
-            raise ValueError(f"visuomotor has no option {min(unknown)!r}; its options: {', '.join(self.options)}")
+            hint = "copies is called num_envs; " if "copies" in unknown else ""
+            raise ValueError(f"visuomotor has no option {min(unknown)!r}; {hint}its options: {', '.join(self.options)}")
         o = {name: default for name, (default, _) in self.options.items()} | options
-        for name, least in (("demos", 1), ("rollouts", 0), ("online_episodes", 0), ("eval_episodes", 1), ("copies", 1)):
+        least_of = {"demos": 1, "rollouts": 0, "online_episodes": 0, "eval_episodes": 1, "num_envs": 1}
+        for name, least in least_of.items():
             if isinstance(o[name], bool) or not isinstance(o[name], int) or o[name] < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {o[name]!r}")
         if o["observation"] not in ("state", "pixels"):
@@ -165,7 +167,7 @@ class Visuomotor(Problem):
         rl100, gaussian = "anytask.control:RL100", "anytask.control.rl100.baselines:GaussianBC"
         named: dict[str, tuple[str, dict[str, Any]]] = {
             "diffusion policy": (rl100, {"stages": ["imitation"]}),
-            "RL-100 without gate": (rl100, {"gate": False}),
+            "RL-100 without gate": (rl100, {"offline": {"gate": False}}),
             "RL-100 without offline stage": (rl100, {"stages": ["imitation", "online", "student"]}),
             "Gaussian cloning + PPO": (gaussian, {}),
         }
@@ -188,7 +190,7 @@ class Visuomotor(Problem):
         tries: dict[str, float] = {}
         seconds = {"fit": 0.0, "evaluate": 0.0}
         played, trial = 0, derive(seed, "try-out") % 2**31
-        n = min(o["copies"], o["eval_episodes"])
+        n = min(o["num_envs"], o["eval_episodes"])
         world = make(data.env, n, seed=trial, **data.env_options)
 
         def try_out(name: str, episodes: int) -> None:
@@ -236,12 +238,8 @@ class Visuomotor(Problem):
 
 
 def _made(entrant: Entrant, o: Mapping[str, Any], seed: int) -> Any:
-    cls = entrant.load()
-    options = {"seed": seed, "preset": o["preset"]}
-    parameters = inspect.signature(cls).parameters
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    options = {k: v for k, v in options.items() if takes_all or k in parameters}
-    return cls(**{**options, **(o["params"] or {}), **entrant.params})
+    settled = replace(entrant, params=merged(o["params"] or {}, entrant.params))
+    return settled.make(o["preset"], seed=seed)
 
 
 def _train(
@@ -265,8 +263,8 @@ def _train(
     policy.fit(demos, **extra)
     done("imitation", 0)
     if hasattr(policy, "improve"):
-        copies = min(o["copies"], max(o["rollouts"], o["online_episodes"], 1))
-        playground = make(data.env, copies, seed=derive(seed, "play") % 2**31, **data.env_options)
+        n = min(o["num_envs"], max(o["rollouts"], o["online_episodes"], 1))
+        playground = make(data.env, n, seed=derive(seed, "play") % 2**31, **data.env_options)
         policy.improve(
             playground, demos, rollouts=o["rollouts"], online_episodes=o["online_episodes"],
             on_stage=lambda stage: done(stage.name, stage.episodes), progress=share(0.2, 1.0),
@@ -297,7 +295,7 @@ def _check(data: VisuomotorData, demos: Episodes) -> bool:
         raise BadData(f"{data.name}: the demonstrations have observations {found}, and {data.env} gives {shapes}")
     if action.shape != (demos.action_dim,):
         raise BadData(
-            f"{data.name}: the demonstrations have {demos.action_dim} numbers per action, and {data.env} takes {action}"
+            f"{data.name}: the demonstrations have {demos.action_dim} action dimensions, and {data.env} takes {action}"
         )
     return told
 

@@ -1,0 +1,69 @@
+"""Observations as a policy is given them: tensors or arrays, a batch or a single one, by key or plain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anytask.datasets.episodes import OBSERVATION
+
+
+def by_key(obs: Any) -> dict[str, Any]:
+    """Return observations by key; what is no mapping has the key ``"observation"``."""
+    return dict(obs) if isinstance(obs, Mapping) else {OBSERVATION: obs}
+
+
+class Given:
+    """Observations as somebody gave them, checked against the shapes that are wanted.
+
+    Parameters
+    ----------
+    obs : Tensor, array, or mapping of key to these
+        A batch (n, ...) or one observation.
+    shapes : mapping of str to tuple of int
+        Of one observation, by key; further keys are left aside.
+    device : torch.device
+        Where the policy is.
+
+    Attributes
+    ----------
+    tensors : dict of str to Tensor (n, ...)
+    n : int
+
+    Raises
+    ------
+    ValueError
+        For missing keys, other shapes, and numbers that are not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> given = Given(np.zeros(3), {"observation": (3,)}, torch.device("cpu"))
+    >>> given.tensors["observation"].shape, given.answer(torch.ones(1, 2))
+    (torch.Size([1, 3]), array([1., 1.], dtype=float32))
+    """
+
+    def __init__(self, obs: Any, shapes: Mapping[str, tuple[int, ...]], device: torch.device) -> None:
+        parts = by_key(obs)
+        if not set(shapes) <= set(parts):
+            raise ValueError(f"observations with the keys {sorted(shapes)} are wanted, got {sorted(parts)}")
+        first = parts[next(iter(shapes))]
+        self._from = first.device if isinstance(first, Tensor) else None
+        tensors = {key: torch.as_tensor(parts[key], device=device) for key in shapes}
+        self._single = all(tuple(x.shape) == tuple(shapes[key]) for key, x in tensors.items())
+        self.tensors = {key: x[None] for key, x in tensors.items()} if self._single else tensors
+        for key, x in self.tensors.items():
+            if x.dim() == 0 or tuple(x.shape[1:]) != tuple(shapes[key]):
+                wanted = ", ".join(["n", *map(str, shapes[key])])
+                raise ValueError(f"observation {key!r} must have shape ({wanted}), got {tuple(x.shape)}")
+            if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+                raise ValueError(f"observation {key!r} contains NaN or infinity: only finite values are accepted")
+        self.n = len(next(iter(self.tensors.values())))
+
+    def answer(self, actions: Tensor) -> Any:
+        """Return actions (n, ...) in the form in which the observations came."""
+        actions = actions[0] if self._single else actions
+        return actions.cpu().numpy() if self._from is None else actions.to(self._from)

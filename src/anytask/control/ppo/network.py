@@ -1,0 +1,339 @@
+"""The network of a policy-gradient learner for any Gymnasium spaces: observations to actions and value.
+
+Vectors are joined (and normalized by running statistics, if wanted), images go through a convolutional trunk, then a
+core with or without a memory, an action head and a linear value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anytask.control.parts.acting import by_key
+from anytask.control.parts.action_heads import Distribution, MixedHead, make_head
+from anytask.control.parts.observation_encoders import as_images, build_trunk, image_shape, is_image
+from anytask.control.parts.recurrent import ACTIVATIONS, MLPCore, RecurrentCore
+from anytask.control.parts.running_stats import RunningStats
+from anytask.core.settings import Settings, choice, flag, free, numbers, real, whole
+
+
+def check_share(share: Any) -> None:
+    """Say so if ``share`` is none of its values."""
+    if share not in ("auto", True, False):
+        raise ValueError(f"share must be 'auto', True or False, got {share!r}")
+
+
+def check_discrete(discrete: Any) -> None:
+    """Say so if ``discrete`` names no values by columns."""
+    if discrete is not None and discrete != "auto" and not isinstance(discrete, Mapping):
+        raise ValueError(f"discrete must be 'auto', None or a mapping of columns to values, got {discrete!r}")
+
+
+class NetworkSettings(Settings):
+    """The network of :class:`~anytask.control.ppo.PPO`.
+
+    ``discrete`` maps columns of continuous actions that take a few values only to these, such as ``{0: (-1.0, 1.0)}``;
+    ``trunk`` is as in :func:`anytask.control.parts.observation_encoders.build_trunk`.
+    """
+
+    hidden: Sequence[int] = numbers((64, 64), "layers between encoder and core", at_least=1, integers=True)
+    activation: str = choice("tanh", tuple(ACTIVATIONS), "activation of these layers")
+    core: str = choice("none", ("none", "gru", "lstm"), "memory, for worlds that are not seen in full")
+    core_width: int = whole(64, "width of the memory")
+    share: Any = free("auto", "one network for actions and values; auto: with a memory or images", check_share)
+    discrete: Any = free(None, "values of discrete action columns; auto: what the environment names", check_discrete)
+    previous_action: bool = flag(False, "feed the last action back")
+    std: str = choice("free", ("free", "state"), "exploration alike everywhere, or as the state decides")
+    log_std: float = real(0.0, "log standard deviation of continuous actions at the start")
+    trunk: Any = free(None, "encoder of images; None: by their shape")
+    trunk_width: int | None = whole(None, "width of image features; None: the trunk's own", optional=True)
+    embedding: int = whole(0, "width of linear embeddings of vectors and of the last action; 0: none", at_least=0)
+    blind: Sequence[int] = numbers((), "columns of the joined vectors that always read 0", at_least=0, integers=True)
+    normalize_observations: bool = flag(False, "by mean and variance of all vectors seen up to the round before")
+
+    def _check_settings(self) -> None:
+        if self.core != "none" and self.share is False:
+            raise ValueError("a core with a memory serves action and value alike: share=True")
+
+
+@dataclass
+class Memory:
+    """What a policy remembers of n parallel environments."""
+
+    state: Tensor  # (n, state_dim)
+    previous: Tensor | None  # (n, n_previous), the last action
+    starts: Tensor  # (n,) bool, whose episode begins
+
+    def forget(self, rows: Tensor) -> None:
+        """Start new episodes in the rows ``rows`` (m,)."""
+        rows = rows.to(self.starts.device)
+        self.starts[rows] = True
+        if self.previous is not None:
+            self.previous[rows] = 0.0
+
+
+class Encoder(nn.Module):
+    """Observations (b, ...) and, if wanted, the previous action (b, n_previous) to features (b, width).
+
+    Parameters
+    ----------
+    space : gymnasium.Space
+        Box or Discrete, or a Dict of them. Images of one size are stacked (RGB and depth), where that makes 1, 3 or 4
+        channels.
+    n_previous : int
+        Columns of the previous action; 0 to do without.
+    settings : NetworkSettings
+    normalize : bool
+        Normalize vectors by running statistics, :attr:`stats`.
+    """
+
+    seen: Tensor | None
+
+    def __init__(
+        self,
+        space: gymnasium.Space,
+        n_previous: int = 0,
+        settings: NetworkSettings | None = None,
+        *,
+        normalize: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        s = settings or NetworkSettings()
+        self.parts = by_space(space)
+        for key, part in self.parts.items():
+            if not isinstance(part, (spaces.Box, spaces.Discrete)):
+                raise TypeError(f"observations must be Boxes, Discretes or a Dict of them, got {part} for {key!r}")
+        shapes = shapes_of(space)
+        images = [key for key, shape in shapes.items() if is_image(shape)]
+        self.vectors = [key for key in shapes if key not in images]
+        self.groups = _stacks({key: image_shape(shapes[key]) for key in images})
+        self.trunks = nn.ModuleList(
+            build_trunk(s.trunk, _stacked_shape(group, shapes), seed=seed + i, width=s.trunk_width)
+            for i, group in enumerate(self.groups)
+        )
+        n_vector = sum(_flat_size(self.parts[key]) for key in self.vectors)
+        self.stats = RunningStats((n_vector,)) if normalize and n_vector else None
+        if any(column >= n_vector for column in s.blind):
+            raise ValueError(f"blind names columns {sorted(s.blind)} of {n_vector} in the vector observation")
+        seen = torch.ones(n_vector)
+        seen[list(s.blind)] = 0.0
+        self.register_buffer("seen", seen if len(s.blind) else None, persistent=False)
+        self.embed = nn.Linear(n_vector, s.embedding) if s.embedding and n_vector else None
+        self.embed_previous = nn.Linear(n_previous, s.embedding) if s.embedding and n_previous else None
+        self.n_previous = n_previous
+        self.width = sum(int(t.width) for t in self.trunks)  # type: ignore[arg-type, misc]
+        for size, layer in ((n_vector, self.embed), (n_previous, self.embed_previous)):
+            self.width += size if layer is None else layer.out_features
+
+    def vector(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """Return the vector observations joined, (..., n_vector), before normalization."""
+        found = []
+        for key in self.vectors:
+            part = self.parts[key]
+            if isinstance(part, spaces.Discrete):
+                found.append(F.one_hot(obs[key].long() - int(part.start), int(part.n)).float())
+            else:
+                found.append(obs[key].float().flatten(obs[key].dim() - len(part.shape or ())))
+        return found[0] if len(found) == 1 else torch.cat(found, -1)
+
+    def forward(self, obs: Mapping[str, Tensor], previous: Tensor | None = None) -> Tensor:
+        found = []
+        for group, trunk in zip(self.groups, self.trunks, strict=True):
+            images = [obs[key] for key in group]
+            found.append(trunk(images[0] if len(group) == 1 else torch.cat([as_images(x) for x in images], 1)))
+        if self.vectors:
+            x = self.vector(obs)
+            if self.stats is not None:
+                x = self.stats.normalize(x, clip=10.0)
+            if self.seen is not None:
+                x = x * self.seen
+            found.append(x if self.embed is None else self.embed(x))
+        if self.n_previous:
+            assert previous is not None
+            found.append(previous if self.embed_previous is None else self.embed_previous(previous))
+        return found[0] if len(found) == 1 else torch.cat(found, -1)
+
+
+def _flat_size(space: gymnasium.Space) -> int:
+    return int(space.n) if isinstance(space, spaces.Discrete) else math.prod(space.shape or ())
+
+
+def _stacks(shapes: Mapping[str, tuple[int, int, int]]) -> list[list[str]]:
+    sizes = {shape[1:] for shape in shapes.values()}
+    if len(shapes) > 1 and len(sizes) == 1 and sum(shape[0] for shape in shapes.values()) in (3, 4):
+        return [list(shapes)]
+    return [[key] for key in shapes]
+
+
+def _stacked_shape(group: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    if len(group) == 1:
+        return shapes[group[0]]
+    found = [image_shape(shapes[key]) for key in group]
+    return (sum(shape[0] for shape in found), *found[0][1:])
+
+
+class ActorCritic(nn.Module):
+    """Encoder, core, action head and value; where they share nothing the value has an encoder and layers of its own.
+
+    Time-major throughout: observations (T, n, ...), previous actions (T, n, columns), memory (n, state_dim).
+
+    Parameters
+    ----------
+    observation_space, action_space : gymnasium.Space
+        Of one environment.
+    settings : NetworkSettings
+        ``discrete`` is a mapping or None here.
+    autocast : bool
+        bfloat16 in the inner layers, on CUDA only.
+    seed : int
+        Of the trunks; the other layers draw from the global generator.
+    """
+
+    def __init__(
+        self,
+        observation_space: gymnasium.Space,
+        action_space: gymnasium.Space,
+        settings: NetworkSettings | None = None,
+        *,
+        autocast: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        s = settings or NetworkSettings()
+        images = any(is_image(shape) for shape in shapes_of(observation_space).values())
+        share = s.core != "none" or images if s.share == "auto" else s.share
+        self.action_space, self.autocast = action_space, autocast
+        self.n_previous = _flat_size(action_space) if s.previous_action else 0
+        self.encoder = Encoder(observation_space, self.n_previous, s, normalize=s.normalize_observations, seed=seed)
+        self.mlp = MLPCore(self.encoder.width, s.hidden, s.activation)
+        self.core = None if s.core == "none" else RecurrentCore(self.mlp.width, s.core_width, s.core)
+        width = self.mlp.width if self.core is None else self.core.width
+        self.state_dim = 0 if self.core is None else self.core.state_dim
+        self.head = make_head(action_space, width, discrete=s.discrete, std=s.std, log_std=s.log_std)
+        self.critic_encoder = None
+        if not share:
+            self.critic_encoder = Encoder(observation_space, self.n_previous, s, seed=seed + 100)
+            self.critic_encoder.stats = self.encoder.stats  # the statistics are the same, and live in the actor's
+            self.critic_mlp = MLPCore(self.critic_encoder.width, s.hidden, s.activation)
+        self.value_layer = nn.Linear(width if share else self.critic_mlp.width, 1)
+        nn.init.orthogonal_(self.value_layer.weight)
+        nn.init.zeros_(self.value_layer.bias)
+
+    def _precision(self) -> Any:
+        device = self.value_layer.weight.device.type
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.autocast and device == "cuda")
+
+    def memory(self, n: int) -> Memory:
+        """Return the memory of n environments at the start of their episodes."""
+        device = self.value_layer.weight.device
+        previous = torch.zeros(n, self.n_previous, device=device) if self.n_previous else None
+        starts = torch.ones(n, dtype=torch.bool, device=device)
+        return Memory(torch.zeros(n, self.state_dim, device=device), previous, starts)
+
+    def features(
+        self, obs: Mapping[str, Tensor], previous: Tensor | None, state: Tensor, starts: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the actor's features (T, n, width) and the memory after them."""
+        T, n = next(iter(obs.values())).shape[:2]
+        flat = {key: x.flatten(0, 1) for key, x in obs.items()}
+        with self._precision():
+            h = self.mlp.layers(self.encoder(flat, None if previous is None else previous.flatten(0, 1)))
+            h = h.reshape(T, n, -1)
+            return (h, state) if self.core is None else self.core(h, state, starts)
+
+    def step(
+        self, obs: Mapping[str, Tensor], previous: Tensor | None, state: Tensor, starts: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the features (n, width) of one step, and the memory after it."""
+        with self._precision():
+            h = self.mlp.layers(self.encoder(obs, previous))
+            return (h, state) if self.core is None else self.core.step(h, state, starts)
+
+    def distribution(self, features: Tensor) -> Distribution:
+        """Return the distribution over actions."""
+        return self.head(features)
+
+    def value(self, features: Tensor, obs: Mapping[str, Tensor], previous: Tensor | None) -> Tensor:
+        """Return values, of the shape of the leading axes: from the actor's features, or the critic's own layers."""
+        leading = features.shape[:-1]
+        with self._precision():
+            if self.critic_encoder is not None:
+                flat = {key: x.reshape(-1, *x.shape[len(leading) :]) for key, x in obs.items()}
+                inner = self.critic_encoder(flat, None if previous is None else previous.reshape(-1, self.n_previous))
+                features = self.critic_mlp.layers(inner)
+            return self.value_layer(features)[..., 0].float().reshape(leading)
+
+    def previous_of(self, actions: Tensor) -> Tensor:
+        """Return raw actions as the numbers (..., n_previous) that are fed back."""
+        if isinstance(self.action_space, spaces.Discrete):
+            return F.one_hot(actions.long(), int(self.action_space.n)).float()
+        # What the world will make of it; a raw sample can be far out.
+        return bounded(actions, self.action_space) if isinstance(self.action_space, spaces.Box) else actions
+
+    @property
+    def columns(self) -> int:
+        """Uniform numbers that sampling one action takes."""
+        return int(self.head.n_columns)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether some columns of the actions are discrete."""
+        return isinstance(self.head, MixedHead)
+
+
+def bounded(actions: Tensor, space: gymnasium.Space) -> Tensor:
+    """Return actions that lie in the space."""
+    if isinstance(space, spaces.Box):
+        low, high = (torch.as_tensor(b, device=actions.device) for b in (space.low, space.high))
+        return actions.clamp(low, high)
+    return actions.long()
+
+
+def by_space(space: gymnasium.Space) -> dict[str, gymnasium.Space]:
+    """Return the parts of an observation space by key."""
+    return dict(space.spaces) if isinstance(space, spaces.Dict) else by_key(space)
+
+
+def shapes_of(space: gymnasium.Space) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of an observation by key."""
+    return {key: tuple(part.shape or ()) for key, part in by_space(space).items()}
+
+
+def space_to_tree(space: gymnasium.Space) -> dict[str, Any]:
+    """Describe a space in plain values and arrays, for :func:`anytask.core.persistence.save_tree`."""
+    if isinstance(space, spaces.Dict):
+        return {"kind": "dict", "spaces": {key: space_to_tree(part) for key, part in space.spaces.items()}}
+    if isinstance(space, spaces.Discrete):
+        return {"kind": "discrete", "n": int(space.n), "start": int(space.start)}
+    if isinstance(space, spaces.MultiDiscrete):
+        return {"kind": "multi-discrete", "nvec": np.asarray(space.nvec)}
+    if isinstance(space, spaces.Box):
+        bounds = {}
+        for name, value in (("low", space.low), ("high", space.high)):
+            # Images have one bound for all pixels.
+            bounds[name] = value.flat[0] if value.size and (value == value.flat[0]).all() else value
+        return {"kind": "box", **bounds, "shape": tuple(space.shape), "dtype": np.dtype(space.dtype or "f4").str}
+    raise TypeError(f"spaces must be Box, Discrete, MultiDiscrete or a Dict of them, got {space}")
+
+
+def space_from_tree(tree: Mapping[str, Any]) -> gymnasium.Space:
+    """Return the space that :func:`space_to_tree` described."""
+    if tree["kind"] == "dict":
+        return spaces.Dict({key: space_from_tree(part) for key, part in tree["spaces"].items()})
+    if tree["kind"] == "discrete":
+        return spaces.Discrete(tree["n"], start=tree["start"])
+    if tree["kind"] == "multi-discrete":
+        return spaces.MultiDiscrete(tree["nvec"])
+    dtype, shape = np.dtype(tree["dtype"]), tuple(tree["shape"])
+    low, high = (np.broadcast_to(np.asarray(tree[name], dtype), shape).copy() for name in ("low", "high"))
+    return spaces.Box(low, high, shape, dtype.type)
