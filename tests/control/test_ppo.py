@@ -472,8 +472,8 @@ def test_spaces_survive_a_file():
 
 def test_encoders_refuse_other_spaces():
     with pytest.raises(TypeError, match="Boxes"):
-        Encoder(spaces.Text(3))
-    assert Encoder(spaces.Discrete(5)).width == 5
+        Encoder(spaces.Text(3), 0, NetworkSettings())
+    assert Encoder(spaces.Discrete(5), 0, NetworkSettings()).width == 5
     net = ActorCritic(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), NetworkSettings(hidden=(8,)))
     assert net.columns == 1
 

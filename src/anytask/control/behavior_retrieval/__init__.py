@@ -162,7 +162,7 @@ class BehaviorRetrieval(Imitator):
     embedding: EmbeddingSettings = group(EmbeddingSettings, "what compares transitions")
     action_in_embedding: bool = flag(True, "append the raw action to z (off: an ablation)")
     scramble: bool = flag(False, "deal the scores at random (an ablation)")
-    index: str = choice("exact", ("exact", "faiss"), "how nearest transitions are found")
+    index: Any = choice("exact", ("exact", "faiss"), "how nearest transitions are found")
     corrections: CorrectionSettings = group(CorrectionSettings, "learning from interventions")
 
     scores_: np.ndarray
@@ -285,13 +285,13 @@ class BehaviorRetrieval(Imitator):
 
     def _build(self) -> None:
         s, seed = self.embedding, derive(self.seed, "embedder")
-        common = {"trunks": self.cloning.trunks, "trunk_width": self.cloning.trunk_width, "seed": seed}
-        sizes = {"latent_dim": s.latent_dim, "hidden": tuple(s.hidden)}
+        common: dict[str, Any] = {"trunks": self.cloning.trunks, "trunk_width": self.cloning.trunk_width, "seed": seed}
+        sizes: dict[str, Any] = {"latent_dim": s.latent_dim, "hidden": tuple(s.hidden)}
         made: Any
         if not isinstance(s.embedder, str):
             made = copy.deepcopy(s.embedder)
         elif s.embedder == "vae":
-            more = {"beta": s.beta, "decoder_channels": s.decoder_channels}
+            more: dict[str, Any] = {"beta": s.beta, "decoder_channels": s.decoder_channels}
             made = StateActionVAE(self.shapes_, self.action_dim_, **sizes, **more, **common)
         elif s.embedder == "time-contrastive":
             made = TimeContrastive(self.shapes_, self.action_dim_, **sizes, **common)
@@ -308,7 +308,8 @@ class BehaviorRetrieval(Imitator):
     def _load_state(self, state: Mapping[str, Any]) -> None:
         super()._load_state(state)
         self.embedder_.requires_grad_(False).eval()
-        self.ring_ = [Episode(seen, actions, terminated=ended) for seen, actions, ended in self.ring_]
+        ring: Any = self.ring_  # as _state wrote it
+        self.ring_ = [Episode(seen, actions, terminated=ended) for seen, actions, ended in ring]
         self._prior = None
 
 

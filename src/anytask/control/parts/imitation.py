@@ -278,7 +278,7 @@ class BehaviorCloning(CloningSettings, Estimator):
 
         with self._update():
             curve = train(
-                self.net_, draw, lambda batch: self._loss(*batch, crops), steps=steps, optimizer=self._optimizer,
+                self.net_, draw, lambda batch: self._loss(batch, crops), steps=steps, optimizer=self._optimizer,
                 stage="behavior cloning", progress=progress,
             )  # fmt: skip
             self.losses_ += by_hundredths(curve)
@@ -298,7 +298,8 @@ class BehaviorCloning(CloningSettings, Estimator):
             valid.append(torch.from_numpy(raw <= ends).to(self._device))
         return {key: torch.cat([w[key] for w in windows]) for key in windows[0]}, torch.cat(actions), torch.cat(valid)
 
-    def _loss(self, window: Mapping[str, Tensor], actions: Tensor, valid: Tensor, crops: torch.Generator) -> Tensor:
+    def _loss(self, batch: _Windows, crops: torch.Generator) -> Tensor:
+        window, actions, valid = batch
         losses = self._head.loss(self.net_(window, crops), self.net_.normalized(actions))  # (n, window)
         return (losses * valid).sum() / valid.sum()
 

@@ -101,14 +101,14 @@ class Encoder(nn.Module):
     def __init__(
         self,
         space: gymnasium.Space,
-        n_previous: int = 0,
-        settings: NetworkSettings | None = None,
+        n_previous: int,
+        settings: NetworkSettings,
         *,
         normalize: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        s = settings or NetworkSettings()
+        s = settings
         self.parts = by_space(space)
         for key, part in self.parts.items():
             if not isinstance(part, (spaces.Box, spaces.Discrete)):
@@ -203,13 +203,13 @@ class ActorCritic(nn.Module):
         self,
         observation_space: gymnasium.Space,
         action_space: gymnasium.Space,
-        settings: NetworkSettings | None = None,
+        settings: NetworkSettings,
         *,
         autocast: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        s = settings or NetworkSettings()
+        s = settings
         images = any(is_image(shape) for shape in shapes_of(observation_space).values())
         share = s.core != "none" or images if s.share == "auto" else s.share
         self.action_space, self.autocast = action_space, autocast

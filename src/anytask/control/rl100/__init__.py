@@ -212,17 +212,14 @@ class RL100(Estimator):
         with self._refit():
             self.stage_ = number
             saved = self._stage("imitation", episodes.fingerprint, checkpoint, checkpoint_every)
-            if not self._read_back(saved):
-                self.shapes_ = {k: tuple(episodes.shape_of(k)) for k in sorted(episodes.keys)}
-                self.action_dim_, self.gate_log_, self.online_log_ = episodes.action_dim, [], []
-                self._build()
-                self._set_ranges(scale or episodes)
-                self._imitate(self._decisions(episodes), saved, portion(progress, 0.0, 1.0))
-                self._finish(saved)
-        return self
+            return self._run(saved, lambda: self._imitate(episodes, scale or episodes, saved, portion(progress, 0, 1)))
 
-    def _imitate(self, data: Decisions, saved: Checkpoint, progress: Progress) -> None:
-        s, both = self.imitation, nn.ModuleList([self.encoder_, self.net_])
+    def _imitate(self, episodes: Episodes, scale: Episodes, saved: Checkpoint, progress: Progress) -> None:
+        self.shapes_ = {k: tuple(episodes.shape_of(k)) for k in sorted(episodes.keys)}
+        self.action_dim_, self.gate_log_, self.online_log_ = episodes.action_dim, [], []
+        self._build()
+        self._set_ranges(scale)
+        s, data, both = self.imitation, self._decisions(episodes), nn.ModuleList([self.encoder_, self.net_])
         average = averaged(both, s.ema_decay)
         trained = [p for p in both.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=s.lr, weight_decay=1e-6, fused=True)
@@ -272,12 +269,8 @@ class RL100(Estimator):
             As in :meth:`fit`; policy steps between two saves.
         """
         self._check_data(episodes)
-        with self._update():
-            saved = self._stage("offline", episodes.fingerprint, checkpoint, checkpoint_every)
-            if not self._read_back(saved):
-                self._improve_offline(episodes, saved, progress)
-                self._finish(saved)
-        return self
+        saved = self._stage("offline", episodes.fingerprint, checkpoint, checkpoint_every)
+        return self._run(saved, lambda: self._improve_offline(episodes, saved, progress))
 
     def _improve_offline(self, episodes: Episodes, saved: Checkpoint, progress: Progress | None) -> None:
         s, process = self.offline, self.process
@@ -286,8 +279,8 @@ class RL100(Estimator):
         )
         world, seed = self._new_world(), derive(self.seed, "stage", self.stage_)
         if saved.found is None:
-            c = self.critics
-            world.iql.fit(data, c.epochs, c.batch_size, self._seeded("critics"), portion(progress, 0.0, 0.35))
+            epochs, batch_size = self.critics.epochs, self.critics.batch_size
+            world.iql.fit(data, epochs, batch_size, self._seeded("critics"), portion(progress, 0.0, 0.35))
             if s.gate:
                 world.dynamics.fit(data, self.dynamics.steps, progress=portion(progress, 0.35, 0.5))
         old, candidate = (copy.deepcopy(self.net_).requires_grad_(moves) for moves in (False, True))
@@ -349,12 +342,11 @@ class RL100(Estimator):
         """
         self._check_fitted()
         check_counts(episodes=episodes)
-        with self._update():
-            saved = self._stage("online", f"{episodes} episodes", checkpoint, checkpoint_every)
-            if not self._read_back(saved):
-                self._improve_online(self._made(env, episodes), episodes, saved, portion(progress, 0.0, 1.0))
-                self._finish(saved)
-        return self
+        saved, told = (
+            self._stage("online", f"{episodes} episodes", checkpoint, checkpoint_every),
+            portion(progress, 0, 1),
+        )
+        return self._run(saved, lambda: self._improve_online(self._made(env, episodes), episodes, saved, told))
 
     def _improve_online(self, env: Any, episodes: int, saved: Checkpoint, progress: Progress) -> None:
         s, seed = self.online, derive(self.seed, "stage", self.stage_)
@@ -436,12 +428,11 @@ class RL100(Estimator):
             As in :meth:`fit`.
         """
         self._check_data(episodes)
-        with self._update():
-            saved = self._stage("student", episodes.fingerprint, checkpoint, checkpoint_every)
-            if not self._read_back(saved):
-                self._distil(self._decisions(episodes), saved, portion(progress, 0.0, 1.0))
-                self._finish(saved)
-        return self
+        saved, told = (
+            self._stage("student", episodes.fingerprint, checkpoint, checkpoint_every),
+            portion(progress, 0, 1),
+        )
+        return self._run(saved, lambda: self._distil(self._decisions(episodes), saved, told))
 
     def _distil(self, data: Decisions, saved: Checkpoint, progress: Progress) -> None:
         s, process, features = self.student, self.process, data.features(self._encode)
@@ -708,20 +699,20 @@ class RL100(Estimator):
         training = training_of(self, leave_out=("use",), stage=name, data=data)
         return Checkpoint(folder, training, every, self._device)
 
-    def _read_back(self, saved: Checkpoint) -> bool:
-        """Take the outcome of a stage that was finished before; say whether there was one."""
-        if saved.found is None or "state" not in saved.found:
-            return False
-        self._load_state(saved.found["state"])
-        return True
-
-    def _finish(self, saved: Checkpoint) -> None:
-        for module in (self.encoder_, self.net_, self.world_, self.value_, self.student_):
-            if module is not None:
-                module.requires_grad_(False)  # what follows trains copies
-        self.stage_ += 1
-        self._begin_acting()
-        saved.save(state=self._state())
+    def _run(self, saved: Checkpoint, learn: Callable[[], None]) -> Self:
+        """Run a stage, or read back what it came to before; a failure leaves the policy as it was."""
+        with self._update():
+            if saved.found is not None and "state" in saved.found:
+                self._load_state(saved.found["state"])
+                return self
+            learn()
+            for module in (self.encoder_, self.net_, self.world_, self.value_, self.student_):
+                if module is not None:
+                    module.requires_grad_(False)  # what follows trains copies
+            self.stage_ += 1
+            self._begin_acting()
+            saved.save(state=self._state())
+        return self
 
     def _kept(self, collect: Callable[[], Episodes], checkpoint: Any) -> Episodes:
         """Return the episodes that were kept in a checkpoint; where there are none, collect them and keep them."""
