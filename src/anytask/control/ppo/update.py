@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,6 @@ from anytask.control.parts.policy_gradient import minibatches, normalize, ppo_lo
 from anytask.control.ppo.collection import Batch
 from anytask.control.ppo.network import ActorCritic
 from anytask.core.checks import require_finite
-
-if TYPE_CHECKING:
-    from anytask.control.ppo import PPO
 
 
 class ProcessGroup:
@@ -72,7 +69,7 @@ class ProcessGroup:
 
 
 def loss_terms(
-    net: ActorCritic, batch: Batch, advantages: Tensor, settings: PPO, measure: bool = True
+    net: ActorCritic, batch: Batch, advantages: Tensor, settings: Any, measure: bool = True
 ) -> tuple[Tensor, Tensor | None]:
     """Return the loss () of samples (m, ...) or sequences (T, m, ...), and on demand what it was made of (5,).
 
@@ -100,7 +97,7 @@ def update(
     weights: nn.Parameter,
     optimizer: torch.optim.Optimizer,
     batch: Batch,
-    settings: PPO,
+    settings: Any,
     order: torch.Generator,
     group: ProcessGroup,
 ) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,6 @@ from anytask.control.rl100.data import Memory
 from anytask.control.rl100.diffusion import Chain, Process
 from anytask.control.rl100.offline import descend
 from anytask.datasets.episodes import Episode, Episodes
-
-if TYPE_CHECKING:
-    from anytask.control.rl100 import RL100
 
 
 class Decided(NamedTuple):
@@ -212,7 +209,7 @@ def advantages(
     )  # fmt: skip
 
 
-def update(learner: Learner, process: Process, roll: Roll, policy: RL100, seed: int, warmup: int) -> dict[str, float]:
+def update(learner: Learner, process: Process, roll: Roll, policy: Any, seed: int, warmup: int) -> dict[str, float]:
     """Make ``epochs`` passes over one roll: of the clipped surrogate, the student's loss, and the value loss.
 
     Parameters
