@@ -376,7 +376,7 @@ def test_progress_of_fit_ends_at_1(name):
     assert told == [1 / 3, 2 / 3, 1.0]
 
 
-@pytest.mark.parametrize("cls", {case.cls for case in CASES.values()}, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", dict.fromkeys(case.cls for case in CASES.values()), ids=lambda cls: cls.__name__)
 def test_plain_defaults_learn_and_every_method_works_with_them(cls, tmp_path):
     model = cls()
     tasks = {"task": 0} if cls.needs == "test" else {}
