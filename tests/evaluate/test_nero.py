@@ -529,8 +529,8 @@ def test_choosing_by_the_orbit_takes_another_model_than_choosing_by_accuracy():
     labels = np.arange(160) % 2
     images[labels == 1, :2, :2] += 0.5  # a corner tells the classes apart, and turns away
     images[:, 2, 2] += labels * 0.25  # the middle does so too, less clearly
-    by_accuracy = Chosen("accuracy").fit(images, labels, cyclic(4))
-    by_orbit = Chosen("orbit").fit(images, labels, cyclic(4))
+    by_accuracy = Chosen(by="accuracy").fit(images, labels, cyclic(4))
+    by_orbit = Chosen(by="orbit").fit(images, labels, cyclic(4))
     on_orbit, upright = by_orbit.scores_, by_accuracy.scores_
     assert by_orbit.chosen_ != "plain MLP"
     assert min(on_orbit["augmented MLP"], upright["plain MLP"]) > on_orbit["plain MLP"] + 0.2

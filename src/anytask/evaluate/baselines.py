@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
+from scipy.special import expit, softmax
+from sklearn.base import ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 
+from anytask.core.checks import check_input_shape, check_inputs, check_labels, check_same_length
+from anytask.core.estimator import Estimator
 from anytask.core.rng import derive
+from anytask.core.settings import choice, real, whole
 from anytask.evaluate.nero import NERO
 from anytask.evaluate.parts.planar_groups import cyclic
 from anytask.evaluate.parts.transforms import Transforms
 
 
-class PlainMLP(ClassifierMixin, BaseEstimator):
+class PlainMLP(ClassifierMixin, Estimator):
     """A multi-layer perceptron trained on the images as they are.
 
     Parameters
@@ -36,6 +40,8 @@ class PlainMLP(ClassifierMixin, BaseEstimator):
         The labels, in the order of the columns of :meth:`predict_proba`.
     input_shape_ : tuple of int
         Shape of one input.
+    layers_ : list of (W, b)
+        Weights (inputs, outputs) and biases of the layers.
 
     Examples
     --------
@@ -46,33 +52,38 @@ class PlainMLP(ClassifierMixin, BaseEstimator):
     (60, 2)
     """
 
-    def __init__(self, hidden: int = 64, epochs: int = 200, seed: int = 0) -> None:
-        self.hidden = hidden
-        self.epochs = epochs
-        self.seed = seed
+    hidden: int = whole(64, "width of the hidden layer")
+    epochs: int = whole(200, "most passes over the data; training stops when the loss does")
 
     def fit(self, X: Any, y: Any, group: Transforms | None = None) -> Self:
         """Learn from images X (n, ...) with labels y (n,); ``group`` is for the subclasses that use it."""
-        X, y = np.asarray(X, dtype=np.float32), np.asarray(y)
-        if len(X) != len(y) or len(X) == 0:
-            raise ValueError(f"X has {len(X)} rows and y has {len(y)} labels: they must match, and be at least 1")
-        self.input_shape_ = X.shape[1:]
+        X, y = _checked(X, y)
         rows, labels = self._training_set(X, y, group)
-        self.model_ = self._new_model()
-        with warnings.catch_warnings():
+        model = self._new_model()
+        with self._refit(), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the number of passes is a setting
-            self.model_.fit(rows.reshape(len(rows), -1), labels)
-        self.classes_ = self.model_.classes_
+            model.fit(rows.reshape(len(rows), -1), labels)
+            self.classes_, self.input_shape_ = model.classes_, X.shape[1:]
+            self.layers_ = list(zip(model.coefs_, model.intercepts_)) if hasattr(model, "coefs_") else [
+                (model.coef_.T, model.intercept_)
+            ]  # fmt: skip
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return class probabilities, shape (n, classes)."""
-        X = np.asarray(X, dtype=np.float32)
-        return self.model_.predict_proba(X.reshape(len(X), -1))
+        self._check_fitted()
+        inputs = check_inputs(X)
+        check_input_shape(inputs, self.input_shape_, type(self).__name__)
+        h = inputs.cpu().numpy().reshape(len(inputs), -1)
+        for W, b in self.layers_[:-1]:
+            h = np.maximum(h @ W + b, 0)
+        h = h @ self.layers_[-1][0] + self.layers_[-1][1]
+        return softmax(h, axis=1) if h.shape[1] > 1 else np.concatenate([1 - expit(h), expit(h)], axis=1)
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable labels, shape (n,)."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        p = self.predict_proba(X)  # says so if nothing was fitted
+        return self.classes_[p.argmax(axis=1)]
 
     def _training_set(self, X: np.ndarray, y: np.ndarray, group: Transforms | None) -> tuple[np.ndarray, np.ndarray]:
         return X, y
@@ -101,8 +112,8 @@ class AugmentedMLP(PlainMLP):
     (40,)
     """
 
-    def __init__(self, hidden: int = 128, epochs: int = 30, seed: int = 0) -> None:
-        super().__init__(hidden, epochs, seed)
+    hidden: int = whole(128, "width of the hidden layer")
+    epochs: int = whole(30, "most passes over the enlarged data")
 
     def _training_set(self, X: np.ndarray, y: np.ndarray, group: Transforms | None) -> tuple[np.ndarray, np.ndarray]:
         if group is None:
@@ -130,7 +141,7 @@ class C4AveragedMLP(PlainMLP):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the average of the probabilities under the four quarter turns."""
-        turned = cyclic(4).orbit(np.asarray(X, dtype=np.float32))
+        turned = cyclic(4).orbit(check_inputs(X).cpu().numpy())
         return np.mean([super(C4AveragedMLP, self).predict_proba(part) for part in turned], axis=0)
 
 
@@ -148,7 +159,12 @@ class LinearClassifier(PlainMLP):
         return LogisticRegression(max_iter=1000)
 
 
-class Chosen(ClassifierMixin, BaseEstimator):
+_CANDIDATES: dict[str, type[PlainMLP]] = {
+    "plain MLP": PlainMLP, "augmented MLP": AugmentedMLP, "C4-averaged MLP": C4AveragedMLP, "linear": LinearClassifier,
+}  # fmt: skip
+
+
+class Chosen(ClassifierMixin, Estimator):
     """The best of several classifiers, by their accuracy on held-out images as they are, or on their whole orbits.
 
     Parameters
@@ -178,45 +194,58 @@ class Chosen(ClassifierMixin, BaseEstimator):
     ['C4-averaged MLP', 'augmented MLP', 'linear', 'plain MLP']
     """
 
-    def __init__(self, by: Literal["accuracy", "orbit"] = "accuracy", holdout: float = 0.25, seed: int = 0) -> None:
-        self.by = by
-        self.holdout = holdout
-        self.seed = seed
+    by: str = choice("accuracy", ("accuracy", "orbit"), "how the candidates are compared")
+    holdout: float = real(0.25, "share of the images that they are compared on", above=0, below=1)
 
     def fit(self, X: Any, y: Any, group: Transforms | None = None) -> Self:
         """Train the candidates on most of (X, y), compare them on the rest, and keep the best."""
         if group is None:
             raise ValueError("Chosen needs the group that the candidates may use: fit(X, y, group)")
-        if self.by not in ("accuracy", "orbit"):
-            raise ValueError(f"by must be 'accuracy' or 'orbit', got {self.by!r}")
-        X, y = np.asarray(X, dtype=np.float32), np.asarray(y)
+        X, y = _checked(X, y)
         X_fit, X_held, y_fit, y_held = train_test_split(
             X, y, test_size=self.holdout, random_state=derive(self.seed, "holdout") % 2**32, stratify=y
         )
         square = X.ndim > 2 and X.shape[-1] == X.shape[-2]
         candidates: dict[str, PlainMLP] = {
-            "plain MLP": PlainMLP(seed=self.seed),
-            "augmented MLP": AugmentedMLP(seed=self.seed),
-            **({"C4-averaged MLP": C4AveragedMLP(seed=self.seed)} if square else {}),
-            "linear": LinearClassifier(seed=self.seed),
+            name: cls(seed=self.seed) for name, cls in _CANDIDATES.items() if square or name != "C4-averaged MLP"
         }
         for model in candidates.values():
             model.fit(X_fit, y_fit, group)
         if self.by == "accuracy":
-            self.scores_ = {name: float((model.predict(X_held) == y_held).mean()) for name, model in candidates.items()}
+            scores = {name: float((model.predict(X_held) == y_held).mean()) for name, model in candidates.items()}
         else:
             nero = NERO(group, metrics=["correctness"], consensus=False, keep_outputs=False)
             table = nero.evaluate(candidates, X_held, y_held).table()
-            self.scores_ = dict(zip(table["model"], map(float, table["mean"])))
-        self.chosen_ = max(self.scores_, key=lambda name: self.scores_[name])
-        self.model_ = candidates[self.chosen_]
-        self.classes_, self.input_shape_ = self.model_.classes_, self.model_.input_shape_
+            scores = dict(zip(table["model"], map(float, table["mean"])))
+        with self._refit():
+            self.scores_, self.chosen_ = scores, max(scores, key=lambda name: scores[name])
+            self.model_ = candidates[self.chosen_]
+            self.classes_, self.input_shape_ = self.model_.classes_, self.model_.input_shape_
         return self
+
+    def _state(self) -> dict[str, Any]:
+        return {"scores": self.scores_, "chosen": self.chosen_, "model": self.model_._state()}
+
+    def _load_state(self, state: Any) -> None:
+        self.scores_, self.chosen_ = state["scores"], state["chosen"]
+        self.model_ = _CANDIDATES[self.chosen_](seed=self.seed)
+        self.model_._load_state(state["model"])
+        self.classes_, self.input_shape_ = self.model_.classes_, self.model_.input_shape_
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return class probabilities of the chosen classifier, shape (n, classes)."""
+        self._check_fitted()
         return self.model_.predict_proba(X)
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the labels that the chosen classifier gives, shape (n,)."""
+        self._check_fitted()
         return self.model_.predict(X)
+
+
+def _checked(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    X, y = check_inputs(X).cpu().numpy(), check_labels(y)
+    check_same_length(X, y)
+    if len(np.unique(y)) < 2:
+        raise ValueError(f"y holds one class alone, {y[0]!r}: there is nothing to tell apart")
+    return X, y
