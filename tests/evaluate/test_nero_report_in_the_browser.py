@@ -150,7 +150,7 @@ def test_the_keyboard_alone_walks_samples_and_elements(report, result, until):
     assert page.evaluate(nameless) == []
 
 
-TOLD = {"polar": "0", "grid": EVIL, "tiles": "mean length", "polar-grid": "(", "line": "."}
+TOLD = {"polar": " %", "grid": EVIL, "tiles": "mean length", "polar-grid": " %", "line": "."}
 
 
 @pytest.mark.parametrize("kind", TOLD)

@@ -56,11 +56,7 @@ def detail_figure(
     detail = result.detail(sample, index=result.element() if element is None else element)
     is_3d = detail.input.ndim == 2 and detail.input.shape[-1] == 3 and result.group.layout == "polar-grid"
     field = result.task == "field"
-    titles = {
-        "classification": ["<b>probabilities</b>"],
-        "detection": ["<b>boxes</b>"],
-        "regression": ["<b>outputs</b>"],
-    }
+    titles = {"classification": "probabilities", "detection": "boxes", "regression": "outputs"}
     columns = len(names) + 1 if field else 2
     figure = make_subplots(
         rows=1, cols=columns, horizontal_spacing=0.1 if field else 0.14, column_widths=None if field else [0.45, 0.55],

@@ -206,8 +206,8 @@ def _polar(group: Transforms, curves: np.ndarray, names: Sequence[str], metric: 
     angular = {**grid, "direction": "counterclockwise", "dtick": 45, "ticksuffix": "°", "linecolor": LINE}
     return figure.update_layout(
         polar={"bgcolor": "white", "radialaxis": radial, "angularaxis": angular},
-        title={**_CENTERED, "text": _axis_title(metric), "font": {"size": 13}, "y": 0.98, "yanchor": "top"},
-        margin={"l": 44, "r": 44, "t": 62, "b": 64}, legend={**BELOW, "y": -0.1},
+        title={**_CENTERED, "text": _axis_title(metric), "font": {"size": 13}, "y": 0.95, "yanchor": "top"},
+        margin={"l": 44, "r": 44, "t": 74, "b": 64}, legend={**BELOW, "y": -0.1},
     )  # fmt: skip
 
 
