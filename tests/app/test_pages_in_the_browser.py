@@ -153,7 +153,7 @@ def test_results_are_shown_as_text_and_beside_each_other(open_page, address, unt
     page.get_by_text("Failures (2)").click()
     page.wait_for_selector("#detail details summary")
     page.locator("#detail details summary").first.click()
-    assert "<b>broken</b> at seed" in page.inner_text("#detail details pre")
+    page.wait_for_selector("#detail details pre:has-text('<b>broken</b> at seed')")
     page.get_by_text("Runs (12)").click()
     page.wait_for_selector("[aria-label=Runs] tbody tr")
     assert page.locator("[aria-label=Runs] tbody tr").count() == 12

@@ -26,9 +26,10 @@ def table(folder):
 
 
 TINY_RL100 = {
-    "hidden": [16], "imitation_epochs": 2, "critic_hidden": [16], "critic_epochs": 1, "dynamics_hidden": [16],
-    "dynamics_steps": 5, "offline_steps": 2, "offline_batch": 16, "gate_every": 2, "gate_states": 4,
-    "rollout_length": 2, "distil_steps": 2, "online_epochs": 1, "n_steps": 2, "device": "cpu",
+    "diffusion": {"hidden": [16], "n_steps": 2}, "imitation": {"epochs": 2}, "critics": {"hidden": [16], "epochs": 1},
+    "dynamics": {"hidden": [16], "steps": 5}, "student": {"steps": 2}, "device": "cpu",
+    "offline": {"steps": 2, "batch_size": 16, "gate_every": 2, "gate_states": 4, "rollout_length": 2},
+    "online": {"epochs": 1},
 }  # fmt: skip
 
 
@@ -63,7 +64,7 @@ CASES = {
     ),
     "visuomotor": (
         lambda folder: "reach",
-        {"demos": 4, "rollouts": 4, "online_episodes": 4, "copies": 4, "params": TINY_RL100},
+        {"demos": 4, "rollouts": 4, "online_episodes": 4, "num_envs": 4, "params": TINY_RL100},
         {"obs": lambda data: first_observations("anytask/Reach-v0")},
     ),
     "rearrangement": (

@@ -153,6 +153,21 @@ def test_the_keyboard_alone_walks_samples_and_elements(report, result, until):
 TOLD = {"polar": " %", "grid": EVIL, "tiles": "mean length", "polar-grid": " %", "line": "."}
 
 
+def same_traces(drawn, figure):
+    assert [t["type"] for t in drawn] == [t.type for t in figure.data]
+    assert [t.get("name") for t in drawn] == [t.name for t in figure.data]
+    for mine, theirs in zip(drawn, figure.data):
+        for key in ("x", "y", "z", "r", "theta"):
+            wanted = np.array(theirs[key] if key in theirs and theirs[key] is not None else "", copy=None)
+            if wanted.dtype.kind not in "fiu":
+                continue
+            close = {"rtol": 2e-3, "atol": 2e-3}
+            if mine["meta"].get("part") == "input" and mine["type"] == "heatmap" and key == "z":  # 64 shades
+                wanted = np.clip((wanted - theirs.zmin) / (theirs.zmax - theirs.zmin) * 63, 0, 63)
+                close = {"atol": 0.51}
+            np.testing.assert_allclose(np.array(mine[key], float), wanted, **close)
+
+
 @pytest.mark.parametrize("kind", TOLD)
 def test_every_task_and_layout_is_drawn_as_in_python(report, until, kind):
     result = make(kind)
@@ -160,26 +175,14 @@ def test_every_task_and_layout_is_drawn_as_in_python(report, until, kind):
     assert TOLD[kind] in page.inner_text("#facts tr:has-text('answer')")
     page.evaluate("setSample(3), setElement(1)")
     until(page, says("where", result.group.labels[1]))
-    drawn = {
-        view: page.evaluate(f"document.getElementById('{view}').data") for view in ("aggregate", "individual", "detail")
-    }
     figures = {
         "aggregate": result.plot(element=1), "individual": result.plot("individual", sample=3, element=1),
         "detail": result.plot("detail", sample=3, element=1),
     }  # fmt: skip
     for view, figure in figures.items():
-        assert [t["type"] for t in drawn[view]] == [t.type for t in figure.data], view
-        assert [t.get("name") for t in drawn[view]] == [t.name for t in figure.data], view
-        for mine, theirs in zip(drawn[view], figure.data):
-            for key in ("x", "y", "z", "r", "theta"):
-                wanted = np.array(theirs[key] if key in theirs and theirs[key] is not None else "", copy=None)
-                if wanted.dtype.kind not in "fiu":
-                    continue
-                close = {"rtol": 2e-3, "atol": 2e-3}
-                if mine["meta"].get("part") == "input" and mine["type"] == "heatmap" and key == "z":  # 64 shades
-                    wanted = np.clip((wanted - theirs.zmin) / (theirs.zmax - theirs.zmin) * 63, 0, 63)
-                    close = {"atol": 0.51}
-                np.testing.assert_allclose(np.array(mine[key], float), wanted, **close)
+        count = f"(document.getElementById('{view}').data || []).length == {len(figure.data)}"
+        until(page, count)
+        same_traces(page.evaluate(f"document.getElementById('{view}').data"), figure)
 
 
 def test_a_click_with_the_mouse_chooses_an_element_of_a_heat_map(report, until):
