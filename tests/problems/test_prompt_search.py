@@ -63,7 +63,7 @@ def test_user_data_become_a_prompt_with_wrong_demonstrations(monkeypatch):
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="no option"):
         P.load("scripted", colour=1)
-    with pytest.raises(ValueError, match="budget"):
+    with pytest.raises(ValueError, match="budget must be an integer of at least 1"):
         P.load("scripted", budget=0)
     with pytest.raises(ValueError, match="language model"):
         P.load((["a"], ["b"]))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,60 +14,58 @@ from sklearn.model_selection import train_test_split
 
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
+from anytask.core.settings import choice, real, text, whole
 from anytask.datasets.text import TextData, load_text
-from anytask.problems.base import Entrant, Metric, Outcome, Problem, Trained
+from anytask.lm.option_scoring import RULES
+from anytask.problems.base import Entrant, Metric, Outcome, Trained
+from anytask.problems.options import Options
+from anytask.problems.training import LoadedData, Progress, TrainingProblem
 
 _KINDS = ("auto", "classification", "multiple-choice", "generation")
 _PIPELINE = "anytask.incontext:Pipeline"
 
 
+class FewShotOptions(Options):
+    """What may be bought, what answers, and what is tested."""
+
+    read_only: ClassVar[tuple[str, ...]] = ("text", "target")
+
+    lm: str | None = text(
+        None, "language model: a folder, a Hugging Face name, a URL, tiny:NAME or sim:LEVEL; needed", optional=True
+    )
+    target: str = text("label", "name of the column or key that holds the label or the answer")
+    kind: str = choice("auto", _KINDS, "kind of task; multiple-choice needs rows with choices")
+    labels: int = whole(18, "how many labels may be bought", at_least=0)
+    k: int | None = whole(None, "most demonstrations in a prompt (none: as many as fit)", at_least=0, optional=True)
+    context: int | None = whole(
+        None, "most tokens of a prompt with its answer (none: the model's context)", at_least=0, optional=True
+    )
+    scoring: str = choice("mean", RULES, "how options are ranked")
+    description: str | None = text(None, "sentence that opens every prompt", optional=True)
+    format: str = text("Input: {input}\nLabel: {output}", "how a demonstration is written")
+    rate: float = real(0.5, "share of an input's tokens that compressors keep", above=0, at_most=1)
+    search_budget: int = whole(500, "prompts that a prompt search may score")
+    test_size: float = real(0.3, "share of the texts that is tested on", above=0, below=1)
+    max_test: int = whole(200, "most test items")
+    max_pool: int = whole(3000, "most texts in the pool")
+    text: str = text("text", "name of the column or key that holds the input")
+
+
 @dataclass(frozen=True)
-class FewShotOptions:
-    """The options of :meth:`FewShotText.load` that change what a run sees, checked."""
-
-    lm: str
-    kind: str
-    labels: int
-    k: int | None
-    context: int | None
-    scoring: str
-    description: str | None
-    format: str
-    rate: float
-    search_budget: int
-    test_size: float
-    max_test: int
-    max_pool: int
-
-
-@dataclass(frozen=True)
-class FewShotData:
+class FewShotData(LoadedData):
     """Texts with their answers, and the options."""
 
     source: TextData
-    options: FewShotOptions
-
-    @property
-    def name(self) -> str:
-        """Name of the source."""
-        return self.source.name
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the content and of every option."""
-        text = json.dumps([self.source.fingerprint, asdict(self.options)], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     @property
     def choices(self) -> list[str] | None:
         """The labels, for classification."""
         return sorted(set(self.source.labels)) if self.options.kind == "classification" else None
 
-    def describe(self) -> dict[str, Any]:
-        """Return facts for the report."""
+    def facts(self) -> dict[str, Any]:
+        """Return the sizes of the pool and of the test, and the labels."""
         pool, test = self.split(0)
-        facts = {"source": self.name, "texts": len(self.source.texts), "pool": len(pool), "test": len(test)}
-        return facts | {"choices": self.choices, "options": asdict(self.options), "fingerprint": self.fingerprint}
+        return {"texts": len(self.source.texts), "pool": len(pool), "test": len(test), "choices": self.choices}
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the places of the pool and of the test items; the same seed splits alike for every entrant."""
@@ -88,7 +84,17 @@ class FewShotData:
         return pool[: o.max_pool], test[: o.max_test]
 
 
-class FewShotText(Problem):
+@dataclass
+class _Prepared:
+    """An entrant that has bought its labels: itself or a pipeline around it, the model, and what was spent before."""
+
+    learner: Any
+    lm: Any
+    bought: int
+    before: Any
+
+
+class FewShotText(TrainingProblem):
     """Answer queries with a frozen language model after buying a few labels.
 
     Every entrant gets the same pool of unlabelled texts, may buy ``labels`` labels, and answers the same test queries.
@@ -114,45 +120,21 @@ class FewShotText(Problem):
         Metric("lm_tokens", "Language-model tokens", higher_is_better=False, unit="tokens"),
         Metric("labels", "Labels bought", higher_is_better=False, unit="labels"),
     )
-    options: ClassVar[Mapping[str, tuple[Any, str]]] = {
-        "lm": (None, "language model: a folder, a Hugging Face name, a URL, tiny:NAME or sim:LEVEL"),
-        "text": ("text", "name of the column or key that holds the input"),
-        "target": ("label", "name of the column or key that holds the label or the answer"),
-        "kind": ("auto", "classification, multiple-choice (rows with choices), generation, or auto"),
-        "labels": (18, "how many labels may be bought"),
-        "k": (None, "most demonstrations in a prompt; default: as many as fit"),
-        "context": (None, "most tokens of a prompt with its answer; default: the model's context"),
-        "scoring": ("mean", "how options are ranked: mean, sum, bytes or unconditional"),
-        "description": (None, "sentence that opens every prompt"),
-        "format": ("Input: {input}\nLabel: {output}", "how a demonstration is written"),
-        "rate": (0.5, "share of an input's tokens that compressors keep"),
-        "search_budget": (500, "prompts that a prompt search may score"),
-        "test_size": (0.3, "share of the texts that is tested on"),
-        "max_test": (200, "most test items"),
-        "max_pool": (3000, "most texts in the pool"),
-    }
+    options_class = FewShotOptions
 
     def load(self, source: Any, **options: Any) -> FewShotData:
         """Read texts and labels from a .jsonl or .csv file, a built-in name, or (texts, labels)."""
-        unknown = set(options) - set(self.options)
-        if unknown:
-            raise ValueError(f"few-shot-text has no option {min(unknown)!r}; its options: {', '.join(self.options)}")
-        o = {name: default for name, (default, _) in self.options.items()} | options
-        text, target = o.pop("text"), o.pop("target")
-        if not o["lm"]:
-            raise ValueError(
-                "few-shot-text needs a language model: --lm FOLDER, a Hugging Face name, a URL or tiny:icl"
-            )
-        data = load_text(source, text=text, label=target)
-        o["kind"] = _kind(data, o["kind"])
-        _check(o)
-        loaded = FewShotData(data, FewShotOptions(**o))
+        o = self.check_options(options)
+        if not o.lm:
+            raise BadData("few-shot-text needs a language model: --lm FOLDER, a Hugging Face name, a URL or tiny:icl")
+        data = load_text(source, text=o.text, label=o.target)
+        loaded = FewShotData(data, o.evolve(kind=_kind(data, o.kind)))
         pool, test = loaded.split(0)
-        if o["labels"] > len(pool):
-            raise BadData(f"{data.name}: {o['labels']} labels are to be bought from a pool of {len(pool)} texts")
+        if o.labels > len(pool):
+            raise BadData(f"{data.name}: {o.labels} labels are to be bought from a pool of {len(pool)} texts")
         if not len(test):
             raise BadData(f"{data.name}: no texts are left to test on")
-        _model(o["lm"])  # a model that cannot be had is an error before any run starts
+        _model(o.lm)  # a model that cannot be had is an error before any run starts
         return loaded
 
     def baselines(self, data: FewShotData) -> tuple[Entrant, ...]:
@@ -184,45 +166,37 @@ class FewShotText(Problem):
             return f"it learns from labelled examples shown to each other, and labels={o.labels} are too few"
         return None
 
-    def run(
-        self, entrant: Entrant, data: FewShotData, seed: int, progress: Callable[[float], None] | None = None
-    ) -> Outcome:
-        """Buy labels, prepare, answer the test queries in blocks, and measure."""
-        source, o = data.source, data.options
-        pool, test = data.split(seed)
-        lm = _model(o.lm)
-        spent = lm.usage.total
-        learner, n_bought = _fitted(entrant, data, pool, lm, seed)
+    def system_of(self, trained: _Prepared) -> Any:
+        """Return the learner."""
+        return trained.learner
+
+    def train(self, entrant: Entrant, data: FewShotData, seed: int, progress: Progress) -> _Prepared:
+        """Buy labels in the pool of this seed, and prepare."""
+        return _prepared(entrant, data, data.split(seed)[0], seed)
+
+    def test(self, entrant: Entrant, trained: _Prepared, data: FewShotData, seed: int, progress: Progress) -> Outcome:
+        """Answer the test queries in blocks, and measure."""
+        source, kind, learner, lm = data.source, data.options.kind, trained.learner, trained.lm
+        _, test = data.split(seed)
         answers: list[str] = []
         lengths: list[int] = []
         for start in range(0, len(test), 32):
             block = test[start : start + 32]
             queries = [source.texts[i] for i in block]
-            own = (
-                {"options": [source.choices[i] for i in block]}
-                if source.choices and o.kind == "multiple-choice"
-                else {}
-            )
+            own = {}
+            if source.choices and kind == "multiple-choice":
+                own = {"options": [source.choices[i] for i in block]}
             answers += [str(answer) for answer in learner.predict(queries, **own)]
             lengths += _prompt_lengths(learner, queries, lm)
-            if progress:
-                progress((start + len(block)) / len(test))
-        truth = [source.labels[i] for i in test]
-        used = lm.usage.total - spent
-        metrics = _metrics(answers, truth, o.kind) | {
-            "lm_calls": float(used.calls),
-            "lm_tokens": float(used.total_tokens),
-            "labels": float(n_bought),
-        }
+            progress((start + len(block)) / len(test))
+        used = lm.usage.total - trained.before
+        spent = {"lm_calls": float(used.calls), "lm_tokens": float(used.total_tokens), "labels": float(trained.bought)}
+        metrics = _metrics(answers, [source.labels[i] for i in test], kind) | spent
         if lengths:
             metrics["prompt_tokens"] = float(np.mean(lengths))
         stages = [asdict(stage) for stage in getattr(learner, "stages_", [])]
-        return Outcome(
-            metrics,
-            details={"stages": stages, "examples": _examples(test, source, answers, learner)},
-            cost={"labels": n_bought, "lm_calls": used.calls, "lm_tokens": used.total_tokens},
-            kind=lm.kind if used.calls else None,
-        )
+        details = {"stages": stages, "examples": _examples(test, source, answers, learner)}
+        return Outcome(metrics, details, spent, kind=lm.kind if used.calls else None)
 
     def unsaveable(self, entrant: Entrant, data: FewShotData) -> str | None:
         """Refuse what is asked again for each query and has no ``save``; of other stages the result is kept."""
@@ -236,7 +210,7 @@ class FewShotText(Problem):
 
         o, n = data.options, len(data.source.texts)
         texts = np.random.default_rng(derive(seed, "refit")).permutation(n)[: o.max_pool]
-        learner, _ = _fitted(entrant, data, texts, _model(o.lm), seed)
+        learner = _prepared(entrant, data, texts, seed).learner
         shown = Entrant(entrant.name, _PIPELINE) if isinstance(learner, Pipeline) else entrant
         usage, given = [shown.import_line], ""
         if hasattr(learner, "lm"):
@@ -256,9 +230,10 @@ class FewShotText(Problem):
         return Trained((learner,), tuple(usage))
 
 
-def _fitted(entrant: Entrant, data: FewShotData, pool: np.ndarray, lm: Any, seed: int) -> tuple[Any, int]:
-    """Return the entrant, fitted to the labels it bought in the pool, and their number."""
-    source, o = data.source, data.options
+def _prepared(entrant: Entrant, data: FewShotData, pool: np.ndarray, seed: int) -> _Prepared:
+    """Return the entrant, fitted to the labels it bought in the pool."""
+    source, o, lm = data.source, data.options, _model(data.options.lm)
+    before = lm.usage.total
     texts, labels = [source.texts[i] for i in pool], [source.labels[i] for i in pool]
     bought: set[int] = set()
 
@@ -269,16 +244,12 @@ def _fitted(entrant: Entrant, data: FewShotData, pool: np.ndarray, lm: Any, seed
         return [labels[int(i)] for i in indices]
 
     learner = _learner(entrant, data, lm, seed)
-    if _takes_annotator(learner):
+    if "annotate" in inspect.signature(learner.fit).parameters:
         learner.fit(texts, annotate)
     else:
         chosen = np.random.default_rng(derive(seed, "labels")).choice(len(texts), o.labels, replace=False)
         learner.fit([texts[i] for i in chosen], annotate(chosen))
-    return learner, len(bought)
-
-
-def _takes_annotator(learner: Any) -> bool:
-    return "annotate" in inspect.signature(learner.fit).parameters
+    return _Prepared(learner, lm, len(bought), before)
 
 
 @lru_cache(maxsize=2)
@@ -299,47 +270,50 @@ def _learner(entrant: Entrant, data: FewShotData, lm: Any, seed: int) -> Any:
     from anytask.incontext.retrievers import LearnedRetriever
     from anytask.lm.prompting import PromptTemplate
 
-    o, cls, params = data.options, entrant.load(), _resolve(entrant.params, seed)
+    o, cls = data.options, entrant.load()
     template = PromptTemplate(o.format, description=o.description)
-    scoring: Any = "generate" if o.kind == "generation" else o.scoring
+    scoring = "generate" if o.kind == "generation" else o.scoring
     common: dict[str, Any] = {"template": template, "scoring": scoring, "seed": seed}
     if scoring == "generate" and not lm.capabilities.local_weights:
         common["beam_width"] = 1
-    make = partial(Pipeline, lm, choices=data.choices, labels=o.labels, k=o.k, context=o.context, rate=o.rate, **common)
+    whole_prompt: dict[str, Any] = {name: getattr(o, name) for name in ("labels", "k", "context", "rate")}
+    whole_prompt["choices"] = data.choices
     if cls is Pipeline:
-        return make(**params)
-    stage = _stage(cls)
-    if stage == "select":
-        return make(select=_construct(cls, params, seed), retrieve="similar")
-    if stage == "retrieve":
-        # Each of the few labelled examples can be shown to each other one: that many candidates a query has at most.
-        takes_lists = "candidates" in inspect.signature(cls).parameters
-        lists = {"candidates": {"l": min(8, o.labels - 1)}} if takes_lists else {}
-        udr = Entrant(entrant.name, entrant.entry, {**lists, **params}).make("small", seed=seed)
-        return make(retrieve=LearnedRetriever(udr, lm, instruction=o.description or "", choices=data.choices))
-    if stage == "search":
-        return make(retrieve="fixed", prune=partial(cls, **{"budget": o.search_budget, **params}))
-    if stage == "compress":
-        return make(compress=_construct(cls, params, seed))
-    if "lm" in inspect.signature(cls).parameters:
-        return cls(lm, **{"k": "max" if o.k is None else o.k, "budget": o.context, **common, **params})
-    return _construct(cls, params, seed)
+        return replace(entrant, params=_resolve(entrant, seed)).make(lm=lm, **whole_prompt, **common)
+    stages: dict[str, Any] = {}
+    match _stage(cls):
+        case "select":
+            stages = {"select": entrant.make(seed=seed), "retrieve": "similar"}
+        case "retrieve":
+            # Each of the few labelled examples can be shown to each other one: a query has no more candidates.
+            udr = entrant.make("small", seed=seed, candidates={"l": min(8, o.labels - 1)})
+            stages = {"retrieve": LearnedRetriever(udr, lm, instruction=o.description or "", choices=data.choices)}
+        case "search":
+            stages = {"retrieve": "fixed", "prune": _searcher(entrant, o.search_budget)}
+        case "compress":
+            stages = {"compress": entrant.make(seed=seed)}
+        case None:
+            # What answers by itself counts demonstrations and tokens in words of its own.
+            return entrant.make(lm=lm, **common, k="max" if o.k is None else o.k, budget=o.context)
+    return Pipeline(lm, **whole_prompt, **common, **stages)
 
 
-def _construct(cls: type, params: Mapping[str, Any], seed: int) -> Any:
-    known = inspect.signature(cls).parameters
-    given = {"seed": seed, **params}
-    return cls(**{name: value for name, value in given.items() if name in known or name not in ("seed", "lm")})
+def _searcher(entrant: Entrant, budget: int) -> Callable[..., Any]:
+    def searcher(prompt: str, verbalizers: Any, seed: int) -> Any:
+        return entrant.make(prompt=prompt, verbalizers=verbalizers, budget=budget, seed=seed)
+
+    searcher.__name__ = entrant.class_name
+    return searcher
 
 
-def _resolve(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Replace "module:Class" values by an object of that class (``prune``: by the class)."""
-    out = dict(params)
+def _resolve(entrant: Entrant, seed: int) -> dict[str, Any]:
+    """Replace "module:Class" values by an object of that class (``prune``: by what makes one)."""
+    out = dict(entrant.params)
     for name in ("select", "retrieve", "compress", "prune"):
         value = out.get(name)
         if isinstance(value, str) and ":" in value:
-            cls = Entrant(name, value).load()
-            out[name] = cls if name == "prune" else _construct(cls, {}, seed)
+            part = Entrant(name, value)
+            out[name] = part.load() if name == "prune" else part.make(seed=seed)
     return out
 
 
@@ -374,8 +348,6 @@ def _examples(test: np.ndarray, source: TextData, answers: list[str], learner: A
 
 
 def _kind(data: TextData, kind: str) -> str:
-    if kind not in _KINDS:
-        raise ValueError(f"kind must be one of {', '.join(_KINDS)}, got {kind!r}")
     if kind == "auto":
         if data.choices is not None:
             return "multiple-choice"
@@ -386,14 +358,3 @@ def _kind(data: TextData, kind: str) -> str:
     if kind == "classification" and len(set(data.labels)) < 2:
         raise BadData(f"{data.name}: all texts have one label ({data.labels[0]!r}); classification needs at least 2")
     return kind
-
-
-def _check(o: Mapping[str, Any]) -> None:
-    for name, least in {"labels": 0, "search_budget": 1, "max_test": 1, "max_pool": 1}.items():
-        if isinstance(o[name], bool) or not isinstance(o[name], int) or o[name] < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {o[name]!r}")
-    for name in ("k", "context"):
-        if o[name] is not None and (not isinstance(o[name], int) or o[name] < 0):
-            raise ValueError(f"{name} must be an integer of at least 0, got {o[name]!r}")
-    if not 0 < o["test_size"] < 1:
-        raise ValueError(f"test_size must be between 0 and 1, got {o['test_size']!r}")

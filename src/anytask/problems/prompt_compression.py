@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from anytask.core.errors import BadData
-from anytask.problems.base import Entrant, Metric, Outcome, Problem, Trained
+from anytask.core.settings import real, text, whole
+from anytask.problems.base import Entrant, Metric, Outcome, Trained
+from anytask.problems.options import Options
+from anytask.problems.training import LoadedData, Progress, TrainingProblem
 
 _BUILTIN = ("modifiers", "key-value")
 
@@ -28,27 +30,69 @@ class CompressionItem:
     answer: str | None = None
 
 
+class CompressionOptions(Options):
+    """How much is kept, of which texts, and who reads."""
+
+    rate: float | None = real(
+        None, "share of the tokens to keep (none: the gold rate for modifiers, else 0.5)", above=0, at_most=1,
+        optional=True,
+    )  # fmt: skip
+    lm: str | None = text(
+        None, "language model that answers the questions: a folder, a Hugging Face name or tiny:NAME", optional=True
+    )
+    train: int = whole(1600, "training texts of a built-in language", at_least=2)
+    test: int = whole(200, "test texts of a built-in language; most texts of a file", at_least=2)
+    length: int = whole(48, "words of a text of the modifiers language", at_least=2)
+    noise: float = real(0.05, "share of wrong training labels in the modifiers language", at_least=0, at_most=1)
+    rephrased: float = real(
+        0.1, "share of the key-value training texts that the scripted chat model rephrases", at_least=0, at_most=1
+    )
+    max_answer: int = whole(16, "most tokens of an answer", at_least=2)
+
+
 @dataclass(frozen=True)
-class CompressionData:
-    """The user's items (None for a built-in language, drawn anew for each seed), and the options."""
+class CompressionItems:
+    """The user's items; None for a built-in language, drawn anew for each seed."""
 
     name: str
-    items: tuple[CompressionItem, ...] | None
-    options: Mapping[str, Any]
+    items: tuple[CompressionItem, ...] | None = None
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the content and of every option."""
-        content = [self.name, self.items and [[i.text, i.gold, i.question, i.answer] for i in self.items]]
-        return hashlib.sha256(json.dumps([content, dict(self.options)], sort_keys=True).encode()).hexdigest()[:32]
-
-    def describe(self) -> dict[str, Any]:
-        """Return facts for the report."""
-        facts = {"source": self.name, "options": dict(self.options), "fingerprint": self.fingerprint}
-        return facts if self.items is None else facts | {"texts": len(self.items)}
+        """The content: it is hashed with the options."""
+        return json.dumps([self.name, self.items and [[i.text, i.gold, i.question, i.answer] for i in self.items]])
 
 
-class PromptCompression(Problem):
+@dataclass(frozen=True)
+class CompressionData(LoadedData):
+    """The items and the options."""
+
+    source: CompressionItems
+
+    @property
+    def items(self) -> tuple[CompressionItem, ...] | None:
+        """The user's items."""
+        return self.source.items
+
+    def facts(self) -> dict[str, Any]:
+        """Return the number of texts."""
+        return {} if self.items is None else {"texts": len(self.items)}
+
+
+@dataclass
+class _Shown:
+    """A compressor that has seen the training texts, what it is tested on, and what its training came to."""
+
+    compressor: Any
+    items: list[CompressionItem]
+    rate: float
+    reader: Callable[[str, str], str] | None = None
+    kind: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+
+
+class PromptCompression(TrainingProblem):
     """Shorten texts by deleting words, and keep what matters.
 
     Built in are ``modifiers``, a language in which a modifier matters only before certain words (gold labels are known;
@@ -76,35 +120,16 @@ class PromptCompression(Problem):
         Metric("tokens_per_second", "Speed", unit="tokens/s"),
         Metric("rephrased_kept", "Rephrased training texts kept", higher_is_better=False),
     )
-    options: ClassVar[Mapping[str, tuple[Any, str]]] = {
-        "rate": (None, "share of the tokens to keep; default: the gold rate for modifiers, else 0.5"),
-        "lm": (None, "language model that answers the questions: a folder, a Hugging Face name or tiny:NAME"),
-        "train": (1600, "training texts of a built-in language"),
-        "test": (200, "test texts of a built-in language; most texts of a file"),
-        "length": (48, "words of a text of the modifiers language"),
-        "noise": (0.05, "share of wrong training labels in the modifiers language"),
-        "rephrased": (0.1, "share of the key-value training texts that the scripted chat model rephrases"),
-        "max_answer": (16, "most tokens of an answer"),
-    }
+    options_class = CompressionOptions
 
     def load(self, source: Any = "modifiers", **options: Any) -> CompressionData:
         """Take a built-in language, a .jsonl file, or a list of texts."""
-        unknown = set(options) - set(self.options)
-        if unknown:
-            raise ValueError(
-                f"prompt-compression has no option {min(unknown)!r}; its options: {', '.join(self.options)}"
-            )
-        o = {name: default for name, (default, _) in self.options.items()} | options
-        if o["rate"] is not None and not 0 < o["rate"] <= 1:
-            raise ValueError(f"rate must lie in (0, 1], got {o['rate']}")
-        for name in ("train", "test", "length", "max_answer"):
-            if isinstance(o[name], bool) or not isinstance(o[name], int) or o[name] < 2:
-                raise ValueError(f"{name} must be a whole number of at least 2, got {o[name]!r}")
+        o = self.check_options(options)
         if isinstance(source, str) and source in _BUILTIN:
-            return CompressionData(source, None, o)
+            return CompressionData(CompressionItems(source), o)
         items = _from_file(Path(source)) if isinstance(source, (str, Path)) else _from_texts(source)
         name = Path(source).name if isinstance(source, (str, Path)) else "texts"
-        return CompressionData(name, tuple(items[: o["test"]]), o)
+        return CompressionData(CompressionItems(name, tuple(items[: o.test])), o)
 
     def baselines(self, data: CompressionData) -> tuple[Entrant, ...]:
         """Return truncation, random deletion and bigram surprisal."""
@@ -122,71 +147,62 @@ class PromptCompression(Problem):
             return f"{entrant.name} has no compress(text, rate)"
         return None
 
-    def run(
-        self, entrant: Entrant, data: CompressionData, seed: int, progress: Callable[[float], None] | None = None
-    ) -> Outcome:
-        """Train on the training texts if the entrant can, compress the test texts, and judge them."""
+    def system_of(self, trained: _Shown) -> Any:
+        """Return the compressor."""
+        return trained.compressor
+
+    def train(self, entrant: Entrant, data: CompressionData, seed: int, progress: Progress) -> _Shown:
+        """Show the training texts to the entrant, if it can learn from them."""
         from anytask.datasets.compression_languages import KeyValue, Modifiers
 
-        o = data.options
-        compressor = _made(entrant, seed)
-        start = time.perf_counter()
-        reader: Callable[[str, str], str] | None = None
-        cost: dict[str, float] = {}
-        details: dict[str, Any] = {}
-        metrics: dict[str, float] = {}
-        kind: str | None = None
-        trainable = hasattr(compressor, "distill") and compressor.model is None
-        if data.name == "modifiers" and data.items is None:
-            language = Modifiers(seed, o["length"], o["noise"])
-            texts, labels = language.train(o["train"])
-            items = [CompressionItem(text, gold) for text, gold in language.test(o["test"])]
+        o, compressor = data.options, entrant.make(seed=seed)
+        distills = hasattr(compressor, "distill")
+        trainable = distills and compressor.model is None
+        if data.items is not None:
+            texts = [item.text for item in data.items]
+            reader, kind = _model_reader(o.lm, o.max_answer) if o.lm else (None, None)
+            shown = _Shown(compressor, list(data.items), 0.5, reader, kind)
+        elif data.name == "modifiers":
+            language = Modifiers(seed, o.length, o.noise)
+            texts, labels = language.train(o.train)
+            items = [CompressionItem(text, gold) for text, gold in language.test(o.test)]
+            shown = _Shown(compressor, items, _gold_rate(items))
             if trainable:
                 compressor.fit([text.split() for text in texts], labels)
-        elif data.items is None:
-            world = KeyValue(seed, o["rephrased"])
-            texts = world.documents(o["train"], "train")
-            items = [
-                CompressionItem(text, world.gold(text), key, value)
-                for text, key, value in world.questions(o["test"], "test")
-            ]
-            reader, kind = world.read, "sim"
+        else:
+            world = KeyValue(seed, o.rephrased)
+            texts = world.documents(o.train, "train")
+            asked = world.questions(o.test, "test")
+            items = [CompressionItem(text, world.gold(text), key, value) for text, key, value in asked]
+            shown = _Shown(compressor, items, 0.5, world.read, "sim")
             if trainable:
                 compressor.distill(world, texts)
                 kept = {compressor.distilled_.chunks[i] for i in compressor.distilled_.kept}
                 rephrased = [text for text in texts if world.rephrases(text)]
-                metrics["rephrased_kept"] = sum(t in kept for t in rephrased) / max(1, len(rephrased))
-                cost["lm_calls"] = float(world.calls)
-        else:
-            items, texts = list(data.items), [item.text for item in data.items]
-            if o["lm"]:
-                reader, kind = _model_reader(o["lm"], o["max_answer"])
-        if hasattr(compressor, "fit") and not hasattr(compressor, "distill"):
+                shown.metrics["rephrased_kept"] = sum(t in kept for t in rephrased) / max(1, len(rephrased))
+                shown.cost["lm_calls"] = float(world.calls)
+        if hasattr(compressor, "fit") and not distills:
             compressor.fit(texts)
-        cost["train_seconds"] = time.perf_counter() - start
-        if hasattr(compressor, "trainer_"):
-            details["validation_accuracy"] = compressor.trainer_.accuracies_
-        if hasattr(compressor, "model_"):
-            cost["trainable_parameters"] = float(sum(p.numel() for p in compressor.model_.parameters()))
-        rate = o["rate"] or (_gold_rate(items) if data.name == "modifiers" and data.items is None else 0.5)
-        if progress is not None:
-            progress(0.7)
+        return shown
+
+    def test(self, entrant: Entrant, trained: _Shown, data: CompressionData, seed: int, progress: Progress) -> Outcome:
+        """Compress the test texts, and judge them."""
+        compressor, items, reader = trained.compressor, trained.items, trained.reader
+        rate = data.options.rate or trained.rate
+        metrics, cost, details = dict(trained.metrics), dict(trained.cost), {}
+        many = hasattr(compressor, "compress_many")
+        texts = [item.text for item in items]
         start = time.perf_counter()
-        if hasattr(compressor, "compress_many"):
-            results = compressor.compress_many([item.text for item in items], rate)
-        else:
-            results = [compressor.compress(item.text, rate) for item in items]
-        seconds = time.perf_counter() - start
+        results = compressor.compress_many(texts, rate) if many else [compressor.compress(t, rate) for t in texts]
+        cost["predict_seconds"] = time.perf_counter() - start
         origin = sum(result.origin_tokens for result in results)
         metrics["rate"] = sum(result.compressed_tokens for result in results) / max(1, origin)
         metrics["rate_error"] = abs(metrics["rate"] - rate)
-        metrics["tokens_per_second"] = origin / seconds
-        cost["predict_seconds"] = seconds
+        metrics["tokens_per_second"] = origin / cost["predict_seconds"]
         if items[0].gold is not None:
             metrics["f1"] = _f1(items, results)
-            if hasattr(compressor, "compress_many"):
-                pooled = compressor.compress_many([item.text for item in items], rate, dynamic="pooled")
-                metrics["f1_pooled"] = _f1(items, pooled)
+            if many:
+                metrics["f1_pooled"] = _f1(items, compressor.compress_many(texts, rate, dynamic="pooled"))
         if reader is not None:
             asked = [(i, r) for i, r in zip(items, results) if i.question is not None and i.answer is not None]
             hits = [_normal(reader(r.text, str(i.question))) == _normal(str(i.answer)) for i, r in asked]
@@ -194,9 +210,11 @@ class PromptCompression(Problem):
                 metrics["exact_match"] = float(np.mean(hits))
         metrics["quality"] = metrics.get("f1", metrics.get("exact_match", float("nan")))
         details["examples"] = [{"text": i.text, "compressed": r.text} for i, r in zip(items[:5], results)]
-        if progress is not None:
-            progress(1.0)
-        return Outcome(metrics, details, cost, kind=kind or getattr(compressor, "kind", None))
+        if hasattr(compressor, "trainer_"):
+            details["validation_accuracy"] = compressor.trainer_.accuracies_
+        if hasattr(compressor, "model_"):
+            cost["trainable_parameters"] = float(sum(p.numel() for p in compressor.model_.parameters()))
+        return Outcome(metrics, details, cost, kind=trained.kind or getattr(compressor, "kind", None))
 
     def unsaveable(self, entrant: Entrant, data: CompressionData) -> str | None:
         """Refuse the built-in languages, and compressors without ``save`` and ``load``."""
@@ -204,24 +222,18 @@ class PromptCompression(Problem):
             return f"{data.name} is an artificial language, and a compressor of it is of no use elsewhere."
         return super().unsaveable(entrant, data)
 
-    def refit(
-        self, entrant: Entrant, data: CompressionData, seed: int, progress: Callable[[float], None] | None = None
-    ) -> Trained:
+    def refit(self, entrant: Entrant, data: CompressionData, seed: int, progress: Progress | None = None) -> Trained:
         """Make the compressor, and show it the texts if it learns from them."""
         assert data.items is not None
-        compressor = _made(entrant, seed)
+        compressor = entrant.make(seed=seed)
         if hasattr(compressor, "fit") and not hasattr(compressor, "distill"):
             compressor.fit([item.text for item in data.items])
         usage = (
             entrant.import_line,
             f'compressor = {entrant.class_name}.load("{{folder}}")',
-            f"shorter = compressor.compress(text, rate={data.options['rate'] or 0.5}).text",
+            f"shorter = compressor.compress(text, rate={data.options.rate or 0.5}).text",
         )
         return Trained((compressor,), usage)
-
-
-def _made(entrant: Entrant, seed: int) -> Any:
-    return entrant.make(seed=seed)
 
 
 def _gold_rate(items: Sequence[CompressionItem]) -> float:
@@ -261,9 +273,9 @@ def _model_reader(spec: str, max_tokens: int) -> tuple[Callable[[str, str], str]
 
 def _from_texts(source: Any) -> list[CompressionItem]:
     texts = list(source)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str) or not text.strip():
-            raise BadData(f"texts, row {i}: a text is wanted, got {text!r:.40}")
+    for i, found in enumerate(texts):
+        if not isinstance(found, str) or not found.strip():
+            raise BadData(f"texts, row {i}: a text is wanted, got {found!r:.40}")
     if not texts:
         raise BadData("texts: there is none")
     return [CompressionItem(text) for text in texts]

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,8 +9,40 @@ import numpy as np
 
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
+from anytask.core.settings import text, whole
 from anytask.datasets.text import TextData, load_text
-from anytask.problems.base import Entrant, Metric, Outcome, Problem, Trained
+from anytask.problems.base import Entrant, Metric, Outcome, Trained
+from anytask.problems.options import Options
+from anytask.problems.training import LoadedData, Progress, TrainingProblem, fingerprint_of, taken
+
+
+class PromptSearchOptions(Options):
+    """What is searched with which model, and on how many examples."""
+
+    read_only: ClassVar[tuple[str, ...]] = ("text", "target")
+
+    lm: str | None = text(
+        None, "language model with log-probabilities: a folder, a Hugging Face name or tiny:NAME", optional=True
+    )
+    target: str = text("label", "name of the column or key that holds the label")
+    prompt: str | None = text(
+        None, "the full prompt with the place {text} (none: demonstrations from the data)", optional=True
+    )
+    format: str = text("Input: {text}\nLabel: {label}", "how a demonstration is written")
+    separator: str = text("\n\n", "what stands between demonstrations")
+    shots: int = whole(1, "demonstrations per class in the default prompt", at_least=0)
+    wrong: int = whole(0, "how many of them get a wrong label, to see whether the search removes them", at_least=0)
+    search: int = whole(8, "search examples per class")
+    validation: int = whole(200, "validation examples")
+    max_test: int = whole(2000, "most test examples")
+    budget: int = whole(1000, "prompts that a search may score")
+    text: str = text("text", "name of the column or key that holds the input")
+
+    def _check_settings(self) -> None:
+        for name in ("prompt", "format"):
+            value = getattr(self, name)
+            if value is not None and "{text}" not in value:
+                raise ValueError(f"{name} must contain the place {{text}}, got {value!r}")
 
 
 class _Instance(NamedTuple):
@@ -29,11 +57,10 @@ class _Instance(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PromptSearchData:
+class PromptSearchData(LoadedData):
     """Where the examples come from (None: the scripted model), and the options."""
 
     source: TextData | None
-    options: Mapping[str, Any]
 
     @property
     def name(self) -> str:
@@ -43,13 +70,11 @@ class PromptSearchData:
     @property
     def fingerprint(self) -> str:
         """Hash of the content and of every option."""
-        content = "scripted" if self.source is None else self.source.fingerprint
-        return hashlib.sha256(json.dumps([content, dict(self.options)], sort_keys=True).encode()).hexdigest()[:32]
+        return fingerprint_of("scripted" if self.source is None else self.source.fingerprint, self.options)
 
-    def describe(self) -> dict[str, Any]:
-        """Return facts for the report."""
-        facts = {"source": self.name, "options": dict(self.options), "fingerprint": self.fingerprint}
-        return facts if self.source is None else facts | self.source.describe()
+    def facts(self) -> dict[str, Any]:
+        """Return the facts on the texts."""
+        return {} if self.source is None else self.source.describe()
 
     def instance(self, seed: int, hold_out: bool = True) -> _Instance:
         """Return the model, the full prompt and the three sets of examples of one seed; alike for every entrant.
@@ -61,7 +86,7 @@ class PromptSearchData:
             from anytask.datasets.scripted_prompt import ScriptedPromptLM
 
             scripted = ScriptedPromptLM(seed)
-            sizes = (("search", 64), ("validation", o["validation"]), ("test", o["max_test"]))
+            sizes = (("search", 64), ("validation", o.validation), ("test", o.max_test))
             sets = [scripted.examples(n, part) for part, n in sizes]
             return _Instance(scripted, scripted.prompt, (" A", " B"), *[list(map(dict, s)) for s in sets])
         from anytask.lm import load_lm
@@ -70,25 +95,25 @@ class PromptSearchData:
         rng = np.random.default_rng(derive(seed, "prompt-search"))
         labels = np.array([classes.index(label) for label in data.labels])
         by_class = [rng.permutation(np.flatnonzero(labels == c)).tolist() for c in range(len(classes))]
-        demos = [rows.pop() for rows in by_class for _ in range(o["shots"])]
-        search = [rows.pop() for rows in by_class for _ in range(o["search"])]
+        demos = [rows.pop() for rows in by_class for _ in range(o.shots)]
+        search = [rows.pop() for rows in by_class for _ in range(o.search)]
         rest = rng.permutation([i for rows in by_class for i in rows]).tolist()
-        n_validation = min(o["validation"], len(rest) // 2) if hold_out else o["validation"] + o["max_test"]
+        n_validation = min(o.validation, len(rest) // 2) if hold_out else o.validation + o.max_test
         shown = {i: int(labels[i]) for i in demos}
-        for i in rng.permutation(demos)[: o["wrong"]].tolist():
+        for i in rng.permutation(demos)[: o.wrong].tolist():
             shown[i] = (shown[i] + 1 + int(rng.integers(len(classes) - 1))) % len(classes)
-        prompt = o["prompt"]
+        prompt = o.prompt
         if prompt is None:
-            lines = [o["format"].format(text=data.texts[i], label=classes[shown[i]]) for i in rng.permutation(demos)]
-            query = o["format"].format(text="{text}", label="{mask_token}").partition("{mask_token}")[0].rstrip(" ")
-            prompt = o["separator"].join([*lines, query])
+            lines = [o.format.format(text=data.texts[i], label=classes[shown[i]]) for i in rng.permutation(demos)]
+            query = o.format.format(text="{text}", label="{mask_token}").partition("{mask_token}")[0].rstrip(" ")
+            prompt = o.separator.join([*lines, query])
         examples = [{"text": text, "label": int(label)} for text, label in zip(data.texts, labels)]
-        test = rest[n_validation : n_validation + o["max_test"]]
+        test = rest[n_validation : n_validation + o.max_test]
         parts = [[examples[i] for i in rows] for rows in (search, rest[:n_validation], test)]
-        return _Instance(load_lm(o["lm"]), prompt, tuple(f" {c}" for c in classes), *parts)
+        return _Instance(load_lm(o.lm), prompt, tuple(f" {c}" for c in classes), *parts)
 
 
-class PromptSearch(Problem):
+class PromptSearch(TrainingProblem):
     """Find a shorter and better prompt by pruning a full one.
 
     Every entrant gets the same full prompt, model, search examples and validation examples, and at most ``budget``
@@ -113,55 +138,25 @@ class PromptSearch(Problem):
         Metric("lm_calls", "Language-model calls", higher_is_better=False, unit="calls"),
         Metric("prompt_tokens", "Prompt length", higher_is_better=False, unit="tokens"),
     )
-    options: ClassVar[Mapping[str, tuple[Any, str]]] = {
-        "lm": (None, "language model with log-probabilities: a folder, a Hugging Face name or tiny:NAME"),
-        "text": ("text", "name of the column or key that holds the input"),
-        "target": ("label", "name of the column or key that holds the label"),
-        "prompt": (None, "the full prompt with the place {text}; default: demonstrations from the data"),
-        "format": ("Input: {text}\nLabel: {label}", "how a demonstration is written"),
-        "separator": ("\n\n", "what stands between demonstrations"),
-        "shots": (1, "demonstrations per class in the default prompt"),
-        "wrong": (0, "how many of them get a wrong label, to see whether the search removes them"),
-        "search": (8, "search examples per class"),
-        "validation": (200, "validation examples"),
-        "max_test": (2000, "most test examples"),
-        "budget": (1000, "prompts that a search may score"),
-    }
+    options_class = PromptSearchOptions
 
     def load(self, source: Any = "scripted", **options: Any) -> PromptSearchData:
         """Read a .jsonl or .csv file or (texts, labels); or take the built-in ``scripted``."""
-        unknown = set(options) - set(self.options)
-        if unknown:
-            raise ValueError(f"prompt-search has no option {min(unknown)!r}; its options: {', '.join(self.options)}")
-        o = {name: default for name, (default, _) in self.options.items()} | options
-        for name, least in (
-            ("shots", 0),
-            ("wrong", 0),
-            ("search", 1),
-            ("validation", 1),
-            ("max_test", 1),
-            ("budget", 1),
-        ):
-            if isinstance(o[name], bool) or not isinstance(o[name], int) or o[name] < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {o[name]!r}")
-        text, target = o.pop("text"), o.pop("target")
+        o = self.check_options(options)
         if isinstance(source, str) and source == "scripted":
             return PromptSearchData(None, o)
-        if not o["lm"]:
-            raise ValueError("prompt-search on your own data needs a language model: --lm FOLDER, a name or tiny:icl")
-        data = load_text(source, text=text, label=target, min_rows=4)
+        if not o.lm:
+            raise BadData("prompt-search on your own data needs a language model: --lm FOLDER, a name or tiny:icl")
+        data = load_text(source, text=o.text, label=o.target, min_rows=4)
         classes = data.classes
         if len(classes) < 2:
             raise BadData(f"{data.name}: all rows have the label {classes[0]!r}, and at least two classes are needed")
-        need = o["shots"] + o["search"] + 1
+        need = o.shots + o.search + 1
         for label in classes:
             if (have := data.labels.count(label)) < need:
                 raise BadData(f"{data.name}: {have} rows with label {label!r}, and at least {need} are needed")
-        if o["wrong"] > o["shots"] * len(classes):
-            raise ValueError(f"wrong is {o['wrong']}, and there are only {o['shots'] * len(classes)} demonstrations")
-        for name in ("prompt", "format"):
-            if o[name] is not None and "{text}" not in o[name]:
-                raise ValueError(f"{name} must contain the place {{text}}, got {o[name]!r}")
+        if o.wrong > o.shots * len(classes):
+            raise BadData(f"wrong is {o.wrong}, and there are only {o.shots * len(classes)} demonstrations")
         return PromptSearchData(data, o)
 
     def baselines(self, data: PromptSearchData) -> tuple[Entrant, ...]:
@@ -177,14 +172,22 @@ class PromptSearch(Problem):
         """Say why an entrant cannot take part."""
         return None if hasattr(entrant.load(), "search") else f"{entrant.name} has no search(lm, examples)"
 
-    def run(
-        self, entrant: Entrant, data: PromptSearchData, seed: int, progress: Callable[[float], None] | None = None
+    def train(self, entrant: Entrant, data: PromptSearchData, seed: int, progress: Progress) -> tuple[_Instance, Any]:
+        """Search, and choose on the validation examples."""
+        world = data.instance(seed)
+        return world, _search(entrant, world, data.options.budget, seed, progress)
+
+    def system_of(self, trained: tuple[_Instance, Any]) -> Any:
+        """Return the search's result."""
+        return trained[1]
+
+    def test(
+        self, entrant: Entrant, trained: tuple[_Instance, Any], data: PromptSearchData, seed: int, progress: Progress
     ) -> Outcome:
-        """Search, choose on the validation examples, and test the chosen prompt once."""
+        """Test the chosen prompt once."""
         from anytask.prompts.parts.evaluators import VerbalizerEvaluator
 
-        world = data.instance(seed)
-        result = _search(entrant, world, data.options["budget"], seed, progress)
+        world, result = trained
         judge = VerbalizerEvaluator(world.lm, world.verbalizers, "accuracy", tag="test")
         chosen, full = judge([result.prompt, world.prompt], world.test)
         metrics = {
@@ -216,32 +219,22 @@ class PromptSearch(Problem):
             else None
         )
 
-    def refit(
-        self, entrant: Entrant, data: PromptSearchData, seed: int, progress: Callable[[float], None] | None = None
-    ) -> Trained:
+    def refit(self, entrant: Entrant, data: PromptSearchData, seed: int, progress: Progress | None = None) -> Trained:
         """Search with the same examples, and choose on all of the others."""
         world = data.instance(seed, hold_out=False)
-        result = _search(entrant, world, data.options["budget"], seed, progress)
+        result = _search(entrant, world, data.options.budget, seed, progress)
         usage = (
             "from anytask.lm import load_lm",
             "from anytask.lm.option_scoring import score_options",
             "from anytask.prompts import SearchResult",
-            f'lm, prompt = load_lm({data.options["lm"]!r}), SearchResult.load("{{folder}}").prompt',
+            f'lm, prompt = load_lm({data.options.lm!r}), SearchResult.load("{{folder}}").prompt',
             f"labels = {list(world.verbalizers)}",
             'label = labels[score_options(lm, [prompt.replace("{text}", text)], [labels], rule="sum")[0].argmax()]',
         )
         return Trained((result,), usage)
 
 
-def _search(
-    entrant: Entrant, world: _Instance, budget: int, seed: int, progress: Callable[[float], None] | None
-) -> Any:
-    cls = entrant.load()
-    known = inspect.signature(cls).parameters
-    given = {"seed": seed, "budget": budget, **entrant.params}
-    default = {"seed", "budget"} - set(entrant.params)
-    searcher = cls(
-        world.prompt, world.verbalizers, **{k: v for k, v in given.items() if k in known or k not in default}
-    )
-    extra = {"progress": progress} if "progress" in inspect.signature(searcher.search).parameters else {}
-    return searcher.search(world.lm, world.search, world.validation, **extra)
+def _search(entrant: Entrant, world: _Instance, budget: int, seed: int, progress: Progress | None) -> Any:
+    searcher = entrant.make(prompt=world.prompt, verbalizers=world.verbalizers, seed=seed, budget=budget)
+    known = taken(searcher.search, progress=progress)
+    return searcher.search(world.lm, world.search, world.validation, **known)

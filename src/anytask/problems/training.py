@@ -8,7 +8,7 @@ import json
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from anytask.problems.base import Entrant, Outcome, Problem
@@ -99,7 +99,7 @@ class TrainingProblem(Problem):
             if reason := self.refuses(entrant, data):
                 raise ValueError(f"{entrant.name} cannot take part: {reason}")
         start = time.perf_counter()
-        trained = self.train(replace(entrants[0], after={}), data, seed, lambda done: share(0.7 * done))
+        trained = self.train(entrants[0], data, seed, lambda done: share(0.7 * done))
         train_seconds = time.perf_counter() - start
         system, outcomes = self.system_of(trained), []
         for place, entrant in enumerate(entrants):
