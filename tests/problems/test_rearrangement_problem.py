@@ -130,7 +130,7 @@ def test_fingerprints_follow_content_and_options():
     problem = problems.get("rearrangement")
     one, two, three = problem.load("pick"), problem.load("pick"), problem.load("pick", episodes=10)
     assert one.fingerprint == two.fingerprint != three.fingerprint
-    assert problem.load("rearrange").options["total_steps"] == 3_000_000
+    assert problem.load("rearrange").options.total_steps == 3_000_000
 
 
 def test_bad_sources_and_options_are_refused(tmp_path):
@@ -138,7 +138,7 @@ def test_bad_sources_and_options_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no option 'steps'"):
         problem.load("pick", steps=3)
     for option, value in (("num_envs", 0), ("episodes", 1.5), ("total_steps", -1)):
-        with pytest.raises(ValueError, match=f"{option} must be a whole number"):
+        with pytest.raises(ValueError, match=f"{option} must be an integer of at least 1"):
             problem.load("pick", **{option: value})
     with pytest.raises(ValueError, match="task must be one of"):
         problem.load("pick", task="fly")

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import hashlib
 import inspect
 import io
-import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -18,8 +15,11 @@ import numpy as np
 
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
+from anytask.core.settings import choice, free, real, text, whole
 from anytask.datasets.episodes import OBSERVATION, Episodes
-from anytask.problems.base import Entrant, Metric, Outcome, Problem, Trained, policy_usage
+from anytask.problems.base import Entrant, Metric, Outcome, Trained, policy_usage
+from anytask.problems.options import Options, mapping
+from anytask.problems.training import Progress, TrainingProblem, fingerprint_of
 
 _ERROR = Metric("action_error", "Error of the action", higher_is_better=False, unit="standard deviations")
 _RETURN = Metric("return", "Return", unit="reward")
@@ -32,6 +32,37 @@ _METRICS = (
     Metric("log_likelihood", "Log-likelihood of the action", unit="nats"),
 )
 _WORLD = "anytask/WaypointReach-v0"
+
+
+class FewDemosOptions(Options):
+    """Where episodes come from, how long is trained, and where policies are tried out."""
+
+    read_only: ClassVar[tuple[str, ...]] = ("env", "expert", "prior")
+
+    env: str | None = text(
+        None, "Gymnasium id in which policies are tried out (none: held-out expert episodes)", optional=True
+    )
+    env_options: Any = mapping("what the environment is made with, as a mapping")
+    expert: Any = free(None, "path of the expert's episodes, where they are not DATA/expert.*")
+    prior: Any = free(None, "path of the prior episodes, where they are not DATA/prior.*")
+    episodes: int = whole(200, "episodes per trial")
+    held_out: float = real(
+        0.25, "share of the expert's episodes that is held out where there is no environment", above=0, below=1
+    )
+    preset: str = choice("small", ("small", "images", "paper"), "settings of every entrant that names no other")
+    steps: int | None = whole(None, "gradient steps of every policy (none: the preset's)", optional=True)
+    embedder_steps: int | None = whole(
+        None, "gradient steps of what embeds transitions (none: the preset's)", optional=True
+    )
+    observation: str = choice("state", ("state", "pixels"), "waypoints: what is observed")
+    demos: int = whole(3, "waypoints: demonstrations")
+    prior_episodes: int = whole(40, "waypoints: prior episodes per task")
+    expert_start: float = real(0.05, "waypoints: where demonstrations start, half the edge of a square", at_least=0)
+    expert_noise: float = real(0.0, "waypoints: noise on the expert's actions", at_least=0)
+    prior_start: float = real(0.6, "waypoints: where prior episodes start", at_least=0)
+    prior_noise: float = real(0.25, "waypoints: noise on the actions of the prior", at_least=0)
+    test_start: float = real(0.6, "waypoints: where trials start", at_least=0)
+    test_noise: float = real(0.15, "waypoints: noise on the policy's actions", at_least=0)
 
 
 class _Instance(NamedTuple):
@@ -50,15 +81,14 @@ class FewDemosData:
     expert: Episodes | None
     prior: Episodes | None
     env: str | None
-    options: Mapping[str, Any]
+    options: FewDemosOptions
     name: str
 
     @property
     def fingerprint(self) -> str:
         """Hash of the content and of every option."""
         content = [None if e is None else e.fingerprint for e in (self.expert, self.prior)]
-        text = json.dumps([self.name, self.env, content, dict(self.options)], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return fingerprint_of([self.name, self.env, content], self.options)
 
     def describe(self) -> dict[str, Any]:
         """Return facts for the report."""
@@ -66,7 +96,7 @@ class FewDemosData:
         for name, e in (("expert", self.expert), ("prior", self.prior)):
             if e is not None:
                 facts[name] = {"episodes": len(e), "steps": e.steps, "observations": list(e.keys)}
-        return facts | {"options": dict(self.options), "fingerprint": self.fingerprint}
+        return facts | {"options": self.options.of_a_run(), "fingerprint": self.fingerprint}
 
     @property
     def labelled(self) -> bool:
@@ -82,22 +112,22 @@ class FewDemosData:
             if self.env is not None or not hold_out:
                 return _Instance(self.expert, self.prior, None, groups)
             order = np.random.default_rng(derive(seed, "few-demos")).permutation(len(self.expert))
-            n = max(1, round(o["held_out"] * len(order)))
+            n = max(1, round(o.held_out * len(order)))
             return _Instance(self.expert.select(order[n:]), self.prior, self.expert.select(order[:n]), groups)
         from anytask.control.envs.experts import demonstrations
 
-        common = {"observation": o["observation"]}
+        common: dict[str, Any] = {"observation": o.observation}
         expert = demonstrations(
-            _WORLD, o["demos"], task="A", start_width=o["expert_start"], noise=o["expert_noise"],
+            _WORLD, o.demos, task="A", start_width=o.expert_start, noise=o.expert_noise,
             seed=derive(seed, "expert") % 2**31, **common,
         )  # fmt: skip
         parts, tasks, relevant = [], [], []
         for task in "ABCD":
             # Where the point was is needed to say which transitions help, pictures or not.
-            make = {"task": task, "start_width": o["prior_start"], "noise": o["prior_noise"],
+            make: dict[str, Any] = {"task": task, "start_width": o.prior_start, "noise": o.prior_noise,
                     "seed": derive(seed, "prior", task) % 2**31}  # fmt: skip
-            part = demonstrations(_WORLD, o["prior_episodes"], **make, **common)
-            places = part if o["observation"] == "state" else demonstrations(_WORLD, o["prior_episodes"], **make)
+            part = demonstrations(_WORLD, o.prior_episodes, **make, **common)
+            places = part if o.observation == "state" else demonstrations(_WORLD, o.prior_episodes, **make)
             parts.append(part)
             tasks += [task] * len(part)
             relevant.append(_helps(task, places))
@@ -122,7 +152,7 @@ def _helps(task: str, episodes: Episodes) -> np.ndarray:
     ])  # fmt: skip
 
 
-class FewDemos(Problem):
+class FewDemos(TrainingProblem):
     """Learn a task from a few demonstrations and a large set of other behaviour.
 
     Every entrant gets the same expert episodes and the same prior episodes, without labels, and the same number of
@@ -147,43 +177,14 @@ class FewDemos(Problem):
     metrics: ClassVar[tuple[Metric, ...]] = _METRICS
     bounds = {"oracle selection": "upper"}  # noqa: RUF012 (declared by the base class)
     privileges: ClassVar[Mapping[str, str]] = {"oracle selection": "the truth about which prior data help"}
-    options: ClassVar[Mapping[str, tuple[Any, str]]] = {
-        "env": (None, "Gymnasium id in which policies are tried out; none: held-out expert episodes"),
-        "env_options": (None, "what the environment is made with, as a mapping"),
-        "expert": (None, "path of the expert's episodes, where they are not DATA/expert.*"),
-        "prior": (None, "path of the prior episodes, where they are not DATA/prior.*"),
-        "episodes": (200, "episodes per trial"),
-        "held_out": (0.25, "share of the expert's episodes that is held out where there is no environment"),
-        "preset": ("small", "settings of every entrant: small, images or paper"),
-        "steps": (None, "gradient steps of every policy; none: the preset's"),
-        "embedder_steps": (None, "gradient steps of what embeds transitions; none: the preset's"),
-        "observation": ("state", "waypoints: state or pixels"),
-        "demos": (3, "waypoints: demonstrations"),
-        "prior_episodes": (40, "waypoints: prior episodes per task"),
-        "expert_start": (0.05, "waypoints: where demonstrations start, half the edge of a square"),
-        "expert_noise": (0.0, "waypoints: noise on the expert's actions"),
-        "prior_start": (0.6, "waypoints: where prior episodes start"),
-        "prior_noise": (0.25, "waypoints: noise on the actions of the prior"),
-        "test_start": (0.6, "waypoints: where trials start"),
-        "test_noise": (0.15, "waypoints: noise on the policy's actions"),
-    }
+    options_class = FewDemosOptions
 
     def load(self, source: Any = "waypoints", **options: Any) -> FewDemosData:
         """Take the built-in ``waypoints``, a folder with ``expert.*`` and ``prior.*``, or two paths as options."""
-        if unknown := set(options) - set(self.options):
-            raise ValueError(f"few-demos has no option {min(unknown)!r}; its options: {', '.join(self.options)}")
-        o = {name: default for name, (default, _) in self.options.items()} | options
-        for name in ("episodes", "demos", "prior_episodes"):
-            if isinstance(o[name], bool) or not isinstance(o[name], int) or o[name] < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {o[name]!r}")
-        if not 0 < o["held_out"] < 1:
-            raise ValueError(f"held_out must be between 0 and 1, got {o['held_out']!r}")
-        if o["observation"] not in ("state", "pixels"):
-            raise ValueError(f"observation must be 'state' or 'pixels', got {o['observation']!r}")
-        paths = {name: o.pop(name) for name in ("expert", "prior")}
-        env = o.pop("env")
+        o = self.check_options(options)
+        paths, env = {"expert": o.expert, "prior": o.prior}, o.env
         own = isinstance(source, str) and source == "waypoints" and not Path(source).exists()
-        if own and not any(paths.values()):
+        if own and all(path is None for path in paths.values()):
             return FewDemosData(None, None, _WORLD, o, "waypoints")
         expert, prior = (self._read(source, name, path) for name, path in paths.items())
         from anytask.control.imitator import check_alike
@@ -198,7 +199,7 @@ class FewDemos(Problem):
             # Nothing can be tried out, so the error of the action ranks.
             self.metrics = (_ERROR, *(m for m in _METRICS if m not in (_ERROR, _METRICS[0])))  # type: ignore[misc]
         else:
-            self._check_env(env, o["env_options"], expert)
+            self._check_env(env, o.env_options, expert)
         return FewDemosData(expert, prior, env, o, str(source))
 
     def _read(self, source: Any, name: str, path: Any) -> Episodes:
@@ -265,14 +266,20 @@ class FewDemos(Problem):
             return f"{entrant.name} needs to be told which prior transitions help"
         return None
 
-    def run(
-        self, entrant: Entrant, data: FewDemosData, seed: int, progress: Callable[[float], None] | None = None
-    ) -> Outcome:
-        """Fit one entrant, and try out its policy."""
+    def system_of(self, trained: tuple[_Instance, Any]) -> Any:
+        """Return the policy."""
+        return trained[1]
+
+    def train(self, entrant: Entrant, data: FewDemosData, seed: int, progress: Progress) -> tuple[_Instance, Any]:
+        """Fit one entrant to the episodes of this seed."""
         world = data.instance(seed)
-        start = time.perf_counter()
-        model = _fitted(entrant, world, data.options, seed, None if progress is None else lambda p: progress(0.9 * p))
-        train_seconds = time.perf_counter() - start
+        return world, _fitted(entrant, world, data.options, seed, progress)
+
+    def test(
+        self, entrant: Entrant, trained: tuple[_Instance, Any], data: FewDemosData, seed: int, progress: Progress
+    ) -> Outcome:
+        """Try out the policy, or compare it with held-out episodes, and look at what it kept."""
+        world, model = trained
         metrics: dict[str, float] = {}
         details: dict[str, Any] = {}
         if data.env is not None:
@@ -280,16 +287,9 @@ class FewDemos(Problem):
         if world.held_out is not None:
             metrics |= _held_out(model, world.held_out, world.prior)
         metrics |= _retrieval(model, world, details)
-        if progress:
-            progress(1.0)
-        cost = {"train_seconds": train_seconds, "stored_samples": float(world.prior.steps)}
-        if hasattr(model, "cost"):
-            cost |= {k: float(v) for k, v in model.cost().items()}
-        return Outcome(metrics, details, cost)
+        return Outcome(metrics, details, {"stored_samples": float(world.prior.steps)})
 
-    def refit(
-        self, entrant: Entrant, data: FewDemosData, seed: int, progress: Callable[[float], None] | None = None
-    ) -> Trained:
+    def refit(self, entrant: Entrant, data: FewDemosData, seed: int, progress: Progress | None = None) -> Trained:
         """Fit one entrant to all of the expert's episodes."""
         world = data.instance(seed, hold_out=False)
         model = _fitted(entrant, world, data.options, seed, progress)
@@ -299,12 +299,12 @@ class FewDemos(Problem):
         from anytask.control import evaluate
 
         o = data.options
-        options = dict(o["env_options"] or {})
+        options = dict(o.env_options or {})
         if data.prior is None:
-            options = {"task": "A", "start_width": o["test_start"], "action_noise": o["test_noise"],
-                       "observation": o["observation"]}  # fmt: skip
+            options = {"task": "A", "start_width": o.test_start, "action_noise": o.test_noise,
+                       "observation": o.observation}  # fmt: skip
         trial = derive(seed, "trial") % 2**31
-        results = evaluate(model, data.env, o["episodes"], seed=trial, **options)
+        results = evaluate(model, data.env, o.episodes, seed=trial, **options)
         details["lengths"] = results.lengths.tolist()
         if seed == 0 and data.env is not None and data.env.startswith("anytask/"):
             details["filmstrip"] = _filmstrip(model, data.env, trial, options)
@@ -360,14 +360,11 @@ def _filmstrip(model: Any, env_id: str, seed: int, options: Mapping[str, Any]) -
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _fitted(
-    entrant: Entrant, world: _Instance, o: Mapping[str, Any], seed: int, progress: Callable[[float], None] | None
-) -> Any:
-    cls: Any = entrant.load()
-    steps = {"cloning": o["steps"], "embedding": o["embedder_steps"]}
+def _fitted(entrant: Entrant, world: _Instance, o: FewDemosOptions, seed: int, progress: Progress | None) -> Any:
+    steps = {"cloning": o.steps, "embedding": o.embedder_steps}
     given = {name: {"steps": n} for name, n in steps.items() if n is not None}
-    model = entrant.make(o["preset"], seed=seed, **given)
-    prior = world.prior if getattr(cls, "needs_labels", False) else unlabelled(world.prior)
+    model = entrant.make(o.preset, seed=seed, **given)
+    prior = world.prior if getattr(entrant.load(), "needs_labels", False) else unlabelled(world.prior)
     model.fit(unlabelled(world.expert), prior, progress=progress)
     return model
 

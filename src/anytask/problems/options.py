@@ -84,7 +84,9 @@ def listed(
         parts = value.split(separator) if isinstance(value, str) else value
         parts = list(parts) if hasattr(parts, "__iter__") else [parts]
         try:
-            found = tuple(part.strip() if isinstance(part, str) and kind is str else kind(part) for part in parts)
+            found: tuple[Any, ...] = tuple(
+                part.strip() if isinstance(part, str) and kind is str else kind(part) for part in parts
+            )
             exact = kind is str or all(isinstance(p, str) or f == p for f, p in zip(found, parts))
         except (TypeError, ValueError, OverflowError):
             found, exact = (), False
@@ -95,7 +97,7 @@ def listed(
 
     return attrs.field(
         default=None,
-        converter=attrs.Converter(convert, takes_field=True),  # type: ignore[call-overload]
+        converter=attrs.Converter(convert, takes_field=True),
         metadata={"help": help, "wanted": wanted},
     )
 

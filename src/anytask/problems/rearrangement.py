@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +14,10 @@ import numpy as np
 
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
-from anytask.problems.base import Entrant, Metric, Outcome, Problem, Trained, policy_usage
+from anytask.core.settings import choice, flag, text, whole
+from anytask.problems.base import Entrant, Metric, Outcome, Trained, policy_usage
+from anytask.problems.options import Options, mapping
+from anytask.problems.training import Progress, TrainingProblem, fingerprint_of
 
 if TYPE_CHECKING:
     from anytask.control.envs.rearrangement.scene import Scene
@@ -26,6 +27,23 @@ _BUILT_IN = {"pick": 300_000, "rearrange": 3_000_000, "simple-place": 3_000_000}
 _LEAST_LISTED = 8  # episodes of a user's list from which on a quarter is held out
 
 
+class RearrangementOptions(Options):
+    """How long entrants learn, and how they are tested."""
+
+    total_steps: int | None = whole(
+        None, "environment steps of a training (none: 300,000 for pick, 3,000,000 for others)", optional=True
+    )
+    num_envs: int = whole(512, "parallel environments to learn in")
+    episodes: int = whole(300, "test episodes")
+    task: str = choice("rearrange", tuple(_BUILT_IN), "what is to be done in a scene of your own")
+    robot: str = choice("disc", ("disc", "fetch"), "who does it")
+    preset: str = text("small", "preset of entrants that have it and name no other")
+    deterministic: bool = flag(
+        True, "test policies by their best action; False by a sampled one, as Galactic's authors do"
+    )
+    env_options: Any = mapping("more options of the environment, as a mapping")
+
+
 @dataclass(frozen=True)
 class RearrangementData:
     """What is learned and tested: a scene and a task, or the id of a Gymnasium environment."""
@@ -33,17 +51,21 @@ class RearrangementData:
     name: str
     scene: Scene | None
     env_id: str | None
-    options: Mapping[str, Any]
+    options: RearrangementOptions
 
     @property
     def fingerprint(self) -> str:
         """Hash of the content and of every option."""
         content = self.env_id if self.scene is None else self.scene.fingerprint
-        return hashlib.sha256(json.dumps([content, dict(self.options)], sort_keys=True).encode()).hexdigest()[:32]
+        return fingerprint_of(content, self.options)
 
     def describe(self) -> dict[str, Any]:
         """Return facts for the report."""
-        facts: dict[str, Any] = {"source": self.name, "options": dict(self.options), "fingerprint": self.fingerprint}
+        facts: dict[str, Any] = {
+            "source": self.name,
+            "options": self.options.of_a_run(),
+            "fingerprint": self.fingerprint,
+        }
         if self.scene is not None:
             listed = self.scene.episodes
             facts |= {"stages": len(self.scene.stages), "objects": [thing.name for thing in self.scene.objects]}
@@ -60,8 +82,8 @@ class RearrangementData:
         o = self.options
         at = derive(seed, "training worlds") % 2**31
         if self.scene is None:
-            return make(self.env_id, o["num_envs"], seed=at, **(o["env_options"] or {}))
-        return self._world(o["num_envs"], at, self._listed(seed, "train" if hold_out else "all"), "random")
+            return make(self.env_id, o.num_envs, seed=at, **(o.env_options or {}))
+        return self._world(o.num_envs, at, self._listed(seed, "train" if hold_out else "all"), "random")
 
     def test_world(self, seed: int) -> Any:
         """Return the environment of the test, with episodes that nobody trained on."""
@@ -69,8 +91,8 @@ class RearrangementData:
 
         o = self.options
         if self.scene is None:
-            n = min(o["episodes"], 64)
-            return make(self.env_id, n, seed=derive(seed, "test worlds") % 2**31, **(o["env_options"] or {}))
+            n = min(o.episodes, 64)
+            return make(self.env_id, n, seed=derive(seed, "test worlds") % 2**31, **(o.env_options or {}))
         episodes = self._listed(seed, "test")
         most = episodes["episodes"] if isinstance(episodes["episodes"], int) else len(episodes["episodes"])
         return self._world(min(most, 512), 0, episodes, "once")
@@ -78,7 +100,7 @@ class RearrangementData:
     def _listed(self, seed: int, part: str) -> Any:
         listed = None if self.scene is None else self.scene.episodes
         if listed is None:
-            count = self.options["episodes"] if part == "test" else 4000
+            count = self.options.episodes if part == "test" else 4000
             return {"episodes": count, "episode_seed": derive(seed, "test" if part == "test" else "train")}
         if len(listed) < _LEAST_LISTED or part == "all":
             return {"episodes": listed}
@@ -90,11 +112,11 @@ class RearrangementData:
         from anytask.control.envs.rearrangement import Rearrangement
 
         o = self.options
-        given = {"robot": o["robot"], "task": o["task"], **(o["env_options"] or {})}
+        given = {"robot": o.robot, "task": o.task, **(o.env_options or {})}
         return Rearrangement(n, scene=self.scene, seed=seed, order=order, **given, **episodes)
 
 
-class Rearrangement(Problem):
+class Rearrangement(TrainingProblem):
     """Learn by trying to fetch a movable box and to put it down at a goal.
 
     Every entrant learns for the same number of environment steps in the same worlds, and then plays test episodes with
@@ -123,45 +145,19 @@ class Rearrangement(Problem):
         Metric("training_sps", "Training speed", unit="steps/s"),
         Metric("env_steps", "Environment steps", higher_is_better=False, unit="steps"),
     )
-    options: ClassVar[Mapping[str, tuple[Any, str]]] = {
-        "total_steps": (None, "environment steps of a training (default: 300,000 for pick, 3,000,000 for others)"),
-        "num_envs": (512, "parallel environments to learn in"),
-        "episodes": (300, "test episodes"),
-        "task": ("rearrange", "pick, rearrange or simple-place, in a scene of your own"),
-        "robot": ("disc", "disc or fetch"),
-        "preset": ("small", "given to entrants that take a preset"),
-        "deterministic": (True, "test policies by their best action; False by a sampled one, as Galactic's authors do"),
-        "env_options": (None, "more options of the environment, as a mapping"),
-    }
+    options_class = RearrangementOptions
     bounds: ClassVar[Mapping[str, Any]] = {"random policy": "lower"}
 
     def load(self, source: Any = "pick", **options: Any) -> RearrangementData:
         """Take ``pick``, ``rearrange`` or ``simple-place``, a JSON file or mapping, or the id of an environment."""
-        from anytask.control.envs.rearrangement import TASKS
-        from anytask.control.envs.rearrangement.scene import ROBOTS, Scene, built_in_scene
+        from anytask.control.envs.rearrangement.scene import Scene, built_in_scene
 
-        unknown = set(options) - set(self.options)
-        if unknown:
-            raise ValueError(f"rearrangement has no option {min(unknown)!r}; its options: {', '.join(self.options)}")
-        o = {name: default for name, (default, _) in self.options.items()} | options
-        for name in ("num_envs", "episodes", "total_steps"):
-            value = o[name]
-            if name == "total_steps" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-        for name, known in (("task", TASKS), ("robot", tuple(ROBOTS))):
-            if o[name] not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {o[name]!r}")
-        if not isinstance(o["deterministic"], bool):
-            raise ValueError(f"deterministic must be true or false, got {o['deterministic']!r}")
-        if o["env_options"] is not None and not isinstance(o["env_options"], Mapping):
-            raise ValueError(f"env_options must be a mapping, got {o['env_options']!r}")
+        o = self.check_options(options)
         scene: Scene | None = None
         env_id, name = None, str(source)
         if isinstance(source, str) and source in _BUILT_IN:
-            o["task"] = source
-            scene = built_in_scene("arena" if o["robot"] == "disc" else "flat")
+            o = o.evolve(task=source)
+            scene = built_in_scene("arena" if o.robot == "disc" else "flat")
         elif isinstance(source, Mapping) or str(source).endswith(".json"):
             try:
                 scene = Scene.read(source)
@@ -180,13 +176,13 @@ class Rearrangement(Problem):
                     f"{source!r} is not built in ({', '.join(_BUILT_IN)}) nor a .json file, and {error}"
                 ) from None
             env_id = str(source)
-            world: Any = make(env_id, 1, **(o["env_options"] or {}))
+            world: Any = make(env_id, 1, **(o.env_options or {}))
             if not tells_success(world):
                 # The environment has no notion of success, so the return ranks.
                 self.metrics = tuple(m for m in self.metrics if m.key != "success")  # type: ignore[misc]
             world.close()
-        if o["total_steps"] is None:
-            o["total_steps"] = _BUILT_IN.get(o["task"] if scene is not None else "pick", 300_000)
+        if o.total_steps is None:
+            o = o.evolve(total_steps=_BUILT_IN.get(o.task if scene is not None else "pick"))
         data = RearrangementData(name, scene, env_id, o)
         if scene is not None and scene.episodes is not None:
             try:
@@ -214,50 +210,43 @@ class Rearrangement(Problem):
         missing = [name for name in ("train", "act") if not hasattr(cls, name)]
         return f"{entrant.name} has no {' and no '.join(missing)}" if missing else None
 
-    def run(
-        self, entrant: Entrant, data: RearrangementData, seed: int, progress: Callable[[float], None] | None = None
-    ) -> Outcome:
-        """Train one entrant, and test its policy once."""
+    def train(self, entrant: Entrant, data: RearrangementData, seed: int, progress: Progress) -> Any:
+        """Let one entrant learn in the training worlds of this seed."""
+        world = data.training_world(seed)
+        model = _trained(entrant, world, data.options, seed, progress)
+        world.close()
+        return model
+
+    def test(self, entrant: Entrant, trained: Any, data: RearrangementData, seed: int, progress: Progress) -> Outcome:
+        """Test a policy once."""
         from anytask.control import evaluate
         from anytask.control.envs.rearrangement import play_all
 
-        o = data.options
-        world = data.training_world(seed)
-        start = time.perf_counter()
-        model = _trained(entrant, world, o, seed, None if progress is None else lambda p: progress(0.9 * p))
-        trained = time.perf_counter() - start
-        world.close()
-        world = data.test_world(seed)
+        o, world = data.options, data.test_world(seed)
         start = time.perf_counter()
         if data.scene is not None:
-            results = play_all(model, world, deterministic=o["deterministic"])
+            results = play_all(trained, world, deterministic=o.deterministic)
         else:
             at = derive(seed, "test worlds") % 2**31
-            results = evaluate(model, world, o["episodes"], seed=at, deterministic=o["deterministic"])
+            results = evaluate(trained, world, o.episodes, seed=at, deterministic=o.deterministic)
         tested = time.perf_counter() - start
         world.close()
         metrics = {
             "success": results.success_rate,
             "return": float(results.returns.mean()),
             "length": float(results.lengths.mean()),
-            "env_steps": float(getattr(model, "steps_", 0)),
+            "env_steps": float(getattr(trained, "steps_", 0)),
         }
         metrics = {name: value for name, value in metrics.items() if not np.isnan(value)}
-        speeds = getattr(model, "throughput_", {})
+        speeds = getattr(trained, "throughput_", {})
         metrics |= {f"{k}_sps": float(speeds[k]) for k in ("simulation", "training") if k in speeds}
-        details: dict[str, Any] = {"lengths": results.lengths.tolist(), "curve": _curve(getattr(model, "history_", []))}
+        curve = _curve(getattr(trained, "history_", []))
+        details: dict[str, Any] = {"lengths": results.lengths.tolist(), "curve": curve}
         if seed == 0 and data.scene is not None:
-            details["filmstrip"] = _film(model, data, seed)
-        if progress is not None:
-            progress(1.0)
-        cost = {"train_seconds": trained, "predict_seconds": tested}
-        if hasattr(model, "cost"):
-            cost |= {k: float(v) for k, v in model.cost().items()}
-        return Outcome(metrics, details, cost)
+            details["filmstrip"] = _film(trained, data, seed)
+        return Outcome(metrics, details, {"predict_seconds": tested})
 
-    def refit(
-        self, entrant: Entrant, data: RearrangementData, seed: int, progress: Callable[[float], None] | None = None
-    ) -> Trained:
+    def refit(self, entrant: Entrant, data: RearrangementData, seed: int, progress: Progress | None = None) -> Trained:
         """Train one entrant on all episodes."""
         world = data.training_world(seed, hold_out=False)
         model = _trained(entrant, world, data.options, seed, progress)
@@ -292,11 +281,9 @@ class Rearrangement(Problem):
         return out
 
 
-def _trained(
-    entrant: Entrant, world: Any, o: Mapping[str, Any], seed: int, progress: Callable[[float], None] | None
-) -> Any:
-    model = entrant.make(o["preset"], seed=seed)
-    model.train(world, total_steps=o["total_steps"], progress=progress)
+def _trained(entrant: Entrant, world: Any, o: RearrangementOptions, seed: int, progress: Progress | None) -> Any:
+    model = entrant.make(o.preset, seed=seed)
+    model.train(world, total_steps=o.total_steps, progress=progress)
     return model
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import inspect
 import io
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,11 +14,40 @@ import numpy as np
 
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
+from anytask.core.settings import choice, free, real, text, whole
 from anytask.datasets.episodes import Episodes
 from anytask.problems.base import Entrant, Metric, Outcome, Problem, Trained, merged, policy_usage
+from anytask.problems.options import Options, mapping
+from anytask.problems.training import Progress, fingerprint_of, own_cost, taken
 
 #: Built-in name -> environment.
 _WORLDS = {"reach": "anytask/Reach-v0", "walled-reach": "anytask/WalledReach-v0"}
+
+
+class VisuomotorOptions(Options):
+    """Where policies play, and how much."""
+
+    read_only: ClassVar[tuple[str, ...]] = ("env", "demonstrations")
+
+    env: str | None = text(
+        None, "Gymnasium id in which policies play, where the data are a folder or file of episodes", optional=True
+    )
+    demonstrations: Any = free(None, "path of the demonstrations, where the data are a Gymnasium id")
+    env_options: Any = mapping("what the environment is made with, as a mapping")
+    observation: str = choice("state", ("state", "pixels"), "of the built-in worlds: what is observed")
+    demos: int = whole(80, "demonstrations of the built-in worlds")
+    slowest: float = real(
+        0.25, "smallest speed of their demonstrator; each episode draws one between it and 1", above=0, at_most=1
+    )
+    noise: float = real(0.3, "standard deviation of the noise on its actions", at_least=0)
+    rollouts: int = whole(200, "episodes that may be played for learning from records", at_least=0)
+    online_episodes: int = whole(256, "episodes that may be played while learning", at_least=0)
+    eval_episodes: int = whole(100, "episodes of each try-out")
+    num_envs: int = whole(64, "parallel environments")
+    params: Any = mapping("constructor arguments for all entrants, as a mapping; an entrant's own come first")
+    preset: str | None = text(
+        None, "preset of entrants that have it (none: small for the built-in worlds, else paper)", optional=True
+    )
 
 
 @dataclass(frozen=True)
@@ -31,7 +57,7 @@ class VisuomotorData:
     name: str
     env: str
     demos: Episodes | None
-    options: Mapping[str, Any]
+    options: VisuomotorOptions
     #: What is measured and ranks: success, or the return where the environment has no notion of success.
     measure: str = "success"
 
@@ -39,14 +65,13 @@ class VisuomotorData:
     def fingerprint(self) -> str:
         """Hash of the content and of every option."""
         content = None if self.demos is None else self.demos.fingerprint
-        text = json.dumps([self.name, self.env, content, dict(self.options)], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return fingerprint_of([self.name, self.env, content], self.options)
 
     @property
     def env_options(self) -> dict[str, Any]:
         """What the environment is made with."""
-        own = {"observation": self.options["observation"]} if self.demos is None else {}
-        return own | dict(self.options["env_options"] or {})
+        own = {"observation": self.options.observation} if self.demos is None else {}
+        return own | dict(self.options.env_options or {})
 
     def describe(self) -> dict[str, Any]:
         """Return facts for the report."""
@@ -54,7 +79,7 @@ class VisuomotorData:
         if self.demos is not None:
             d = self.demos
             facts["demonstrations"] = {"episodes": len(d), "steps": d.steps, "observations": list(d.keys)}
-        return facts | {"options": dict(self.options), "fingerprint": self.fingerprint}
+        return facts | {"options": self.options.of_a_run(), "fingerprint": self.fingerprint}
 
     def demonstrations(self, seed: int) -> Episodes:
         """Return the demonstrations of one seed; alike for every entrant."""
@@ -64,7 +89,7 @@ class VisuomotorData:
 
         o = self.options
         return demonstrations(
-            self.env, o["demos"], speed=(o["slowest"], 1.0), noise=o["noise"], gap="random",
+            self.env, o.demos, speed=(o.slowest, 1.0), noise=o.noise, gap="random",
             seed=derive(seed, "demonstrations") % 2**31, **self.env_options,
         )  # fmt: skip
 
@@ -108,41 +133,17 @@ class Visuomotor(Problem):
         Metric("episodes", "Episodes played", higher_is_better=False, unit="episodes"),
         Metric("accepted", "Share of gate checks accepted"),
     )
-    options: ClassVar[Mapping[str, tuple[Any, str]]] = {
-        "env": (None, "Gymnasium id in which policies play, where the data are a folder or file of episodes"),
-        "demonstrations": (None, "path of the demonstrations, where the data are a Gymnasium id"),
-        "env_options": (None, "what the environment is made with, as a mapping"),
-        "observation": ("state", "of the built-in worlds: state or pixels"),
-        "demos": (80, "demonstrations of the built-in worlds"),
-        "slowest": (0.25, "smallest speed of their demonstrator; each episode draws one between it and 1"),
-        "noise": (0.3, "standard deviation of the noise on its actions"),
-        "rollouts": (200, "episodes that may be played for learning from records"),
-        "online_episodes": (256, "episodes that may be played while learning"),
-        "eval_episodes": (100, "episodes of each try-out"),
-        "num_envs": (64, "parallel environments"),
-        "params": (None, "constructor arguments for all entrants, as a mapping; an entrant's own come first"),
-        "preset": (None, "preset of entrants that have one; small for the built-in worlds, else paper"),
-    }
+    options_class = VisuomotorOptions
 
     def load(self, source: Any = "reach", **options: Any) -> VisuomotorData:
         """Take a built-in world, a Gymnasium id with ``demonstrations``, or episodes with ``env``."""
-        if unknown := set(options) - set(self.options):
-            hint = "copies is called num_envs; " if "copies" in unknown else ""
-            raise ValueError(f"visuomotor has no option {min(unknown)!r}; {hint}its options: {', '.join(self.options)}")
-        o = {name: default for name, (default, _) in self.options.items()} | options
-        least_of = {"demos": 1, "rollouts": 0, "online_episodes": 0, "eval_episodes": 1, "num_envs": 1}
-        for name, least in least_of.items():
-            if isinstance(o[name], bool) or not isinstance(o[name], int) or o[name] < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {o[name]!r}")
-        if o["observation"] not in ("state", "pixels"):
-            raise ValueError(f"observation must be state or pixels, got {o['observation']!r}")
-        env, path = o.pop("env"), o.pop("demonstrations")
+        o = self.check_options(options)
+        env, path = o.env, o.demonstrations
         if isinstance(source, str) and source in _WORLDS:
             if env is not None or path is not None:
-                raise ValueError(f"{source} has its own environment and demonstrations; env is for your own data")
-            o["preset"] = o["preset"] or "small"
-            return VisuomotorData(source, _WORLDS[source], None, o)
-        o["preset"] = o["preset"] or "paper"
+                raise BadData(f"{source} has its own environment and demonstrations; env is for your own data")
+            return VisuomotorData(source, _WORLDS[source], None, o.evolve(preset=o.preset or "small"))
+        o = o.evolve(preset=o.preset or "paper")
         if isinstance(source, Episodes):
             name, demos = str(source.attributes.get("name", "episodes")), source
         elif isinstance(source, (str, Path)) and Path(source).exists():
@@ -179,24 +180,25 @@ class Visuomotor(Problem):
         known = hasattr(cls, "fit") and hasattr(cls, "act")
         return None if known else f"{entrant.name} has no fit(episodes) and act(obs)"
 
-    def run(
-        self, entrant: Entrant, data: VisuomotorData, seed: int, progress: Callable[[float], None] | None = None
-    ) -> Outcome:
+    def run(self, entrant: Entrant, data: VisuomotorData, seed: int, progress: Progress | None = None) -> Outcome:
         """Let one entrant imitate and play, trying it out after each of its stages."""
         from anytask.control import evaluate, make
 
         o, demos = data.options, data.demonstrations(seed)
+        if reason := self.refuses(entrant, data):
+            raise ValueError(f"{entrant.name} cannot take part: {reason}")
         policy = _made(entrant, o, seed)
         tries: dict[str, float] = {}
         seconds = {"fit": 0.0, "evaluate": 0.0}
         played, trial = 0, derive(seed, "try-out") % 2**31
-        n = min(o["num_envs"], o["eval_episodes"])
+        n = min(o.num_envs, o.eval_episodes)
         world = make(data.env, n, seed=trial, **data.env_options)
 
         def try_out(name: str, episodes: int) -> None:
             nonlocal played
             start = time.perf_counter()
-            results = evaluate(policy, world, o["eval_episodes"], seed=trial)
+            with entrant.applied_to(policy):
+                results = evaluate(policy, world, o.eval_episodes, seed=trial)
             tries[name] = results.success_rate if data.measure == "success" else float(results.returns.mean())
             seconds["evaluate"] += time.perf_counter() - start
             played = max(played, episodes)
@@ -217,13 +219,9 @@ class Visuomotor(Problem):
             progress(1.0)
         cost = {"train_seconds": seconds["fit"], "predict_seconds": seconds["evaluate"]}
         cost["stored_samples"] = float(demos.steps)
-        if hasattr(policy, "cost"):
-            cost |= {k: float(v) for k, v in policy.cost().items()}
-        return Outcome(metrics, details, cost)
+        return Outcome(metrics, details, cost | own_cost(policy))
 
-    def refit(
-        self, entrant: Entrant, data: VisuomotorData, seed: int, progress: Callable[[float], None] | None = None
-    ) -> Trained:
+    def refit(self, entrant: Entrant, data: VisuomotorData, seed: int, progress: Progress | None = None) -> Trained:
         """Let one entrant imitate and play, without trying it out; demonstrations were never held out."""
         demos = data.demonstrations(seed)
         policy = _made(entrant, data.options, seed)
@@ -237,9 +235,9 @@ class Visuomotor(Problem):
         return visuomotor_figures(runs)
 
 
-def _made(entrant: Entrant, o: Mapping[str, Any], seed: int) -> Any:
-    settled = replace(entrant, params=merged(o["params"] or {}, entrant.params))
-    return settled.make(o["preset"], seed=seed)
+def _made(entrant: Entrant, o: VisuomotorOptions, seed: int) -> Any:
+    settled = replace(entrant, params=merged(o.params or {}, entrant.params))
+    return settled.make(o.preset, seed=seed)
 
 
 def _train(
@@ -259,14 +257,13 @@ def _train(
             policy.use = "student" if name == "student" else "teacher"
         on_stage(name, episodes)
 
-    extra = {"progress": share(0.0, 0.2)} if "progress" in inspect.signature(policy.fit).parameters else {}
-    policy.fit(demos, **extra)
+    policy.fit(demos, **taken(policy.fit, progress=share(0.0, 0.2)))
     done("imitation", 0)
     if hasattr(policy, "improve"):
-        n = min(o["num_envs"], max(o["rollouts"], o["online_episodes"], 1))
+        n = min(o.num_envs, max(o.rollouts, o.online_episodes, 1))
         playground = make(data.env, n, seed=derive(seed, "play") % 2**31, **data.env_options)
         policy.improve(
-            playground, demos, rollouts=o["rollouts"], online_episodes=o["online_episodes"],
+            playground, demos, rollouts=o.rollouts, online_episodes=o.online_episodes,
             on_stage=lambda stage: done(stage.name, stage.episodes), progress=share(0.2, 1.0),
         )  # fmt: skip
         playground.close()
