@@ -22,7 +22,7 @@ def table(tmp_path):
 def test_a_table_is_encoded_and_scaled_as_in_the_stream(table, tmp_path):
     data = TaskStream().load(str(table))
     stream = data.stream(0)
-    Inputs.of(data.labelled, stream.statistics).save(tmp_path / "best")
+    Inputs.of(data.source, stream.statistics).save(tmp_path / "best")
     inputs = Inputs.load(tmp_path / "best")
     expected = stream.inputs(np.arange(24), 0)
     frame = pd.read_csv(table)
@@ -41,7 +41,7 @@ def test_a_table_is_encoded_and_scaled_as_in_the_stream(table, tmp_path):
     ],
 )
 def test_a_table_that_does_not_fit_is_refused(table, change, words):
-    inputs = Inputs.of(TaskStream().load(str(table)).labelled)
+    inputs = Inputs.of(TaskStream().load(str(table)).source)
     with pytest.raises(BadData, match=words):
         inputs(change(pd.read_csv(table)))
 
@@ -52,7 +52,7 @@ def test_images_come_out_alike_from_files_and_arrays(tmp_path):
         folder = tmp_path / "data" / "ab"[i // 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{i}.png")
-    inputs = Inputs.of(TaskStream().load(str(tmp_path / "data"), n_tasks=2).labelled)
+    inputs = Inputs.of(TaskStream().load(str(tmp_path / "data"), n_tasks=2).source)
     np.testing.assert_array_equal(inputs(tmp_path / "data" / "a"), pixels[:2, None] / np.float32(255))
     np.testing.assert_array_equal(inputs(pixels), pixels[:, None] / np.float32(255))
     with pytest.raises(BadData, match="the model was trained on"):

@@ -25,9 +25,9 @@ from anytask.problems.task_stream import (
     TaskStream,
     forward_transfer,
     match_borders,
-    split_rows,
     stream_metrics,
 )
+from anytask.problems.task_stream.tasks import split_rows
 
 PROBLEM = TaskStream()
 RNG = np.random.default_rng(0)
@@ -307,7 +307,7 @@ def test_domain_stream_follows_the_task_column() -> None:
 def test_permutations_are_invertible_and_the_first_is_the_identity() -> None:
     stream = stream_of(source="digits", scenario="permuted", n_tasks=3, max_per_class=20)
     rows = np.arange(30)
-    X = stream.data.labelled.X[rows]
+    X = stream.data.source.X[rows]
     np.testing.assert_array_equal(stream.inputs(rows, 0), X)
     for k in (1, 2):
         permuted = stream.inputs(rows, k)
@@ -319,7 +319,7 @@ def test_permutations_are_invertible_and_the_first_is_the_identity() -> None:
 def test_right_angles_turn_back_exactly_and_small_angles_nearly() -> None:
     rows = np.arange(20)
     stream = stream_of(source="digits-images", scenario="rotated", levels="0,90,-90,360", max_per_class=20)
-    X = stream.data.labelled.X[rows]
+    X = stream.data.source.X[rows]
     np.testing.assert_array_equal(stream.inputs(rows, 0), X)
     np.testing.assert_array_equal(stream.inputs(rows, 3), X)
     np.testing.assert_array_equal(np.rot90(stream.inputs(rows, 1), -1, axes=(2, 3)), X)
@@ -521,9 +521,9 @@ def test_description_is_json() -> None:
     assert facts["notes"] == ["3 classes make 2 tasks."] and facts["options"]["scenario"] == "recurring"
 
 
-def test_options_may_be_texts_and_the_key_is_known() -> None:
-    data = problems.get("task-stream").load("iris", n_tasks="3", test_size="0.5", blur="0.1", max_per_class="10")
-    assert data.options.n_tasks == 3 and data.options.test_size == 0.5 and data.options.max_per_class == 10
+def test_lists_may_be_texts_and_the_key_is_known() -> None:
+    data = problems.get("task-stream").load("iris", classes_per_task="1,2", order="2,0,1")
+    assert data.options.classes_per_task == (1, 2) and data.options.order == ("2", "0", "1")
     defaults = {name: default for name, (default, _) in PROBLEM.options.items()}
     assert PROBLEM.load("digits", **defaults).fingerprint == PROBLEM.load("digits").fingerprint
 
@@ -531,15 +531,15 @@ def test_options_may_be_texts_and_the_key_is_known() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scenaro": "class"}, "unknown option 'scenaro'; did you mean 'scenario'?"),
-        ({"scenario": "classes"}, "scenario must be one of class, permuted"),
-        ({"identity": "all"}, "identity must be one of none, boundary, train, train"),
-        ({"n_tasks": 1}, "n_tasks must be at least 2, got 1"),
+        ({"scenaro": "class"}, "no option 'scenaro'; did you mean 'scenario'?"),
+        ({"scenario": "classes"}, "scenario must be one of 'class', 'permuted'"),
+        ({"identity": "all"}, "identity must be one of 'none', 'boundary', 'train', 'train"),
+        ({"n_tasks": 1}, "n_tasks must be an integer of at least 2, got 1"),
         ({"n_tasks": 11}, "digits: 10 classes cannot make 11 tasks"),
-        ({"n_tasks": 2.5}, "n_tasks must be a whole number, got 2.5"),
-        ({"epochs": "many"}, "epochs must be a whole number, got 'many'"),
-        ({"test_size": 1}, "test_size must be above 0 and below 1, got 1"),
-        ({"blur": -0.1}, "blur must be from 0 to 1"),
+        ({"n_tasks": 2.5}, "n_tasks must be an integer of at least 2, got 2.5"),
+        ({"epochs": "many"}, "epochs must be an integer of at least 1, got 'many'"),
+        ({"test_size": 1}, "test_size must be a number above 0 and below 1, got 1"),
+        ({"blur": -0.1}, "blur must be a number from 0 to 1"),
         ({"scenario": "rotated"}, "needs images, .*digits-images are the same digits"),
         ({"scenario": "domain"}, "needs the task of each row"),
         ({"scenario": "recurring", "order": "1,6"}, "order names '6', which is not there"),
@@ -570,8 +570,8 @@ def test_streams_from_disk_read_rows_when_they_are_shown(tmp_path: Any) -> None:
     np.save(tmp_path / "X.npy", X)
     np.save(tmp_path / "y.npy", y)
     on_disk, in_memory = PROBLEM.load(tmp_path / "X.npy"), PROBLEM.load((X, y))
-    assert not isinstance(on_disk.labelled.X, np.ndarray)
-    assert on_disk.labelled.fingerprint == in_memory.labelled.fingerprint == load_labelled((X, y)).fingerprint
+    assert not isinstance(on_disk.source.X, np.ndarray)
+    assert on_disk.source.fingerprint == in_memory.source.fingerprint == load_labelled((X, y)).fingerprint
     rows = np.array([40, 3, 17])
     np.testing.assert_array_equal(on_disk.stream(0).inputs(rows, 0), in_memory.stream(0).inputs(rows, 0))
 

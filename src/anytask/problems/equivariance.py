@@ -140,7 +140,7 @@ class Equivariance(LabelledProblem):
     builtin: ClassVar[dict[str, str]] = {"digits": "digits-images"}
 
     def fit_options(
-        self, options: EquivarianceOptions, labelled: LabelledData, given: Any
+        self, options: EquivarianceOptions, labelled: LabelledData
     ) -> tuple[EquivarianceOptions, tuple[str, ...]]:
         """Settle the ends of the group, and check it on an image."""
         counts = np.unique(labelled.y, return_counts=True)

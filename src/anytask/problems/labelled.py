@@ -64,14 +64,18 @@ class LabelledProblem(TrainingProblem):
         """Return the inputs with checked options; ``source`` as in :func:`anytask.datasets.labelled.load_labelled`."""
         checked = self.check_options(options)
         source = self.builtin.get(source, source) if isinstance(source, str) else source
-        labelled = load_labelled(source, checked.target, image_size=checked.image_size)
+        labelled = self.read(source, checked)
         try:
-            return self.data_class(labelled, *self.fit_options(checked, labelled, options))
+            return self.data_class(labelled, *self.fit_options(checked, labelled))
         except ValueError as error:
             message = str(error)
             raise BadData(message if message.startswith(labelled.name) else f"{labelled.name}: {message}") from error
 
-    def fit_options(self, options: Any, labelled: LabelledData, given: Any) -> tuple[Any, tuple[str, ...]]:
+    def read(self, source: Any, options: Any) -> LabelledData:
+        """Return what the source holds."""
+        return load_labelled(source, options.target, image_size=options.image_size)
+
+    def fit_options(self, options: Any, labelled: LabelledData) -> tuple[Any, tuple[str, ...]]:
         """Return options that fit the data, and notes on what was settled; a ``ValueError`` says why they do not."""
         return options, ()
 

@@ -83,17 +83,16 @@ def listed(
             return None
         parts = value.split(separator) if isinstance(value, str) else value
         parts = list(parts) if hasattr(parts, "__iter__") else [parts]
+        one: Any = (lambda part: str(part).strip()) if kind is str else kind
         try:
-            found: tuple[Any, ...] = tuple(
-                part.strip() if isinstance(part, str) and kind is str else kind(part) for part in parts
-            )
+            found: list[Any] = [one(part) for part in parts]
             exact = kind is str or all(isinstance(p, str) or f == p for f, p in zip(found, parts))
         except (TypeError, ValueError, OverflowError):
-            found, exact = (), False
+            found, exact = [], False
         fits = (at_least is None or all(f >= at_least for f in found)) and (lengths is None or len(found) in lengths)
         if not found or not exact or not fits:
             raise ValueError(f"{field.name} must be {wanted}, got {value!r}")
-        return found
+        return tuple(found)
 
     return attrs.field(
         default=None,

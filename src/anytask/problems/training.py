@@ -6,7 +6,6 @@ import hashlib
 import inspect
 import json
 import time
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,20 +70,27 @@ class TrainingProblem(Problem):
     """Base of the problems that train a system once and then test it: leaves them :meth:`train` and :meth:`test`.
 
     Refusals, the times of training and testing, the cost that a system states of itself, and the entrants that differ
-    only in what is set after training are common to all.
+    only in what is set after training are common to all. A problem that tests while a system learns has
+    :meth:`run_variants` of its own.
     """
 
-    @abstractmethod
     def train(self, entrant: Entrant, data: Any, seed: int, progress: Progress) -> Any:
         """Return the entrant's system, trained on what this seed shows for training."""
+        raise NotImplementedError
 
-    @abstractmethod
     def test(self, entrant: Entrant, trained: Any, data: Any, seed: int, progress: Progress) -> Outcome:
         """Return what the trained system is worth on what this seed holds out; costs it states come first."""
+        raise NotImplementedError
 
     def system_of(self, trained: Any) -> Any:
         """Return the system in what :meth:`train` returned: what :attr:`Entrant.after` is set on, and has a cost."""
         return trained
+
+    def check_entrants(self, entrants: Sequence[Entrant], data: Any) -> None:
+        """Raise a ``ValueError`` for the first entrant that cannot take part."""
+        for entrant in entrants:
+            if reason := self.refuses(entrant, data):
+                raise ValueError(f"{entrant.name} cannot take part: {reason}")
 
     def run(self, entrant: Entrant, data: Any, seed: int, progress: Progress | None = None) -> Outcome:
         """Train one entrant, and test it."""
@@ -95,9 +101,7 @@ class TrainingProblem(Problem):
     ) -> list[Outcome]:
         """Train once, and test with what each of the entrants sets after training."""
         share = progress or (lambda done: None)
-        for entrant in entrants:
-            if reason := self.refuses(entrant, data):
-                raise ValueError(f"{entrant.name} cannot take part: {reason}")
+        self.check_entrants(entrants, data)
         start = time.perf_counter()
         trained = self.train(entrants[0], data, seed, lambda done: share(0.7 * done))
         train_seconds = time.perf_counter() - start
