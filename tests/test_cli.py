@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from anytask import catalogue, problems
 from anytask.cli import app
+from anytask.core.settings import Settings, group, real, whole
 from anytask.problems.base import Entrant
 
 TINY = ["--systems", "tame", "--no-baselines", "--seeds", "1", "--jobs", "1", "--backend", "sequential"]
@@ -77,6 +79,28 @@ def test_show_suggests_the_nearest_key(run):
     result = run("show", "tme")
     assert result.exit_code == 2
     assert "did you mean 'tame'" in result.stderr
+
+
+def test_compare_help_lists_the_options_of_the_problem_beside_it(run):
+    for words in (("few-shot-text", "--help"), ("--help", "few-shot-text")):
+        told = " ".join(run("compare", *words).stdout.split())
+        assert "search_budget 500 prompts that a prompt search may score (an integer of at least 1)" in told
+    assert "equivariance, few-demos" in run("compare", "--help").stdout
+
+
+def test_show_lists_settings_with_range_presets_and_groups(run, monkeypatch):
+    class Schedule(Settings):
+        warmup: int = whole(0, "steps of rising rate", at_least=0)
+
+    class System(Settings):
+        PRESETS: ClassVar = {"small": {"lr": 0.5, "schedule": {"warmup": 7}}}
+        lr: float = real(0.1, "learning rate", above=0)
+        schedule: Schedule = group(Schedule, "how the rate moves")
+
+    monkeypatch.setattr("anytask.catalogue.load", lambda card: System)
+    rows = [" ".join(line.split()) for line in run("show", "tame").stdout.splitlines()]
+    assert "lr 0.1 0.5 learning rate (a number above 0)" in rows
+    assert "schedule.warmup 0 7 steps of rising rate (an integer of at least 0)" in rows
 
 
 def test_compare_ranks_keeps_runs_and_reports(run, table, tmp_path):
@@ -167,6 +191,7 @@ BAD = {
         ["compare", "task-stream", "--data", "mine.csv", "--systems", "gkcl", "--identity", "none"],
         "gkcl",
     ),
+    "option of no problem": (["compare", "equivariance", "--data", "no.csv", "--lm", "tiny:icl"], "no option 'lm'"),
     "unknown option": (["compare", "task-stream", "--data", "mine.csv", "--set", "epoch=3"], "epochs"),
     "malformed option": (["compare", "task-stream", "--data", "mine.csv", "--set", "epochs"], "NAME=VALUE"),
     "option out of range": (["compare", "task-stream", "--data", "mine.csv", "--set", "epochs=0"], "epochs"),

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperCommand
 
 import anytask
 from anytask import catalogue
@@ -138,6 +139,7 @@ def show(
 
 
 def _show_class(card: catalogue.Card) -> None:
+
     try:
         cls = catalogue.load(card)
     except ImportError as error:
@@ -147,33 +149,45 @@ def _show_class(card: catalogue.Card) -> None:
     _out.print("\n[bold]Protocol[/]")
     for line in methods:
         _out.print(f"  {_escape(line)}", highlight=False, soft_wrap=True)
+    presets = getattr(cls, "PRESETS", {})
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("parameter", no_wrap=True)
-    table.add_column("default", no_wrap=True)
-    presets = getattr(cls, "PRESETS", {})
-    for preset in presets:
-        table.add_column(f"preset {preset}", no_wrap=True)
-    for name, default in _defaults(cls).items():
-        group, _, inner = name.rpartition(".")
-        chosen = [(values.get(group, {}) if group else values) for values in presets.values()]
-        values = [repr(values[inner]) if inner in values else "" for values in chosen]
-        table.add_row(name, *map(_escape, (default, *values)))
+    for column in ("default", *(f"preset {preset}" for preset in presets)):
+        table.add_column(column, overflow="fold")
+    table.add_column("meaning")
+    for setting in _settings(cls):
+        values = [_preset_value(presets[preset], setting.name) for preset in presets]
+        table.add_row(setting.name, *(_escape(value) for value in (setting.default, *values, _meaning(setting))))
     _out.print("\n[bold]Parameters[/]")
     _out.print(table)
 
 
-def _defaults(cls: Any) -> dict[str, str]:
-    """The parameters of a class with their defaults, those of groups of settings as ``group.name``."""
+def _settings(cls: Any) -> list[Any]:
+    """List the parameters of a class with written defaults: its settings, or else what its signature tells."""
     import inspect
 
-    from anytask.core.settings import Settings, settings_of
+    import attrs
+
+    from anytask.core.settings import Setting, Settings, settings_of
 
     if issubclass(cls, Settings):
-        return {setting.name: repr(setting.default) for setting in settings_of(cls)}
-    return {
-        parameter.name: "required" if parameter.default is parameter.empty else repr(parameter.default)
-        for parameter in inspect.signature(cls).parameters.values()
-    }
+        required = attrs.NOTHING
+        return [attrs.evolve(s, default=_written(s.default, required)) for s in settings_of(cls)]
+    known = inspect.signature(cls).parameters.values()
+    return [Setting(p.name, _written(p.default, p.empty), "", "") for p in known]
+
+
+def _written(default: Any, required: Any) -> str:
+    return "required" if default is required else repr(default)
+
+
+def _preset_value(preset: Any, name: str) -> str:
+    """Return what a preset sets a parameter to, ``group.name`` for one of a group; "" where it leaves the default."""
+    for part in name.split("."):
+        if part not in preset:
+            return ""
+        preset = preset[part]
+    return repr(preset)
 
 
 _PROTOCOL = (
@@ -222,7 +236,48 @@ def _check_line(check: dict[str, Any]) -> str:
     )
 
 
-@app.command()
+class _CompareCommand(TyperCommand):
+    """``compare``, whose ``--help`` also lists the options of the problem that is named beside it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta["words"] = list(args)
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        from anytask import problems
+
+        named = [word for word in ctx.meta.get("words", ()) if word in problems.KEYS]
+        if named:
+            _print_options(problems.get(named[0]))
+        else:
+            known = ", ".join(problems.KEYS)
+            _out.print(f"`anytask compare PROBLEM --help` lists the options of a problem: {known}.", highlight=False)
+
+
+def _print_options(problem: Any) -> None:
+    from anytask.core.settings import settings_of
+
+    _out.print(f"[bold]Options of {problem.key}[/], as --set NAME=VALUE unless listed above", highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("option", no_wrap=True)
+    table.add_column("default", overflow="fold", max_width=24)
+    table.add_column("meaning")
+    for setting in settings_of(problem.options_class):
+        table.add_row(setting.name, _escape(_value(setting.default)), _escape(_meaning(setting)))
+    _out.print(table)
+
+
+def _value(value: Any) -> str:
+    """Write a default: as JSON, which is how a command line gives it."""
+    return "none" if value is None else value if isinstance(value, str) and value.isprintable() else repr(value)
+
+
+def _meaning(setting: Any) -> str:
+    return f"{setting.help} ({setting.wanted})" if setting.wanted else setting.help
+
+
+@app.command(cls=_CompareCommand)
 def compare(
     problem: Annotated[str, typer.Argument(help="A kind of problem, e.g. task-stream or few-shot-text.")],
     data: Annotated[
@@ -240,7 +295,7 @@ def compare(
     ] = None,
     options: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other option of the problem; repeatable."),
+        typer.Option("--set", metavar="NAME=VALUE", help="Any option of the problem; repeatable."),
     ] = None,
     baselines: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="Include the problem's baselines.")
@@ -262,7 +317,8 @@ def compare(
 
     try:
         kind = problems.get(problem)
-        chosen = _problem_options(kind, {"target": target, "task": task, "identity": identity, "lm": lm}, options or [])
+        chosen = _problem_options({"target": target, "task": task, "identity": identity, "lm": lm}, options or [])
+        kind.check_options(chosen)
         _check_destinations(store, report)
         comparison = bench.compare(
             kind,
@@ -321,8 +377,8 @@ def _first_line(error: Any) -> str:
     return (message.strip().splitlines() or ["no message"])[0]
 
 
-def _problem_options(problem: Any, named: dict[str, str | None], extra: list[str]) -> dict[str, Any]:
-    """Merge the named options and the --set ones, and say which of them the problem does not have."""
+def _problem_options(named: dict[str, str | None], extra: list[str]) -> dict[str, Any]:
+    """Merge the named options and the --set ones, whose values are JSON where they can be read so."""
     chosen: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     for item in extra:
         name, equals, text = item.partition("=")
@@ -332,9 +388,6 @@ def _problem_options(problem: Any, named: dict[str, str | None], extra: list[str
             chosen[name.replace("-", "_")] = json.loads(text)
         except json.JSONDecodeError:
             chosen[name.replace("-", "_")] = text
-    if unknown := [name for name in chosen if name not in problem.options]:
-        known = ", ".join(sorted(problem.options))
-        raise ValueError(f"{problem.key} has no option {unknown[0]!r}; its options: {known}")
     return chosen
 
 

@@ -165,7 +165,7 @@ def test_baselines_can_be_left_away():
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [
-        ({"rws": 3}, ValueError, "toy has no option 'rws'; its options: rows"),
+        ({"rws": 3}, ValueError, "toy has no option 'rws'; did you mean 'rows'\\? Its options: rows"),
         ({"report": "nowhere/report.html"}, ValueError, r"report nowhere.report\.html cannot be written: .* no folder"),
         ({"report": "."}, ValueError, "is a folder"),
         ({"store": "nowhere/runs.sqlite"}, ValueError, "there is no folder nowhere"),

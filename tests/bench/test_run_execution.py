@@ -349,3 +349,41 @@ def test_a_worker_whose_torch_is_warm_imports_nothing_for_its_first_optimizer():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith(" []\n"), done.stdout
+
+
+class Sharing(Toy):
+    """A toy that trains once for entrants that differ only in what is set after training."""
+
+    def run_variants(self, entrants, data, seed, progress=None):
+        with Path(self.log).open("a") as file:
+            file.write(f"trained {seed}\n")
+        return [Toy.run(Toy(), entrant, data, seed) for entrant in entrants]
+
+
+@pytest.mark.parametrize("backend", LOCAL)
+def test_entrants_that_differ_only_after_training_are_one_job_per_seed(backend, tmp_path):
+    problem = Sharing()
+    problem.log = str(tmp_path / "log")
+    variants = [Entrant(f"v{n}", "toy_problem:Guess", {"level": 0.5}, after={"seed": n}) for n in range(3)]
+    done = go([*variants, guess("alone")], problem=problem, backend=backend)
+    assert [(run.entrant_name, run.seed, run.status) for run in done.runs] == [
+        (name, seed, "done") for seed in (0, 1) for name in ("v0", "v1", "v2", "alone")
+    ]
+    lines = sorted(Path(problem.log).read_text().splitlines())
+    assert lines == ["alone 0", "alone 1", "trained 0", "trained 1"]
+    assert "with v1, v2." in done.runs[0].notes[-1] and done.runs[3].notes == []
+
+
+def test_one_variant_that_fails_fails_alone(tmp_path):
+    class Picky(Sharing):
+        def run(self, entrant, data, seed, progress=None):
+            if entrant.after == {"seed": 1}:
+                raise ValueError("not this one")
+            return super().run(entrant, data, seed, progress)
+
+        def run_variants(self, entrants, data, seed, progress=None):
+            return [self.run(entrant, data, seed) for entrant in entrants]
+
+    variants = [Entrant(f"v{n}", "toy_problem:Guess", after={"seed": n}) for n in range(3)]
+    done = go(variants, seeds=1, problem=Picky())
+    assert [run.status for run in done.runs] == ["done", "failed", "done"]

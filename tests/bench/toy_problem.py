@@ -12,7 +12,9 @@ from typing import ClassVar
 import numpy as np
 
 from anytask.core.errors import BadData
+from anytask.core.settings import whole
 from anytask.problems.base import Entrant, Metric, Outcome, Problem
+from anytask.problems.options import Options
 
 
 class Guess:
@@ -46,6 +48,10 @@ class ToyData:
         return {"source": self.name, "rows": len(self.X), "options": self.options}
 
 
+class ToyOptions(Options):
+    rows: int = whole(10, "number of rows")
+
+
 class Toy(Problem):
     """Accuracy is the level plus noise of the seed; ``do`` makes a run misbehave."""
 
@@ -56,7 +62,7 @@ class Toy(Problem):
         Metric("forgetting", "forgetting", higher_is_better=False),
         Metric("tokens", "tokens", higher_is_better=False, unit="tokens"),
     )
-    options: ClassVar = {"rows": (10, "number of rows")}
+    options_class = ToyOptions
     bounds: ClassVar = {"joint": "upper", "chance": "lower"}
     privileges: ClassVar = {"joint": "all the data"}
     log: str | None = None  # a file to which each run adds a line

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,7 +112,7 @@ def compare(
     loaded = data if hasattr(data, "fingerprint") and hasattr(data, "describe") else None
     named, everything = _entrants(problem, systems)
     if loaded is None:
-        _check_options(problem, options)
+        problem.check_options(options)
         loaded = problem.load(data, **options)
     elif options:
         raise ValueError(f"the data are loaded already: {', '.join(options)} must be given when loading them")
@@ -295,13 +295,6 @@ def _entrants(problem: Problem, systems: str | Sequence[str | Entrant | type]) -
 
 def _identity(entrant: Entrant) -> tuple[str, str]:
     return entrant.entry, repr(sorted(entrant.settings.items()))
-
-
-def _check_options(problem: Problem, options: Mapping[str, Any]) -> None:
-    unknown = [name for name in options if name not in problem.options]
-    if unknown:
-        known = ", ".join(problem.options) or "it has none"
-        raise ValueError(f"{problem.key} has no option {unknown[0]!r}; its options: {known}")
 
 
 def _check_file(path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import importlib.util
 import itertools
+import json
 import logging
 import os
 import platform
@@ -27,7 +28,7 @@ from anytask.bench.measuring import Meter, limited_threads, threads_per_run, use
 from anytask.bench.planning import Plan, PlanItem
 from anytask.bench.store import Run, RunStore, jsonable
 from anytask.core.environment import environment
-from anytask.problems.base import Problem
+from anytask.problems.base import Outcome, Problem
 
 __all__ = ["execute"]
 
@@ -140,7 +141,7 @@ def execute(
             job = _Job(problem, data, plan.options, jobs, backend, deadline, str(folder), _main_classes(plan))
             stopped = stack.enter_context(_watch(should_stop, folder))
             with _pool(backend, jobs, job.threads, data) as pool:
-                for item, run in _survive(pool, job, waiting, folder, stopped):
+                for item, run in _survive(pool, job, _sharing(waiting, problem), folder, stopped):
                     if run is None:
                         skipped.append(item)
                         _tell(listeners, "not run", item)
@@ -180,6 +181,18 @@ def _as_named(run: Run, item: PlanItem) -> Run:
     return replace(run, entrant_name=entrant.name, role=entrant.role, system=entrant.key)
 
 
+def _sharing(items: Sequence[PlanItem], problem: Problem) -> list[_Group]:
+    """Put those together that differ only in what is set after training, where the problem can share the training."""
+    if type(problem).run_variants is Problem.run_variants:
+        return [(item,) for item in items]
+    groups: dict[Any, list[PlanItem]] = {}
+    for item in items:
+        entrant = item.entrant
+        trained = [item.seed, entrant.entry, jsonable(replace(entrant, after={}).settings)]
+        groups.setdefault(json.dumps(trained, sort_keys=True), []).append(item)
+    return [tuple(group) for group in groups.values()]
+
+
 def _main_classes(plan: Plan) -> dict[str, type]:
     names = {entrant.entry.split(":")[1] for entrant in plan.entrants if entrant.entry.startswith("__main__:")}
     main = sys.modules["__main__"]
@@ -217,24 +230,24 @@ def _watch(should_stop: Callable[[], bool] | None, folder: Path) -> Iterator[thr
 
 
 def _survive(
-    pool: _Pool, job: _Job, items: Sequence[PlanItem], folder: Path, stopped: threading.Event
+    pool: _Pool, job: _Job, groups: Sequence[_Group], folder: Path, stopped: threading.Event
 ) -> Iterator[tuple[PlanItem, Run | None]]:
-    """Yield each item with its run as it ends, also when worker processes die under them.
+    """Yield each item of the groups with its run as it ends, also when worker processes die under them.
 
     The death of a worker takes all the running ones along. Those are then made again one by one, so that the one that
     kills its worker is found out, and only that one fails.
     """
-    left = {item.key: item for item in items}
+    left = {group[0].key: group for group in groups}
     alone: list[str] = []  # keys of runs under suspicion
     while left:
         batch = [left[alone[0]]] if alone else list(left.values())
         try:
             # The pool asks for an item when it has room for one: that is the moment to give it no more.
             with contextlib.closing(pool(job, itertools.takewhile(lambda _: not stopped.is_set(), batch))) as results:
-                for key, run in results:
-                    item = left.pop(key)
+                for key, runs in results:
                     _mark(folder, key).unlink(missing_ok=True)
-                    yield item, None if run is None else _as_named(Run.from_dict(run), item)
+                    for item, run in zip(left.pop(key), runs, strict=True):
+                        yield item, None if run is None else _as_named(Run.from_dict(run), item)
         except Exception as error:
             # A run never raises in its worker, so this is the machinery: a dead worker, or something unpicklable.
             running = [key for key in left if _mark(folder, key).exists()]
@@ -243,15 +256,15 @@ def _survive(
             for key in running:
                 _mark(folder, key).unlink(missing_ok=True)
             if alone or len(running) == 1:
-                item = left.pop(running[0])
-                logger.warning("%s with seed %s killed its worker", item.entrant.name, item.seed)
-                yield item, _as_named(_dead(job, item, error), item)
+                for item in left.pop(running[0]):
+                    logger.warning("%s with seed %s killed its worker", item.entrant.name, item.seed)
+                    yield item, _as_named(_dead(job, item, error), item)
             else:
                 alone = [*running]
                 continue
         alone = [key for key in alone if key in left]
         if stopped.is_set():
-            yield from ((item, None) for item in left.values())
+            yield from ((item, None) for group in left.values() for item in group)
             return
 
 
@@ -268,32 +281,36 @@ def _mark(folder: Path, key: str) -> Path:
 
 # -- pools: where runs go on -------------------------------------------------------------------------------------
 
-_Ended = Generator[tuple[str, dict[str, Any] | None], None, None]
-_Pool = Callable[["_Job", Iterable[PlanItem]], _Ended]
+#: Items that are made by one call: they share their training.
+_Group = tuple[PlanItem, ...]
+#: The key of a group's first item, and the group's runs; None stands for "not started".
+_Made = tuple[str, list[dict[str, Any] | None]]
+_Ended = Generator[_Made, None, None]
+_Pool = Callable[["_Job", Iterable[_Group]], _Ended]
 
 
 @contextlib.contextmanager
 def _pool(backend: str, jobs: int, threads: int, data: Any) -> Iterator[_Pool]:
-    """Give a function that takes a job and items, and yields (key, run) as they end."""
+    """Give a function that takes a job and groups of items, and yields what was made of each as it ends."""
     if backend == "sequential":
         with limited_threads(threads):
-            yield lambda job, items: (_perform(job, item) for item in items)
+            yield lambda job, groups: (_perform(job, group) for group in groups)
     elif backend == "threading":
         with limited_threads(threads), joblib.parallel_config("threading"):
-            yield lambda job, items: _unordered(job, items, jobs)
+            yield lambda job, groups: _unordered(job, groups, jobs)
     elif backend == "loky":
         # joblib runs a pool of one in this very process; a second, idle worker keeps even a single job isolated.
         with joblib.parallel_config("loky", inner_max_num_threads=threads):
-            yield lambda job, items: _unordered(job, items, max(jobs, 2), in_flight=jobs if jobs == 1 else 2 * jobs)
+            yield lambda job, groups: _unordered(job, groups, max(jobs, 2), in_flight=jobs if jobs == 1 else 2 * jobs)
     elif backend == "ray":
         with _ray(jobs):
-            yield lambda job, items: _unordered(job, items, max(jobs, 2), in_flight=jobs if jobs == 1 else 2 * jobs)
+            yield lambda job, groups: _unordered(job, groups, max(jobs, 2), in_flight=jobs if jobs == 1 else 2 * jobs)
     else:
         with _dask(jobs, data):
-            yield lambda job, items: _unordered(job, items, max(jobs, 2))
+            yield lambda job, groups: _unordered(job, groups, max(jobs, 2))
 
 
-def _unordered(job: _Job, items: Iterable[PlanItem], workers: int, in_flight: int | None = None) -> _Ended:
+def _unordered(job: _Job, groups: Iterable[_Group], workers: int, in_flight: int | None = None) -> _Ended:
     parallel = joblib.Parallel(
         n_jobs=workers,
         return_as="generator_unordered",
@@ -302,7 +319,7 @@ def _unordered(job: _Job, items: Iterable[PlanItem], workers: int, in_flight: in
         max_nbytes="1M",
         mmap_mode="c",  # a run may write into its arrays, and no other run sees it
     )
-    return parallel(joblib.delayed(_perform)(job, item) for item in items)
+    return parallel(joblib.delayed(_perform)(job, group) for group in groups)
 
 
 @contextlib.contextmanager
@@ -397,16 +414,21 @@ class _Job:
         )
 
 
-def _perform(job: _Job, item: PlanItem) -> tuple[str, dict[str, Any] | None]:
-    """Make one run; whatever happens in it ends up in what is returned. None stands for "not started"."""
+def _perform(job: _Job, group: _Group) -> _Made:
+    """Make the runs of a group; whatever happens in them ends up in what is returned."""
+    key = group[0].key
     if (job.deadline is not None and time.time() > job.deadline) or (Path(job.folder) / _STOP).exists():
-        return item.key, None
+        return key, [None] * len(group)
     for name, cls in job.classes.items():
         if not hasattr(sys.modules["__main__"], name):
             setattr(sys.modules["__main__"], name, cls)
     own_process = job.backend not in ("sequential", "threading")
     with _no_garbage_left(own_process):
-        return item.key, _attempt(job, item, own_process)
+        runs = _attempt(job, group, own_process)
+        if len(group) > 1 and any(run["status"] == "failed" for run in runs):
+            # One of them may be at fault alone: each shows by itself.
+            runs = [run for item in group for run in _attempt(job, (item,), own_process)]
+        return key, [*runs]
 
 
 @contextlib.contextmanager
@@ -428,35 +450,58 @@ def _no_garbage_left(own_process: bool) -> Iterator[None]:
         gc.unfreeze()
 
 
-def _attempt(job: _Job, item: PlanItem, own_process: bool) -> dict[str, Any]:
-    report = _Share(_mark(Path(job.folder), item.key))
+def _attempt(job: _Job, group: _Group, own_process: bool) -> list[dict[str, Any]]:
+    report = _Share(_mark(Path(job.folder), group[0].key))
     report(0.0)
-    run = replace(job.blank(item), started=_now())
+    started, sees = _now(), None
     meter = Meter(shared=job.backend == "threading")
     try:
         with limited_threads(job.threads) if own_process else contextlib.nullcontext():
-            cls = item.entrant.load()  # importing is no part of the run's cost
-            run.sees = getattr(cls, "sees", None)
+            cls = group[0].entrant.load()  # importing is no part of the run's cost
+            sees = getattr(cls, "sees", None)
             if uses_torch(cls):
                 warm_up_torch()
+            entrants = [item.entrant for item in group]
             with meter:
-                outcome = job.problem.run(item.entrant, job.data, item.seed, progress=report)
-        primary = job.problem.primary.key
-        if primary not in outcome.metrics:
-            raise ValueError(f"{job.problem.key} returned no {primary!r}, by which it ranks")
-        run.metrics = {name: float(value) for name, value in outcome.metrics.items()}
-        run.details, run.kind, run.notes = outcome.details, outcome.kind, list(outcome.notes)
-        run.cost = {name: float(value) for name, value in outcome.cost.items()} | meter.cost
-        body = replace(run, versions=versions(), finished=_now()).to_dict()
+                if len(group) == 1:
+                    outcomes = [job.problem.run(entrants[0], job.data, group[0].seed, progress=report)]
+                else:
+                    outcomes = job.problem.run_variants(entrants, job.data, group[0].seed, progress=report)
+        return [_ended(job, item, outcome, group, meter, started, sees) for item, outcome in zip(group, outcomes)]
     except (Exception, SystemExit) as error:
         failure = {
             "type": type(error).__name__,
             "message": str(error),
             "traceback": "".join(traceback.format_exception(error)),
         }
-        blank = replace(job.blank(item), started=run.started, sees=run.sees, finished=_now())
-        body = replace(blank, status="failed", error=failure, cost=meter.cost, versions=versions()).to_dict()
-    return body
+        blanks = [replace(job.blank(item), started=started, sees=sees, finished=_now()) for item in group]
+        return [
+            replace(run, status="failed", error=failure, cost=meter.cost, versions=versions()).to_dict()
+            for run in blanks
+        ]
+
+
+def _ended(
+    job: _Job, item: PlanItem, outcome: Outcome, group: _Group, meter: Meter, started: str, sees: str | None
+) -> dict[str, Any]:
+    primary = job.problem.primary.key
+    if primary not in outcome.metrics:
+        raise ValueError(f"{job.problem.key} returned no {primary!r}, by which it ranks")
+    notes = list(outcome.notes)
+    if others := [other.entrant.name for other in group if other is not item]:
+        notes.append(f"Shares its training, and the time and memory measured, with {', '.join(others)}.")
+    return replace(
+        job.blank(item),
+        started=started,
+        sees=sees,
+        metrics={name: float(value) for name, value in outcome.metrics.items()},
+        details=outcome.details,
+        kind=outcome.kind,
+        notes=notes,
+        cost={name: float(value) for name, value in outcome.cost.items()} | meter.cost,
+        versions=versions(),
+        finished=_now(),
+    ).to_dict()
 
 
 class _Share:

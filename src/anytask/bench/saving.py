@@ -122,8 +122,9 @@ def save_best(comparison: Results, folder: str | os.PathLike[str], progress: boo
     with tempfile.TemporaryDirectory(dir=path.resolve().parent, prefix=f".{path.name}-") as temporary:
         new = Path(temporary) / "new"
         new.mkdir()
-        for part in trained.parts:
-            part.save(new)
+        with best.applied_to(trained.parts[0]):
+            for part in trained.parts:
+                part.save(new)
         (new / "README.txt").write_text("\n".join([*text, "", *trained.notes]).rstrip() + "\n", encoding="utf-8")
         (new / _MARK).write_text(json.dumps(jsonable(facts), indent=1, ensure_ascii=False), encoding="utf-8")
         if path.exists():

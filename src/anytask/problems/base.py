@@ -220,8 +220,7 @@ class Problem(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "options_class" in vars(cls):
-            cls.options = {setting.name: (setting.default, setting.help) for setting in settings_of(cls.options_class)}
+        cls.options = {setting.name: (setting.default, setting.help) for setting in settings_of(cls.options_class)}
 
     @property
     def primary(self) -> Metric:

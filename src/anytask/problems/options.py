@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 import attrs
 
-from anytask.core.settings import Settings, free
+from anytask.core.settings import Settings
 
 
 class Options(Settings):
@@ -104,8 +104,8 @@ def listed(
 def mapping(help: str) -> Any:
     """Return a field for a mapping (on a command line: JSON), none unless given."""
 
-    def check(value: Any) -> None:
+    def check(_instance: Any, field: Any, value: Any) -> None:
         if value is not None and not isinstance(value, Mapping):
-            raise ValueError(f"a mapping is wanted ({help}), got {value!r}")
+            raise ValueError(f"{field.name} must be a mapping, got {value!r}")
 
-    return free(None, help, check)
+    return attrs.field(default=None, validator=check, metadata={"help": help, "wanted": "a mapping, or None"})

@@ -7,7 +7,7 @@ rectangle with its corners rounded to a grid of 4 pixels, as a network of stride
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,10 +15,12 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from anytask.core.rng import derive
+from anytask.core.settings import whole
 from anytask.evaluate.nero import NERO
 from anytask.evaluate.nero.metrics import iou
 from anytask.evaluate.parts.planar_groups import Dihedral, Shifts
 from anytask.problems.base import Entrant, Metric, Outcome, Problem
+from anytask.problems.options import Options
 
 _SIDE = 24
 _BIAS = 0.3
@@ -28,21 +30,27 @@ class SingleAnswer:
     """The model's answer to the input as it is, in place of a consensus."""
 
 
-@dataclass(frozen=True)
-class MovingOutputsData:
+class MovingOutputsOptions(Options):
     """How many inputs each seed draws."""
 
-    n: int
+    n: int = whole(40, "inputs per seed")
+
+
+@dataclass(frozen=True)
+class MovingOutputsData:
+    """The options; the inputs are drawn by each seed."""
+
+    options: MovingOutputsOptions
     name: str = "moving outputs"
 
     @property
     def fingerprint(self) -> str:
         """Differs with every option that changes what a run sees."""
-        return f"moving-outputs-{self.n}"
+        return f"moving-outputs-{self.options.n}"
 
     def describe(self) -> dict[str, Any]:
         """Return facts for the report."""
-        return {"source": self.name, "inputs": self.n, "side": _SIDE}
+        return {"source": self.name, "inputs": self.options.n, "side": _SIDE}
 
 
 class MovingOutputs(Problem):
@@ -58,11 +66,11 @@ class MovingOutputs(Problem):
         Metric("field_error", "Relative error of the agreed field", higher_is_better=False),
         Metric("box_iou", "IoU of the agreed box"),
     )
-    options: ClassVar[Mapping[str, tuple[Any, str]]] = {"n": (40, "inputs per seed")}
+    options_class = MovingOutputsOptions
 
     def load(self, source: Any, **options: Any) -> MovingOutputsData:
         """Return the size; the inputs are drawn by each seed."""
-        return MovingOutputsData(**({"n": self.options["n"][0]} | options))
+        return MovingOutputsData(self.check_options(options))
 
     def baselines(self, data: MovingOutputsData) -> tuple[Entrant, ...]:
         """Return the model's single answer."""
@@ -76,20 +84,21 @@ class MovingOutputs(Problem):
         progress: Callable[[float], None] | None = None,
     ) -> Outcome:
         """Let one entrant agree on both kinds of output."""
+        n = data.options.n
         rng = np.random.default_rng(derive(seed, "moving-outputs"))
-        pictures = np.stack([gaussian_filter(rng.normal(size=(_SIDE, _SIDE)), 3) for _ in range(data.n)])
+        pictures = np.stack([gaussian_filter(rng.normal(size=(_SIDE, _SIDE)), 3) for _ in range(n)])
         pictures /= pictures.std(axis=(1, 2), keepdims=True)
         fields = gradient(pictures)
-        rectangles, boxes = np.zeros((data.n, 2 * _SIDE, 2 * _SIDE)), np.zeros((data.n, 4))
-        for i in range(data.n):
+        rectangles, boxes = np.zeros((n, 2 * _SIDE, 2 * _SIDE)), np.zeros((n, 4))
+        for i in range(n):
             x, y = rng.integers(2, 12, 2)
             w, h = rng.integers(7, 15, 2)
             rectangles[i, y : y + h, x : x + w] = 1
             boxes[i] = x, y, x + w, y + h
         if entrant.load() is NERO:
-            agreed = NERO(Dihedral(), **entrant.params).evaluate(biased_gradient, pictures).consensus["model"].value
+            agreed = entrant.make(group=Dihedral()).evaluate(biased_gradient, pictures).consensus["model"].value
             # Shifts to one side only: those to both sides would cancel in a mean even where they are not undone.
-            shifted = NERO(Shifts(range(0, 13, 2)), **entrant.params).evaluate(coarse_boxes, rectangles)
+            shifted = entrant.make(group=Shifts(range(0, 13, 2))).evaluate(coarse_boxes, rectangles)
             found = np.array([one["boxes"][0] for one in shifted.consensus["model"].value])
         else:
             agreed = biased_gradient(pictures)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from anytask.core.rng import derive
+from anytask.core.settings import whole
 from anytask.datasets.task_web import Questions, web_tokenizer
 from anytask.incontext.gpt3 import GPT3
 from anytask.incontext.gpt3.model import build_gpt3, gpt3_config
@@ -19,6 +20,8 @@ from anytask.lm.local import LocalLM
 from anytask.lm.option_scoring import score_options
 from anytask.lm.prompting import PromptTemplate
 from anytask.problems.base import Entrant, Metric, Outcome, Problem
+from anytask.problems.options import Options
+from anytask.problems.training import fingerprint_of
 
 SHOTS = (0, 1, 2, 4, 8, 15)
 # Peak learning rates: the lowest training loss on another web after 300 steps, of 1, 2, 4e-3 and of 2, 4, 8e-3.
@@ -79,22 +82,28 @@ def weights_checksum(lm: LocalLM) -> str:
     return digest.hexdigest()
 
 
+class WebOptions(Options):
+    """How long is trained, and on how many documents is tested."""
+
+    steps: int = whole(600, "training steps of 64 documents")
+    n: int = whole(300, "test documents")
+
+
 @dataclass(frozen=True)
 class WebData:
-    """How long the models are trained, and on how many fresh documents they are tested."""
+    """The options; the web is drawn by each seed."""
 
-    steps: int
-    n: int
+    options: WebOptions
     name: str = "web of 64 hidden tasks"
 
     @property
     def fingerprint(self) -> str:
         """Hash of the options; a run's seed draws the web."""
-        return hashlib.sha256(f"{self.name} {self.steps} {self.n}".encode()).hexdigest()[:32]
+        return fingerprint_of(self.name, self.options)
 
     def describe(self) -> dict[str, Any]:
         """Facts for the report."""
-        return {"steps": self.steps, "test_documents": self.n, "shots": list(SHOTS)}
+        return {"steps": self.options.steps, "test_documents": self.options.n, "shots": list(SHOTS)}
 
 
 class HiddenTasks(Problem):
@@ -113,14 +122,11 @@ class HiddenTasks(Problem):
         Metric("shuffled_gain", "Gain from 15 demonstrations with shuffled outputs"),
         Metric("weights_changed", "Weights changed by answering", higher_is_better=False, unit=""),
     )
-    options: ClassVar[Mapping[str, tuple[Any, str]]] = {
-        "steps": (600, "training steps of 64 documents"),
-        "n": (300, "test documents"),
-    }
+    options_class = WebOptions
 
     def load(self, source: Any = None, **options: Any) -> WebData:
-        """Return the settings; the web is drawn in each run."""
-        return WebData(**{name: default for name, (default, _) in self.options.items()} | options)
+        """Return the options; the web is drawn in each run."""
+        return WebData(self.check_options(options))
 
     def baselines(self, data: WebData) -> tuple[Entrant, ...]:
         """Return the small model."""
@@ -131,11 +137,11 @@ class HiddenTasks(Problem):
     ) -> Outcome:
         """Train one model on the seed's web and measure it at every number of demonstrations."""
         web = TaskWeb(seed=derive(seed, "tables"))
-        lm = train_web_model(web, **entrant.params, steps=data.steps, seed=seed)
+        lm = train_web_model(web, **entrant.params, steps=data.options.steps, seed=seed)
         before = weights_checksum(lm)
 
         def accuracy(k: int, instruction: bool = False, shuffled: bool = False) -> float:
-            return web_accuracy(lm, web, k, instruction=instruction, shuffled=shuffled, n=data.n, seed=seed)
+            return web_accuracy(lm, web, k, instruction=instruction, shuffled=shuffled, n=data.options.n, seed=seed)
 
         plain = {k: accuracy(k) for k in SHOTS}
         instructed, shuffled = accuracy(0, instruction=True), accuracy(SHOTS[-1], shuffled=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from anytask.core.errors import BadData
+from anytask.core.settings import real, whole
 from anytask.datasets.retrieval_tasks import Blocks, RetrievalTask, ScriptedFeedback, Sentences
 from anytask.lm.search import VectorIndex
 from anytask.problems.base import Entrant, Metric, Outcome, Problem
+from anytask.problems.options import Options
 
 
 class CosineRetriever:
@@ -35,6 +37,17 @@ class CosineRetriever:
         return self._indexes[task].search(vectors, k)[1]
 
 
+class RetrievalOptions(Options):
+    """The numbers of a world that may be changed; none: the world's own."""
+
+    n_train: int | None = whole(None, "training examples per task (blocks: 300, sentences: 200)", optional=True)
+    n_test: int | None = whole(None, "held-out queries per task (blocks: 60, sentences: 40)", optional=True)
+    noise: float | None = real(
+        None, "blocks: standard deviation of a block around its centre (0.7)", at_least=0, optional=True
+    )
+    feedback_noise: float = real(0.3, "standard deviation of the noise of the scripted scores", at_least=0)
+
+
 class RetrievalBlocks(Problem):
     """Retrieve helpful demonstrations in the world of blocks.
 
@@ -48,18 +61,16 @@ class RetrievalBlocks(Problem):
         Metric("helpful", "Share of retrieved demonstrations with the query's label"),
         Metric("mined_gain", "Rise of the mean score of the five best candidates from first to last round"),
     )
-    options: ClassVar[Mapping[str, tuple[Any, str]]] = {
-        "n_train": (300, "training examples per task"),
-        "n_test": (60, "held-out queries per task"),
-        "noise": (0.7, "standard deviation of a block around its centre"),
-        "feedback_noise": (0.3, "standard deviation of the noise of the scripted scores"),
-    }
+    options_class = RetrievalOptions
 
     def load(self, source: Any = "blocks", **options: Any) -> Blocks | Sentences:
         """Return the world ``"blocks"``, or ``"sentences"`` (which has no ``noise``)."""
         if source not in ("blocks", "sentences"):
             raise BadData(f"the built-in worlds are 'blocks' and 'sentences', got {source!r}")
-        return Blocks(**options) if source == "blocks" else Sentences(**options)
+        given = {name: value for name, value in self.check_options(options).as_dict().items() if value is not None}
+        if source == "sentences" and "noise" in given:
+            raise BadData("noise is for blocks, and these are sentences")
+        return Blocks(**given) if source == "blocks" else Sentences(**given)
 
     def baselines(self, data: Blocks | Sentences) -> tuple[Entrant, ...]:
         """Return plain cosine."""
