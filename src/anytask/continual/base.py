@@ -191,7 +191,7 @@ class ContinualClassifier(ClassifierMixin, Estimator):
 
         Parameters
         ----------
-        stream : anytask.problems.task_stream.StreamFacts
+        stream : anytask.problems.task_stream.stream.StreamFacts
             ``batch_size``, ``epochs``, ``input_shape`` and ``classes_per_task`` of the stream to come.
         """
         return {"batch_size": stream.batch_size, "epochs": stream.epochs}
