@@ -16,6 +16,8 @@ from typer.core import TyperCommand
 
 import anytask
 from anytask import catalogue
+from anytask.cli.tables import options as options_table
+from anytask.cli.tables import parameters
 
 app = typer.Typer(
     help="Task-agnostic learning systems: find one, compare them on your data, check their papers' claims.",
@@ -149,45 +151,8 @@ def _show_class(card: catalogue.Card) -> None:
     _out.print("\n[bold]Protocol[/]")
     for line in methods:
         _out.print(f"  {_escape(line)}", highlight=False, soft_wrap=True)
-    presets = getattr(cls, "PRESETS", {})
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("parameter", no_wrap=True)
-    for column in ("default", *(f"preset {preset}" for preset in presets)):
-        table.add_column(column, overflow="fold")
-    table.add_column("meaning")
-    for setting in _settings(cls):
-        values = [_preset_value(presets[preset], setting.name) for preset in presets]
-        table.add_row(setting.name, *(_escape(value) for value in (setting.default, *values, _meaning(setting))))
     _out.print("\n[bold]Parameters[/]")
-    _out.print(table)
-
-
-def _settings(cls: Any) -> list[Any]:
-    """List the parameters of a class with written defaults: its settings, or else what its signature tells."""
-    import inspect
-
-    import attrs
-
-    from anytask.core.settings import Setting, Settings, settings_of
-
-    if issubclass(cls, Settings):
-        required = attrs.NOTHING
-        return [attrs.evolve(s, default=_written(s.default, required)) for s in settings_of(cls)]
-    known = inspect.signature(cls).parameters.values()
-    return [Setting(p.name, _written(p.default, p.empty), "", "") for p in known]
-
-
-def _written(default: Any, required: Any) -> str:
-    return "required" if default is required else repr(default)
-
-
-def _preset_value(preset: Any, name: str) -> str:
-    """Return what a preset sets a parameter to, ``group.name`` for one of a group; "" where it leaves the default."""
-    for part in name.split("."):
-        if part not in preset:
-            return ""
-        preset = preset[part]
-    return repr(preset)
+    _out.print(parameters(cls))
 
 
 _PROTOCOL = (
@@ -249,32 +214,11 @@ class _CompareCommand(TyperCommand):
 
         named = [word for word in ctx.meta.get("words", ()) if word in problems.KEYS]
         if named:
-            _print_options(problems.get(named[0]))
+            _out.print(f"[bold]Options of {named[0]}[/], as --set NAME=VALUE unless listed above", highlight=False)
+            _out.print(options_table(problems.get(named[0])))
         else:
             known = ", ".join(problems.KEYS)
             _out.print(f"`anytask compare PROBLEM --help` lists the options of a problem: {known}.", highlight=False)
-
-
-def _print_options(problem: Any) -> None:
-    from anytask.core.settings import settings_of
-
-    _out.print(f"[bold]Options of {problem.key}[/], as --set NAME=VALUE unless listed above", highlight=False)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("option", no_wrap=True)
-    table.add_column("default", overflow="fold", max_width=24)
-    table.add_column("meaning")
-    for setting in settings_of(problem.options_class):
-        table.add_row(setting.name, _escape(_value(setting.default)), _escape(_meaning(setting)))
-    _out.print(table)
-
-
-def _value(value: Any) -> str:
-    """Write a default: as JSON, which is how a command line gives it."""
-    return "none" if value is None else value if isinstance(value, str) and value.isprintable() else repr(value)
-
-
-def _meaning(setting: Any) -> str:
-    return f"{setting.help} ({setting.wanted})" if setting.wanted else setting.help
 
 
 @app.command(cls=_CompareCommand)
@@ -516,7 +460,3 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
-
-
-if __name__ == "__main__":
-    main()
