@@ -30,8 +30,9 @@ from anytask.core.rng import derive, isolated
 from anytask.lm.sim import SimulatedChat
 from anytask.lm.tiny_models import checksum
 from anytask.prompts import LLMLingua2
+from anytask.prompts.llmlingua2.distillation import distill
 from anytask.prompts.llmlingua2.probe import probe_compressor
-from anytask.prompts.llmlingua2.training import TokenClassifierTrainer, distill
+from anytask.prompts.llmlingua2.training import Training, accuracy, encode
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "ensurepip"}
@@ -150,17 +151,16 @@ def train(recipe: dict[str, Any]) -> tuple[LLMLingua2, dict[str, Any]]:
         config = BertConfig(vocab_size=len(tokenizer), use_cache=False, **recipe["config"])
         config.num_labels = 2
         model = BertForTokenClassification(config)
-    names = ("epochs", "learning_rate", "batch_size", "max_length")
-    given = {"lr" if name == "learning_rate" else name: recipe[name] for name in names}
-    trainer = TokenClassifierTrainer(**given, seed=seed)
-    trainer.train(model, tokenizer, distilled.words, distilled.labels)
+    training = Training(epochs=recipe["epochs"], lr=recipe["learning_rate"], batch_size=recipe["batch_size"])
+    place = {"max_length": recipe["max_length"], "seed": seed}
+    accuracies = training.train(model, tokenizer, distilled.words, distilled.labels, **place)
     test = distill(
         SimulatedChat(recipe["teacher"], seed=derive(seed, "held out") % 2**31),
         documents(held, recipe, rng),
         seed=seed,
         **{**options, "variation": 90, "gap": 100},
     )
-    examples = trainer._encode(tokenizer, test.words, test.labels)
+    examples = encode(tokenizer, test.words, test.labels, recipe["max_length"])
     labels = np.concatenate(test.labels)
     log = {
         "files": {"training": len(used), "held out": len(held)},
@@ -168,10 +168,9 @@ def train(recipe: dict[str, Any]) -> tuple[LLMLingua2, dict[str, Any]]:
         "words": sum(len(p.split()) for source in used for p in source),
         "chunks": len(distilled.chunks),
         "chunks that passed the filters": len(distilled.kept),
-        "validation_accuracy": [round(a, 4) for a in trainer.accuracies_],
-        "best_epoch": trainer.best_epoch_,
-        "steps": trainer.steps_,
-        "held_out_accuracy": round(trainer._accuracy(model, examples, tokenizer.pad_token_id), 4),
+        "validation_accuracy": [round(a, 4) for a in accuracies],
+        "best_epoch": max(range(len(accuracies)), key=lambda i: (accuracies[i], i)),
+        "held_out_accuracy": round(accuracy(model, examples, tokenizer.pad_token_id), 4),
         "held_out_majority": round(float(max(labels.mean(), 1 - labels.mean())), 4),
         "cpu_seconds": round(time.process_time() - begun),
         "parameters": sum(p.numel() for p in model.parameters()),

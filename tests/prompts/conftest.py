@@ -13,7 +13,7 @@ CORPUS = (
 TEXT = "Prices rose by 12 percent, and nobody asked the committee's chair. The library closed! Who wanted more time?"
 
 
-def tokenizer_of(kind, corpus=CORPUS, size=220):
+def tokenizer_of(kind, corpus, size):
     names = ("[CLS]", "[PAD]", "[SEP]", "[UNK]") if kind == "wordpiece" else ("<s>", "<pad>", "</s>", "<unk>")
     special = list(names)
     bos, pad, eos, unk = names
@@ -77,6 +77,12 @@ def small_classifiers():
     return {kind: make(kind) for kind in ("metaspace", "wordpiece", "bytelevel")}
 
 
-def make(kind):
-    tokenizer = tokenizer_of(kind)
+@pytest.fixture(scope="session")
+def classifier_for():
+    """(kind of tokenizer, texts) -> (model, tokenizer), whose vocabulary is made for the texts."""
+    return lambda kind, corpus: make(kind, CORPUS + corpus, 400)
+
+
+def make(kind, corpus=CORPUS, size=220):
+    tokenizer = tokenizer_of(kind, corpus, size)
     return classifier_of(tokenizer), tokenizer

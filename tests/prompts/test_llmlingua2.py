@@ -13,8 +13,8 @@ from anytask.lm.tiny_models import TINY_MODELS, load_tiny
 from anytask.prompts.baselines import RandomDeletion, SurprisalCompressor, Truncation
 from anytask.prompts.llmlingua2 import LLMLingua2
 from anytask.prompts.llmlingua2.probe import probe_compressor
-from anytask.prompts.llmlingua2.selection_rules import percentile_threshold
-from anytask.prompts.llmlingua2.words import WordMarks
+from anytask.prompts.llmlingua2.selection_rules import percentile_threshold, select_words
+from anytask.prompts.llmlingua2.words import ChunkWords, WordReader
 
 KINDS = ("metaspace", "wordpiece", "bytelevel")
 TEXT = "Prices rose by 12 percent, and nobody asked the committee's chair. The library closed! Who wanted more time?"
@@ -52,7 +52,6 @@ def test_the_threshold_counts_a_word_once_per_token_it_costs():
 @pytest.mark.parametrize("kind", KINDS)
 def test_word_borders_come_from_the_tokenizer(small_classifiers, kind):
     compressor = _compressor(small_classifiers, kind)
-    assert compressor.reader_.marks.kind == kind
     words = compressor.compress(TEXT, 0.5).words
     assert "".join(words) == TEXT.replace(" ", "")  # spelling survives lower-casing and unknown tokens
     for word in ("Prices", "library", "12", ",", "!", "?"):
@@ -138,7 +137,7 @@ def test_chunks_end_at_sentence_ends_and_fit(small_classifiers, kind):
     for (a, b), (c, _) in zip(prepared.chunks, prepared.chunks[1:]):
         assert b == c
         assert 0 < b - a <= 30
-        window = compressor.reader_.is_end[prepared.ids[a : a + 30]]
+        window = np.array([prepared.text[s:e].strip() == "." for s, e in prepared.offsets[a : a + 30]])
         if window[1:].any():
             assert window[b - a - 1]
             assert not window[b - a :].any()
@@ -256,6 +255,82 @@ def test_without_weights_the_shipped_ones_compress_english():
     assert many[1].text == ""
 
 
+THAI = "โปรดทราบว่ารถไฟไปเชียงใหม่จะออกเวลาสิบนาฬิกาสี่สิบห้านาทีจากชานชาลาที่สี่"
+CHINESE = "请注意,开往上海的列车将于上午十点四十五分从四号站台出发。"
+
+
+@pytest.mark.parametrize("text", ["hello", "yes", "A" * 300, THAI, CHINESE, "Please note the 4th."])
+@pytest.mark.parametrize("cut", ["percentile", "exact"])
+def test_a_cut_by_rate_leaves_something_of_every_text(text, cut):
+    compressor = LLMLingua2(cut=cut)
+    for rate in (0.01, 0.5, 0.9):
+        assert compressor.compress(text, rate).kept
+    assert compressor.compress(text, target_tokens=1).kept
+
+
+def test_scripts_without_spaces_are_cut_word_by_word_and_get_no_spaces(classifier_for):
+    model, tokenizer = classifier_for("metaspace", (THAI + CHINESE) * 3)
+    compressor = LLMLingua2(model, tokenizer=tokenizer)
+    for text in (THAI, CHINESE):
+        result = compressor.compress(text, 0.5)
+        assert 0 < len(result.text) < len(text)
+        assert " " not in result.text
+        assert _is_subsequence(result.text, text)
+    assert " " not in LLMLingua2().compress(CHINESE, 0.5).text
+    mixed = LLMLingua2().compress("The report of Zwyntraal is late.", threshold=0.5)
+    assert mixed.text == " ".join(mixed.kept).replace(" .", ".")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_forced_numbers_keep_their_inner_marks(small_classifiers, kind):
+    numbers = ("1,234.56", "2024-03-01", "10:45")
+    text = "The invoice of {} is due on {} at {}, they said.".format(*numbers)
+    for rate in (0.1, 0.5):
+        result = _compressor(small_classifiers, kind, force_digits=True).compress(text, rate)
+        assert set(numbers) <= set(result.kept)
+        assert all(number in result.text for number in numbers)
+
+
+def test_what_the_tokenizer_does_not_know_counts_for_what_it_is():
+    blob = "data:image/png;base64," + "iVBORw0KGgo" * 300
+    result = LLMLingua2().compress(blob, 0.5)
+    assert result.origin_tokens > len(blob) / 5  # one unknown token for 3,300 letters before
+    assert result.compressed_tokens == LLMLingua2().count_tokens(result.text)
+
+
+def test_the_context_that_alone_names_the_asked_word_survives():
+    contexts = ["The library opens at nine.", "The pool opens at ten and closes at six.", "The parking is free."]
+    for asked, place in (("pool", 1), ("parking", 2), ("library", 0)):
+        question = f"the {asked}?"
+        result = LLMLingua2().compress(contexts, 0.7, question=question, context_filter=True, n_contexts=1)
+        assert any(label for label, context in zip(result.labels, result.contexts) if context == place)
+        assert asked in result.kept
+
+
+def test_repeats_of_forced_tokens_are_judged_by_the_cut_itself():
+    # Costs make the cut higher than the plain percentile of the words: b falls, and the second "?" follows the first.
+    p = np.array([1.0, 0.6, 1.0, 0.9, 0.1])
+    chunk = ChunkWords(0, ["?", "b", "?", "c", "d"], [True] * 5, p, p, np.array([1, 1, 1, 20, 1]))
+    (kept,) = select_words([chunk], 0.8, single=("?",))
+    # tau = percentile 20 (0.8 -> int(20 + 1) = 21) of .1 .6 .9*20 1 1 is .9: b goes, and with it the second "?";
+    # its probability then is 0, tau stays .9
+    assert kept.tolist() == [True, False, False, False, False]
+    (plain,) = select_words([chunk], 0.8)
+    assert plain.tolist() == [True, False, True, False, False]
+
+
+@pytest.mark.parametrize("value", [0, -3, 1.5, True])
+@pytest.mark.parametrize("name", ["target_tokens", "n_contexts", "context_tokens"])
+def test_budgets_below_one_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1"):
+        LLMLingua2().compress([TEXT, TEXT], context_filter=True, **{name: value})
+
+
+def test_half_a_character_is_named_with_its_place():
+    with pytest.raises(ValueError, match="context 1 has half a character"):
+        LLMLingua2().compress(["fine", "cut \ud83d here"], 0.5)
+
+
 def test_the_shipped_weights_reach_their_published_probe():
     facts = TINY_MODELS["compressor"]
     measured = probe_compressor(LLMLingua2())
@@ -278,7 +353,7 @@ def test_damaged_shipped_weights_are_refused(monkeypatch, tmp_path):
 
 def test_slow_tokenizers_are_refused():
     with pytest.raises(ValueError, match="fast tokenizer"):
-        WordMarks(object())
+        WordReader(object())
 
 
 @pytest.mark.parametrize("cls", [Truncation, RandomDeletion, SurprisalCompressor])

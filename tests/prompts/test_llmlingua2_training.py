@@ -1,23 +1,22 @@
 """LLMLingua-2's data and training: chunks, alignment, filters, and a trainer that resumes."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anytask.core.persistence import load_tree
 from anytask.datasets.compression_languages import KeyValue, Modifiers
-from anytask.prompts.llmlingua2.training import (
+from anytask.prompts.llmlingua2.distillation import (
     Alignment,
-    TokenClassifierTrainer,
-    _batch,
     annotate,
     chunk_text,
     distill,
     label_pairs,
     quality_filter,
-    small_encoder,
 )
+from anytask.prompts.llmlingua2.token_probabilities import model_inputs
+from anytask.prompts.llmlingua2.training import Training, encode, forward, small_encoder
 
 ORIGINAL = ["the", "cat", "sat", "on", "the", "mat", "the", "end"]
 
@@ -100,15 +99,18 @@ def test_distillation_sends_the_paper_s_request_and_filters_rephrased_texts():
 
 
 def test_padding_is_masked_and_left_out_of_the_loss():
-    ids, mask, y = _batch([([5, 6, 7], [0, 1, 0]), ([8], [1])], pad=9)
-    assert ids.tolist() == [[5, 6, 7], [8, 9, 9]]
-    assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+    inputs = model_inputs([[5, 6, 7], [8]], 9, torch.device("cpu"))
+    assert inputs["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
+    assert inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert model_inputs([[5], [8]], 9, torch.device("cpu"))["attention_mask"] is None
+    model, _ = small_encoder([list("abcdefgh")])
+    _, y = forward(model, [([5, 6, 7], [0, 1, 0]), ([8], [1])], 0)
     assert y.tolist() == [[0, 1, 0], [1, -100, -100]]
 
 
 def test_labels_go_to_all_tokens_of_a_word_and_specials_get_0(small_classifiers):
     tokenizer = small_classifiers["wordpiece"][1]
-    ids, y = TokenClassifierTrainer()._encode(tokenizer, [["everybodynear", "met"]], [[True, False]])[0]
+    ids, y = encode(tokenizer, [["everybodynear", "met"]], [[True, False]])[0]
     n = len(tokenizer.tokenize("everybodynear"))
     assert n > 1
     assert y[: n + 1] == [0] + [1] * n
@@ -127,31 +129,33 @@ def test_training_resumes_to_the_same_weights(tmp_path):
 
     def train(epochs, folder):
         model, tokenizer = small_encoder(words, seed=1)
-        trainer = TokenClassifierTrainer(epochs=epochs, lr=3e-3, batch_size=16, seed=1)
-        trainer.train(model, tokenizer, words, labels, folder=folder)
-        return model.state_dict(), trainer
+        training = Training(epochs=epochs, lr=3e-3, batch_size=16)
+        return training.train(model, tokenizer, words, labels, seed=1, folder=folder), model.state_dict()
 
-    whole, a = train(4, None)
+    a, whole = train(4, None)
     train(2, tmp_path)
-    resumed, b = train(4, tmp_path)
-    assert a.accuracies_ == b.accuracies_
+    b, resumed = train(4, tmp_path)
+    assert a == b
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
 
 
-def test_the_best_epoch_by_validation_is_kept_and_a_failure_leaves_the_model_alone():
+def test_the_best_epoch_by_validation_is_kept_and_a_failure_leaves_the_model_alone(tmp_path):
     words, labels = _data()
     model, tokenizer = small_encoder(words)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    trainer = TokenClassifierTrainer(epochs=5, lr=3e-3, batch_size=16)
+    training = Training(epochs=5, lr=3e-3, batch_size=16)
 
     def stop(share):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trainer.train(model, tokenizer, words, labels, progress=stop)
+        training.train(model, tokenizer, words, labels, progress=stop)
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-    trainer.train(model, tokenizer, words, labels)
-    assert trainer.best_epoch_ == int(np.argmax(trainer.accuracies_))
+    accuracies = training.train(model, tokenizer, words, labels, folder=tmp_path)
+    best, last = load_tree(tmp_path)["best"], load_tree(tmp_path)["model"]
+    assert all(torch.equal(v, best[k]) for k, v in model.state_dict().items())
+    same = all(torch.equal(best[k], last[k]) for k in best)
+    assert same is (accuracies[-1] == max(accuracies))
 
 
 def test_the_causal_encoder_does_not_see_what_follows():

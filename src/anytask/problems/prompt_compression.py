@@ -210,8 +210,8 @@ class PromptCompression(TrainingProblem):
                 metrics["exact_match"] = float(np.mean(hits))
         metrics["quality"] = metrics.get("f1", metrics.get("exact_match", float("nan")))
         details["examples"] = [{"text": i.text, "compressed": r.text} for i, r in zip(items[:5], results)]
-        if hasattr(compressor, "trainer_"):
-            details["validation_accuracy"] = compressor.trainer_.accuracies_
+        if hasattr(compressor, "accuracies_"):
+            details["validation_accuracy"] = compressor.accuracies_
         if hasattr(compressor, "model_"):
             cost["trainable_parameters"] = float(sum(p.numel() for p in compressor.model_.parameters()))
         return Outcome(metrics, details, cost, kind=trained.kind or getattr(compressor, "kind", None))

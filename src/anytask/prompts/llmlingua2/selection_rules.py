@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from numbers import Integral
 
 import numpy as np
 
@@ -54,111 +54,106 @@ def most_probable(p: Sequence[np.ndarray], cost: Sequence[np.ndarray], rate: flo
     return np.split(keep, np.cumsum([len(part) for part in p])[:-1])
 
 
-@dataclass(frozen=True)
-class TokenFilter:
-    """Decide for each word whether it stays, by rate or threshold.
+def select_words(
+    chunks: Sequence[ChunkWords],
+    rate: float,
+    threshold: float | None = None,
+    *,
+    cut: str = "percentile",
+    pooled: bool = False,
+    single: Collection[str] = (),
+) -> list[np.ndarray]:
+    """Return a mask over the words of each chunk.
 
     Parameters
     ----------
-    cut, force_tokens, drop_consecutive
+    chunks : sequence of ChunkWords
+    rate : float
+    threshold : float, optional
+        Keeps the words whose probability reaches it, instead of a rate.
+    cut : {"percentile", "exact"}
         As in :class:`~anytask.prompts.LLMLingua2`.
+    pooled : bool
+        One percentile for all chunks, instead of the paper's for each.
+    single : collection of str
+        Words that lose their probability where they recur and the cut kept nothing in between.
     """
 
-    cut: str = "percentile"
-    force_tokens: tuple[str, ...] = ()
-    drop_consecutive: bool = False
-
-    def select(self, chunks: Sequence[ChunkWords], rate: float, threshold: float | None = None) -> list[np.ndarray]:
-        """Return a mask over the words of each chunk; the paper's threshold is each chunk's own."""
-        reduce = max(0.0, 1 - rate)
-        p = [self._without_repeats(chunk, reduce, threshold) for chunk in chunks]
+    def masks(p: list[np.ndarray]) -> list[np.ndarray]:
+        cost = [chunk.cost for chunk in chunks]
         if threshold is not None:
-            kept = [q >= threshold for q in p]
-        elif self.cut == "exact":
-            kept = most_probable(p, [chunk.cost for chunk in chunks], rate)
-        else:
-            kept = [above(q, percentile_threshold(q, chunk.cost, reduce)) for q, chunk in zip(p, chunks)]
-        if self.drop_consecutive:
-            for chunk, mask in zip(chunks, kept):
-                before = None
-                for i in np.flatnonzero(mask):
-                    if chunk.words[i] in self.force_tokens and chunk.words[i] == before:
-                        mask[i] = False
-                    else:
-                        before = chunk.words[i]
-        return kept
-
-    def select_pooled(self, chunks: Sequence[ChunkWords], rate: float) -> list[np.ndarray]:
-        """Return masks by one threshold for all chunks."""
-        if not chunks:
-            return []
-        p, cost = [chunk.forced_p for chunk in chunks], [chunk.cost for chunk in chunks]
-        if self.cut == "exact":
+            return [q >= threshold for q in p]
+        if rate >= 1 or not p:
+            return [np.ones(len(q), dtype=bool) for q in p]
+        if cut == "exact":
             return most_probable(p, cost, rate)
-        tau = percentile_threshold(np.concatenate(p), np.concatenate(cost), 1 - rate)
-        return [above(q, tau) for q in p]
+        if pooled:
+            tau = percentile_threshold(np.concatenate(p), np.concatenate(cost), 1 - rate)
+            return [above(q, tau) for q in p]
+        return [above(q, percentile_threshold(q, c, 1 - rate)) for q, c in zip(p, cost)]
 
-    def _without_repeats(self, chunk: ChunkWords, reduce: float, threshold: float | None) -> np.ndarray:
-        """Return the words' probabilities, 0 for a forced token that recurs with nothing kept in between."""
-        if not self.drop_consecutive:
-            return chunk.forced_p
-        p = chunk.forced_p.copy()
-        tau = float(np.percentile(p, int(100 * reduce))) if threshold is None else threshold
-        between, previous = False, None
-        for i, word in enumerate(chunk.words):
-            if word in self.force_tokens:
-                if between:
-                    between = False
-                elif word == previous:
-                    p[i] = 0.0
-                previous = word
-            else:
-                between |= bool(p[i] > tau)
-        return p
+    kept = masks([chunk.forced_p for chunk in chunks])
+    if single:
+        again = [_recurs(chunk.words, mask, single) for chunk, mask in zip(chunks, kept)]
+        kept = masks([np.where(r, 0.0, chunk.forced_p) for chunk, r in zip(chunks, again)])
+        kept = [mask & ~r for mask, r in zip(kept, again)]
+    return kept
 
 
-@dataclass(frozen=True)
-class ContextFilter:
-    """Decide which contexts of a prompt stay, by their mean keep-probability.
+def _recurs(words: Sequence[str], mask: np.ndarray, single: Collection[str]) -> np.ndarray:
+    again, before = np.zeros(len(words), dtype=bool), None
+    for i in np.flatnonzero(mask).tolist():
+        again[i] = words[i] == before and before in single
+        before = words[i]
+    return again
 
-    Parameters
-    ----------
-    rate, tokens, n : optional
-        Budget: a share, a number of tokens, or a number of contexts; default: from the token filter's rate.
-    force : sequence of int
-        Contexts that stay in any case.
+
+def keep_one(chunks: Sequence[ChunkWords], masks: Sequence[np.ndarray]) -> None:
+    """Keep the most probable word of a prompt of which a cut by rate would leave nothing."""
+    p = [np.where([word != "" for word in chunk.words], chunk.forced_p, -1.0) for chunk in chunks]
+    if p and not any((q[mask] >= 0).any() for q, mask in zip(p, masks)):
+        best = max(range(len(p)), key=lambda i: p[i].max())
+        masks[best][p[best].argmax()] |= p[best].max() >= 0
+
+
+def context_share(
+    n: int,
+    origin: int,
+    rate: float,
+    target_tokens: int | None = None,
+    token_filter: bool = True,
+    context_rate: float | None = None,
+    context_tokens: int | None = None,
+    n_contexts: int | None = None,
+) -> float:
+    """Return r_c, the share of ``n`` contexts, of ``origin`` tokens together, that stays."""
+    if n_contexts is not None:
+        return min(n_contexts / n, 1.0)
+    if context_tokens is None and context_rate is None and target_tokens is not None:
+        context_tokens = (2 if token_filter else 1) * target_tokens
+    if context_tokens is not None:
+        return min(context_tokens / max(1, origin), 1.0)
+    if context_rate is not None:
+        return context_rate
+    return (rate + 1) / 2 if token_filter else rate
+
+
+def select_contexts(chunks: Sequence[ChunkWords], n: int, share: float, force: Collection[int]) -> list[int]:
+    """Return the indices of the contexts whose mean keep-probability reaches the percentile, and of forced ones."""
+    wrong = [i for i in force if not 0 <= i < n]
+    if wrong:
+        raise ValueError(f"force_contexts must be indices in [0, {n}), got {wrong}")
+    p = [[chunk.p for chunk in chunks if chunk.context == i] for i in range(n)]
+    score = np.array([np.concatenate(parts).mean() if parts else 0.0 for parts in p])
+    tau = np.percentile(score, min(max(int(100 * (1 - share)), 0), 100))
+    return [i for i in range(n) if score[i] >= tau or i in force]
+
+
+def favour(chunks: Sequence[ChunkWords], question: str) -> set[int]:
+    """Raise the probability of the question's words: p <- p^(1 - 1/n) for a word that occurs n times.
+
+    Returns the contexts that alone name one of the words.
     """
-
-    rate: float | None = None
-    tokens: int | None = None
-    n: int | None = None
-    force: Sequence[int] = ()
-
-    def share(self, n: int, origin: int, rate: float, target_tokens: int | None, token_filter: bool) -> float:
-        """Return r_c, the share of the ``n`` contexts, of ``origin`` tokens together, that stays."""
-        if self.n is not None:
-            return min(self.n / n, 1.0)
-        if self.tokens is not None:
-            return min(self.tokens / max(1, origin), 1.0)
-        if self.rate is not None:
-            return self.rate
-        if target_tokens is not None:
-            return min((2 if token_filter else 1) * target_tokens / max(1, origin), 1.0)
-        return (rate + 1) / 2 if token_filter else rate
-
-    def select(self, chunks: Sequence[ChunkWords], n: int, share: float) -> list[int]:
-        """Return the indices of the contexts that reach the percentile."""
-        wrong = [i for i in self.force if not 0 <= i < n]
-        if wrong:
-            raise ValueError(f"force_contexts must be indices in [0, {n}), got {wrong}")
-        p = [[chunk.p for chunk in chunks if chunk.context == i] for i in range(n)]
-        score = np.array([np.concatenate(parts).mean() if parts else 0.0 for parts in p])
-        tau = np.percentile(score, min(max(int(100 * (1 - share)), 0), 100))
-        return [i for i in range(n) if score[i] >= tau or i in self.force]
-
-
-def favour(chunks: Sequence[ChunkWords], question: str) -> None:
-    """Raise the probability of the question's words: p <- p^(1 - 1/n) for a word that occurs n times."""
     asked = {word.casefold() for word in re.findall(r"\w+", question)}
     spelled = [[word.casefold() for word in chunk.words] for chunk in chunks]
     counts = Counter(word for words in spelled for word in words if word in asked)
@@ -166,6 +161,8 @@ def favour(chunks: Sequence[ChunkWords], question: str) -> None:
         exponent = np.array([1 - 1 / counts[word] if word in asked else 1.0 for word in words])
         chunk.p = chunk.p**exponent
         chunk.forced_p = np.where(chunk.forced_p >= 1.0, 1.0, chunk.forced_p**exponent)
+    places = [{chunk.context for chunk, words in zip(chunks, spelled) if word in words} for word in counts]
+    return {min(found) for found in places if len(found) == 1}
 
 
 def dynamic_rates(groups: Sequence[Sequence[ChunkWords]], rate: float) -> list[float]:
@@ -175,13 +172,14 @@ def dynamic_rates(groups: Sequence[Sequence[ChunkWords]], rate: float) -> list[f
     return rates
 
 
-def check_budget(rate: float, target_tokens: int | None, threshold: float | None) -> float:
+def check_budget(rate: float, threshold: float | None = None, **counts: int | None) -> float:
     """Return the rate, or raise a ValueError for a wrong or contradictory budget."""
     check_rate(rate)
-    if target_tokens is not None and target_tokens < 0:
-        raise ValueError(f"target_tokens must not be negative, got {target_tokens}")
+    for name, count in counts.items():
+        if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < 1):
+            raise ValueError(f"{name} must be an integer of at least 1, got {count!r}")
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"threshold is a probability in [0, 1], got {threshold}")
-    if target_tokens is not None and threshold is not None:
+    if counts.get("target_tokens") is not None and threshold is not None:
         raise ValueError("give target_tokens or threshold, not both")
     return rate

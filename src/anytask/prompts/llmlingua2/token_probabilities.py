@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from anytask.core.checks import require_finite
 from anytask.core.progress import Progress, portion
@@ -75,7 +76,7 @@ def keep_probabilities(
                 break
             end += 1
         batch = order[start:end]
-        inputs = _pad([full[i] for i in batch], pad, device)
+        inputs = model_inputs([full[i] for i in batch], pad, device)
         with torch.inference_mode():
             logits = model(**inputs).logits
             keep = require_finite(logits.float(), "a token's score").softmax(dim=-1)[..., 1].cpu().numpy()
@@ -86,14 +87,9 @@ def keep_probabilities(
     return out
 
 
-def _pad(rows: Sequence[np.ndarray], pad: int, device: torch.device) -> dict[str, Any]:
-    """Return the model's inputs; without padding no mask is needed, and attention is faster."""
-    width = len(rows[-1])
-    ids = np.full((len(rows), width), pad, dtype=np.int64)
-    for row, tokens in zip(ids, rows):
-        row[: len(tokens)] = tokens
-    inputs = {"input_ids": torch.from_numpy(ids).to(device)}
-    if len(rows[0]) < width:
-        mask = np.arange(width) < np.array([len(tokens) for tokens in rows])[:, None]
-        inputs["attention_mask"] = torch.from_numpy(mask.astype(np.int64)).to(device)
-    return inputs
+def model_inputs(rows: Sequence[Any], pad: int, device: torch.device) -> dict[str, Any]:
+    """Return token ids padded to the longest row; without padding no mask is needed, and attention is faster."""
+    length = torch.tensor([len(row) for row in rows])
+    ids = pad_sequence([torch.as_tensor(row) for row in rows], batch_first=True, padding_value=pad)  # (b, n)
+    mask = (torch.arange(ids.shape[1]) < length[:, None]).long()
+    return {"input_ids": ids.to(device), "attention_mask": None if mask.all() else mask.to(device)}

@@ -2,82 +2,55 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import json
 import re
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from anytask.prompts.base import Compression
-from anytask.prompts.llmlingua2.training import special_frame
 
 _PUNCTUATION = frozenset(string.punctuation)
-_BYTE_SPACES = "\u0120\u010a\u0109\u010d"  # how byte-level tokenizers spell a space, a newline, a tab, a return
-_BLANK = np.array([chr(c).isspace() for c in range(0x3001)] + [False])  # white space ends at the ideographic space
+_MARKS = "\u2581\u0120\u010a\u0109\u010d"  # how tokenizers spell white space: the metaspace, and byte-level ones' bytes
+#: Letters and digits in a row, with marks between digits: 1,234.56 is one word, 2024-03-01 and 10:45 are.
+_WORD = re.compile(r"[^\W_]+(?:(?<=\d)[.,:/-](?=\d)[^\W_]+)*")
+#: Scripts without spaces between words: Thai to Tibetan, Burmese, Khmer, Chinese and Japanese.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u2e80-\u31ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 
 
-class WordMarks:
-    """Which tokens of a vocabulary begin a word, read from the tokenizer itself and not from a model's name.
+def check_target(target: Any) -> None:
+    """Raise unless ``target`` is None, a callable, or the name of a tiktoken encoding that can be had."""
+    if isinstance(target, str):
+        counter_of(target)
+    elif target is not None and not callable(target):
+        raise TypeError(f"target must be a tiktoken name or a callable text -> int, got {target!r}")
 
-    Parameters
-    ----------
-    tokenizer : transformers.PreTrainedTokenizerFast
 
-    Attributes
-    ----------
-    kind : {"metaspace", "bytelevel", "wordpiece", "word"}
-        How word borders are spelled: a mark on the first token, a byte for the space, a prefix on all tokens but the
-        first, or not at all because every token is a word.
-    starts : (V,) array of bool
-        Whether a token begins a word wherever it stands.
-    digits : (V,) array of bool
-        Whether a token contains a digit.
-    pure : list of str
-        Tokens without their mark.
+def counter_of(target: str | Callable[[str], int]) -> Callable[[str], int]:
+    """Return text -> number of tokens, words that come again counted once.
 
-    Raises
-    ------
-    ValueError
-        If the tokenizer is not a fast one.
+    Examples
+    --------
+    >>> counter_of(lambda text: len(text.split()))("a b")
+    2
     """
-
-    def __init__(self, tokenizer: Any) -> None:
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            raise ValueError(
-                f"LLMLingua2 needs a fast tokenizer (one that gives character offsets), got {type(tokenizer).__name__}"
-            )
-        description = json.loads(backend.to_str())
-        model = description["model"]
-        types = set(re.findall(r'"type": ?"(\w+)"', json.dumps([description["pre_tokenizer"], description["decoder"]])))
-        prefix = model.get("continuing_subword_prefix") or ""
-        tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-        self.tokens: list[str] = [token or "" for token in tokens]
-        added = set(tokenizer.get_added_vocab())
-        if "Metaspace" in types or model["type"] == "Unigram":
-            self.kind = "metaspace"
-            bare = [token.lstrip("\u2581") for token in self.tokens]
-            starts = [token.startswith("\u2581") for token in self.tokens]
-        elif "ByteLevel" in types:
-            self.kind = "bytelevel"
-            bare = [token.lstrip(_BYTE_SPACES) for token in self.tokens]
-            starts = [token[:1] in _BYTE_SPACES and token != "" for token in self.tokens]
-        elif prefix:
-            self.kind = "wordpiece"
-            bare = [token.removeprefix(prefix) for token in self.tokens]
-            starts = [not token.startswith(prefix) for token in self.tokens]
-        else:
-            self.kind = "word"
-            bare, starts = self.tokens, [True] * len(self.tokens)
-        self.pure: list[str] = bare
-        self.starts = np.array(
-            [s or token in _PUNCTUATION or token in added for s, token in zip(starts, self.tokens)], dtype=bool
-        )
-        self.digits = np.array([re.search(r"\d", t) is not None and t not in added for t in self.tokens], dtype=bool)
+    if callable(target):
+        return functools.lru_cache(100_000)(target)
+    try:
+        import tiktoken
+    except ImportError as error:
+        raise ImportError(f"target={target!r} needs tiktoken: pip install tiktoken") from error
+    try:
+        encoding = tiktoken.encoding_for_model(target)
+    except KeyError:
+        encoding = tiktoken.get_encoding(target)
+    return functools.lru_cache(100_000)(lambda text: len(encoding.encode_ordinary(text)))
 
 
 @dataclass
@@ -85,8 +58,12 @@ class TokenisedText:
     """A context with its forced tokens replaced, tokenised, and cut into chunks [start, end)."""
 
     text: str
+    tokens: list[str]
     ids: np.ndarray
     offsets: np.ndarray  # (n, 2)
+    cost: np.ndarray  # (n,) tokens that a token counts for
+    starts: np.ndarray  # (n,) whether it begins a word
+    sure: np.ndarray  # (n,) whether it is kept in any case
     chunks: list[tuple[int, int]]
 
 
@@ -105,6 +82,9 @@ class ChunkWords:
 class WordReader:
     """Tokenise contexts, cut them into chunks that fit the encoder, and merge tokens to words.
 
+    Word borders are those of the tokenizer's pre-tokenizer, but never inside a row of letters and digits or a number
+    with inner marks (1,234.56); in scripts without spaces every token is a word.
+
     Parameters
     ----------
     tokenizer : transformers.PreTrainedTokenizerFast
@@ -116,10 +96,13 @@ class WordReader:
     ----------
     stand_in : dict
         Forced text -> the added token that stands for it.
-    is_end : (V,) array of bool
-        Whether a chunk may end at a token.
     prefix, suffix : list of int
         Special tokens around a chunk.
+
+    Raises
+    ------
+    ValueError
+        If the tokenizer is not a fast one.
     """
 
     def __init__(
@@ -128,168 +111,171 @@ class WordReader:
         *,
         force_tokens: Sequence[str] = (),
         force_digits: bool = False,
-        token_to_word: Literal["mean", "first"] = "mean",
+        token_to_word: str = "mean",
         chunk_ends: Sequence[str] = (".", "\n"),
         max_length: int = 512,
-        convention: Literal["paper", "released"] = "paper",
+        convention: str = "paper",
     ) -> None:
-        self.tokenizer, self.force_digits, self.token_to_word = tokenizer, force_digits, token_to_word
-        self.chunk_ends, self.max_length, self.convention = chunk_ends, max_length, convention
+        self.backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+        if self.backend is None:
+            raise ValueError(
+                f"LLMLingua2 needs a fast tokenizer (one that gives character offsets), got {type(tokenizer).__name__}"
+            )
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        self.force_digits, self.token_to_word = force_digits, token_to_word
+        self.released = convention == "released"
         split = [t for t in force_tokens if not self._is_one_token(t)]
         # The name depends on the token alone, so that a saved compressor finds the embedding it was saved with.
         self.stand_in = {t: f"[NEW{hashlib.blake2b(t.encode(), digest_size=6).hexdigest()}]" for t in split}
-        if split:
+        if new := [name for name in self.stand_in.values() if name not in tokenizer.get_vocab()]:
             from tokenizers import AddedToken
 
-            known = tokenizer.get_vocab()
-            new = [AddedToken(n, normalized=False, special=False) for n in self.stand_in.values() if n not in known]
-            tokenizer.add_tokens(new)
-        self.marks = marks = WordMarks(tokenizer)
-        own, forced = set(self.stand_in.values()), set(force_tokens)
-        self._is_own = np.array([token in own for token in marks.tokens], dtype=bool)
-        whole = [start and pure in forced for start, pure in zip(marks.starts, marks.pure)]
-        self._is_forced = self._is_own | np.array(whole, dtype=bool)
-        ends = {*chunk_ends, *(self.stand_in[e] for e in chunk_ends if e in self.stand_in)}
-        self.is_end = np.array([token in ends for token in marks.pure], dtype=bool)
-        self.prefix, self.suffix = special_frame(tokenizer)
-        if convention == "released":  # it writes BERT's names, which other vocabularies read as unknown tokens
+            tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in new])
+        self._forced = {*force_tokens, *self.stand_in.values()}
+        ends = [name for end in chunk_ends for name in (end, self.stand_in.get(end, end))]
+        self._ends = re.compile("|".join(map(re.escape, ends)) or "(?!)")
+        edges = [] if self.released else [r"(?<!\w)", r"(?!\w)"]  # a forced word matches whole words only
+        self._split = re.compile(
+            "|".join(
+                (edges[0] if edges and t[0].isalnum() else "")
+                + re.escape(t)
+                + (edges[1] if edges and t[-1].isalnum() else "")
+                for t in sorted(self.stand_in, key=len, reverse=True)
+            )
+            or "(?!)"
+        )
+        one = tokenizer("a", return_special_tokens_mask=True)
+        inner = [i for i, special in enumerate(one["special_tokens_mask"]) if not special]
+        self.prefix, self.suffix = one["input_ids"][: inner[0]], one["input_ids"][inner[-1] + 1 :]
+        if self.released:  # it writes BERT's names, which other vocabularies read as unknown tokens
             self.prefix, self.suffix = ([tokenizer.convert_tokens_to_ids(t)] for t in ("[CLS]", "[SEP]"))
+        self.room = max_length - len(self.prefix) - len(self.suffix)
+        words_only = type(self.backend.model).__name__ == "WordLevel"  # here an unknown word is one token like others
+        self._unknown = None if words_only else tokenizer.unk_token_id
 
     def _is_one_token(self, text: str) -> bool:
-        tokens = self.tokenizer.tokenize(text)
-        bare = tokens[0].lstrip("\u2581" + _BYTE_SPACES) if len(tokens) == 1 else ""
-        return bare == text or (len(tokens) == 1 and self.convention == "released")
+        tokens = self.backend.encode(text, add_special_tokens=False).tokens
+        return len(tokens) == 1 and (self.released or tokens[0].lstrip(_MARKS) == text)
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text."""
-        encoded = self.tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [len(encoding) for encoding in encoded]
+        encoded = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        return [int(self._costs(*pair).sum()) for pair in zip(texts, encoded)]
+
+    def _costs(self, text: str, encoding: Any) -> np.ndarray:
+        """Return how many tokens each token counts for: what is unknown, one for each four bytes, about a GPT's."""
+        return np.array(
+            [
+                1 if i != self._unknown else -(-len(text[a:b].encode("utf-8", "replace")) // 4) or 1
+                for i, (a, b) in zip(encoding.ids, encoding.offsets)
+            ],
+            dtype=np.int64,
+        )
 
     def tokenise(self, contexts: Sequence[str]) -> list[TokenisedText]:
         """Replace forced tokens by their stand-ins, tokenise, and cut into chunks."""
-        if self.stand_in:
-            clash = [name for name in self.stand_in.values() if any(name in context for context in contexts)]
-            if clash:
-                raise ValueError(f"the text contains {clash[0]!r}, which stands for a forced token; rename it first")
-            whole = self.convention == "paper"
-            pattern = "|".join(
-                ("(?<!\\w)" if whole and t[0].isalnum() else "")
-                + re.escape(t)
-                + ("(?!\\w)" if whole and t[-1].isalnum() else "")
-                for t in sorted(self.stand_in, key=len, reverse=True)
-            )
-            contexts = [re.sub(pattern, lambda m: self.stand_in[m.group()], context) for context in contexts]
-        encoded = self.tokenizer.backend_tokenizer.encode_batch(list(contexts), add_special_tokens=False)
-        out = []
-        for text, encoding in zip(contexts, encoded):
-            ids = np.array(encoding.ids, dtype=np.int64)
-            offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-            out.append(TokenisedText(text, ids, offsets, self._cut(text, ids, offsets)))
+        for name in self.stand_in.values():
+            if any(name in context for context in contexts):
+                raise ValueError(f"the text contains {name!r}, which stands for a forced token; rename it first")
+        texts = [self._split.sub(lambda m: self.stand_in[m.group()], context) for context in contexts]
+        return [self._read(*pair) for pair in zip(texts, self.backend.encode_batch(texts, add_special_tokens=False))]
+
+    def _read(self, text: str, encoding: Any) -> TokenisedText:
+        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        pieces = [text[a:b].strip() for a, b in encoding.offsets]
+        starts = np.diff(np.array(encoding.word_ids, dtype=np.int64), prepend=-1) != 0
+        starts |= np.array([piece in _PUNCTUATION for piece in pieces], dtype=bool)
+        if not self.released:
+            inside = np.zeros(len(text) + 1, dtype=bool)
+            for word in _WORD.finditer(text):
+                inside[word.start() + 1 : word.end()] = True
+            starts &= ~inside[offsets[:, 0]]
+            starts |= np.array([piece[:1].isalnum() and is_unspaced(piece[0]) for piece in pieces], dtype=bool)
+        forced = np.array([token.lstrip(_MARKS) in self._forced for token in encoding.tokens], dtype=bool) & starts
+        if self.force_digits:
+            forced |= np.array([re.search(r"\d", p) is not None and p not in self._forced for p in pieces], dtype=bool)
+        ids, cost = np.array(encoding.ids, dtype=np.int64), self._costs(text, encoding)
+        out = TokenisedText(text, encoding.tokens, ids, offsets, cost, starts, forced, [])
+        out.chunks = self._cut(out)
         return out
 
-    def _cut(self, text: str, ids: np.ndarray, offsets: np.ndarray) -> list[tuple[int, int]]:
+    def _cut(self, t: TokenisedText) -> list[tuple[int, int]]:
         """Cut a token sequence into chunks that fit, each ending at the last chunk end inside it (if there is one)."""
-        n, size = len(ids), self.max_length - len(self.prefix) - len(self.suffix)
-        if n <= size:
+        n = len(t.ids)
+        if n <= self.room:
             return [(0, n)] if n else []
-        end = self.is_end[ids]
-        if "\n" in self.chunk_ends:
-            seen = np.concatenate([[0], np.cumsum(_code_points(text) == 10)])  # newlines before a character
-            end[:-1] |= seen[offsets[1:, 0]] > seen[offsets[:-1, 1]]
-        last = np.maximum.accumulate(np.where(end, np.arange(n), -1))  # last chunk end at or before a token
+        ends = np.array([m.end() for m in self._ends.finditer(t.text)])
+        after = np.append(t.offsets[1:, 0], len(t.text))
+        is_end = np.searchsorted(ends, t.offsets[:, 1]) < np.searchsorted(ends, after, side="right")
+        is_end &= np.append(t.starts[1:], True)
+        last = np.maximum.accumulate(np.where(is_end, np.arange(n), -1))  # last chunk end at or before a token
         chunks, start = [], 0
-        extra = int(self.convention == "released")
-        while start < n:
-            if n - start <= size:
-                chunks.append((start, n))
-                break
-            stop = start + size + extra
+        while n - start > self.room:
+            stop = start + self.room + self.released
             if last[stop - 1] > start:
                 stop = int(last[stop - 1]) + 1
-            chunks.append((start, min(stop, n)))
-            start = chunks[-1][1]
-        return chunks
+            chunks.append((start, stop))
+            start = stop
+        return [*chunks, (start, n)] if start < n else chunks
 
     def merge(
         self,
-        tokenised: TokenisedText,
+        t: TokenisedText,
         context: int,
         probabilities: Sequence[np.ndarray],
-        costs: Callable[[Sequence[str]], np.ndarray] | None = None,
+        count: Callable[[str], int] | None = None,
     ) -> list[ChunkWords]:
         """Merge the tokens of each chunk to words.
 
         Parameters
         ----------
-        tokenised : TokenisedText
+        t : TokenisedText
         context : int
             Its index, to be remembered.
         probabilities : sequence of (n_chunk,) arrays
             Keep-probabilities of each chunk's tokens.
-        costs : callable, optional
-            Words -> their numbers of tokens for the target model; default: the encoder's tokens.
+        count : callable, optional
+            Word -> its number of tokens for the target model; default: the encoder's tokens.
         """
-        if not len(tokenised.ids):
-            return []
-        text = tokenised.text
-        blank = _BLANK[np.minimum(_code_points(text), len(_BLANK) - 1)]
-        blanks = np.concatenate([[0], np.cumsum(blank)])  # blank characters before a position
-        n = len(blank)
-        right = np.minimum.accumulate(np.where(blank, n, np.arange(n))[::-1])[::-1]  # next visible character
-        right = np.append(right, n)
-        left = np.maximum.accumulate(np.where(blank, -1, np.arange(n)))  # last visible character
         names = {name: token for token, name in self.stand_in.items()}
-        released = self.convention == "released"
-        out = []
-        end_before = 0  # where the word before ended, in characters
-        for (a, b), p in zip(tokenised.chunks, probabilities):
-            ids, offsets = tokenised.ids[a:b], tokenised.offsets[a:b]
-            starts = self.marks.starts[ids]
+        out, done = [], 0  # done: where the word before ended, in characters
+        for (a, b), p in zip(t.chunks, probabilities):
+            starts, sure = t.starts[a:b].copy(), t.sure[a:b]
             starts[0] = True
-            starts[1:] |= self._is_own[ids[:-1]]  # what follows a stand-in is not part of it
             first = np.flatnonzero(starts)
-            size = np.diff(np.append(first, b - a))
-            begin, finish = right[offsets[first, 0]], offsets[first + size - 1, 1]
-            finish = np.where(finish > 0, left[np.maximum(finish - 1, 0)] + 1, 0)
-            # A mark that stands alone may claim the character after it, which is the next word's.
-            after = n if b == len(tokenised.ids) else int(right[tokenised.offsets[b, 0]])
-            finish = np.minimum(finish, np.append(begin[1:], after))
-            words = [text[s:e] for s, e in zip(begin.tolist(), finish.tolist())]
-            ends = np.maximum.accumulate(np.append(end_before, finish))
-            gaps = ((finish > begin) & (begin > ends[:-1]) & (blanks[begin] > blanks[ends[:-1]])).tolist()
-            end_before = int(ends[-1])
-            if names:
-                words = [names.get(word, word) for word in words]
-            certain = p
-            if self._is_forced.any() or self.force_digits:
-                sure = self._is_forced[ids] & starts
-                certain = np.where(sure | self.marks.digits[ids] if self.force_digits else sure, 1.0, p)
+            size = np.diff(first, append=b - a)
+            words, gaps = [], []
+            for i, k in zip((a + first).tolist(), size.tolist()):
+                # A mark that stands alone may claim the character after it, which is the next word's.
+                limit = t.offsets[i + k, 0] if i + k < len(t.ids) else len(t.text)
+                raw = t.text[t.offsets[i, 0] : min(t.offsets[i + k - 1, 1], limit)]
+                begin = int(t.offsets[i, 0]) + len(raw) - len(raw.lstrip())
+                words.append(names.get(raw.strip(), raw.strip()))
+                gaps.append(bool(words[-1]) and any(map(str.isspace, t.text[done:begin])))
+                done = max(done, begin + len(raw.strip()))
+            certain = np.where(sure, 1.0, p)
             if self.token_to_word == "mean":
-                mean, forced_mean = (np.add.reduceat(q, first) / size for q in (p, certain))
+                mean, forced = (np.add.reduceat(q, first) / size for q in (p, certain))
             else:
-                mean, forced_mean = p[first], certain[first]
-            if not released:
-                sure = self._is_forced[ids[first]]
-                if self.force_digits:
-                    sure = sure | np.array([re.search(r"\d", word) is not None for word in words])
-                forced_mean = np.where(sure, 1.0, forced_mean)
-            if costs is None:
-                cost = size
-            elif released:
-                cost = costs(self._marked(ids.tolist(), first.tolist(), size.tolist(), names))
+                mean, forced = p[first], certain[first]
+            if not self.released:
+                forced = np.where(np.logical_or.reduceat(sure, first), 1.0, forced)
+            if count is None:
+                cost = np.add.reduceat(t.cost[a:b], first)
+            elif self.released:  # it counts words as the tokenizer spells them, border marks included
+                rest = [token.lstrip(_MARKS).removeprefix("##") for token in t.tokens[a:b]]
+                marked = [t.tokens[a + i] + "".join(rest[i + 1 : i + k]) for i, k in zip(first, size)]
+                cost = np.array([count(names.get(word, word)) for word in marked])
             else:
-                cost = costs([f" {word}" if gap else word for word, gap in zip(words, gaps)])
-            out.append(ChunkWords(context, words, gaps, mean, forced_mean, cost))
+                cost = np.array([count(f" {word}" if gap else word) for word, gap in zip(words, gaps)])
+            out.append(ChunkWords(context, words, gaps, mean, forced, cost))
         return out
 
-    def _marked(self, ids: list[int], first: list[int], size: list[int], names: dict[str, str]) -> list[str]:
-        """Return the words as the tokenizer spells them, border marks included."""
-        tokens, pure = self.marks.tokens, self.marks.pure
-        spelled = [
-            tokens[ids[i]] if k == 1 else tokens[ids[i]] + "".join([pure[t] for t in ids[i + 1 : i + k]])
-            for i, k in zip(first, size)
-        ]
-        return [names.get(word, word) for word in spelled] if names else spelled
+
+def is_unspaced(char: str) -> bool:
+    """Return whether a character belongs to a script without spaces between words."""
+    return _UNSPACED.match(char) is not None
 
 
 def as_contexts(text: str | Sequence[str]) -> list[str]:
@@ -298,6 +284,10 @@ def as_contexts(text: str | Sequence[str]) -> list[str]:
     for i, context in enumerate(contexts):
         if not isinstance(context, str):
             raise TypeError(f"context {i} must be a text, got {type(context).__name__}")
+        if broken := re.search("[\ud800-\udfff]", context):
+            raise ValueError(
+                f"context {i} has half a character (a lone surrogate) at {broken.start()}: repair the text"
+            )
     return contexts
 
 
@@ -306,7 +296,8 @@ def write_contexts(
 ) -> list[str]:
     """Return the kept contexts, each with its kept words, or as it was if all of them are kept.
 
-    Words keep the white space before them; where a deletion would fuse two words, a space is put between.
+    Words keep the white space before them; where a deletion would fuse two words, a space is put between, but not in
+    scripts that have none.
     """
     parts: dict[int, list[str]] = {i: [] for i in keep}
     whole = dict.fromkeys(keep, True)
@@ -319,8 +310,9 @@ def write_contexts(
             if not word:
                 continue
             if kept:
-                fused = not before_kept[i] and parts[i] and word[0].isalnum() and parts[i][-1][-1:].isalnum()
-                parts[i].append(f" {word}" if parts[i] and (gap or fused) else word)
+                border = parts[i][-1][-1] + word[0] if parts[i] else ""
+                fused = not before_kept[i] and border.isalnum() and not any(map(is_unspaced, border))
+                parts[i].append(f" {word}" if border and (gap or fused) else word)
             before_kept[i] = kept
             whole[i] &= kept
     return [contexts[i] if whole[i] else "".join(parts[i]) for i in keep]
@@ -345,17 +337,3 @@ def compression(
     return Compression(
         *("\n\n".join(texts), tuple(texts), words, labels, probabilities, owner, sum(origin), sum(lengths), *source)
     )
-
-
-def unchanged(contexts: Sequence[str], origin: Sequence[int], source: tuple[str | None, str | None]) -> Compression:
-    """Return the result of a compression that deletes nothing."""
-    words = [(word, i) for i, context in enumerate(contexts) for word in re.findall(r"\w+|[^\w\s]", context)]
-    n = len(words)
-    return Compression(
-        *("\n\n".join(contexts), tuple(contexts), tuple(word for word, _ in words), (True,) * n, (1.0,) * n),
-        *(tuple(i for _, i in words), sum(origin), sum(origin), *source),
-    )
-
-
-def _code_points(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
