@@ -103,6 +103,10 @@ def system_page(card: catalogue.Card) -> str:
     lines += ["## Reference", "", f"`from {module} import {name}`", ""]
     lines += [
         "```{eval-rst}",
+        f".. automodule:: {cls.__module__}",
+        "   :no-members:",
+        "   :no-index:",
+        "",
         f".. autoclass:: {cls.__module__}.{name}",
         "   :members:",
         "   :inherited-members: BaseEstimator, ClassifierMixin, object",

@@ -1,4 +1,13 @@
-"""From unlabelled text to a cheap prompt: select -> retrieve -> prune -> compress -> predict, as one object."""
+"""From unlabelled text to a cheap prompt: select -> retrieve -> prune -> compress -> predict, as one object.
+
+Pruning needs one prompt for all queries. The retriever then votes: the demonstrations that it returns most often for
+the labelled examples (each example is kept from voting for itself) form the block that is pruned. Half of the labelled
+examples outside the block steer the search, the other half choose among its best prompts. Compression takes the rest:
+without pruning the inputs of demonstrations and queries, with pruning the queries'.
+
+The budget is one: the labels are shared by all stages (no stage sees another label), and so are the model's accounts; a
+:class:`~anytask.lm.Budget` on the model stops any stage.
+"""
 
 from __future__ import annotations
 
@@ -61,8 +70,7 @@ class StageReport:
 class Pipeline(Fitted):
     """Label a few examples, show the right ones, shorten the prompt, and let a frozen language model answer.
 
-    Every stage may be left out; what remains is few-shot prompting with random demonstrations. Pick it to find out what
-    each stage adds on your own texts, and to run the best combination afterwards.
+    Every stage may be left out. Pick it to find out what each adds, and to run the best combination afterwards.
 
     Parameters
     ----------
@@ -78,30 +86,20 @@ class Pipeline(Fitted):
     select : object with ``select(pool, budget)``, optional
         Which examples to label, such as :class:`~anytask.incontext.VoteK`; default: a random sample.
     retrieve : {"random", "fixed", "similar", "bm25"} or object, default "random"
-        Which labelled examples a query is shown: random ones per query, the same random ones for all queries, the most
-        similar by embedding, the best by BM25; or an object with ``index(inputs, outputs)`` and
-        ``retrieve(query, k)``, best first.
+        Which labelled examples a query is shown; an object has ``index(inputs, outputs)`` and ``retrieve(query, k)``.
     prune : callable, optional
         ``prune(prompt, verbalizers, seed=...)`` makes a prompt searcher, such as
         :class:`~anytask.prompts.PromptQuine` (bind further arguments with :func:`functools.partial`).
-    compress : object with ``compress(text, rate)``, optional
-        Shortens inputs, such as :class:`~anytask.prompts.LLMLingua2`.
-    rate : float in (0, 1], default 0.5
-        Share of an input's tokens that the compressor keeps.
-    k : int, optional
-        Most demonstrations in a prompt; default: as many as fit.
-    context : int, optional
-        Most tokens of a prompt with its answer; default, and at most, the model's context.
+    compress, rate : object with ``compress(text, rate)``, and float in (0, 1], default None and 0.5
+        Shortens inputs to that share of their tokens, such as :class:`~anytask.prompts.LLMLingua2`.
+    k, context : int, optional
+        Most demonstrations in a prompt, and most tokens of it with its answer; default: as many as fit the model.
     scoring : {"mean", "sum", "bytes", "unconditional", "generate"}, default "mean"
-        How options are ranked, or that the answer is written; see :class:`~anytask.incontext.GPT3`.
-    calibrate : bool, default False
-        Divide by the label's probability after a content-free query (contextual calibration, arXiv 2102.09690). Not
-        with ``prune``.
-    beam_width : int, default 4
-        Of written answers; 1 for models without local weights.
-    embedder : str, path or anytask.lm.Embedder, default "minilm"
-        For selection and "similar" retrieval: the packaged MiniLM, or see :class:`~anytask.lm.Embedder`.
-    seed : int, default 0
+        See :class:`~anytask.incontext.GPT3`.
+    calibrate, beam_width : bool and int, default False and 4
+        Contextual calibration (arXiv 2102.09690); beams of written answers, 1 for models without local weights.
+    embedder, seed : str, path or anytask.lm.Embedder, and int, default "minilm" and 0
+        For selection and "similar" retrieval.
 
     Attributes
     ----------
@@ -110,29 +108,14 @@ class Pipeline(Fitted):
     demos_ : list of Demonstration
         The labelled examples; ``id`` is the place in the pool.
     prompt_ : str or None
-        The pruned prompt, with ``{text}`` where the query goes; None without pruning.
+        The pruned prompt, with ``{text}`` where the query goes.
     stages_ : list of StageReport
         What each stage did and cost; the last one, "predict", grows with every call of :meth:`predict`.
 
     Raises
     ------
-    MissingCapability
-        At construction, if options are to be scored by a model without log-probabilities, beams asked of one without
-        local weights, or a prompt pruned for one without a tokenizer.
-    ValueError
-        At construction, for fewer than two choices, budgets out of range, and stages that do not go together. From
-        ``fit``, for labels that are not among the choices.
-
-    Notes
-    -----
-    *Pruning needs one prompt for all queries.* The retriever then votes: the demonstrations that it returns most often
-    for the labelled examples (each example is kept from voting for itself) form the block that is pruned. Half of the
-    labelled examples outside the block steer the search, the other half choose among its best prompts.
-
-    *Compression takes the rest*: without pruning the inputs of demonstrations and queries, with pruning the queries'.
-
-    *The budget is one*: the labels are shared by all stages (no stage sees another label), and so are the model's
-    accounts; a :class:`~anytask.lm.Budget` on the model stops any stage.
+    MissingCapability, ValueError
+        At construction, for what the model cannot do, and stages that do not go together.
 
     Examples
     --------

@@ -1,4 +1,15 @@
-"""UDR: one dense retriever of demonstrations for many tasks, trained on what a frozen language model finds helpful."""
+"""UDR: one dense retriever of demonstrations for many tasks, trained on what a frozen language model finds helpful.
+
+Two encoders map (instruction, query) and (instruction, demonstration) to vectors whose inner product ranks the
+demonstrations of a task. Candidates of every training query are scored by how much they help a frozen language model
+with it; only their ranks are learned from, so tasks with different scales mix. Then the retriever mines better
+candidates, and a fresh one is trained on the longer lists.
+
+Departures from the paper: fixed vectors under small perceptrons are the default encoders, so that a CPU suffices; name
+a BERT for the paper's. Equal BM25 scores (answers that are labels) come in random order instead of all from the top of
+the file. Where a query has fewer than five best, five worst and ``l`` others, the three groups shrink; queries with
+fewer than ``l`` candidates, or with equal scores only, are left out. After its warm-up the step size is constant.
+"""
 
 from __future__ import annotations
 
@@ -84,67 +95,43 @@ def _check_encoder(encoder: Any) -> None:
 class UDR(Estimator):
     """Train one retriever for many tasks on a language model's ranking of demonstrations, and retrieve with it.
 
-    Two encoders map (instruction, query) and (instruction, demonstration) to vectors whose inner product ranks the
-    demonstrations of a task. Candidates of every training query are scored by how much they help a frozen language
-    model with it; only their ranks are learned from, so tasks with different scales mix. Then the retriever mines
-    better candidates, and a fresh one is trained on the longer lists.
-
     Pick it when prompts need demonstrations that a plain embedding does not find (what matters differs from task to
-    task), and the language model can score some 50 demonstrations for every training example. New tasks need an
-    instruction and examples, and no training: :meth:`add_task`.
+    task), and the language model can score some 50 demonstrations for every training example. New tasks need no
+    training: :meth:`add_task`.
 
     Parameters
     ----------
     encoder : str, path or callable, default "mlp"
-        ``"mlp"``: two-layer perceptrons over fixed vectors (the tasks' own, or sentence embeddings of instruction,
-        input and answer). A Hugging Face name or folder, such as the paper's ``"bert-base-uncased"``: two fine-tuned
-        encoders of the texts, first token. A callable ``(n_features) -> nn.Module``: any network over the fixed
-        vectors.
+        Two-layer perceptrons over fixed vectors (the tasks' own, or sentence embeddings); a Hugging Face name or
+        folder, such as the paper's ``"bert-base-uncased"``, to fine-tune; or ``(n_features) -> nn.Module``.
     embedder : str, path or anytask.lm.Embedder, default "minilm"
-        Makes fixed vectors of texts: the packaged MiniLM, or see :class:`~anytask.lm.Embedder`.
-    use_instruction : bool, default True
-        False hides the instruction from the encoders.
-    lambda_ : float, default 4
-        Weight of the ranking loss beside the in-batch loss (the released code's). 0 leaves the in-batch loss alone.
+        Makes fixed vectors of texts.
+    use_instruction, lambda_ : bool and float, default True and 4
+        Whether encoders see the instruction; the weight of the ranking loss beside the in-batch loss.
     weights : {"paper", "official"}, default "paper"
         Weights of the pairs: from their ranks by the language model, or (the released code's) by the current scores.
     candidates : Candidates or mapping
-        ``initial`` ("bm25": answers that share words with the query's answer; "vectors": inputs with the most similar
-        vectors), ``n_first`` (50), ``n_mined`` (50), ``n_random`` (0); ``l`` (8) drawn per query and step, of them
-        ``n_top`` (1) from the best five and one from the worst five.
-    rounds : int, default 3
-        Trainings; before each but the first, candidates are mined.
-    epochs : int, default 10
-        Length of a training in passes over all queries, where ``steps`` is None.
-    steps : int, optional
-        Length of a training in steps.
+        Where the first come from, how many are scored, mined and random; ``l`` (8) drawn per query and step.
+    rounds, epochs, steps : int, default 3, 10 and None
+        Trainings, between which candidates are mined; their length in passes over all queries, or in steps.
     restart : bool, default True
         Start every training from new encoders, as the paper does, or go on with those of the round before.
     alpha : float in [0, 1], default 0.5
         A task of relative size q is drawn in proportion to ``q**alpha``.
     lr, warmup, batch_size, accumulation : defaults 1.3e-4, 2000, 128, 4
-        Adam's step size, its linear warm-up in steps, queries per batch, batches per step; the preset ``small``, for
-        perceptrons, has 2e-3, 0, 32, 1 and 450 steps.
-    max_grad_norm : float, default 2.0
-        Largest norm of the gradient.
-    hidden, width : int, default 64 and 32
-        Sizes of the perceptrons.
+        Adam's step size, its warm-up in steps, queries per batch, batches per step; ``small`` is for perceptrons.
+    max_grad_norm, hidden, width, seed, device : default 2.0, 64, 32, 0 and "auto"
     scores : path, optional
         File of the :class:`ScoreTable`, for scoring that can be resumed.
-    seed : int, default 0
-        Everything random follows from it.
-    device : str, default "auto"
-        Where the encoders live.
 
     Attributes
     ----------
     tasks_ : dict of str to RetrievalTask
         The tasks that can be retrieved from.
     history_ : list of dict
-        For each round: steps, last losses, queries used, mean score of the five best candidates, and the mean norms of
-        the encoders' vectors (inner products are not normalised, and may drift).
+        For each round: steps, last losses, queries used, mean score of the five best candidates, and the mean norms.
     n_feedback_ : int
-        Scores asked of the language model by :meth:`fit` (those already in the table are not asked again).
+        Scores asked of the language model by :meth:`fit`.
 
     Examples
     --------
@@ -164,16 +151,7 @@ class UDR(Estimator):
 
     References
     ----------
-    Li, Lv, Yan, Lin, Zhu, Ni, Xie, Wang, Qiu, 2023, "Unified Demonstration Retriever for In-Context Learning", ACL,
-    arXiv:2305.04320.
-
-    Notes
-    -----
-    *Departures from the paper.* Fixed vectors under small perceptrons are the default encoders, so that a CPU suffices;
-    name a BERT for the paper's. Equal BM25 scores (answers that are labels) come in random order instead of all from
-    the top of the file. Where a query has fewer than five best, five worst and ``l`` others, the three groups shrink;
-    queries with fewer than ``l`` candidates, or with equal scores only, are left out. After
-    its warm-up the step size is constant.
+    Li et al., 2023, "Unified Demonstration Retriever for In-Context Learning", ACL, arXiv:2305.04320.
     """
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -1,4 +1,8 @@
-"""GPT-3: solve tasks by text alone, a description and worked examples in the context of one frozen language model."""
+"""GPT-3: solve tasks by text alone, a description and worked examples in the context of one frozen language model.
+
+Departures from the paper: items of several choices may come with their own options; contextual calibration, balanced
+draws and per-byte scores are additions that users of the method ask for, all off by default.
+"""
 
 from __future__ import annotations
 
@@ -50,57 +54,36 @@ class GPT3(Fitted):
         ``scoring="generate"`` and ``"cloze"`` alone, with ``beam_width=1``.
     k : int >= 0 or "max", default "max"
         Demonstrations per prompt: 0 (zero-shot), 1 (one-shot), more (few-shot), or all that fit.
-    template : PromptTemplate
-        How examples are written; default ``Input: ... / Label: ...``.
-    description : str, optional
-        Task description that opens the prompt; replaces the template's.
+    template, description : PromptTemplate and str, optional
+        How examples are written, default ``Input: ... / Label: ...``; the sentence that opens the prompt.
     scoring : str, default "mean"
         How options are ranked: per-token "mean" of the log-probability, its "sum", per "bytes", or "unconditional"
         (minus the option's log-probability after ``answer_context``); or no options at all: "generate" free text by
         beam search up to a line break, or "cloze", the first word of it.
     demos : {"per-item", "fixed"} or Retriever, default "per-item"
-        "per-item" draws without replacement with a seed made from ``seed`` and the query's text; "fixed" shows one
-        drawn set to every query (another protocol: its results vary more between seeds); a retriever chooses by
-        the query, the most similar standing last, next to the query.
-    balanced : bool, default False
-        Draw the same number of every output, as far as they go round.
-    calibrate : bool, default False
-        Divide out the label bias that the same prompt shows on inputs without content ("N/A", "[MASK]", "").
+        Drawn for every query, one drawn set for all (its results vary more between seeds), or chosen by the query,
+        the most similar last.
+    balanced, calibrate : bool, default False
+        Draw the same number of every output; divide out the label bias that the prompt shows on inputs without content.
     leak : {"exclude", "error", "allow"}, default "exclude"
-        What to do when a query stands in the pool: never show it to itself, refuse, or show it ("allow", for tasks
-        whose inputs rightly come again).
-    answer_context : str, optional
-        Prompt of the unconditional rule; default what the template writes between a query and its answer ("Label:").
-    budget : int, optional
-        Tokens of prompt and completion together; default the model's context length.
+        What to do when a query stands in the pool: never show it to itself, refuse, or show it.
+    answer_context, budget : str and int, optional
+        Prompt of the unconditional rule ("Label:"); tokens of prompt and completion, default the model's context.
     beam_width, length_penalty, max_tokens : int, float, int, defaults 4, 0.6, 32
-        Of generated answers; the exponent of ((5 + n) / 6) that divides a beam's log-probability is the paper's. A
-        model without local weights has no beams, and needs ``beam_width=1``.
+        Of generated answers; a model without local weights has no beams, and needs ``beam_width=1``.
     seed : int, default 0
 
     Attributes
     ----------
-    pool_ : list of Demonstration
-        The examples given to ``fit``.
-    options_ : list of str or None
-        The outputs to choose from.
+    pool_, options_ : list of Demonstration, and list of str or None
+        The examples given to ``fit``, and the outputs to choose from.
     cost_ : Tally or None
         Calls, tokens and seconds of the last batch of answers (None if the model keeps no accounts).
 
     Raises
     ------
-    MissingCapability
-        At construction, if options are to be scored by a model without log-probabilities, or beams asked of one
-        without local weights.
-    ValueError
-        At construction, for settings that do not go together, such as ``k="max"`` with a model that does not say what
-        fits. From ``fit``: unequal lengths, K larger than the pool, empty or repeated options. From ``predict``:
-        options missing, a query in the pool (``leak="error"``), a description and query that do not fit.
-
-    Notes
-    -----
-    Departures from the paper: items of several choices may come with their own options; contextual calibration,
-    balanced draws and per-byte scores are additions that users of the method ask for, all off by default.
+    MissingCapability, ValueError
+        At construction, for what the model cannot do, and settings that do not go together.
 
     References
     ----------
@@ -181,6 +164,11 @@ class GPT3(Fitted):
             not "1"): the model reads them. Per-item options go to ``predict``.
         ids : sequence, optional
             Names of the examples; default their places.
+
+        Raises
+        ------
+        ValueError
+            For unequal lengths, K larger than the pool, empty or repeated options.
         """
         self._check_settings()
         X, y = _texts(X, "X"), _texts(y, "y")
@@ -218,6 +206,11 @@ class GPT3(Fitted):
         X : sequence of str
         options : sequence of sequences of str, optional
             Each query's own options (multiple choice); default the options of ``fit``.
+
+        Raises
+        ------
+        ValueError
+            If options are missing, a query stands in the pool (``leak="error"``), or description and query do not fit.
         """
         self._check_fitted()
         X = _texts(X, "X")

@@ -1,4 +1,12 @@
-"""PromptQuine: evolve a few-shot prompt by deleting tokens; and TAPruning, hill climbing with threshold accepting."""
+"""PromptQuine: evolve a few-shot prompt by deleting tokens; and TAPruning, hill climbing with threshold accepting.
+
+Report ``result.validation`` or a test score, never ``result.score``: with few examples the search over-fits. The
+model's kind is in ``result.kind``; a ``tiny`` or ``sim`` result is evidence about the search alone.
+
+Departures from the paper: one random generator for the whole search instead of re-seeding by the clock, so that a seed
+gives one result. Skipped children and texts that were scored before don't count as evaluations. A search also ends when
+20 generations in a row find nothing new. Text after ``{mask_token}`` is scored as part of the continuation.
+"""
 
 from __future__ import annotations
 
@@ -155,9 +163,6 @@ class PromptQuine(PruningSearch):
     The winner is often unreadable and still better. Pick it when you have about 8 labels per class, a model whose
     weights you cannot or don't want to change, and some thousand cheap calls; with less, take :class:`TAPruning`.
 
-    Children copy a tournament winner less 1 to 4 random tokens, which crosses valleys that one deletion at a time
-    cannot; parents die of age; the most promising prompts of the whole run are re-ranked on validation data.
-
     Parameters
     ----------
     prompt : str
@@ -191,13 +196,6 @@ class PromptQuine(PruningSearch):
         for style transfer) means that many.
     seed : int, default 0
 
-    Raises
-    ------
-    ValueError
-        If the prompt is empty, examples lack a label or a placeholder, or a state file belongs to another search.
-    MissingCapability
-        If ``verbalizers`` are given and the model offers no log-probabilities.
-
     Examples
     --------
     A stand-in model that is right more often the fewer of the words "bad" its prompt has:
@@ -210,19 +208,9 @@ class PromptQuine(PruningSearch):
     >>> result.prompt, result.score
     ('good {text}', 1.0)
 
-    Notes
-    -----
-    Report ``result.validation`` or a test score, never ``result.score``: with few examples the search over-fits.
-    The model's kind is in ``result.kind``; a ``tiny`` or ``sim`` result is evidence about the search alone.
-
-    Source: Wang et al. (2025), "Evolving Prompts In-Context: An Open-ended, Self-replicating Perspective",
-    arXiv:2506.17930.
-
-    Departures from the paper
-    -------------------------
-    One random generator for the whole search instead of re-seeding by the clock, so that a seed gives one result.
-    Skipped children and texts that were scored before don't count as evaluations. A search also ends when 20
-    generations in a row find nothing new. Text after ``{mask_token}`` is scored as part of the continuation.
+    References
+    ----------
+    Wang et al. (2025), "Evolving Prompts In-Context: An Open-ended, Self-replicating Perspective", arXiv:2506.17930.
     """
 
     algorithm: str = choice("gga", ("gga", "ssga"), "generational, or steady state")
@@ -270,6 +258,13 @@ class PromptQuine(PruningSearch):
         Returns
         -------
         SearchResult
+
+        Raises
+        ------
+        ValueError
+            If examples lack a label or a placeholder, or a state file belongs to another search.
+        MissingCapability
+            If ``verbalizers`` are given and the model offers no log-probabilities.
         """
         units, evaluator, before = self._prepare(lm, examples)
         if self.halving and len(examples) < 2:
