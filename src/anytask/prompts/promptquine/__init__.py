@@ -275,23 +275,20 @@ class PromptQuine(PruningSearch):
         def fitness(texts: Sequence[str], part: int | None) -> list[float]:
             return [score.reward for score in as_scores(evaluator(texts, parts[part]))]
 
-        evolution = MaskEvolution(
-            units.n,
-            units.fixed,
-            units.render,
-            units.length,
-            population=self.population,
-            offspring=self.offspring,
-            counts=tuple(self.counts),
-            tournament=self.tournament,
-            steady=self.algorithm == "ssga",
-            init=self.init,
-            ageing=self.ageing,
-            halving=self.halving,
-            budget=self.budget,
-            min_length=self.min_length,
-            seed=self.seed,
+        shared = (
+            "population",
+            "offspring",
+            "counts",
+            "tournament",
+            "init",
+            "ageing",
+            "halving",
+            "budget",
+            "min_length",
         )
+        given = {name: getattr(self, name) for name in (*shared, "seed")}
+        task = (units.n, units.fixed, units.render, units.length)
+        evolution = MaskEvolution(*task, steady=self.algorithm == "ssga", **given)
         evolution.run(fitness, state_file=state_file, fingerprint=self._fingerprint(lm, examples), progress=progress)
         history = [Candidate(m.text, m.kept, m.fitness) for m in evolution.history_]
         best, trace = self._choose(history, units, evaluator, validation)

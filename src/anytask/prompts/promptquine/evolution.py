@@ -20,6 +20,8 @@ Fitness = Callable[[Sequence[str], int | None], Sequence[float]]
 #: Generations in a row that find nothing new before a search is given up.
 _PATIENCE = 20
 
+_INIT_RATES = np.linspace(1 / 20, 1 / 5, 10)
+
 
 @dataclass(frozen=True)
 class Individual:
@@ -134,8 +136,7 @@ class MaskEvolution:
         False: a generation's children are scored in one batch and their parents come from the old population.
         True: each child is scored and joins at once.
     init : {"duplicate", "random"}, default "duplicate"
-        Copies of the full sequence, or members that each lost a random share drawn from ``init_rates``.
-    init_rates : sequence of float, default 10 values from 1/20 to 1/5
+        Copies of the full sequence, or members that each lost a random share, one of 10 values from 1/20 to 1/5.
     ageing : bool, default True
         False lets parents compete with their children whatever their age (an ablation).
     halving : bool, default False
@@ -180,7 +181,6 @@ class MaskEvolution:
         tournament: float = 0.2,
         steady: bool = False,
         init: str = "duplicate",
-        init_rates: Sequence[float] = tuple(np.linspace(1 / 20, 1 / 5, 10).tolist()),
         ageing: bool = True,
         halving: bool = False,
         budget: float = 10_000,
@@ -191,7 +191,7 @@ class MaskEvolution:
             raise ValueError(f"fixed positions must lie in [0, {n}), got {sorted(fixed)}")
         self.n, self.fixed, self.render, self.length = n, frozenset(fixed), render, length
         self.population, self.offspring, self.counts, self.tournament = population, offspring, tuple(counts), tournament
-        self.steady, self.init, self.init_rates, self.ageing = steady, init, tuple(init_rates), ageing
+        self.steady, self.init, self.ageing = steady, init, ageing
         self.halving, self.budget, self.min_length, self.seed = halving, budget, min_length, seed
 
     def run(
@@ -253,7 +253,7 @@ class MaskEvolution:
         self.population_ = self._score(members, fitness, minimum=None)
 
     def _thinned(self, kept: tuple[int, ...]) -> tuple[int, ...]:
-        rate = self.init_rates[int(self._rng.integers(len(self.init_rates)))]
+        rate = _INIT_RATES[int(self._rng.integers(len(_INIT_RATES)))]
         drop = self._rng.random(self.n) < rate
         return tuple(i for i in kept if i in self.fixed or not drop[i])
 
@@ -330,7 +330,7 @@ class MaskEvolution:
     def _settings(self) -> list[Any]:
         return [
             *(self.n, sorted(self.fixed), self.population, self.offspring, self.counts, self.tournament, self.steady),
-            *(self.init, self.init_rates, self.ageing, self.halving, self.budget, self.min_length, self.seed),
+            *(self.init, self.ageing, self.halving, self.budget, self.min_length, self.seed),
         ]
 
     def _commit(self, path: Path | None, mark: str) -> None:
