@@ -45,7 +45,8 @@ class Rearrangement(World, BatchedEnv):
 
     The reward is ``progress * (d_eo' - d_eo + d_og' - d_og) + pick_bonus [first held, d_og > tau] - action_penalty
     |a - a'|^2 - slack`` with the distances from gripper to object and from object to goal and primes for the step
-    before; on an episode's last step it is replaced by ``success_reward`` or ``-failure_penalty``.
+    before; on an episode's last step it is replaced by ``success_reward`` or ``-failure_penalty``. The state behind it
+    is that of :class:`~anytask.control.envs.rearrangement.world.World`.
 
     Parameters
     ----------
@@ -70,8 +71,6 @@ class Rearrangement(World, BatchedEnv):
         Environments whose list is exhausted (``order="once"``).
     progress, pick_bonus, success_reward, failure_penalty, slack, action_penalty : float
         The settings' weights of the reward; may be set at any time.
-
-    Further state is that of :class:`~anytask.control.envs.rearrangement.world.World`.
 
     Raises
     ------
