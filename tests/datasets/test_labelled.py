@@ -16,7 +16,10 @@ import pytest
 from PIL import Image
 
 from anytask.core.errors import BadData
-from anytask.datasets.labelled import BUILTIN, ImageFiles, MappedArray, load_labelled
+from anytask.datasets.arrays import MappedArray
+from anytask.datasets.builtin import BUILTIN
+from anytask.datasets.images import ImageFiles
+from anytask.datasets.labelled import load_labelled
 
 RNG = np.random.default_rng(0)
 X6 = RNG.random((6, 3)).astype(np.float32)
@@ -292,11 +295,11 @@ def test_which_column_holds_the_labels(tmp_path: Path) -> None:
 
 def test_missing_values_name_column_and_line(tmp_path: Path) -> None:
     path = csv(tmp_path, "a,b,y\n1,1,0\n2,,0\n3,1,1\n4,1,1\n")
-    assert refused(path) == f"{path}: column 'b', line 3: the value is missing (or NaN)"
+    assert refused(path) == f"{path}: column 'b', line 3: the value is missing (or NaN); missing=impute fills it in"
     path = csv(tmp_path, 'a,b,y\n"first\nsecond",1,0\nx,1,0\nx,1,\n')  # a text over two lines moves the others down
     assert refused(path) == f"{path}: column 'y', line 5: the value is missing (or NaN)"
     path = csv(tmp_path, "a,y\n1,0\n\n2,1\n")
-    assert "column 'a', line 3" in refused(path)
+    assert "line 3: the value is missing" in refused(path)
     path = csv(tmp_path, "a,y\n1,0\n2,0\ninf,1\n4,1\n")
     assert "column 'a', line 4: the value is infinite" in refused(path)
     pd.DataFrame({"a": [1.0, 2, None, 4], "y": [0, 0, 1, 1]}).to_parquet(tmp_path / "t.parquet", row_group_size=2)
@@ -306,9 +309,9 @@ def test_missing_values_name_column_and_line(tmp_path: Path) -> None:
 def test_nan_in_arrays_names_the_place(tmp_path: Path) -> None:
     bad = X6.copy()
     bad[4, 1] = np.nan
-    assert "X[4, 1] (counted from 0) is NaN or infinite" in refused((bad, Y6))
+    assert "X[4, 1] (counted from 0) is missing, NaN or infinite" in refused((bad, Y6))
     np.savez(tmp_path / "d.npz", X=bad, y=Y6)
-    assert refused(tmp_path / "d.npz") == f"{tmp_path / 'd.npz'}: X[4, 1] (counted from 0) is NaN or infinite"
+    assert refused(tmp_path / "d.npz") == f"{tmp_path / 'd.npz'}: X[4, 1] (counted from 0) is missing, NaN or infinite"
     assert "row 1 (counted from 0): the value is missing" in refused((X6, [0, np.nan, 0, 1, 1, 1]))
     assert "row 1 (counted from 0): the value is missing" in refused(
         (X6, np.array([0, None, 0, 1, 1, 1], dtype=object))
@@ -317,7 +320,8 @@ def test_nan_in_arrays_names_the_place(tmp_path: Path) -> None:
 
 def test_a_stray_text_among_numbers_is_named(tmp_path: Path) -> None:
     path = csv(tmp_path, "a,y\n1,0\n2,0\n3x,1\n4,1\n")
-    assert refused(path) == f"{path}: column 'a', line 4: '3x' is not a number"
+    told = refused(path)
+    assert told.startswith(f"{path}: column 'a', line 4: '3x' is not a number; ") and "categorical=a" in told
 
 
 def test_free_text_and_dates_are_refused(tmp_path: Path) -> None:
@@ -330,7 +334,7 @@ def test_free_text_and_dates_are_refused(tmp_path: Path) -> None:
 
 def test_rows_of_another_length(tmp_path: Path) -> None:
     assert "line 3 has 3 columns, and 2 are expected" in refused(csv(tmp_path, "a,y\n1,0\n2,0,5\n3,1\n"))
-    assert "more columns than the header (line 1)" in refused(csv(tmp_path, "a,y\n1,0,9\n2,0,5\n3,1,7\n"))
+    assert "line 2 has 3 columns, and 2 are expected" in refused(csv(tmp_path, "a,y\n1,0,9\n2,0,5\n3,1,7\n"))
 
 
 def test_labels_that_are_none(tmp_path: Path) -> None:

@@ -290,6 +290,8 @@ def compare(
         typer.echo(json.dumps(comparison.to_json(), indent=1))
     else:
         _out.print(comparison.rich_table())
+        for note in comparison.data.describe().get("notes", ()):
+            _out.print(f"[dim]data: {_escape(note)}[/]", highlight=False)
         for name, reason in comparison.left_out:
             _out.print(f"[dim]left out: {name}: {_escape(reason)}[/]", highlight=False)
         for run in comparison.failed:

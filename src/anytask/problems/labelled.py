@@ -8,20 +8,30 @@ from typing import Any, ClassVar
 import numpy as np
 
 from anytask.core.errors import BadData
-from anytask.core.settings import free, text
+from anytask.core.settings import choice, free, text
 from anytask.datasets.labelled import LabelledData, load_labelled
 from anytask.problems.base import Entrant
 from anytask.problems.options import Options
 from anytask.problems.training import LoadedData, Progress, TrainingProblem, taken
 
+READING = ("image_size", "missing", "missing_marks", "categorical", "decimal")
+
 
 class LabelledOptions(Options):
     """How labelled data are read."""
 
-    read_only: ClassVar[tuple[str, ...]] = ("target", "image_size")
+    read_only: ClassVar[tuple[str, ...]] = ("target", *READING)
 
     target: str | None = text(None, "column, array or file with the labels", optional=True)
     image_size: Any = free(None, "size to which a folder's images are resized, as 32 or 32x48")
+    missing: str = choice("refuse", ("refuse", "impute"), "missing inputs: an error, or the median of their column")
+    missing_marks: Any = free((), "values that stand for a missing one beside empty cells, as NA,?")
+    categorical: Any = free((), "columns that are categories although they hold numbers, as zip,month")
+    decimal: str = choice("auto", ("auto", ".", ","), "mark before the decimals of a table where it is not clear")
+
+    def reading(self) -> dict[str, Any]:
+        """Return what :func:`anytask.datasets.labelled.load_labelled` is told beside target and task."""
+        return {name: getattr(self, name) for name in READING}
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ class LabelledProblem(TrainingProblem):
 
     def read(self, source: Any, options: Any) -> LabelledData:
         """Return what the source holds."""
-        return load_labelled(source, options.target, image_size=options.image_size)
+        return load_labelled(source, options.target, **options.reading())
 
     def fit_options(self, options: Any, labelled: LabelledData) -> tuple[Any, tuple[str, ...]]:
         """Return options that fit the data, and notes on what was settled; a ``ValueError`` says why they do not."""

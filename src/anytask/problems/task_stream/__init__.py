@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from anytask.datasets.builtin import BUILTIN
 from anytask.datasets.inputs import Inputs
-from anytask.datasets.labelled import BUILTIN, LabelledData, load_labelled
+from anytask.datasets.labelled import LabelledData, load_labelled
 from anytask.problems.base import LEVELS, Entrant, Metric, Outcome, Trained
 from anytask.problems.labelled import LabelledProblem
 from anytask.problems.task_stream.metrics import forward_transfer, match_borders, stream_metrics
@@ -92,7 +93,7 @@ class TaskStream(LabelledProblem):
 
     def read(self, source: Any, options: StreamOptions) -> LabelledData:
         """Return what the source holds, with the task of each row where there is one."""
-        return load_labelled(source, options.target, options.task, image_size=options.image_size)
+        return load_labelled(source, options.target, options.task, **options.reading())
 
     def fit_options(self, options: StreamOptions, labelled: LabelledData) -> tuple[StreamOptions, tuple[str, ...]]:
         """Settle the scenario and the number of tasks."""

@@ -1,0 +1,220 @@
+"""Folders of images, decoded when their rows are asked for, with one scaling per kind of pixel."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from anytask.core.errors import BadData
+from anytask.datasets.rows import Parts, one_line, require_regular
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+_ORIENTATION = 0x0112
+#: What is black and white by kind of pixel: 8, 16 and 32 bits, floats. The last two are widened to what a folder holds.
+RANGES = {"8": (0.0, 255.0), "16": (0.0, 65535.0), "32": (0.0, 65535.0), "float": (0.0, 1.0)}
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Images that stay in their files; ``images[indices]`` decodes those alone, as float32 in [0, 1].
+
+    Images are turned upright as EXIF says and laid on white where they are transparent; grey ones are repeated in
+    three channels where ``color``. ``ranges`` are the (black, white) of 32-bit and of float pixels.
+    """
+
+    paths: tuple[str, ...]
+    size: tuple[int, int]  # height, width
+    color: bool
+    resize: bool = False
+    ranges: tuple[tuple[float, float], tuple[float, float]] = (RANGES["32"], RANGES["float"])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, channels, height, width)."""
+        return (len(self.paths), 3 if self.color else 1, *self.size)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        chosen = np.atleast_1d(np.arange(len(self.paths))[index])
+        rows = np.empty((len(chosen), *self.shape[1:]), dtype=np.float32)
+        for i, which in enumerate(chosen):
+            rows[i] = self._decode(self.paths[which])
+        return rows if np.ndim(np.arange(len(self.paths))[index]) else rows[0]
+
+    def _decode(self, path: str) -> np.ndarray:  # -> (channels, height, width)
+        try:
+            with Image.open(path) as file:
+                image = _upright(file)
+        except Exception as error:
+            raise BadData(f"{path}: not a readable image ({one_line(error)})") from error
+        depth = _depth(image)
+        if depth == "8":
+            image = image.convert("RGB" if self.color else "L")
+        else:  # Pillow clips deep pixels when it converts them to 8 bits
+            image = Image.fromarray(np.asarray(image, dtype=np.float32))
+        if self.resize:
+            image = image.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
+        low, high = (RANGES | {"32": self.ranges[0], "float": self.ranges[1]})[depth]
+        values = (np.asarray(image, dtype=np.float32) - np.float32(low)) / np.float32(high - low)
+        if values.ndim == 3:
+            return values.transpose(2, 0, 1)
+        return np.broadcast_to(values, (3 if self.color else 1, *values.shape))
+
+
+def read_folder(path: Path, image_size: int | str | Sequence[int] | None) -> Parts:
+    """Return the images of a folder of class folders, or of task folders that hold such, all of them checked once."""
+    size = parse_size(image_size)
+    top = _subfolders(path)
+    if not top:
+        raise BadData(f"{path}: a folder of images has one subfolder per class, and here is no subfolder")
+    flat = [folder for folder in top if image_files(folder)]
+    deep = [folder for folder in top if folder not in flat]
+    two_levels = not flat and any(_subfolders(folder) for folder in deep)
+    if not two_levels and deep:
+        raise BadData(f"{deep[0]}: no image in this class folder (wanted: {', '.join(SUFFIXES)})")
+    paths: list[Path] = []
+    y: list[str] = []
+    task: list[str] = []
+    for folder in top:
+        for class_folder in _subfolders(folder) if two_levels else [folder]:
+            files = image_files(class_folder)
+            if not files:
+                raise BadData(f"{class_folder}: no image in this class folder (wanted: {', '.join(SUFFIXES)})")
+            paths += files
+            y += [class_folder.name] * len(files)
+            task += [folder.name] * len(files)
+    seen = _Survey()
+    for file in paths:
+        seen.add(file)
+        if size is None and seen.sizes[-1] != seen.sizes[0]:
+            (h, w), (h0, w0) = seen.sizes[-1], seen.sizes[0]
+            unlike = f"{h}x{w}, and {paths[0]} is {h0}x{w0}"
+            raise BadData(f"{file}: the image is {unlike}: make them equal, or give image_size=HEIGHTxWIDTH")
+    ranges = (seen.range_of("32"), seen.range_of("float"))
+    color = bool(seen.counts.get("color"))
+    images = ImageFiles(tuple(map(str, paths)), size or seen.sizes[0], color, size is not None, ranges)
+    notes = [f"Images were resized to {size[0]}x{size[1]}."] if size else []
+    left_out = sum(1 for file in path.rglob("*") if file.is_file() and not _hidden(file)) - len(paths)
+    if left_out:
+        notes.append(f"{left_out} files in the folder are not images in a class folder and were left out.")
+    digest = hashlib.sha256(seen.content.digest() + repr((images.shape, ranges)).encode()).digest()
+    tasks = np.array(task) if two_levels else None
+    return Parts(images, np.array(y), tasks, "images", "class folders", notes + seen.notes(), digest=digest)
+
+
+def image_files(path: Path) -> list[Path]:
+    """Return the images of a folder in the order of their names.
+
+    Raises
+    ------
+    BadData
+        If something that is no regular file, such as a named pipe, has the name of an image.
+    """
+    found = sorted(c for c in path.iterdir() if c.suffix.lower() in SUFFIXES and not _hidden(c) and not c.is_dir())
+    for file in found:
+        require_regular(file)
+    return found
+
+
+def parse_size(size: int | str | Sequence[int] | None) -> tuple[int, int] | None:
+    """Return (height, width) of a number, "HEIGHTxWIDTH" or a pair."""
+    if size is None:
+        return None
+    parts = re.split(r"[x,]", size) if isinstance(size, str) else [size] if isinstance(size, int) else list(size)
+    try:
+        numbers = [int(part) for part in parts]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) not in (1, 2) or min(numbers, default=0) < 1:
+        raise BadData(f"image_size must be a number or HEIGHTxWIDTH, such as 32 or 32x48, got {size!r}")
+    return numbers[0], numbers[-1]
+
+
+class _Survey:
+    """What is in the files of a folder: sizes, kinds of pixels and their values, and what is done to them."""
+
+    def __init__(self) -> None:
+        self.content = hashlib.sha256()
+        self.sizes: list[tuple[int, int]] = []
+        self.counts: dict[str, int] = {}
+        self.ranges: dict[str, tuple[float, float]] = {}
+
+    def add(self, file: Path) -> None:
+        try:
+            raw = file.read_bytes()
+            with Image.open(io.BytesIO(raw)) as opened:
+                opened.load()
+                facts = {
+                    "turned": opened.getexif().get(_ORIENTATION, 1) not in (0, 1),
+                    "transparent": opened.has_transparency_data,
+                    "frames": getattr(opened, "n_frames", 1) > 1,
+                    "color": not (opened.mode in ("1", "L", "LA", "La", "F") or opened.mode.startswith("I")),
+                }
+                image = _upright(opened)
+        except Exception as error:
+            raise BadData(f"{file}: not a readable image ({one_line(error)})") from error
+        self.content.update(hashlib.sha256(raw).digest())
+        self.sizes.append((image.height, image.width))
+        depth = _depth(image)
+        for name in (depth, *(name for name, yes in facts.items() if yes)):
+            self.counts[name] = self.counts.get(name, 0) + 1
+        if depth in ("32", "float"):
+            pixels = np.asarray(image)
+            if not np.isfinite(pixels).all():
+                raise BadData(f"{file}: the image holds values that are NaN or infinite")
+            low, high = self.ranges.get(depth, RANGES[depth])
+            self.ranges[depth] = (min(low, float(pixels.min())), max(high, float(pixels.max())))
+
+    def range_of(self, depth: str) -> tuple[float, float]:
+        return self.ranges.get(depth, RANGES[depth])
+
+    def notes(self) -> list[str]:
+        said = {
+            "turned": "were turned upright as their EXIF orientation says",
+            "transparent": "have transparent pixels and were laid on white",
+            "frames": "have several frames, of which the first was read",
+        }
+        out = [f"{self.counts[name]} images {what}." for name, what in said.items() if name in self.counts]
+        depths = [name for name in RANGES if name in self.counts]
+        if depths != ["8"]:
+            names = {"8": "8-bit", "16": "16-bit", "32": "32-bit", "float": "float"}
+            listed = (f"{names[d]} from {self.range_of(d)[0]:g} to {self.range_of(d)[1]:g}" for d in depths)
+            out.append(f"Pixel values were scaled to [0, 1] by kind: {', '.join(listed)}.")
+        if 0 < self.counts.get("color", 0) < len(self.sizes):
+            out.append(f"{len(self.sizes) - self.counts['color']} grey images were given three equal channels.")
+        return out
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return the image as it is to be seen: turned as EXIF says, on white where it is transparent."""
+    image.load()
+    turned = ImageOps.exif_transpose(image) or image
+    if not turned.has_transparency_data:
+        return turned
+    layers = turned.convert("RGBA")
+    flat = Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers)
+    return flat.convert("L" if turned.mode in ("LA", "La", "L") else "RGB")
+
+
+def _depth(image: Image.Image) -> str:
+    if image.mode.startswith("I;16"):
+        return "16"
+    return {"I": "32", "F": "float"}.get(image.mode, "8")
+
+
+def _hidden(path: Path) -> bool:
+    return path.name.startswith((".", "__"))
+
+
+def _subfolders(path: Path) -> list[Path]:
+    return sorted(child for child in path.iterdir() if child.is_dir() and not _hidden(child))

@@ -1,0 +1,166 @@
+"""Tables with one example a row, from .csv and .parquet files."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from anytask.core.errors import BadData
+from anytask.datasets.csv_files import line_of, read_csv, require_distinct
+from anytask.datasets.encoding import TableEncoding, as_texts, order_notes
+from anytask.datasets.labels import Locate, as_labels, from_texts, row_number
+from anytask.datasets.rows import Parts, near, one_line
+
+_TARGETS = ("label", "target", "class", "y")
+_PRECISION = 1000  # fewer steps of float32 than this between smallest and largest value may merge different ones
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How a table is read: see :func:`anytask.datasets.labelled.load_labelled`."""
+
+    marks: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    decimal: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.decimal not in ("auto", ".", ","):
+            raise BadData(f"decimal must be auto, . or , (a comma), got {self.decimal!r}")
+
+
+def read_frame(path: Path) -> tuple[pd.DataFrame, Locate]:
+    """Return a .csv file (as texts) or a .parquet file, and how its rows are named."""
+    if path.suffix.lower() == ".csv":
+        frame, form = read_csv(path)
+        return frame, lambda row: line_of(path, form, row)
+    parts = list(_batches(path, set()))
+    return pd.concat(parts, ignore_index=True), row_number
+
+
+def read_table(path: Path, target: str | None, task: str | None, options: TableOptions) -> Parts:
+    """Return a table as numbers, with the encoding that makes them; missing values are NaN."""
+    notes: list[str] = []
+    kept = {name for name in (target, task) if name} | set(_TARGETS)
+    if path.suffix.lower() == ".csv":
+        frame, form = read_csv(path)
+        locate: Locate = lambda row: line_of(path, form, row)  # noqa: E731
+    else:
+        frame, locate = pd.concat(list(_batches(path, kept, notes)), ignore_index=True), row_number
+    frame = _without_index(frame, notes)
+    columns = list(map(str, frame.columns))
+    target = _target_column(path, columns, target)
+    for name in (target, *([task] if task is not None else []), *options.categorical):
+        if name not in columns:
+            raise BadData(f"{path}: no column {name!r}{near(name, columns)}; its columns: {', '.join(columns)}")
+    if task == target:
+        raise BadData(f"{path}: column {task!r} cannot hold the labels and the tasks at once")
+    if not set(columns) - {target, task}:
+        raise BadData(f"{path}: no column is left for the inputs beside {', '.join(filter(None, (target, task)))}")
+    if not len(frame):
+        raise BadData(f"{path}: there is a header and no row")
+    y = _label_column(frame.pop(target), path, target, locate, "labels", options.marks, notes)
+    tasks = None if task is None else _label_column(frame.pop(task), path, task, locate, "tasks", options.marks, notes)
+    encoding, said = TableEncoding.fit(
+        frame, str(path), locate, marks=options.marks, categorical=options.categorical, decimal=options.decimal
+    )
+    X = encoding.encode(frame, str(path), locate)
+    notes += said + order_notes(X, encoding.feature_names) + _merged(frame, X, encoding)
+    return Parts(X, y, tasks, "table", target, notes, encoding, encoding.feature_names)
+
+
+def missing_place(parts: Parts, path: Path, row: int, feature: int) -> str:
+    """Name the column and the place of a missing value."""
+    names = [c.name for c in parts.encoding.columns for _ in c.features] if parts.encoding else []
+    return f"{path}: column {names[feature]!r}, {read_frame(path)[1](row)}: the value is missing (or NaN)"
+
+
+def _batches(path: Path, kept: Collection[str], notes: list[str] | None = None) -> Iterator[pd.DataFrame]:
+    """Give the rows of a .parquet file, floats as float32 except in the columns ``kept``."""
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except Exception as error:
+        raise BadData(f"{path}: not a readable .parquet file ({one_line(error)})") from error
+    with file:
+        names = list(file.schema_arrow.names)
+        require_distinct(path, names)
+        index = [name for name in names if name.startswith("__index_level_")]
+        if index and notes is not None:
+            notes.append("The nameless index of the table was left out.")
+        columns = [name for name in names if name not in index]
+        try:
+            for batch in file.iter_batches(columns=columns):
+                frame = batch.to_pandas(ignore_metadata=True)
+                doubles = [c for c in columns if frame[c].dtype == np.float64 and c not in kept]
+                with np.errstate(over="ignore"):
+                    single = frame[doubles].astype(np.float32)
+                precise = [c for c in doubles if not _coarse(single[c].to_numpy())]
+                yield frame.assign(**{c: single[c] for c in precise})
+            if not file.metadata.num_rows:
+                yield file.schema_arrow.empty_table().to_pandas(ignore_metadata=True)[columns]
+        except Exception as error:
+            raise BadData(f"{path}: damaged after its header ({one_line(error)})") from error
+
+
+def _without_index(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Leave out a nameless first column of distinct whole numbers, as ``to_csv`` writes the index."""
+    if not len(frame.columns) or frame.columns[0] != "Unnamed: 0":
+        return frame
+    numbers = pd.to_numeric(frame["Unnamed: 0"], errors="coerce")
+    if not pd.api.types.is_integer_dtype(numbers.dtype) or not numbers.is_unique:
+        return frame
+    notes.append("The nameless first column, which numbers the rows, was left out.")
+    return frame.drop(columns="Unnamed: 0")
+
+
+def _target_column(path: Path, columns: list[str], target: str | None) -> str:
+    if target is not None:
+        return target
+    found = [column for column in columns if column.lower() in _TARGETS]
+    if len(found) == 1:
+        return found[0]
+    why = f"columns {', '.join(found)} could all be it" if found else f"no column is called {', '.join(_TARGETS)}"
+    raise BadData(
+        f"{path}: which column holds the labels ({why})? Name it by target=...; columns: {', '.join(columns)}"
+    )
+
+
+def _label_column(
+    values: pd.Series, path: Path, name: str, locate: Locate, what: str, marks: Sequence[str], notes: list[str]
+) -> np.ndarray:
+    if pd.api.types.is_numeric_dtype(values.dtype):
+        array = values.to_numpy(dtype=object) if values.isna().any() else values.to_numpy()
+        return as_labels(array, str(path), name, locate, what)
+    is_text = values.map(lambda value: isinstance(value, str))
+    texts = as_texts(values, marks)
+    if (values[is_text] != texts[is_text].fillna(values)).any():
+        notes.append(f"Blanks around the values of column {name} were removed.")
+    return as_labels(from_texts(texts.to_numpy(dtype=object)), str(path), name, locate, what)
+
+
+def _merged(frame: pd.DataFrame, X: np.ndarray, encoding: TableEncoding) -> list[str]:
+    """Say where values that differ became one number in float32."""
+    notes = []
+    for j, column in enumerate(encoding.columns):
+        if column.values is not None:
+            break  # numbers come first
+        if not _coarse(X[:, j]):
+            continue
+        before, after = as_texts(frame[column.name]).nunique(), len(np.unique(X[:, j]))
+        if 2 * after <= before:
+            notes.append(
+                f"Column {column.name}: {before} different values are {after} in single precision; subtract an offset "
+                "from them, or leave the column out."
+            )
+    return notes
+
+
+def _coarse(values: np.ndarray) -> bool:
+    """Return whether float32 has few steps between the smallest and the largest value."""
+    present = values[np.isfinite(values)]
+    return bool(len(present)) and bool(np.ptp(present) < _PRECISION * np.spacing(np.abs(present).max()))
