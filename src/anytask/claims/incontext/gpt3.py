@@ -20,7 +20,7 @@ CLAIM = Claim(
             HiddenTasks(),
             "web",
             (Entrant(_LARGE, GPT3, LARGE, "system", "gpt3"), Entrant(_SMALL, GPT3, SMALL, "baseline")),
-            quick={"steps": 20, "n": 30},
+            quick={"steps": 40, "n": 30},
         ),
     ),
     checks=(
