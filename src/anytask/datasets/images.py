@@ -156,7 +156,8 @@ class _Survey:
                 opened.load()
                 facts = {
                     "turned": opened.getexif().get(_ORIENTATION, 1) not in (0, 1),
-                    "transparent": opened.has_transparency_data,
+                    "transparent": opened.has_transparency_data
+                    and opened.convert("RGBA").getchannel("A").histogram()[255] < opened.width * opened.height,
                     "frames": getattr(opened, "n_frames", 1) > 1,
                     "color": not (opened.mode in ("1", "L", "LA", "La", "F") or opened.mode.startswith("I")),
                 }

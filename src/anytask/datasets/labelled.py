@@ -238,10 +238,11 @@ def _hash(parts: list[bytes], y: np.ndarray, task: np.ndarray | None) -> str:
     return digest.hexdigest()[:32]
 
 
-def _names(given: str | Sequence[str] | None) -> tuple[str, ...]:
+def _names(given: str | float | Sequence[str] | None) -> tuple[str, ...]:
     """Return names joined by commas, or one by one."""
-    parts = given.split(",") if isinstance(given, str) else given or ()
-    return tuple(str(part).strip() for part in parts)
+    if isinstance(given, (str, int, float)):  # --set missing_marks=-999 comes as a number
+        given = str(given).split(",") if given != "" else ()
+    return tuple(str(part).strip() for part in given or ())
 
 
 def _no_such(path: Path) -> str:
