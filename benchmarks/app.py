@@ -24,7 +24,7 @@ from anytask.bench.stored import StoredData, StoredProblem
 from anytask.catalogue import SYSTEMS
 from anytask.evaluate import NERO
 from anytask.evaluate.nero.report import render
-from anytask.evaluate.parts.planar_groups import Rotations
+from anytask.parts.planar_groups import Rotations
 from anytask.problems.base import Entrant
 
 METRICS = ({"key": "accuracy", "label": "accuracy"}, {"key": "forgetting", "label": "forgetting"})

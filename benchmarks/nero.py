@@ -23,7 +23,7 @@ from scipy.ndimage import rotate
 from sklearn.datasets import load_digits
 
 from anytask.evaluate import NERO
-from anytask.evaluate.parts.planar_groups import Rotations
+from anytask.parts.planar_groups import Rotations
 
 
 def looped(model: torch.nn.Module, X: np.ndarray, y: np.ndarray, group: Rotations) -> np.ndarray:

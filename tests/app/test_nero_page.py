@@ -13,8 +13,8 @@ from anytask.app.nero import example as nero_example
 from anytask.app.nero import page as nero_page
 from anytask.app.nero.data import EXAMPLE, Job, NeroLibrary, NotShown, result_csv
 from anytask.evaluate import NERO
-from anytask.evaluate.parts.planar_groups import Rotations, Shifts
-from anytask.evaluate.parts.set_groups import Permutations
+from anytask.parts.planar_groups import Rotations, Shifts
+from anytask.parts.set_groups import Permutations
 
 EVIL = "<img src=x onerror=alert(1)>"
 

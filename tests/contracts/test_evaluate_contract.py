@@ -13,7 +13,7 @@ from anytask.core.persistence import save_tree
 from anytask.core.settings import settings_of
 from anytask.evaluate import NERO, NeroResult
 from anytask.evaluate.baselines import AugmentedMLP, C4AveragedMLP, Chosen, LinearClassifier, PlainMLP
-from anytask.evaluate.parts.planar_groups import Shifts, cyclic
+from anytask.parts.planar_groups import Shifts, cyclic
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(size=(24, 4, 4)).astype(np.float32)

@@ -11,9 +11,9 @@ from sklearn.svm import LinearSVC
 from anytask.evaluate import NERO, NeroResult, evaluate
 from anytask.evaluate.baselines import AugmentedMLP, C4AveragedMLP, Chosen, PlainMLP
 from anytask.evaluate.nero.adapters import as_predictor
-from anytask.evaluate.parts.planar_groups import Dihedral, Rotations, Shifts, TimeReversal, cyclic
-from anytask.evaluate.parts.set_groups import AxisRotations, Permutations
-from anytask.evaluate.parts.transforms import CustomGroup, Product, Transforms
+from anytask.parts.planar_groups import Dihedral, Rotations, Shifts, TimeReversal, cyclic
+from anytask.parts.set_groups import AxisRotations, Permutations
+from anytask.parts.transforms import CustomGroup, Product, Transforms
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(size=(12, 6, 6))

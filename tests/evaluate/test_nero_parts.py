@@ -30,7 +30,7 @@ from anytask.evaluate.nero.metrics import (
     unpack_detections,
 )
 from anytask.evaluate.nero.reduction import reduce_orbits, same_scale
-from anytask.evaluate.parts.planar_groups import Shifts
+from anytask.parts.planar_groups import Shifts
 
 
 def found(boxes, scores=None, labels=None):

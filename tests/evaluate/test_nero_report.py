@@ -13,9 +13,9 @@ from anytask.core.colors import PALETTE
 from anytask.evaluate import NERO
 from anytask.evaluate.nero.detail import detail_figure, picture
 from anytask.evaluate.nero.figures import aggregate_figure, individual_figure, sample_map
-from anytask.evaluate.parts.planar_groups import Dihedral, Rotations, Shifts, TimeReversal, cyclic
-from anytask.evaluate.parts.set_groups import AxisRotations, Permutations
-from anytask.evaluate.parts.transforms import Product
+from anytask.parts.planar_groups import Dihedral, Rotations, Shifts, TimeReversal, cyclic
+from anytask.parts.set_groups import AxisRotations, Permutations
+from anytask.parts.transforms import Product
 
 RNG = np.random.default_rng(0)
 EVIL = "<script>alert(1)</script>"

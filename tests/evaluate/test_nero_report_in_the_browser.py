@@ -8,7 +8,7 @@ import pytest
 from test_nero_report import EVIL, make
 
 from anytask.evaluate import NERO
-from anytask.evaluate.parts.planar_groups import Rotations
+from anytask.parts.planar_groups import Rotations
 
 READY = "document.documentElement.dataset.ready && document.querySelector('#detail .plot-container')"
 WIDE = "document.documentElement.scrollWidth > window.innerWidth"

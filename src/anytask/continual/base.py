@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
 from torch import Tensor, nn
 
-from anytask.continual.parts.distillation import Snapshot
 from anytask.continual.parts.stream import Reservoir
 from anytask.core.checks import (
     check_input_shape,
@@ -32,6 +31,7 @@ from anytask.core.estimator import Estimator
 from anytask.core.progress import Progress, silent
 from anytask.core.rng import derive, isolated
 from anytask.core.settings import whole
+from anytask.parts.distillation import Snapshot
 
 __all__ = ["ContinualClassifier"]
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from anytask.continual.base import ContinualClassifier
-from anytask.continual.parts.distillation import Snapshot, kl_distillation
 from anytask.continual.parts.sgd import mode, sgd_step, train_on, tune
 from anytask.continual.parts.stream import Reservoir, content_keys
 from anytask.core.checks import require_finite, require_finite_weights
 from anytask.core.rng import derive, isolated
 from anytask.core.settings import free, numbers, real, whole
 from anytask.models.build import Backbone, build_backbone
+from anytask.parts.distillation import Snapshot, kl_distillation
 
 __all__ = ["ExperienceReplay", "FineTuning", "JointTraining", "LwF", "NearestClassMean"]
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytask.continual.parts.cosine import SMALL, CosineClassifier
-from anytask.continual.parts.distillation import Snapshot, kl_distillation
 from anytask.core.settings import Settings, choice, flag, group, numbers, real, whole
 from anytask.models.build import MLP
 from anytask.parts.contrastive import supcon
+from anytask.parts.distillation import Snapshot, kl_distillation
 
 __all__ = ["PRD"]
 
@@ -80,7 +80,7 @@ class PRD(CosineClassifier):
         Temperature of ``L_sc``, which is multiplied by ``tau / base_temperature`` where given (released code: 0.07).
     alpha, beta : float >= 0
         Weights of ``L_p`` and ``L_d`` (4-8 and 4-12 in the paper when no task is given at test); 0 switches off.
-    views, distillation : :class:`~anytask.continual.parts.views.ViewSettings`, :class:`DistillationSettings`
+    views, distillation : :class:`~anytask.parts.views.ViewSettings`, :class:`DistillationSettings`
     repeated_classes : {"error", "allow"}
         What to do when a class of an ended task comes back. Allowed, it is learned like a new one, starting from its
         prototype, while ``L_d`` still holds that prototype to the old relation.

@@ -18,8 +18,8 @@ from anytask.core.estimator import Estimator
 from anytask.core.rng import derive
 from anytask.core.settings import choice, real, whole
 from anytask.evaluate.nero import NERO
-from anytask.evaluate.parts.planar_groups import cyclic
-from anytask.evaluate.parts.transforms import Transforms
+from anytask.parts.planar_groups import cyclic
+from anytask.parts.transforms import Transforms
 
 
 class PlainMLP(ClassifierMixin, Estimator):

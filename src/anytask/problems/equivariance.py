@@ -17,7 +17,7 @@ from anytask.problems.options import listed
 from anytask.problems.training import Progress
 
 if TYPE_CHECKING:
-    from anytask.evaluate.parts.transforms import Group
+    from anytask.parts.transforms import Group
 
 GROUPS = ("rotations", "shifts", "flips", "d4")
 _BASELINES = "anytask.evaluate.baselines"
@@ -239,7 +239,7 @@ def settled(options: EquivarianceOptions) -> EquivarianceOptions:
 
 def group_of(options: Any) -> Group:
     """Return the group that settled options of :class:`Equivariance` name."""
-    from anytask.evaluate.parts.planar_groups import Dihedral, Flips, Rotations, Shifts
+    from anytask.parts.planar_groups import Dihedral, Flips, Rotations, Shifts
 
     if options.group == "rotations":
         return Rotations(options.step, options.start, options.stop)

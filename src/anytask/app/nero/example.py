@@ -50,7 +50,7 @@ def digits_example(
     from sklearn.model_selection import train_test_split
 
     from anytask.evaluate.nero import NERO
-    from anytask.evaluate.parts.planar_groups import Rotations
+    from anytask.parts.planar_groups import Rotations
 
     if not 1 <= samples <= 500:
         raise ValueError(f"samples must be between 1 and 500, got {samples}")

@@ -18,7 +18,7 @@ from anytask.core.rng import derive
 from anytask.core.settings import whole
 from anytask.evaluate.nero import NERO
 from anytask.evaluate.nero.metrics import iou
-from anytask.evaluate.parts.planar_groups import Dihedral, Shifts
+from anytask.parts.planar_groups import Dihedral, Shifts
 from anytask.problems.base import Entrant, Metric, Outcome, Problem
 from anytask.problems.options import Options
 

@@ -36,7 +36,6 @@ from anytask.continual.gkcl.kernels import (
     kernel_ridge,
 )
 from anytask.continual.gkcl.settings import GeneratorSettings, KernelSettings, SupportSettings
-from anytask.continual.parts.distillation import Snapshot
 from anytask.continual.parts.sgd import tune
 from anytask.core.checks import require_finite
 from anytask.core.cost import parameter_count
@@ -44,6 +43,7 @@ from anytask.core.rng import derive, isolated
 from anytask.core.settings import choice, flag, free, group, numbers, real, whole
 from anytask.models.build import PretrainedVision, build_backbone
 from anytask.parts.contrastive import supcon
+from anytask.parts.distillation import Snapshot
 from anytask.parts.vae import ConditionalVAE, ConvDecoder
 
 __all__ = ["GKCL"]

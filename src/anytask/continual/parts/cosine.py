@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from anytask.continual.base import ContinualClassifier
 from anytask.continual.parts.prototypes import Prototypes
 from anytask.continual.parts.sgd import tune
-from anytask.continual.parts.views import ViewSettings
 from anytask.core.checks import require_finite
 from anytask.core.rng import derive
 from anytask.core.settings import flag, free, group, numbers, real, whole
 from anytask.models.build import build_backbone
+from anytask.parts.views import ViewSettings
 
 #: The values tested on a few hundred samples per task.
 SMALL: Mapping[str, Any] = {

@@ -19,8 +19,8 @@ from anytask.evaluate.nero.adapters import as_predictor, to_numpy
 from anytask.evaluate.nero.metrics import TASKS, NeroMetric
 from anytask.evaluate.nero.result import NeroResult
 from anytask.evaluate.nero.runs import BadOutput, ModelRun, check_finite
-from anytask.evaluate.parts.planar_groups import cyclic
-from anytask.evaluate.parts.transforms import Transforms, make_group
+from anytask.parts.planar_groups import cyclic
+from anytask.parts.transforms import Transforms, make_group
 
 __all__ = ["NERO", "cyclic", "evaluate", "make_group"]
 
@@ -64,15 +64,15 @@ class NERO(Settings):
     Parameters
     ----------
     group : Transforms, or str, default "rotations"
-        The elements and their actions: :class:`~anytask.evaluate.parts.planar_groups.Rotations` and its neighbors, or
-        a name that :func:`anytask.evaluate.parts.transforms.make_group` knows. Transforms without inverse
+        The elements and their actions: :class:`~anytask.parts.planar_groups.Rotations` and its neighbors, or
+        a name that :func:`anytask.parts.transforms.make_group` knows. Transforms without inverse
         give no consensus.
     task : {"auto", "classification", "detection", "field", "regression"}, default "auto"
         What the outputs are. "auto" looks at them: dicts with boxes are detections; (n, 2, height, width) are vector
         fields; (n, C) are classes if the model has classes, the labels are whole numbers or texts, or, without labels,
         the rows are probabilities; all else is regression.
     psi : str, optional
-        The kind of output that psi acts on (see :class:`anytask.evaluate.parts.transforms.Group`), for regression:
+        The kind of output that psi acts on (see :class:`anytask.parts.transforms.Group`), for regression:
         "invariant" (the default for one number per sample), "positions", "vectors", "points", "items", "image".
     metrics : sequence of str or NeroMetric, or dict of name -> function, optional
         What to measure; default: all metrics of the task. Functions get a batch of outputs and of targets.

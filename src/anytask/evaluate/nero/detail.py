@@ -21,8 +21,8 @@ from anytask.evaluate.nero.figures import (
     color_axis,
     style,
 )  # fmt: skip
-from anytask.evaluate.parts.planar_groups import PlanarGroup
-from anytask.evaluate.parts.transforms import Product, Transforms
+from anytask.parts.planar_groups import PlanarGroup
+from anytask.parts.transforms import Product, Transforms
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -16,7 +16,7 @@ import numpy as np
 
 from anytask.core.colors import colour_of, translucent
 from anytask.evaluate.nero.metrics import NeroMetric
-from anytask.evaluate.parts.transforms import Transforms
+from anytask.parts.transforms import Transforms
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -44,7 +44,7 @@ class Task:
     key : str
         Name of the kind.
     kind : str
-        The kind of output that psi is asked for, as in :class:`anytask.evaluate.parts.transforms.Group`.
+        The kind of output that psi is asked for, as in :class:`anytask.parts.transforms.Group`.
     metrics : dict of NeroMetric
         What is measured, the first by default.
     """

@@ -25,7 +25,7 @@ from anytask.evaluate.nero.metrics import (
 )
 from anytask.evaluate.nero.runs import Failure, ModelPart, Reading
 from anytask.evaluate.nero.values import OrbitValues
-from anytask.evaluate.parts.transforms import Transforms, group_from_state, group_state
+from anytask.parts.transforms import Transforms, group_from_state, group_state
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

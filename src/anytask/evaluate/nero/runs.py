@@ -12,8 +12,8 @@ from anytask.core.checks import check_labels
 from anytask.evaluate.nero.adapters import Predictor, to_numpy
 from anytask.evaluate.nero.consensus import Consensus, orbit_consensus
 from anytask.evaluate.nero.metrics import TASKS, Detection, Matches, Task, clean_detections
-from anytask.evaluate.parts.planar_groups import PlanarGroup
-from anytask.evaluate.parts.transforms import Group, Transforms
+from anytask.parts.planar_groups import PlanarGroup
+from anytask.parts.transforms import Group, Transforms
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from anytask.evaluate.nero.consensus import Consensus
 from anytask.evaluate.nero.metrics import Task, error_maps
 from anytask.evaluate.nero.reduction import reduce_orbits
 from anytask.evaluate.nero.runs import Detail, ElementView, Failure, ModelPart, SampleOrbit, move_targets
-from anytask.evaluate.parts.transforms import Transforms
+from anytask.parts.transforms import Transforms
 
 if TYPE_CHECKING:
     import pandas as pd

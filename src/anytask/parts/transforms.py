@@ -2,8 +2,8 @@
 
 :class:`Transforms` is any finite list of changes with coordinates, such as corruptions of growing severity.
 :class:`Group` adds what makes a change accountable: an inverse, and what a well-behaved model's output must do when
-its input is changed. The planar groups are in :mod:`anytask.evaluate.parts.planar_groups`, those on points, items and
-signs in :mod:`anytask.evaluate.parts.set_groups`; :func:`make_group` builds any of them by name.
+its input is changed. The planar groups are in :mod:`anytask.parts.planar_groups`, those on points, items and
+signs in :mod:`anytask.parts.set_groups`; :func:`make_group` builds any of them by name.
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ class Product(Group):
 
     Examples
     --------
-    >>> from anytask.evaluate.parts.planar_groups import Dihedral, TimeReversal
+    >>> from anytask.parts.planar_groups import Dihedral, TimeReversal
     >>> both = Product(Dihedral(), TimeReversal())
     >>> len(both), both.layout, both.kinds
     (16, 'tiles', ('invariant', 'image', 'field'))
@@ -389,7 +389,7 @@ def make_group(name: str, **options: Any) -> Group:
         hint = f"; did you mean {near[0]!r}?" if near else ";"
         raise ValueError(f"unknown group {name!r}{hint} Groups: {', '.join(GROUPS)}")
     module, cls = GROUPS[name].split(":")
-    group = getattr(importlib.import_module(f"anytask.evaluate.parts.{module}"), cls)
+    group = getattr(importlib.import_module(f"anytask.parts.{module}"), cls)
     known = list(inspect.signature(group).parameters)
     if unknown := set(options) - set(known):
         raise ValueError(f"{name} has no option {min(unknown)!r}; its options: {', '.join(known)}")

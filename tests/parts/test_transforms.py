@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import rotate
 
-from anytask.evaluate.parts.planar_groups import Dihedral, Flips, Rotations, Shifts, TimeReversal, cyclic
-from anytask.evaluate.parts.set_groups import AxisRotations, Permutations, SignFlips
-from anytask.evaluate.parts.transforms import (
+from anytask.parts.planar_groups import Dihedral, Flips, Rotations, Shifts, TimeReversal, cyclic
+from anytask.parts.set_groups import AxisRotations, Permutations, SignFlips
+from anytask.parts.transforms import (
     GROUPS,
     CustomGroup,
     Product,

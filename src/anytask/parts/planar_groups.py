@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from anytask.evaluate.parts.transforms import Batch, Group
+from anytask.parts.transforms import Batch, Group
 
 _EPS = 1e-9
 

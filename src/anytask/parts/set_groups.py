@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from anytask.evaluate.parts.transforms import Batch, Group
+from anytask.parts.transforms import Batch, Group
 
 _PLANES = {"xy": (0, 1), "xz": (0, 2), "yz": (1, 2)}
 

@@ -1,1 +1,0 @@
-"""Mechanisms of the evaluation family alone."""
