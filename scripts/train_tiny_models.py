@@ -1,7 +1,7 @@
 """Train the tiny models that ship with the package: ``python scripts/train_tiny_models.py {icl,encoder} [--out DIR]``.
 
-Everything is seeded, runs on one CPU thread, and ends with the accuracy probe that ``anytask.lm.tiny_models`` repeats.
-A model that misses its probe's floor is not written.
+Everything is seeded, runs on one CPU thread, and ends with the accuracy probe of
+``anytask.datasets.attribute_probes``. A model that misses its probe's floor is not written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from anytask.core.rng import derive, isolated
-from anytask.lm import corpora
+from anytask.datasets import attribute_language as corpora
 
 PIECE = Regex(r"Input:|\nLabel:|[A-Za-z]+|[0-9]|\n\n|\n|[^\sA-Za-z0-9]")
 RECIPES: dict[str, dict[str, Any]] = {
@@ -257,15 +257,15 @@ It exists so that methods for language models can be exercised, tested and shown
 evidence about an algorithm, never about the accuracy of large models.
 
 * Architecture: {architecture}, {parameters:,} parameters, float32, context of {context} tokens.
-* Data: the miniature attribute language of `anytask.lm.corpora` (seed {seed}); a third of its sentences and two
-  sentence templates are held out. No text by people.
+* Data: the miniature attribute language of `anytask.datasets.attribute_language` (seed {seed}); a third of its
+  sentences and two sentence templates are held out. No text by people.
 * Tokens: {tokens} of them, {tokenizer}
 * Training: `python scripts/train_tiny_models.py {name}`; {seconds:.0f} CPU seconds on one thread; see `recipe.json` and
   `training-log.json`.
 * Limits: it knows {words} words and nothing of the world; prompts in another format than the corpus's are foreign
   to it.
 
-## Accuracy on held-out sentences (`anytask.lm.tiny_models.probe("{name}")`, {n} queries per number)
+## Accuracy on held-out sentences (`anytask.datasets.attribute_probes.probe("{name}")`, {n} queries per number)
 
 {table}
 """
@@ -277,8 +277,9 @@ TOKENIZERS = {
 
 def write(name: str, model: Any, tokenizer: Any, log: list[dict[str, Any]], recipe: dict[str, Any], out: Path) -> None:
     """Probe the model and write its folder; raises if it misses its floor."""
+    from anytask.datasets.attribute_probes import probe_causal, probe_masked
     from anytask.lm.local import LocalLM
-    from anytask.lm.tiny_models import checksum, probe_causal, probe_masked
+    from anytask.lm.tiny_models import checksum
 
     use, objective = USES[name]
     lm = LocalLM((model, tokenizer), kind="tiny", name=name)

@@ -12,6 +12,7 @@ from sklearn.exceptions import NotFittedError
 from anytask import incontext
 from anytask.core.discovery import published
 from anytask.core.settings import Settings, settings_of
+from anytask.datasets.attribute_language import AttributeLanguage
 from anytask.datasets.retrieval_tasks import Blocks, RetrievalTask, ScriptedFeedback
 from anytask.incontext import GPT3, UDR, Pipeline, VoteK
 from anytask.incontext.base import InContextLearner, Retriever, Selector
@@ -21,7 +22,6 @@ from anytask.incontext.pool import AnnotatedPrompter, LMConfidence, NearestVote,
 from anytask.incontext.retrievers import BM25Retriever, LearnedRetriever, SimilarRetriever
 from anytask.incontext.selection import Diversity, FacilityLocation, LeastConfidence, RandomSelection
 from anytask.lm import load_tiny
-from anytask.lm.corpora import AttributeLanguage
 from anytask.lm.protocol import Capabilities, MissingCapability, OptionScore
 
 

@@ -3,8 +3,9 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from anytask.datasets.attribute_language import ATTRIBUTES, AttributeLanguage, is_held_out, vocabulary
+from anytask.datasets.task_web import TaskWeb
 from anytask.incontext.corpus import MIXTURE, FuzzyDeduplicator, QualityFilter, keep_probability, mix
-from anytask.lm.corpora import ATTRIBUTES, AttributeLanguage, TaskWeb, is_held_out, vocabulary
 
 
 @pytest.mark.parametrize(("s", "p"), [(0.0, 0.001953), (0.5, 0.02601), (0.9, 0.42410), (1.0, 1.0)])

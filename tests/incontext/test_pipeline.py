@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from anytask.datasets.attribute_language import AttributeLanguage
 from anytask.incontext import GPT3, Pipeline
 from anytask.lm import load_tiny
-from anytask.lm.corpora import AttributeLanguage
 from anytask.prompts import TAPruning
 from anytask.prompts.base import SearchResult
 

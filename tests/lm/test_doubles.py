@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from doubles import EchoModel, FaultyModel, ScriptedModel
 
-from anytask.lm import EchoModel, Endpoint, FaultyModel, LMError, ScriptedModel, SimulatedChat, load_lm
+from anytask.lm import Endpoint, LMError, SimulatedChat, load_lm
 from anytask.lm.protocol import ChatModel, ChatRequest
 
 

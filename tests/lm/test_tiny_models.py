@@ -3,10 +3,11 @@ import shutil
 import pytest
 import torch
 
+from anytask.datasets.attribute_language import INSTRUCTIONS, AttributeLanguage
+from anytask.datasets.attribute_probes import icl_accuracy, probe_masked
 from anytask.incontext.gpt3 import GPT3
 from anytask.lm import tiny_models
-from anytask.lm.corpora import INSTRUCTIONS, AttributeLanguage
-from anytask.lm.tiny_models import TINY_MODELS, icl_accuracy, load_tiny, probe_masked
+from anytask.lm.tiny_models import TINY_MODELS, load_tiny
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 
 from anytask import catalogue, problems
 from anytask.core.errors import BadData
-from anytask.lm.corpora import AttributeLanguage
+from anytask.datasets.attribute_language import AttributeLanguage
 from anytask.problems.base import Entrant
 
 FEW = {"lm": "tiny:icl", "labels": 6, "k": 3, "max_test": 8, "search_budget": 8}

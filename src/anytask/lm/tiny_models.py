@@ -1,22 +1,17 @@
 """The tiny models that ship with the package: real competence on a miniature language, for tests and examples.
 
 What they show is evidence about algorithms (kind ``tiny``), never about large models' accuracy. They were made by
-``scripts/train_tiny_models.py`` from :mod:`anytask.lm.corpora`; each folder holds its recipe, training log and card.
+``scripts/train_tiny_models.py`` from the attribute language of :mod:`anytask.datasets.attribute_language`; each folder
+holds its recipe, training log and card.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
-from anytask.core.rng import derive
-from anytask.lm.corpora import ATTRIBUTES, INSTRUCTIONS, AttributeLanguage, Labelling, Sentence
 
 if TYPE_CHECKING:
     from anytask.lm.local import LocalLM
@@ -24,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["TINY_MODELS", "load_tiny"]
 
 FOLDER = Path(__file__).parent / "tiny"
-PROBE_SHOTS = (0, 1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -39,7 +33,7 @@ class TinyModel:
     sha256 : str
         Checksum of its weights and tokenizer; :func:`load_tiny` compares it.
     probe : dict
-        The published accuracies of :func:`probe`, or of the compressor's own probe.
+        The published accuracies of :func:`anytask.datasets.attribute_probes.probe`, or of the compressor's own probe.
     """
 
     name: str
@@ -122,128 +116,3 @@ def verified_folder(name: str) -> Path:
             f"checksum {found[:12]}, published {facts.sha256[:12]}"
         )
     return facts.folder
-
-
-def probe(name: str, *, n: int = 400, seed: int = 0) -> dict[str, float]:
-    """Measure a shipped language model's accuracy again; compare with ``TINY_MODELS[name].probe``.
-
-    Prompt compressors have a probe of their own, :mod:`anytask.prompts.llmlingua2.probe`.
-
-    Parameters
-    ----------
-    name : str
-    n : int, default 400
-        Fresh held-out queries per number.
-    seed : int, default 0
-        The published numbers are those of seed 0.
-    """
-    lm = load_tiny(name)
-    measure = {"causal": probe_causal, "masked": probe_masked}
-    return measure[TINY_MODELS[name].objective](lm, n=n, seed=seed)
-
-
-def probe_causal(lm: LocalLM, *, n: int = 400, seed: int = 0) -> dict[str, float]:
-    """Accuracy of in-context classification at 0, 1, 2, 4 and 8 examples, on sentences that training never shows.
-
-    The keys name the condition and the number of examples. ``natural`` labels say what they mean; the words of a
-    ``coded`` task tell its attribute, and only the examples' pairs of input and label tell which word stands for what;
-    ``random`` label words are drawn anew for every query. ``+i``: with the instruction that names the attribute.
-    ``noisy``: a third of the examples is wrong (as in the corpus). ``nearest``: the examples that share most words with
-    the query, out of 40. ``template``: sentence templates kept from training.
-    """
-    conditions: list[tuple[str, dict[str, Any], Sequence[int]]] = [
-        ("natural", {"labelling": "natural"}, PROBE_SHOTS),
-        ("natural+i", {"labelling": "natural", "instruction": True}, PROBE_SHOTS),
-        ("natural noisy", {"labelling": "natural", "noise": 1 / 3}, (1, 2, 4, 8)),
-        ("natural template", {"labelling": "natural", "new_template": True}, (8,)),
-        ("coded", {"labelling": "coded"}, PROBE_SHOTS),
-        ("coded+i", {"labelling": "coded", "instruction": True}, PROBE_SHOTS),
-        ("coded noisy", {"labelling": "coded", "noise": 1 / 3}, (1, 2, 4, 8)),
-        ("coded nearest", {"labelling": "coded", "nearest": True}, (1, 2, 4, 8)),
-        ("coded nearest noisy", {"labelling": "coded", "nearest": True, "noise": 1 / 3}, (1, 2, 4, 8)),
-        ("random", {"labelling": "random"}, PROBE_SHOTS),
-    ]
-    out = {}
-    for condition, setting, shots in conditions:
-        for k in shots:
-            out[f"{condition} {k}"] = round(icl_accuracy(lm, k, n=n, seed=seed, **setting), 3)
-    return out
-
-
-def icl_accuracy(
-    lm: LocalLM,
-    k: int,
-    *,
-    labelling: Labelling = "natural",
-    instruction: bool = False,
-    nearest: bool = False,
-    noise: float = 0.0,
-    new_template: bool = False,
-    n: int = 400,
-    seed: int = 0,
-) -> float:
-    """Share of ``n`` held-out queries that ``lm`` classifies right after ``k`` worked examples.
-
-    The options are all natural labels of the corpus for ``labelling="natural"`` (the task itself has to be found), else
-    the label words of the task. For the other settings see :func:`probe_causal`.
-    """
-    rng = np.random.default_rng(derive(seed, "probe", k, labelling, instruction, nearest, noise, new_template))
-    language = AttributeLanguage(seed=derive(seed, "probe sentences", k, labelling, new_template))
-    names = list(ATTRIBUTES)
-    prompts, options, answers = [], [], []
-    for i in range(n):
-        attribute = names[i % len(names)]
-        labels = language.labels(attribute, labelling)
-        query = language.sentence(held_out=True, new_template=new_template)
-        pool = [language.sentence(held_out=True, new_template=new_template) for _ in range(40 if nearest else k)]
-        if nearest:
-            pool.sort(key=lambda s: _shared_words(s, query))
-            pool = pool[len(pool) - k :]
-        lines = [INSTRUCTIONS[attribute]] if instruction else []
-        for s in pool:
-            label = labels[s.attributes[attribute]]
-            if rng.random() < noise:
-                others = [v for name, v in s.attributes.items() if name != attribute]
-                wrong = others if labelling == "natural" else [w for w in labels.values() if w != label]
-                label = str(rng.choice(wrong))
-            lines.append(f"Input: {s.text}\nLabel: {label}")
-        prompts.append("\n\n".join([*lines, f"Input: {query.text}\nLabel:"]))
-        words = [v for values in ATTRIBUTES.values() for v in values] if labelling == "natural" else [*labels.values()]
-        options.append([f" {word}" for word in words])
-        answers.append(words.index(labels[query.attributes[attribute]]))
-    scores = lm.score(prompts, options, tag="probe")
-    best = [int(np.argmax([o.logprob for o in row])) for row in scores]
-    return float(np.mean(np.array(best) == np.array(answers)))
-
-
-def _shared_words(a: Sentence, b: Sentence) -> int:
-    return len(set(a.text.split()) & set(b.text.split()))
-
-
-def probe_masked(lm: LocalLM, *, n: int = 400, seed: int = 0) -> dict[str, float]:
-    """Share of masked attribute words whose most likely filler expresses a right kind of word.
-
-    ``attribute``: one attribute word of a held-out sentence is masked; right is a filler that expresses the same
-    attribute. ``chance`` is the share of such words in the vocabulary.
-    """
-    import torch
-
-    language = AttributeLanguage(seed=derive(seed, "masked probe"))
-    rng = np.random.default_rng(derive(seed, "masked places"))
-    tokenizer, model = lm.tokenizer, lm.model
-    of_attribute = {
-        name: {tokenizer.convert_tokens_to_ids(w) for group in values.values() for w in group}
-        for name, values in ATTRIBUTES.items()
-    }
-    right = []
-    for _ in range(n):
-        sentence = language.sentence(held_out=True)
-        name = list(ATTRIBUTES)[int(rng.integers(len(ATTRIBUTES)))]
-        masked = [tokenizer.mask_token if w == sentence.words[name] else w for w in sentence.text.split()]
-        ids = tokenizer(" ".join(masked), return_tensors="pt")
-        with torch.inference_mode():
-            logits = model(**ids).logits[0]
-        place = int((ids["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0])
-        right.append(int(logits[place].argmax()) in of_attribute[name])
-    chance = np.mean([len(v) for v in of_attribute.values()]) / len(tokenizer)
-    return {"attribute": round(float(np.mean(right)), 3), "chance": round(float(chance), 3)}

@@ -11,11 +11,10 @@ import numpy as np
 
 from anytask.core.rng import derive
 from anytask.core.settings import whole
-from anytask.datasets.task_web import Questions, web_tokenizer
+from anytask.datasets.task_web import Questions, TaskWeb, web_tokenizer
 from anytask.incontext.gpt3 import GPT3
 from anytask.incontext.gpt3.model import build_gpt3, gpt3_config
 from anytask.incontext.gpt3.training import Pretraining, Recipe, pack
-from anytask.lm.corpora import TaskWeb
 from anytask.lm.local import LocalLM
 from anytask.lm.option_scoring import score_options
 from anytask.lm.prompting import PromptTemplate

@@ -1,7 +1,7 @@
 """PromptQuine: evolution by deletion alone finds better prompts than hill climbing and random search do."""
 
 from anytask.claims.base import Beats, Claim, Experiment
-from anytask.lm.corpora import AttributeLanguage
+from anytask.datasets.attribute_language import AttributeLanguage
 from anytask.problems.base import Entrant
 
 PROMPTQUINE = "anytask.prompts:PromptQuine"

@@ -92,7 +92,7 @@ class GPT3(Fitted):
     Examples
     --------
     >>> from anytask.lm import load_tiny
-    >>> from anytask.lm.corpora import AttributeLanguage
+    >>> from anytask.datasets.attribute_language import AttributeLanguage
     >>> language = AttributeLanguage(seed=1)
     >>> sentences = [language.sentence() for _ in range(40)]
     >>> X, y = [s.text for s in sentences], [s.attributes["topic"] for s in sentences]

@@ -13,8 +13,6 @@ from anytask.core.rng import derive
 from anytask.lm.accounts import Accounts
 from anytask.lm.protocol import Capabilities, ChatReply, ChatRequest, Choice, Kind, LMError, Usage
 
-__all__ = ["EchoModel", "FaultyModel", "ScriptedModel"]
-
 
 class _Double:
     kind: Kind = "sim"

@@ -1,17 +1,14 @@
-"""Seeded miniature languages: the training corpora of the tiny models, and data for problems and tests.
+"""A seeded miniature language: the training corpus of the tiny models, and data for problems and tests.
 
-Two languages. :class:`AttributeLanguage` writes short English-like sentences of which every one carries four latent
-attributes (topic, sentiment, tense, place), so that one sentence answers several classification tasks, and documents
-that hold such tasks as worked examples. :class:`TaskWeb` writes the symbol documents of a "web" in which every page
-belongs to one of many hidden tables.
-
-A third of every attribute language's sentences (by hash) is *held out*: no training document ever contains them.
+:class:`AttributeLanguage` writes short English-like sentences of which every one carries four latent attributes (topic,
+sentiment, tense, place), so that one sentence answers several classification tasks, and documents that hold such tasks
+as worked examples. A third of its sentences (by hash) is *held out*: no training document ever contains them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -264,81 +261,3 @@ class AttributeLanguage:
         if self._rng.random() < self.p_instruction:
             text = f"{INSTRUCTIONS[attribute]}\n\n{text}"
         return Document(text, attribute, labelling, labels, tuple(inputs), tuple(outputs), tuple(clean))
-
-
-@dataclass
-class TaskWeb:
-    """A synthetic "web": every document belongs to one of ``n_tasks`` hidden tables from symbols to symbols.
-
-    A document is an instruction token (which names its table) or, with probability one half, the "no instruction"
-    token, and then ``lines`` lines ``x y SEP``. A language model of this web finds the table of a page without an
-    instruction only by reading the lines above.
-
-    Parameters
-    ----------
-    n_tasks : int, default 64
-        Number of hidden tables.
-    n_symbols : int, default 8
-        Input symbols, and output symbols.
-    lines : int, default 16
-        Lines of a document.
-    seed : int, default 0
-        Fixes the tables.
-
-    Attributes
-    ----------
-    tables : ndarray of int, shape (n_tasks, n_symbols)
-        ``tables[t, x]`` is the output symbol of input symbol ``x`` in task ``t``.
-    n_tokens : int
-        Size of the vocabulary: inputs, outputs, instructions, "no instruction", separator.
-
-    Examples
-    --------
-    >>> web = TaskWeb(n_tasks=4, n_symbols=3, lines=2, seed=0)
-    >>> ids, task = web.documents(5, np.random.default_rng(0))
-    >>> ids.shape, web.text(ids[0][:4]).split()[1:]  # an input, its output, the separator
-    ((5, 7), ['x0', 'y2', ';'])
-    """
-
-    n_tasks: int = 64
-    n_symbols: int = 8
-    lines: int = 16
-    seed: int = 0
-    tables: np.ndarray = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        rng = np.random.default_rng(self.seed)
-        self.tables = rng.integers(self.n_symbols, size=(self.n_tasks, self.n_symbols))
-
-    @property
-    def tokens(self) -> list[str]:
-        """The vocabulary in the order of its ids."""
-        s = range(self.n_symbols)
-        return [*(f"x{i}" for i in s), *(f"y{i}" for i in s), *(f"task{t}" for t in range(self.n_tasks)), "task?", ";"]
-
-    @property
-    def n_tokens(self) -> int:
-        return 2 * self.n_symbols + self.n_tasks + 2
-
-    def documents(
-        self, n: int, rng: np.random.Generator, *, p_instruction: float = 0.5
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ids of ``n`` fresh documents, shape (n, 1 + 3 * lines), and the task of each, shape (n,)."""
-        s, t = self.n_symbols, self.n_tasks
-        task = rng.integers(t, size=n)
-        x = rng.integers(s, size=(n, self.lines))
-        y = self.tables[task[:, None], x]
-        head = np.where(rng.random(n) < p_instruction, 2 * s + task, 2 * s + t)
-        body = np.stack([x, s + y, np.full_like(x, 2 * s + t + 1)], axis=-1).reshape(n, -1)
-        return np.concatenate([head[:, None], body], axis=1), task
-
-    def text(self, ids: Sequence[int]) -> str:
-        """Write ids as text, tokens set apart by one space."""
-        tokens = self.tokens
-        return " ".join(tokens[int(i)] for i in ids)
-
-    def stream(self, seed: int) -> Iterator[list[int]]:
-        """Yield the ids of fresh documents without end."""
-        rng = np.random.default_rng(seed)
-        while True:
-            yield from self.documents(64, rng)[0].tolist()
