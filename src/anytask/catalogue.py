@@ -286,7 +286,7 @@ SYSTEMS: tuple[Card, ...] = (
          "none"),
     Card(38, "laf", "Label-Agnostic Forgetting: A Supervision-Free Unlearning in Deep Models",
          "LAF", 2024, "2404.00506", "continual", "anytask.continual:LAF", None, ("unlearning",),
-         "Makes a trained classifier forget given inputs without any labels; for removal requests and bad data.",
+         "Makes a network forget given records without their labels; for requests to erase a user's data.",
          "none"),
     Card(39, "natural-instructions",
          "Cross-Task Generalization via Natural Language Crowdsourcing Instructions",

@@ -2,76 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dash
-from dash import Input, Output, dcc, html
+from dash import ClientsideFunction, Input, Output, dcc, html
+from dash.exceptions import DashException
 from flask import Response, abort, request
 
-from anytask.app.catalogue import page as catalogue_page
-from anytask.app.nero import page as nero_page
 from anytask.app.nero.data import NeroLibrary
-from anytask.app.results import page as results_page
-from anytask.app.settings import Settings
+from anytask.app.settings import Page, Settings
+from anytask.core.discovery import constructed, load
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["PAGES", "Page", "Settings", "make_app", "serve"]
+__all__ = ["Page", "Settings", "make_app", "serve"]
 
 
-@dataclass(frozen=True)
-class Page:
-    """One page of the application.
-
-    Attributes
-    ----------
-    path : str
-        Where it is found, such as ``"/results"``.
-    title : str
-        Its name in the navigation and in the browser's title.
-    layout : callable
-        ``layout(settings) -> component``: made anew each time the page is opened.
-    register : callable
-        ``register(app, settings)``: adds the page's callbacks to the Dash application, once, at its start.
-    """
-
-    path: str
-    title: str
-    layout: Callable[[Settings], Any]
-    register: Callable[[dash.Dash, Settings], None]
-
-
-#: The pages, in the order of the navigation. A new page is one more line here.
-PAGES: tuple[Page, ...] = (
-    Page("/", "Catalogue", catalogue_page.layout, catalogue_page.register),
-    Page("/results", "Results", results_page.layout, results_page.register),
-    Page("/nero", "NERO", nero_page.layout, nero_page.register),
-)
-
-#: Hosts that only this machine can reach.
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-_INDEX = """<!DOCTYPE html>
-<html lang="en">
-<head>
-{%metas%}
-<title>{%title%}</title>
-<link rel="icon" href="data:,">
-{%css%}
-</head>
-<body>
-{%app_entry%}
-<footer>{%config%}{%scripts%}{%renderer%}</footer>
-</body>
-</html>"""
+#: The names by which this machine reaches itself.
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+#: Addresses that stand for all of a machine's own: by which names it is reached then cannot be known.
+_ANY = {"0.0.0.0", "::"}
+_ASSETS = Path(__file__).parent / "assets"
 
 
 def make_app(
@@ -89,8 +48,8 @@ def make_app(
     store : path, default "anytask-runs.sqlite"
         The store of runs whose comparisons the results page shows; it need not exist yet.
     host : str, default "127.0.0.1"
-        The address it will be served at. At a loopback address only requests that name this machine are answered, so
-        that no page of another origin can reach it under a name of its own.
+        The address it will be served at. Only requests that name this address, or this machine, are answered, so that
+        no page of another origin can reach it under a name of its own; 0.0.0.0 answers to every name.
     meaning : bool, default True
         Search the catalogue by meaning where ``anytask[text]`` is installed; False goes by words, and loads no model.
     nero : sequence of path
@@ -116,11 +75,11 @@ def make_app(
     settings = Settings(Path(store), meaning=meaning, nero=NeroLibrary(nero, results))
     app = dash.Dash(
         "anytask.app",
-        assets_folder=str(Path(__file__).parent / "assets"),
+        assets_folder=str(_ASSETS),
         serve_locally=True,
         title="anytask",
         update_title="",
-        index_string=_INDEX,
+        index_string=(_ASSETS / "index.html").read_text(encoding="utf-8"),
         suppress_callback_exceptions=True,  # the parts of a page come and go with it
         add_log_handler=False,
         enable_mcp=False,
@@ -133,10 +92,11 @@ def make_app(
     )
     app.layout = _frame
     _import_what_pages_need()
-    for page in PAGES:
+    pages = sorted(map(load, constructed("anytask.app", "PAGE", "path").values()), key=lambda page: page.place)
+    for page in pages:
         page.register(app, settings)
-    _register_navigation(app, settings)
-    _protect(app, host)
+    _register_navigation(app, settings, pages)
+    _protect(app, host, [page.path for page in pages])
     return app
 
 
@@ -200,10 +160,27 @@ def is_loopback(host: str) -> bool:
 
     Examples
     --------
-    >>> is_loopback("localhost"), is_loopback("127.0.0.5"), is_loopback("0.0.0.0")
-    (True, True, False)
+    >>> is_loopback("localhost"), is_loopback("127.0.0.5"), is_loopback("0.0.0.0"), is_loopback("127.evil.example")
+    (True, True, False, False)
     """
-    return host in _LOOPBACK or host.startswith("127.")
+    try:
+        return host in _LOOPBACK or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def answers_to(host: str, asked: str) -> bool:
+    """Whether an application that is served at ``host`` answers a request whose Host header is ``asked``.
+
+    Examples
+    --------
+    >>> [answers_to("127.0.0.1", asked) for asked in ("localhost:8050", "[::1]:8050", "127.evil.example:8050")]
+    [True, True, False]
+    """
+    try:
+        return host in _ANY or urlsplit(f"//{asked}").hostname in _LOOPBACK | {host.lower()}
+    except ValueError:
+        return False
 
 
 def _import_what_pages_need() -> None:
@@ -250,8 +227,8 @@ def _frame() -> Any:
     )
 
 
-def _register_navigation(app: dash.Dash, settings: Settings) -> None:
-    by_path = {page.path: page for page in PAGES}
+def _register_navigation(app: dash.Dash, settings: Settings, pages: Sequence[Page]) -> None:
+    by_path = {page.path: page for page in pages}
 
     @app.callback(Output("page", "children"), Output("nav", "children"), Input("url", "pathname"))
     def open_page(path: str | None) -> tuple[Any, Any]:
@@ -263,24 +240,22 @@ def _register_navigation(app: dash.Dash, settings: Settings) -> None:
                 className="here" if other is page else "",
                 title=f"{other.title} (this page)" if other is page else other.title,
             )
-            for other in PAGES
+            for other in pages
         ]
         if page is None:
             lost = [html.H1("No such page"), html.P(["There is nothing at ", html.Code(path), "."])]
             return html.Div(lost, className="narrow"), links
         return page.layout(settings), links
 
-    titles = {page.path: f"{page.title} · anytask" for page in PAGES}
     app.clientside_callback(
-        f"function (path) {{ document.title = ({json.dumps(titles)})[path] || 'anytask';"
-        " return window.dash_clientside.no_update; }",
+        ClientsideFunction("anytask", "showTitle"),
         Output("nav", "title"),
-        Input("url", "pathname"),
+        Input("nav", "children"),
     )
 
 
-def _protect(app: dash.Dash, host: str) -> None:
-    """Answer only to this machine's own names, and let the browser load from here alone."""
+def _protect(app: dash.Dash, host: str, paths: Sequence[str]) -> None:
+    """Answer only to names of this machine, say what is not there, and let the browser load from here alone."""
     scripts = " ".join(f"'{digest}'" for digest in (item.strip("'") for item in app.csp_hashes()))
     policy = (
         f"default-src 'self'; script-src 'self' {scripts}; style-src 'self' 'unsafe-inline'; "
@@ -289,13 +264,27 @@ def _protect(app: dash.Dash, host: str) -> None:
     )
 
     @app.server.before_request
-    def only_by_our_names() -> None:
-        name = request.host.rsplit(":", 1)[0] if request.host.count(":") == 1 else request.host
-        if is_loopback(host) and not is_loopback(name.split("]")[0].strip("[]")):
+    def check_request() -> None:
+        if not answers_to(host, request.host):
             abort(403, "this application answers only at the address it was started for")
+        if request.method == "POST":
+            call = request.get_json()
+            if not isinstance(call, dict) or call.get("output") not in list(app.callback_map):
+                abort(400, "this is no call of a callback of this application")
+
+    @app.server.errorhandler(DashException)
+    def refuse(error: DashException) -> tuple[str, int]:
+        """A file that Dash does not have, or a call that fits none of the callbacks."""
+        return ("not found", 404) if request.method == "GET" else ("bad request", 400)
 
     @app.server.after_request
     def restrict(response: Response) -> Response:
+        if (
+            request.path.rstrip("/") not in ("", *paths)
+            and request.url_rule
+            and request.url_rule.rule == "/<path:path>"
+        ):
+            response.status_code = 404  # the page that says so
         response.headers.setdefault("Content-Security-Policy", policy)  # a page in a frame has one of its own
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"

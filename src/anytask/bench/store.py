@@ -383,23 +383,34 @@ class RunStore:
             return self._connection
         if self.path != ":memory:":
             self._check_place()
-        connection = None
+        uri = f"{Path(self.path).absolute().as_uri()}?mode=ro"
         try:
-            # isolation_level=None: each statement commits by itself; 60 s: other processes may be writing.
-            place = f"{Path(self.path).absolute().as_uri()}?mode=ro" if self.read_only else self.path
-            connection = sqlite3.connect(
-                place, timeout=self.timeout, isolation_level=None, check_same_thread=False, uri=self.read_only
-            )
-            self._prepare(connection)
+            connection = self._opened(uri if self.read_only else self.path)
         except sqlite3.DatabaseError as error:
-            if connection is not None:
-                connection.close()
-            raise ValueError(f"{self.path} cannot be used as a store of runs: {error}") from error
-        except ValueError:
-            if connection is not None:
-                connection.close()
-            raise
+            # Write-ahead mode keeps two files beside the store while it is open, and reading makes them too. Where they
+            # can't be made nobody writes, and without a log the file is whole.
+            log = Path(f"{self.path}-wal")
+            alone = not os.access(log.parent, os.W_OK) and not (log.exists() and log.stat().st_size)
+            other = not isinstance(error, sqlite3.OperationalError) or "locked" in str(error)
+            if not self.read_only or not alone or other:
+                raise ValueError(f"{self.path} cannot be used as a store of runs: {error}") from error
+            try:
+                connection = self._opened(f"{uri}&immutable=1")
+            except sqlite3.DatabaseError as worse:
+                raise ValueError(f"{self.path} cannot be used as a store of runs: {worse}") from worse
         self._connection, self._pid = connection, os.getpid()
+        return connection
+
+    def _opened(self, place: str) -> sqlite3.Connection:
+        # isolation_level=None: each statement commits by itself; 60 s: other processes may be writing.
+        connection = sqlite3.connect(
+            place, timeout=self.timeout, isolation_level=None, check_same_thread=False, uri=self.read_only
+        )
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _check_place(self) -> None:

@@ -185,6 +185,20 @@ def decorated(package: str, decorator: str) -> dict[str, str]:
     return _unique(package, values())
 
 
+def docstring(entry: str) -> str:
+    """Return the docstring of the class that ``"module:Class"`` names, read without importing it; "" without one.
+
+    Examples
+    --------
+    >>> docstring("anytask.problems.task_stream:TaskStream").splitlines()[0]
+    'Learn from data that keep changing: tasks that come one after another, none of which may be forgotten.'
+    """
+    module, _, name = entry.partition(":")
+    file = modules(module.rpartition(".")[0])[module]
+    nodes = _tree(file, f"class {name}").body
+    return next((ast.get_docstring(n) or "" for n in nodes if isinstance(n, ast.ClassDef) and n.name == name), "")
+
+
 def load(entry: str) -> Any:
     """Import what ``"module:name"`` names.
 

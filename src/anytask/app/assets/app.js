@@ -14,31 +14,41 @@
     }
   }
 
-  window.anytask = {
-    showSheet: function (children) {
-      const box = dialog();
-      if (!box) {
-        return window.dash_clientside.no_update;
-      }
-      if (!children || children.length === 0) {
-        if (box.open) {
-          box.close();
+  const unchanged = function () { return window.dash_clientside.no_update; };
+
+  window.dash_clientside = Object.assign({}, window.dash_clientside, {
+    anytask: {
+      showTitle: function (links) {
+        const here = (links || []).find(function (link) { return link.props.className === "here"; });
+        document.title = here ? here.props.children + " · anytask" : "anytask";
+        return unchanged();
+      },
+      // The dialog is the browser's own: it keeps the focus inside, and closes on Escape.
+      showSheet: function (children) {
+        const box = dialog();
+        if (!box) {
+          return unchanged();
         }
-        return window.dash_clientside.no_update;
-      }
-      if (!box.open) {
-        opener = document.activeElement;
-        box.showModal();
-        box.addEventListener("close", closed, { once: true });
-      }
-      box.scrollTop = 0;
-      const title = document.getElementById("sheet-title");
-      if (title) {
-        title.focus();
-      }
-      return window.dash_clientside.no_update;
+        if (!children || children.length === 0) {
+          if (box.open) {
+            box.close();
+          }
+          return unchanged();
+        }
+        if (!box.open) {
+          opener = document.activeElement;
+          box.showModal();
+          box.addEventListener("close", closed, { once: true });
+        }
+        box.scrollTop = 0;
+        const title = document.getElementById("sheet-title");
+        if (title) {
+          title.focus();
+        }
+        return unchanged();
+      },
     },
-  };
+  });
 
   function closed() {
     leaveSystem();

@@ -14,11 +14,11 @@ from dash import html
 
 from anytask import catalogue
 from anytask.app import layout
-from anytask.app.catalogue.search import PROBLEM_WORDS
+from anytask.app.catalogue.search import problem_words
 from anytask.app.evidence_figure import evidence_figure
 from anytask.catalogue import FAMILIES, Card
 from anytask.core.colors import PALETTE
-from anytask.core.discovery import modules, published
+from anytask.core.discovery import docstring, published
 
 logger = logging.getLogger(__name__)
 
@@ -146,11 +146,7 @@ def snippet(entry: Card) -> str:
 
 def _example(package: str, name: str) -> str:
     module = published(package).get(name)
-    if module is None:
-        return ""
-    tree = ast.parse(modules(package)[module].read_text(encoding="utf-8"))
-    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == name]
-    text = ast.get_docstring(classes[0]) if classes else None
+    text = docstring(f"{module}:{name}") if module else ""
     if not text:
         return ""
     try:
@@ -170,7 +166,7 @@ def _as_script(source: str, wanted: str) -> str:
 
 def _problems(entry: Card) -> html.Ul:
     return html.Ul(
-        [html.Li([html.Code(problem), f" {PROBLEM_WORDS.get(problem, '')}"]) for problem in entry.problems],
+        [html.Li([html.Code(problem), f" {problem_words(problem)}"]) for problem in entry.problems],
         className="plain",
     )
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from anytask import catalogue
 from anytask.app import layout as pieces
 from anytask.app.catalogue.cards import FAMILY_COLOURS, card, sheet
-from anytask.app.catalogue.search import PROBLEM_WORDS
-from anytask.app.settings import Settings
+from anytask.app.catalogue.search import problem_words
+from anytask.app.settings import Page, Settings
 from anytask.catalogue import FAMILIES, PROBLEMS, SYSTEMS, Card
 
 YEARS = tuple(range(min(entry.year for entry in SYSTEMS), max(entry.year for entry in SYSTEMS) + 1))
@@ -31,7 +31,7 @@ def layout(settings: Settings) -> Any:
         [
             pieces.control("Family", _dropdown("family", [(family, family) for family in FAMILIES])),
             pieces.control(
-                "Problem", _dropdown("problem", [(key, _problem_label(key)) for key in PROBLEMS]), wide=True
+                "Problem", _dropdown("problem", [(key, f"{key}: {problem_words(key)}") for key in PROBLEMS]), wide=True
             ),
             pieces.control("Order", _dropdown("order", list(_ORDERS.items()), value="fit", clearable=False)),
             pieces.choices(
@@ -120,12 +120,12 @@ def register(app: Dash, settings: Settings) -> None:
         except KeyError:
             return []
 
-    # The dialog is the browser's own: it keeps the focus inside, and closes on Escape; assets/app.js opens it.
     app.clientside_callback(
-        "function (children) { return window.anytask.showSheet(children); }",
-        Output("dialog", "title"),
-        Input("sheet", "children"),
+        ClientsideFunction("anytask", "showSheet"), Output("dialog", "title"), Input("sheet", "children")
     )
+
+
+PAGE = Page(path="/", title="Catalogue", place=0, layout=layout, register=register)
 
 
 def fits(entry: Card, family: str | None, problem: str | None, state: str) -> bool:
@@ -203,10 +203,6 @@ def _dropdown(
         placeholder="any",
         searchable=len(options) > 15,
     )
-
-
-def _problem_label(key: str) -> str:
-    return f"{key}: {PROBLEM_WORDS[key]}" if key in PROBLEM_WORDS else key
 
 
 def _count(shown: Sequence[Card], fit: bool) -> str:

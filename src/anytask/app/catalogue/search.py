@@ -7,59 +7,15 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 
 from anytask.catalogue import SYSTEMS, Card
+from anytask.core.discovery import docstring, keyed
 
 logger = logging.getLogger(__name__)
-
-#: The kinds of problems in the words of somebody who has one.
-PROBLEM_WORDS = {
-    "active-labelling": "choosing which examples to have labelled",
-    "anomaly-detection": "finding outliers, defects and anomalies",
-    "code-generation": "writing program code",
-    "correctness-prediction": "knowing whether a model's answer is right",
-    "data-synthesis": "making synthetic training data",
-    "demonstration-selection": "choosing the examples that go into a prompt",
-    "distillation": "making a small model out of a large one",
-    "distribution-shift": "test data that differ from the training data",
-    "equivariance": "models whose answers should follow when their inputs are turned, moved or flipped",
-    "few-demos": "learning to act from a few demonstrations",
-    "few-labels": "learning from few labels",
-    "few-shot-text": "classifying text from a few examples",
-    "frozen-features": "good features without labels, for tables, images or graphs",
-    "guided-generation": "steering what a language model writes",
-    "image-sets": "generating sets of related images",
-    "in-context-learning": "learning from examples in the context, without training",
-    "instruction-tuning": "teaching a model to follow instructions",
-    "knowledge-intensive-text": "answers that need facts from documents, without hallucinations",
-    "language-pretraining": "pretraining language models",
-    "length-generalization": "inputs longer than those trained on",
-    "locomotion": "walking robots and bodies that move",
-    "long-tail": "imbalanced classes and rare cases",
-    "manipulation": "robot arms and hands that grasp and move objects",
-    "model-composition": "merging and combining trained models",
-    "multi-step-reasoning": "questions that need several steps of reasoning",
-    "multi-task-control": "one policy for many control tasks",
-    "multi-task-training": "one model for many tasks at once",
-    "paired-retrieval": "searching across two kinds of data, such as images and text",
-    "policy-selection": "choosing among trained policies",
-    "prompt-compression": "shortening long prompts to save tokens",
-    "prompt-search": "finding a better prompt automatically",
-    "rearrangement": "mobile robots that pick things up and put them elsewhere",
-    "robustness-report": "testing how robust a model is when its inputs change",
-    "safe-control": "control that must stay safe",
-    "task-difficulty": "telling how hard a task is",
-    "task-stream": "data that keep changing: tasks that come one after another, without forgetting",
-    "text-environment": "agents that act in a world described in text",
-    "tool-use": "language models that call tools",
-    "unlearning": "removing a user's data from a trained model, forgetting on request",
-    "visuomotor": "robots that act on what a camera sees",
-    "zero-shot-classification": "classes without a single labelled example",
-}
 
 #: Below this similarity nothing is said to fit, and below this share of the best one the list ends.
 _LEAST, _SHARE = 0.3, 0.6
@@ -73,6 +29,19 @@ _EMPTY_WORDS = frozenset(
         "our should so some that the their them they this to up use want we what when where which who with you your"
     )
 )
+
+
+@cache
+def problem_words(key: str) -> str:
+    """Return what a kind of problem is, as its own class says it; the words of its key where it has none yet.
+
+    Examples
+    --------
+    >>> problem_words("equivariance"), problem_words("few-labels")
+    ('Classify images that may come turned, shifted or mirrored.', 'few labels')
+    """
+    entry = keyed("anytask.problems", "key").get(key)
+    return " ".join(docstring(entry).split("\n\n")[0].split()) if entry else key.replace("-", " ")
 
 
 @dataclass(frozen=True)
@@ -209,7 +178,7 @@ def _texts(card: Card) -> tuple[str, str, str]:
     return (
         f"{card.name}: {card.use}",
         card.title,
-        "; ".join(PROBLEM_WORDS.get(problem, problem.replace("-", " ")) for problem in card.problems),
+        " ".join(map(problem_words, card.problems)),
     )
 
 

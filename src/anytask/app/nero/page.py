@@ -13,7 +13,7 @@ from flask import Response, abort, jsonify, request
 
 from anytask.app import layout as pieces
 from anytask.app.nero.data import EXAMPLE, NeroLibrary, NotShown, result_csv
-from anytask.app.settings import Settings
+from anytask.app.settings import Page, Settings
 
 #: Milliseconds between two looks at the example while it is computed.
 _LOOK_EVERY = 400
@@ -122,6 +122,9 @@ def register(app: Dash, settings: Settings) -> None:
             abort(503, str(error))
         except ValueError as error:
             abort(400, str(error))
+
+
+PAGE = Page(path="/nero", title="NERO", place=2, layout=layout, register=register)
 
 
 def opened(library: NeroLibrary, id: str) -> tuple[Any, bool]:

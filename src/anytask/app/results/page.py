@@ -14,7 +14,7 @@ from anytask.app import layout as pieces
 from anytask.app.results.data import Overview, Snapshot, Unreadable, ranking_csv, runs_csv
 from anytask.app.results.panel import beside, cost_figure, file_name, panel, runs_table
 from anytask.app.results.panel import view as one_view
-from anytask.app.settings import Settings
+from anytask.app.settings import Page, Settings
 
 #: Milliseconds between two looks at the store.
 LOOK_EVERY = 2000
@@ -230,6 +230,9 @@ def register(app: Dash, settings: Settings) -> None:
         response = Response(body, content_type=f"{_DOWNLOADS[what]}; charset=utf-8")
         response.headers["Content-Disposition"] = f'attachment; filename="{file_name(overview)}-{what}"'
         return response
+
+
+PAGE = Page(path="/results", title="Results", place=1, layout=layout, register=register)
 
 
 def chosen(snapshot: Snapshot, search: str | None) -> tuple[Overview | None, Overview | None]:

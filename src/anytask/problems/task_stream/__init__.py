@@ -36,7 +36,7 @@ _ANNOUNCED = {
 
 
 class TaskStream(LabelledProblem):
-    """Learn from a stream of tasks without forgetting the earlier ones.
+    """Learn from data that keep changing: tasks that come one after another, none of which may be forgotten.
 
     The labelled data are cut into tasks (see the option ``scenario``), the tasks into training and test rows, and the
     training rows are shown in shuffled mini-batches, ``epochs`` passes over a task before the next one comes. Each
