@@ -63,7 +63,7 @@ def test_images_come_out_alike_from_files_and_arrays(tmp_path):
 
 
 def test_without_holding_out_every_row_is_trained_on_and_the_tasks_stay():
-    data = TaskStream().load("iris", epochs=1, n_tasks=3)
+    data = TaskStream().load("iris", epochs=1, scenario="class", n_tasks=3, identity="none")
     held_out, whole = data.stream(4), Stream(data, 4, hold_out=False)
     assert [t.classes.tolist() for t in whole.tasks] == [t.classes.tolist() for t in held_out.tasks]
     shown = np.concatenate([rows for rows, _ in whole.batches])

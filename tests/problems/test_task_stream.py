@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anytask import problems
+from anytask.bench import compare
 from anytask.core.colors import PALETTE, colour_of
 from anytask.core.errors import BadData
 from anytask.datasets.labelled import load_labelled
@@ -31,6 +32,7 @@ from anytask.problems.task_stream.tasks import split_rows
 
 PROBLEM = TaskStream()
 RNG = np.random.default_rng(0)
+MEANS = "anytask.continual:NearestClassMean"
 
 
 def blobs(n_classes: int = 4, per_class: int = 12, names: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -195,7 +197,7 @@ def test_border_matching_agrees_with_brute_force(found: list[int], true: list[in
 @given(n_classes=st.integers(2, 8), n_tasks=st.integers(2, 8), seed=st.integers(0, 99))
 def test_classes_are_partitioned_over_tasks(n_classes: int, n_tasks: int, seed: int) -> None:
     n_tasks = min(n_tasks, n_classes)
-    data = PROBLEM.load(blobs(n_classes, 5), n_tasks=n_tasks, epochs=1)
+    data = PROBLEM.load(blobs(n_classes, 5), scenario="class", n_tasks=n_tasks, epochs=1, identity="train")
     stream = data.stream(seed)
     everything = np.concatenate([task.classes for task in stream.tasks])
     assert sorted(everything.tolist()) == list(range(n_classes))
@@ -240,18 +242,18 @@ def test_seed_settles_the_stream() -> None:
 
 def test_each_training_row_is_shown_once_per_epoch_in_batches_no_larger_than_asked() -> None:
     for blur in (0.0, 0.6):
-        stream = stream_of(epochs=3, batch_size=5, blur=blur, n_tasks=4)
+        stream = stream_of(epochs=3, batch_size=5, blur=blur, n_tasks=2)
         shown = Counter(row for rows, _ in stream.batches for row in rows.tolist())
         assert set(shown) == {row for task in stream.tasks for row in task.train.tolist()}
         assert set(shown.values()) == {3}
         assert max(len(rows) for rows, _ in stream.batches) <= 5
-    sharp = stream_of(epochs=3, batch_size=5, n_tasks=4)
+    sharp = stream_of(epochs=3, batch_size=5, n_tasks=2)
     first_epoch = [row for rows, _ in sharp.batches for row in rows.tolist()][: len(sharp.tasks[0].train)]
     assert sorted(first_epoch) == sharp.tasks[0].train.tolist()
 
 
 def test_borders_are_where_the_next_segment_starts() -> None:
-    stream = stream_of(batch_size=5, n_tasks=4)
+    stream = stream_of(source=blobs(8), batch_size=5, n_tasks=4)
     assert stream.borders == stream.ends[:-1]
     assert all(len(set(owners.tolist())) == 1 for _, owners in stream.batches)
 
@@ -276,17 +278,18 @@ def test_recurring_order_and_local_labels() -> None:
     for k, task in enumerate(stream.tasks):
         assert set(stream.labels(task.train, k).tolist()) == {0, 1}
     assert stream_of(scenario="recurring", n_tasks=3, source=blobs(6)).visits == [0, 1, 2, 1]
-    assert stream_of(scenario="recurring", n_tasks=4, source=blobs(4)).visits == [0, 1, 2, 1, 3]
+    assert stream_of(scenario="recurring", n_tasks=4, source=blobs(8)).visits == [0, 1, 2, 1, 3]
     assert stream_of(scenario="recurring", n_tasks=2).visits == [0, 1, 0]
 
 
 def test_class_order_and_classes_per_task() -> None:
     source = blobs(4, names=True)
-    stream = stream_of(source=source, order="class 3,class 0,class 2,class 1", classes_per_task="1,3")
+    named = {"order": "class 3,class 0,class 2,class 1", "identity": "train"}
+    stream = stream_of(source=source, classes_per_task="1,3", **named)
     assert [task.classes.tolist() for task in stream.tasks] == [["class 3"], ["class 0", "class 1", "class 2"]]
-    data = PROBLEM.load(source, order=["class 3", "class 0"], n_tasks=2)
+    data = PROBLEM.load(source, order=["class 3", "class 0"], n_tasks=2, identity="none")
     assert data.notes == ("Classes left out by order: class 1, class 2.",)
-    assert [len(t.classes) for t in stream_of(source=blobs(5), classes_per_task=2).tasks] == [2, 2, 1]
+    assert [len(t.classes) for t in stream_of(source=blobs(5), classes_per_task=2).tasks] == [2, 3]
 
 
 def test_domain_stream_follows_the_task_column() -> None:
@@ -413,10 +416,10 @@ def test_a_blind_learner_cannot_read_the_task_from_the_order_of_rows_in_a_mixed_
 
 
 def test_learners_that_know_the_task_get_one_task_a_call() -> None:
-    run(TrainSpy, n_tasks=2, blur=1.0, labels="local", source=blobs(2, 40))
+    run(TrainSpy, n_tasks=2, blur=1.0, labels="local", source=blobs(4, 40))
     numbers = [(entry[1], set((entry[2][:, 1] // 10).tolist())) for entry in TrainSpy.log if entry[0] == "fit"]
-    assert all(len(classes) == 1 for _, classes in numbers)
-    assert len({(task, *classes) for task, classes in numbers}) == 2
+    shown = [set().union(*(classes for told, classes in numbers if told == task)) for task in (0, 1)]
+    assert [len(classes) for classes in shown] == [2, 2] and not shown[0] & shown[1]
 
 
 @pytest.mark.parametrize("scenario", ["class", "permuted"])
@@ -444,7 +447,7 @@ def test_refuses_learners_that_need_more_than_is_shown() -> None:
 
 
 def test_nearest_means_learn_separated_classes_without_forgetting() -> None:
-    outcome = run(Blind, n_tasks=4, batch_size=4)
+    outcome = run(Blind, n_tasks=4, batch_size=4, identity="none")
     assert outcome.metrics["accuracy"] == 1.0 and outcome.metrics["forgetting"] == 0.0
     assert math.isnan(outcome.metrics["forward_transfer"])
     matrix = outcome.details["accuracy_matrix"]
@@ -515,14 +518,14 @@ def test_fingerprint_follows_content_and_options() -> None:
 
 
 def test_description_is_json() -> None:
-    facts = PROBLEM.load("iris", scenario="recurring").describe()
+    facts = PROBLEM.load("iris", scenario="recurring", identity="train").describe()
     json.dumps(facts, allow_nan=False)
     assert facts["classes"] == {"0": 50, "1": 50, "2": 50} and facts["segments"] == [1, 2, 1]
     assert facts["notes"] == ["3 classes make 2 tasks."] and facts["options"]["scenario"] == "recurring"
 
 
 def test_lists_may_be_texts_and_the_key_is_known() -> None:
-    data = problems.get("task-stream").load("iris", classes_per_task="1,2", order="2,0,1")
+    data = problems.get("task-stream").load("iris", classes_per_task="1,2", order="2,0,1", identity="train")
     assert data.options.classes_per_task == (1, 2) and data.options.order == ("2", "0", "1")
     defaults = {name: default for name, (default, _) in PROBLEM.options.items()}
     assert PROBLEM.load("digits", **defaults).fingerprint == PROBLEM.load("digits").fingerprint
@@ -547,6 +550,10 @@ def test_lists_may_be_texts_and_the_key_is_known() -> None:
         ({"scenario": "recurring", "order": "2"}, "at least 2 different tasks"),
         ({"order": "1,2,1"}, "names a class twice; scenario 'recurring' brings tasks back"),
         ({"classes_per_task": "4,4"}, "adds up to 8, not to 10"),
+        ({"n_tasks": 10}, "10 of 10 tasks hold a single class"),
+        ({"classes_per_task": "1,9"}, "1 of 2 tasks hold a single class"),
+        ({"classes_per_task": "1,9", "identity": "none", "labels": "local"}, "1 of 2 tasks hold a single class"),
+        ({"scenario": "recurring", "n_tasks": 6}, "2 of 6 tasks hold a single class"),
         ({"classes_per_task": 2, "scenario": "permuted"}, "classes_per_task is for"),
         ({"levels": "0,1"}, "levels is for the scenarios rotated and blurred"),
     ],
@@ -555,6 +562,57 @@ def test_bad_options_are_refused_in_one_line(options: dict[str, Any], message: s
     with pytest.raises(BadData, match=message) as caught:
         PROBLEM.load("digits", **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["breast-cancer", "iris"])
+def test_too_few_classes_for_two_a_task_make_a_domain_incremental_stream_and_say_so(name: str) -> None:
+    data = PROBLEM.load(name)
+    assert data.options.scenario == "permuted" and data.options.n_tasks == 5
+    assert "cannot make tasks of 2 classes" in data.notes[0]
+    assert min(len(task.classes) for task in data.stream(0).tasks) >= 2
+    with pytest.raises(BadData, match="2 tasks hold a single class" if name != "iris" else "1 of 2 tasks"):
+        PROBLEM.load(name, scenario="class", n_tasks=2)
+    assert PROBLEM.load(name, scenario="class", n_tasks=2, identity="train").options.n_tasks == 2
+
+
+def test_domains_of_a_single_class_are_left_out_where_the_task_may_be_told() -> None:
+    X, y = blobs(2, 24)
+    site = np.where(y == 0, np.tile(["a", "b", "c"], 16), np.tile(["a", "b"], 24))
+    data = PROBLEM.load((X, y, site))
+    assert data.notes == ("Tasks left out, as they hold a single class: c.",)
+    assert [task.name for task in data.stream(0).tasks] == ["a", "b"] and data.options.n_tasks == 2
+    assert PROBLEM.load((X, y, site), identity="train").options.n_tasks == 3
+    with pytest.raises(BadData, match="1 of 2 tasks hold a single class"):
+        PROBLEM.load((X, y, site), order="a,c,a")
+
+
+@pytest.mark.parametrize(
+    ("options", "repeats"),
+    [({}, False), ({"blur": 0.5}, True), ({"scenario": "permuted"}, True), ({"labels": "local"}, True),
+     ({"scenario": "recurring"}, True)],
+)  # fmt: skip
+def test_learners_of_new_classes_alone_are_left_out_of_streams_that_repeat_them(options: Any, repeats: bool) -> None:
+    data = PROBLEM.load(blobs(), n_tasks=2, **options)
+    assert data.stream(0).facts.repeats == repeats
+    prd = Entrant("prd", "anytask.continual:PRD")
+    assert ("classes come back" in str(PROBLEM.refuses(prd, data))) == repeats
+    allowed = Entrant("prd", "anytask.continual:PRD", {"repeated_classes": "allow"})
+    assert PROBLEM.refuses(allowed, data) is None
+
+
+def test_systems_that_cannot_take_part_are_left_out_before_anything_runs() -> None:
+    X, y = blobs(2, 12)
+    given = {
+        "source": (X, y, np.tile(["a", "b"], 12)),
+        "seeds": 1,
+        "baselines": False,
+        "epochs": 1,
+        "backend": "sequential",
+    }
+    result = compare("task-stream", given.pop("source"), ["prd", Entrant("means", MEANS)], **given)
+    assert [name for name, _ in result.left_out] == ["prd"] and not result.failed
+    with pytest.raises(ValueError, match="prd cannot take part: classes come back"):
+        compare("task-stream", (X, y), ["prd"], scenario="permuted", baselines=False)
 
 
 def test_domains_that_cannot_be_tested_are_refused() -> None:
@@ -608,16 +666,14 @@ def test_figures_show_every_finished_entrant_in_one_colour() -> None:
     figures = PROBLEM.figures(data, runs)
     assert [title for title, _, _ in figures] == [
         "Accuracy on each task after each task", "Accuracy over the stream", "Forgetting",
-        "Accuracy against training time",
     ]  # fmt: skip
-    matrices, curves, forgetting, price = (figure for _, _, figure in figures)
+    matrices, curves, forgetting = (figure for _, _, figure in figures)
     assert [trace.type for trace in matrices.data] == ["heatmap"] * 3
     expected = np.mean([np.array(r.details["accuracy_matrix"], float) for r in runs[:2]], axis=0)
     np.testing.assert_allclose(np.array(matrices.data[0].z, float), expected)
     names = [f"learner {e}" for e in range(3)]
     lines = {trace.name: trace.line.color for trace in curves.data if trace.name}
     assert lines == {name: colour_of(name, [*names, "broken"]) for name in names}
-    assert {trace.name: trace.marker.color for trace in price.data} == lines
     assert {trace.y[0] for trace in forgetting.data if trace.type == "bar"} == set(names)
     for _, caption, figure in figures:
         assert caption.endswith(".") and json.loads(figure.to_json())
@@ -635,7 +691,7 @@ def test_names_stay_text_in_figures() -> None:
 
 def test_figures_of_one_seed_and_of_nothing() -> None:
     data = PROBLEM.load(blobs(6), n_tasks=3)
-    assert len(PROBLEM.figures(data, finished(1, 1))) == 4
+    assert len(PROBLEM.figures(data, finished(1, 1))) == 3
     assert PROBLEM.figures(data, finished(1, 1, status="failed")) == []
 
 

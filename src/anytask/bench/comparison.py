@@ -59,7 +59,7 @@ def compare(
         What the problem's ``load`` takes (a built-in name, a path, arrays), or data that it has loaded.
     systems : "all", or a sequence of str, Entrant or type, default "all"
         Catalogue keys, :class:`~anytask.problems.base.Entrant` objects or classes. "all" stands for every available
-        system whose card names the problem; those the problem refuses on these data are left out, and noted.
+        system whose card names the problem. Those the problem refuses on these data are left out, and noted.
     seeds : int or sequence of int, default 5
         A number n stands for 0 ... n-1.
     baselines : bool, default True
@@ -85,7 +85,7 @@ def compare(
     Raises
     ------
     ValueError
-        For unknown or planned systems, systems that the problem refuses (when they are named), data that cannot be
+        For unknown or planned systems, systems that the problem refuses, if it refuses all of them, data that cannot be
         used, unknown options, files and folders that cannot be written, and entrants that ``save_best`` could not save.
     KeyError
         For unknown catalogue keys (:class:`anytask.catalogue.UnknownSystem`, with near matches).
@@ -110,7 +110,7 @@ def compare(
 
         problem = problems.get(problem)
     loaded = data if hasattr(data, "fingerprint") and hasattr(data, "describe") else None
-    named, everything = _entrants(problem, systems)
+    named = _entrants(problem, systems)
     if loaded is None:
         problem.check_options(options)
         loaded = problem.load(data, **options)
@@ -122,7 +122,7 @@ def compare(
     layout = plan(problem, loaded, [*named, *others], seeds, options=defaults | options)
     refused = {left.name: left.reason for left in layout.left_out}
     unable = {entrant.name: refused[entrant.name] for entrant in named if entrant.name in refused}
-    if unable and (not everything or len(unable) == len(named)):
+    if unable and len(unable) == len(named):  # nobody that was asked for
         raise ValueError("; ".join(f"{name} cannot take part: {reason}" for name, reason in unable.items()))
     if save_best is not None:
         saving.check_entrants(problem, loaded, layout.entrants)
@@ -262,15 +262,15 @@ class Comparison(Results):
         }
 
 
-def _entrants(problem: Problem, systems: str | Sequence[str | Entrant | type]) -> tuple[list[Entrant], bool]:
-    """The named systems as entrants, and whether "all" was asked for."""
+def _entrants(problem: Problem, systems: str | Sequence[str | Entrant | type]) -> list[Entrant]:
+    """Return the named systems as entrants."""
     from anytask import catalogue
 
     if isinstance(systems, str) and systems == "all":
         cards = [c for c in catalogue.SYSTEMS if problem.key in c.problems and catalogue.state(c) == "available"]
         if not cards:
             raise ValueError(f"no available system in the catalogue is for {problem.key}: name classes or entrants")
-        return [Entrant(card.key, card.entry, key=card.key) for card in cards], True
+        return [Entrant(card.key, card.entry, key=card.key) for card in cards]
     if isinstance(systems, (str, type, Entrant)):
         systems = [systems]
     entrants = []
@@ -290,7 +290,7 @@ def _entrants(problem: Problem, systems: str | Sequence[str | Entrant | type]) -
             entrants.append(Entrant(card.key, card.entry, key=card.key))
         else:
             raise TypeError(f"systems must be catalogue keys, Entrant objects or classes, got {system!r}")
-    return entrants, False
+    return entrants
 
 
 def _identity(entrant: Entrant) -> tuple[str, str]:

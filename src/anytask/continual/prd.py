@@ -191,6 +191,12 @@ class PRD(CosineClassifier):
             super().end_task()
         return self
 
+    def refuses(self, stream: Any) -> str | None:
+        """Return why it cannot learn from a stream with these facts, or None if it can."""
+        if stream.repeats and self.repeated_classes == "error":
+            return "classes come back in later tasks, and PRD learns each once (repeated_classes='allow' lifts this)"
+        return None
+
     def _snapshot(self) -> Snapshot:
         return Snapshot(self.encoder_, train_mode=self.distillation.teacher_mode == "train")
 

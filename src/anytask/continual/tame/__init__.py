@@ -536,4 +536,4 @@ class TAME(ContinualClassifier):
     @classmethod
     def settings_for(cls, stream: Any) -> dict[str, Any]:
         """Return ``batch_size``, ``epochs`` and ``n_classes`` of a stream to come."""
-        return {**super().settings_for(stream), "n_classes": stream.classes_per_task}
+        return {**super().settings_for(stream), "n_classes": max(2, stream.classes_per_task)}

@@ -69,7 +69,7 @@ class TaskStream(LabelledProblem):
     >>> problem = TaskStream()
     >>> data = problem.load("digits", scenario="permuted", n_tasks=3, epochs=2)
     >>> data.stream(seed=0).facts
-    StreamFacts(input_shape=(64,), batch_size=16, epochs=2, classes_per_task=10, n_classes=10)
+    StreamFacts(input_shape=(64,), batch_size=16, epochs=2, classes_per_task=10, n_classes=10, repeats=True)
     """
 
     key = "task-stream"
@@ -111,7 +111,11 @@ class TaskStream(LabelledProblem):
         return tuple(Entrant(name, f"anytask.continual:{cls}", {}, "baseline") for name, cls in rows)
 
     def refuses(self, entrant: Entrant, data: StreamData) -> str | None:
-        """Refuse learners that need to be told more of the tasks than the stream shows."""
+        """Refuse learners that need to be told more of the tasks than the stream shows, or that refuse it themselves.
+
+        A class may have a method ``refuses(facts)``: it takes a :class:`~.stream.StreamFacts` and returns why it cannot
+        learn from such a stream, or None.
+        """
         cls = entrant.load()
         for method in ("partial_fit", "predict"):
             if not hasattr(cls, method):
@@ -122,7 +126,10 @@ class TaskStream(LabelledProblem):
                 needs
             ]
             return f"{entrant.name} needs to be told {wanted}, and identity={data.options.identity!r} does not show it."
-        return None
+        if not hasattr(cls, "refuses"):
+            return None
+        stream = data.stream(0)
+        return self._walk(entrant, stream).model.refuses(stream.facts)
 
     def told(self, sees: str | None, options: Mapping[str, Any]) -> str:
         """Return what its class looks at of the tasks, as far as the stream shows it."""

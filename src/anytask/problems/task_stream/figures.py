@@ -54,12 +54,6 @@ def stream_figures(blur: float, runs: Sequence[Any]) -> list[tuple[str, str, Any
             f"shorter is better. Dots are seeds; whiskers: {spread}.",
             _forgetting(done, names),
         ),
-        (
-            "Accuracy against training time",
-            "Up and to the left is better. What a learner trains only when it is asked counts as prediction, not here. "
-            f"Whiskers: {spread}.",
-            _price(done, names),
-        ),
     ]
 
 
@@ -179,37 +173,6 @@ def _forgetting(done: dict[str, list[Any]], names: Sequence[str]) -> Any:
     figure.update_yaxes(title_text="entrant", title_standoff=8)
     _dress(figure, height=120 + 38 * len(done), show_legend=False)
     return figure
-
-
-def _price(done: dict[str, list[Any]], names: Sequence[str]) -> Any:
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    for name, mine in done.items():
-        colour = colour_of(name, names)
-        y, y_low, y_high = (float(v) for v in _over_seeds(np.array([r.metrics["accuracy"] for r in mine], dtype=float)))
-        # On the logarithmic axis the geometric mean is the middle.
-        logs = np.log(np.maximum([r.cost["train_seconds"] for r in mine], 1e-6))
-        x, x_low, x_high = (float(np.exp(v)) for v in _over_seeds(logs))
-        figure.add_scatter(
-            x=[x], y=[y], mode="markers", name=escape(name),
-            marker={"color": colour, "size": 13, "line": {"color": "white", "width": 1}},
-            error_x={"array": [x_high - x], "arrayminus": [x - x_low], "color": colour, "thickness": 1.2, "width": 4},
-            error_y={"array": [y_high - y], "arrayminus": [y - y_low], "color": colour, "thickness": 1.2, "width": 4},
-            hovertemplate=f"<b>{escape(name)}</b><br>accuracy %{{y:.1%}} ({y_low:.1%} to {y_high:.1%})<br>"
-            f"training %{{x:.3g}} s ({x_low:.3g} to {x_high:.3g})<extra></extra>",
-        )  # fmt: skip
-    figure.update_xaxes(
-        title_text="training time, seconds (logarithmic)", type="log", dtick="D2" if _narrow(done) else None
-    )
-    figure.update_yaxes(title_text="final accuracy over all tasks", tickformat=".0%")
-    _dress(figure, height=470)
-    return figure
-
-
-def _narrow(done: dict[str, list[Any]]) -> bool:
-    seconds = [max(r.cost["train_seconds"], 1e-6) for mine in done.values() for r in mine]
-    return max(seconds) / min(seconds) < 30
 
 
 def _over_seeds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

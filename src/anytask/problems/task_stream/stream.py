@@ -32,6 +32,8 @@ class StreamFacts:
         Classes in a task (in the largest, if they differ).
     n_classes : int
         Different labels in the whole stream.
+    repeats : bool
+        Whether a label is shown again after a task that held it has ended.
     """
 
     input_shape: tuple[int, ...]
@@ -39,6 +41,7 @@ class StreamFacts:
     epochs: int
     classes_per_task: int
     n_classes: int
+    repeats: bool
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,11 @@ class Stream:
     def facts(self) -> StreamFacts:
         """What a system may know beforehand."""
         options = self.data.options
-        sizes = [len(task.classes) for task in self.tasks]
-        n_classes = len(np.unique(np.concatenate([self.shown_labels(k) for k in range(len(self.tasks))])))
-        shape = self.data.source.input_shape
-        return StreamFacts(shape, options.batch_size, options.epochs, max(sizes), n_classes)
+        shown = [self.shown_labels(k).tolist() for k in self.visits]
+        n_classes = len(set().union(*shown))
+        repeats = options.blur > 0 or sum(map(len, shown)) > n_classes
+        shape, largest = self.data.source.input_shape, max(map(len, shown))
+        return StreamFacts(shape, options.batch_size, options.epochs, largest, n_classes, repeats)
 
     @cached_property
     def scaled(self) -> bool:
