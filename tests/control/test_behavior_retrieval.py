@@ -319,13 +319,13 @@ def test_data_that_do_not_fit_together_are_refused():
     with pytest.raises(TypeError, match="Episodes"):
         tiny().fit([walk(1.0)])
     wide = Episodes.from_list([Episode(np.zeros((3, 5)), np.zeros((2, 2)))])
-    with pytest.raises(ValueError, match=r"shape \(2,\) by the expert, \(5,\)"):
+    with pytest.raises(ValueError, match=r"prior has observation 'observation' of shape \(5,\) instead of \(2,\)"):
         tiny().fit(expert, wide)
     other = Episodes.from_list([Episode({"b": np.zeros((3, 2))}, np.zeros((2, 2)))])
     with pytest.raises(ValueError, match="observations"):
         tiny().fit(expert, other)
     narrow = Episodes.from_list([Episode(np.zeros((3, 2)), np.zeros((2, 1)))])
-    with pytest.raises(ValueError, match="action dimension is 2 for the expert, 1 in the prior"):
+    with pytest.raises(ValueError, match="prior has the action dimension 1 instead of 2"):
         tiny().fit(expert, narrow)
 
 

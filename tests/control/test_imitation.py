@@ -10,9 +10,9 @@ from torch import nn
 
 from anytask.control.behavior_retrieval.nearest import nearest_distance
 from anytask.control.behavior_retrieval.state_action_vae import PlainFeatures, StateActionVAE, TimeContrastive
-from anytask.control.parts.imitation import BehaviorCloning, Source, joint_batch, pooled_statistics
+from anytask.control.parts.imitation import BehaviorCloning, Source, joint_batch
 from anytask.control.parts.imitation_nets import MixtureHead, MSEHead, PolicyNet, _cropped, mixture_log_prob
-from anytask.datasets.episodes import Episode, Episodes
+from anytask.datasets.episodes import Episode, Episodes, statistics_of
 from anytask.parts.vae import diagonal_gaussian_kl
 
 torch.set_num_threads(1)
@@ -93,9 +93,9 @@ def test_weights_that_make_no_sense_are_refused(weights):
         Source(data(), weights)
 
 
-def test_pooled_statistics_are_those_of_the_joined_data():
+def test_statistics_of_several_data_sets_are_those_of_the_joined_data():
     a, b = data(2), data(3)
-    pooled, joined = pooled_statistics([a, b]), Episodes.concatenate([a, b]).statistics()
+    pooled, joined = statistics_of([a, b]), Episodes.concatenate([a, b]).statistics()
     for key in joined:
         for ours, theirs in zip(pooled[key], joined[key]):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5)

@@ -121,9 +121,9 @@ def test_any_change_changes_the_fingerprint():
 def test_a_number_that_is_not_finite_is_named_by_episode_and_step():
     x = np.zeros((5, 2))
     x[2, 1] = np.nan
-    with pytest.raises(ValueError, match=r"observations 'observation' .* step 2 of episode 1 is not"):
+    with pytest.raises(ValueError, match=r"episode 1: observations 'observation' .* step 2 is not"):
         Episodes.from_list([Episode(np.zeros((2, 2)), np.zeros((1, 1))), Episode(x, np.zeros((4, 1)))])
-    with pytest.raises(ValueError, match=r"actions .* step 0 of episode 0"):
+    with pytest.raises(ValueError, match=r"episode 0: actions .* step 0 is not"):
         Episodes.from_list([Episode(np.zeros((2, 2)), [[np.inf]])])
 
 
@@ -140,6 +140,10 @@ def test_a_number_that_is_not_finite_is_named_by_episode_and_step():
         ({"terminated": np.full(6, 2)}, "booleans"),
         ({"observations": {}, "final_observations": {}}, "observation key"),
         ({"actions": np.zeros((6, 1, 1))}, "actions must have the shape"),
+        ({"actions": np.zeros((6, 0))}, "actions must have the shape"),
+        ({"final_observations": {"observation": np.full((3, 1), np.nan)}}, "what was seen after episode 0 is not"),
+        ({"rewards": np.full(6, 1e300)}, "rewards must be finite numbers, and step 0 of episode 0"),
+        ({"rewards": np.ma.masked_equal(np.arange(6.0), 3)}, "some are masked"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):
@@ -151,12 +155,14 @@ def test_other_mistakes_are_named():
     e = make()
     with pytest.raises(ValueError, match="2 actions and 5 rows"):
         Episodes.from_list([Episode(np.zeros((5, 1)), np.zeros((2, 1)))])
-    with pytest.raises(ValueError, match="episode 1 has the observations"):
+    with pytest.raises(ValueError, match=r"episode 1 has observations \['b'\] instead of .* in episode 0"):
         Episodes.from_list([Episode([[0.0]], [[0.0]]), Episode({"b": [[0.0]]}, [[0.0]])])
-    with pytest.raises(ValueError, match="episode 1 has no steps"):
+    with pytest.raises(ValueError, match="episode 1: there are no steps"):
         Episodes.from_list([Episode([[0.0]], [[0.0]]), Episode([[0.0]], np.zeros((0, 1)))])
-    with pytest.raises(ValueError, match="part 1 has the shape"):
+    with pytest.raises(ValueError, match="episode 1 has the action dimension 2 instead of 1"):
         Episodes.from_list([Episode([[0.0]], [[0.0]]), Episode([[0.0]], [[0.0, 1.0]])])
+    with pytest.raises(TypeError, match="lengths must be whole numbers"):
+        dataclasses.replace(e, lengths=np.array([3.0, 1.0, 2.0]))
     with pytest.raises(ValueError, match="mask"):
         e.select(np.array([True]))
     with pytest.raises(ValueError, match="no episode"):
@@ -169,5 +175,5 @@ def test_other_mistakes_are_named():
         Episodes.from_list([Episode([["a"]], [[0.0]])])
     with pytest.raises(ValueError, match="at least one"):
         Episodes.from_list([])
-    with pytest.raises(ValueError, match="data set 1 has the observations"):
+    with pytest.raises(ValueError, match="data set 1 has observations"):
         Episodes.concatenate([e, Episodes.from_list([Episode({"b": [[0.0]]}, [[0.0]])])])

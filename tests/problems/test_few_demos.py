@@ -183,10 +183,10 @@ def test_what_is_wrong_with_the_data_is_named(tmp_path):
         problem.load(tmp_path)
     (tmp_path / "prior.hdf5").unlink()
     (tmp_path / "prior.npz").write_text("no")
-    with pytest.raises(BadData, match=r"prior\.npz is not"):
+    with pytest.raises(BadData, match=r"prior\.npz: not a readable"):
         problem.load(tmp_path)
     wide = Episodes.from_list([Episode(np.zeros((3, 9)), np.zeros((2, 1)))])
-    with pytest.raises(BadData, match=r"shape \(3,\) by the expert, \(9,\)"):
+    with pytest.raises(BadData, match=r"of shape \(9,\) instead of \(3,\)"):
         problem.load("mine", expert=pendulum(), prior=wide)
     with pytest.raises(BadData, match="cannot be made"):
         problem.load("mine", expert=pendulum(), prior=pendulum(), env="Pendulumm-v1")

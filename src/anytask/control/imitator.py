@@ -86,8 +86,8 @@ class Imitator(Estimator):
         """
         if not isinstance(episodes, Episodes) or not (prior is None or isinstance(prior, Episodes)):
             raise TypeError("fit takes Episodes; anytask.datasets.episode_files.load_episodes reads them from files")
-        if prior is not None:
-            check_alike(episodes, prior)
+        if prior is not None and (difference := episodes.unlike(prior)):
+            raise ValueError(f"the prior has {difference} of the expert's episodes")
         with self._refit():
             self.statistics_ = (prior or episodes).statistics()
             self.shapes_ = {k: tuple(episodes.shape_of(k)) for k in sorted(episodes.keys)}
@@ -149,17 +149,3 @@ class Imitator(Estimator):
         self.statistics_ = {key: Statistics(*values) for key, values in self.statistics_.items()}
         self.policy_ = self._new_policy(2)
         self.policy_._load_state(state["policy"])
-
-
-def check_alike(episodes: Episodes, prior: Episodes) -> None:
-    """Raise a ``ValueError`` unless both have the same observation keys, shapes and action dimension."""
-    if set(episodes.keys) != set(prior.keys):
-        raise ValueError(f"the expert has the observations {sorted(episodes.keys)}, the prior {sorted(prior.keys)}")
-    for key in episodes.keys:
-        if episodes.shape_of(key) != prior.shape_of(key):
-            shapes = f"{episodes.shape_of(key)} by the expert, {prior.shape_of(key)} in the prior data"
-            raise ValueError(f"observation {key!r} has the shape {shapes}")
-    if episodes.action_dim != prior.action_dim:
-        raise ValueError(
-            f"the action dimension is {episodes.action_dim} for the expert, {prior.action_dim} in the prior"
-        )

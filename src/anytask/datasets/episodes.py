@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
@@ -31,6 +31,11 @@ class Statistics(NamedTuple):
     low: np.ndarray
     high: np.ndarray
 
+    @property
+    def scale(self) -> np.ndarray:
+        """The standard deviation to divide by: 1 for what never varies, which is then only centered."""
+        return np.where(self.std > 1e-6, self.std, np.ones_like(self.std))
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -48,17 +53,20 @@ class Episode:
         How the episode ended. Truncated by default, which is what a recording that just stops is.
     attributes : mapping
         Facts on the episode: ``success``, ``task``, ...
+    final_observations : mapping of key to array (...), optional
+        The observation after the last step, where ``observations`` has ``T`` rows.
     """
 
     observations: Any
-    actions: ArrayLike
+    actions: Any
     rewards: ArrayLike | None = None
     terminated: bool = False
     truncated: bool | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    final_observations: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(np.asarray(self.actions))
+        return len(self.actions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,13 +125,13 @@ class Episodes:
 
     def __post_init__(self) -> None:
         fixed = {
-            "observations": {str(k): _canonical(v) for k, v in self.observations.items()},
-            "final_observations": {str(k): _canonical(v) for k, v in self.final_observations.items()},
+            "observations": {str(k): _seen(v, str(k)) for k, v in self.observations.items()},
+            "final_observations": {str(k): _seen(v, str(k)) for k, v in self.final_observations.items()},
             "actions": _actions(self.actions),
-            "rewards": np.asarray(self.rewards, dtype=np.float32),
+            "rewards": _floats(_array(self.rewards, "rewards")),
             "terminated": _flags(self.terminated, "terminated"),
             "truncated": _flags(self.truncated, "truncated"),
-            "lengths": np.asarray(self.lengths, dtype=np.int64),
+            "lengths": _whole(self.lengths),
             "attributes": dict(self.attributes),
         }
         for name, value in fixed.items():
@@ -170,7 +178,7 @@ class Episodes:
         return tuple(self.observations[key].shape[1:])
 
     def is_image(self, key: str) -> bool:
-        """Whether a key holds pictures: three axes per step."""
+        """Whether a key holds images: three axes per step."""
         return len(self.shape_of(key)) == 3
 
     # -- content --------------------------------------------------------------------------------------------------
@@ -187,17 +195,12 @@ class Episodes:
         """Return episode ``i``, with its last observation."""
         if not -len(self) <= i < len(self):
             raise IndexError(f"episode {i} of {len(self)}")
-        i = int(i) % len(self)
-        rows = slice(int(self.starts[i]), int(self.ends[i]) + 1)
-        seen = {
-            key: np.concatenate([np.asarray(value[rows]), np.asarray(self.final_observations[key][i : i + 1])])
-            for key, value in self.observations.items()
-        }
-        facts = {k: v[i] if self._per_episode(v) else v for k, v in self.attributes.items()}
-        end = rows.stop - 1
+        one = self.select([i])
         return Episode(
-            seen, self.actions[rows], self.rewards[rows], bool(self.terminated[end]), bool(self.truncated[end]), facts
-        )
+            {key: np.concatenate([value, one.final_observations[key]]) for key, value in one.observations.items()},
+            one.actions, one.rewards, bool(one.terminated[-1]), bool(one.truncated[-1]),
+            {name: v[i] if self._per_episode(v) else v for name, v in self.attributes.items()},
+        )  # fmt: skip
 
     def __iter__(self) -> Iterator[Episode]:
         return (self[i] for i in range(len(self)))
@@ -258,13 +261,8 @@ class Episodes:
         return Windows(rows, valid)
 
     def statistics(self) -> dict[str, Statistics]:
-        """Return mean, standard deviation, low and high per key and of ``"action"``; pictures are left out."""
-        tables = {k: v for k, v in self.observations.items() if not self.is_image(k)} | {"action": self.actions}
-        out = {}
-        for key, value in tables.items():
-            x = np.asarray(value[:]).astype(np.float64)
-            out[key] = Statistics(*(f(0).astype(np.float32) for f in (x.mean, x.std, x.min, x.max)))
-        return out
+        """Return mean, standard deviation, low and high per key and of ``"action"``; images are left out."""
+        return statistics_of([self])
 
     @cached_property
     def returns(self) -> np.ndarray:
@@ -289,7 +287,13 @@ class Episodes:
     # -- building -------------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_list(cls, episodes: Sequence[Episode], attributes: Mapping[str, Any] | None = None) -> Self:
+    def from_list(
+        cls,
+        episodes: Sequence[Episode],
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        names: Sequence[str] | None = None,
+    ) -> Self:
         """Build a data set from single episodes.
 
         Parameters
@@ -298,51 +302,47 @@ class Episodes:
             Facts that only some of them have are filled with NaN (numbers) or "" (text).
         attributes : mapping, optional
             Facts on all of them.
+        names : sequence of str, optional
+            What errors call the episodes: by default "episode 0" and so on.
 
         Raises
         ------
-        ValueError
-            For no episodes, an episode without steps, or lengths that do not match; the message gives its number.
+        ValueError, TypeError
+            For no episodes, an episode without steps, lengths or shapes that do not match, and numbers that are not
+            finite; the message names the episode.
         """
-        episodes = list(episodes)
-        if not episodes:
-            raise ValueError("a data set needs at least one episode")
-        seen: list[dict[str, np.ndarray]] = []
-        rewards: list[np.ndarray] = []
-        for i, episode in enumerate(episodes):
-            obs = episode.observations if isinstance(episode.observations, Mapping) else None
-            keyed = {OBSERVATION: episode.observations} if obs is None else obs
-            one = {str(k): _canonical(np.asarray(v)) for k, v in keyed.items()}
-            if seen and set(one) != set(seen[0]):
-                raise ValueError(f"episode {i} has the observations {sorted(one)}, episode 0 has {sorted(seen[0])}")
-            if (n := len(episode)) == 0:
-                raise ValueError(f"episode {i} has no steps: an episode needs at least one action")
-            for key, value in one.items():
-                if len(value) not in (n, n + 1):
-                    raise ValueError(
-                        f"episode {i} has {n} actions and {len(value)} rows of {key!r}: {n + 1} are wanted"
-                    )
-            seen.append(one)
-            reward = np.zeros(n) if episode.rewards is None else np.asarray(episode.rewards)
-            if reward.shape != (n,):
-                raise ValueError(f"episode {i} has {n} actions and rewards of shape {reward.shape}: ({n},) is wanted")
-            rewards.append(reward)
-        lengths = np.array([len(e) for e in episodes])
-        ends = np.cumsum(lengths) - 1
-        terminated, truncated = np.zeros((2, int(lengths.sum())), dtype=bool)
-        terminated[ends] = [e.terminated for e in episodes]
-        truncated[ends] = [(not e.terminated) if e.truncated is None else e.truncated for e in episodes]
-        names = dict.fromkeys(name for e in episodes for name in e.attributes)
-        facts = {name: column_of([e.attributes.get(name) for e in episodes]) for name in names}
+        parts: list[Episodes] = []
+        names = [f"episode {i}" for i in range(len(episodes))] if names is None else names
+        for episode, name in zip(episodes, names, strict=True):
+            try:
+                parts.append(cls._of(episode))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{name}: {error}") from error
+        joined = cls._joined(parts, names)
+        return replace(joined, attributes={**(attributes or {}), **joined.attributes})
+
+    @classmethod
+    def _of(cls, episode: Episode) -> Episodes:
+        """Return a data set of one episode."""
+        n, seen = len(episode), episode.observations
+        if n == 0:
+            raise ValueError("there are no steps, and an episode needs at least one action")
+        rows = {str(k): _seen(v, k) for k, v in (seen if isinstance(seen, Mapping) else {OBSERVATION: seen}).items()}
+        for key, value in rows.items():
+            if len(value) not in (n, n + 1):
+                raise ValueError(f"{n} actions and {len(value)} rows of {key!r}: {n + 1} are wanted")
+        given = {str(k): np.asarray(v)[None] for k, v in episode.final_observations.items()}
+        at_end = np.arange(n) == n - 1
+        truncated = not episode.terminated if episode.truncated is None else episode.truncated
         return cls(
-            {k: _stack([s[k][:n] for s, n in zip(seen, lengths)], f"observations {k!r}") for k in seen[0]},
-            _stack([_actions(e.actions) for e in episodes], "actions"),
-            np.concatenate(rewards),
-            terminated,
-            truncated,
-            {k: np.stack([s[k][-1] for s in seen]) for k in seen[0]},
-            lengths,
-            {**dict(attributes or {}), **facts},
+            {k: v if len(v) == n else v[:n] for k, v in rows.items()},
+            episode.actions,
+            np.zeros(n) if episode.rewards is None else episode.rewards,  # type: ignore[arg-type]
+            at_end & bool(episode.terminated),
+            at_end & bool(truncated),
+            {k: v[-1:] for k, v in rows.items()} | given,
+            np.array([n]),
+            {name: np.asarray([value]) for name, value in episode.attributes.items()},
         )
 
     @classmethod
@@ -351,34 +351,54 @@ class Episodes:
 
         Facts on all episodes of a part are kept where every part agrees.
         """
-        parts = list(parts)
+        return cls._joined(parts, [f"data set {i}" for i in range(len(parts))])
+
+    @classmethod
+    def _joined(cls, parts: Sequence[Episodes], names: Sequence[str]) -> Self:
         if not parts:
-            raise ValueError("concatenate needs at least one data set")
-        for i, part in enumerate(parts):
-            if set(part.keys) != set(parts[0].keys):
-                raise ValueError(
-                    f"data set {i} has the observations {sorted(part.keys)}, 0 has {sorted(parts[0].keys)}"
-                )
+            raise ValueError("a data set needs at least one episode")
+        for part, name in zip(parts, names):
+            if difference := parts[0].unlike(part):
+                raise ValueError(f"{name} has {difference} in {names[0]}")
         facts: dict[str, Any] = {}
-        for name in dict.fromkeys(name for part in parts for name in part.attributes):
-            values = [part.attributes.get(name) for part in parts]
+        for fact in dict.fromkeys(fact for part in parts for fact in part.attributes):
+            values = [part.attributes.get(fact) for part in parts]
             if any(part._per_episode(v) for part, v in zip(parts, values)):
-                facts[name] = column_of([v for part, value in zip(parts, values) for v in part._spread(value)])
+                facts[fact] = _column([v for part, value in zip(parts, values) for v in part._spread(value)])
             elif all(repr(v) == repr(values[0]) for v in values):
-                facts[name] = values[0]
+                facts[fact] = values[0]
+
+        def of_all(name: str) -> np.ndarray:
+            return np.concatenate([getattr(part, name) for part in parts])
+
         return cls(
-            {
-                k: _stack([np.asarray(p.observations[k][:]) for p in parts], f"observations {k!r}")
-                for k in parts[0].keys
-            },
-            _stack([p.actions for p in parts], "actions"),
-            np.concatenate([p.rewards for p in parts]),
-            np.concatenate([p.terminated for p in parts]),
-            np.concatenate([p.truncated for p in parts]),
-            {k: np.concatenate([np.asarray(p.final_observations[k]) for p in parts]) for k in parts[0].keys},
-            np.concatenate([p.lengths for p in parts]),
+            {k: _stack([part.observations[k] for part in parts]) for k in parts[0].keys},
+            of_all("actions"),
+            of_all("rewards"),
+            of_all("terminated"),
+            of_all("truncated"),
+            {k: np.concatenate([np.asarray(part.final_observations[k]) for part in parts]) for k in parts[0].keys},
+            of_all("lengths"),
             facts,
         )
+
+    def unlike(self, other: Episodes) -> str | None:
+        """Return what another data set has instead of these observation keys, shapes or actions; None if it fits.
+
+        Examples
+        --------
+        >>> walk = Episodes.from_list([Episode([[0.0], [1.0]], [[1.0]])])
+        >>> walk.unlike(Episodes.from_list([Episode([[0.0], [1.0]], [[1.0, 2.0]])]))
+        'the action dimension 2 instead of 1'
+        """
+        if set(self.keys) != set(other.keys):
+            return f"observations {sorted(other.keys)} instead of {sorted(self.keys)}"
+        for key in self.keys:
+            if self.shape_of(key) != other.shape_of(key):
+                return f"observation {key!r} of shape {other.shape_of(key)} instead of {self.shape_of(key)}"
+        if self.action_dim != other.action_dim:
+            return f"the action dimension {other.action_dim} instead of {self.action_dim}"
+        return None
 
     # -- checks ---------------------------------------------------------------------------------------------------
 
@@ -411,47 +431,83 @@ class Episodes:
                 got = tuple(final.shape)
                 raise ValueError(f"final_observations {key!r} has the shape {got}, and {wanted} is wanted")
             self._check_finite(value, f"observations {key!r}")
+            bad = ~_finite_rows(final)
+            if bad.any():
+                last = f"what was seen after episode {int(bad.argmax())}"
+                raise ValueError(f"observations {key!r} must be finite numbers, and {last} is not")
         self._check_finite(self.actions, "actions")
         self._check_finite(self.rewards, "rewards")
         early = (self.terminated | self.truncated).copy()
         early[self.ends] = False
         if early.any():
-            step = int(np.flatnonzero(early)[0])
-            raise ValueError(f"{self._place(step)} is marked as an end, and more steps of the episode follow")
+            raise ValueError(f"{self._place(int(early.argmax()))} is marked as an end, and more steps follow")
 
     def _check_finite(self, value: Any, what: str) -> None:
-        if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
-            return
-        bad = ~np.isfinite(value.reshape(len(value), -1)).all(1)
+        bad = ~_finite_rows(value)
         if bad.any():
-            raise ValueError(f"{what} must be finite numbers, but {self._place(int(bad.argmax()))} is not")
+            raise ValueError(f"{what} must be finite numbers, and {self._place(int(bad.argmax()))} is not")
 
     def _place(self, step: int) -> str:
         i = int(self.episode_of[step])
-        return f"step {step - int(self.starts[i])} of episode {i}"
+        return f"step {step - int(self.starts[i])}" + (f" of episode {i}" if len(self) > 1 else "")
 
 
-def _canonical(value: Any) -> Any:
-    lazy = not isinstance(value, np.ndarray) and all(hasattr(value, n) for n in ("shape", "dtype", "__getitem__"))
-    if lazy and not hasattr(value, "cpu"):
-        return value
+def statistics_of(parts: Sequence[Episodes]) -> dict[str, Statistics]:
+    """Return the statistics of several data sets as if they were one, of the keys that all of them have."""
+    keys = [k for k in parts[0].keys if all(k in part.keys for part in parts) and not parts[0].is_image(k)]
+    tables = {k: [part.observations[k] for part in parts] for k in keys} | {"action": [p.actions for p in parts]}
+    out = {}
+    for key, values in tables.items():
+        x = np.concatenate([np.asarray(value[:], dtype=np.float64) for value in values])
+        out[key] = Statistics(*(f(0).astype(np.float32) for f in (x.mean, x.std, x.min, x.max)))
+    return out
+
+
+def _finite_rows(value: Any) -> np.ndarray:
+    """Return which rows hold finite numbers alone, (n,); bytes that lie in a file are."""
+    if not isinstance(value, np.ndarray):
+        return np.ones(len(value), dtype=bool)
+    return np.asarray(np.isfinite(value).all(axis=tuple(range(1, value.ndim))))
+
+
+def _array(value: Any, what: str) -> np.ndarray:
+    if np.ma.is_masked(value):
+        raise ValueError(f"{what} must be numbers, and some are masked: fill them first")
     array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
     if array.dtype.kind not in "fiub":
-        raise TypeError(f"observations must be numbers, got {array.dtype}")
-    if array.ndim == 1:
-        array = array[:, None]
-    return array.astype(np.float32) if array.dtype.kind in "fb" else array
+        raise TypeError(f"{what} must be numbers, got {array.dtype}")
+    if array.ndim == 0:
+        raise ValueError(f"{what} must have one row per step, got a single number")
+    return array
+
+
+def _floats(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what is too large is found as infinite
+        return array.astype(np.float32)
+
+
+def _seen(value: Any, key: str) -> Any:
+    in_file = not isinstance(value, np.ndarray) and all(hasattr(value, n) for n in ("shape", "dtype", "__getitem__"))
+    if in_file and not hasattr(value, "detach"):
+        return value
+    array = _array(value, f"observations {key!r}")
+    array = array[:, None] if array.ndim == 1 else array
+    return _floats(array) if array.dtype.kind in "fb" else array
 
 
 def _actions(value: Any) -> np.ndarray:
-    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"actions must be numbers, got {array.dtype}")
-    if array.ndim == 1:
-        array = array[:, None]
-    if array.ndim != 2:
+    array = _array(value, "actions")
+    array = array[:, None] if array.ndim == 1 else array
+    if array.ndim != 2 or array.shape[1] == 0:
         raise ValueError(f"actions must have the shape (steps, numbers per action), got {array.shape}")
-    return array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+    return _floats(array) if array.dtype.kind == "f" else array.astype(np.int64)
+
+
+def _whole(value: Any) -> np.ndarray:
+    array = _array(value, "lengths")
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"lengths must be whole numbers, got {array.dtype}")
+    return array.astype(np.int64)
 
 
 def _flags(value: Any, name: str) -> np.ndarray:
@@ -461,14 +517,13 @@ def _flags(value: Any, name: str) -> np.ndarray:
     return array.astype(bool)
 
 
-def _stack(values: list[np.ndarray], what: str) -> np.ndarray:
-    for i, value in enumerate(values):
-        if value.shape[1:] != values[0].shape[1:]:
-            raise ValueError(f"{what}: part {i} has the shape {value.shape[1:]} per step, part 0 {values[0].shape[1:]}")
-    return np.concatenate(values)
+def _stack(values: list[Any]) -> Any:
+    if hasattr(values[0], "joined") and all(type(value) is type(values[0]) for value in values):
+        return values[0].joined(values)
+    return np.concatenate([np.asarray(value[:]) for value in values])
 
 
-def column_of(values: list[Any]) -> np.ndarray:
+def _column(values: list[Any]) -> np.ndarray:
     """Return one fact per episode as an array; what is missing (None) becomes NaN or the empty text."""
     known = [v for v in values if v is not None]
     if len(known) == len(values):

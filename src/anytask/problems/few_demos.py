@@ -187,12 +187,8 @@ class FewDemos(TrainingProblem):
         if own and all(path is None for path in paths.values()):
             return FewDemosData(None, None, _WORLD, o, "waypoints")
         expert, prior = (self._read(source, name, path) for name, path in paths.items())
-        from anytask.control.imitator import check_alike
-
-        try:
-            check_alike(expert, prior)
-        except ValueError as error:
-            raise BadData(str(error)) from error
+        if difference := expert.unlike(prior):
+            raise BadData(f"the prior has {difference} of the expert's episodes")
         if env is None:
             if len(expert) < 2:
                 raise BadData("one expert episode cannot be split: give env, or at least 2 episodes")

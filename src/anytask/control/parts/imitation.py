@@ -22,7 +22,7 @@ from anytask.core.estimator import Estimator
 from anytask.core.rng import derive
 from anytask.core.settings import Settings, choice, free, numbers, real, whole
 from anytask.core.training import train
-from anytask.datasets.episodes import Episodes, Statistics
+from anytask.datasets.episodes import Episodes, Statistics, statistics_of
 
 _Windows = tuple[dict[str, Tensor], Tensor, Tensor]
 
@@ -226,7 +226,7 @@ class BehaviorCloning(CloningSettings, Estimator):
         sources = _sources(episodes)
         data = [s.episodes for s in sources]
         if statistics is None:
-            statistics = pooled_statistics(data)
+            statistics = statistics_of(data)
         with self._refit():
             self.build({k: data[0].shape_of(k) for k in sorted(data[0].keys)}, data[0].action_dim, statistics)
             return self.train(sources, self.steps, progress)
@@ -394,22 +394,6 @@ class BehaviorCloning(CloningSettings, Estimator):
                 raise ValueError(f"{what}: observation {key!r} is missing; it has {sorted(episodes.keys)}")
             if episodes.shape_of(key) != shape:
                 raise ValueError(f"{what}: observation {key!r} has shape {episodes.shape_of(key)}, {shape} is wanted")
-
-
-def pooled_statistics(data: Sequence[Episodes]) -> dict[str, Statistics]:
-    """Return the statistics of several data sets together, as if they were one; only the keys of all of them."""
-    parts = [(d.steps, d.statistics()) for d in data]
-    total = sum(n for n, _ in parts)
-    out = {}
-    for key in parts[0][1]:
-        if not all(key in s for _, s in parts):
-            continue
-        mean = sum((n / total) * s[key].mean.astype(np.float64) for n, s in parts)
-        second = sum((n / total) * (s[key].std.astype(np.float64) ** 2 + (s[key].mean - mean) ** 2) for n, s in parts)
-        low, high = (f.reduce([getattr(s[key], n) for _, s in parts])
-                     for f, n in ((np.minimum, "low"), (np.maximum, "high")))  # fmt: skip
-        out[key] = Statistics(np.asarray(mean, np.float32), np.sqrt(second).astype(np.float32), low, high)
-    return out
 
 
 def _sources(given: Episodes | Source | Sequence[Source]) -> list[Source]:

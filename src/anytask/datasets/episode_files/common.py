@@ -1,0 +1,71 @@
+"""What all formats share: errors that say where, facts on episodes, and files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anytask.core.errors import BadData
+from anytask.datasets.episodes import Episodes
+from anytask.datasets.rows import require_regular
+
+
+@contextmanager
+def reading(place: object) -> Iterator[None]:
+    """Say where it was, whatever goes wrong in reading a file; the innermost place counts."""
+    try:
+        yield
+    except (BadData, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise BadData(f"{place}: {f'{what} is missing' if isinstance(error, KeyError) else what}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds."""
+    require_regular(path)
+    with reading(path):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"a JSON object is wanted, it holds a {type(content).__name__}")
+        return content
+
+
+def split_attributes(episodes: Episodes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the facts on all episodes (checked to be JSON), and those per episode."""
+    single = {k: v for k, v in episodes.attributes.items() if episodes._per_episode(v)}
+    whole = {k: v for k, v in episodes.attributes.items() if k not in single}
+    for name, value in whole.items():
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            raise TypeError(f"attribute {name!r} cannot be saved: {error}") from error
+    for name, array in single.items():
+        if array.dtype.kind not in "fiubU":
+            raise TypeError(f"attribute {name!r} cannot be saved: it holds {array.dtype}")
+    return whole, single
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a place for a new file or folder and move what was written there to ``path``; nothing if it failed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as temporary:
+        new, old = Path(temporary, "new"), Path(temporary, "old")
+        yield new
+        if path.is_dir():  # which cannot be replaced in one step
+            os.replace(path, old)
+        try:
+            os.replace(new, path)
+        except BaseException:
+            if old.exists():
+                os.replace(old, path)
+            raise
