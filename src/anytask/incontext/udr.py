@@ -35,7 +35,7 @@ from anytask.incontext.pool import Retrieved, as_embedder, check_embedder
 from anytask.lm.prompting import Demonstration, PromptTemplate
 from anytask.lm.search import BM25Index, VectorIndex, as_vectors
 from anytask.models.build import MLP
-from anytask.models.loading import pack_pretrained, quiet_loading, unpack_pretrained
+from anytask.models.loading import load_pretrained, pack_pretrained, unpack_pretrained
 from anytask.parts.contrastive import dot_scores, info_nce
 
 __all__ = ["UDR"]
@@ -55,8 +55,7 @@ class TextEncoder(nn.Module):
         """Read a name or folder of Hugging Face."""
         from transformers import AutoModel, AutoTokenizer
 
-        with quiet_loading():
-            return cls(AutoModel.from_pretrained(source), AutoTokenizer.from_pretrained(source))
+        return cls(load_pretrained(AutoModel, source), load_pretrained(AutoTokenizer, source))
 
     def forward(self, texts: Sequence[str]) -> Tensor:  # n texts -> (n, width)
         tokens = self.tokenizer(

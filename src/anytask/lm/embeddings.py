@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from anytask.models.loading import quiet_loading
+from anytask.models.loading import read_pretrained
 
 __all__ = ["Embedder"]
 
@@ -189,8 +189,7 @@ def _load(name: str, device: str) -> Any:
 
 @lru_cache(maxsize=2)  # read-only, and often asked for by several parts of one run
 def _read(model_class: Any, name: str, device: str) -> Any:
-    with quiet_loading():
-        return model_class(name, device=None if device == "auto" else device)
+    return read_pretrained(name, model_class, device=None if device == "auto" else device)
 
 
 def _fingerprint(name: str) -> str:

@@ -6,7 +6,6 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from anytask.core.discovery import decorated, load
 from anytask.core.rng import isolated
-from anytask.models.loading import quiet_loading
+from anytask.models.loading import load_pretrained
 
 __all__ = ["MLP", "build_backbone"]
 
@@ -157,9 +156,7 @@ def build_backbone(
             else:
                 from transformers import AutoModel
 
-                source = str(Path(backbone)) if Path(backbone).exists() else backbone
-                with quiet_loading():
-                    module = PretrainedVision(AutoModel.from_pretrained(source), n_outputs)
+                module = PretrainedVision(load_pretrained(AutoModel, backbone), n_outputs)
         elif callable(backbone):
             module = backbone(input_shape, n_outputs)
         else:

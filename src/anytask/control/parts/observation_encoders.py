@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from anytask.core.rng import isolated
 from anytask.models.build import MLP
+from anytask.models.loading import load_pretrained
 from anytask.parts.vae import ConvDecoder, diagonal_gaussian_kl
 
 Trunk: TypeAlias = "None | str | nn.Module | Callable[[tuple[int, ...]], nn.Module]"
@@ -304,7 +305,7 @@ class FrozenImageFeatures(nn.Module):
         if not isinstance(model, nn.Module):
             from transformers import AutoModel
 
-            model = AutoModel.from_pretrained(str(model))
+            model = load_pretrained(AutoModel, str(model))
         model = getattr(model, "vision_model", model)
         config = model.config
         # A plain attribute, not a submodule: neither optimisers nor saved policies should see these weights.

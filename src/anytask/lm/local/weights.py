@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from anytask.lm.local.runner import decoder_start
-from anytask.models.loading import quiet_loading
+from anytask.models.loading import load_pretrained
 
 Objective = Literal["causal", "seq2seq", "masked"]
 
@@ -18,17 +17,7 @@ def load_pair(name: str, tokenizer: Any, device: torch.device, dtype: str) -> tu
     """Return the model in evaluation mode and the tokenizer of a name or a folder."""
     import transformers
 
-    folder = Path(name)
-    if (folder.is_absolute() or name.startswith((".", "~"))) and not folder.expanduser().is_dir():
-        raise ValueError(f"no such folder: {name}")
-    source = str(folder.expanduser()) if folder.expanduser().is_dir() else name
-    try:
-        config = transformers.AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        where = "no such folder, and not a model name that can be had here (offline?)"
-        if folder.expanduser().is_dir():
-            where = "the folder holds no Hugging Face model"
-        raise ValueError(f"cannot load the language model {name!r}: {where}") from error
+    config = load_pretrained(transformers.AutoConfig, name)
     architecture = (getattr(config, "architectures", None) or [""])[0]
     if getattr(config, "is_encoder_decoder", False):
         auto: Any = transformers.AutoModelForSeq2SeqLM
@@ -36,11 +25,10 @@ def load_pair(name: str, tokenizer: Any, device: torch.device, dtype: str) -> tu
         auto = transformers.AutoModelForMaskedLM
     else:
         auto = transformers.AutoModelForCausalLM
-    with quiet_loading():
-        model = auto.from_pretrained(source, dtype=getattr(torch, dtype)).to(device).eval()
+    model = load_pretrained(auto, name, complete=True, dtype=getattr(torch, dtype))
     if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(tokenizer or source))
-    return model, tokenizer
+        tokenizer = load_pretrained(transformers.AutoTokenizer, tokenizer or name)
+    return model.to(device).eval(), tokenizer
 
 
 def as_pair(model: Any, tokenizer: Any) -> tuple[Any, Any]:

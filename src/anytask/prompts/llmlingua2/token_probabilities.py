@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from anytask.core.checks import require_finite
 from anytask.core.progress import Progress, portion
-from anytask.models.loading import quiet_loading
+from anytask.models.loading import load_pretrained
 
 #: Tokens of one batch on a CPU: larger batches leave its cache and are slower.
 _CPU_TOKENS = 4096
@@ -28,9 +28,8 @@ def read_classifier(model: Any, tokenizer: Any, device: torch.device) -> tuple[t
     if not isinstance(model, torch.nn.Module):
         from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(str(model), use_fast=True)
-        with quiet_loading():
-            model = AutoModelForTokenClassification.from_pretrained(str(model))
+        tokenizer = tokenizer or load_pretrained(AutoTokenizer, model, use_fast=True)
+        model = load_pretrained(AutoModelForTokenClassification, model)
     labels = getattr(model.config, "num_labels", None)
     if labels != 2:
         raise ValueError(f"the token classifier must have 2 labels (1 = keep), got {labels}")
