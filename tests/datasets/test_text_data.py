@@ -86,3 +86,85 @@ def test_other_faults(tmp_path):
         load_text((["a"], ["b", "c"]))
     with pytest.raises(BadData, match="1 rows, and at least 4"):
         load_text((["a"], ["b"]), min_rows=4)
+
+
+LOVE, BAD = "Love it 😍, really", "سيئ; سيئ"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", f'text;label\n{LOVE};👍\n"{BAD}";سلبي\n'),
+        ("a.csv", f'sep=;\r\ntext;label\r\n{LOVE};👍\r\n"{BAD}";سلبي\r\n'),
+        ("a.csv", f"text\tlabel\n{LOVE}\t👍\n{BAD}\tسلبي\n"),
+        ("a.csv", f"text|label|\n{LOVE}|👍|\n{BAD}|سلبي|\n"),
+        ("a.csv", f';text;label\n0;{LOVE};👍\n1;"{BAD}"; سلبي \n'),
+        ("a.tsv", f"text\tlabel\n{LOVE}\t👍\n{BAD}\tسلبي\n"),
+    ],
+)
+def test_separators_are_told_from_the_rows(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8-sig", newline="")
+    data = load_text(path)
+    assert (data.texts, data.labels) == ((LOVE, BAD), ("👍", "سلبي"))
+    assert data.notes == (("Blanks around the values of column label were removed.",) if " سلبي " in content else ())
+
+
+GOOD = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "cut"),
+    [
+        ({"text": "half \ud83d pair", "label": "a"}, "text", ("half  pair", "a")),
+        ({"text": "nul\0", "label": "b"}, "text", ("nul", "b")),
+        ({"text": "x", "label": "a\udc00"}, "label", ("x", "a")),
+        ({"text": "\ud83d", "label": "a"}, "text", None),
+    ],
+)
+def test_characters_that_no_model_reads_are_refused_left_out_or_cut(tmp_path, row, column, cut):
+    content = "\n".join(json.dumps(one) for one in [*GOOD[:2], row, *GOOD[2:]])
+    path = _write(tmp_path / "a.jsonl", content)
+    with pytest.raises(BadData, match=rf"a\.jsonl, line 3, column '{column}': NUL or half.*bad_rows=skip leaves"):
+        load_text(path)
+    skipped = load_text(path, bad_rows="skip")
+    assert skipped.texts == tuple(one["text"] for one in GOOD) and skipped.ids == ("1", "2", "4", "5")
+    assert skipped.notes[0].startswith("1 row was left out (bad_rows=skip), the first: a.jsonl, line 3")
+    if cut is None:  # nothing is left of the text
+        with pytest.raises(BadData, match="line 3, column 'text': a text is wanted"):
+            load_text(path, bad_rows="cut")
+    else:
+        data = load_text(path, bad_rows="cut")
+        assert (data.texts[2], data.labels[2]) == cut and len(data) == 5
+        assert data.notes[0].startswith("1 row was cut (bad_rows=cut), the first: a.jsonl, line 3")
+    assert json.dumps(skipped.texts).isascii() and "".join(skipped.texts).encode()
+
+
+def test_any_row_that_cannot_be_used_can_be_left_out(tmp_path):
+    bad = ["{", "[1]", '{"text": "t"}', '{"text": "", "label": "a"}', '{"text": "t", "label": null}']
+    path = _write(tmp_path / "a.jsonl", "\n".join([*map(json.dumps, GOOD), *bad]))
+    data = load_text(path, bad_rows="skip")
+    assert len(data) == 4 and data.notes[0].startswith("5 rows were left out (bad_rows=skip), the first: a.jsonl, li")
+    table = _write(tmp_path / "a.csv", "text,label\na,b\nc\nd,e\n")
+    assert load_text(table, bad_rows="skip").texts == ("a", "d")
+    with pytest.raises(BadData, match=r"0 rows, and at least 1 are needed\. 4 rows were left out.*column 'lable'"):
+        load_text(_write(tmp_path / "b.jsonl", "\n".join(map(json.dumps, GOOD))), label="lable", bad_rows="skip")
+    with pytest.raises(BadData, match="bad_rows must be one of refuse, skip, cut, got 'drop'"):
+        load_text(path, bad_rows="drop")
+
+
+def test_texts_that_do_not_fit_are_refused_left_out_or_cut():
+    texts = ["one two", "w " * 500, "three"]
+    data = load_text((texts, list("aba")))
+
+    def fits(text):
+        return len(text.split()) <= 7
+
+    with pytest.raises(BadData, match="texts, row 1: a text of 500 words does not fit into 7 words; bad_rows=skip"):
+        data.fitting(fits, "7 words")
+    skipped, cut = (data.fitting(fits, "7 words", bad_rows) for bad_rows in ("skip", "cut"))
+    assert (skipped.texts, skipped.labels, skipped.ids) == (("one two", "three"), ("a", "a"), ("0", "2"))
+    assert cut.texts == ("one two", "w w w w w w w", "three") and cut.labels == data.labels
+    assert skipped.notes[0].startswith("1 row was left out") and cut.notes[0].startswith("1 row was cut")
+    assert len({data.fingerprint, skipped.fingerprint, cut.fingerprint}) == 3
+    assert skipped.fitting(fits, "7 words") is skipped

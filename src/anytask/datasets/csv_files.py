@@ -59,17 +59,21 @@ def layout(path: Path, separator: str | None = None) -> Layout:
     return best
 
 
-def records(path: Path, form: Layout) -> Iterator[tuple[int, list[str]]]:
-    """Give each record, the header first, with the line on which it starts; blank lines are empty records."""
+def records(path: Path, form: Layout, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """Give each record, the header first, with the line on which it starts; blank lines are empty records.
+
+    What is no CSV ends the records, for a guess at the separator may be wrong; ``strict`` makes it an error.
+    """
     with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(itertools.islice(file, form.skip, None), delimiter=form.separator)
+        reader = csv.reader(itertools.islice(file, form.skip, None), delimiter=form.separator, strict=strict)
         start = form.skip + 1
         try:
             for values in reader:
                 yield start, values
                 start = form.skip + reader.line_num + 1
-        except csv.Error:  # a guess at the separator may be wrong; pandas says what it can't read
-            return
+        except csv.Error as error:
+            if strict:
+                raise BadData(f"{path.name}, line {form.skip + reader.line_num}: {error}") from error
 
 
 def read_csv(path: Path) -> tuple[pd.DataFrame, Layout]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from anytask.core.rng import derive
@@ -27,8 +29,7 @@ def intents(n: int = 900, seed: int = 0) -> TextData:
         sentence = f"{rng.choice(_OPENINGS)}{sentence}{rng.choice(_ENDINGS)}"
         texts.append(sentence.strip())
         labels.append(names[code])
-    data = load_text((texts, labels))
-    return TextData("intents", data.texts, data.labels, data.ids, None, data.fingerprint)
+    return replace(load_text((texts, labels)), name="intents")
 
 
 _OPENINGS = ("", "", "hi, ", "please, ", "hey, ", "quick question: ", "excuse me, ", "if you can, ")

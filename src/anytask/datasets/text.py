@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anytask.core.errors import BadData
+from anytask.datasets.csv_files import layout, records
+
+#: What may be done with rows that cannot be used: an error, leave them out, or cut them to what can be used.
+BAD_ROWS = ("refuse", "skip", "cut")
+# NUL, and halves of surrogate pairs, which no tokenizer and no file in UTF-8 can hold.
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -32,8 +39,10 @@ class TextData:
         Names of the rows: the file's ``id`` column, or the line numbers.
     choices : tuple of n tuples of str, or None
         The possible answers of each row, where the file has a ``choices`` column.
-    fingerprint : str
-        Hash of all of the content.
+    places : tuple of n str
+        File and line of each row, for messages.
+    notes : tuple of str
+        Sentences on rows that were left out or cut.
     """
 
     name: str
@@ -41,7 +50,8 @@ class TextData:
     labels: tuple[str, ...]
     ids: tuple[str, ...]
     choices: tuple[tuple[str, ...], ...] | None
-    fingerprint: str
+    places: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -51,24 +61,69 @@ class TextData:
         """The distinct labels, sorted."""
         return tuple(sorted(set(self.labels)))
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all of the content."""
+        content = [self.texts, self.labels, self.ids, self.choices or [None] * len(self)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
     def describe(self) -> dict[str, Any]:
         """Facts for a report."""
         return {"source": self.name, "texts": len(self), "classes": len(self.classes)}
 
+    def fitting(self, fits: Callable[[str], bool], room: str, bad_rows: str = "refuse") -> TextData:
+        """Return the data with texts that fit.
 
-def load_text(source: Any, text: str = "text", label: str = "label", *, min_rows: int = 1) -> TextData:
+        Parameters
+        ----------
+        fits : callable
+            Whether a text is short enough; so is then every beginning of it.
+        room : str
+            The limit in words, such as "the 2048 tokens of the model's context".
+        bad_rows : {"refuse", "skip", "cut"}
+            Refuse texts that do not fit, leave their rows out, or cut them to the longest beginning that fits.
+
+        Raises
+        ------
+        BadData
+            Naming the first text that does not fit.
+        """
+        long = [i for i, text in enumerate(self.texts) if not fits(text)]
+        if not long:
+            return self
+        words = len(self.texts[long[0]].split())
+        fault = f"{self.places[long[0]]}: a text of {words} words does not fit into {room}"
+        if bad_rows == "refuse":
+            raise BadData(f"{fault}; bad_rows=skip leaves such rows out, bad_rows=cut cuts them")
+        notes = (*self.notes, _note(len(long), bad_rows, fault))
+        if bad_rows == "cut":
+            cut = {i: _beginning(self.texts[i], fits) for i in long}
+            return replace(self, texts=tuple(cut.get(i, text) for i, text in enumerate(self.texts)), notes=notes)
+        kept = sorted(set(range(len(self))) - set(long))
+        columns = ("texts", "labels", "ids", "choices", "places")
+        given = {name: column for name in columns if (column := getattr(self, name)) is not None}
+        return replace(self, notes=notes, **{name: tuple(column[i] for i in kept) for name, column in given.items()})
+
+
+def load_text(
+    source: Any, text: str = "text", label: str = "label", *, min_rows: int = 1, bad_rows: str = "refuse"
+) -> TextData:
     """Read labelled texts.
 
     Parameters
     ----------
     source : path, TextData, or pair (texts, labels)
         A ``.jsonl``/``.ndjson`` file (one JSON object per line), a ``.csv``/``.tsv`` file with a header, or what is in
-        memory. UTF-8. The columns ``id`` and ``choices`` (a JSON list, or in CSV choices joined by ``|``) are read
-        where they are.
+        memory. UTF-8; the separator of a .csv file is told from its rows. The columns ``id`` and ``choices`` (a JSON
+        list, or in CSV choices joined by ``|``) are read where they are. Blanks around labels are removed.
     text, label : str
         Names of the columns with the inputs and the answers.
     min_rows : int, default 1
         Fewest rows that will do.
+    bad_rows : {"refuse", "skip", "cut"}, default "refuse"
+        What to do with a row that cannot be used (no text, no label, not JSON, NUL or half of a surrogate pair in it):
+        refuse the file, leave the row out, or cut the characters that cannot be used and refuse what remains unusable.
+        :attr:`TextData.notes` say how many rows were left out or cut.
 
     Raises
     ------
@@ -80,52 +135,68 @@ def load_text(source: Any, text: str = "text", label: str = "label", *, min_rows
     >>> data = load_text((["good film", "bad film"], ["pos", "neg"]))
     >>> len(data), data.classes
     (2, ('neg', 'pos'))
+    >>> load_text((["good", "bad\\ud83d"], ["pos", "neg"]), bad_rows="skip").notes[0][:33]
+    '1 row was left out (bad_rows=skip'
     """
+    if bad_rows not in BAD_ROWS:
+        raise BadData(f"bad_rows must be one of {', '.join(BAD_ROWS)}, got {bad_rows!r}")
     if isinstance(source, TextData):
         return source
     if isinstance(source, (tuple, list)):
-        rows, name, places = _from_memory(source, text, label), "texts", None
+        name, rows = "texts", _from_memory(source, text, label)
     else:
-        path = Path(source)
-        name = path.name
-        rows, places = _from_file(path)
-    texts, labels, ids, choices = [], [], [], []
-    for number, row in enumerate(rows):
-        where = f"{name}, row {number}" if places is None else f"{name}, line {places[number]}"
-        for column in (text, label):
-            if column not in row:
-                raise BadData(f"{where}: column {column!r} is missing; there are {', '.join(map(repr, row)) or 'none'}")
-        value = row[text]
-        if not isinstance(value, str) or not value.strip():
-            raise BadData(f"{where}, column {text!r}: a text is wanted, got {_shown(value)}")
-        answer = _label(row[label], f"{where}, column {label!r}")
-        texts.append(value)
-        labels.append(answer)
-        ids.append(str(row.get("id", number if places is None else places[number])))
-        choices.append(_choices(row.get("choices"), answer, f"{where}, column 'choices'"))
-    if len(texts) < min_rows:
-        raise BadData(f"{name}: {len(texts)} rows, and at least {min_rows} are needed")
+        name, rows = Path(source).name, _from_file(Path(source))
+    kept: list[tuple[Any, ...]] = []
+    faults: list[str] = []
+    blanks = False
+    for place, read in rows:
+        where = f"{name}, {place}"
+        try:
+            row = read(where)
+            clean = {column: _cleaned(row[column]) for column in row if column in (text, label, "id", "choices")}
+            if strange := [column for column in clean if clean[column] != row[column]]:
+                fault = f"{where}, column {strange[0]!r}: NUL or half of a surrogate pair (bad_rows=cut takes it out)"
+                if bad_rows != "cut":
+                    raise BadData(fault)
+                faults.append(fault)
+            kept.append(
+                (*_checked({**row, **clean}, text, label, where), str(clean.get("id", place.split()[1])), where)
+            )
+            blanks = blanks or str(clean[label]) != kept[-1][1]
+        except BadData as error:
+            if bad_rows != "skip":
+                raise BadData(f"{error}; bad_rows=skip leaves such rows out") from error
+            faults.append(str(error))
+    notes = [_note(len(faults), bad_rows, faults[0])] if faults else []
+    if blanks:
+        notes.append(f"Blanks around the values of column {label} were removed.")
+    if len(kept) < min_rows:
+        raise BadData(" ".join([f"{name}: {len(kept)} rows, and at least {min_rows} are needed.", *notes]))
+    texts, labels, choices, ids, places = zip(*kept) if kept else ((),) * 5
     if len(set(ids)) < len(ids):
         twice = next(i for i in ids if ids.count(i) > 1)
         raise BadData(f"{name}, column 'id': {twice!r} appears more than once")
-    given = [one is not None for one in choices]
-    if any(given) and not all(given):
-        raise BadData(f"{name}: only {sum(given)} of {len(given)} rows have choices; give them to all rows or to none")
-    digest = hashlib.sha256(json.dumps([texts, labels, ids, choices]).encode()).hexdigest()[:16]
-    kept = tuple(one for one in choices if one is not None)
-    return TextData(name, tuple(texts), tuple(labels), tuple(ids), kept or None, digest)
+    given = sum(one is not None for one in choices)
+    if 0 < given < len(choices):
+        raise BadData(f"{name}: only {given} of {len(choices)} rows have choices; give them to all rows or to none")
+    return TextData(name, texts, labels, ids, choices if given else None, places, tuple(notes))
 
 
-def _from_memory(source: Sequence[Any], text: str, label: str) -> list[Mapping[str, Any]]:
+#: Rows in their order: the place of each, and what reads it, so that a row that cannot be read can be left out.
+_Rows = Iterator[tuple[str, Callable[[str], Mapping[str, Any]]]]
+
+
+def _from_memory(source: Sequence[Any], text: str, label: str) -> _Rows:
     if len(source) != 2:
         raise BadData(f"a pair (texts, labels) is wanted, got {len(source)} things")
     texts, labels = (list(part) for part in source)
     if len(texts) != len(labels):
         raise BadData(f"texts and labels differ in length: {len(texts)} and {len(labels)}")
-    return [{text: a, label: b} for a, b in zip(texts, labels)]
+    for number, (a, b) in enumerate(zip(texts, labels)):
+        yield f"row {number}", partial(_by_name, [text, label], [a, b])
 
 
-def _from_file(path: Path) -> tuple[list[Mapping[str, Any]], list[int]]:
+def _from_file(path: Path) -> _Rows:
     kind = path.suffix.lower()
     if kind not in (".jsonl", ".ndjson", ".csv", ".tsv"):
         raise BadData(f"{path}: a .jsonl, .ndjson, .csv or .tsv file is wanted")
@@ -138,57 +209,64 @@ def _from_file(path: Path) -> tuple[list[Mapping[str, Any]], list[int]]:
         line = raw[: error.start].count(b"\n") + 1
         raise BadData(f"{path.name}, line {line}: not UTF-8; save the file as UTF-8") from error
     if kind in (".jsonl", ".ndjson"):
-        return _json_lines(content, path.name)
-    return _table(content, path.name, "\t" if kind == ".tsv" else ",")
+        lines = enumerate(content.split("\n"), start=1)
+        return ((f"line {number}", partial(_from_json, line)) for number, line in lines if line.strip())
+    return _from_table(path, "\t" if kind == ".tsv" else None)
 
 
-def _json_lines(content: str, name: str) -> tuple[list[Mapping[str, Any]], list[int]]:
-    rows: list[Mapping[str, Any]] = []
-    places: list[int] = []
-    for place, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadData(f"{name}, line {place}, character {error.colno}: not JSON ({error.msg})") from error
-        if not isinstance(row, dict):
-            raise BadData(f"{name}, line {place}: a JSON object is wanted, got {_shown(row)}")
-        rows.append(row)
-        places.append(place)
-    return rows, places
+def _from_table(path: Path, separator: str | None) -> _Rows:
+    form = layout(path, separator)
+    found = records(path, form, strict=True)
+    line, header = next(found, (1, []))
+    if not header:
+        raise BadData(f"{path.name}: the file is empty")
+    names = [*(name.strip() for name in header), *[""] * (form.width - len(header))]
+    for column in filter(None, names):
+        if names.count(column) > 1:
+            raise BadData(f"{path.name}, line {line}: the column {column!r} appears more than once")
+    for line, values in found:
+        if values:
+            yield f"line {line}", partial(_by_name, names, values)
 
 
-def _table(content: str, name: str, delimiter: str) -> tuple[list[Mapping[str, Any]], list[int]]:
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
-    rows: list[Mapping[str, Any]] = []
-    places: list[int] = []
+def _from_json(line: str, where: str) -> Mapping[str, Any]:
     try:
-        header = next(reader, None)
-        if header is None:
-            raise BadData(f"{name}: the file is empty")
-        for column in header:
-            if header.count(column) > 1:
-                raise BadData(f"{name}, line 1: the column {column!r} appears more than once")
-        start = reader.line_num + 1
-        for values in reader:
-            if values:
-                if len(values) != len(header):
-                    raise BadData(
-                        f"{name}, line {start}: {len(values)} values for the {len(header)} columns of the header"
-                    )
-                rows.append(dict(zip(header, values)))
-                places.append(start)
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise BadData(f"{name}, line {reader.line_num}: {error}") from error
-    return rows, places
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise BadData(f"{where}, character {error.colno}: not JSON ({error.msg})") from error
+    if not isinstance(row, dict):
+        raise BadData(f"{where}: a JSON object is wanted, got {_shown(row)}")
+    return row
+
+
+def _by_name(names: Sequence[str], values: Sequence[Any], where: str) -> Mapping[str, Any]:
+    if len(values) != len(names):
+        raise BadData(f"{where}: {len(values)} values for the {len(names)} columns of the header")
+    return dict(zip(names, values))
+
+
+def _cleaned(value: Any) -> Any:
+    """Return a value without characters that cannot be used."""
+    if isinstance(value, list):
+        return [_cleaned(one) for one in value]
+    return _UNUSABLE.sub("", value) if isinstance(value, str) else value
+
+
+def _checked(row: Mapping[str, Any], text: str, label: str, where: str) -> tuple[str, str, tuple[str, ...] | None]:
+    for column in (text, label):
+        if column not in row:
+            raise BadData(f"{where}: column {column!r} is missing; there are {', '.join(map(repr, row)) or 'none'}")
+    value = row[text]
+    if not isinstance(value, str) or not value.strip():
+        raise BadData(f"{where}, column {text!r}: a text is wanted, got {_shown(value)}")
+    answer = _label(row[label], f"{where}, column {label!r}")
+    return value, answer, _choices(row.get("choices"), answer, f"{where}, column 'choices'")
 
 
 def _label(value: Any, where: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int, np.integer, np.str_)) or not str(value).strip():
+    if isinstance(value, bool) or not isinstance(value, (str, int, np.integer)) or not str(value).strip():
         raise BadData(f"{where}: a word or a whole number is wanted, got {_shown(value)}")
-    return str(value)
+    return str(value).strip()
 
 
 def _choices(value: Any, answer: str, where: str) -> tuple[str, ...] | None:
@@ -204,6 +282,16 @@ def _choices(value: Any, answer: str, where: str) -> tuple[str, ...] | None:
     if answer not in choices:
         raise BadData(f"{where}: the label {answer!r} is not one of the choices")
     return choices
+
+
+def _beginning(text: str, fits: Callable[[str], bool]) -> str:
+    """Return the longest beginning that fits, by bisection."""
+    return text[: bisect_left(range(1, len(text)), True, key=lambda n: not fits(text[:n]))].rstrip()
+
+
+def _note(n: int, bad_rows: str, first: str) -> str:
+    done = {"skip": "left out", "cut": "cut"}[bad_rows]
+    return f"{n} {'row was' if n == 1 else 'rows were'} {done} (bad_rows={bad_rows}), the first: {first}."
 
 
 def _shown(value: Any) -> str:
