@@ -16,6 +16,7 @@ from anytask.incontext import UDR
 from anytask.incontext.feedback import LMFeedback, ScoreTable
 from anytask.incontext.listwise import CandidateDrawer, listwise_loss, task_probabilities
 from anytask.incontext.udr import TextEncoder
+from anytask.lm.prompting import PromptTemplate
 from anytask.lm.protocol import Capabilities, OptionScore
 from anytask.parts.contrastive import dot_scores, info_nce
 from anytask.problems.base import Entrant
@@ -172,22 +173,53 @@ def test_initial_candidates_by_answers_or_vectors_leave_the_query_out():
             assert all(task.outputs[z] == task.outputs[i] for i, row in enumerate(found) for z in row)
 
 
-def test_scoring_resumes_where_it_stopped(tmp_path):
-    path = tmp_path / "scores.sqlite"
-    broken = Counting(fail_at=300)
-    udr = small(scores=path)
-    with pytest.raises(ConnectionError):
-        udr.fit(_tasks(), broken)
+def weights(udr):
+    return [p.tolist() for module in (udr.query_encoder_, udr.demo_encoder_) for p in module.parameters()]
+
+
+class Stop(Exception):
+    """Somebody stops the fit."""
+
+
+def stop_at(share):
+    def progress(done):
+        if done >= share:
+            raise Stop
+
+    return progress
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    feedback = Counting()
+    return small().fit(_tasks(), feedback), feedback
+
+
+# In the first question, in the middle of the first scoring, after it, after the first training, in the second scoring.
+@pytest.mark.parametrize("stop", [{"fail_at": 0}, {"fail_at": 300}, {"share": 0.3}, {"share": 0.5}, {"fail_at": 1250}])
+def test_a_fit_that_was_stopped_goes_on_to_the_same_retriever(tmp_path, uninterrupted, stop):
+    whole, asked = uninterrupted
+    broken, udr = Counting(stop.get("fail_at")), small(scores=tmp_path / "scores.sqlite")
+    with pytest.raises((ConnectionError, Stop)):
+        udr.fit(_tasks(), broken, progress=stop_at(stop.get("share", 2.0)))
     assert not hasattr(udr, "tasks_")
     rest = Counting()
-    resumed = udr.fit(_tasks(), rest)
-    whole = Counting()
-    fresh = small().fit(_tasks(), whole)
+    udr.fit(_tasks(), rest)
     assert not set(broken.asked) & set(rest.asked)
-    assert set(broken.asked) | set(rest.asked) == set(whole.asked)
-    assert resumed.n_feedback_ == fresh.n_feedback_ - len(broken.asked)
-    q = np.ones((1, 6))
-    assert resumed.retrieve("t0", vectors=q)[0].indices.tolist() == fresh.retrieve("t0", vectors=q)[0].indices.tolist()
+    assert set(broken.asked) | set(rest.asked) == set(asked.asked)
+    assert weights(udr) == weights(whole)
+
+
+def test_a_file_of_scores_saves_calls_and_changes_nothing(tmp_path, uninterrupted):
+    whole, _ = uninterrupted
+    path, again = tmp_path / "scores.sqlite", Counting()
+    assert weights(small(scores=path).fit(_tasks(), Counting())) == weights(whole)
+    assert weights(small(scores=path).fit(_tasks(), again)) == weights(whole)
+    assert again.asked == []
+    # What fits with other settings left in the file is no candidate of this one.
+    small(scores=path, candidates={**CANDIDATES, "n_random": 15}).fit(_tasks(), Counting())
+    assert weights(small(scores=path).fit(_tasks(), again)) == weights(whole)
+    assert again.asked == []
 
 
 def test_the_table_refuses_other_examples_and_other_models(tmp_path):
@@ -199,6 +231,8 @@ def test_the_table_refuses_other_examples_and_other_models(tmp_path):
     other.name = "another"
     with pytest.raises(ValueError, match="other language model or prompt"):
         small(scores=path).fit(_tasks(), other)
+    with pytest.raises(ValueError, match="feedback with a name"):
+        small(scores=path).fit(_tasks(), lambda task, query, demos: [0.0] * len(demos))
 
 
 def test_the_table_is_keyed_by_position_so_duplicates_stay_apart():
@@ -231,6 +265,13 @@ def test_feedback_reads_one_demonstration_and_the_query():
     assert LMFeedback(lm, normalize=False)(task, 0, [1]) == [-0.5]  # mean over the answer's two tokens
     free = RetrievalTask("t", ["good film", "bad film"], ["yes", "no"])
     assert LMFeedback(lm)(free, 1, [0]) == [-1.5]
+
+
+def test_feedback_is_named_by_model_rule_and_the_whole_prompt():
+    a, b = _lm({}), SimpleNamespace(**{**vars(_lm({})), "fingerprint": lambda: "weights"})
+    templates = [PromptTemplate("{input}\t{output}", **more) for more in ({}, {"separator": " "}, {"description": "D"})]
+    names = {LMFeedback(lm, rule, one).name for lm in (a, b) for rule in (True, False) for one in templates}
+    assert len(names) == 2 * 2 * 3
 
 
 # -- retrieval -------------------------------------------------------------------------------------------------------

@@ -20,9 +20,10 @@ TABBED = PromptTemplate("{input}\t{output}", separator="\n")
 
 
 class Feedback(Protocol):
-    """Says how much each demonstration helps with a query. ``name`` keys its scores in the table."""
+    """Says how much each demonstration helps with a query.
 
-    name: str
+    ``name``, where it has one, tells it from any other: scores kept in a file need it.
+    """
 
     def __call__(self, task: RetrievalTask, query: int, demos: Sequence[int]) -> Sequence[float]:
         """Return a score for each of ``demos``, higher is better; ``query`` and ``demos`` index the task's examples."""
@@ -49,7 +50,12 @@ class LMFeedback:
         self.lm = lm
         self.normalize = normalize
         self.template = template
-        self.name = f"{lm.kind}:{lm.name}:{'normalized' if normalize else 'likelihood'}:{template.demo_format!r}"
+
+    @property
+    def name(self) -> str:
+        """The model, by its weights where they can be had, the rule and the prompt."""
+        model = self.lm.fingerprint() if hasattr(self.lm, "fingerprint") else f"{self.lm.kind}:{self.lm.name}"
+        return f"{model}:{'normalized' if self.normalize else 'likelihood'}:{self.template}"
 
     def __call__(self, task: RetrievalTask, query: int, demos: Sequence[int]) -> list[float]:
         prompts = [
@@ -92,8 +98,11 @@ class ScoreTable:
         """Close the file."""
         self._db.close()
 
-    def open_task(self, task: RetrievalTask, scorer: str) -> None:
-        """Register a task, or check that the scores already there are of the same examples and the same scorer."""
+    def open_task(self, task: RetrievalTask, feedback: Any) -> None:
+        """Register a task, or check that the scores already there are of the same examples and the same feedback."""
+        scorer = getattr(feedback, "name", None)
+        if not isinstance(scorer, str):
+            raise ValueError(f"scores kept in a file need feedback with a name that tells it from others: {feedback!r}")
         row = self._db.execute("SELECT fingerprint, scorer FROM tasks WHERE task = ?", [task.name]).fetchone()
         if row is None:
             with self._db:

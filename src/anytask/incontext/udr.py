@@ -216,11 +216,12 @@ class UDR(Estimator):
             raise ValueError(
                 f"the tasks' vectors differ in width (query, demonstration): {sorted(widths)}; pad them alike"
             )
-        candidates = [self._initial(task) for task in tasks]
+        candidates = [self._initial(task) for task in tasks]  # (n, c) each: all that were met so far
         table, history, asked, encoders = ScoreTable(self.scores), [], 0, None
         try:
-            for task in tasks:
-                table.open_task(task, getattr(feedback, "name", type(feedback).__name__))
+            if self.scores is not None:
+                for task in tasks:
+                    table.open_task(task, feedback)
             for round_ in range(self.rounds):
                 lists = []
                 for i, task in enumerate(tasks):
@@ -234,9 +235,8 @@ class UDR(Estimator):
                 logger.info("round %d: %s", round_, facts)
                 share((round_ + 1) / self.rounds)
                 if round_ + 1 < self.rounds:
-                    candidates = [
-                        self._mine(_encode(Eq, q), _encode(Ep, z)) for q, z in zip(queries, demos, strict=True)
-                    ]
+                    mined = [self._mine(_encode(Eq, q), _encode(Ep, z)) for q, z in zip(queries, demos, strict=True)]
+                    candidates = [np.hstack(both) for both in zip(candidates, mined)]
         finally:
             table.close()
         self.query_encoder_, self.demo_encoder_, self.widths_ = Eq, Ep, widths.pop()
@@ -263,11 +263,12 @@ class UDR(Estimator):
     def _rank(
         self, task: RetrievalTask, candidates: np.ndarray, feedback: Feedback, table: ScoreTable
     ) -> tuple[list[tuple[list[int], list[float]]], int]:
-        # For every query all candidates scored so far, best first, with their scores; and how many were asked for now.
+        # For every query its candidates, best first, with their scores; and how many were asked for now. The table
+        # spares questions; what else it holds, from other fits, plays no part.
         out, asked = [], 0
         for x, row in enumerate(candidates.tolist()):
-            known = table.read(task.name, x)
-            new = [z for z in row if z not in known]
+            known = {z: score for z, score in table.read(task.name, x).items() if z in row}
+            new = [z for z in dict.fromkeys(row) if z not in known]
             if new:
                 values = [float(value) for value in feedback(task, x, new)]
                 if len(values) != len(new) or not np.isfinite(values).all():
