@@ -265,6 +265,17 @@ def test_selections_are_distinct_for_every_budget_and_progress_ends_at_1(cls):
         assert shares == sorted(shares) and shares[-1] == 1.0
 
 
+@pytest.mark.parametrize("cls", SELECTORS, ids=ids)
+def test_items_that_are_annotated_are_not_chosen_again(cls):
+    pool = vectors_pool()
+    first = MAKERS[cls]().select(pool, 12).indices.tolist()
+    pool.annotate(first)
+    second = MAKERS[cls]().select(pool, 12).indices.tolist()
+    assert len({*first, *second}) == 24
+    with pytest.raises(ValueError, match=r"budget must be an integer in \[1, \d+\] for a pool of 60 of which"):
+        MAKERS[cls]().select(pool, 49)
+
+
 def test_training_progress_ends_at_1():
     shares = []
     small_udr().fit(WORLD.draw(0)[0], feedback(), progress=shares.append)
@@ -283,6 +294,25 @@ def test_learners_refuse_bad_contexts(cls):
             MAKERS[cls](k=1).fit(["a"], [1])
 
 
+def test_embeddings_that_are_not_finite_are_refused_as_such():
+    class Broken(Words):
+        def embed(self, texts, progress=False):
+            return np.where(np.arange(len(texts))[:, None] == 1, np.nan, super().embed(texts))
+
+    tasks = [RetrievalTask("t", X, Y)]
+    for use in (
+        lambda: Pool(texts=X, embedder=Broken()),
+        lambda: annotated_pool().place(Broken().embed(X)),
+        lambda: SimilarRetriever(Broken()).index(X),
+        lambda: MAKERS[EmbeddingClassifier](embedder=Broken()).fit(X, Y),
+        lambda: fitted(EmbeddingClassifier).set_params(embedder=Broken()).predict(X),
+        lambda: small_udr(embedder=Broken()).fit(tasks, feedback()),
+        lambda: MAKERS[Pipeline](select=VoteK(), embedder=Broken()).fit(X, Y),
+    ):
+        with pytest.raises(ValueError, match=r"(embedding of the texts|queries) contains NaN or infinity in row 1"):
+            use()
+
+
 def test_scores_that_are_not_finite_never_become_an_answer():
     lm = NotFiniteScores(LM)
     for model in (fitted(GPT3, lm=lm), fitted(GPT3, lm=lm, calibrate=True), fitted(Pipeline, lm=lm)):
@@ -292,6 +322,10 @@ def test_scores_that_are_not_finite_never_become_an_answer():
         MAKERS[AnnotatedPrompter](lm=lm).predict(X[12:14], Words().embed(X[12:14]))
     with pytest.raises(ValueError, match="NaN"):
         VoteK().select(annotated_pool(), 10, confidence=LMConfidence(lm, choices=CHOICES))
+    with pytest.raises(FloatingPointError, match="score of its answer is NaN"):
+        LMConfidence(lm)(annotated_pool(), np.arange(12, 14))
+    with pytest.raises(ValueError, match="language model's score of an answer is NaN"):
+        small_udr(embedder=Words()).fit([RetrievalTask("t", X, Y)], lm)
 
 
 class Endpoint:

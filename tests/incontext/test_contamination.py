@@ -14,6 +14,21 @@ def test_overlap_ignores_case_and_punctuation_and_needs_n_words_in_a_row():
     assert find_dirty([item], [LEAK.replace("eta theta", "eta so theta")], n=5) == [True]
 
 
+@pytest.mark.parametrize(
+    "typeset",
+    [
+        "It\u2019s a \u201cwell\u2011known\u201d rule \u2014 the 1914\u20131918 caf\u00e9 didn\u2018t reopen\u2026",
+        "It's a \u00abwell\u2010known\u00bb rule\u2014the 1914-1918 cafe\u0301 didn't reopen...",
+        "\u201eIt`s a well-known rule -- the\u00a01914-1918 caf\u00e9 didn\u00b4t re\u200bopen",
+    ],
+)
+def test_overlap_ignores_how_quotes_and_dashes_are_typeset(typeset):
+    item = "It's a \"well-known\" rule--the 1914-1918 caf\u00e9 didn't reopen"
+    assert find_dirty([item], [f"Before. {typeset} After."], n=9) == [True]
+    around = "a" * 300
+    assert list(clean_corpus([f"{around} {typeset} {around}"], [item], n=9, min_length=1)) == ["a" * 101] * 2
+
+
 def test_item_shorter_than_n_counts_as_a_whole():
     assert find_dirty(["beta gamma delta", "gamma delta beta"], [LEAK], n=8) == [True, False]
 

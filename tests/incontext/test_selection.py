@@ -54,3 +54,22 @@ def test_least_confidence_takes_the_least_sure_batch_after_batch():
 def test_least_confidence_needs_labels():
     with pytest.raises(ValueError, match="needs labels on the way"):
         LeastConfidence().select(np.eye(5), 3)
+
+
+def test_greedy_rules_go_on_from_the_items_that_are_annotated():
+    # Three groups, the first of which has its label: two more items come from the other two.
+    X = np.repeat([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]], 4, axis=0) + 0.01 * np.random.default_rng(0).normal(size=(12, 3))
+    for selector in (Diversity(), FacilityLocation()):
+        pool = Pool(X, center=False, annotate=lambda indices: [i // 4 for i in indices])
+        pool.annotate([1])
+        assert {i // 4 for i in selector.select(pool, 2)} == {1, 2}
+
+
+def test_copies_do_not_fill_the_batch_of_the_least_confident():
+    X = np.concatenate([np.random.default_rng(0).normal(size=(20, 3)), np.repeat([[0.1, 0.2, 0.3]], 20, axis=0)])
+    pool = Pool(X, annotate=lambda indices: [0] * len(indices))
+    chosen = LeastConfidence(batch_size=10, seed=0).select(
+        pool, 21, confidence=lambda pool, queries: np.where(queries < 20, 1.0, 0.0)
+    )
+    copies = (chosen.indices[10:] >= 20).sum()
+    assert copies <= 1 and len(set(chosen.indices.tolist())) == 21

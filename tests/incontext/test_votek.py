@@ -333,3 +333,33 @@ def test_confidence_of_a_language_model_leaves_the_item_itself_out():
 def test_prompts_need_texts():
     with pytest.raises(ValueError, match="need the pool's texts"):
         AnnotatedPrompter(Pool(np.eye(3)), WordLM())
+
+
+# -- labels that are there already, and copies -------------------------------------------------------------------------
+
+
+def test_annotated_items_count_as_chosen_before():
+    pool = _pool()
+    before = VoteK(stages="fast", k=8).select(_pool(), 8).indices
+    pool.annotate(before[:3])
+    assert VoteK(stages="fast", k=8).select(pool, 5).indices.tolist() == before[3:].tolist()
+
+
+def test_tied_copies_do_not_fill_the_bands_of_confidence():
+    # 60 of 100 texts are one and the same, and the model is unsure of them: half of the bands hold nothing else.
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(size=(40, 4)), np.repeat(rng.normal(size=(1, 4)), 60, axis=0)])
+    pool = Pool(X, annotate=lambda indices: [0] * len(indices))
+    chosen = VoteK(k=5).select(pool, 10, confidence=lambda pool, queries: np.where(queries < 40, queries / 40.0, 0.0))
+    assert (chosen.indices >= 40).sum() <= 1
+    assert set(chosen.stage.tolist()) == {1, 2}
+    # 41 distinct items, 9 bands of floor(.9 * 41 / 9) = 4: the picks go through the confidences.
+    assert np.nanmax(chosen.confidences[chosen.indices]) > 0.7
+
+
+def test_copies_are_chosen_when_nothing_else_is_left():
+    pool = Pool(np.repeat(np.eye(4), 3, axis=0), annotate=lambda indices: [0] * len(indices))
+    for stages in ("fast", "full"):
+        chosen = VoteK(k=3, stages=stages).select(pool, 4 if stages == "fast" else 5).indices
+        assert len(set(chosen.tolist())) == len(chosen)
+        assert len({i // 3 for i in chosen}) == 4

@@ -70,6 +70,12 @@ class Answer:
     kind: str = ""
 
 
+def check_choices(choices: Any) -> None:
+    """Raise a ``ValueError`` unless ``choices`` is None or at least two different labels."""
+    if choices is not None and (isinstance(choices, str) or len(set(choices)) < max(2, len(choices))):
+        raise ValueError(f"choices must name at least 2 labels, all different, got {choices!r}")
+
+
 def check_template(template: Any) -> None:
     """Raise a ``TypeError`` unless ``template`` says how examples are written."""
     if not isinstance(template, PromptTemplate):

@@ -10,8 +10,8 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from anytask.core.estimator import Fitted
-from anytask.core.settings import free, real
-from anytask.incontext.pool import as_embedder, check_embedder
+from anytask.core.settings import real
+from anytask.incontext.pool import embed, embedder_field
 
 
 class EmbeddingClassifier(Fitted):
@@ -35,7 +35,7 @@ class EmbeddingClassifier(Fitted):
     ['film']
     """
 
-    embedder: Any = free("minilm", "'minilm', a model's name or folder, or an object with embed(texts)", check_embedder)
+    embedder: Any = embedder_field()
     C: float = real(10.0, "inverse strength of the L2 penalty", above=0)
 
     def fit(self, X: Sequence[str], y: Sequence[str]) -> Self:
@@ -47,7 +47,7 @@ class EmbeddingClassifier(Fitted):
             if len(self.classes_) > 1:
                 model = LogisticRegression(
                     C=self.C, class_weight="balanced", max_iter=1000, random_state=self.seed % 2**32
-                ).fit(self._embed(X), list(y))
+                ).fit(embed(self.embedder, X), list(y))
                 self.coef_, self.intercept_ = model.coef_, model.intercept_
         return self
 
@@ -60,10 +60,5 @@ class EmbeddingClassifier(Fitted):
         self._check_fitted()
         if len(self.classes_) == 1:
             return np.ones((len(X), 1))
-        z = self._embed(X) @ self.coef_.T + self.intercept_  # (n, n_classes), one column for two classes
+        z = embed(self.embedder, X) @ self.coef_.T + self.intercept_  # (n, n_classes), one column for two classes
         return softmax(np.hstack([np.zeros_like(z), z]) if len(self.classes_) == 2 else z, axis=1)
-
-    def _embed(self, texts: Sequence[str]) -> np.ndarray:
-        if not hasattr(self, "_embedder"):
-            self._embedder = as_embedder(self.embedder)
-        return self._embedder.embed(list(texts))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,18 +13,26 @@ from itertools import chain
 import numpy as np
 from scipy import stats
 
-_STRIP = str.maketrans("", "", string.punctuation)
+# Punctuation of every script, loose accents, and characters without a width: what editors and typesetters change.
+_KINDS = {"Cf", "Sk", "Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps"}
+_CHANGED = "".join(chr(i) for i in range(0x10000) if unicodedata.category(chr(i)) in _KINDS)
+_STRIP = str.maketrans("", "", string.punctuation + _CHANGED)
+_DASH = re.compile("--+|[\u2014\u2015]")  # between words, as opposed to the hyphen or the range inside one
 
 
 def words(text: str) -> list[str]:
-    """Return the lower-cased words of ``text`` without punctuation.
+    """Return the lower-cased words of ``text`` without punctuation, however quotes and dashes are typeset.
 
     Examples
     --------
-    >>> words("It's 9 o'clock -- 'time' to go!")
-    ['its', '9', 'oclock', 'time', 'to', 'go']
+    >>> words("It's 9 o'clock--'time' to go!") == words("It\u2019s 9 o\u2019clock \u2014 \u2018time\u2019 to go!")
+    True
     """
-    return text.lower().translate(_STRIP).split()
+    return _bare(_DASH.sub(" ", text)).split()
+
+
+def _bare(text: str) -> str:
+    return unicodedata.normalize("NFKC", text.translate(_STRIP)).lower()
 
 
 def choose_n(items: Sequence[str], low: int = 8, high: int = 13) -> int:
@@ -206,14 +216,8 @@ def clean_corpus(
 
 def _matches(document: str, wanted: set[tuple[str, ...]], n: int) -> Iterator[tuple[tuple[str, ...], int, int]]:
     """Yield (N-gram, first character, character after the last) of each occurrence."""
-    found: list[tuple[str, int, int]] = []
-    at = 0
-    for raw in document.split():
-        start = document.index(raw, at)
-        at = start + len(raw)
-        word = raw.lower().translate(_STRIP)
-        if word:
-            found.append((word, start, at))
+    spaced = _DASH.sub(lambda dash: " " * len(dash[0]), document)
+    found = [(word, m.start(), m.end()) for m in re.finditer(r"\S+", spaced) if (word := _bare(m[0]))]
     for j in range(len(found) - n + 1):
         gram = tuple(w for w, _, _ in found[j : j + n])
         if gram in wanted:
@@ -238,8 +242,8 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     >>> round(i.mean, 3), round(i.low, 3), round(i.high, 3)
     (2.0, -0.484, 4.484)
     """
-    v = np.asarray(values, dtype=float)
-    if v.size < 2:
-        raise ValueError(f"an interval needs at least two values, got {v.size}")
-    half = float(stats.t.ppf(0.5 + level / 2, v.size - 1) * v.std(ddof=1) / np.sqrt(v.size))
-    return Interval(float(v.mean()), float(v.mean()) - half, float(v.mean()) + half)
+    if len(values) < 2:
+        raise ValueError(f"an interval needs at least two values, got {len(values)}")
+    found = stats.ttest_1samp(values, 0.0)
+    low, high = found.confidence_interval(level)
+    return Interval(float(np.mean(values)), float(low), float(high))

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.special import log_softmax
 
+from anytask.core.checks import require_finite
 from anytask.datasets.retrieval_tasks import RetrievalTask
 from anytask.lm.prompting import Demonstration, PromptTemplate
 from anytask.lm.protocol import require
@@ -62,15 +63,15 @@ class LMFeedback:
             self.template.assemble([Demonstration(task.inputs[z], task.outputs[z], int(z))], task.inputs[query]).text
             for z in demos
         ]
-        gold = task.outputs[query]
-        if not self.normalize or task.choices is None:
-            options = [[self.template.completion(gold)]] * len(prompts)
-            return [row[0].mean for row in self.lm.score(prompts, options, tag="feedback")]
-        choices = list(task.choices)
-        options = [[self.template.completion(choice) for choice in choices]] * len(prompts)
+        relative = self.normalize and task.choices is not None
+        answers = list(task.choices or ()) if relative else [task.outputs[query]]
+        options = [[self.template.completion(answer) for answer in answers]] * len(prompts)
         rows = self.lm.score(prompts, options, tag="feedback")
-        logits = np.array([[score.logprob for score in row] for row in rows])  # (n_demos, n_choices)
-        return log_softmax(logits, axis=1)[:, choices.index(gold)].tolist()
+        values = np.array([[score.logprob if relative else score.mean for score in row] for row in rows])
+        require_finite(values, "the language model's score of an answer")  # (n_demos, n_answers)
+        if relative:
+            values = log_softmax(values, axis=1)
+        return values[:, answers.index(task.outputs[query])].tolist()
 
 
 class ScoreTable:

@@ -29,7 +29,7 @@ from anytask.core.rng import derive
 from anytask.core.settings import choice, flag, free, real, whole
 from anytask.incontext.base import Retriever, check_template
 from anytask.incontext.gpt3 import GPT3
-from anytask.incontext.pool import Annotate, Pool, check_embedder
+from anytask.incontext.pool import Annotate, Pool, embedder_field
 from anytask.incontext.retrievers import BM25Retriever, SimilarRetriever
 from anytask.lm.option_scoring import RULES, check_options, score_options
 from anytask.lm.prompting import Demonstration, PromptTemplate
@@ -143,7 +143,7 @@ class Pipeline(Fitted):
     scoring: str = choice("mean", (*RULES, "generate"), "how options are ranked, or that answers are written")
     calibrate: bool = flag(False, "divide by the labels' probabilities after a content-free query")
     beam_width: int = whole(4, "beams of a written answer")
-    embedder: Any = free("minilm", "'minilm', a model's name or folder, or an object with embed(texts)", check_embedder)
+    embedder: Any = embedder_field()
 
     def _check_settings(self) -> None:
         if self.scoring in RULES:

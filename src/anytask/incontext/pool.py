@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 import attrs
@@ -12,9 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from anytask.core.checks import require_finite
+from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
 from anytask.core.settings import Settings, choice, flag, free, real, whole
-from anytask.incontext.base import check_template
+from anytask.incontext.base import check_choices, check_template
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
 from anytask.lm.protocol import require
 from anytask.lm.search import as_vectors, unit
@@ -26,44 +28,42 @@ class Unannotated(LookupError):
     """A label was asked for that nobody has annotated."""
 
 
-def check_embedder(embedder: Any) -> None:
-    """Raise a ``TypeError`` unless ``embedder`` is a name, a folder, or has ``embed(texts)``."""
+def embedder_field(**how: Any) -> Any:
+    """Return the field of what makes vectors of texts; "minilm" is the packaged MiniLM."""
+    help = "'minilm', a model's name or folder, or an object with embed(texts)"
+    return free("minilm", help, _check_embedder, **how)
+
+
+def embed(embedder: Any, texts: Sequence[str], device: Any = "auto") -> np.ndarray:
+    """Return the vectors of ``texts``, shape (n, d), by the embedder given or that of a name or folder."""
+    _check_embedder(embedder)
+    if isinstance(embedder, (str, os.PathLike)):
+        embedder = _named_embedder(os.fspath(embedder), str(device))
+    return as_vectors(embedder.embed(list(texts)), "the embedding of the texts")
+
+
+@lru_cache(maxsize=4)
+def _named_embedder(name: str, device: str) -> Any:
+    from anytask.lm.embeddings import Embedder
+
+    return Embedder(None if name == "minilm" else name, device=device)
+
+
+def _check_embedder(embedder: Any) -> None:
     if not isinstance(embedder, (str, os.PathLike)) and not hasattr(embedder, "embed"):
         raise TypeError(f"embedder must be 'minilm', a model's name or folder, or have embed(texts), got {embedder!r}")
 
 
-def as_embedder(embedder: Any, device: Any = "auto") -> Any:
-    """Return an embedder: the one given, or that of a name or folder; ``"minilm"`` is the packaged MiniLM."""
-    check_embedder(embedder)
-    if not isinstance(embedder, (str, os.PathLike)):
-        return embedder
-    from anytask.lm.embeddings import Embedder
-
-    return Embedder(None if embedder == "minilm" else embedder, device=str(device))
-
-
-class Labels(Mapping[int, Any]):
+class Labels(dict[int, Any]):
     """The labels bought so far, by index; any other index raises :class:`Unannotated`."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._bought: dict[int, Any] = {}
 
-    def __getitem__(self, index: int) -> Any:
-        if index not in self._bought:
-            if not 0 <= int(index) < self._size:
-                raise IndexError(f"index {index} is outside the pool of {self._size}")
-            raise Unannotated(f"item {index} of the pool has no label: only {len(self._bought)} items were annotated")
-        return self._bought[index]
-
-    def __contains__(self, index: object) -> bool:
-        return index in self._bought
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._bought)
-
-    def __len__(self) -> int:
-        return len(self._bought)
+    def __missing__(self, index: int) -> Any:
+        if not 0 <= index < self._size:
+            raise IndexError(f"index {index} is outside the pool of {self._size}")
+        raise Unannotated(f"item {index} of the pool has no label: only {len(self)} items were annotated")
 
 
 class Pool:
@@ -110,57 +110,63 @@ class Pool:
         center: bool = True,
     ) -> None:
         self.embedder = embedder
-        if vectors is None:
-            if texts is None:
-                raise ValueError("a pool needs vectors, texts, or both")
-            vectors = self._embed(texts)
-        raw = as_vectors(vectors, "vectors")
+        raw = self._raw(vectors, texts, "vectors")
         if texts is not None and len(texts) != len(raw):
             raise ValueError(f"texts and vectors differ in length: {len(texts)} and {len(raw)}")
         self.texts = None if texts is None else list(texts)
         self.mean = raw.mean(axis=0) if center else np.zeros(raw.shape[1], dtype=np.float32)
         self.vectors = unit(raw - self.mean)
         self.labels = Labels(len(raw))
-        self.can_annotate = annotate is not None
         self._annotate = annotate
 
     def __len__(self) -> int:
         return len(self.vectors)
 
+    @property
+    def can_annotate(self) -> bool:
+        """Whether labels can be bought."""
+        return self._annotate is not None
+
+    @cached_property
+    def originals(self) -> np.ndarray:
+        """For each item the first one with the same vector: itself, unless it is a copy."""
+        first: dict[int, int] = {}
+        return np.array([first.setdefault(hash(row.tobytes()), i) for i, row in enumerate(self.vectors)])
+
     def annotate(self, indices: Sequence[int]) -> list[Any]:
         """Return the labels of ``indices``, asking the annotator for those not known yet."""
         wanted = [int(i) for i in indices]
-        outside = [i for i in wanted if not 0 <= i < len(self)]
-        if outside:
-            raise IndexError(f"index {outside[0]} is outside the pool of {len(self)}")
         new = list(dict.fromkeys(i for i in wanted if i not in self.labels))
+        if outside := [i for i in new if not 0 <= i < len(self)]:
+            raise IndexError(f"index {outside[0]} is outside the pool of {len(self)}")
         if new:
             if self._annotate is None:
                 raise Unannotated(f"labels of {len(new)} items are wanted, and the pool has no annotate callback")
             labels = list(self._annotate(new))
             if len(labels) != len(new):
                 raise ValueError(f"annotate was asked for {len(new)} labels and returned {len(labels)}")
-            self.labels._bought.update(zip(new, labels))
+            self.labels.update(zip(new, labels))
         return [self.labels[i] for i in wanted]
 
     def place(self, vectors: ArrayLike | None = None, texts: Sequence[str] | None = None) -> np.ndarray:
         """Return query vectors (n, d) in the pool's space: the pool's mean subtracted, length 1."""
+        return unit(self._raw(vectors, texts, "queries", self.vectors.shape[1]) - self.mean)
+
+    def _raw(
+        self, vectors: ArrayLike | None, texts: Sequence[str] | None, name: str, dim: int | None = None
+    ) -> np.ndarray:
         if vectors is None:
             if texts is None:
-                raise ValueError("queries need vectors, texts, or both")
-            vectors = self._embed(texts)
-        return unit(as_vectors(vectors, "queries", self.vectors.shape[1]) - self.mean)
-
-    def _embed(self, texts: Sequence[str]) -> np.ndarray:
-        self.embedder = as_embedder(self.embedder)
-        return self.embedder.embed(texts)
+                raise ValueError(f"{name} are needed, or texts to embed")
+            vectors = embed(self.embedder, texts)
+        return as_vectors(vectors, name, dim)
 
 
 def as_pool(pool: Any, annotate: Annotate | None = None) -> Pool:
     """Return ``pool`` as a :class:`Pool`: itself, or made of an array of vectors or a sequence of texts."""
     if isinstance(pool, Pool):
         if annotate is not None:
-            pool._annotate, pool.can_annotate = annotate, True
+            pool._annotate = annotate
         return pool
     if isinstance(pool, (list, tuple)) and pool and all(isinstance(text, str) for text in pool):
         return Pool(texts=pool, annotate=annotate)
@@ -224,16 +230,73 @@ class Confidence(Protocol):
         ...
 
 
-def ask_confidence(pool: Pool, indices: Sequence[int], confidence: Confidence) -> np.ndarray:
-    """Annotate ``indices``, ask how sure the model is of all others, and return that, NaN where it was not asked."""
-    pool.annotate(indices)
-    rest = np.setdiff1d(np.arange(len(pool)), indices)
+class PoolSelector(Settings):
+    """Base of what chooses items of a pool: a subclass says how."""
+
+    def select(
+        self,
+        pool: Any,
+        budget: int,
+        annotate: Annotate | None = None,
+        confidence: Confidence | None = None,
+        progress: Progress | None = None,
+    ) -> Selection:
+        """Choose ``budget`` items that are not annotated yet; those that are count as chosen before.
+
+        Parameters
+        ----------
+        pool : Pool, array of shape (n, d), or list of str
+            What can be annotated; texts are embedded by the packaged MiniLM.
+        budget : int
+            How many items to choose, at most as many as are not annotated.
+        annotate : callable, optional
+            ``annotate(indices) -> labels``, for methods that need labels on the way; a :class:`Pool` may bring its own.
+        confidence : Confidence, optional
+            ``confidence(pool, indices)``, such as :class:`LMConfidence`, for methods that ask a model; default
+            :class:`NearestVote`.
+        progress : callable, optional
+            Called with the finished share in [0, 1].
+
+        Raises
+        ------
+        ValueError
+            For budgets outside the pool, a missing way to annotate, or confidences of the wrong length or NaN.
+        """
+        pool = as_pool(pool, annotate)
+        n, known = len(pool), len(pool.labels)
+        if not isinstance(budget, (int, np.integer)) or isinstance(budget, bool) or not 1 <= budget <= n - known:
+            told = f" of which {known} are annotated" if known else ""
+            raise ValueError(f"budget must be an integer in [1, {n - known}] for a pool of {n}{told}, got {budget!r}")
+        share = portion(progress, 0.0, 1.0)
+        chosen = self._choose(pool, int(budget), confidence or NearestVote(), share)
+        share(1.0)
+        return chosen
+
+    def _choose(self, pool: Pool, budget: int, confidence: Confidence, share: Progress) -> Selection:
+        raise NotImplementedError
+
+
+def least_confident(pool: Pool, confidence: Confidence) -> tuple[np.ndarray, np.ndarray]:
+    """Ask how sure the model is of all items that are not annotated.
+
+    Returns
+    -------
+    confidences : ndarray of shape (n,)
+        NaN where it was not asked.
+    ranked : ndarray
+        The items that were asked for, least confident first; copies of annotated items and of others come last, so that
+        no label is spent on a copy while there is anything else.
+    """
+    rest = np.setdiff1d(np.arange(len(pool)), list(pool.labels))
     values = np.asarray(confidence(pool, rest), dtype=np.float64)
     if values.shape != (len(rest),) or np.isnan(values).any():
         raise ValueError(f"confidence must return {len(rest)} numbers without NaN, got shape {values.shape}")
     confidences = np.full(len(pool), np.nan)
     confidences[rest] = values
-    return confidences
+    own = pool.originals[rest]
+    _, first = np.unique(own, return_index=True)
+    copy = ~np.isin(np.arange(len(rest)), first) | np.isin(own, pool.originals[list(pool.labels)])
+    return confidences, rest[np.lexsort((rest, values, copy))]
 
 
 class NearestVote(Settings):
@@ -333,7 +396,7 @@ class AnnotatedPrompter(Settings):
     pool: Pool = free(attrs.NOTHING, "the annotated pool", kw_only=False)
     lm: Any = free(attrs.NOTHING, "the frozen language model", kw_only=False)
     template: PromptTemplate = free(PromptTemplate(), "how examples are written", check_template)
-    choices: Sequence[str] | None = free(None, "possible answers, None: the model writes")
+    choices: Sequence[str] | None = free(None, "possible answers, None: the model writes", check_choices)
     budget: int = whole(1000, "tokens of a prompt and its answer, at most the model's context")
     cap: int = whole(250, "tokens of the longest example shown")
     n: int | None = whole(None, "most demonstrations, None: as many as fit", at_least=0, optional=True)
@@ -346,8 +409,8 @@ class AnnotatedPrompter(Settings):
     def _check_settings(self) -> None:
         if self.pool.texts is None:
             raise ValueError("prompts need the pool's texts: Pool(..., texts=...)")
-        if self.choices is not None and (isinstance(self.choices, str) or len(self.choices) < 2):
-            raise ValueError(f"choices must name at least 2 labels, got {self.choices!r}")
+        if self.choices is not None:
+            require(self.lm, "logprobs", method="AnnotatedPrompter(choices=...)")
 
     def retrieve(self, texts: Sequence[str], vectors: ArrayLike | None = None) -> list[Retrieved]:
         """Return the demonstrations and the prompt of each text; ``vectors`` spare their embedding."""
@@ -388,24 +451,33 @@ class AnnotatedPrompter(Settings):
 
     def predict(self, texts: Sequence[str], vectors: ArrayLike | None = None) -> list[str]:
         """Return the model's answer to each text."""
-        return self._answer([r.prompt.text for r in self.retrieve(texts, vectors)])[0]
+        prompts = [r.prompt.text for r in self.retrieve(texts, vectors)]
+        if self.choices is None:
+            return [text.strip() for text in self._write(prompts)]
+        return [self.choices[i] for i in self._score(prompts).argmax(axis=1)]
 
-    def _answer(self, prompts: list[str]) -> tuple[list[str], np.ndarray]:
-        # Answers, and the mean log-probability of each answer's tokens.
+    def _confidence(self, prompts: list[str]) -> np.ndarray:
+        """The mean log-probability of the tokens of each prompt's answer."""
         if self.choices is not None:
-            options = [self.template.completion(choice) for choice in self.choices]
-            scores = self.lm.score(prompts, [options] * len(prompts), tag="predict")
-            means = np.array([[score.mean for score in row] for row in scores])  # (n, n_choices)
-            require_finite(means, "the score of a choice")
-            return [self.choices[i] for i in means.argmax(axis=1)], means.max(axis=1)
-        written = self.lm.generate(prompts, max_tokens=self.max_tokens, stop=tuple(self.stop), tag="predict")
-        means = np.full(len(prompts), -np.inf)
+            return self._score(prompts).max(axis=1)
+        written = self._write(prompts)
         said = [i for i, text in enumerate(written) if text]
-        for i, row in zip(
-            said, self.lm.score([prompts[i] for i in said], [[written[i]] for i in said], tag="confidence")
-        ):
-            means[i] = row[0].mean
-        return [text.strip() for text in written], means
+        rows = self.lm.score([prompts[i] for i in said], [[written[i]] for i in said], tag="confidence")
+        means = np.full(len(prompts), -np.inf)
+        means[said] = require_finite(
+            np.array([row[0].mean for row in rows]), "the language model's score of its answer"
+        )
+        return means
+
+    def _score(self, prompts: list[str]) -> np.ndarray:
+        assert self.choices is not None
+        options = [self.template.completion(choice) for choice in self.choices]
+        rows = self.lm.score(prompts, [options] * len(prompts), tag="predict")
+        means = np.array([[score.mean for score in row] for row in rows])  # (n, n_choices)
+        return require_finite(means, "the language model's score of a choice")
+
+    def _write(self, prompts: list[str]) -> list[str]:
+        return self.lm.generate(prompts, max_tokens=self.max_tokens, stop=tuple(self.stop), tag="predict")
 
 
 class LMConfidence:
@@ -432,4 +504,4 @@ class LMConfidence:
         prompter = AnnotatedPrompter(pool, self.lm, **self.options)
         assert pool.texts is not None
         found = prompter._retrieve([pool.texts[i] for i in queries], pool.vectors[queries], [int(i) for i in queries])
-        return prompter._answer([r.prompt.text for r in found])[1]
+        return prompter._confidence([r.prompt.text for r in found])

@@ -16,7 +16,7 @@ from sklearn.exceptions import NotFittedError
 
 from anytask.core.settings import Settings, free, text
 from anytask.datasets.retrieval_tasks import RetrievalTask
-from anytask.incontext.pool import as_embedder, check_embedder
+from anytask.incontext.pool import embed, embedder_field
 from anytask.lm.search import BM25Index, unit
 
 
@@ -35,20 +35,17 @@ class SimilarRetriever(Settings):
     [2, 0]
     """
 
-    embedder: Any = free(
-        "minilm", "'minilm', a model's name or folder, or an object with embed(texts)", check_embedder, kw_only=False
-    )
+    embedder: Any = embedder_field(kw_only=False)
 
     def index(self, inputs: Sequence[str], outputs: Sequence[str] | None = None) -> Self:
         """Embed the examples; their outputs are not looked at."""
-        self._embedder = as_embedder(self.embedder)
-        self._vectors = unit(self._embedder.embed(list(inputs)))  # (n, d)
+        self._vectors = unit(embed(self.embedder, inputs))  # (n, d)
         return self
 
     def retrieve(self, query: str, k: int) -> list[int]:
         """Return the places of the ``k`` nearest examples, nearest first."""
         _check_indexed(self, "_vectors")
-        cosine = self._vectors @ unit(self._embedder.embed([query]))[0]
+        cosine = self._vectors @ unit(embed(self.embedder, [query]))[0]
         return np.argsort(-cosine, kind="stable")[:k].tolist()
 
 

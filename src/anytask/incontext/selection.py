@@ -1,23 +1,20 @@
-"""Other ways to choose what to annotate, with the interface of :class:`anytask.incontext.votek.VoteK`.
+"""Other ways to choose what to annotate: the comparison methods of Su et al., 2022, arXiv:2209.01975.
 
-Each class has ``select(pool, budget, annotate=None, confidence=None, progress=None)`` and returns a
-:class:`~anytask.incontext.pool.Selection`. All are the comparison methods of Su et al., 2022, arXiv:2209.01975.
+Only :class:`LeastConfidence` uses labels and a model.
 """
 
 from __future__ import annotations
 
 import heapq
-from typing import Any
 
 import numpy as np
 
-from anytask.core.progress import Progress, portion
-from anytask.core.settings import Settings, whole
-from anytask.incontext.pool import Annotate, Confidence, NearestVote, Selection, as_pool, ask_confidence
-from anytask.incontext.votek import check_budget
+from anytask.core.progress import Progress
+from anytask.core.settings import whole
+from anytask.incontext.pool import Confidence, Pool, PoolSelector, Selection, least_confident
 
 
-class RandomSelection(Settings):
+class RandomSelection(PoolSelector):
     """Choose at random without replacement.
 
     Parameters
@@ -33,23 +30,13 @@ class RandomSelection(Settings):
 
     seed: int = whole(0, "seed of the draw", at_least=0)
 
-    def select(
-        self,
-        pool: Any,
-        budget: int,
-        annotate: Annotate | None = None,
-        confidence: Confidence | None = None,
-        progress: Progress | None = None,
-    ) -> Selection:
-        """Choose ``budget`` items of ``pool``; neither labels nor a model are used."""
-        n = len(as_pool(pool, annotate))
-        check_budget(budget, n)
-        indices = np.random.default_rng(self.seed).choice(n, budget, replace=False)
-        portion(progress, 0.0, 1.0)(1.0)
+    def _choose(self, pool: Pool, budget: int, confidence: Confidence, share: Progress) -> Selection:
+        free = np.setdiff1d(np.arange(len(pool)), list(pool.labels))
+        indices = np.random.default_rng(self.seed).choice(free, budget, replace=False)
         return Selection(indices, np.full(budget, np.nan), np.zeros(budget, dtype=int), "random")
 
 
-class Diversity(Settings):
+class Diversity(PoolSelector):
     """Choose a random item, then repeatedly the one with the smallest sum of cosines to those chosen.
 
     It spreads out as far as it can, and so collects outliers: pick it when coverage of oddities matters more than
@@ -69,31 +56,27 @@ class Diversity(Settings):
 
     seed: int = whole(0, "seed of the draw", at_least=0)
 
-    def select(
-        self,
-        pool: Any,
-        budget: int,
-        annotate: Annotate | None = None,
-        confidence: Confidence | None = None,
-        progress: Progress | None = None,
-    ) -> Selection:
-        """Choose ``budget`` items of ``pool``; neither labels nor a model are used."""
-        X = as_pool(pool, annotate).vectors
-        check_budget(budget, len(X))
-        indices = [int(np.random.default_rng(self.seed).integers(len(X)))]
-        scores = [np.nan]
-        cosine, share = X @ X[indices[0]], portion(progress, 0.0, 1.0)
-        share(1 / budget)
-        for step in range(1, budget):
-            cosine[indices[-1]] = np.inf
-            indices.append(int(cosine.argmin()))
-            scores.append(-float(cosine[indices[-1]]))
-            cosine += X @ X[indices[-1]]
-            share((step + 1) / budget)
+    def _choose(self, pool: Pool, budget: int, confidence: Confidence, share: Progress) -> Selection:
+        X, known = pool.vectors, list(pool.labels)
+        indices: list[int] = []
+        scores: list[float] = []
+        cosines = X @ X[known].sum(axis=0)  # (n,) sum of each item's cosines to those chosen
+        cosines[known] = np.inf
+        while len(indices) < budget:
+            if known or indices:
+                u = int(cosines.argmin())
+                scores.append(-float(cosines[u]))
+            else:
+                u = int(np.random.default_rng(self.seed).integers(len(X)))
+                scores.append(np.nan)
+            indices.append(u)
+            cosines += X @ X[u]
+            cosines[u] = np.inf
+            share(len(indices) / budget)
         return Selection(np.array(indices), np.array(scores), np.ones(budget, dtype=int), "diversity")
 
 
-class FacilityLocation(Settings):
+class FacilityLocation(PoolSelector):
     """Choose greedily the item that most raises the sum, over the pool, of the cosine to the nearest chosen item.
 
     A strong and simple choice for pools up to some ten thousand items; it reads all pairs once.
@@ -112,27 +95,18 @@ class FacilityLocation(Settings):
     one is not looked at again: same picks, few evaluations.
     """
 
-    def select(
-        self,
-        pool: Any,
-        budget: int,
-        annotate: Annotate | None = None,
-        confidence: Confidence | None = None,
-        progress: Progress | None = None,
-    ) -> Selection:
-        """Choose ``budget`` items of ``pool``; neither labels nor a model are used."""
-        X = as_pool(pool, annotate).vectors
-        n = len(X)
-        check_budget(budget, n)
+    def _choose(self, pool: Pool, budget: int, confidence: Confidence, share: Progress) -> Selection:
+        X, n = pool.vectors, len(pool)
         nearest = np.full(n, -1.0, dtype=np.float32)  # cosine of each item to the nearest chosen one
+        for u in pool.labels:
+            nearest = np.maximum(nearest, X @ X[u])
         heap: list[tuple[float, int, int]] = []  # (-gain, item, number of chosen items when it was computed)
         for start in range(0, n, 1024):
             gains = np.maximum(X[start : start + 1024] @ X.T - nearest, 0).sum(axis=1, dtype=np.float64)
-            heap += [(-float(gain), start + i, 0) for i, gain in enumerate(gains)]
+            heap += [(-float(gain), u, 0) for u, gain in enumerate(gains, start) if u not in pool.labels]
         heapq.heapify(heap)
         indices: list[int] = []
         scores: list[float] = []
-        share = portion(progress, 0.0, 1.0)
         while len(indices) < budget:
             gain, u, when = heapq.heappop(heap)
             cosine = X @ X[u]
@@ -147,7 +121,7 @@ class FacilityLocation(Settings):
         return Selection(np.array(indices), np.array(scores), np.ones(budget, dtype=int), "facility location")
 
 
-class LeastConfidence(Settings):
+class LeastConfidence(PoolSelector):
     """Annotate a random batch, then repeatedly the batch the prompted model is least sure of.
 
     Parameters
@@ -167,31 +141,24 @@ class LeastConfidence(Settings):
     batch_size: int = whole(10, "items annotated at once")
     seed: int = whole(0, "seed of the first batch", at_least=0)
 
-    def select(
-        self,
-        pool: Any,
-        budget: int,
-        annotate: Annotate | None = None,
-        confidence: Confidence | None = None,
-        progress: Progress | None = None,
-    ) -> Selection:
-        """Choose ``budget`` items of ``pool``; all but the last batch are annotated on the way."""
-        pool = as_pool(pool, annotate)
-        check_budget(budget, len(pool))
+    def _choose(self, pool: Pool, budget: int, confidence: Confidence, share: Progress) -> Selection:
         if not pool.can_annotate:
             raise ValueError("least confidence needs labels on the way: pass annotate=")
-        confidence = confidence or NearestVote()
-        first = np.random.default_rng(self.seed).choice(len(pool), min(self.batch_size, budget), replace=False)
-        indices, scores, stage = first.tolist(), [np.nan] * len(first), [0] * len(first)
-        confidences, share = None, portion(progress, 0.0, 1.0)
-        share(len(indices) / budget)
+        indices: list[int] = []
+        scores: list[float] = []
+        stage: list[int] = []
+        confidences = None
         while len(indices) < budget:
-            confidences = ask_confidence(pool, indices, confidence)
-            rest = np.flatnonzero(~np.isnan(confidences))
-            values = confidences[rest]
-            least = np.argsort(values, kind="stable")[: min(self.batch_size, budget - len(indices))]
-            indices += rest[least].tolist()
-            scores += (-values[least]).tolist()
-            stage += [stage[-1] + 1] * len(least)
+            size = min(self.batch_size, budget - len(indices))
+            if pool.labels or indices:
+                pool.annotate(indices)
+                confidences, ranked = least_confident(pool, confidence)
+                batch = ranked[:size]
+                scores += (-confidences[batch]).tolist()
+            else:
+                batch = np.random.default_rng(self.seed).choice(len(pool), size, replace=False)
+                scores += [np.nan] * size
+            stage += [stage[-1] + 1 if stage else int(bool(pool.labels))] * size
+            indices += batch.tolist()
             share(len(indices) / budget)
         return Selection(np.array(indices), np.array(scores), np.array(stage), "least confidence", confidences)

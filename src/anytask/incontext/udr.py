@@ -31,7 +31,7 @@ from anytask.core.training import train
 from anytask.datasets.retrieval_tasks import RetrievalTask
 from anytask.incontext.feedback import TABBED, Feedback, LMFeedback, ScoreTable
 from anytask.incontext.listwise import CandidateDrawer, listwise_loss, task_probabilities
-from anytask.incontext.pool import Retrieved, as_embedder, check_embedder
+from anytask.incontext.pool import Retrieved, embed, embedder_field
 from anytask.lm.prompting import Demonstration, PromptTemplate
 from anytask.lm.search import BM25Index, VectorIndex, as_vectors
 from anytask.models.build import MLP
@@ -158,7 +158,7 @@ class UDR(Estimator):
     }
 
     encoder: Any = free("mlp", "'mlp', a Hugging Face name or folder, or (n_features) -> module", _check_encoder)
-    embedder: Any = free("minilm", "'minilm', a model's name or folder, or an object with embed(texts)", check_embedder)
+    embedder: Any = embedder_field()
     use_instruction: bool = flag(True, "show the instruction to the encoders")
     lambda_: float = real(4.0, "weight of the ranking loss", at_least=0)
     weights: str = choice("paper", ("paper", "official"), "weights of the pairs in the ranking loss")
@@ -373,9 +373,7 @@ class UDR(Estimator):
         return self._embed(task.inputs) if task.vectors is None else np.asarray(task.vectors)
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
-        if not hasattr(self, "_embedder"):
-            self._embedder = as_embedder(self.embedder, self.device)
-        return self._embedder.embed(list(texts))
+        return embed(self.embedder, texts, self.device)
 
     # -- use -----------------------------------------------------------------------------------------------------------
 

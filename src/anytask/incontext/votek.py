@@ -11,8 +11,8 @@ from scipy.sparse import csr_matrix
 
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
-from anytask.core.settings import Settings, choice, flag, real, whole
-from anytask.incontext.pool import Annotate, Confidence, NearestVote, Selection, as_pool, ask_confidence
+from anytask.core.settings import choice, flag, real, whole
+from anytask.incontext.pool import Confidence, Pool, PoolSelector, Selection, least_confident
 from anytask.lm.search import knn_graph
 
 __all__ = ["VoteK"]
@@ -22,7 +22,7 @@ _NEAR = 1e-9
 _TINY = 1e-280
 
 
-class VoteK(Settings):
+class VoteK(PoolSelector):
     """Choose which examples of an unlabelled pool to annotate, so that prompts made of them serve every later query.
 
     Examples vote for their nearest neighbours. An example whose neighbourhood already holds chosen items votes with
@@ -81,6 +81,8 @@ class VoteK(Settings):
     -----
     *Departures from the paper.* Ties go to the larger in-degree, then to the smaller index, and are decided on exact
     sums of votes, so that the result does not depend on rounding. The default ``k`` follows the size of the pool.
+    Items that are annotated already count as chosen, and no copy of a chosen item is chosen while there is anything
+    else: bands of confidence are made of distinct items.
     Without a language model, confidence comes from a vote of the nearest annotated examples. Pools above 20,000 use an
     approximate graph.
     """
@@ -97,70 +99,35 @@ class VoteK(Settings):
     threads: int = whole(2, "threads of the neighbor search")
     seed: int = whole(0, "seed of the random filling of stage two and of the approximate graph", at_least=0)
 
-    def select(
-        self,
-        pool: Any,
-        budget: int,
-        annotate: Annotate | None = None,
-        confidence: Confidence | None = None,
-        progress: Progress | None = None,
-    ) -> Selection:
-        """Choose ``budget`` items of ``pool``.
-
-        Parameters
-        ----------
-        pool : Pool, array of shape (n, d), or list of str
-            What can be annotated; texts are embedded by the packaged MiniLM.
-        budget : int
-            How many items to choose, 1 <= budget <= n.
-        annotate : callable, optional
-            ``annotate(indices) -> labels``, asked for the items of stage one; a :class:`Pool` may bring its own.
-        confidence : Confidence, optional
-            ``confidence(pool, indices)``, such as :class:`~anytask.incontext.pool.LMConfidence`; default
-            :class:`~anytask.incontext.pool.NearestVote`.
-        progress : callable, optional
-            Called with the finished share in [0, 1].
-
-        Raises
-        ------
-        ValueError
-            For budgets outside the pool, ``k >= n``, ``stages="full"`` without a way to annotate, or confidences of the
-            wrong length or NaN.
-        """
-        pool = as_pool(pool, annotate)
+    def _choose(self, pool: Pool, budget: int, confidence: Confidence, share: Progress) -> Selection:
         n = len(pool)
-        check_budget(budget, n)
         k = self._k(n)
         full = self.stages == "full" or (self.stages == "auto" and pool.can_annotate)
         if full and not pool.can_annotate:
             raise ValueError("stages='full' needs labels for its first stage: pass annotate=, or use stages='fast'")
-        share = portion(progress, 0.0, 1.0)
         if self.official_compat:
             neighbors = _released_neighbors(pool.vectors, k)
         else:
+            told: Any = portion(share, 0.0, 0.8)
             neighbors = knn_graph(
-                pool.vectors,
-                k,
-                method=self.graph,
-                threads=self.threads,
-                seed=self.seed,
-                progress=portion(progress, 0.0, 0.8),  # type: ignore[arg-type]
+                pool.vectors, k, method=self.graph, threads=self.threads, seed=self.seed, progress=told
             )
-        ballot = Ballot(neighbors, self.rho)
+        ballot = Ballot(neighbors, self.rho, pool.originals)
+        known = list(pool.labels)
+        for u in known:
+            ballot.elect(np.array([u]))
         first = budget if not full else max(1, _floor(budget * self.first_share))
-        chosen = [ballot.elect() for _ in range(first)]
+        picks = [(*ballot.elect(), 1) for _ in range(first)]
         share(0.9)
-        scores, stage, confidences = [score for _, score in chosen], [1] * first, None
-        indices = [u for u, _ in chosen]
+        confidences = None
         if full and first < budget:
-            confidences = ask_confidence(pool, indices, confidence or NearestVote())
-            for u, score, which in self._second_stage(ballot, confidences, budget, indices):
-                indices.append(u)
-                scores.append(score)
-                stage.append(which)
-        share(1.0)
+            pool.annotate([u for u, _, _ in picks])
+            confidences, ranked = least_confident(pool, confidence)
+            distinct = len(np.unique(pool.originals)) - len(np.unique(pool.originals[known]))
+            picks += self._second_stage(ballot, ranked, distinct, budget - first)
+        indices, scores, stage = map(np.array, zip(*picks))
         return Selection(
-            np.array(indices), np.array(scores), np.array(stage), "vote-k" if full else "fast vote-k", confidences,
+            indices, scores, stage, "vote-k" if full else "fast vote-k", confidences,
             {"k": k, "rho": self.rho, "in_degrees": ballot.in_degrees[indices].tolist()},
         )  # fmt: skip
 
@@ -173,25 +140,17 @@ class VoteK(Settings):
             raise ValueError(f"k must be an integer in [1, {n - 1}] for a pool of {n}, got {self.k!r}")
         return int(self.k)
 
-    def _second_stage(
-        self, ballot: Ballot, confidences: np.ndarray, budget: int, indices: list[int]
-    ) -> list[tuple[int, float, int]]:
-        # One pick from each band of confidence, least confident first.
-        rest = np.flatnonzero(~np.isnan(confidences))
-        ranked = rest[np.argsort(confidences[rest], kind="stable")]
-        r = budget - len(indices)
-        b = _floor((1 - self.dropped) * len(confidences) / r)
+    def _second_stage(self, ballot: Ballot, ranked: np.ndarray, n: int, r: int) -> list[tuple[int, float, int]]:
+        # One pick from each of r bands of confidence, least confident first; n items are left to choose from.
+        b = _floor((1 - self.dropped) * n / r)
         picks = []
         for j in range(r):
             bucket = ranked[j * b : (j + 1) * b]
             if len(bucket):
-                u, score = ballot.elect(bucket, discount=not self.official_compat)
-                picks.append((u, score, 2))
-        if len(picks) < r:
-            left = np.setdiff1d(rest, [u for u, _, _ in picks])
-            rng = np.random.default_rng(derive(self.seed, "fill"))
-            picks += [(int(u), math.nan, 0) for u in rng.choice(left, r - len(picks), replace=False)]
-        return picks
+                picks.append((*ballot.elect(bucket, discount=not self.official_compat), 2))
+        left = np.setdiff1d(ranked, [u for u, _, _ in picks])
+        rng = np.random.default_rng(derive(self.seed, "fill"))
+        return picks + [(int(u), math.nan, 0) for u in rng.choice(left, r - len(picks), replace=False)]
 
 
 class Ballot:
@@ -208,6 +167,9 @@ class Ballot:
         Row v: the items that v votes for.
     rho : float >= 1
         Discount per elected neighbour; infinity silences a voter at the first.
+    originals : int array of shape (n,), optional
+        Items with the same number are copies of each other; no copy of an elected item is elected while there is
+        anything else.
 
     Attributes
     ----------
@@ -223,8 +185,10 @@ class Ballot:
     ((2, 3.0), (4, 2.1))
     """
 
-    def __init__(self, neighbors: np.ndarray, rho: float) -> None:
+    def __init__(self, neighbors: np.ndarray, rho: float, originals: np.ndarray | None = None) -> None:
         n, k = neighbors.shape
+        self._originals = np.arange(n) if originals is None else originals
+        self._spent = np.zeros(n, dtype=bool)  # copies of elected items
         self.rho = float(rho)
         self.neighbors = neighbors
         self.in_degrees = np.bincount(neighbors.ravel(), minlength=n)
@@ -246,6 +210,7 @@ class Ballot:
         u = self._best(np.arange(len(self.scores)) if among is None else among)
         score = float(self.scores[u])
         self._elected[u] = True
+        self._spent |= self._originals == self._originals[u]
         self._move(np.array([u]), remove=True)
         if discount:
             voters = self._voters[self._starts[u] : self._starts[u + 1]]
@@ -255,6 +220,8 @@ class Ballot:
 
     def _best(self, among: np.ndarray) -> int:
         among = among[~self._elected[among]]
+        fresh = among[~self._spent[among]]
+        among = fresh if len(fresh) else among
         scores = self.scores[among]
         top = scores.max()
         near = among[scores >= top * (1 - _NEAR)] if top > _TINY else among
@@ -298,12 +265,6 @@ class Ballot:
     def _powers(self, levels: int) -> np.ndarray:
         with np.errstate(under="ignore"):
             return np.array([1.0, *np.power(self.rho, -np.arange(1.0, levels))])
-
-
-def check_budget(budget: int, n: int) -> None:
-    """Raise a ``ValueError`` unless ``budget`` items can be chosen out of ``n``."""
-    if not isinstance(budget, (int, np.integer)) or isinstance(budget, bool) or not 1 <= budget <= n:
-        raise ValueError(f"budget must be an integer in [1, {n}] for a pool of {n}, got {budget!r}")
 
 
 def _floor(x: float) -> int:
