@@ -14,7 +14,7 @@ from anytask.core.settings import Settings, free, numbers, real, whole
 #: A view maker: (batch (n, ...), generator on the batch's device) -> one random view of each row, of the same shape.
 Augment: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
 
-KINDS = ("auto", "noise", "shift-noise", "flip-crop-jitter", "none")
+KINDS = ("auto", "noise", "shift-noise", "flip-crop", "flip-crop-jitter", "none")
 
 
 def noise(x: Tensor, generator: torch.Generator, scale: float = 0.1) -> Tensor:
@@ -50,7 +50,8 @@ def jitter(x: Tensor, generator: torch.Generator, strength: float = 0.4) -> Tens
     return torch.where(grey, x.mean(dim=1, keepdim=True).expand_as(x), x) if x.ndim == 4 else x
 
 
-def _check_kind(kind: object) -> None:
+def check_kind(kind: object) -> None:
+    """Say so if ``kind`` is neither a callable nor one of :data:`KINDS`."""
     if not callable(kind) and kind not in KINDS:
         raise ValueError(f"kind must be a callable or one of {KINDS}, got {kind!r}")
 
@@ -60,7 +61,7 @@ class ViewSettings(Settings):
 
     Parameters
     ----------
-    kind : {"auto", "noise", "shift-noise", "flip-crop-jitter", "none"} or callable, default "auto"
+    kind : {"auto", "noise", "shift-noise", "flip-crop", "flip-crop-jitter", "none"} or callable, default "auto"
         ``"auto"``: ``"flip-crop-jitter"`` for inputs (channels, height, width), ``"shift-noise"`` for (height, width)
         or a given ``image_shape``, ``"noise"`` for other inputs. Crops pad by an eighth of the height. A callable is
         called as ``kind(x, generator)`` and returns a view of each row.
@@ -78,7 +79,7 @@ class ViewSettings(Settings):
     torch.Size([1, 16])
     """
 
-    kind: Any = free("auto", "a name, or a callable (x, generator) -> x", _check_kind)
+    kind: Any = free("auto", "a name, or a callable (x, generator) -> x", check_kind)
     image_shape: Sequence[int] | None = numbers(
         None, "shape that flat inputs are read as; None for as they come", at_least=1, integers=True, optional=True
     )
@@ -108,8 +109,8 @@ class ViewSettings(Settings):
             )
         pad = max(1, shape[-2] // 8)
 
-        def flip_crop_jitter(x: Tensor, generator: torch.Generator) -> Tensor:
+        def flip_crop(x: Tensor, generator: torch.Generator) -> Tensor:
             images = shift(flip(x.reshape(-1, *shape), generator), generator, pad)
-            return jitter(images, generator).reshape(x.shape)
+            return (jitter(images, generator) if kind == "flip-crop-jitter" else images).reshape(x.shape)
 
-        return flip_crop_jitter
+        return flip_crop

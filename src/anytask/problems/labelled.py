@@ -8,9 +8,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from anytask.core.errors import BadData
+from anytask.core.progress import silent
 from anytask.core.settings import choice, free, text
+from anytask.datasets.builtin import BUILTIN
+from anytask.datasets.inputs import Inputs
 from anytask.datasets.labelled import LabelledData, load_labelled
-from anytask.problems.base import Entrant
+from anytask.problems.base import Entrant, Trained
 from anytask.problems.options import Options
 from anytask.problems.training import LoadedData, Progress, TrainingProblem, taken
 
@@ -90,10 +93,16 @@ class LabelledProblem(TrainingProblem):
         return options, ()
 
     def refuses(self, entrant: Entrant, data: Any) -> str | None:
-        """Refuse classes that do not learn to classify."""
+        """Refuse classes that do not learn to classify, or not from inputs of this shape."""
         cls = entrant.load()
-        fits = hasattr(cls, "fit") and hasattr(cls, "predict_proba")
-        return None if fits else f"{entrant.name} has no fit and predict_proba."
+        if not (hasattr(cls, "fit") and hasattr(cls, "predict_proba")):
+            return f"{entrant.name} has no fit and predict_proba."
+        if hasattr(cls, "check_shape"):
+            try:
+                entrant.make("small").check_shape(data.source.input_shape)
+            except ValueError as error:
+                return f"{error}."
+        return None
 
     def train(self, entrant: Entrant, data: Any, seed: int, progress: Progress) -> Any:
         """Fit a classifier to the training rows; a preset ``small`` is taken where the entrant names none."""
@@ -106,3 +115,45 @@ class LabelledProblem(TrainingProblem):
         known = taken(model.fit, progress=progress, **offered)
         model.fit(data.inputs(rows), data.source.y[rows], **known)
         return model
+
+    def refit(self, entrant: Entrant, data: Any, seed: int, progress: Progress | None = None) -> Trained:
+        """Fit a classifier to all of the rows."""
+        model = entrant.make("small", seed=seed, random_state=seed)
+        self.fit(model, data, np.arange(len(data.source.y)), progress or silent)
+        parts, usage = usable(entrant, model, data.source)
+        return Trained(parts, usage, (*data.source.notes, *data.notes))
+
+
+def usable(
+    entrant: Entrant,
+    model: Any,
+    labelled: LabelledData,
+    statistics: tuple[np.ndarray, np.ndarray] | None = None,
+    told: str = "",
+) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+    """Return what is saved beside each other so that a model can be used, and the lines of Python that use it.
+
+    Parameters
+    ----------
+    entrant, model
+        The classifier, trained.
+    labelled : LabelledData
+        What it learned from: new data become inputs in the same way.
+    statistics : (mean, std), optional
+        What inputs were standardised by.
+    told : str
+        Further arguments of ``predict``, as ", task=0".
+    """
+    load = f'{entrant.class_name}.load("{{folder}}")'
+    if statistics is None and labelled.kind != "images" and (not labelled.feature_names or labelled.name in BUILTIN):
+        low, high = labelled.value_range
+        shape = ", ".join(map(str, labelled.input_shape))
+        about = f"numbers from {low:g} to {high:g} of shape (n, {shape}), as in {labelled.name}"
+        return (model,), (entrant.import_line, f"model = {load}", f"labels = model.predict(X{told})  # X: {about}")
+    inputs = Inputs.of(labelled, statistics)
+    return (model, inputs), (
+        entrant.import_line,
+        "from anytask.datasets.inputs import Inputs",
+        f'model, inputs = {load}, Inputs.load("{{folder}}")',
+        f"labels = model.predict(inputs(X){told})  # X: {inputs.wanted}",
+    )

@@ -8,11 +8,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from anytask.datasets.builtin import BUILTIN
-from anytask.datasets.inputs import Inputs
 from anytask.datasets.labelled import LabelledData, load_labelled
 from anytask.problems.base import LEVELS, Entrant, Metric, Outcome, Trained
-from anytask.problems.labelled import LabelledProblem
+from anytask.problems.labelled import LabelledProblem, usable
 from anytask.problems.task_stream.metrics import forward_transfer, match_borders, stream_metrics
 from anytask.problems.task_stream.options import IDENTITY, StreamOptions, fit_options
 from anytask.problems.task_stream.stream import Stream, StreamData
@@ -205,19 +203,8 @@ class TaskStream(LabelledProblem):
             notes.append(f"Inputs are expected as one of its tasks showed them: {', '.join(names)}.")
         if data.options.labels == "local":
             notes.append("Labels are local: 0, 1, ... within each task.")
-        load, parts = f'{entrant.class_name}.load("{{folder}}")', [walk.model]
-        lines = [entrant.import_line]
-        if stream.scaled or labelled.kind == "images" or (labelled.feature_names and labelled.name not in BUILTIN):
-            inputs = Inputs.of(labelled, stream.statistics if stream.scaled else None)
-            parts.append(inputs)
-            lines += ["from anytask.datasets.inputs import Inputs"]
-            lines += [f'model, inputs = {load}, Inputs.load("{{folder}}")']
-            lines += [f"labels = model.predict(inputs(X){told})  # X: {inputs.wanted}"]
-        else:
-            low, high = labelled.value_range
-            about = f"numbers from {low:g} to {high:g} of shape (n, {', '.join(map(str, labelled.input_shape))})"
-            lines += [f"model = {load}", f"labels = model.predict(X{told})  # X: {about}, as in {labelled.name}"]
-        return Trained(tuple(parts), tuple(lines), tuple(notes))
+        parts, usage = usable(entrant, walk.model, labelled, stream.statistics if stream.scaled else None, told)
+        return Trained(parts, usage, tuple(notes))
 
     def _walk(self, entrant: Entrant, stream: Stream) -> Walk:
         """Make the learner with the settings of its stream."""

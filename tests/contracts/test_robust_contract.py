@@ -1,0 +1,163 @@
+"""Every system of the robust family, run through the family's protocol."""
+
+import random
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from cases import cases
+from cases import everyone as each_of
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+
+from anytask.core.checks import NotFinite
+from anytask.core.settings import settings_of
+from anytask.robust import SLA, FewShotHead, RobustClassifier
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(30, 1, 4, 4)).astype(np.float32)
+Y = np.arange(30) % 3
+SMALL = {"seed": 3, "steps": 4, "batch_size": 8}
+CASES = cases(
+    "robust",
+    lambda cls: isinstance(cls, type) and issubclass(cls, RobustClassifier) and cls is not RobustClassifier,
+    SMALL,
+)
+everyone = each_of(CASES)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return SLA.from_preset("small", **SMALL).fit(X, Y)
+
+
+@pytest.fixture
+def make(trained):
+    def made(name, **params):
+        cls, params = CASES[name].cls, {**CASES[name].params, **params}
+        given = (trained,) if cls is FewShotHead else ()
+        return cls.from_preset("small", **params) if "small" in cls.PRESETS else cls(*given, **params)
+
+    return made
+
+
+@everyone
+def test_probabilities_have_one_column_per_label_and_sum_to_one(name, make):
+    model = make(name).fit(X, np.array(["c", "a", "b"])[Y])
+    p = model.predict_proba(X[:7])
+    assert p.shape == (7, 3) and np.allclose(p.sum(1), 1) and (p >= 0).all()
+    assert model.classes_.tolist() == ["a", "b", "c"] and set(model.predict(X)) <= {"a", "b", "c"}
+    tensor = model.predict_proba(torch.from_numpy(X[:7]))
+    assert isinstance(tensor, torch.Tensor) and np.allclose(tensor.numpy(), p)
+
+
+BAD = {
+    "empty": (lambda x, y: (x[:0], y[:0]), ValueError, "0 sample"),
+    "lengths": (lambda x, y: (x, y[:-1]), ValueError, "30 rows and y has 29"),
+    "one class": (lambda x, y: (x, y * 0), ValueError, "one class only"),
+    "one dimension": (lambda x, y: (x[:, 0, 0, 0], y), ValueError, "shape"),
+    "sparse": (lambda x, y: (scipy.sparse.csr_matrix(x.reshape(30, -1)), y), TypeError, "sparse"),
+    "complex": (lambda x, y: (x + 1j, y), ValueError, "Complex"),
+    "mixed labels": (lambda x, y: (x, np.array(["a", 1] * 15, dtype=object)), TypeError, "mixes kinds"),
+    "continuous labels": (lambda x, y: (x, y + 0.5), ValueError, "continuous"),
+    "words": (lambda x, y: (np.full(x.shape, "a"), y), ValueError, "numeric"),
+    "masked": (lambda x, y: (np.ma.masked_greater(x, 0), y), ValueError, "masked"),
+}
+
+
+@everyone
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_data_is_refused_and_leaves_no_trace(name, kind, make):
+    spoil, error, says = BAD[kind]
+    model = make(name).fit(X, Y)
+    before = model.predict_proba(X)
+    with pytest.raises(error, match=says):
+        model.fit(*spoil(X, Y))
+    assert np.array_equal(model.predict_proba(X), before)
+
+
+@everyone
+def test_a_nan_in_any_entry_is_refused_with_its_row(name, make):
+    model = make(name).fit(X, Y)
+    for row, place in ((0, (0, 0, 0)), (29, (0, 3, 3)), (7, (0, 1, 2))):
+        spoiled = X.copy()
+        spoiled[(row, *place)] = np.nan
+        for call in (lambda s=spoiled: model.fit(s, Y), lambda s=spoiled: model.predict(s)):
+            with pytest.raises(ValueError, match=f"row {row}"):
+                call()
+
+
+@everyone
+def test_unfitted_use_and_other_shapes(name, make, tmp_path):
+    model = make(name)
+    for call in (lambda: model.predict(X), lambda: model.save(tmp_path), model.cost):
+        with pytest.raises(NotFittedError, match=type(model).__name__):
+            call()
+    with pytest.raises(ValueError, match="shape"):
+        model.fit(X, Y).predict(X[:, :, :3])
+
+
+@everyone
+def test_save_and_load_give_the_same_answers(name, make, tmp_path, trained):
+    model = make(name).fit(X, Y)
+    model.save(tmp_path)
+    again = {"model": trained} if type(model) is FewShotHead else {}
+    assert np.array_equal(type(model).load(tmp_path, device="cpu", **again).predict_proba(X), model.predict_proba(X))
+
+
+@everyone
+def test_the_seed_settles_everything_and_global_generators_are_left_alone(name, make):
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    a, b = (make(name).fit(X, Y).predict_proba(X) for _ in range(2))
+    assert np.array_equal(a, b)
+    assert torch.equal(before[0], torch.get_rng_state()) and before[2] == random.getstate()
+    assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+
+
+@everyone
+def test_progress_ends_at_one_and_a_failure_half_way_leaves_the_model(name, make):
+    told = []
+    model = make(name).fit(X, Y, progress=told.append)
+    assert told == sorted(told) and told[-1] == 1
+    before = model.predict_proba(X)
+
+    def interrupt(share):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, progress=interrupt)
+    assert np.array_equal(model.predict_proba(X), before)
+
+
+@everyone
+def test_training_that_diverges_is_refused(name, make):
+    if not hasattr(make(name), "lr"):
+        return
+    with pytest.raises(NotFinite, match=r"loss|weight|after"):
+        make(name, lr=1e30, steps=40).fit(X * 1e4, Y)
+
+
+@everyone
+def test_every_bad_setting_is_refused_by_name(name, make):
+    model, cls = make(name), CASES[name].cls
+    before = str(model.get_params())
+    for setting in settings_of(cls):
+        if setting.wanted:
+            path = setting.name.split(".")
+            with pytest.raises(ValueError, match=f"{path[-1]} must be"):
+                model.set_params(**{"__".join(path): object()})
+    assert str(model.get_params()) == before
+    assert str(clone(model).get_params()) == before and not hasattr(clone(model), "classes_")
+    assert all(setting.help for setting in settings_of(cls))
+
+
+@everyone
+def test_small_values_learn(name, make):
+    rng = np.random.default_rng(1)
+    base = rng.normal(size=(3, 1, 4, 4))
+    labels = np.arange(60) % 3
+    inputs = (base[labels] + 0.2 * rng.normal(size=(60, 1, 4, 4))).astype(np.float32)
+    model = make(name, **({"steps": 60, "batch_size": 30} if hasattr(make(name), "steps") else {}))
+    assert (model.fit(inputs[:30], labels[:30]).predict(inputs[30:]) == labels[30:]).mean() > 0.7

@@ -1,0 +1,60 @@
+"""Few labels per class: what is shown, what is tested on, and who takes part."""
+
+import numpy as np
+import pytest
+
+from anytask.core.errors import BadData
+from anytask.problems.base import Entrant
+from anytask.problems.few_labels import FewLabels
+
+PROBLEM = FewLabels()
+SLA = Entrant("sla", "anytask.robust:SLA", {"steps": 2, "backbone": "small_cnn"}, key="sla")
+
+
+def test_labels_tests_and_pool_are_apart_and_follow_the_seed():
+    data = PROBLEM.load("digits", per_class=3, max_test=200, unlabeled=500)
+    rows, test = data.split(1)
+    pool = data.pool(1)
+    assert np.bincount(data.source.y[rows]).tolist() == [3] * 10 and len(test) == 200 and len(pool) == 500
+    assert len(set(rows) | set(test) | set(pool)) == 30 + 200 + 500
+    assert np.array_equal(data.split(1)[0], rows) and not np.array_equal(data.split(2)[0], rows)
+    more = PROBLEM.load("digits", per_class=3, max_test=200)
+    assert np.array_equal(more.split(1)[1], test)  # showing inputs without labels moves nobody's labels or tests
+
+
+def test_imbalance_takes_labels_from_the_later_classes():
+    data = PROBLEM.load("digits", per_class=20, imbalance=0.1)
+    sizes = np.bincount(data.source.y[data.split(0)[0]])
+    assert sizes[0] == 20 and sizes[-1] == 2 and (np.diff(sizes) <= 0).all()
+
+
+@pytest.mark.parametrize(("source", "options", "says"), [
+    ("digits", {"per_class": 174}, "class 8 has 174 examples, not 174"), ("digits", {"per_class": 0}, "per_class"),
+    ("digits", {"unlabeled": 5000}, "left to show unlabeled, not 5000"), ("iris", {"shots": 3}, "no option 'shots'"),
+])  # fmt: skip
+def test_options_that_the_data_do_not_allow(source, options, says):
+    with pytest.raises(BadData, match=says):
+        PROBLEM.load(source, **options)
+
+
+def test_networks_for_images_are_left_out_of_tables_with_the_reason():
+    data = PROBLEM.load("iris", unlabeled=30, max_test=50)
+    assert [e.name for e in PROBLEM.baselines(data)] == ["label spreading", "linear"]
+    assert "learns from images" in PROBLEM.refuses(SLA, data)
+    assert PROBLEM.refuses(SLA, PROBLEM.load("digits")) is None
+    for entrant in PROBLEM.baselines(data):
+        assert PROBLEM.run(entrant, data, 0).metrics["accuracy"] > 0.7
+
+
+def test_variants_of_inference_share_one_training_and_the_winner_can_be_saved(tmp_path):
+    data = PROBLEM.load("digits", per_class=2, max_test=50)
+    single = Entrant("sla (single)", SLA.entry, SLA.params, after={"inference": "single"})
+    a, b = PROBLEM.run_variants([SLA, single], data, 0)
+    assert a.cost["train_seconds"] == b.cost["train_seconds"] and a.metrics != b.metrics
+    trained = PROBLEM.refit(SLA, data, 0)
+    for part in trained.parts:
+        part.save(tmp_path)
+    used: dict = {"X": data.inputs(np.arange(3)) * 16}
+    usage = "\n".join(trained.usage).replace("{folder}", str(tmp_path))
+    exec(usage.replace("inputs(X)", "inputs(X.astype('uint8')[:, 0])"), used)
+    assert used["labels"].shape == (3,)
