@@ -56,6 +56,11 @@ def bright_boxes(n=4, side=16):
     return images, truth
 
 
+def named_boxes(label):
+    images, truth = bright_boxes()
+    return images, [{**one, "labels": [label]} for one in truth]
+
+
 # -- exactness ----------------------------------------------------------------------------------------------------
 
 
@@ -139,6 +144,11 @@ def test_nothing_detected_gives_zero_takes_no_part_and_is_said_by_the_coverage()
     blind = NERO(Shifts([0, 4])).evaluate(lambda x: find_box(np.zeros((len(x), 4, 4))), images, truth)
     assert blind.values("recall").max() == 0 and blind.consensus["model"].coverage.max() == 0
     assert np.isnan(blind.consensus["model"].residual).all()
+
+
+def test_labels_of_boxes_may_be_whole_numbers_of_any_type():
+    images, truth = named_boxes(4.0)
+    assert NERO(Shifts([0])).evaluate(find_box, images, truth).values("iou").min() == 1
 
 
 def test_a_window_leaves_the_truth_in_image_coordinates():
@@ -323,7 +333,8 @@ def test_a_model_that_raises_on_one_sample_loses_that_sample_only():
             raise RuntimeError("the corner is too bright")
         return linear(x)
 
-    result = NERO(cyclic(4)).evaluate({"fragile": model, "sound": linear}, marked, Y)
+    with pytest.warns(UserWarning, match="fragile could not be evaluated on 1 of 12 samples.*sample 7 at 90°"):
+        result = NERO(cyclic(4)).evaluate({"fragile": model, "sound": linear}, marked, Y)
     (failure,) = result.failures
     assert (failure.model, failure.sample, failure.element) == ("fragile", 7, "90°")
     assert "too bright" in failure.error
@@ -343,13 +354,32 @@ def test_nan_outputs_are_failures_that_name_the_element_and_end_it_when_they_are
 
     marked = np.minimum(X, 0.8)
     marked[3, 5, 5] = 1.0  # at the upper left under the half turn
-    result = NERO(cyclic(4)).evaluate(model, marked, Y)
+    with pytest.warns(UserWarning, match="sample 3 at 180°: the output holds NaN"):
+        result = NERO(cyclic(4)).evaluate(model, marked, Y)
     assert [(f.sample, f.element) for f in result.failures] == [(3, "180°")]
+    assert np.isnan(result.values()[0, :, 3]).all()  # the whole orbit, not the one element alone
     assert "NaN" in result.failures[0].error
     with pytest.raises(ValueError, match=r"fails on every sample.*0°.*NaN"):
         NERO(cyclic(4)).evaluate(lambda x: np.full((len(x), 3), np.nan), X, Y)
     with pytest.raises(ValueError, match=r"fails on every sample.*ZeroDivisionError"):
         NERO(cyclic(4)).evaluate(lambda x: 1 / 0, X, Y)
+
+
+@pytest.mark.parametrize("answer", [np.nan, 7.0])
+def test_a_label_that_is_no_class_is_a_failure_and_not_a_row_of_zeros(answer):
+    class Estimator:
+        classes_ = np.arange(3.0)
+
+        def predict(self, rows):
+            found = linear(rows).argmax(axis=1).astype(float)
+            found[rows[:, 0] > 50] = answer
+            return found
+
+    marked = X.copy()
+    marked[4, 0, 0] = 99
+    with pytest.warns(UserWarning, match=f"sample 4 at 0°: the answer .*{answer}.* is none of the classes"):
+        result = NERO(cyclic(4)).evaluate(Estimator(), marked, Y)
+    assert [f.sample for f in result.failures] == [4] and np.isnan(result.values()[0, :, 4]).all()
 
 
 @pytest.mark.parametrize(
@@ -371,6 +401,8 @@ def test_nan_outputs_are_failures_that_name_the_element_and_end_it_when_they_are
         (lambda: NERO(cyclic(4)).evaluate(gradient, X, np.zeros((12, 2, 3, 3))), r"y has shape \(2, 3, 3\)"),
         (lambda: NERO(cyclic(4)).evaluate([linear, gradient], X), "different kinds of tasks"),
         (lambda: NERO(Shifts([0])).evaluate(find_box, X, [{"boxes": [[0, 0, 1, np.nan]]}] * 12), "true boxes hold NaN"),
+        (lambda: NERO(Shifts([0])).evaluate(find_box, *named_boxes("4")), "labels of boxes are numbers and texts"),
+        (lambda: NERO(Shifts([0])).evaluate(find_box, *named_boxes(4.5)), r"y\[0\]: labels.*not whole"),
     ],
 )
 def test_bad_calls_end_at_the_door(call, message):
@@ -454,7 +486,8 @@ def test_detections_with_failures_are_saved_too(tmp_path):
             raise RuntimeError("too bright")
         return find_box(x)
 
-    result = NERO(Shifts([0, 2])).evaluate(model, images, truth)
+    with pytest.warns(UserWarning, match="on 1 of 4 samples"):
+        result = NERO(Shifts([0, 2])).evaluate(model, images, truth)
     result.save(tmp_path)
     again = NeroResult.load(tmp_path)
     np.testing.assert_array_equal(again.aggregate("map"), result.aggregate("map"))

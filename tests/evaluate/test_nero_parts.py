@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from anytask.evaluate.nero.consensus import (
-    Consensus,
     consensus_of_arrays,
     consensus_of_boxes,
     consensus_of_classes,
@@ -19,12 +18,13 @@ from anytask.evaluate.nero.metrics import (
     Classification,
     Detection,
     Fields,
-    Matches,
     NeroMetric,
     Regression,
     clean_detections,
     error_maps,
     iou,
+    map_of,
+    matched,
     mean_average_precision,
     pack_detections,
     unpack_detections,
@@ -89,16 +89,6 @@ def test_the_agreement_of_arrays_lies_between_0_and_1_and_is_1_when_all_are_alik
     alike = consensus_of_arrays(np.broadcast_to(outputs[:1], outputs.shape))
     np.testing.assert_allclose(alike.agreement, 1)
     np.testing.assert_allclose(alike.residual, 0, atol=1e-12)
-
-
-def test_consensus_comes_back_from_its_state():
-    for agreed in (
-        consensus_of_classes(np.ones((2, 3, 4)) / 4),
-        consensus_of_boxes([[found([]), found([[0, 0, 1, 1]])]]),
-    ):
-        again = Consensus.from_state(agreed.state())
-        np.testing.assert_array_equal(again.coverage, agreed.coverage)
-        assert len(again.value) == len(agreed.value)
 
 
 # -- metrics --------------------------------------------------------------------------------------------------------
@@ -186,9 +176,8 @@ def test_labels_may_be_texts():
     truth = {"boxes": np.array([[0.0, 0, 4, 4]]), "scores": np.ones(1), "labels": np.array(["cat"])}
     values = Detection().measure([truth, found([])], [truth, truth])
     assert values["f1"].tolist() == [1, 0]
-    parts = [Matches.of(Detection(), [o], [truth], np.array([i])) for i, o in enumerate((truth, found([])))]
-    joined = Matches.joined(parts)
-    assert joined.map_of(np.array([0, 1])) == 0.5 and joined.map_of(np.array([0])) == 1
+    both = matched(Detection(), [truth, found([])], [truth, truth], [0, 1])
+    assert map_of(both, [0, 1]) == 0.5 and map_of(both, [0]) == 1
 
 
 def test_map_averages_over_classes_that_have_true_boxes():
@@ -222,8 +211,6 @@ def test_metrics_need_a_function_or_a_known_name():
         Classification("invariant", [NeroMetric("mine", "mine")])
     with pytest.raises(ValueError, match="no metric was chosen"):
         Classification("invariant", [])
-    with pytest.raises(ValueError, match="iou_threshold"):
-        Detection(iou_threshold=0)
 
 
 # -- the sample map ---------------------------------------------------------------------------------------------------

@@ -180,7 +180,8 @@ def test_failures_are_listed_in_the_report(tmp_path):
 
     X = RNG.uniform(size=(4, 5, 5))
     X[1, 2, 2] = 9
-    result = NERO(cyclic(4)).evaluate(fragile, X, [0, 1, 0, 1])
+    with pytest.warns(UserWarning, match="on 1 of 4 samples"):
+        result = NERO(cyclic(4)).evaluate(fragile, X, [0, 1, 0, 1])
     page, data = page_of(result, tmp_path / "r.html")
     assert data["failures"] == [["model", 1, "0°", f"RuntimeError: {EVIL}"]] and EVIL not in page
     assert data["details"]["1"]["outputs"] == [[None] * 4]

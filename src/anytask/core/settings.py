@@ -118,9 +118,9 @@ def choice(default: str | None, options: Sequence[str], help: str, *, optional: 
     return _field(default, help, "one of " + ", ".join(map(repr, options)), fits, optional)
 
 
-def flag(default: bool, help: str) -> Any:
+def flag(default: bool | None, help: str, *, optional: bool = False) -> Any:
     """Return a field for True or False."""
-    return _field(default, help, "True or False", lambda value: isinstance(value, (bool, np.bool_)), False)
+    return _field(default, help, "True or False", lambda value: isinstance(value, (bool, np.bool_)), optional)
 
 
 def text(default: str | None, help: str, *, optional: bool = False) -> Any:

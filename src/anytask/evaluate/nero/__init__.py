@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
-import attrs
 import numpy as np
 
 from anytask.core.checks import check_same_length
@@ -32,14 +31,6 @@ def _group(group: Transforms | str) -> Transforms:
     if not isinstance(made, Transforms):
         raise TypeError(f"group must be a Transforms or the name of a group, got {type(group).__name__}")
     return made
-
-
-def _maybe(name: str) -> Callable[[Any], None]:
-    def check(value: Any) -> None:
-        if value not in (True, False, None):
-            raise ValueError(f"{name} must be True, False or None, got {value!r}")
-
-    return check
 
 
 class NERO(Settings):
@@ -121,8 +112,8 @@ class NERO(Settings):
     -----
     Interpolation and cropping make phi only nearly a group action. The value at the identity is measured through the
     same path as all others, so it is the one to compare with. Identical elements (0 and 360 degrees) are evaluated
-    once, and count once in every average. A sample on which a model raises, or answers NaN, is left out for this model
-    and listed in ``result.failures``.
+    once, and count once in every average. A sample on which a model raises, or answers NaN under any element, is left
+    out for this model as a whole: a warning names it, and ``result.failures`` lists all.
 
     ``result.to_html(path)`` writes the linked views as one file, and ``anytask app --nero FOLDER`` shows saved results.
 
@@ -141,7 +132,9 @@ class NERO(Settings):
 
     sees: ClassVar[str] = "none"
 
-    group: Transforms | str = free("rotations", "the changes to inputs: a Transforms, or the name of a group", _group)
+    group: Transforms | str = free(
+        "rotations", "the changes to inputs: a Transforms, or the name of a group", _group, kw_only=False
+    )
     task: str = choice("auto", ("auto", *TASKS), "what the outputs are; 'auto' looks at them")
     psi: str | None = text(None, "kind of output that psi acts on, for regression; None: numbers stay", optional=True)
     metrics: Sequence[str | NeroMetric] | Mapping[str, Callable[[Any, Any], Any]] | None = free(
@@ -149,19 +142,14 @@ class NERO(Settings):
     )
     consensus: bool = flag(True, "compute consensus and residuals too, where the group allows it")
     undo: bool = flag(True, "form the consensus with psi^-1")
-    logits: bool | None = free(None, "class outputs are logits; None: unless they are probabilities", _maybe("logits"))
+    logits: bool | None = flag(None, "class outputs are logits; None: unless they are probabilities", optional=True)
     classes: Sequence[Any] | None = free(None, "labels of the columns; None: those the model knows, else 0, 1, ...")
     iou_threshold: float = real(0.5, "least IoU of a match", above=0, at_most=1)
     score_threshold: float = real(0.5, "least score that precision, recall and F count", at_least=0, at_most=1)
     pixel_offset: int = whole(0, "1: sides of boxes are x2 - x1 + 1", at_least=0, at_most=1)
     batch_size: int | None = whole(None, "most inputs in one call; None: as fit in 64 MB, at most 4096", optional=True)
-    keep_outputs: bool | None = free(
-        None, "keep outputs for details; None: if they fit in 256 MB", _maybe("keep_outputs")
-    )
+    keep_outputs: bool | None = flag(None, "keep outputs for details; None: if they fit in 256 MB", optional=True)
     device: str = free("auto", "where torch modules run; 'auto' leaves them where they are", resolve_device)
-
-    def __init__(self, group: Transforms | str = "rotations", **settings: Any) -> None:
-        self.__attrs_init__(group=group, **settings)  # made by attrs
 
     def evaluate(self, models: Any, X: Any, y: Any = None, *, progress: Progress | None = None) -> NeroResult:
         """Evaluate one or several models on the orbits of all samples.
@@ -237,20 +225,19 @@ class NERO(Settings):
         tasks = {run.name: (run.task.key, run.task.kind) for run in runs}
         if len(set(tasks.values())) > 1:
             raise ValueError(f"the models answer different kinds of tasks: {tasks}")
+        failures = [failure for run in runs for failure in run.failures]
+        for run in runs:
+            if run.failures:
+                one = run.failures[0]
+                warnings.warn(
+                    f"{run.name} could not be evaluated on {len(run.failures)} of {len(X)} samples, which are left out "
+                    f"of its values: sample {one.sample}{f' at {one.element}' if one.element else ''}: {one.error}",
+                    stacklevel=3,
+                )
         return NeroResult(
             group=group, task=runs[0].task, X=X, y=y, shape=runs[0].shape, parts={run.name: run.part() for run in runs},
-            failures=[failure for run in runs for failure in run.failures], seconds=seconds,
+            failures=failures, seconds=seconds,
         )  # fmt: skip
-
-
-# The group may be given by its place; get_params, clone and help read the names of all settings here.
-NERO.__init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-    [
-        inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-        *(inspect.Parameter(field.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=field.default)
-          for field in attrs.fields(NERO)),
-    ]
-)  # fmt: skip
 
 
 def evaluate(model: Any, data: Any, group: Transforms | str = "rotations", **options: Any) -> NeroResult:
@@ -288,9 +275,7 @@ def evaluate(model: Any, data: Any, group: Transforms | str = "rotations", **opt
 
 
 def _checked_inputs(X: Any) -> Any:
-    X = X.detach().cpu().numpy() if hasattr(X, "detach") else X
-    if isinstance(X, (list, tuple)) or hasattr(X, "iloc"):
-        X = np.asarray(X)
+    X = to_numpy(X) if isinstance(X, (list, tuple)) or hasattr(X, "detach") or hasattr(X, "iloc") else X
     if not hasattr(X, "shape") or not hasattr(X, "__getitem__") or not hasattr(X, "dtype"):
         raise TypeError(f"X must be an array or tensor of shape (n, ...), got {type(X).__name__}")
     if X.dtype.kind not in "fiub":
@@ -301,10 +286,10 @@ def _checked_inputs(X: Any) -> Any:
 
 
 def _checked_labels(y: Any) -> Any:
-    """Return labels as an array, a column as a row; those of detections stay a list of dicts."""
-    if y is None or (isinstance(y, (list, tuple)) and len(y) and isinstance(y[0], Mapping)):
-        return y if y is None else list(y)
-    y = np.asarray(to_numpy(y))
+    """Return labels as an array, a column as a row; those of detections are dicts."""
+    if y is None:
+        return None
+    y = to_numpy(y)
     return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
 

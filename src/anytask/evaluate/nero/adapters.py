@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+
+from anytask.evaluate.nero.metrics import as_rows
 
 __all__ = ["as_predictor"]
 
@@ -18,8 +21,7 @@ class Predictor:
     Attributes
     ----------
     call : callable
-        ``call(X) -> outputs``: X (n, ...), outputs an array (n, ...), or a list of n dicts with "boxes", "scores" and
-        "labels".
+        ``call(X) -> outputs``: X (n, ...), outputs (n, ...), or n dicts with "boxes", "scores" and "labels".
     classes : ndarray or None
         The labels of the columns of class outputs, where the model knows them.
     answers_labels : bool
@@ -31,7 +33,7 @@ class Predictor:
     answers_labels: bool = False
 
     def __call__(self, X: np.ndarray) -> Any:
-        return self.call(X)
+        return to_numpy(self.call(np.ascontiguousarray(X)))
 
 
 def as_predictor(model: Any, *, device: str = "auto", tensors: bool = False) -> Predictor:
@@ -66,14 +68,14 @@ def as_predictor(model: Any, *, device: str = "auto", tensors: bool = False) -> 
     """
     if isinstance(model, Predictor):
         return model
-    if _is_module(model):
+    if isinstance(model, torch.nn.Module):
         return Predictor(_module_call(model, device))
     if hasattr(model, "predict_proba") or (hasattr(model, "predict") and not callable(model)):
         return _estimator(model)
     if type(model).__module__.startswith("transformers.") and hasattr(model, "task"):
         return _pipeline(model)
     if callable(model):
-        return Predictor(lambda X: to_numpy(model(_tensor(X) if tensors else X)))
+        return Predictor(lambda X: model(torch.as_tensor(X) if tensors else X))
     raise TypeError(
         "a model must be a torch module, a scikit-learn estimator, a transformers pipeline or a callable from a batch "
         f"to outputs, got {type(model).__name__}"
@@ -81,42 +83,34 @@ def as_predictor(model: Any, *, device: str = "auto", tensors: bool = False) -> 
 
 
 def to_numpy(outputs: Any) -> Any:
-    """Return outputs as an array, or as a list of dicts of arrays for detections."""
+    """Return outputs as an array, one row per input; detections are dicts of arrays."""
     for name in ("logits", "prediction_logits"):
-        if hasattr(outputs, name):
-            outputs = getattr(outputs, name)
-    if hasattr(outputs, "detach"):
-        return outputs.detach().float().cpu().numpy() if outputs.is_floating_point() else outputs.detach().cpu().numpy()
-    if isinstance(outputs, (list, tuple)) and len(outputs) and isinstance(outputs[0], Mapping):
-        return [{key: np.asarray(to_numpy(value)) for key, value in one.items()} for one in outputs]
+        outputs = getattr(outputs, name, outputs)
+    if isinstance(outputs, torch.Tensor):
+        half = outputs.is_floating_point() and outputs.element_size() < 4
+        return (outputs.float() if half else outputs).detach().cpu().numpy()
+    if is_detections(outputs):
+        return as_rows([{key: to_numpy(value) for key, value in one.items()} for one in outputs])
     return np.asarray(outputs)
 
 
-def _is_module(model: Any) -> bool:
-    import sys
-
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(model, torch.nn.Module)
+def is_detections(rows: Any) -> bool:
+    """Whether these are detections: one dict per image."""
+    return isinstance(rows, (list, tuple, np.ndarray)) and np.size(rows) > 0 and isinstance(rows[0], Mapping)
 
 
-def _module_call(model: Any, device: str) -> Callable[[np.ndarray], Any]:
-    import torch
-
+def _module_call(model: torch.nn.Module, device: str) -> Callable[[np.ndarray], Any]:
     def call(X: np.ndarray) -> Any:
-        parameter = next(model.parameters(), None)
         if device != "auto":
             model.to(device)
-        place = parameter.device if device == "auto" and parameter is not None else torch.device(
-            "cpu" if device == "auto" else device
-        )  # fmt: skip
-        x = _tensor(X).to(place)
-        if x.is_floating_point():
-            x = x.to(parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32)
+        nothing = torch.zeros(0, device="cpu" if device == "auto" else device)
+        like = next((p for p in model.parameters() if p.is_floating_point()), nothing)
+        x = torch.as_tensor(X)
         training = model.training
         model.eval()
         try:
             with torch.no_grad():
-                return to_numpy(model(x))
+                return model(x.to(like) if x.is_floating_point() else x.to(like.device))
         finally:
             model.train(training)
 
@@ -124,16 +118,14 @@ def _module_call(model: Any, device: str) -> Callable[[np.ndarray], Any]:
 
 
 def _estimator(model: Any) -> Predictor:
-    shape = getattr(model, "input_shape_", None)
-    method = model.predict_proba if hasattr(model, "predict_proba") else model.predict
-
-    def call(X: np.ndarray) -> Any:
-        rows = X.reshape(len(X), *(shape or (-1,)))
-        return to_numpy(method(rows))
-
-    classes = getattr(model, "classes_", None)
-    labels = not hasattr(model, "predict_proba") and classes is not None
-    return Predictor(call, None if classes is None else np.asarray(classes), labels)
+    shape, classes = getattr(model, "input_shape_", (-1,)), getattr(model, "classes_", None)
+    method = getattr(model, "predict_proba", None)
+    labels = method is None and classes is not None
+    return Predictor(
+        lambda X: (method or model.predict)(X.reshape(len(X), *shape)),
+        None if classes is None else np.asarray(classes),
+        labels,
+    )
 
 
 def _pipeline(pipe: Any) -> Predictor:
@@ -143,14 +135,14 @@ def _pipeline(pipe: Any) -> Predictor:
 
         def classify(X: np.ndarray) -> np.ndarray:
             out = np.zeros((len(X), len(names)))
-            for row, answers in zip(out, pipe(_pictures(X), top_k=len(names), function_to_apply="softmax")):
+            for row, answers in zip(out, pipe(_images(X), top_k=len(names), function_to_apply="softmax")):
                 for answer in answers:
                     row[place[answer["label"]]] = answer["score"]
             return out
 
         return Predictor(classify, np.array(names))
     if pipe.task == "object-detection":
-        return Predictor(lambda X: [_detections(answers) for answers in pipe(_pictures(X))])
+        return Predictor(lambda X: [_detections(answers) for answers in pipe(_images(X))])
     raise TypeError(f"pipelines for image-classification and object-detection are taken, got {pipe.task!r}")
 
 
@@ -163,20 +155,13 @@ def _detections(answers: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     }
 
 
-def _pictures(X: np.ndarray) -> list[Any]:
+def _images(X: np.ndarray) -> list[Any]:
     from PIL import Image
 
-    images = X
-    if images.ndim == 4 and images.shape[1] in (1, 3):
-        images = np.moveaxis(images, 1, -1)
-    if images.dtype != np.uint8:
-        images = (255 * np.clip(images, 0, 1)).round().astype(np.uint8)
-    if images.ndim == 3:
-        images = images[..., None]
-    return [Image.fromarray(image.repeat(3, axis=-1) if image.shape[-1] == 1 else image) for image in images]
-
-
-def _tensor(X: np.ndarray) -> Any:
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(X))
+    if X.ndim == 4 and X.shape[1] in (1, 3):
+        X = np.moveaxis(X, 1, -1)
+    if X.ndim == 4 and X.shape[-1] == 1:
+        X = X[..., 0]
+    if X.dtype != np.uint8:
+        X = (255 * np.clip(X, 0, 1)).round().astype(np.uint8)
+    return [Image.fromarray(image).convert("RGB") for image in X]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from anytask.evaluate.nero.metrics import pack_detections, unpack_detections
+from anytask.evaluate.nero.metrics import NOTHING, as_rows
 
 
 @dataclass
@@ -22,8 +22,8 @@ class Consensus:
 
     Attributes
     ----------
-    value : ndarray of shape (n, ...) or list of dict
-        c_i: probabilities, fields or numbers; or one box with its label (none where nothing was ever detected).
+    value : ndarray of shape (n, ...)
+        c_i: probabilities, fields or numbers; or a dict with one box and its label (none where nothing was detected).
     agreement : ndarray of shape (n,)
         Classes and boxes: share of the orbit whose own answer has the label of c_i. Others: 1 - mean over g of
         min(1, ||psi(g^-1, O[g]) - c_i|| / ||c_i||).
@@ -41,45 +41,6 @@ class Consensus:
     def labels(self) -> np.ndarray:
         """Return the class with the largest mean probability, shape (n,)."""
         return self.value.argmax(axis=1)
-
-    @classmethod
-    def scattered(cls, parts: Sequence[Consensus], rows: Sequence[np.ndarray], n: int) -> Consensus:
-        """Return parts that belong to some rows as one of n samples; samples that failed stay NaN (or have no box)."""
-        if isinstance(parts[0].value, list):
-            value: Any = [no_detection() for _ in range(n)]
-            for part, mine in zip(parts, rows):
-                for i, one in zip(mine, part.value):
-                    value[i] = one
-        else:
-            value = np.full((n, *parts[0].value.shape[1:]), np.nan)
-            for part, mine in zip(parts, rows):
-                value[mine] = part.value
-        facts = np.full((3, n), np.nan)
-        for part, mine in zip(parts, rows):
-            facts[:, mine] = part.agreement, part.coverage, part.residual
-        return cls(value, *facts)
-
-    def state(self) -> dict[str, Any]:
-        """Return a tree that :func:`anytask.core.persistence.save_tree` takes."""
-        boxes = isinstance(self.value, list)
-        return {
-            "boxes": boxes,
-            "value": pack_detections(self.value) if boxes else self.value,
-            "agreement": self.agreement,
-            "coverage": self.coverage,
-            "residual": self.residual,
-        }
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Consensus:
-        """Put back what :meth:`state` returned."""
-        value = unpack_detections(state["value"]) if state["boxes"] else state["value"]
-        return cls(value, state["agreement"], state["coverage"], state["residual"])
-
-
-def no_detection() -> dict[str, np.ndarray]:
-    """Return the detections of an image on which there are none."""
-    return {"boxes": np.zeros((0, 4)), "scores": np.zeros(0), "labels": np.zeros(0, dtype=np.int64)}
 
 
 def orbit_consensus(
@@ -99,8 +60,8 @@ def orbit_consensus(
         The group.
     elements : sequence
         g_1 ... g_m, all different.
-    outputs : array (m, n, ...) or list of m lists of n detection dicts
-        O[g, i].
+    outputs : array (m, n, ...)
+        O[g, i]; detections are dicts.
     kind : str
         The kind of output that psi acts on.
     task : {"classification", "detection", "field", "regression"}
@@ -110,12 +71,11 @@ def orbit_consensus(
     undo : bool, default True
         False leaves psi^-1 out; only to see what it is good for.
     """
-    moves = undo and kind != "invariant"
-    back = [group.undo(g, outputs[k], kind, shape) if moves else outputs[k] for k, g in enumerate(elements)]
+    if undo and kind != "invariant":
+        outputs = [group.undo(g, outputs[k], kind, shape) for k, g in enumerate(elements)]
     if task == "detection":
-        return consensus_of_boxes(back)
-    stacked = np.stack([np.asarray(part) for part in back])
-    return consensus_of_classes(stacked) if task == "classification" else consensus_of_arrays(stacked)
+        return consensus_of_boxes(outputs)
+    return (consensus_of_classes if task == "classification" else consensus_of_arrays)(np.stack(list(outputs)))
 
 
 def consensus_of_classes(outputs: np.ndarray) -> Consensus:
@@ -158,22 +118,17 @@ def consensus_of_boxes(outputs: Sequence[Sequence[Mapping[str, np.ndarray]]]) ->
     [[1.3333, 1.3333, 5.3333, 6.3333]]
     """
     m, n = len(outputs), len(outputs[0])
-    values = []
-    agreement, coverage, residual = np.zeros(n), np.zeros(n), np.full(n, np.nan)
+    values, facts = [], np.full((3, n), np.nan)  # facts: agreement, coverage, residual
     for i in range(n):
         tops = [(row[i], int(row[i]["scores"].argmax())) for row in outputs if len(row[i]["scores"])]
-        coverage[i] = len(tops) / m
         if not tops:
-            values.append(no_detection())
+            values.append(NOTHING)
+            facts[:2, i] = 0
             continue
-        boxes = np.array([d["boxes"][k] for d, k in tops])
-        scores = np.array([d["scores"][k] for d, k in tops])
-        labels = np.array([d["labels"][k] for d, k in tops])
-        names, code = np.unique(labels, return_inverse=True)
-        votes = np.bincount(code)
+        boxes, scores, labels = (np.array([one[key][k] for one, k in tops]) for key in NOTHING)
+        names, code, votes = np.unique(labels, return_inverse=True, return_counts=True)
         winner = max(range(len(names)), key=lambda c: (votes[c], scores[code == c].sum()))
         mean = boxes.mean(axis=0)
         values.append({"boxes": mean[None], "scores": scores.mean(keepdims=True), "labels": names[winner : winner + 1]})
-        agreement[i] = votes[winner] / m
-        residual[i] = np.linalg.norm(boxes - mean, axis=1).mean()
-    return Consensus(values, agreement, coverage, residual)
+        facts[:, i] = votes[winner] / m, len(tops) / m, np.linalg.norm(boxes - mean, axis=1).mean()
+    return Consensus(as_rows(values), *facts)

@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from anytask.core.checks import check_labels
+
 
 @dataclass(frozen=True)
 class NeroMetric:
@@ -36,26 +38,51 @@ class NeroMetric:
     of: Callable[[Any, Any], np.ndarray] | None = field(default=None, compare=False)
 
 
+def _error(key: str, label: str) -> NeroMetric:
+    return NeroMetric(key, label, higher_is_better=False, limits=None)
+
+
 class Task:
     """A kind of output with its metrics.
+
+    Parameters
+    ----------
+    kind : str
+        The kind of output that psi is asked for, as in :class:`anytask.parts.transforms.Group`.
+    metrics : sequence of str or NeroMetric, or dict of name -> function, optional
+        What is measured, the first by default; None: all that the task knows.
 
     Attributes
     ----------
     key : str
-        Name of the kind.
-    kind : str
-        The kind of output that psi is asked for, as in :class:`anytask.parts.transforms.Group`.
+        Name of the kind of task.
+    follows : str or None
+        How its outputs follow the input where nothing else is said.
+    options : tuple of str
+        What else can be set.
     metrics : dict of NeroMetric
-        What is measured, the first by default.
+        What is measured, by key.
     """
 
     key: ClassVar[str]
-    kind: str
+    follows: ClassVar[str | None] = None
+    options: ClassVar[tuple[str, ...]] = ()
     known: ClassVar[tuple[NeroMetric, ...]]
 
     def __init__(self, kind: str, metrics: Sequence[Any] | Mapping[str, Callable] | None = None) -> None:
-        self.kind = kind
-        self.metrics = chosen_metrics(self.key, self.known, metrics)
+        table = {metric.key: metric for metric in self.known}
+        if isinstance(metrics, Mapping):
+            metrics = [NeroMetric(key, key, limits=None, of=function) for key, function in metrics.items()]
+        self.kind, self.metrics = kind, {}
+        for wanted in table if metrics is None else [metrics] if isinstance(metrics, str) else metrics:
+            metric = wanted if isinstance(wanted, NeroMetric) else table.get(wanted)
+            if metric is None:
+                raise ValueError(f"{self.key} has no metric {wanted!r}; its metrics: {', '.join(table)}")
+            if metric.of is None and metric.key not in table:
+                raise ValueError(f"metric {metric.key!r} needs a function: NeroMetric(..., of=function)")
+            self.metrics[metric.key] = metric
+        if not self.metrics:
+            raise ValueError(f"no metric was chosen; {self.key} has {', '.join(table)}")
 
     def measure(self, outputs: Any, targets: Any) -> dict[str, np.ndarray]:
         """Return each metric of each row."""
@@ -72,40 +99,15 @@ class Task:
         raise NotImplementedError
 
 
-def chosen_metrics(
-    task: str, known: Sequence[NeroMetric], metrics: Sequence[Any] | Mapping[str, Callable] | None
-) -> dict[str, NeroMetric]:
-    """Return the metrics that were asked for: names, :class:`NeroMetric` objects, or a dict of name -> function."""
-    table = {metric.key: metric for metric in known}
-    if metrics is None:
-        return table
-    if isinstance(metrics, str):
-        metrics = [metrics]
-    if isinstance(metrics, Mapping):
-        metrics = [NeroMetric(key, key, limits=None, of=function) for key, function in metrics.items()]
-    chosen = {}
-    for metric in metrics:
-        if isinstance(metric, NeroMetric):
-            if metric.of is None and metric.key not in table:
-                raise ValueError(f"metric {metric.key!r} needs a function: NeroMetric(..., of=function)")
-            chosen[metric.key] = metric
-        elif metric in table:
-            chosen[metric] = table[metric]
-        else:
-            raise ValueError(f"{task} has no metric {metric!r}; its metrics: {', '.join(table)}")
-    if not chosen:
-        raise ValueError(f"no metric was chosen; {task} has {', '.join(table)}")
-    return chosen
-
-
 class Classification(Task):
     """Class probabilities (n, C) against codes (n,): the true class's probability, correctness, and log loss."""
 
     key = "classification"
+    follows = "invariant"
     known = (
         NeroMetric("confidence", "confidence in the reference class"),
         NeroMetric("correctness", "accuracy"),
-        NeroMetric("loss", "log loss", higher_is_better=False, limits=None),
+        _error("loss", "log loss"),
     )
 
     def _measure(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
@@ -121,16 +123,16 @@ class Fields(Task):
     """Vector fields (n, 2, height, width) against fields: errors averaged over pixels."""
 
     key = "field"
+    follows = "field"
     known = (
-        NeroMetric("rmse", "root mean squared error", higher_is_better=False, limits=None),
-        NeroMetric("mse", "mean squared error", higher_is_better=False, limits=None),
-        NeroMetric("mae", "mean absolute error", higher_is_better=False, limits=None),
-        NeroMetric("aee", "average endpoint error", higher_is_better=False, limits=None),
+        _error("rmse", "root mean squared error"),
+        _error("mse", "mean squared error"),
+        _error("mae", "mean absolute error"),
+        _error("aee", "average endpoint error"),
     )
 
     def _measure(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
-        maps = error_maps(outputs, targets)
-        values = {key: maps[key].mean(axis=(1, 2)) for key in ("mse", "mae", "aee")}
+        values = {key: error.mean(axis=(1, 2)) for key, error in error_maps(outputs, targets).items()}
         return values | {"rmse": np.sqrt(values["mse"])}
 
 
@@ -139,9 +141,9 @@ class Regression(Task):
 
     key = "regression"
     known = (
-        NeroMetric("mae", "mean absolute error", higher_is_better=False, limits=None),
-        NeroMetric("mse", "mean squared error", higher_is_better=False, limits=None),
-        NeroMetric("rmse", "root mean squared error", higher_is_better=False, limits=None),
+        _error("mae", "mean absolute error"),
+        _error("mse", "mean squared error"),
+        _error("rmse", "root mean squared error"),
     )
 
     def _measure(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
@@ -168,6 +170,8 @@ class Detection(Task):
     """
 
     key = "detection"
+    follows = "boxes"
+    options = ("iou_threshold", "score_threshold", "pixel_offset")
     known = (
         NeroMetric("conf_iou", "confidence x IoU"),
         NeroMetric("confidence", "confidence"),
@@ -188,42 +192,30 @@ class Detection(Task):
         pixel_offset: int = 0,
     ) -> None:
         super().__init__(kind, metrics)
-        if not 0 < iou_threshold <= 1 or pixel_offset not in (0, 1):
-            raise ValueError("iou_threshold must be in (0, 1] and pixel_offset 0 or 1")
         self.iou_threshold, self.score_threshold = iou_threshold, score_threshold
         self.pixel_offset = pixel_offset
 
     def _measure(self, outputs: Sequence[Mapping], targets: Sequence[Mapping]) -> dict[str, np.ndarray]:
         rows = [self._row(output, target) for output, target in zip(outputs, targets)]
-        return {key: np.array([row[key] for row in rows], dtype=float) for key in (m.key for m in self.known)}
+        return {metric.key: np.array([row[metric.key] for row in rows], dtype=float) for metric in self.known}
 
     def _row(self, output: Mapping, target: Mapping) -> dict[str, float]:
+        matches, counted = self.matches(output, target), output["scores"] >= self.score_threshold
+        labels, totals = np.unique(target["labels"], return_counts=True)
+        if not len(labels):  # nothing to find: any prediction is a false one
+            return dict.fromkeys((m.key for m in self.known), np.nan) | {"precision": 0.0 if counted.any() else np.nan}
         overlap = iou(output["boxes"], target["boxes"], self.pixel_offset)  # (predictions, truths)
-        overlap = np.where(output["labels"][:, None] == target["labels"][None, :], overlap, 0.0)
-        n_true = len(target["labels"])
-        matches = self.matches(output, target)
-        counted = output["scores"] >= self.score_threshold
-        if n_true == 0:  # nothing to find: any prediction is a false one
-            nothing = 0.0 if counted.any() else np.nan
-            return {m.key: nothing if m.key == "precision" else np.nan for m in self.known}
+        overlap = np.where(output["labels"][:, None] == target["labels"], overlap, 0.0)
         best_iou = overlap.max(axis=0, initial=0.0)
-        best = np.zeros(n_true)
-        if len(overlap):
-            best = np.where(best_iou > 0, output["scores"][overlap.argmax(axis=0)], 0.0)
+        best = np.where(best_iou > 0, output["scores"][overlap.argmax(axis=0)], 0.0) if len(overlap) else best_iou
         hits = int(matches[counted].sum())
-        precision = hits / counted.sum() if counted.any() else 0.0
-        recall = hits / n_true
+        precision, recall = hits / max(counted.sum(), 1), hits / totals.sum()
+        area = mean_average_precision(output["scores"], matches, output["labels"], dict(zip(labels, totals)))
         return {
-            "conf_iou": float((best * best_iou).mean()),
-            "confidence": float(best.mean()),
-            "iou": float(best_iou.mean()),
-            "precision": float(precision),
-            "recall": recall,
+            "conf_iou": (best * best_iou).mean(), "confidence": best.mean(), "iou": best_iou.mean(),
+            "precision": precision, "recall": recall, "map": area,
             "f1": 2 * precision * recall / (precision + recall) if hits else 0.0,
-            "map": mean_average_precision(
-                output["scores"], matches, output["labels"], dict(zip(*np.unique(target["labels"], return_counts=True)))
-            ),
-        }
+        }  # fmt: skip
 
     def matches(self, output: Mapping, target: Mapping) -> np.ndarray:
         """Return for each prediction whether it finds a true box that no prediction of a higher score found."""
@@ -238,50 +230,24 @@ class Detection(Task):
         return hit
 
 
-@dataclass
-class Matches:
-    """The predictions and true boxes of many images, flat: enough to compute mAP of any subset of them.
+def matched(task: Detection, outputs: Sequence[Mapping], targets: Sequence[Mapping], rows: Any) -> dict[str, Any]:
+    """Return the predictions and true boxes of images with these row numbers: what mAP of any of them needs."""
+    return {
+        "row": np.repeat(rows, [len(o["scores"]) for o in outputs]),
+        "score": np.concatenate([o["scores"] for o in outputs]),
+        "hit": np.concatenate([task.matches(o, t) for o, t in zip(outputs, targets)]),
+        "label": np.concatenate([o["labels"] for o in outputs]),
+        "true_row": np.repeat(rows, [len(t["labels"]) for t in targets]),
+        "true_label": np.concatenate([t["labels"] for t in targets]),
+    }
 
-    Attributes
-    ----------
-    row, score, hit, label : arrays of shape (predictions,)
-        The image each prediction belongs to, and what :func:`mean_average_precision` needs.
-    true_row, true_label : arrays of shape (true boxes,)
-        The image and the label of each true box.
-    """
 
-    row: np.ndarray
-    score: np.ndarray
-    hit: np.ndarray
-    label: np.ndarray
-    true_row: np.ndarray
-    true_label: np.ndarray
-
-    @classmethod
-    def of(cls, task: Detection, outputs: Sequence[Mapping], targets: Sequence[Mapping], rows: np.ndarray) -> Matches:
-        """Match the detections of images with the given row numbers."""
-        sizes = [len(o["scores"]) for o in outputs]
-        true_sizes = [len(t["labels"]) for t in targets]
-        return cls(
-            np.repeat(rows, sizes),
-            np.concatenate([np.asarray(o["scores"], float) for o in outputs]),
-            np.concatenate([task.matches(o, t) for o, t in zip(outputs, targets)]),
-            np.concatenate([o["labels"] for o in outputs]),
-            np.repeat(rows, true_sizes),
-            np.concatenate([t["labels"] for t in targets]),
-        )
-
-    @classmethod
-    def joined(cls, parts: Sequence[Matches]) -> Matches:
-        """Return several as one."""
-        names = ("row", "score", "hit", "label", "true_row", "true_label")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
-
-    def map_of(self, rows: np.ndarray) -> float:
-        """Return mAP over the images with these row numbers."""
-        mine, true = np.isin(self.row, rows), np.isin(self.true_row, rows)
-        counts = dict(zip(*np.unique(self.true_label[true], return_counts=True)))
-        return mean_average_precision(self.score[mine], self.hit[mine], self.label[mine], counts)
+def map_of(matches: Mapping[str, np.ndarray], rows: Any) -> float:
+    """Return mAP over the images with these row numbers, from what :func:`matched` returned."""
+    mine, true = np.isin(matches["row"], rows), np.isin(matches["true_row"], rows)
+    counts = dict(zip(*np.unique(matches["true_label"][true], return_counts=True)))
+    score, hit, label = (matches[key][mine] for key in ("score", "hit", "label"))
+    return mean_average_precision(score, hit, label, counts)
 
 
 def mean_average_precision(scores: np.ndarray, hits: np.ndarray, labels: np.ndarray, n_true: Mapping) -> float:
@@ -346,25 +312,29 @@ def error_maps(outputs: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray
     }
 
 
-def pack_detections(rows: Sequence[Mapping]) -> dict[str, np.ndarray]:
-    """Return detections of many images as four arrays, for saving."""
-
-    def joined(key: str, empty: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.asarray(row[key]) for row in rows]) if rows else empty
-
-    return {
-        "counts": np.array([len(row["labels"]) for row in rows], dtype=np.int64),
-        "boxes": joined("boxes", np.zeros((0, 4))),
-        "scores": joined("scores", np.zeros(0)),
-        "labels": joined("labels", np.zeros(0, int)),
-    }
+#: The detections of an image on which there are none.
+NOTHING: Mapping[str, np.ndarray] = {"boxes": np.zeros((0, 4)), "scores": np.zeros(0), "labels": np.zeros(0, np.int64)}
 
 
-def unpack_detections(packed: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+def as_rows(detections: Sequence[Any]) -> np.ndarray:
+    """Return detections as an array of objects, one per image, so that all outputs are indexed alike."""
+    rows = np.empty(len(detections), dtype=object)
+    rows[:] = detections
+    return rows
+
+
+def pack_detections(rows: Any) -> dict[str, np.ndarray]:
+    """Return the detections of many images as four arrays, for saving; None is left out."""
+    found = [row for row in rows if row is not None]
+    packed = {key: np.concatenate([empty, *(row[key] for row in found)]) for key, empty in NOTHING.items()}
+    return packed | {"counts": np.array([len(row["labels"]) for row in found], dtype=np.int64)}
+
+
+def unpack_detections(packed: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return what :func:`pack_detections` packed."""
     ends = np.cumsum(packed["counts"])[:-1]
-    parts = {key: np.split(packed[key], ends) for key in ("boxes", "scores", "labels")}
-    return [{key: parts[key][i] for key in parts} for i in range(len(packed["counts"]))]
+    columns = [np.split(packed[key], ends) if len(packed["counts"]) else [] for key in NOTHING]
+    return as_rows([dict(zip(NOTHING, values)) for values in zip(*columns)])
 
 
 def clean_detections(one: Any, where: str, *, truth: bool = False) -> dict[str, np.ndarray]:
@@ -374,13 +344,15 @@ def clean_detections(one: Any, where: str, *, truth: bool = False) -> dict[str, 
     """
     if not isinstance(one, Mapping) or "boxes" not in one:
         raise ValueError(f"{where}: detections are dicts with 'boxes', 'scores' and 'labels', got {type(one).__name__}")
-    boxes = np.asarray(one["boxes"], dtype=float).reshape(-1, 4) if np.size(one["boxes"]) else np.zeros((0, 4))
+    boxes = np.asarray(one["boxes"], dtype=float)
+    if boxes.size and boxes.shape[-1] != 4:
+        raise ValueError(f"{where}: boxes are x1, y1, x2, y2, shape (k, 4), got shape {boxes.shape}")
+    boxes = boxes.reshape(-1, 4)
     scores = np.asarray(one.get("scores", np.ones(len(boxes))), dtype=float).reshape(-1)
     labels = np.asarray(one.get("labels", np.zeros(len(boxes), dtype=np.int64))).reshape(-1)
-    if not len(boxes):
-        labels = labels.astype(labels.dtype if labels.dtype.kind in "iuU" else np.int64)
     if not len(boxes) == len(scores) == len(labels):
         raise ValueError(f"{where}: {len(boxes)} boxes, {len(scores)} scores and {len(labels)} labels do not match")
+    labels = check_labels(labels, f"{where}: labels") if len(labels) else NOTHING["labels"]
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         raise ValueError(f"{where}: the {'true boxes hold' if truth else 'output holds'} NaN or infinite values")
     if (turned := (boxes[:, 2:] < boxes[:, :2]).any(axis=1)).any():

@@ -25,7 +25,6 @@ from anytask.core.colors import colour_of
 from anytask.core.files import write_whole
 from anytask.evaluate.nero import detail, figures
 from anytask.evaluate.nero.metrics import TASKS
-from anytask.evaluate.nero.runs import move_targets
 from anytask.evaluate.nero.values import OrbitValues
 
 #: Lets the page fetch nothing at all; in the app, only from where the page came from.
@@ -100,19 +99,20 @@ def render(
 
 def details(result: OrbitValues, rows: Any, max_side: int = 64) -> dict[int, dict[str, Any]]:
     """Return inputs, outputs and right answers of samples under the different elements, as the page draws them."""
-    group, found = result.group, {}
-    elements = [group.elements[k] for k in group.distinct]
-    room = max(1, _CHUNK_BYTES // max(1, len(elements) * np.asarray(result.X[:1]).nbytes))
+    distinct, found = result.group.distinct, {}
+    room = (
+        max(1, _CHUNK_BYTES // max(1, len(distinct) * np.asarray(result.X[:1]).nbytes)) if result.X is not None else 1
+    )
     for mine in np.array_split(np.asarray(rows), math.ceil(len(rows) / room)):
-        inputs = group.orbit(np.asarray(result.X[mine]), elements)  # (different elements, samples, ...)
-        outputs = [result.outputs(name, mine, inputs) for name in result.models]
-        right = [None if v is None else move_targets(group, elements, v, result.kind, result.shape)
-                 for v in (_right(result, name, mine) for name in result.models)]  # fmt: skip
+        inputs, outputs = result.orbits(mine, distinct)  # (different elements, samples, ...)
+        right = {} if result.task == "classification" else {
+            name: result.targets(name, result.references[0], mine, distinct) for name in result.models
+        }  # fmt: skip
         for p, i in enumerate(mine.tolist()):
             found[i] = {
                 "input": [_input(result, i, one[p], max_side) for one in inputs],
-                "outputs": [[_answer(result.task, one[p]) for one in table] for table in outputs],
-                "targets": [table and [_answer(result.task, one[p]) for one in table] for table in right],
+                "outputs": [[_answer(result.task, one[p]) for one in table] for table in outputs.values()],
+                "targets": [[_answer(result.task, one[p]) for one in table] for table in right.values()],
             }
     return found
 
@@ -234,16 +234,6 @@ def _first_details(result: OrbitValues, shown: np.ndarray, max_bytes: int, max_s
         "side": max_side,
         "why": f"Details are kept for {len(rows)} of {len(shown)} samples, and not for this one.",
     }  # fmt: skip
-
-
-def _right(result: OrbitValues, name: str, rows: np.ndarray) -> Any:
-    """Return what the outputs of some samples should be, from the truth or else the consensus; None for classes."""
-    value = result.truth(name)
-    if value is None and name in result.consensus:
-        value = result.consensus[name].value
-    if value is None or result.task == "classification":
-        return None
-    return [value[i] for i in rows] if isinstance(value, list) else value[rows]
 
 
 def _consensus(result: OrbitValues, name: str, shown: np.ndarray) -> dict[str, Any] | None:

@@ -15,14 +15,7 @@ from anytask.evaluate.nero import figures, report
 from anytask.evaluate.nero.adapters import as_predictor
 from anytask.evaluate.nero.consensus import Consensus
 from anytask.evaluate.nero.detail import detail_figure
-from anytask.evaluate.nero.metrics import (
-    TASKS,
-    Matches,
-    NeroMetric,
-    clean_detections,
-    pack_detections,
-    unpack_detections,
-)
+from anytask.evaluate.nero.metrics import TASKS, NeroMetric, clean_detections, pack_detections, unpack_detections
 from anytask.evaluate.nero.runs import Failure, ModelPart, Reading
 from anytask.evaluate.nero.values import OrbitValues
 from anytask.parts.transforms import Transforms, group_from_state, group_state
@@ -34,7 +27,6 @@ __all__ = ["NeroResult"]
 
 #: What the saved tree says it is.
 SAVED_AS = "anytask.evaluate.nero.result:NeroResult"
-_DETECTION = ("iou_threshold", "score_threshold", "pixel_offset")
 
 
 class NeroResult(OrbitValues, Result):
@@ -71,10 +63,10 @@ class NeroResult(OrbitValues, Result):
         inputs, outputs : bool, default True
             Whether the samples, and the outputs if they were kept, are saved too; detail views need them.
         """
-        detection, y = self.task == "detection", self.y
-        if y is not None and detection:
+        y = self.y
+        if y is not None and self.task == "detection":
             y = pack_detections([clean_detections(one, f"y[{i}]", truth=True) for i, one in enumerate(y)])
-        options = {name: getattr(self._task, name) for name in _DETECTION if detection}
+        options = {name: getattr(self._task, name) for name in self._task.options}
         save_tree(folder, {
             "class": SAVED_AS,
             "group": group_state(self.group),
@@ -121,7 +113,7 @@ class NeroResult(OrbitValues, Result):
             group=group,
             task=TASKS[task["key"]](task["kind"], metrics, **task["options"]),
             X=context.get("X", tree["X"]),
-            y=unpack_detections(y) if task["key"] == "detection" and y is not None else y,
+            y=_unpacked(y),
             shape=tree["shape"],
             parts={n: _part(state, len(group.distinct), models.get(n)) for n, state in tree["parts"].items()},
             failures=[Failure(*fields) for fields in tree["failures"]],
@@ -129,37 +121,46 @@ class NeroResult(OrbitValues, Result):
         )
 
     def _part_state(self, name: str, part: ModelPart, outputs: bool) -> dict[str, Any]:
-        kept, truth = part.outputs if outputs else None, part.truth
-        if self.task == "detection" and kept is not None:
-            missing = {f.sample for f in self.failures if f.model == name}
-            kept = pack_detections([one for row in kept for i, one in enumerate(row) if i not in missing])
-            kept["missing"] = np.array(sorted(missing), dtype=np.int64)
+        kept, agreed = _packed(part.outputs if outputs else None), part.consensus
+        if isinstance(kept, dict):
+            kept["missing"] = np.array(sorted(self.failed(name)), dtype=np.int64)
         return {
             "values": {f"{reference}/{key}": table for (reference, key), table in part.values.items()},
-            "consensus": None if part.consensus is None else part.consensus.state(),
-            "matches": {ref: [asdict(m) for m in found] for ref, found in part.matches.items()},
+            "consensus": agreed and {
+                **vars(agreed), "boxes": self.task == "detection", "value": _packed(agreed.value),
+            },
+            "matches": part.matches,
             "outputs": kept,
-            "truth": pack_detections(truth) if self.task == "detection" and truth is not None else truth,
+            "truth": _packed(part.truth),
             "reading": asdict(part.reading),
-        }
+        }  # fmt: skip
 
 
 def _part(state: Mapping[str, Any], m: int, model: Any) -> ModelPart:
-    kept, truth, agreed = state["outputs"], state["truth"], state["consensus"]
+    kept, agreed = state["outputs"], state["consensus"]
     if isinstance(kept, dict):
-        rows, missing = unpack_detections(kept), set(kept["missing"].tolist())
-        n = len(rows) // m + len(missing)
-        found = iter(rows)
-        kept = [[None if i in missing else next(found) for i in range(n)] for _ in range(m)]
+        rows, missing = unpack_detections(kept).reshape(m, -1), kept["missing"]
+        kept = np.full((m, rows.shape[1] + len(missing)), None)
+        kept[:, np.setdiff1d(np.arange(kept.shape[1]), missing)] = rows
     return ModelPart(
         values={(key.split("/", 1)[0], key.split("/", 1)[1]): table for key, table in state["values"].items()},
-        consensus=None if agreed is None else Consensus.from_state(agreed),
-        matches={ref: [Matches(**m) for m in found] for ref, found in state["matches"].items()},
+        consensus=agreed and Consensus(
+            _unpacked(agreed["value"]), agreed["agreement"], agreed["coverage"], agreed["residual"]
+        ),
+        matches=state["matches"],
         outputs=kept,
-        truth=unpack_detections(truth) if isinstance(truth, dict) else truth,
+        truth=_unpacked(state["truth"]),
         reading=Reading(**state["reading"]),
         predictor=None if model is None else as_predictor(model),
-    )
+    )  # fmt: skip
+
+
+def _packed(rows: np.ndarray | None) -> Any:
+    return pack_detections(rows.ravel()) if rows is not None and rows.dtype == object else rows
+
+
+def _unpacked(rows: Any) -> np.ndarray | None:
+    return unpack_detections(rows) if isinstance(rows, dict) else rows
 
 
 def _not_saved(outputs: Any, targets: Any) -> Any:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import softmax
 
 from anytask.core.checks import check_labels
-from anytask.evaluate.nero.adapters import Predictor, to_numpy
+from anytask.evaluate.nero.adapters import Predictor, is_detections
 from anytask.evaluate.nero.consensus import Consensus, orbit_consensus
-from anytask.evaluate.nero.metrics import TASKS, Detection, Matches, Task, clean_detections
+from anytask.evaluate.nero.metrics import NOTHING, TASKS, Detection, Task, as_rows, clean_detections, matched
 from anytask.parts.planar_groups import PlanarGroup
 from anytask.parts.transforms import Group, Transforms
 
@@ -27,10 +28,6 @@ class BadOutput(ValueError):
     def __init__(self, message: str, row: int = 0) -> None:
         super().__init__(message)
         self.row = row
-
-
-class BadCall(ValueError):
-    """A fault of the call and not of one sample: it ends the evaluation."""
 
 
 # -- records --------------------------------------------------------------------------------------------------------
@@ -57,56 +54,58 @@ class Reading:
     logits: bool = False
     labels: bool = False
 
-    def read(self, raw: Any) -> Any:
+    def read(self, raw: np.ndarray) -> np.ndarray:
         """Return a batch of raw answers in the task's form, or raise :class:`BadOutput`."""
         if self.task == "detection":
-            out = []
+            found = []
             for row, one in enumerate(raw):
                 try:
-                    out.append(clean_detections(one, "the output"))
-                except ValueError as error:
+                    found.append(clean_detections(one, "the output"))
+                except (ValueError, TypeError) as error:
                     raise BadOutput(str(error), row) from error
-            return out
-        outputs = np.asarray(raw)
-        if self.labels and self.classes is not None:
-            return (outputs.reshape(-1, 1) == self.classes).astype(np.float64)
-        if outputs.dtype.kind not in "fiub":
-            raise BadOutput(f"the outputs are of type {outputs.dtype}, and numbers are wanted")
-        finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
+            return as_rows(found)
+        if self.labels:
+            columns = raw.reshape(-1, 1) == self.classes
+            if not (known := columns.any(axis=1)).all():
+                row = int(np.argmin(known))
+                raise BadOutput(f"the answer {raw[row]!r} is none of the classes", row)
+            return columns.astype(np.float64)
+        if raw.dtype.kind not in "fiub":
+            raise BadOutput(f"the outputs are of type {raw.dtype}, and numbers are wanted")
+        finite = np.isfinite(raw).reshape(len(raw), -1).all(axis=1)
         if not finite.all():
             raise BadOutput("the output holds NaN or infinite values", int(np.argmin(finite)))
-        if self.logits:
-            shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-            return shifted / shifted.sum(axis=1, keepdims=True)
-        return outputs
+        return softmax(raw, axis=1) if self.logits else raw
 
     @classmethod
-    def settle(cls, raw: Any, predictor: Predictor, task: str, classes: Any, logits: bool | None, y: Any) -> Reading:
-        """Decide from a first batch of answers how to read them; ``task`` may be "auto"."""
-        known = predictor.classes if classes is None else np.asarray(classes)
+    def settle(cls, raw: np.ndarray, predictor: Predictor, settings: Any, y: Any) -> Reading:
+        """Decide from a first batch of answers, the settings of NERO and the labels how to read the answers."""
+        known = predictor.classes if settings.classes is None else np.asarray(settings.classes)
+        task, boxes = settings.task, is_detections(raw)
         if task == "auto":
             task = _guess(raw, predictor, known, y)
-        if task == "detection" and not isinstance(raw, list):
-            raise BadCall("detection outputs are lists of dicts with 'boxes', 'scores' and 'labels'")
-        if task != "detection" and isinstance(raw, list):
-            raise BadCall(f"the outputs are detections, and task={task!r}")
+        if boxes != (task == "detection"):
+            raise ValueError(
+                f"the outputs are detections, and task={task!r}" if boxes else
+                "detection outputs are lists of dicts with 'boxes', 'scores' and 'labels'"
+            )  # fmt: skip
         if task == "field" and (raw.ndim != 4 or raw.shape[1] != 2):
-            raise BadCall(f"vector fields have shape (n, 2, height, width), got {raw.shape}")
+            raise ValueError(f"vector fields have shape (n, 2, height, width), got {raw.shape}")
         if task != "classification":
             return cls(task)
         if predictor.answers_labels:
             return cls(task, known, False, True)
         if raw.ndim != 2 or raw.shape[1] < 2:
-            raise BadCall(f"class outputs have shape (n, classes) with at least 2 classes, got {raw.shape}")
+            raise ValueError(f"class outputs have shape (n, classes) with at least 2 classes, got {raw.shape}")
         if known is None:
             known = np.arange(raw.shape[1])
         if len(known) != raw.shape[1]:
-            raise BadCall(f"{len(known)} classes are named, and the outputs have {raw.shape[1]} columns")
-        return cls(task, known, not are_probabilities(raw) if logits is None else logits, False)
+            raise ValueError(f"{len(known)} classes are named, and the outputs have {raw.shape[1]} columns")
+        return cls(task, known, not are_probabilities(raw) if settings.logits is None else settings.logits)
 
 
 def _guess(raw: Any, predictor: Predictor, classes: np.ndarray | None, y: Any) -> str:
-    if isinstance(raw, list):
+    if is_detections(raw):
         return "detection"
     if predictor.answers_labels:
         return "classification"
@@ -136,9 +135,9 @@ class ModelPart:
 
     values: dict[tuple[str, str], np.ndarray]
     consensus: Consensus | None
-    matches: dict[str, list[Matches]]
-    outputs: Any
-    truth: Any
+    matches: dict[str, list[dict[str, np.ndarray]]]
+    outputs: np.ndarray | None
+    truth: np.ndarray | None
     reading: Reading
     predictor: Predictor | None
 
@@ -234,58 +233,55 @@ class ModelRun:
     cause: Exception | None = None
     task: Task = field(init=False)
     reading: Reading | None = None
-    truth: Any = None  # the labels in the task's form and the coordinates of what the model sees
+    truth: np.ndarray | None = None  # the labels in the task's form and the coordinates of what the model sees
 
     def __post_init__(self) -> None:
-        self.n, self.distinct = len(self.X), [self.group.elements[k] for k in self.group.distinct]
+        self.distinct = [self.group.elements[k] for k in self.group.distinct]
         self.shape, self.corner = self._canvas()
-        self.values: dict[tuple[str, str], np.ndarray] = {}  # (reference, metric) -> (different elements, n)
-        self.agreed: list[tuple[np.ndarray, Consensus]] = []
-        self.matches: dict[str, list[list[Matches]]] = {}
-        self.kept: Any = None
-        self.keeps = self.settings.keep_outputs is not False
+        self.values: dict[Any, np.ndarray] = {}  # (reference, metric) -> (different elements, n)
+        self.agreed: dict[Any, np.ndarray] = {}  # the fields of a Consensus
+        self.kept: dict[Any, np.ndarray] = {}  # "outputs", where they are kept
+        self.matches: dict[str, list[list[dict[str, np.ndarray]]]] = {}
+        self.keeps = self.settings.keep_outputs
 
-    def answers(self, flat: np.ndarray) -> Any:
+    def answers(self, flat: np.ndarray) -> np.ndarray:
         """Call the model on a batch; return its raw outputs, one per input."""
-        raw = to_numpy(self.predictor(flat))
+        raw = self.predictor(flat)
         if np.ndim(raw) == 0 or len(raw) != len(flat):
             found = "a single value" if np.ndim(raw) == 0 else f"{len(raw)} outputs"
             raise ValueError(f"{self.name} returned {found} for {len(flat)} inputs")
         return raw
 
-    def take(self, blocks: list[Any], rows: np.ndarray) -> None:
+    def take(self, blocks: list[np.ndarray], rows: np.ndarray) -> None:
         """Measure the raw outputs of some samples over the whole orbit (elements first), and remember the values."""
-        raw = [one for block in blocks for one in block] if isinstance(blocks[0], list) else np.concatenate(blocks)
+        raw = np.concatenate(blocks)
         if self.reading is None:
             self._settle(raw)
         assert self.reading is not None
-        flat = self.reading.read(raw)
-        self._measure(flat, _by_element(flat, len(self.distinct)), rows)
+        self._measure(self.reading.read(raw), rows)
 
     def take_alone(self, x: np.ndarray, row: int, per_call: int) -> None:
-        """Evaluate one sample by itself; if that fails, note the sample, the element and the error."""
+        """Evaluate one sample by itself; if that fails, note the sample, the first element it fails at, and why."""
+        place: int | None = None
         blocks = []
-        for begin in range(0, len(self.distinct), per_call):
-            elements = self.distinct[begin : begin + per_call]
-            moved = self.group.orbit(x, elements)
-            try:
-                blocks.append(self.answers(moved.reshape(-1, *moved.shape[2:])))
-            except Exception as error:
-                self._fail(row, *self._blame(x, begin, elements, error))
-                return
+        try:
+            for begin in range(0, len(self.distinct), per_call):
+                elements = self.distinct[begin : begin + per_call]
+                try:
+                    blocks.append(self.answers(self.group.orbit(x, elements)[:, 0]))
+                except Exception:
+                    for k, g in enumerate(elements):
+                        place = begin + k
+                        self.answers(self.group.phi(g, x))
+                    place = None  # none of them by itself: all at once are too much
+                    raise
+        except Exception as error:
+            self._fail(row, place, error)
+            return
         try:
             self.take(blocks, np.array([row]))
         except BadOutput as error:
             self._fail(row, error.row, error)
-
-    def _blame(self, x: np.ndarray, begin: int, elements: list[Any], error: Exception) -> tuple[int | None, Exception]:
-        """Find the first element on which the model fails; it may be none, when only the whole batch is too much."""
-        for k, g in enumerate(elements):
-            try:
-                self.answers(self.group.phi(g, x))
-            except Exception as own:
-                return begin + k, own
-        return None, error
 
     def _fail(self, row: int, place: int | None, error: Exception) -> None:
         label = "" if place is None else self.group.labels[self.group.distinct[place]]
@@ -295,55 +291,47 @@ class ModelRun:
 
     # -- the form of the task ---------------------------------------------------------------------------------------
 
-    def _settle(self, raw: Any) -> None:
+    def _settle(self, raw: np.ndarray) -> None:
         """Decide from the first outputs which task this is, and bring the labels to its form."""
-        s = self.settings
-        reading = Reading.settle(raw, self.predictor, s.task, s.classes, s.logits, self.y)
-        kind = s.psi or {"classification": "invariant", "detection": "boxes", "field": "field"}.get(reading.task)
+        settings, group = self.settings, self.group
+        reading = Reading.settle(raw, self.predictor, settings, self.y)
+        task = TASKS[reading.task]
+        kind = settings.psi or task.follows
         if kind is None:
-            if np.ndim(raw) > 1 and np.prod(np.shape(raw)[1:]) > 1:
-                raise BadCall(
-                    f"psi is missing: the outputs have shape {np.shape(raw)[1:]} per sample, and it must be said how "
+            if np.prod(raw.shape[1:]) > 1:
+                raise ValueError(
+                    f"psi is missing: the outputs have shape {raw.shape[1:]} per sample, and it must be said how "
                     "they follow the inputs: psi='invariant' if they stay, else one of "
-                    f"{', '.join(getattr(self.group, 'kinds', ('invariant',)))}"
+                    f"{', '.join(getattr(group, 'kinds', ('invariant',)))}"
                 )
             kind = "invariant"
-        if kind != "invariant":
-            if not isinstance(self.group, Group):
-                raise BadCall(f"psi is missing: {type(self.group).__name__} has no action on outputs of kind {kind!r}")
-            self.group.check_kind(kind)
-        if self.y is None and kind != "invariant" and not isinstance(self.group, Group):
-            raise BadCall(f"there are no labels, and {type(self.group).__name__} has no inverse for a consensus")
-        if reading.task == "detection":
-            self.task = Detection(
-                kind, s.metrics, iou_threshold=s.iou_threshold, score_threshold=s.score_threshold,
-                pixel_offset=s.pixel_offset,
-            )  # fmt: skip
-        else:
-            self.task = TASKS[reading.task](kind, s.metrics)
+        if isinstance(group, Group):
+            group.check_kind(kind)
+        elif kind != "invariant":
+            raise ValueError(f"psi is missing: {type(group).__name__} has no action on outputs of kind {kind!r}")
+        self.task = task(kind, settings.metrics, **{name: getattr(settings, name) for name in task.options})
         if self.y is not None:
-            self.truth = self._read_truth(reading, kind, np.shape(raw)[1:] if not isinstance(raw, list) else ())
+            self.truth = self._read_truth(reading, kind, raw.shape[1:])
         self.reading = reading
 
-    def _read_truth(self, reading: Reading, kind: str, output_shape: tuple[int, ...]) -> Any:
+    def _read_truth(self, reading: Reading, kind: str, output_shape: tuple[int, ...]) -> np.ndarray:
         if reading.task == "classification":
             assert reading.classes is not None
             labels, place = check_labels(self.y).tolist(), {c: k for k, c in enumerate(reading.classes.tolist())}
             unknown = [label for label in labels if label not in place]
             if unknown:
-                raise BadCall(
+                raise ValueError(
                     f"label {unknown[0]!r} in y is none of the classes of {self.name} "
                     f"({', '.join(map(str, list(place)[:12]))}): pass classes=, in the order of the columns"
                 )
             return np.array([place[label] for label in labels])
         if reading.task == "detection":
-            if not isinstance(self.y, list):
-                raise BadCall("the labels of detections are a list of dicts with 'boxes' and 'labels'")
+            if not is_detections(self.y):
+                raise ValueError("the labels of detections are a list of dicts with 'boxes' and 'labels'")
             rows = [clean_detections(one, f"y[{i}]", truth=True) for i, one in enumerate(self.y)]
-            corner = np.array([*self.corner, *self.corner], dtype=float)
-            return [{**row, "boxes": row["boxes"] - corner} for row in rows]
-        if isinstance(self.y, list) or self.y.dtype.kind not in "fiub":
-            raise BadCall(f"y must hold numbers for {reading.task}, as the outputs of {self.name} do")
+            return as_rows([{**row, "boxes": row["boxes"] - np.array(2 * self.corner, dtype=float)} for row in rows])
+        if self.y.dtype.kind not in "fiub":
+            raise ValueError(f"y must hold numbers for {reading.task}, as the outputs of {self.name} do")
         truth = np.asarray(self.y, dtype=np.float64)
         check_finite(truth, "y")
         if kind == "positions":
@@ -352,7 +340,7 @@ class ModelRun:
             truth = on_canvas(truth, self.shape, self.corner)
         if truth.shape[1:] != output_shape:
             if truth[0].size != 1 or np.prod(output_shape) != 1:
-                raise BadCall(f"y has shape {truth.shape[1:]} per sample, and the outputs have {output_shape}")
+                raise ValueError(f"y has shape {truth.shape[1:]} per sample, and the outputs have {output_shape}")
             truth = truth.reshape(len(truth), *output_shape)
         return truth
 
@@ -361,72 +349,60 @@ class ModelRun:
         if isinstance(self.group, PlanarGroup):
             before = self.group.as_images(np.asarray(self.X[:1])).shape[-2:]
             return self.group.canvas((int(before[0]), int(before[1])))
-        if self.first.ndim >= 3:
-            return (int(self.first.shape[-2]), int(self.first.shape[-1])), (0, 0)
-        return (0, 0), (0, 0)
+        shape = self.first.shape[-2:] if self.first.ndim >= 3 else (0, 0)
+        return (int(shape[0]), int(shape[1])), (0, 0)
 
     # -- measuring --------------------------------------------------------------------------------------------------
 
-    def _measure(self, flat: Any, outputs: Any, rows: np.ndarray) -> None:
-        task, elements = self.task, self.distinct
-        references: dict[str, list[Any]] = {}
+    def _measure(self, flat: np.ndarray, rows: np.ndarray) -> None:
+        task, elements, boxes = self.task, self.distinct, self.task.key == "detection"
+        outputs = flat.reshape(len(elements), -1, *flat.shape[1:])
+        right: dict[str, Any] = {}
         if self.truth is not None:
-            mine = [self.truth[r] for r in rows] if isinstance(self.truth, list) else self.truth[rows]
-            references["truth"] = move_targets(self.group, elements, mine, task.kind, self.shape)
+            right["truth"] = self.truth[rows]
+            if boxes and len(said := {_kind_of_label(one) for one in (*flat, *right["truth"])} - {""}) > 1:
+                raise ValueError(f"the labels of boxes are {' and '.join(sorted(said))}: those of {self.name} and of y")
         if self.settings.consensus and (task.kind == "invariant" or isinstance(self.group, Group)):
             agreed = orbit_consensus(self.group, elements, outputs, task.kind, task.key, self.shape, self.settings.undo)
-            self.agreed.append((rows, agreed))
-            value = agreed.labels() if task.key == "classification" else agreed.value
-            references["consensus"] = move_targets(self.group, elements, value, task.kind, self.shape)
-        for reference, targets in references.items():
-            together = [t for row in targets for t in row] if task.key == "detection" else np.concatenate(targets)
-            for key, values in task.measure(flat, together).items():
-                table = self.values.setdefault(
-                    (reference, key), np.full((len(elements), self.n), np.nan, dtype=np.float32)
-                )
-                table[:, rows] = values.reshape(len(elements), len(rows))
+            for name, values in vars(agreed).items():
+                self._put(self.agreed, name, rows, values)
+            right["consensus"] = agreed.labels() if task.key == "classification" else agreed.value
+        for reference, value in right.items():
+            targets = move_targets(self.group, elements, value, task.kind, self.shape)
+            measured = task.measure(flat, targets.reshape(-1, *targets.shape[2:]))
+            for key, values in measured.items():
+                table = values.reshape(len(elements), -1).astype(np.float32)
+                self._put(self.values, (reference, key), rows, table, axis=1)
             if isinstance(task, Detection) and "map" in task.metrics:
                 found = self.matches.setdefault(reference, [[] for _ in elements])
-                for k in range(len(elements)):
-                    found[k].append(Matches.of(task, outputs[k], targets[k], rows))
+                for k, part in enumerate(found):
+                    part.append(matched(task, outputs[k], targets[k], rows))
+        if self.keeps is None:  # as long as details need not compute them again when they are asked for
+            size = sum(64.0 * len(one["scores"]) + 400 for one in flat) if boxes else flat.size * 4
+            self.keeps = size / len(rows) * len(self.X) <= _KEPT_BYTES
         if self.keeps:
-            self._keep(outputs, rows)
+            self._put(self.kept, "outputs", rows, outputs if boxes else outputs.astype(np.float32), axis=1)
 
-    def _keep(self, outputs: Any, rows: np.ndarray) -> None:
-        listed = isinstance(outputs, list)
-        if self.kept is None:
-            boxes = sum(len(one["scores"]) for row in outputs for one in row) if listed else 0
-            size = 64.0 * boxes + 400 * len(rows) * len(outputs) if listed else outputs.size * 4
-            if self.settings.keep_outputs is None and size / len(rows) * self.n > _KEPT_BYTES:
-                self.keeps = False  # too large: details compute them again when they are asked for
-                return
-            if listed:
-                self.kept = [[None] * self.n for _ in outputs]
-            else:
-                self.kept = np.full((len(outputs), self.n, *outputs.shape[2:]), np.nan, dtype=np.float32)
-        if not listed:
-            self.kept[:, rows] = outputs
-            return
-        for k, row in enumerate(outputs):
-            for j, one in zip(rows, row):
-                self.kept[k][j] = one
+    def _put(self, store: dict[Any, np.ndarray], key: Any, rows: np.ndarray, values: np.ndarray, axis: int = 0) -> None:
+        """Put the values of some samples into a table of all; those that failed have NaN, no box, or no outputs."""
+        if key not in store:
+            shape = (*values.shape[:axis], len(self.X), *values.shape[axis + 1 :])
+            blank = np.nan if values.dtype != object else None if axis else NOTHING
+            store[key] = np.full(shape, blank, dtype=values.dtype)
+        store[key][(slice(None),) * axis + (rows,)] = values
 
     def part(self) -> ModelPart:
         """Return what the result keeps of this model."""
-        consensus = None
-        if self.agreed:
-            consensus = Consensus.scattered([a for _, a in self.agreed], [r for r, _ in self.agreed], self.n)
-        matches = {ref: [Matches.joined(parts) for parts in found] for ref, found in self.matches.items()}
         assert self.reading is not None
-        return ModelPart(self.values, consensus, matches, self.kept, self.truth, self.reading, self.predictor)
-
-
-def _by_element(flat: Any, m: int) -> Any:
-    """(elements x samples, ...) as (elements, samples, ...), or a list of lists."""
-    if isinstance(flat, list):
-        n = len(flat) // m
-        return [flat[k : k + n] for k in range(0, len(flat), n)]
-    return flat.reshape(m, -1, *flat.shape[1:])
+        return ModelPart(
+            values=self.values,
+            consensus=Consensus(**self.agreed) if self.agreed else None,
+            matches={
+                ref: [{key: np.concatenate([one[key] for one in parts]) for key in parts[0]} for parts in found]
+                for ref, found in self.matches.items()
+            },
+            outputs=self.kept.get("outputs"), truth=self.truth, reading=self.reading, predictor=self.predictor,
+        )  # fmt: skip
 
 
 # -- outputs ---------------------------------------------------------------------------------------------------------
@@ -437,6 +413,10 @@ def check_finite(values: np.ndarray, name: str, first: int = 0) -> None:
     if values.dtype.kind == "f" and not (good := np.isfinite(values)).all():
         row = first + int(np.argmin(good.reshape(len(good), -1).all(axis=1)))
         raise ValueError(f"{name} contains NaN or infinity in row {row}: only finite values are accepted")
+
+
+def _kind_of_label(one: Mapping[str, np.ndarray]) -> str:
+    return "" if not len(one["labels"]) else "texts" if one["labels"].dtype.kind == "U" else "numbers"
 
 
 def are_probabilities(outputs: np.ndarray) -> bool:
@@ -479,10 +459,12 @@ def on_canvas(maps: np.ndarray, shape: tuple[int, int], corner: tuple[int, int])
 
 
 def move_targets(
-    group: Transforms, elements: Sequence[Any], targets: Any, kind: str, shape: tuple[int, int]
-) -> list[Any]:
-    """Return psi(g, targets) for each element; boxes are cut at the border of what the model sees."""
+    group: Transforms, elements: Sequence[Any], targets: np.ndarray, kind: str, shape: tuple[int, int]
+) -> np.ndarray:
+    """Return psi(g, targets) for each element, (m, n, ...); boxes are cut at the border of what the model sees."""
     if kind == "invariant" or not isinstance(group, Group):
-        return [targets for _ in elements]
+        return np.broadcast_to(targets, (len(elements), *targets.shape))
     moved = [group.psi(g, targets, kind, shape) for g in elements]
-    return [clipped(row, shape) for row in moved] if kind == "boxes" and shape != (0, 0) else moved
+    if kind == "boxes" and shape != (0, 0):
+        moved = [clipped(row, shape) for row in moved]
+    return np.stack([as_rows(row) for row in moved] if targets.dtype == object else moved)

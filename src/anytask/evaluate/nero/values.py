@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from anytask.evaluate.nero.adapters import to_numpy
 from anytask.evaluate.nero.consensus import Consensus
-from anytask.evaluate.nero.metrics import Task, error_maps
+from anytask.evaluate.nero.metrics import Task, error_maps, map_of
 from anytask.evaluate.nero.reduction import reduce_orbits
 from anytask.evaluate.nero.runs import Detail, ElementView, Failure, ModelPart, SampleOrbit, move_targets
 from anytask.parts.transforms import Transforms
@@ -155,7 +154,8 @@ class OrbitValues:
     def labels(self, model: str | None = None) -> list[Any]:
         """Return each sample's true class, or its consensus class without labels; a set of them for detections."""
         name = self.models[self._model(model)]
-        truth, agreed = self._parts[name].truth, self.consensus.get(name)
+        truth: Any = self._parts[name].truth
+        agreed = self.consensus.get(name)
         if self.task == "detection":
             return [set(row["labels"].tolist()) for row in (agreed.value if truth is None and agreed else truth)]
         if self.task != "classification":
@@ -163,8 +163,7 @@ class OrbitValues:
         names: list[Any] = self.classes[name].tolist()  # type: ignore[union-attr]
         if truth is not None or agreed is None:
             return [names[code] for code in truth]
-        finite = np.isfinite(agreed.value).all(axis=1)
-        return [names[c] if ok else None for c, ok in zip(agreed.labels(), finite)]
+        return [names[c] if np.isfinite(p).all() else None for c, p in zip(agreed.labels(), agreed.value)]
 
     def label_texts(self, model: str | None = None) -> list[list[str]]:
         """Return :meth:`labels` as texts, several of a sample in order."""
@@ -206,7 +205,7 @@ class OrbitValues:
         for name, part in self._parts.items():
             rows = self.rows(subset, class_, name)
             if key[1] == "map":
-                curve = np.array([matches.map_of(rows) for matches in part.matches[key[0]]])
+                curve = np.array([map_of(matches, rows) for matches in part.matches[key[0]]])
             else:
                 curve = nanmean(part.values[key][:, rows], axis=1)
             curves.append(curve[self._place])
@@ -284,11 +283,9 @@ class OrbitValues:
                 good = rows[np.isfinite(agreed.value[rows]).all(axis=1)]
                 found["consensus_correct"] = float(nanmean((agreed.labels() == truth)[good].astype(float), axis=0))
             else:
-                two = [[t[i] for i in rows] if isinstance(t, list) else t[rows] for t in (agreed.value, truth)]
-                task = type(self._task)(self.kind)
-                values = task.measure(*two)["iou" if self.task == "detection" else next(iter(task.metrics))]
-                found["consensus_error"] = float(nanmean(values, axis=0))
-        return found | {"failed": float(len({f.sample for f in self.failures if f.model == name}))}
+                values = type(self._task)(self.kind).measure(agreed.value[rows], truth[rows])
+                found["consensus_error"] = float(nanmean(values.get("iou", next(iter(values.values()))), axis=0))
+        return found | {"failed": float(len(self.failed(name)))}
 
     # -- one sample under one element -------------------------------------------------------------------------------
 
@@ -301,69 +298,65 @@ class OrbitValues:
             If inputs or outputs were not kept and the result was loaded without models.
         """
         i, k = self._sample(sample), self.element(*coords, index=index)
+        inputs, outputs = self.orbits([i], [k])
+        named: dict[str, dict[str, Any]] = {"truth": {}, "consensus": {}, "maps": {}}
+        answers = {name: found[0, 0] for name, found in outputs.items() if i not in self.failed(name)}
+        for name in self.models:
+            for reference in self.references:
+                right = self.targets(name, reference, [i], [k])[0, 0]
+                classes = self.classes[name]
+                named[reference][name] = right if classes is None else classes.tolist()[right]
+            if self.task == "field" and name in answers:
+                found = error_maps(answers[name][None], named[self.references[0]][name][None])
+                named["maps"][name] = {key: error[0] for key, error in found.items()}
+        consensus = {name: right for name, right in named["consensus"].items() if name in answers}
+        truth = next(iter(named["truth"].values()), None)
+        return Detail(i, k, self.group.labels[k], inputs[0, 0], answers, truth, consensus, named["maps"])
+
+    def orbits(self, samples: Any, elements: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return inputs phi(g, x_i) and outputs O[g, i] by model, (elements, samples, ...), for indices of both.
+
+        Outputs that were not kept are computed; those of a sample on which the model failed are NaN or None.
+
+        Raises
+        ------
+        ValueError
+            If inputs or outputs were not kept and the result was loaded without models.
+        """
         if self.X is None:
             raise ValueError("the inputs were not saved with the result: NeroResult.load(folder, X=X)")
-        g = self.group.elements[k]
-        x = self.group.phi(g, np.asarray(self.X[i : i + 1]))
-        outputs, consensus, maps = {}, {}, {}
-        truth = None
+        inputs = self.group.orbit(np.asarray(self.X[samples]), [self.group.elements[k] for k in elements])
+        outputs = {}
         for name, part in self._parts.items():
-            if part.truth is not None and truth is None:
-                truth = self._moved(g, part.truth[i], part)
-            (out,) = self.outputs(name, np.array([i]), x[None], k)[0]
-            if out is None:
+            if part.outputs is not None:
+                outputs[name] = part.outputs[self._place[elements]][:, samples]
                 continue
-            outputs[name] = out
-            if part.consensus is not None:
-                value = part.consensus.value[i]
-                consensus[name] = self._moved(g, int(value.argmax()) if self.task == "classification" else value, part)
-            target = truth if truth is not None else consensus.get(name)
-            if self.task == "field" and target is not None:
-                found = error_maps(np.asarray(out)[None], np.asarray(target)[None])
-                maps[name] = {key: found[key][0] for key in found}
-        return Detail(i, k, self.group.labels[k], x[0], outputs, truth, consensus, maps)
+            if part.predictor is None:
+                raise ValueError(
+                    "the outputs were not kept, and this result was loaded without its models: "
+                    "NeroResult.load(folder, models={name: model})"
+                )
+            outputs[name] = np.full(inputs.shape[:2], None)
+            if (good := ~np.isin(samples, list(self.failed(name)))).any():
+                mine = inputs[:, good]
+                found = part.reading.read(part.predictor(mine.reshape(-1, *mine.shape[2:])))
+                blank = None if found.dtype == object else np.nan
+                outputs[name] = np.full((*inputs.shape[:2], *found.shape[1:]), blank, dtype=found.dtype)
+                outputs[name][:, good] = found.reshape(*mine.shape[:2], *found.shape[1:])
+        return inputs, outputs
 
-    def outputs(self, model: str, rows: np.ndarray, inputs: np.ndarray, element: int | None = None) -> list[list[Any]]:
-        """Return O[g, i] for some samples, one list per element; None for samples on which the model failed.
+    def targets(self, model: str, reference: str, samples: Any, elements: Any) -> np.ndarray:
+        """Return psi(g, y_i) or psi(g, c_i), (elements, samples, ...); classes are columns of the model's outputs."""
+        right = self.truth(model)
+        if reference == "consensus":
+            agreed = self.consensus[model]
+            right = agreed.labels() if self.task == "classification" else agreed.value
+        chosen = [self.group.elements[k] for k in elements]
+        return move_targets(self.group, chosen, right[samples], self.kind, self.shape)
 
-        Parameters
-        ----------
-        model : str
-            Whose.
-        rows : index array of shape (k,)
-            Which samples.
-        inputs : array of shape (elements, k, ...)
-            phi(g, x_i), from which outputs are computed where they were not kept.
-        element : int, optional
-            The one element; default: all different elements.
-        """
-        part = self._parts[model]
-        places = range(len(self.group.distinct)) if element is None else [self._place[element]]
-        failed = {f.sample for f in self.failures if f.model == model}
-        good = np.array([i not in failed for i in rows])
-        if part.outputs is None and part.predictor is None:
-            raise ValueError(
-                "the outputs were not kept, and this result was loaded without its models: "
-                "NeroResult.load(folder, models={name: model})"
-            )
-        found = []
-        for x, place in zip(inputs, places):
-            answers: list[Any] = [None] * len(rows)
-            if part.outputs is None and good.any():
-                mine = iter(part.reading.read(to_numpy(part.predictor(x[good]))))  # type: ignore[misc]
-                answers = [next(mine) if ok else None for ok in good]
-            elif part.outputs is not None:
-                answers = [part.outputs[place][i] if ok else None for i, ok in zip(rows, good)]
-            found.append(answers)
-        return found
-
-    def _moved(self, g: Any, target: Any, part: ModelPart) -> Any:
-        if self.task == "classification":
-            return part.reading.classes.tolist()[int(target)]  # type: ignore[union-attr]
-        if self.kind == "invariant":
-            return target
-        one = [target] if self.task == "detection" else target[None]
-        return move_targets(self.group, [g], one, self.kind, self.shape)[0][0]
+    def failed(self, model: str) -> set[int]:
+        """Return the samples on which a model could not be evaluated."""
+        return {failure.sample for failure in self.failures if failure.model == model}
 
     # -- small steps ------------------------------------------------------------------------------------------------
 
