@@ -25,6 +25,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
 
 from anytask.prompts import LLMLingua2
+from anytask.prompts.llmlingua2.words import counter_of
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -91,7 +92,7 @@ def compare(theirs: Any, mine: LLMLingua2, texts: list[str], rounds: int) -> dic
     mine.compress_many(texts[:1], 0.5)
     rows = []
     for _ in range(rounds):
-        mine._target.known.clear()  # counted words are remembered between calls: every round starts without
+        counter_of.cache_clear()  # counted words are remembered between calls: every round starts without
         forward[0] = 0.0
         start = time.perf_counter()
         a = theirs.compress_prompt_llmlingua2(texts, rate=0.5, return_word_label=True)

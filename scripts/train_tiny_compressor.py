@@ -30,7 +30,7 @@ from anytask.core.rng import derive, isolated
 from anytask.lm.sim import SimulatedChat
 from anytask.lm.tiny_models import checksum
 from anytask.prompts import LLMLingua2
-from anytask.prompts.llmlingua2.distillation import distill
+from anytask.prompts.llmlingua2.distillation import Distillation
 from anytask.prompts.llmlingua2.probe import probe_compressor
 from anytask.prompts.llmlingua2.training import Training, accuracy, encode
 
@@ -145,7 +145,7 @@ def train(recipe: dict[str, Any]) -> tuple[LLMLingua2, dict[str, Any]]:
     texts = [text for _ in range(recipe["passes"]) for text in documents(used, recipe, rng)]
     teacher = SimulatedChat(recipe["teacher"], seed=seed)
     options = {name: recipe[name] for name in ("variation", "gap", "window")}
-    distilled = distill(teacher, texts, seed=seed, **options)
+    distilled = Distillation(**options).distill(teacher, texts, seed=seed)
     tokenizer = word_pieces([p for source in used for p in source], recipe)
     with isolated(seed):
         config = BertConfig(vocab_size=len(tokenizer), use_cache=False, **recipe["config"])
@@ -154,12 +154,9 @@ def train(recipe: dict[str, Any]) -> tuple[LLMLingua2, dict[str, Any]]:
     training = Training(epochs=recipe["epochs"], lr=recipe["learning_rate"], batch_size=recipe["batch_size"])
     place = {"max_length": recipe["max_length"], "seed": seed}
     accuracies = training.train(model, tokenizer, distilled.words, distilled.labels, **place)
-    test = distill(
-        SimulatedChat(recipe["teacher"], seed=derive(seed, "held out") % 2**31),
-        documents(held, recipe, rng),
-        seed=seed,
-        **{**options, "variation": 90, "gap": 100},
-    )
+    other = SimulatedChat(recipe["teacher"], seed=derive(seed, "held out") % 2**31)
+    unfiltered = Distillation(**{**options, "variation": 90, "gap": 100})
+    test = unfiltered.distill(other, documents(held, recipe, rng), seed=seed)
     examples = encode(tokenizer, test.words, test.labels, recipe["max_length"])
     labels = np.concatenate(test.labels)
     log = {

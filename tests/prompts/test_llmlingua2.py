@@ -14,7 +14,7 @@ from anytask.prompts.baselines import RandomDeletion, SurprisalCompressor, Trunc
 from anytask.prompts.llmlingua2 import LLMLingua2
 from anytask.prompts.llmlingua2.probe import probe_compressor
 from anytask.prompts.llmlingua2.selection_rules import percentile_threshold, select_words
-from anytask.prompts.llmlingua2.words import ChunkWords, WordReader
+from anytask.prompts.llmlingua2.words import WordReader, Words
 
 KINDS = ("metaspace", "wordpiece", "bytelevel")
 TEXT = "Prices rose by 12 percent, and nobody asked the committee's chair. The library closed! Who wanted more time?"
@@ -23,7 +23,7 @@ TEXT = "Prices rose by 12 percent, and nobody asked the committee's chair. The l
 def _compressor(small_classifiers, kind, **settings):
     model, tokenizer = copy.deepcopy(small_classifiers[kind])
     made = LLMLingua2(model, tokenizer=tokenizer, **settings)
-    made._require_model()
+    made.reader = made._reader()
     return made
 
 
@@ -100,12 +100,12 @@ def test_forced_words_and_digits_survive_every_rate(small_classifiers, kind, rat
 
 def test_tokens_that_the_tokenizer_splits_get_stand_ins_and_come_back(small_classifiers):
     compressor = _compressor(small_classifiers, "wordpiece", force_tokens=["The answer is"])
-    assert list(compressor.reader_.stand_in) == ["The answer is"]
+    assert list(compressor.reader.stand_in) == ["The answer is"]
     result = compressor.compress("Nobody asked. The answer is 12. The answer was short.", 0.3)
     assert "The answer is" in result.kept
     assert "[NEW" not in result.text
     with pytest.raises(ValueError, match="stands for a forced token"):
-        compressor.compress(f"a {compressor.reader_.stand_in['The answer is']} b", 0.5)
+        compressor.compress(f"a {compressor.reader.stand_in['The answer is']} b", 0.5)
 
 
 def test_a_recurring_forced_token_is_dropped_if_nothing_is_kept_in_between(small_classifiers):
@@ -131,13 +131,12 @@ def test_a_text_of_forced_tokens_only_comes_back_unchanged(small_classifiers):
 def test_chunks_end_at_sentence_ends_and_fit(small_classifiers, kind):
     compressor = _compressor(small_classifiers, kind, max_length=32)
     text = " ".join([TEXT] * 4)
-    prepared = compressor.reader_.tokenise([text])[0]
-    assert prepared.chunks[0][0] == 0
-    assert prepared.chunks[-1][1] == len(prepared.ids)
-    for (a, b), (c, _) in zip(prepared.chunks, prepared.chunks[1:]):
-        assert b == c
-        assert 0 < b - a <= 30
-        window = np.array([prepared.text[s:e].strip() == "." for s, e in prepared.offsets[a : a + 30]])
+    (page,) = compressor.reader.read([text])
+    assert np.concatenate(page.chunks).tolist() == page.ids.tolist()
+    assert all(0 < len(chunk) <= 30 for chunk in page.chunks)
+    tokens = compressor.tokenizer_.convert_ids_to_tokens(page.ids)
+    for a, b in zip(page.stops, page.stops[1:]):
+        window = np.array([token.strip("\u2581\u0120") == "." for token in tokens[a : a + 30]])
         if window[1:].any():
             assert window[b - a - 1]
             assert not window[b - a :].any()
@@ -147,9 +146,8 @@ def test_chunks_end_at_sentence_ends_and_fit(small_classifiers, kind):
 
 def test_newlines_end_chunks_though_the_tokenizer_does_not_show_them(small_classifiers):
     compressor = _compressor(small_classifiers, "wordpiece", max_length=24)
-    prepared = compressor.reader_.tokenise(["the new library\n" + "the new report the river the chair " * 4])[0]
-    _, b = prepared.chunks[0]
-    assert prepared.text[: prepared.offsets[b - 1, 1]] == "the new library"
+    (page,) = compressor.reader.read(["the new library\n" + "the new report the river the chair " * 4])
+    assert page.text[: sum(place < page.stops[1] for place in page.first)] == ["the", "new", "library"]
 
 
 def test_batches_do_not_change_the_probabilities(small_classifiers):
@@ -310,12 +308,14 @@ def test_the_context_that_alone_names_the_asked_word_survives():
 def test_repeats_of_forced_tokens_are_judged_by_the_cut_itself():
     # Costs make the cut higher than the plain percentile of the words: b falls, and the second "?" follows the first.
     p = np.array([1.0, 0.6, 1.0, 0.9, 0.1])
-    chunk = ChunkWords(0, ["?", "b", "?", "c", "d"], [True] * 5, p, p, np.array([1, 1, 1, 20, 1]))
-    (kept,) = select_words([chunk], 0.8, single=("?",))
+    one = np.zeros(5, dtype=int)
+    text = np.array(["?", "b", "?", "c", "d"], dtype=object)
+    words = Words(text, one == 0, one, one, np.array([1, 1, 1, 20, 1]), p, p)
+    kept = select_words(words, one, 0.8, single=("?",))
     # tau = percentile 20 (0.8 -> int(20 + 1) = 21) of .1 .6 .9*20 1 1 is .9: b goes, and with it the second "?";
     # its probability then is 0, tau stays .9
     assert kept.tolist() == [True, False, False, False, False]
-    (plain,) = select_words([chunk], 0.8)
+    plain = select_words(words, one, 0.8)
     assert plain.tolist() == [True, False, True, False, False]
 
 
@@ -353,7 +353,7 @@ def test_damaged_shipped_weights_are_refused(monkeypatch, tmp_path):
 
 def test_slow_tokenizers_are_refused():
     with pytest.raises(ValueError, match="fast tokenizer"):
-        WordReader(object())
+        WordReader(object(), LLMLingua2())
 
 
 @pytest.mark.parametrize("cls", [Truncation, RandomDeletion, SurprisalCompressor])

@@ -9,10 +9,9 @@ from anytask.core.persistence import load_tree
 from anytask.datasets.compression_languages import KeyValue, Modifiers
 from anytask.prompts.llmlingua2.distillation import (
     Alignment,
+    Distillation,
     annotate,
     chunk_text,
-    distill,
-    label_pairs,
     quality_filter,
 )
 from anytask.prompts.llmlingua2.token_probabilities import model_inputs
@@ -72,7 +71,7 @@ def test_chunks_join_to_the_text_and_fit(text, size):
 
 
 def test_pairs_become_labels_and_commas_are_dropped():
-    data = label_pairs(["The cities, walked by cats."], ["city walk cat."])
+    data = Distillation().label(["The cities, walked by cats."], ["city walk cat."])
     assert data.words == [["The", "cities", ",", "walked", "by", "cats", "."]]
     assert data.labels == [[False, True, False, True, False, True, True]]
 
@@ -87,7 +86,7 @@ def test_distillation_sends_the_paper_s_request_and_filters_rephrased_texts():
             requests.append(request)
             return super().chat(request)
 
-    data = distill(Recorder(seed=1), texts, seed=3)
+    data = Distillation().distill(Recorder(seed=1), texts, seed=3)
     assert {(r.temperature, r.top_p, r.tag) for r in requests} == {(0.3, 1.0, "distil")}
     assert len({r.seed for r in requests}) == len(texts)
     rephrased = {i for i, text in enumerate(texts) if world.rephrases(text)}
@@ -95,7 +94,7 @@ def test_distillation_sends_the_paper_s_request_and_filters_rephrased_texts():
     assert len(rephrased & set(data.kept)) <= len(rephrased) // 4
     assert data.kind == "sim"
     with pytest.raises(ValueError, match="place"):
-        distill(world, texts, instruction="Shorten this.")
+        Distillation(instruction="Shorten this.")
 
 
 def test_padding_is_masked_and_left_out_of_the_loss():

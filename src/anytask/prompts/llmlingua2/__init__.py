@@ -16,22 +16,26 @@ token longer.
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Self
 
+import attrs
 import numpy as np
 import torch
 
 from anytask.core.estimator import Estimator
+from anytask.core.persistence import load_tree
 from anytask.core.progress import Progress
 from anytask.core.rng import isolated
 from anytask.core.settings import choice, flag, free, group, real, whole
 from anytask.models.loading import pack_pretrained, unpack_pretrained
-from anytask.prompts.base import Compression, check_rate
-from anytask.prompts.llmlingua2.distillation import Distillation, Distilled, distill
+from anytask.prompts.base import Compression
+from anytask.prompts.llmlingua2.distillation import Distillation, Distilled
 from anytask.prompts.llmlingua2.selection_rules import (
-    check_budget,
-    context_share,
+    Budget,
     dynamic_rates,
     favour,
     keep_one,
@@ -40,15 +44,7 @@ from anytask.prompts.llmlingua2.selection_rules import (
 )
 from anytask.prompts.llmlingua2.token_probabilities import keep_probabilities, read_classifier
 from anytask.prompts.llmlingua2.training import Training, small_encoder
-from anytask.prompts.llmlingua2.words import (
-    ChunkWords,
-    WordReader,
-    as_contexts,
-    check_target,
-    compression,
-    counter_of,
-    write_contexts,
-)
+from anytask.prompts.llmlingua2.words import WordReader, Words, check_contexts, check_target, counter_of, write_contexts
 
 __all__ = ["LLMLingua2"]
 
@@ -140,14 +136,12 @@ class LLMLingua2(Estimator):
     distillation: Distillation = group(Distillation, "filters and alignment of distill")
     training: Training = group(Training, "of fit")
 
+    #: The paper's way to train, for a pretrained encoder; the defaults are for the fresh one.
+    PRESETS: ClassVar = {"paper": {"training": {"epochs": 10, "lr": 1e-5, "batch_size": 10}}}
+
     def _check_settings(self) -> None:
         if isinstance(self.model, torch.nn.Module) and self.tokenizer is None:
             raise ValueError("a model given as a module needs its tokenizer: LLMLingua2(model, tokenizer=...)")
-        if "model_" in vars(self):  # set_params: another model, or another way to read its tokens
-            if self._read_from is not self.model:
-                del self.model_, self.tokenizer_, self.reader_
-            else:
-                self._read(self.model_, self.tokenizer_, self._weights)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True  # the shipped weights compress without a fit
@@ -157,30 +151,25 @@ class LLMLingua2(Estimator):
         """``"tiny"`` for weights of the package or trained from scratch, ``"local"`` for given ones."""
         return "tiny" if self.model is None else "local"
 
-    @staticmethod
-    def _named(model: Any) -> str:
-        return type(model).__name__ if isinstance(model, torch.nn.Module) else str(model)
-
-    def _require_model(self) -> None:
+    def _reader(self) -> WordReader:
         """Read the weights, the shipped ones if there are no others, if that was not done before."""
-        if "model_" in vars(self):
-            return
-        if self.model is not None:
-            self._read(*read_classifier(self.model, self.tokenizer, self._device), self._named(self.model))
-            return
-        from anytask.lm.tiny_models import verified_folder
+        if "model_" not in vars(self) or self._read_from is not self.model:  # set_params may name another model
+            from anytask.lm.tiny_models import verified_folder
 
-        self._read(*read_classifier(str(verified_folder("compressor")), None, self._device), "compressor")
-
-    def _read(self, model: Any, tokenizer: Any, weights: str) -> None:
-        reading = ("force_tokens", "force_digits", "token_to_word", "chunk_ends", "max_length", "convention")
-        reader = WordReader(tokenizer, **{name: getattr(self, name) for name in reading})
-        n = len(tokenizer)  # larger than before if stand-ins for forced tokens were added
-        if n > model.get_input_embeddings().num_embeddings:
+            given = str(verified_folder("compressor")) if self.model is None else self.model
+            self._use(*read_classifier(given, self.tokenizer), "compressor" if self.model is None else self._named())
+        reader = WordReader(self.tokenizer_, self, None if self.target is None else counter_of(self.target))
+        if len(self.tokenizer_) > self.model_.get_input_embeddings().num_embeddings:  # stand-ins for forced tokens
             with isolated(self.seed):
-                model.resize_token_embeddings(n)
-        self.model_, self.tokenizer_, self.reader_ = model.to(self._device).eval(), tokenizer, reader
-        self._weights, self._read_from = weights, self.model
+                self.model_.resize_token_embeddings(len(self.tokenizer_))
+        self.model_.to(self._device).eval()
+        return reader
+
+    def _named(self) -> str:
+        return type(self.model).__name__ if isinstance(self.model, torch.nn.Module) else str(self.model)
+
+    def _use(self, model: torch.nn.Module, tokenizer: Any, weights: str) -> None:
+        self.model_, self.tokenizer_, self._weights, self._read_from = model, tokenizer, weights, self.model
 
     def fit(
         self,
@@ -204,55 +193,33 @@ class LLMLingua2(Estimator):
             Called with the finished share in [0, 1].
         """
         if isinstance(words, Distilled):
-            distilled = words
-            words, labels = distilled.words, distilled.labels
+            words, labels = words.words, words.labels
         if labels is None:
             raise ValueError("fit needs labels: one list of booleans per text, or a Distilled data set")
-        fresh = self.model is None
-        if fresh:
-            model, tokenizer = small_encoder(
-                words, causal=self.mask == "causal", max_length=self.max_length, seed=self.seed
-            )
+        if self.model is None:
+            model, tokenizer = small_encoder(words, self.mask == "causal", self.max_length, self.seed)
+            weights = "trained from scratch"
         else:
-            self._require_model()
-            model, tokenizer = self.model_, self.tokenizer_
+            self._reader()
+            model, tokenizer, weights = self.model_, self.tokenizer_, f"{self._named()} after fit"
         self.accuracies_ = self.training.train(
-            model.to(self._device),
-            tokenizer,
-            words,
-            labels,
-            fresh=fresh,
-            max_length=self.max_length,
-            seed=self.seed,
-            folder=folder,
-            progress=progress,
-        )
-        self._read(model, tokenizer, "trained from scratch" if fresh else f"{self._named(self.model)} after fit")
+            model.to(self._device), tokenizer, words, labels,
+            max_length=self.max_length, seed=self.seed, folder=folder, progress=progress,
+        )  # fmt: skip
+        self._use(model, tokenizer, weights)
         return self
 
     def distill(self, chat: Any, texts: Sequence[str], **options: Any) -> Self:
         """Have a chat model compress ``texts``, and train on what passes the filters.
 
-        ``options`` go to :func:`~anytask.prompts.llmlingua2.distillation.distill`; the data set is ``distilled_``.
+        ``options`` replace settings of ``distillation``; the data set is ``distilled_``.
         """
-        settings = {**self.distillation.get_params(), "seed": self.seed, **options}
-        self.distilled_ = distill(chat, texts, **settings)
+        settings = attrs.evolve(self.distillation, **options)
+        self.distilled_ = settings.distill(chat, texts, seed=self.seed)
         return self.fit(self.distilled_)
 
     def compress(
-        self,
-        text: str | Sequence[str],
-        rate: float | None = None,
-        *,
-        target_tokens: int | None = None,
-        threshold: float | None = None,
-        question: str | None = None,
-        context_filter: bool = False,
-        token_filter: bool = True,
-        context_rate: float | None = None,
-        context_tokens: int | None = None,
-        n_contexts: int | None = None,
-        force_contexts: Sequence[int] = (),
+        self, text: str | Sequence[str], rate: float | None = None, *, question: str | None = None, **budget: Any
     ) -> Compression:
         """Compress one text, or the contexts of one prompt.
 
@@ -261,50 +228,42 @@ class LLMLingua2(Estimator):
         text : str or sequence of str
         rate : float in (0, 1], optional
             Share of the tokens to keep; at 1 the text comes back unchanged. At least one word is kept.
-        target_tokens : int, optional
-            Number of tokens to keep instead, at least 1.
-        threshold : float in [0, 1], optional
-            Keep the words whose probability reaches it instead, however many there are.
         question : str, optional
             Favour the words of this question: certain where they occur once in the contexts, less the more often. A
             context that alone names one of them is kept.
-        context_filter : bool, default False
-            First drop the contexts with the lowest mean probability, then words of the others.
-        token_filter : bool, default True
-            False drops whole contexts only.
-        context_rate, context_tokens, n_contexts : optional
-            Budget of the contexts: as a share, in tokens, or a number of contexts (at least 1). Default
-            ``(rate + 1) / 2``, or twice ``target_tokens``.
-        force_contexts : sequence of int
-            Contexts that are kept in any case.
+        **budget
+            ``target_tokens`` or ``threshold`` instead of a rate; ``context_filter`` and what goes with it, see
+            :class:`~anytask.prompts.llmlingua2.selection_rules.Budget`.
 
         Returns
         -------
         Compression
         """
-        contexts = as_contexts(text)
-        counts = {"target_tokens": target_tokens, "context_tokens": context_tokens, "n_contexts": n_contexts}
-        rate = check_budget(self.rate if rate is None else rate, threshold, **counts)
-        if context_rate is not None:
-            check_rate(context_rate)
-        chunks = self._classify([contexts])[0]
-        origin = self._origin(contexts, chunks)
-        named = favour(chunks, question) if question else set()
-        keep = list(range(len(contexts)))
-        if context_filter and len(contexts) > 1:
-            share = context_share(
-                *(len(contexts), sum(origin), rate, target_tokens, token_filter, context_rate),
-                *(context_tokens, n_contexts),
-            )
-            keep = select_contexts(chunks, len(contexts), share, {*force_contexts, *named})
-        if target_tokens is not None:
-            rate = min(target_tokens / max(1, sum(origin[i] for i in keep)), 1.0)
-        reserved = [chunk for chunk in chunks if chunk.context in keep]
-        kept = self._select(reserved, rate if token_filter else 1.0, threshold if token_filter else None)
-        masks = iter(kept)
-        all_masks = [next(masks) if c.context in keep else np.zeros(len(c.words), dtype=bool) for c in chunks]
-        written = write_contexts(contexts, chunks, all_masks, keep)
-        return compression(written, origin, self._lengths(written), chunks, all_masks, self._source())
+        contexts = check_contexts([text] if isinstance(text, str) else text)
+        asked = Budget(rate=self.rate if rate is None else rate, **budget)
+        n = len(contexts)
+        if wrong := [i for i in asked.force_contexts if i >= n]:
+            raise ValueError(f"force_contexts must be indices in [0, {n}), got {wrong}")
+        reader = self._reader()
+        words, origin = self._classify(reader, contexts), reader.lengths(contexts)
+        named: set[int] = set()
+        if question:
+            pieces = [word for page in reader.read([question]) for word in page.text]
+            words, named = favour(words, {piece.casefold() for piece in pieces if re.search(r"\w", piece)})
+        keep = list(range(n))
+        if asked.context_filter and n > 1:
+            share = asked.context_share(n, int(origin.sum()))
+            keep = select_contexts(words, n, share, {*asked.force_contexts, *named})
+        rate = asked.rate
+        if asked.target_tokens is not None:
+            rate = min(asked.target_tokens / max(1, int(origin[keep].sum())), 1.0)
+        inside = np.isin(words.context, keep)
+        kept = inside.copy()
+        if asked.token_filter:
+            part = words.take(inside)
+            kept[inside] = self._select(part, np.zeros_like(part.context), rate, asked.threshold)
+        texts = [write_contexts(contexts, words, kept)[i] for i in keep]
+        return self._result(words, kept, texts, int(origin.sum()), int(reader.lengths(texts).sum()))
 
     def compress_many(
         self,
@@ -334,90 +293,76 @@ class LLMLingua2(Estimator):
             raise TypeError("compress_many takes a list of texts; for one text use compress")
         if dynamic not in (None, "mean", "pooled"):
             raise ValueError(f"dynamic must be None, 'mean' or 'pooled', got {dynamic!r}")
-        rate = check_budget(self.rate if rate is None else rate, threshold)
-        contexts = [as_contexts(text) for text in texts]
-        groups = self._classify(contexts, progress)
-        origin = [self._origin(*pair) for pair in zip(contexts, groups)]
-        if dynamic == "pooled":
-            masks = iter(self._select([chunk for group in groups for chunk in group], rate, threshold, pooled=True))
-            kept = [[next(masks) for _ in group] for group in groups]
-        else:
-            rates = dynamic_rates(groups, rate) if dynamic == "mean" else [rate] * len(groups)
-            kept = [self._select(group, r, threshold) for group, r in zip(groups, rates)]
-        written = [write_contexts(*parts, [0]) for parts in zip(contexts, groups, kept)]
-        after = self._lengths([text for (text,) in written])
-        rows = zip(written, origin, after, groups, kept)
-        return [compression(w, o, [n], g, k, self._source()) for w, o, n, g, k in rows]
+        asked = Budget(rate=self.rate if rate is None else rate, threshold=threshold)
+        if not len(texts):
+            return []
+        contexts = check_contexts(texts)
+        reader = self._reader()
+        words = self._classify(reader, contexts, progress)
+        rates: Any = asked.rate
+        if dynamic == "mean":
+            rates = dynamic_rates(words, len(contexts), asked.rate)[words.context]
+        kept = self._select(words, words.context, rates, threshold, pooled=dynamic == "pooled")
+        written = write_contexts(contexts, words, kept)
+        if len(set(contexts)) > 1 and len(set(written)) == 1:
+            warnings.warn(f"all {len(written)} different texts became {written[0]!r}", stacklevel=2)
+        borders = np.searchsorted(words.context, np.arange(len(contexts) + 1))
+        words = replace(words, context=np.zeros_like(words.context))
+        rows = zip(written, reader.lengths(contexts), reader.lengths(written), borders, borders[1:])
+        return [
+            self._result(words.take(slice(a, b)), kept[a:b], [text], int(before), int(after))
+            for text, before, after, a, b in rows
+        ]
 
-    def _classify(self, prompts: Sequence[Sequence[str]], progress: Progress | None = None) -> list[list[ChunkWords]]:
+    def _classify(self, reader: WordReader, contexts: Sequence[str], progress: Progress | None = None) -> Words:
         """Tokenise, cut into chunks, classify, and merge tokens to words."""
-        self._require_model()
-        reader = self.reader_
-        tokenised = reader.tokenise([context for prompt in prompts for context in prompt])
-        probabilities = iter(
-            keep_probabilities(
-                self.model_,
-                [t.ids[a:b] for t in tokenised for a, b in t.chunks],
-                reader.prefix,
-                reader.suffix,
-                pad=self.tokenizer_.pad_token_id or 0,
-                max_length=self.max_length,
-                batch_size=self.batch_size,
-                progress=progress,
-            )
+        pages = reader.read(contexts)
+        p = keep_probabilities(
+            self.model_,
+            [chunk for page in pages for chunk in page.chunks],
+            reader.prefix,
+            reader.suffix,
+            pad=self.tokenizer_.pad_token_id or 0,
+            max_length=self.max_length,
+            batch_size=self.batch_size,
+            progress=progress,
         )
-        texts = iter(tokenised)
-        count = None if self.target is None else self._count
-        groups: list[list[ChunkWords]] = []
-        for prompt in prompts:
-            groups.append([])
-            for context in range(len(prompt)):
-                text = next(texts)
-                groups[-1] += reader.merge(text, context, [next(probabilities) for _ in text.chunks], count)
-        return groups
+        return reader.words(pages, np.concatenate([np.zeros(0), *p]))
+
+    def _select(
+        self, words: Words, owners: np.ndarray, rate: Any, threshold: float | None, *, pooled: bool = False
+    ) -> np.ndarray:
+        """Return which words stay; each prompt, as ``owners`` names it, keeps at least one."""
+        units = np.zeros_like(owners) if pooled else owners if self.cut == "exact" else words.chunk
+        single = self.force_tokens if self.drop_consecutive else ()
+        kept = select_words(words, units, rate, threshold, cut=self.cut, single=single)
+        saved = keep_one(words, owners, kept)
+        if saved and threshold is not None:
+            text = f"no word of {saved} prompts reaches threshold={threshold}: the most probable one is kept"
+            warnings.warn(text, stacklevel=3)
+        return kept
+
+    def _result(self, words: Words, kept: np.ndarray, texts: Sequence[str], before: int, after: int) -> Compression:
+        columns = (words.text, kept, words.forced_p, words.context)
+        listed = (tuple(column[words.text != ""].tolist()) for column in columns)
+        return Compression("\n\n".join(texts), tuple(texts), *listed, before, after, self.kind, self._weights)
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text by the target tokenizer."""
-        return self._lengths([text])[0]
-
-    def _count(self, text: str) -> int:
-        assert self.target is not None
-        if vars(self).get("_counter", (None,))[0] is not self.target:
-            self._counter = (self.target, counter_of(self.target))
-        return self._counter[1](text)
-
-    def _lengths(self, texts: Sequence[str]) -> list[int]:
-        if self.target is not None:
-            return [self._count(text) for text in texts]
-        self._require_model()
-        return self.reader_.lengths(texts)
-
-    def _origin(self, contexts: Sequence[str], chunks: Sequence[ChunkWords]) -> list[int]:
-        """Return the contexts' lengths, from the classified tokens where these are the ones to be counted."""
-        if self.target is not None or self.reader_.stand_in:
-            return self._lengths(contexts)
-        return [sum(int(c.cost.sum()) for c in chunks if c.context == i) for i in range(len(contexts))]
-
-    def _select(
-        self, chunks: Sequence[ChunkWords], rate: float, threshold: float | None, *, pooled: bool = False
-    ) -> list[np.ndarray]:
-        single = self.force_tokens if self.drop_consecutive else ()
-        kept = select_words(chunks, rate, threshold, cut=self.cut, pooled=pooled, single=single)
-        if threshold is None:
-            keep_one(chunks, kept)
-        return kept
-
-    def _source(self) -> tuple[str, str | None]:
-        """Return the kind and the name of the weights that are in use."""
-        return self.kind, vars(self).get("_weights")
+        return int(self._reader().lengths([text])[0])
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, device: str = "auto", **params: Any) -> Self:
         """Read what :meth:`save` wrote; the weights are in the folder, ``params`` replace saved settings."""
+        saved = load_tree(folder)
+        if isinstance(saved, dict) and {"value": None} == saved.get("params", {}).get("training", {}).get(
+            "group", {}
+        ).get("lr"):
+            params = {"training": {}, **params}  # None stood for values by the encoder in folders saved earlier
         return super().load(folder, device=device, **{"model": None, "tokenizer": None, **params})
 
     def _state(self) -> Any:
-        self._require_model()
+        self._reader()
         classifier = pack_pretrained(self.model_, self.tokenizer_)
         return {"classifier": classifier, "given": self.model is not None, "weights": self._weights}
 
@@ -427,4 +372,4 @@ class LLMLingua2(Estimator):
         model, tokenizer = unpack_pretrained(state["classifier"], AutoModelForTokenClassification)
         if state["given"]:
             self.model, self.tokenizer = model, tokenizer
-        self._read(model, tokenizer, state["weights"])
+        self._use(model, tokenizer, state["weights"])

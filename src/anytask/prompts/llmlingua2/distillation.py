@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from anytask.core.rng import derive
-from anytask.core.settings import Settings, real, whole
+from anytask.core.settings import Settings, free, real, whole
 from anytask.lm.protocol import ChatRequest
 
+#: English endings, what takes their place, and the length that a word has to exceed.
+_ENDINGS = (("ies", "y", 4), ("ing", "", 4), ("ed", "", 4), ("s", "", 3))
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")
-
-
-class Distillation(Settings):
-    """Filters and alignment of a chat model's compressions."""
-
-    variation: float = real(90, "percentile of the variation rate at which chunks are dropped", at_least=0, at_most=100)
-    gap: float = real(90, "percentile of the alignment gap from which chunks are dropped", at_least=0, at_most=100)
-    window: int = whole(150, "words on either side in which a compressed word is looked for")
 
 
 #: What the chat model is asked to do; ``{text}`` is the chunk.
@@ -56,8 +50,6 @@ def chunk_text(text: str, encode: Callable[[str], Sequence[Any]], max_tokens: in
     >>> chunk_text("One two. Three four five. Six", str.split, max_tokens=3)
     ['One two.', ' Three four five.', ' Six']
     """
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
     chunks = []
     while len(encode(text)) > max_tokens:
         low, high = 1, len(text)  # the longest prefix that fits, by bisection over the token count
@@ -95,15 +87,8 @@ def casefold_lemma(words: Sequence[str]) -> list[str]:
     out = []
     for word in words:
         w = word.casefold().replace("\u2019", "'").removesuffix("'s")
-        if len(w) > 4 and w.endswith("ies"):
-            w = w[:-3] + "y"
-        elif len(w) > 4 and w.endswith("ing"):
-            w = w[:-3]
-        elif len(w) > 4 and w.endswith("ed"):
-            w = w[:-2]
-        elif len(w) > 3 and w.endswith("s") and not w.endswith(("ss", "us", "is")):
-            w = w[:-1]
-        out.append(w)
+        ending, instead = next((e for e in _ENDINGS if w.endswith(e[0]) and len(w) > e[2]), ("", "", 0))[:2]
+        out.append(w if w.endswith(("ss", "us", "is")) else w.removesuffix(ending) + instead)
     return out
 
 
@@ -161,30 +146,21 @@ def annotate(original: Sequence[str], compressed: Sequence[str], window: int = 1
     >>> [i for i, kept in enumerate(annotate(original, "cat on mat end".split(), window=4).labels) if kept]
     [1, 3, 5, 7]
     """
-    if window < 1:
-        raise ValueError(f"window must be at least 1, got {window}")
     o, q = [word.casefold() for word in original], [word.casefold() for word in compressed]
     n, labels, p = len(o), [False] * len(original), 0
     vocabulary = set(o)
-    hits = sum(word in vocabulary for word in q)
-    for word in q:
-        if word not in vocabulary:
-            continue
-        for i in range(window):
-            right, left = min(p + i, n - 1), max(p - i, 0)
-            if o[right] == word and not labels[right]:
-                labels[right] = True
-                # After a far jump forward only half the window is walked, so that what was jumped over stays in reach.
-                p = p + window // 2 if right - p > window // 2 else right
-                break
-            if o[left] == word and not labels[left]:
-                labels[left] = True
-                p = left
-                break
+    known = [word for word in q if word in vocabulary]
+    for word in known:
+        near = (place for i in range(window) for place in (min(p + i, n - 1), max(p - i, 0)))
+        found = next((place for place in near if o[place] == word and not labels[place]), None)
+        if found is not None:
+            labels[found] = True
+            # After a far jump forward only half the window is walked, so that what was jumped over stays in reach.
+            p = p + window // 2 if found - p > window // 2 else found
     return Alignment(
         tuple(labels),
-        variation_rate=1 - hits / len(q) if q else 0.0,
-        hitting_rate=hits / n if n else 0.0,
+        variation_rate=1 - len(known) / len(q) if q else 0.0,
+        hitting_rate=len(known) / n if n else 0.0,
         matching_rate=sum(labels) / n if n else 0.0,
     )
 
@@ -204,13 +180,10 @@ def quality_filter(alignments: Sequence[Alignment], variation: float = 90, gap: 
     """
     kept = list(range(len(alignments)))
     for percentile, name in ((variation, "variation_rate"), (gap, "alignment_gap")):
-        if not 0 <= percentile <= 100:
-            raise ValueError(f"percentiles lie in [0, 100], got {percentile}")
-        if not kept or percentile == 100:
-            continue
-        values = np.array([getattr(alignments[i], name) for i in kept])
-        limit = np.percentile(values, percentile)
-        kept = [i for i, value in zip(kept, values) if value < limit or value == values.min()]
+        values = [getattr(alignments[i], name) for i in kept]
+        if values and percentile < 100:
+            limit = np.percentile(values, percentile)
+            kept = [i for i, value in zip(kept, values) if value < limit or value == min(values)]
     return kept
 
 
@@ -223,105 +196,88 @@ class Distilled:
 
     words: list[list[str]]
     labels: list[list[bool]]
-    chunks: list[str] = field(default_factory=list)
-    compressions: list[str] = field(default_factory=list)
-    alignments: list[Alignment] = field(default_factory=list)
-    kept: list[int] = field(default_factory=list)
+    chunks: list[str]
+    compressions: list[str]
+    alignments: list[Alignment]
+    kept: list[int]
     kind: str | None = None
 
 
-def label_pairs(
-    chunks: Sequence[str],
-    compressions: Sequence[str],
-    *,
-    window: int = 150,
-    variation: float = 90,
-    gap: float = 90,
-    lemmatize: Callable[[Sequence[str]], list[str]] = casefold_lemma,
-    kind: str | None = None,
-) -> Distilled:
-    """Turn (chunk, compression) pairs into a training set: words, alignment, filters.
+def _check_instruction(instruction: Any) -> None:
+    if not isinstance(instruction, str) or "{text}" not in instruction:
+        raise ValueError(f"instruction must contain the place {{text}}, got {instruction!r}")
 
-    Commas are left out of the alignment, and labelled as dropped.
+
+class Distillation(Settings):
+    """Have a chat model compress texts, and make a training set of its answers: words, alignment, filters.
 
     Parameters
     ----------
-    chunks, compressions : sequences of str, same length
-    window, variation, gap
+    max_tokens : int, default 512
+        Length of the chunks that the chat model gets, in tokens by ``encode`` (default: words).
+    instruction : str
+        With the place ``{text}``.
+    temperature, top_p : float, default 0.3 and 1.0
+    window, variation, gap : default 150, 90 and 90
         As in :func:`annotate` and :func:`quality_filter`.
     lemmatize : callable, default :func:`casefold_lemma`
         Words -> comparison forms, same length; :func:`spacy_lemma` follows the paper.
     """
-    if len(chunks) != len(compressions):
-        raise ValueError(f"there must be one compression per chunk, got {len(compressions)} for {len(chunks)}")
-    words, labels, alignments = [], [], []
-    for chunk, compression in zip(chunks, compressions):
-        o, q = split_words(chunk), [word for word in split_words(compression) if word != ","]
-        places = [i for i, word in enumerate(o) if word != ","]
-        alignment = annotate(lemmatize([o[i] for i in places]), lemmatize(q), window)
-        flags = [False] * len(o)
-        for i, flag in zip(places, alignment.labels):
-            flags[i] = flag
-        words.append(o)
-        labels.append(flags)
-        alignments.append(alignment)
-    kept = [i for i in quality_filter(alignments, variation, gap) if words[i]]
-    return Distilled(
-        [words[i] for i in kept], [labels[i] for i in kept], list(chunks), list(compressions), alignments, kept, kind
-    )
 
+    max_tokens: int = whole(512, "length of a chunk in tokens")
+    encode: Callable[[str], Sequence[Any]] = free(split_words, "the chat model's tokenizer, for the chunks' length")
+    instruction: str = free(INSTRUCTION, "what the chat model is asked, with the place {text}", _check_instruction)
+    temperature: float = real(0.3, "sampling temperature of the chat model", at_least=0)
+    top_p: float = real(1.0, "share of the probability that is sampled from", above=0, at_most=1)
+    window: int = whole(150, "words on either side in which a compressed word is looked for")
+    variation: float = real(90, "percentile of the variation rate at which chunks are dropped", at_least=0, at_most=100)
+    gap: float = real(90, "percentile of the alignment gap from which chunks are dropped", at_least=0, at_most=100)
+    lemmatize: Callable[[Sequence[str]], list[str]] = free(casefold_lemma, "words -> the forms that are compared")
 
-def distill(
-    chat: Any,
-    texts: Sequence[str],
-    *,
-    encode: Callable[[str], Sequence[Any]] = split_words,
-    max_tokens: int = 512,
-    instruction: str = INSTRUCTION,
-    temperature: float = 0.3,
-    top_p: float = 1.0,
-    seed: int = 0,
-    max_concurrency: int = 8,
-    **labelling: Any,
-) -> Distilled:
-    """Ask a chat model to compress texts, and make a training set of its answers.
+    def distill(self, chat: Any, texts: Sequence[str], *, seed: int = 0, max_concurrency: int = 8) -> Distilled:
+        """Ask a chat model to compress texts, and label their words by its answers.
 
-    Parameters
-    ----------
-    chat : ChatModel
-    texts : sequence of str
-    encode : callable, default words
-        The chat model's tokenizer, for the chunks' length.
-    max_tokens : int, default 512
-        Length of a chunk.
-    instruction : str
-        With the place ``{text}``.
-    temperature, top_p : float, default 0.3 and 1.0
-    seed : int, default 0
-        Each chunk's request gets a seed derived from it, so an answer does not depend on the order of arrival.
-    **labelling
-        Passed to :func:`label_pairs`.
+        Each chunk's request gets a seed derived from ``seed``, so an answer does not depend on the order of arrival.
+        """
+        chunks = [chunk for text in texts for chunk in chunk_text(text, self.encode, self.max_tokens)]
+        if not chunks:
+            raise ValueError("there is no text to distil from")
+        requests = [
+            ChatRequest(
+                messages=({"role": "user", "content": self.instruction.replace("{text}", chunk.strip())},),
+                temperature=self.temperature,
+                top_p=self.top_p,
+                max_tokens=2 * self.max_tokens,
+                seed=derive(seed, "distil", i) % 2**31,
+                tag="distil",
+            )
+            for i, chunk in enumerate(chunks)
+        ]
+        replies = chat.chat_many(requests, max_concurrency=max_concurrency)
+        return self.label(chunks, [reply.text for reply in replies], getattr(chat, "kind", None))
 
-    Raises
-    ------
-    ValueError
-        If the instruction lacks ``{text}`` or there is no text.
-    """
-    if "{text}" not in instruction:
-        raise ValueError("the instruction must contain the place {text}")
-    chunks = [chunk for text in texts for chunk in chunk_text(text, encode, max_tokens)]
-    if not chunks:
-        raise ValueError("there is no text to distil from")
-    requests = [
-        ChatRequest(
-            messages=({"role": "user", "content": instruction.replace("{text}", chunk.strip())},),
-            temperature=temperature,
-            top_p=top_p,
-            max_tokens=2 * max_tokens,
-            seed=derive(seed, "distil", i) % 2**31,
-            tag="distil",
+    def label(self, chunks: Sequence[str], compressions: Sequence[str], kind: str | None = None) -> Distilled:
+        """Turn chunks and their compressions into a training set.
+
+        Commas are left out of the alignment, and labelled as dropped.
+        """
+        if len(chunks) != len(compressions):
+            raise ValueError(f"there must be one compression per chunk, got {len(compressions)} for {len(chunks)}")
+        words, labels, alignments = [split_words(chunk) for chunk in chunks], [], []
+        for o, compression in zip(words, compressions):
+            q = [word for word in split_words(compression) if word != ","]
+            places = [i for i, word in enumerate(o) if word != ","]
+            alignment = annotate(self.lemmatize([o[i] for i in places]), self.lemmatize(q), self.window)
+            needed = {i for i, flag in zip(places, alignment.labels) if flag}
+            labels.append([i in needed for i in range(len(o))])
+            alignments.append(alignment)
+        kept = [i for i in quality_filter(alignments, self.variation, self.gap) if words[i]]
+        return Distilled(
+            [words[i] for i in kept],
+            [labels[i] for i in kept],
+            list(chunks),
+            list(compressions),
+            alignments,
+            kept,
+            kind,
         )
-        for i, chunk in enumerate(chunks)
-    ]
-    replies = chat.chat_many(requests, max_concurrency=max_concurrency)
-    return label_pairs(chunks, [reply.text for reply in replies], kind=getattr(chat, "kind", None), **labelling)

@@ -3,15 +3,69 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Collection, Sequence
-from numbers import Integral
+from dataclasses import replace
 
 import numpy as np
 
-from anytask.prompts.base import check_rate
-from anytask.prompts.llmlingua2.words import ChunkWords
+from anytask.core.settings import Settings, flag, numbers, real, whole
+from anytask.prompts.llmlingua2.words import Words
+
+
+class Budget(Settings):
+    """How much of a prompt stays.
+
+    Parameters
+    ----------
+    rate : float in (0, 1], default 0.5
+        Share of the tokens to keep; at 1 the text comes back unchanged.
+    target_tokens : int, optional
+        Number of tokens to keep instead.
+    threshold : float in [0, 1], optional
+        Keep the words whose probability reaches it instead, however many there are.
+    context_filter : bool, default False
+        First drop the contexts with the lowest mean probability, then words of the others.
+    token_filter : bool, default True
+        False drops whole contexts only.
+    context_rate, context_tokens, n_contexts : optional
+        Budget of the contexts: as a share, in tokens, or a number of contexts. Default ``(rate + 1) / 2``, or twice
+        ``target_tokens``.
+    force_contexts : sequence of int
+        Contexts that are kept in any case.
+    """
+
+    rate: float = real(0.5, "share of the tokens to keep", above=0, at_most=1)
+    target_tokens: int | None = whole(None, "number of tokens to keep instead of a rate", optional=True)
+    threshold: float | None = real(None, "probability of a kept word", at_least=0, at_most=1, optional=True)
+    context_filter: bool = flag(False, "first drop the contexts with the lowest mean probability")
+    token_filter: bool = flag(True, "then drop words of the others")
+    context_rate: float | None = real(None, "share of the contexts' tokens", above=0, at_most=1, optional=True)
+    context_tokens: int | None = whole(None, "tokens of the contexts", optional=True)
+    n_contexts: int | None = whole(None, "number of contexts", optional=True)
+    force_contexts: Sequence[int] = numbers((), "contexts kept in any case", at_least=0, integers=True)
+
+    def _check_settings(self) -> None:
+        if self.target_tokens is not None and self.threshold is not None:
+            raise ValueError("give target_tokens or threshold, not both")
+        names = [name for name in ("context_rate", "context_tokens", "n_contexts") if getattr(self, name) is not None]
+        if len(names) > 1:
+            raise ValueError(f"give one of {' and '.join(names)}, not both")
+        names += ["force_contexts"] * (len(self.force_contexts) > 0) + ["token_filter=False"] * (not self.token_filter)
+        if names and not self.context_filter:
+            raise ValueError(f"{names[0]} says which contexts stay, and needs context_filter=True")
+
+    def context_share(self, n: int, origin: int) -> float:
+        """Return r_c, the share of ``n`` contexts, of ``origin`` tokens together, that stays."""
+        if self.n_contexts is not None:
+            share = self.n_contexts / n
+        elif self.context_rate is not None:
+            share = self.context_rate
+        elif tokens := self.context_tokens or (2 if self.token_filter else 1) * (self.target_tokens or 0):
+            share = tokens / max(1, origin)
+        else:
+            share = (self.rate + 1) / 2 if self.token_filter else self.rate
+        return min(share, 1.0)
 
 
 def percentile_threshold(p: np.ndarray, cost: np.ndarray, reduce: float) -> float:
@@ -37,149 +91,110 @@ def percentile_threshold(p: np.ndarray, cost: np.ndarray, reduce: float) -> floa
     return float(np.percentile(repeated, min(int(100 * reduce + 1), 100)))
 
 
-def above(p: np.ndarray, tau: float) -> np.ndarray:
+def above_percentile(p: np.ndarray, cost: np.ndarray, rate: float) -> np.ndarray:
     """Keep p > tau, and p = tau where tau is 1: forced words survive a threshold of forced words."""
+    tau = percentile_threshold(p, cost, 1 - rate)
     return (p > tau) | ((p == tau) & (tau == 1.0))
 
 
-def most_probable(p: Sequence[np.ndarray], cost: Sequence[np.ndarray], rate: float) -> list[np.ndarray]:
-    """Keep the most probable words, over all chunks, while they fit into the rate's tokens; certain words always."""
-    if not p:
-        return []
-    q, c = np.concatenate(p), np.concatenate(cost)
-    order = np.argsort(-q, kind="stable")
-    fits = np.cumsum(c[order]) <= math.floor(rate * c.sum() + 0.5)
-    keep = np.zeros(len(q), dtype=bool)
-    keep[order] = fits | (q[order] >= 1.0)
-    return np.split(keep, np.cumsum([len(part) for part in p])[:-1])
+def most_probable(p: np.ndarray, cost: np.ndarray, rate: float) -> np.ndarray:
+    """Keep the most probable words while they fit into the rate's tokens; certain words always."""
+    order = np.argsort(-p, kind="stable")
+    keep = np.zeros(len(p), dtype=bool)
+    keep[order] = np.cumsum(cost[order]) <= math.floor(rate * cost.sum() + 0.5)
+    return keep | (p >= 1.0)
+
+
+def runs(labels: np.ndarray) -> list[np.ndarray]:
+    """Return the rows of each run of equal labels."""
+    return np.split(np.arange(len(labels)), np.flatnonzero(np.diff(labels)) + 1) if len(labels) else []
 
 
 def select_words(
-    chunks: Sequence[ChunkWords],
-    rate: float,
+    words: Words,
+    units: np.ndarray,
+    rate: float | np.ndarray,
     threshold: float | None = None,
     *,
     cut: str = "percentile",
-    pooled: bool = False,
     single: Collection[str] = (),
-) -> list[np.ndarray]:
-    """Return a mask over the words of each chunk.
+) -> np.ndarray:
+    """Return which words are kept.
 
     Parameters
     ----------
-    chunks : sequence of ChunkWords
-    rate : float
+    words : Words
+    units : (w,) array
+        Words of the same unit are cut together: the paper's chunks, texts, or all words.
+    rate : float or (w,) array
     threshold : float, optional
         Keeps the words whose probability reaches it, instead of a rate.
     cut : {"percentile", "exact"}
         As in :class:`~anytask.prompts.LLMLingua2`.
-    pooled : bool
-        One percentile for all chunks, instead of the paper's for each.
     single : collection of str
         Words that lose their probability where they recur and the cut kept nothing in between.
     """
+    rule = most_probable if cut == "exact" else above_percentile
+    rates = np.broadcast_to(rate, len(units))
 
-    def masks(p: list[np.ndarray]) -> list[np.ndarray]:
-        cost = [chunk.cost for chunk in chunks]
+    def kept_of(p: np.ndarray) -> np.ndarray:
         if threshold is not None:
-            return [q >= threshold for q in p]
-        if rate >= 1 or not p:
-            return [np.ones(len(q), dtype=bool) for q in p]
-        if cut == "exact":
-            return most_probable(p, cost, rate)
-        if pooled:
-            tau = percentile_threshold(np.concatenate(p), np.concatenate(cost), 1 - rate)
-            return [above(q, tau) for q in p]
-        return [above(q, percentile_threshold(q, c, 1 - rate)) for q, c in zip(p, cost)]
+            return p >= threshold
+        kept = np.ones(len(p), dtype=bool)
+        for rows in runs(units):
+            if rates[rows[0]] < 1:
+                kept[rows] = rule(p[rows], words.cost[rows], float(rates[rows[0]]))
+        return kept
 
-    kept = masks([chunk.forced_p for chunk in chunks])
+    kept = kept_of(words.forced_p)
     if single:
-        again = [_recurs(chunk.words, mask, single) for chunk, mask in zip(chunks, kept)]
-        kept = masks([np.where(r, 0.0, chunk.forced_p) for chunk, r in zip(chunks, again)])
-        kept = [mask & ~r for mask, r in zip(kept, again)]
+        again = np.zeros_like(kept)
+        rows = np.flatnonzero(kept & (words.text != ""))
+        same = (words.text[rows[1:]] == words.text[rows[:-1]]) & (words.context[rows[1:]] == words.context[rows[:-1]])
+        again[rows[1:]] = same & np.isin(words.text[rows[1:]].astype(str), list(single))
+        kept = kept_of(np.where(again, 0.0, words.forced_p)) & ~again
     return kept
 
 
-def _recurs(words: Sequence[str], mask: np.ndarray, single: Collection[str]) -> np.ndarray:
-    again, before = np.zeros(len(words), dtype=bool), None
-    for i in np.flatnonzero(mask).tolist():
-        again[i] = words[i] == before and before in single
-        before = words[i]
-    return again
+def keep_one(words: Words, owners: np.ndarray, kept: np.ndarray) -> int:
+    """Keep the most probable word of each prompt (``owners``) that would be left without; return how many these are."""
+    saved = 0
+    for rows in runs(owners):
+        real = rows[words.text[rows] != ""]
+        if len(real) and not kept[real].any():
+            kept[real[words.forced_p[real].argmax()]] = True
+            saved += 1
+    return saved
 
 
-def keep_one(chunks: Sequence[ChunkWords], masks: Sequence[np.ndarray]) -> None:
-    """Keep the most probable word of a prompt of which a cut by rate would leave nothing."""
-    p = [np.where([word != "" for word in chunk.words], chunk.forced_p, -1.0) for chunk in chunks]
-    if p and not any((q[mask] >= 0).any() for q, mask in zip(p, masks)):
-        best = max(range(len(p)), key=lambda i: p[i].max())
-        masks[best][p[best].argmax()] |= p[best].max() >= 0
+def context_means(words: Words, n: int) -> np.ndarray:
+    """Return the mean keep-probability of each of ``n`` contexts, 0 where there is no word."""
+    counts = np.bincount(words.context, minlength=n)
+    return np.bincount(words.context, weights=words.p, minlength=n) / np.maximum(counts, 1)
 
 
-def context_share(
-    n: int,
-    origin: int,
-    rate: float,
-    target_tokens: int | None = None,
-    token_filter: bool = True,
-    context_rate: float | None = None,
-    context_tokens: int | None = None,
-    n_contexts: int | None = None,
-) -> float:
-    """Return r_c, the share of ``n`` contexts, of ``origin`` tokens together, that stays."""
-    if n_contexts is not None:
-        return min(n_contexts / n, 1.0)
-    if context_tokens is None and context_rate is None and target_tokens is not None:
-        context_tokens = (2 if token_filter else 1) * target_tokens
-    if context_tokens is not None:
-        return min(context_tokens / max(1, origin), 1.0)
-    if context_rate is not None:
-        return context_rate
-    return (rate + 1) / 2 if token_filter else rate
-
-
-def select_contexts(chunks: Sequence[ChunkWords], n: int, share: float, force: Collection[int]) -> list[int]:
+def select_contexts(words: Words, n: int, share: float, force: Collection[int]) -> list[int]:
     """Return the indices of the contexts whose mean keep-probability reaches the percentile, and of forced ones."""
-    wrong = [i for i in force if not 0 <= i < n]
-    if wrong:
-        raise ValueError(f"force_contexts must be indices in [0, {n}), got {wrong}")
-    p = [[chunk.p for chunk in chunks if chunk.context == i] for i in range(n)]
-    score = np.array([np.concatenate(parts).mean() if parts else 0.0 for parts in p])
+    score = context_means(words, n)
     tau = np.percentile(score, min(max(int(100 * (1 - share)), 0), 100))
     return [i for i in range(n) if score[i] >= tau or i in force]
 
 
-def favour(chunks: Sequence[ChunkWords], question: str) -> set[int]:
-    """Raise the probability of the question's words: p <- p^(1 - 1/n) for a word that occurs n times.
+def favour(words: Words, asked: Collection[str]) -> tuple[Words, set[int]]:
+    """Raise the probability of the asked words: p <- p^(1 - 1/n) for a word that occurs n times.
 
-    Returns the contexts that alone name one of the words.
+    Returns the words, and the contexts that alone name one of the asked ones.
     """
-    asked = {word.casefold() for word in re.findall(r"\w+", question)}
-    spelled = [[word.casefold() for word in chunk.words] for chunk in chunks]
-    counts = Counter(word for words in spelled for word in words if word in asked)
-    for chunk, words in zip(chunks, spelled):
-        exponent = np.array([1 - 1 / counts[word] if word in asked else 1.0 for word in words])
-        chunk.p = chunk.p**exponent
-        chunk.forced_p = np.where(chunk.forced_p >= 1.0, 1.0, chunk.forced_p**exponent)
-    places = [{chunk.context for chunk, words in zip(chunks, spelled) if word in words} for word in counts]
-    return {min(found) for found in places if len(found) == 1}
+    spelled = np.array([word.casefold() for word in words.text], dtype=object)
+    counts = Counter(word for word in spelled if word in asked)
+    exponent = np.array([1 - 1 / counts[word] if word in counts else 1.0 for word in spelled])
+    forced = np.where(words.forced_p >= 1.0, 1.0, words.forced_p**exponent)
+    places = [set(words.context[spelled == word].tolist()) for word in counts]
+    named = {i for found in places if len(found) == 1 for i in found}
+    return replace(words, p=words.p**exponent, forced_p=forced), named
 
 
-def dynamic_rates(groups: Sequence[Sequence[ChunkWords]], rate: float) -> list[float]:
+def dynamic_rates(words: Words, n: int, rate: float) -> np.ndarray:
     """Return rate_i = rate * mean p_i / mean over the texts, in [0, 1]: dense texts get more of the budget."""
-    means = np.array([np.concatenate([chunk.p for chunk in group]).mean() if group else 0.0 for group in groups])
-    rates: list[float] = np.clip(rate * means / max(float(means.mean()), 1e-12), 0.0, 1.0).tolist()
-    return rates
-
-
-def check_budget(rate: float, threshold: float | None = None, **counts: int | None) -> float:
-    """Return the rate, or raise a ValueError for a wrong or contradictory budget."""
-    check_rate(rate)
-    for name, count in counts.items():
-        if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < 1):
-            raise ValueError(f"{name} must be an integer of at least 1, got {count!r}")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ValueError(f"threshold is a probability in [0, 1], got {threshold}")
-    if counts.get("target_tokens") is not None and threshold is not None:
-        raise ValueError("give target_tokens or threshold, not both")
-    return rate
+    means = context_means(words, n)
+    return np.clip(rate * means / max(float(means.mean()), 1e-12), 0.0, 1.0)

@@ -13,12 +13,13 @@ from anytask.core.checks import require_finite
 from anytask.core.progress import Progress, portion
 from anytask.models.loading import load_pretrained
 
+_ADVICE = "its weights are NaN, or too large for their precision: load it in float32"
 #: Tokens of one batch on a CPU: larger batches leave its cache and are slower.
 _CPU_TOKENS = 4096
 
 
-def read_classifier(model: Any, tokenizer: Any, device: torch.device) -> tuple[torch.nn.Module, Any]:
-    """Return a token classifier in evaluation mode, and its tokenizer; ``model`` is a module, a name or a folder.
+def read_classifier(model: Any, tokenizer: Any) -> tuple[torch.nn.Module, Any]:
+    """Return a token classifier and its tokenizer; ``model`` is a module, a name or a folder.
 
     Raises
     ------
@@ -33,7 +34,7 @@ def read_classifier(model: Any, tokenizer: Any, device: torch.device) -> tuple[t
     labels = getattr(model.config, "num_labels", None)
     if labels != 2:
         raise ValueError(f"the token classifier must have 2 labels (1 = keep), got {labels}")
-    return model.to(device).eval(), tokenizer
+    return model, tokenizer
 
 
 def keep_probabilities(
@@ -78,7 +79,12 @@ def keep_probabilities(
         inputs = model_inputs([full[i] for i in batch], pad, device)
         with torch.inference_mode():
             logits = model(**inputs).logits
-            keep = require_finite(logits.float(), "a token's score").softmax(dim=-1)[..., 1].cpu().numpy()
+            keep = (
+                require_finite(logits.float(), "the token classifier's output", _ADVICE)
+                .softmax(dim=-1)[..., 1]
+                .cpu()
+                .numpy()
+            )
         for row, i in zip(keep, batch):
             out[i] = row[len(prefix) : len(prefix) + len(chunks[i])].astype(np.float64)
         start = end

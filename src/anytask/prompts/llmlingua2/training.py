@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,23 +25,15 @@ logger = logging.getLogger(__name__)
 
 
 def small_encoder(
-    words: Sequence[Sequence[str]],
-    *,
-    causal: bool = False,
-    width: int = 32,
-    layers: int = 2,
-    heads: int = 4,
-    max_length: int = 512,
-    seed: int = 0,
+    words: Sequence[Sequence[str]], causal: bool = False, max_length: int = 512, seed: int = 0
 ) -> tuple[nn.Module, Any]:
-    """Return a fresh token classifier and a tokenizer whose vocabulary are the training texts' words.
+    """Return a fresh token classifier of two layers, and a tokenizer whose vocabulary are the training texts' words.
 
     Parameters
     ----------
     words : sequence of sequences of str
     causal : bool, default False
         Let each position see the ones before it only, as in a decoder.
-    width, layers, heads : int, default 32, 2 and 4
     max_length : int, default 512
     seed : int, default 0
     """
@@ -50,24 +42,21 @@ def small_encoder(
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     pieces = sorted({piece for text in words for word in text for piece in re.findall(r"\w+|[^\w\s]+", word)})
-    vocabulary = {token: i for i, token in enumerate([*special, *(p for p in pieces if p not in special)])}
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*special, *pieces]))}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        **{f"{s[1:-1].lower()}_token": s for s in special},
-        model_max_length=max_length,
-    )
+    names = {f"{token[1:-1].lower()}_token": token for token in special}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=max_length, **names)
     config = BertConfig(
         vocab_size=len(vocabulary),
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
         max_position_embeddings=max_length,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
@@ -86,23 +75,23 @@ def small_encoder(
 class Training(Settings):
     """Train all weights of a token classifier on word labels by mean cross-entropy, and keep the best epoch.
 
+    The defaults are for a fresh encoder; for a pretrained one take the paper's, of the preset ``paper`` of
+    :class:`~anytask.prompts.LLMLingua2`: 10 epochs, step size 1e-5, batches of 10.
+
     Parameters
     ----------
-    epochs, lr, batch_size : optional
-        Default: the paper's values, 10, 1e-5 and 10, for a given encoder; 15, 3e-3 and 32 for a fresh one.
+    epochs, lr, batch_size : default 15, 3e-3 and 32
     validation : float in (0, 1), default 0.2
         Share of the texts that chooses the epoch, by accuracy per word (the later of equals).
     target_accuracy : float, optional
         Stop early once the validation accuracy reaches it.
     """
 
-    epochs: int | None = whole(None, "passes over the texts, None: 10, or 15 for a fresh encoder", optional=True)
-    lr: float | None = real(None, "Adam's step size, None: 1e-5, or 3e-3 for a fresh encoder", above=0, optional=True)
-    batch_size: int | None = whole(None, "texts in a batch, None: 10, or 32 for a fresh encoder", optional=True)
+    epochs: int = whole(15, "passes over the texts")
+    lr: float = real(3e-3, "Adam's step size", above=0)
+    batch_size: int = whole(32, "texts in a batch")
     validation: float = real(0.2, "share of the texts that chooses the epoch", above=0, below=1)
     target_accuracy: float | None = real(None, "stop at this validation accuracy, None: never", above=0, optional=True)
-
-    OWN: ClassVar[Mapping[bool, tuple[int, float, int]]] = {False: (10, 1e-5, 10), True: (15, 3e-3, 32)}
 
     def train(
         self,
@@ -111,7 +100,6 @@ class Training(Settings):
         words: Sequence[Sequence[str]],
         labels: Sequence[Sequence[bool]],
         *,
-        fresh: bool = False,
         max_length: int = 512,
         seed: int = 0,
         folder: str | os.PathLike[str] | None = None,
@@ -122,8 +110,6 @@ class Training(Settings):
         ``folder`` keeps a checkpoint per epoch from which a repeated call goes on; texts longer than ``max_length``
         tokens are cut.
         """
-        own = self.OWN[fresh]
-        epochs, lr, batch_size = self.epochs or own[0], self.lr or own[1], self.batch_size or own[2]
         examples = encode(tokenizer, words, labels, max_length)
         order = np.random.default_rng(derive(seed, "split")).permutation(len(examples))
         held = max(1, round(self.validation * len(examples)))
@@ -131,19 +117,23 @@ class Training(Settings):
             raise ValueError(f"training needs at least two texts, got {len(examples)}")
         valid, chosen = [examples[i] for i in order[:held]], [examples[i] for i in order[held:]]
         pad, share = tokenizer.pad_token_id or 0, portion(progress, 0.0, 1.0)
-        optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
-        settings = [lr, batch_size, max_length, self.validation, seed]
+        optimizer = torch.optim.Adam(model.parameters(), lr=self.lr, fused=True)
+        settings = [self.lr, self.batch_size, max_length, self.validation, seed]
         accuracies: list[float] = []
         best = model.state_dict()
 
-        rows: list[np.ndarray] = []  # the batches of the present epoch
-
-        def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-            return forward(model, [chosen[i] for i in rows[step - 1]], pad)
-
-        def loss(batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-            logits, y = batch
+        def loss(batch: Sequence[Any]) -> torch.Tensor:
+            logits, y = forward(model, batch, pad)
             return nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-100)
+
+        def run(epoch: int) -> None:
+            rows = batches([len(ids) for ids, _ in chosen], self.batch_size, derive(seed, "order", epoch))
+
+            def draw(step: int) -> list[Any]:
+                return [chosen[i] for i in rows[step - 1]]
+
+            with isolated(derive(seed, "epoch", epoch)):
+                training.train(model, draw, loss, steps=len(rows), optimizer=optimizer, stage=f"epoch {epoch}")
 
         with rollback(model):
             if folder is not None and (Path(folder) / "state.json").is_file():
@@ -153,12 +143,10 @@ class Training(Settings):
                 model.load_state_dict(state["model"])
                 optimizer.load_state_dict(state["optimizer"])
                 accuracies, best = state["accuracies"], state["best"]
-            for epoch in range(len(accuracies), epochs):
+            for epoch in range(len(accuracies), self.epochs):
                 if self.target_accuracy is not None and max(accuracies, default=0.0) >= self.target_accuracy:
                     break
-                rows = batches([len(ids) for ids, _ in chosen], batch_size, derive(seed, "order", epoch))
-                with isolated(derive(seed, "epoch", epoch)):
-                    training.train(model, draw, loss, steps=len(rows), optimizer=optimizer, stage=f"epoch {epoch}")
+                run(epoch)
                 accuracies.append(accuracy(model, valid, pad))
                 if accuracies[-1] == max(accuracies):
                     best = {k: v.detach().clone() for k, v in model.state_dict().items()}
@@ -166,7 +154,7 @@ class Training(Settings):
                 if folder is not None:
                     state = {"settings": settings, "accuracies": accuracies, "best": best}
                     save_tree(folder, state | {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-                share((epoch + 1) / epochs)
+                share((epoch + 1) / self.epochs)
             model.load_state_dict(best)
         model.eval()
         share(1.0)
