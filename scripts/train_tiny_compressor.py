@@ -30,9 +30,9 @@ from anytask.core.rng import derive, isolated
 from anytask.lm.sim import SimulatedChat
 from anytask.lm.tiny_models import checksum
 from anytask.prompts import LLMLingua2
+from anytask.prompts.llmlingua2.classifier import Training, accuracy, encode
 from anytask.prompts.llmlingua2.distillation import Distillation
 from anytask.prompts.llmlingua2.probe import probe_compressor
-from anytask.prompts.llmlingua2.training import Training, accuracy, encode
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "ensurepip"}

@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -131,23 +132,23 @@ def test_a_text_of_forced_tokens_only_comes_back_unchanged(small_classifiers):
 def test_chunks_end_at_sentence_ends_and_fit(small_classifiers, kind):
     compressor = _compressor(small_classifiers, kind, max_length=32)
     text = " ".join([TEXT] * 4)
-    (page,) = compressor.reader.read([text])
-    assert np.concatenate(page.chunks).tolist() == page.ids.tolist()
-    assert all(0 < len(chunk) <= 30 for chunk in page.chunks)
-    tokens = compressor.tokenizer_.convert_ids_to_tokens(page.ids)
-    for a, b in zip(page.stops, page.stops[1:]):
-        window = np.array([token.strip("\u2581\u0120") == "." for token in tokens[a : a + 30]])
-        if window[1:].any():
-            assert window[b - a - 1]
-            assert not window[b - a :].any()
+    chunks = []
+    compressor.reader.words([text], lambda found: chunks.extend(found) or [np.zeros(len(chunk)) for chunk in found])
+    assert all(0 < len(chunk) <= 30 for chunk in chunks)
+    tokens = [compressor.tokenizer_.convert_ids_to_tokens(chunk) for chunk in chunks]
+    for i in range(len(chunks) - 1):
+        window = [token.strip("\u2581\u0120") == "." for token in [*chain(*tokens[i:])][:30]]
+        if any(window[1:]):
+            assert window[len(tokens[i]) - 1]
+            assert not any(window[len(tokens[i]) :])
     result = compressor.compress(text, 0.5)
     assert "".join(result.words) == text.replace(" ", "")
 
 
 def test_newlines_end_chunks_though_the_tokenizer_does_not_show_them(small_classifiers):
     compressor = _compressor(small_classifiers, "wordpiece", max_length=24)
-    (page,) = compressor.reader.read(["the new library\n" + "the new report the river the chair " * 4])
-    assert page.text[: sum(place < page.stops[1] for place in page.first)] == ["the", "new", "library"]
+    words = compressor.reader.words(["the new library\n" + "the new report the river the chair " * 4])
+    assert words.text[words.chunk == words.chunk[0]].tolist() == ["the", "new", "library"]
 
 
 def test_batches_do_not_change_the_probabilities(small_classifiers):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from anytask.core.persistence import load_tree
 from anytask.datasets.compression_languages import KeyValue, Modifiers
+from anytask.prompts.llmlingua2.classifier import Training, accuracy, encode, model_inputs, small_encoder
 from anytask.prompts.llmlingua2.distillation import (
     Alignment,
     Distillation,
@@ -14,8 +15,6 @@ from anytask.prompts.llmlingua2.distillation import (
     chunk_text,
     quality_filter,
 )
-from anytask.prompts.llmlingua2.token_probabilities import model_inputs
-from anytask.prompts.llmlingua2.training import Training, encode, forward, small_encoder
 
 ORIGINAL = ["the", "cat", "sat", "on", "the", "mat", "the", "end"]
 
@@ -97,14 +96,15 @@ def test_distillation_sends_the_paper_s_request_and_filters_rephrased_texts():
         Distillation(instruction="Shorten this.")
 
 
-def test_padding_is_masked_and_left_out_of_the_loss():
+def test_padding_is_masked_and_not_judged():
     inputs = model_inputs([[5, 6, 7], [8]], 9, torch.device("cpu"))
     assert inputs["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
     assert inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert model_inputs([[5], [8]], 9, torch.device("cpu"))["attention_mask"] is None
     model, _ = small_encoder([list("abcdefgh")])
-    _, y = forward(model, [([5, 6, 7], [0, 1, 0]), ([8], [1])], 0)
-    assert y.tolist() == [[0, 1, 0], [1, -100, -100]]
+    model.classifier.weight.data.zero_()
+    model.classifier.bias.data = torch.tensor([0.0, 1.0])  # keeps every token
+    assert accuracy(model, [([5, 6, 7], [0, 1, 0]), ([8], [1])]) == 0.5  # 2 of 4 tokens
 
 
 def test_labels_go_to_all_tokens_of_a_word_and_specials_get_0(small_classifiers):

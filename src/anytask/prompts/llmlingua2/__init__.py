@@ -22,7 +22,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
-import attrs
 import numpy as np
 import torch
 
@@ -33,6 +32,7 @@ from anytask.core.rng import isolated
 from anytask.core.settings import choice, flag, free, group, real, whole
 from anytask.models.loading import pack_pretrained, unpack_pretrained
 from anytask.prompts.base import Compression
+from anytask.prompts.llmlingua2.classifier import Training, keep_probabilities, read_classifier, small_encoder
 from anytask.prompts.llmlingua2.distillation import Distillation, Distilled
 from anytask.prompts.llmlingua2.selection_rules import (
     Budget,
@@ -42,8 +42,6 @@ from anytask.prompts.llmlingua2.selection_rules import (
     select_contexts,
     select_words,
 )
-from anytask.prompts.llmlingua2.token_probabilities import keep_probabilities, read_classifier
-from anytask.prompts.llmlingua2.training import Training, small_encoder
 from anytask.prompts.llmlingua2.words import WordReader, Words, check_contexts, check_target, counter_of, write_contexts
 
 __all__ = ["LLMLingua2"]
@@ -136,6 +134,9 @@ class LLMLingua2(Estimator):
     distillation: Distillation = group(Distillation, "filters and alignment of distill")
     training: Training = group(Training, "of fit")
 
+    model_: Any  # the classifier
+    tokenizer_: Any
+
     #: The paper's way to train, for a pretrained encoder; the defaults are for the fresh one.
     PRESETS: ClassVar = {"paper": {"training": {"epochs": 10, "lr": 1e-5, "batch_size": 10}}}
 
@@ -193,7 +194,7 @@ class LLMLingua2(Estimator):
             Called with the finished share in [0, 1].
         """
         if isinstance(words, Distilled):
-            words, labels = words.words, words.labels
+            return self.fit(words.words, words.labels, folder=folder, progress=progress)
         if labels is None:
             raise ValueError("fit needs labels: one list of booleans per text, or a Distilled data set")
         if self.model is None:
@@ -202,6 +203,9 @@ class LLMLingua2(Estimator):
         else:
             self._reader()
             model, tokenizer, weights = self.model_, self.tokenizer_, f"{self._named()} after fit"
+            if self.training.lr > 1e-3:
+                advice = "it suits a fresh encoder, and ruins a pretrained one: from_preset('paper') has 1e-5"
+                warnings.warn(f"training.lr is {self.training.lr}; {advice}", stacklevel=2)
         self.accuracies_ = self.training.train(
             model.to(self._device), tokenizer, words, labels,
             max_length=self.max_length, seed=self.seed, folder=folder, progress=progress,
@@ -214,7 +218,7 @@ class LLMLingua2(Estimator):
 
         ``options`` replace settings of ``distillation``; the data set is ``distilled_``.
         """
-        settings = attrs.evolve(self.distillation, **options)
+        settings = Distillation(**{**self.distillation.get_params(), **options})
         self.distilled_ = settings.distill(chat, texts, seed=self.seed)
         return self.fit(self.distilled_)
 
@@ -248,7 +252,7 @@ class LLMLingua2(Estimator):
         words, origin = self._classify(reader, contexts), reader.lengths(contexts)
         named: set[int] = set()
         if question:
-            pieces = [word for page in reader.read([question]) for word in page.text]
+            pieces = reader.words([question]).text
             words, named = favour(words, {piece.casefold() for piece in pieces if re.search(r"\w", piece)})
         keep = list(range(n))
         if asked.context_filter and n > 1:
@@ -316,18 +320,20 @@ class LLMLingua2(Estimator):
 
     def _classify(self, reader: WordReader, contexts: Sequence[str], progress: Progress | None = None) -> Words:
         """Tokenise, cut into chunks, classify, and merge tokens to words."""
-        pages = reader.read(contexts)
-        p = keep_probabilities(
-            self.model_,
-            [chunk for page in pages for chunk in page.chunks],
-            reader.prefix,
-            reader.suffix,
-            pad=self.tokenizer_.pad_token_id or 0,
-            max_length=self.max_length,
-            batch_size=self.batch_size,
-            progress=progress,
-        )
-        return reader.words(pages, np.concatenate([np.zeros(0), *p]))
+
+        def classify(chunks: Sequence[np.ndarray]) -> list[np.ndarray]:
+            return keep_probabilities(
+                self.model_,
+                chunks,
+                reader.prefix,
+                reader.suffix,
+                pad=self.tokenizer_.pad_token_id or 0,
+                max_length=self.max_length,
+                batch_size=self.batch_size,
+                progress=progress,
+            )
+
+        return reader.words(contexts, classify)
 
     def _select(
         self, words: Words, owners: np.ndarray, rate: Any, threshold: float | None, *, pooled: bool = False
@@ -344,8 +350,9 @@ class LLMLingua2(Estimator):
 
     def _result(self, words: Words, kept: np.ndarray, texts: Sequence[str], before: int, after: int) -> Compression:
         columns = (words.text, kept, words.forced_p, words.context)
-        listed = (tuple(column[words.text != ""].tolist()) for column in columns)
-        return Compression("\n\n".join(texts), tuple(texts), *listed, before, after, self.kind, self._weights)
+        text, labels, p, context = (tuple(column[words.text != ""].tolist()) for column in columns)
+        together = "\n\n".join(texts)
+        return Compression(together, tuple(texts), text, labels, p, context, before, after, self.kind, self._weights)
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text by the target tokenizer."""
@@ -355,9 +362,9 @@ class LLMLingua2(Estimator):
     def load(cls, folder: str | os.PathLike[str], *, device: str = "auto", **params: Any) -> Self:
         """Read what :meth:`save` wrote; the weights are in the folder, ``params`` replace saved settings."""
         saved = load_tree(folder)
-        if isinstance(saved, dict) and {"value": None} == saved.get("params", {}).get("training", {}).get(
-            "group", {}
-        ).get("lr"):
+        if isinstance(saved, dict) and saved.get("params", {}).get("training", {}).get("group", {}).get("lr") == {
+            "value": None
+        }:
             params = {"training": {}, **params}  # None stood for values by the encoder in folders saved earlier
         return super().load(folder, device=device, **{"model": None, "tokenizer": None, **params})
 

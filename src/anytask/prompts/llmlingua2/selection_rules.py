@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from anytask.core.settings import Settings, flag, numbers, real, whole
-from anytask.prompts.llmlingua2.words import Words
+from anytask.prompts.llmlingua2.words import Words, runs
 
 
 class Budget(Settings):
@@ -103,11 +103,6 @@ def most_probable(p: np.ndarray, cost: np.ndarray, rate: float) -> np.ndarray:
     keep = np.zeros(len(p), dtype=bool)
     keep[order] = np.cumsum(cost[order]) <= math.floor(rate * cost.sum() + 0.5)
     return keep | (p >= 1.0)
-
-
-def runs(labels: np.ndarray) -> list[np.ndarray]:
-    """Return the rows of each run of equal labels."""
-    return np.split(np.arange(len(labels)), np.flatnonzero(np.diff(labels)) + 1) if len(labels) else []
 
 
 def select_words(

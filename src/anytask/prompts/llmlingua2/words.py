@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import re
 import string
 from collections.abc import Callable, Sequence
@@ -64,6 +65,20 @@ def is_unspaced(char: str) -> bool:
     return _UNSPACED.match(char) is not None
 
 
+def runs(labels: np.ndarray) -> list[np.ndarray]:
+    """Return the rows of each run of equal labels."""
+    return np.split(np.arange(len(labels)), np.flatnonzero(np.diff(labels)) + 1) if len(labels) else []
+
+
+#: Token ids of model inputs -> their tokens' keep-probabilities.
+Classify = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
+
+
+def undecided(chunks: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return probabilities of 0, where only the words are wanted."""
+    return [np.zeros(len(chunk)) for chunk in chunks]
+
+
 @dataclass(frozen=True)
 class Words:
     """The words of some contexts, in order, as the columns of a table."""
@@ -79,24 +94,6 @@ class Words:
     def take(self, rows: np.ndarray | slice) -> Self:
         """Return some of the rows."""
         return type(self)(*(column[rows] for column in vars(self).values()))
-
-
-@dataclass
-class Page:
-    """One context, tokenised, cut into chunks, and its tokens grouped to words."""
-
-    ids: np.ndarray  # (n,)
-    stops: list[int]  # where chunks begin
-    sure: np.ndarray  # (n,) whether a token is kept in any case
-    first: np.ndarray  # (w,) the first token of each word
-    text: list[str]
-    gap: list[bool]
-    cost: np.ndarray  # (w,)
-
-    @property
-    def chunks(self) -> list[np.ndarray]:
-        """Token ids of each model input."""
-        return np.split(self.ids, self.stops[1:])
 
 
 class WordReader:
@@ -170,30 +167,32 @@ class WordReader:
         if self._count is not None:
             return np.array([self._count(text) for text in texts])
         encoded = self.backend.encode_batch(list(texts), add_special_tokens=False)
-        return np.array([self._costs(*pair).sum() for pair in zip(texts, encoded)])
+        return np.array([self._costs(e.ids, [t[a:b] for a, b in e.offsets]).sum() for t, e in zip(texts, encoded)])
 
-    def _costs(self, text: str, encoding: Any) -> np.ndarray:
+    def _costs(self, ids: Sequence[int], pieces: Sequence[str]) -> np.ndarray:
         """Return how many tokens each token counts for: what is unknown, one for each four bytes, about a GPT's."""
-        return np.array(
-            [
-                1 if i != self._unknown else -(-len(text[a:b].encode("utf-8", "replace")) // 4) or 1
-                for i, (a, b) in zip(encoding.ids, encoding.offsets)
-            ],
-            dtype=np.int64,
-        )
+        size = [
+            1 if i != self._unknown else math.ceil(len(piece.encode("utf-8", "replace")) / 4) or 1
+            for i, piece in zip(ids, pieces)
+        ]
+        return np.array(size, dtype=np.int64)
 
-    def read(self, contexts: Sequence[str]) -> list[Page]:
-        """Replace forced tokens by their stand-ins, tokenise, cut into chunks, and find the words."""
+    def words(self, contexts: Sequence[str], classify: Classify = undecided) -> Words:
+        """Replace forced tokens by their stand-ins, tokenise, cut into chunks, classify, and merge tokens to words."""
         for name in self._stands_for:
             if any(name in context for context in contexts):
                 raise ValueError(f"the text contains {name!r}, which stands for a forced token; rename it first")
         texts = [self._split.sub(lambda m: self.stand_in[m.group()], context) for context in contexts]
-        return [self._page(*pair) for pair in zip(texts, self.backend.encode_batch(texts, add_special_tokens=False))]
-
-    def _page(self, text: str, encoding: Any) -> Page:
-        begin, end = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
-        pieces = [text[a:b].strip() for a, b in encoding.offsets]
-        starts = np.diff(np.array(encoding.word_ids, dtype=np.int64), prepend=-1) != 0
+        encodings = self.backend.encode_batch(texts, add_special_tokens=False)
+        # From here on the contexts are one text, and every array is over all of their tokens, or words.
+        text = "\0".join(texts)
+        context = np.repeat(np.arange(len(texts)), [len(e.ids) for e in encodings])  # (n,)
+        ids, tokens, word_ids = ([x for e in encodings for x in getattr(e, n)] for n in ("ids", "tokens", "word_ids"))
+        base = np.cumsum([0, *(len(t) + 1 for t in texts)])[context]
+        offsets = np.array([pair for e in encodings for pair in e.offsets], dtype=np.int64).reshape(-1, 2)
+        begin, end = (offsets + base[:, None]).T
+        pieces = [text[a:b].strip() for a, b in zip(begin, end)]
+        starts = (np.diff(np.array(word_ids, dtype=np.int64), prepend=-1) != 0) | (np.diff(context, prepend=-1) != 0)
         starts |= np.array([piece in _PUNCTUATION for piece in pieces], dtype=bool)
         if not self._released:
             inside, after_unspaced = np.zeros((2, len(text) + 1), dtype=bool)
@@ -202,19 +201,36 @@ class WordReader:
                 after_unspaced[word.start()] = is_unspaced(text[word.start() - 1 : word.start()])
             starts = (starts & ~inside[begin]) | after_unspaced[begin]
             starts |= np.array([piece[:1].isalnum() and is_unspaced(piece) for piece in pieces], dtype=bool)
-        sure = np.array([token.lstrip(_MARKS) in self._forced for token in encoding.tokens], dtype=bool) & starts
+        sure = np.array([token.lstrip(_MARKS) in self._forced for token in tokens], dtype=bool) & starts
         if self._settings.force_digits:
             sure |= np.array([re.search(r"\d", p) is not None and p not in self._forced for p in pieces], dtype=bool)
-        stops = self._cut(text, begin, end, starts)
+        stops = self._cut(text, begin, end, starts, context)
         starts[stops] = True
-        first = np.flatnonzero(starts)
+        first = np.flatnonzero(starts)  # (w,)
         if len(first) and not self._released:  # a forced token makes its whole word certain
             sure = np.logical_or.reduceat(sure, first)[np.cumsum(starts) - 1]
-        words, gap = self._spell(text, begin[first], end[np.append(first[1:], len(begin))[: len(first)] - 1])
-        cost = self._word_costs(text, encoding, first, words, gap)
-        return Page(np.array(encoding.ids, dtype=np.int64), stops, sure, first, words, gap, cost)
+        p = np.concatenate([np.zeros(0), *classify(np.split(np.array(ids, dtype=np.int64), stops[1:]))])
+        certain = np.where(sure, 1.0, p)
+        n_tokens = np.diff(first, append=len(p))
+        if self._settings.token_to_word == "mean":
+            p, certain = (np.add.reduceat(q, first) / n_tokens for q in (p, certain))
+        else:
+            p, certain = p[first], certain[first]
+        spelled, gap = self._spell(text, begin[first], end[first + n_tokens - 1])
+        if self._count is None:
+            cost = np.add.reduceat(self._costs(ids, pieces), first)
+        else:
+            counted = [f" {word}" if wide else word for word, wide in zip(spelled, gap)]
+            if self._released:  # it counts words as the tokenizer spells them, border marks included
+                rest = [token.lstrip(_MARKS).removeprefix("##") for token in tokens]
+                counted = ["".join([tokens[i], *rest[i + 1 : i + n]]) for i, n in zip(first, n_tokens)]
+            cost = np.array([self._count(self._stands_for.get(word, word)) for word in counted], dtype=np.int64)
+        chunk = np.searchsorted(stops, first, side="right")
+        return Words(
+            np.array(spelled, dtype=object), np.array(gap, dtype=bool), context[first], chunk, cost, p, certain
+        )
 
-    def _cut(self, text: str, begin: np.ndarray, end: np.ndarray, starts: np.ndarray) -> list[int]:
+    def _cut(self, text: str, begin: np.ndarray, end: np.ndarray, starts: np.ndarray, context: np.ndarray) -> list[int]:
         """Return where chunks begin that fit, each ending at the last chunk end inside it (if there is one)."""
         n = len(begin)
         ends = np.array([m.end() for m in self._ends.finditer(text)])
@@ -222,10 +238,13 @@ class WordReader:
         is_end = np.searchsorted(ends, end) < np.searchsorted(ends, after, side="right")
         is_end &= np.append(starts[1:], True)[:n]
         last = np.maximum.accumulate(np.where(is_end, np.arange(n), -1))  # last chunk end at or before a token
-        stops = [0] if n else []
-        while stops and n - stops[-1] > self._room:
-            stop = stops[-1] + self._room + self._released
-            stops.append(int(last[stop - 1]) + 1 if last[stop - 1] > stops[-1] else stop)
+        stops = []
+        for rows in runs(context):
+            start, stop = rows[0], rows[-1] + 1
+            while start < stop:
+                stops.append(int(start))
+                full = start + self._room + self._released
+                start = stop if stop - start <= self._room else last[full - 1] + 1 if last[full - 1] > start else full
         return stops
 
     def _spell(self, text: str, begin: np.ndarray, end: np.ndarray) -> tuple[list[str], list[bool]]:
@@ -233,43 +252,11 @@ class WordReader:
         # A mark that stands alone may claim the character after it, which is the next word's.
         end = np.minimum(end, np.append(begin[1:], len(text))[: len(begin)])
         raw = [text[a:b] for a, b in zip(begin, end)]
-        words = [self._stands_for.get(piece.strip(), piece.strip()) for piece in raw]
         begin = begin + [len(piece) - len(piece.lstrip()) for piece in raw]
-        done = np.maximum.accumulate(np.append(0, begin + [len(piece.strip()) for piece in raw]))
-        return words, [w != "" and any(map(str.isspace, text[a:b])) for w, a, b in zip(words, done, begin)]
-
-    def _word_costs(self, text: str, encoding: Any, first: np.ndarray, words: list[str], gap: list[bool]) -> np.ndarray:
-        if self._count is None:
-            return np.add.reduceat(self._costs(text, encoding), first)
-        spelled = [f" {word}" if wide else word for word, wide in zip(words, gap)]
-        if self._released:  # it counts words as the tokenizer spells them, border marks included
-            rest = [token.lstrip(_MARKS).removeprefix("##") for token in encoding.tokens]
-            places = zip(first, np.append(first[1:], len(rest)))
-            spelled = ["".join([encoding.tokens[i], *rest[i + 1 : j]]) for i, j in places]
-            spelled = [self._stands_for.get(word, word) for word in spelled]
-        return np.array([self._count(word) for word in spelled], dtype=np.int64)
-
-    def words(self, pages: Sequence[Page], p: np.ndarray) -> Words:
-        """Merge the keep-probabilities of all pages' tokens to those of their words."""
-        size = np.array([len(page.ids) for page in pages])
-        offset = np.cumsum(size) - size
-        first = np.concatenate([page.first + at for page, at in zip(pages, offset)])
-        begins = np.concatenate([np.array(page.stops, dtype=int) + at for page, at in zip(pages, offset)])
-        certain = np.where(np.concatenate([page.sure for page in pages]), 1.0, p)
-        if self._settings.token_to_word == "mean":
-            tokens = np.diff(first, append=len(p))
-            p, certain = (np.add.reduceat(q, first) / tokens for q in (p, certain))
-        else:
-            p, certain = p[first], certain[first]
-        return Words(
-            text=np.array([word for page in pages for word in page.text], dtype=object),
-            gap=np.array([gap for page in pages for gap in page.gap], dtype=bool),
-            context=np.repeat(np.arange(len(pages)), [len(page.first) for page in pages]),
-            chunk=np.searchsorted(begins, first, side="right"),
-            cost=np.concatenate([page.cost for page in pages]),
-            p=p,
-            forced_p=certain,
-        )
+        words = [piece.strip() for piece in raw]
+        done = np.maximum.accumulate(np.append(0, begin + [len(word) for word in words]))
+        gap = [word != "" and any(map(str.isspace, text[a:b])) for word, a, b in zip(words, done, begin)]
+        return [self._stands_for.get(word, word) for word in words], gap
 
 
 def check_contexts(contexts: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The token classifier of LLMLingua-2: a fresh small encoder, and its training on word labels."""
+"""The token classifier of LLMLingua-2: read or made fresh, trained on word labels, and asked for probabilities."""
 
 from __future__ import annotations
 
@@ -12,16 +12,99 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from anytask.core import training
+from anytask.core.checks import require_finite
 from anytask.core.persistence import load_tree, save_tree
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive, isolated
 from anytask.core.rollback import rollback
 from anytask.core.settings import Settings, real, whole
-from anytask.prompts.llmlingua2.token_probabilities import model_inputs
+from anytask.models.loading import load_pretrained
 
 logger = logging.getLogger(__name__)
+
+_ADVICE = "its weights are NaN, or too large for their precision: load it in float32"
+#: Tokens of one batch on a CPU: larger batches leave its cache and are slower.
+_CPU_TOKENS = 4096
+
+
+def read_classifier(model: Any, tokenizer: Any) -> tuple[torch.nn.Module, Any]:
+    """Return a token classifier and its tokenizer; ``model`` is a module, a name or a folder.
+
+    Raises
+    ------
+    ValueError
+        If it does not have two labels.
+    """
+    if not isinstance(model, torch.nn.Module):
+        from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+        tokenizer = tokenizer or load_pretrained(AutoTokenizer, model, use_fast=True)
+        model = load_pretrained(AutoModelForTokenClassification, model)
+    labels = getattr(model.config, "num_labels", None)
+    if labels != 2:
+        raise ValueError(f"the token classifier must have 2 labels (1 = keep), got {labels}")
+    return model, tokenizer
+
+
+def keep_probabilities(
+    model: nn.Module,
+    chunks: Sequence[np.ndarray],
+    prefix: Sequence[int] = (),
+    suffix: Sequence[int] = (),
+    *,
+    pad: int = 0,
+    max_length: int = 512,
+    batch_size: int = 50,
+    progress: Progress | None = None,
+) -> list[np.ndarray]:
+    """Return p_t = softmax(f(chunk))_t[keep] for every token of every chunk.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A token classifier of ``transformers`` with two labels, 1 = keep.
+    chunks : sequence of (n,) arrays of int
+    prefix, suffix : sequences of int
+        Special tokens around a chunk; what goes beyond ``max_length`` is cut off.
+    pad, max_length, batch_size : int
+    progress : callable, optional
+        Called with the finished share in [0, 1].
+    """
+    device = next(model.parameters()).device
+    room = max_length * batch_size if device.type != "cpu" else min(max_length * batch_size, _CPU_TOKENS)
+    order = sorted(range(len(chunks)), key=lambda i: len(chunks[i]))
+    batches: list[list[int]] = []
+    for i in order:  # texts of similar length go together, so that little is padded
+        n = len(chunks[i]) + len(prefix) + len(suffix)
+        batch = batches[-1] if batches else []
+        fits = batch and len(batch) < batch_size and n * (len(batch) + 1) <= room
+        if fits and len(chunks[i]) <= 1.25 * len(chunks[batch[0]]) + 8:
+            batch.append(i)
+        else:
+            batches.append([i])
+    out: list[np.ndarray] = [np.zeros(0)] * len(chunks)
+    share, done = portion(progress, 0.0, 1.0), 0
+    for batch in batches:
+        rows = [np.concatenate([prefix, chunks[i], suffix]).astype(np.int64)[:max_length] for i in batch]
+        with torch.inference_mode():
+            logits = model(**model_inputs(rows, pad, device)).logits  # (b, n, 2)
+            keep = require_finite(logits.float(), "the token classifier's output", _ADVICE).softmax(dim=-1)[..., 1]
+        for row, i in zip(keep.cpu().numpy().astype(np.float64), batch):
+            out[i] = row[len(prefix) : len(prefix) + len(chunks[i])]
+        done += len(batch)
+        share(done / len(chunks))
+    return out
+
+
+def model_inputs(rows: Sequence[Any], pad: int, device: torch.device) -> dict[str, Any]:
+    """Return token ids padded to the longest row; without padding no mask is needed, and attention is faster."""
+    length = torch.tensor([len(row) for row in rows])
+    ids = pad_sequence([torch.as_tensor(row) for row in rows], batch_first=True, padding_value=pad)  # (b, n)
+    mask = (torch.arange(ids.shape[1]) < length[:, None]).long()
+    return {"input_ids": ids.to(device), "attention_mask": None if mask.all() else mask.to(device)}
 
 
 def small_encoder(
@@ -117,14 +200,17 @@ class Training(Settings):
             raise ValueError(f"training needs at least two texts, got {len(examples)}")
         valid, chosen = [examples[i] for i in order[:held]], [examples[i] for i in order[held:]]
         pad, share = tokenizer.pad_token_id or 0, portion(progress, 0.0, 1.0)
+        device = next(model.parameters()).device
         optimizer = torch.optim.Adam(model.parameters(), lr=self.lr, fused=True)
         settings = [self.lr, self.batch_size, max_length, self.validation, seed]
         accuracies: list[float] = []
         best = model.state_dict()
 
         def loss(batch: Sequence[Any]) -> torch.Tensor:
-            logits, y = forward(model, batch, pad)
-            return nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-100)
+            ids, flags = zip(*batch)
+            y = pad_sequence([torch.tensor(row) for row in flags], batch_first=True, padding_value=-100)  # (b, n)
+            logits = model(**model_inputs(ids, pad, device)).logits  # (b, n, 2)
+            return nn.functional.cross_entropy(logits.flatten(0, 1), y.to(device).flatten(), ignore_index=-100)
 
         def run(epoch: int) -> None:
             rows = batches([len(ids) for ids, _ in chosen], self.batch_size, derive(seed, "order", epoch))
@@ -187,21 +273,7 @@ def batches(lengths: Sequence[int], size: int, seed: int) -> list[np.ndarray]:
     return [cut[i] for i in rng.permutation(len(cut))]
 
 
-@torch.no_grad()
-def accuracy(model: nn.Module, examples: Sequence[Any], pad: int) -> float:
+def accuracy(model: nn.Module, examples: Sequence[tuple[list[int], list[int]]], pad: int = 0) -> float:
     """Return the share of tokens with the right label."""
-    model.eval()
-    right = total = 0
-    for start in range(0, len(examples), 64):
-        logits, y = forward(model, examples[start : start + 64], pad)
-        right += int((logits.argmax(-1) == y).sum())
-        total += int((y != -100).sum())
-    return right / total
-
-
-def forward(model: nn.Module, examples: Sequence[Any], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits, shape (b, n, 2), and labels, -100 at the padding, which the loss leaves out."""
-    device = next(model.parameters()).device
-    ids, labels = zip(*examples)
-    y = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in labels], batch_first=True, padding_value=-100)
-    return model(**model_inputs(ids, pad, device)).logits, y.to(device)
+    p = keep_probabilities(model.eval(), [np.array(ids) for ids, _ in examples], pad=pad)
+    return float(np.mean((np.concatenate(p) > 0.5) == np.concatenate([y for _, y in examples])))
