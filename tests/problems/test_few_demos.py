@@ -1,6 +1,5 @@
 """The problem `few-demos`: what a run sees, what is measured, user data, and what is refused."""
 
-import dataclasses
 import pickle
 
 import numpy as np
@@ -12,7 +11,7 @@ from anytask.core.errors import BadData
 from anytask.datasets.episode_files import save_episodes
 from anytask.datasets.episodes import Episode, Episodes
 from anytask.problems.base import Entrant
-from anytask.problems.few_demos import FewDemos, unlabelled
+from anytask.problems.few_demos import FewDemos
 
 pytest.importorskip("gymnasium")
 torch.set_num_threads(1)
@@ -146,10 +145,10 @@ def test_the_error_is_in_standard_deviations_of_the_prior(tmp_path):
         def predict(self, episodes):
             return np.zeros_like(episodes.actions)
 
-    from anytask.problems.few_demos import _held_out
+    from anytask.problems.few_demos import _compared
 
     expert, prior = pendulum(2), pendulum(6, seed=1)
-    error = _held_out(Still(), expert, prior)["action_error"]
+    error = _compared(Still(), expert, prior)["action_error"]
     assert error == pytest.approx(np.sqrt((expert.actions**2).mean()) / prior.actions.std(), rel=1e-5)
 
 
@@ -168,6 +167,17 @@ def test_labels_are_needed_only_by_the_oracle():
     data = problem.load("mine", expert=pendulum(2), prior=pendulum(4, seed=1))
     assert "oracle selection" not in {e.name for e in problem.baselines(data)}
     assert "needs to be told" in problem.refuses(baseline("OracleSelection"), data)
+
+
+def test_who_cannot_learn_from_the_actions_is_left_out_before_anything_runs():
+    problem = FewDemos()
+    choices = [Episodes.from_list([Episode(np.zeros((3, 4)), [i, 1])] * 2) for i in (0, 1)]
+    data = problem.load("mine", expert=choices[0], prior=choices[1], env="CartPole-v1")
+    for entrant in (RETRIEVAL, *problem.baselines(data)):
+        assert "real-valued actions" in problem.refuses(entrant, data)
+    with pytest.raises(BadData, match=r"CartPole-v1 takes Discrete\(2\), and the demonstrations' actions are float32"):
+        real = Episodes.from_list([Episode(np.zeros((3, 4)), [[0.5], [0.5]])] * 2)
+        problem.load("mine", expert=real, prior=real, env="CartPole-v1")
 
 
 def test_what_is_wrong_with_the_data_is_named(tmp_path):
@@ -190,10 +200,10 @@ def test_what_is_wrong_with_the_data_is_named(tmp_path):
         problem.load("mine", expert=pendulum(), prior=wide)
     with pytest.raises(BadData, match="cannot be made"):
         problem.load("mine", expert=pendulum(), prior=pendulum(), env="Pendulumm-v1")
-    with pytest.raises(BadData, match=r"Hopper-v5 shows .*\(11,\).*the expert saw .*\(3,\)"):
+    with pytest.raises(BadData, match=r"Hopper-v5 shows .*\(11,\).*demonstrations hold .*\(3,\)"):
         problem.load("mine", expert=pendulum(), prior=pendulum(), env="Hopper-v5")
     two = Episodes.from_list([Episode(np.zeros((3, 3)), np.zeros((2, 2)))])
-    with pytest.raises(BadData, match="takes actions of 1 numbers, and the expert's have 2"):
+    with pytest.raises(BadData, match=r"takes Box\(.*\), and the demonstrations have 2 action dimensions"):
         problem.load("mine", expert=two, prior=two, env="Pendulum-v1")
     with pytest.raises(BadData, match="cannot be split"):
         problem.load("mine", expert=pendulum(1), prior=pendulum())
@@ -201,9 +211,3 @@ def test_what_is_wrong_with_the_data_is_named(tmp_path):
     for options, word in (({name: value}, name) for name, value in wrong.items()):
         with pytest.raises(ValueError, match=word):
             problem.load("waypoints", **options)
-
-
-def test_unlabelled_episodes_are_the_same_episodes():
-    e = pendulum(2, relevant=[True, False])
-    bare = unlabelled(e)
-    assert bare.attributes == {} and bare.fingerprint == dataclasses.replace(e, attributes={}).fingerprint

@@ -80,6 +80,65 @@ def test_entrants_get_the_same_demonstrations_and_no_more_episodes_than_allowed(
     assert set(out[0].metrics) == {"success", "success_imitation", "episodes", "frequency"}
 
 
+class Shared:
+    """A policy that walks on by ``stride``, and counts how often policies are trained."""
+
+    trainings = 0
+
+    def __init__(self, stride=1.0, seed=0):
+        self.stride, self.seed = stride, seed
+
+    def get_params(self):
+        return {"stride": self.stride, "seed": self.seed}
+
+    def set_params(self, **params):
+        vars(self).update(params)
+
+    def fit(self, episodes):
+        type(self).trainings += 1
+
+    def act(self, obs, *, deterministic=True):
+        return self.stride * torch.nn.functional.normalize(obs[:, :2] * -1 + 1)
+
+    def reset(self, rows=None):
+        pass
+
+    def improve(self, env, demonstrations, *, rollouts, online_episodes, on_stage, progress):
+        on_stage(type("Stage", (), {"name": "online", "episodes": 3}))
+
+
+def test_entrants_that_differ_in_what_is_set_after_training_share_it(monkeypatch):
+    monkeypatch.setattr(Entrant, "load", lambda self: Shared)
+    Shared.trainings = 0
+    problem = Visuomotor()
+    data = problem.load("reach", **{**SMALL, "params": None})
+    still, moving = Entrant("still", "x:y", after={"stride": 0.0}), Entrant("moving", "x:y")
+    shares = []
+    together = problem.run_variants([still, moving], data, 0, shares.append)
+    assert Shared.trainings == 1 and shares[-1] == 1.0
+    alone = [problem.run(entrant, data, 0) for entrant in (still, moving)]
+    for one, other in zip(together, alone):
+        assert one.details["stages"] == other.details["stages"] and set(one.metrics) == set(other.metrics)
+    assert list(together[0].details["stages"]) == ["imitation", "online"]
+    assert together[0].details["stages"] != together[1].details["stages"]
+    assert together[0].metrics["episodes"] == 3 and together[0].details["filmstrip"] != together[1].details["filmstrip"]
+
+
+def test_who_cannot_learn_from_the_actions_is_left_out_before_anything_runs(monkeypatch):
+    class Picky(Shared):
+        @staticmethod
+        def refuses(episodes):
+            return None if episodes.actions.dtype.kind == "f" else "it wants real actions"
+
+    problem = Visuomotor()
+    demos = Episodes.from_list([Episode(np.zeros((3, 4)), [0, 1])])
+    data = problem.load(demos, env="CartPole-v1")
+    monkeypatch.setattr(Entrant, "load", lambda self: Picky)
+    assert problem.refuses(Entrant("picky", "x:y"), data) == "picky: it wants real actions"
+    monkeypatch.setattr(Entrant, "load", lambda self: Shared)
+    assert problem.refuses(Entrant("shared", "x:y"), data) is None
+
+
 def test_every_baseline_runs():
     problem = Visuomotor()
     data = problem.load("walled-reach", **{**SMALL, "rollouts": 2, "online_episodes": 2, "eval_episodes": 2})
@@ -122,7 +181,7 @@ def test_data_that_do_not_fit_are_refused_before_anything_is_trained(tmp_path):
     save_episodes(tmp_path / "reach.npz", demonstrations("anytask/Reach-v0", 3))
     with pytest.raises(BadData, match="2 action dimensions"):
         problem.load(tmp_path / "reach.npz", env="Pendulum-v1")
-    with pytest.raises(BadData, match="have observations"):
+    with pytest.raises(BadData, match="shows the observations"):
         problem.load(Episodes.from_list([Episode(np.zeros((3, 5)), np.zeros((2, 1)))]), env="Pendulum-v1")
     pendulum = Episodes.from_list([Episode(np.zeros((3, 3)), np.zeros((2, 2)))])
     with pytest.raises(BadData, match="2 action dimensions"):

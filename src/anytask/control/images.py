@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,46 +72,85 @@ def learning_curves(
         x, table, known, count = x[shown], table[:, shown], known[:, shown], count[shown]
         mean = np.where(known, table, 0).sum(0) / count
         tint = colour_of(name, order)
+        band = None
         if (count > 1).any():
             spread = np.where(known, (table - mean) ** 2, 0).sum(0)
             freedom = np.maximum(count - 1, 1)
             half = student.ppf(0.5 + confidence / 2, freedom) * np.sqrt(spread / freedom / count)
-            low, high = mean - half, mean + half
+            band = (mean - half, mean + half)
             if share:
-                low, high = low.clip(0, 1), high.clip(0, 1)
-            figure.add_scatter(
-                x=np.concatenate([x, x[::-1]]),
-                y=np.concatenate([high, low[::-1]]),
-                fill="toself",
-                fillcolor=translucent(tint, 0.16),
-                line={"width": 0},
-                hoverinfo="skip",
-                showlegend=False,
-                legendgroup=name,
-            )
-        figure.add_scatter(
-            x=x,
-            y=mean,
-            name=name,
+                band = (band[0].clip(0, 1), band[1].clip(0, 1))
+        add_curve(
+            figure, name, tint, x, mean, band,
             mode="lines+markers" if len(x) <= 40 else "lines",
-            line={"color": tint, "width": 2.5},
             marker={"size": 6},
-            legendgroup=name,
-            hovertemplate="%{x}: %{y" + (":.0%" if share else ":.4g") + "}<extra>" + name + "</extra>",
-        )
-    figure.update_layout(
-        template="plotly_white",
-        font={"color": _INK, "size": 13},
-        margin={"l": 60, "r": 20, "t": 40, "b": 50},
-        height=380,
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        hovermode="x unified",
-    )
-    figure.update_xaxes(title=x_title, gridcolor=_LINE, automargin=True)
-    figure.update_yaxes(title=y_title, gridcolor=_LINE, automargin=True)
+            hovertemplate="%{x}: %{y" + (":.0%" if share else ":.4g") + "}<extra>" + escape(name) + "</extra>",
+        )  # fmt: skip
+    framed(figure, x_title, y_title, height=380)
+    figure.update_layout(hovermode="x unified")
     if share:
         figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%")
     return figure
+
+
+def add_curve(
+    figure: go.Figure, name: str, tint: str, x: Any, mean: Any, band: tuple[Any, Any] | None = None, **line: Any
+) -> None:
+    """Add a line to a figure, over a band from a lower to an upper one."""
+    if band is not None:
+        low, high = band
+        figure.add_scatter(
+            x=np.concatenate([x, x[::-1]]), y=np.concatenate([high, low[::-1]]), fill="toself", line={"width": 0},
+            fillcolor=translucent(tint, 0.16), hoverinfo="skip", showlegend=False, legendgroup=name,
+        )  # fmt: skip
+    shown = {"mode": "lines", "line": {"color": tint, "width": 2.5}, "legendgroup": name, **line}
+    figure.add_scatter(x=x, y=mean, name=escape(name), **shown)
+
+
+def framed(
+    figure: go.Figure, x_title: str | None = None, y_title: str | None = None, *, height: int = 420
+) -> go.Figure:
+    """Give a figure the look that those of the family share, and return it."""
+    figure.update_layout(
+        template="plotly_white", font={"color": _INK, "size": 13}, height=height,
+        margin={"l": 60, "r": 20, "t": 50, "b": 50},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+    )  # fmt: skip
+    figure.update_xaxes(title=x_title, gridcolor=_LINE, zeroline=False, automargin=True)
+    figure.update_yaxes(title=y_title, gridcolor=_LINE, zeroline=False, automargin=True)
+    return figure
+
+
+def strips(films: Mapping[str, str]) -> go.Figure:
+    """Draw film strips one below the other.
+
+    Parameters
+    ----------
+    films : mapping of str to str
+        Name -> PNG file as base64 text, as :func:`as_text` returns it.
+
+    Examples
+    --------
+    >>> film = as_text(filmstrip([np.zeros((32, 32, 3), np.uint8)]))
+    >>> len(strips({"ppo": film, "random": film}).data)
+    2
+    """
+    from plotly.subplots import make_subplots
+
+    figure: Any = make_subplots(len(films), 1, subplot_titles=[escape(name) for name in films])
+    for row, film in enumerate(films.values(), 1):
+        figure.add_image(source=f"data:image/png;base64,{film}", hoverinfo="skip", row=row, col=1)
+    framed(figure, height=70 + 170 * len(films))
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    return figure
+
+
+def as_text(image: Image.Image) -> str:
+    """Return an image as a small PNG file in base64, as reports keep it."""
+    file = io.BytesIO()
+    image.convert("RGB").quantize(64).save(file, format="PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def filmstrip(

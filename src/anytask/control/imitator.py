@@ -66,6 +66,12 @@ class Imitator(Estimator):
 
     # -- what users call ------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def refuses(episodes: Episodes) -> str | None:
+        """Return why such episodes cannot be learned from, or None."""
+        kind = episodes.actions.dtype
+        return None if kind.kind == "f" else f"it imitates real-valued actions, and those recorded are {kind}"
+
     def fit(self, episodes: Episodes, prior: Episodes | None = None, progress: Progress | None = None) -> Self:
         """Learn a policy.
 
@@ -86,6 +92,9 @@ class Imitator(Estimator):
         """
         if not isinstance(episodes, Episodes) or not (prior is None or isinstance(prior, Episodes)):
             raise TypeError("fit takes Episodes; anytask.datasets.episode_files.load_episodes reads them from files")
+        for given in (episodes, *([] if prior is None else [prior])):
+            if reason := self.refuses(given):
+                raise ValueError(f"{type(self).__name__} cannot learn from these episodes: {reason}")
         if prior is not None and (difference := episodes.unlike(prior)):
             raise ValueError(f"the prior has {difference} of the expert's episodes")
         with self._refit():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -257,8 +255,7 @@ class Rearrangement(TrainingProblem):
 
     def figures(self, data: RearrangementData, runs: list[Any]) -> list[tuple[str, str, Any]]:
         """Return success over the training, and film strips."""
-        from anytask.control.behavior_retrieval.figures import strips
-        from anytask.control.images import learning_curves
+        from anytask.control.images import learning_curves, strips
 
         done = [run for run in runs if run.status == "done"]
         out: list[tuple[str, str, Any]] = []
@@ -329,9 +326,7 @@ def _interpolated(steps: np.ndarray, curve: Mapping[str, list[float]]) -> np.nda
 
 def _film(model: Any, data: RearrangementData, seed: int) -> str:
     from anytask.control import record
+    from anytask.control.images import as_text
 
     world = data._world(1, 0, data._listed(seed, "test"), "once")
-    strip = record(model, world).filmstrip(7, height=140)
-    file = io.BytesIO()
-    strip.convert("RGB").quantize(64).save(file, format="PNG", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
+    return as_text(record(model, world).filmstrip(7, height=140))

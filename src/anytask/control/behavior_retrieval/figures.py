@@ -1,20 +1,20 @@
-"""Pictures of a retrieval: how similar episodes are to the expert's over time, and where transitions lie."""
+"""Figures of a retrieval: how similar episodes are to the expert's over time, and where transitions lie."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from anytask.core.colors import PALETTE, translucent
+from anytask.control.images import add_curve, framed
+from anytask.core.colors import PALETTE
 from anytask.datasets.episodes import Episodes
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-_INK, _LINE, _FAINT = "#2b3138", "#e3e7eb", "#c3c9cf"
+_FAINT = "#c3c9cf"
 
 
 def similarity_curves(
@@ -60,21 +60,14 @@ def similarity_over_time(curves: Mapping[str, Sequence[Sequence[float]]], delta:
 
     figure = go.Figure()
     for place, (name, (mean, low, high)) in enumerate(curves.items()):
-        colour = PALETTE[place % len(PALETTE)]
-        steps = list(range(len(mean)))
-        figure.add_scatter(
-            x=[*steps, *reversed(steps)], y=[*high, *reversed(low)], fill="toself", line={"width": 0},
-            fillcolor=translucent(colour, 0.15), hoverinfo="skip", showlegend=False,
-        )  # fmt: skip
-        figure.add_scatter(x=steps, y=list(mean), mode="lines", name=escape(name), line={"color": colour, "width": 2.5})
+        add_curve(figure, name, PALETTE[place % len(PALETTE)], np.arange(len(mean)), mean, (low, high))
     if delta is not None:
         figure.add_hline(
-            y=delta, line={"color": _INK, "dash": "dot", "width": 1.5}, annotation_text=f"kept above {delta:g}",
+            y=delta, line={"dash": "dot", "width": 1.5}, annotation_text=f"kept above {delta:g}",
             annotation_position="top right",
         )  # fmt: skip
-    _style(figure)
-    figure.update_xaxes(title="step of the episode")
-    figure.update_yaxes(title="similarity to the expert", range=[0, 1.02])
+    framed(figure, "step of the episode", "similarity to the expert")
+    figure.update_yaxes(range=[0, 1.02])
     return figure
 
 
@@ -104,8 +97,8 @@ def embedding_points(
     shown = rng.permutation(len(expert))[:most]
     points = np.concatenate([prior[rows], expert[shown]]).astype(np.float64)
     if method == "pca":
-        centred = points - points.mean(0)
-        xy = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
+        centered = points - points.mean(0)
+        xy = centered @ np.linalg.svd(centered, full_matrices=False)[2][:2].T
         xy = np.pad(xy, ((0, 0), (0, 2 - xy.shape[1])))
     elif method == "tsne":
         from sklearn.manifold import TSNE
@@ -138,44 +131,4 @@ def embedding_map(points: Mapping[str, Sequence[Sequence[float]]]) -> go.Figure:
     for name, marker in looks.items():
         xy = np.asarray(points.get(name, []), dtype=float).reshape(-1, 2)
         figure.add_scatter(x=xy[:, 0], y=xy[:, 1], mode="markers", name=f"{name} ({len(xy)})", marker=marker)
-    _style(figure)
-    figure.update_xaxes(title="first axis", zeroline=False)
-    figure.update_yaxes(title="second axis", zeroline=False)
-    return figure
-
-
-def strips(pictures: Mapping[str, str]) -> go.Figure:
-    """Draw film strips one below the other: name -> PNG file as base64 text."""
-    import base64
-    import io
-
-    import plotly.graph_objects as go
-    from PIL import Image
-
-    figure = go.Figure()
-    gap, y, width = 26, 0.0, 1.0
-    sizes = {name: Image.open(io.BytesIO(base64.b64decode(data))).size for name, data in pictures.items()}
-    width = float(max((w for w, _ in sizes.values()), default=1))
-    for name, data in pictures.items():
-        w, h = sizes[name]
-        figure.add_annotation(x=0, y=-y, text=name, showarrow=False, xanchor="left", yanchor="top", font={"size": 13})
-        figure.add_layout_image(
-            source=f"data:image/png;base64,{data}", xref="x", yref="y", x=0, y=-y - gap, sizex=w, sizey=h,
-            xanchor="left", yanchor="top", sizing="stretch",
-        )  # fmt: skip
-        y += h + 1.6 * gap
-    _style(figure, height=round(40 + max(y, 1) * 760 / width))
-    figure.update_xaxes(visible=False, range=[0, width])
-    figure.update_yaxes(visible=False, range=[-y, 4])
-    figure.update_layout(margin={"l": 10, "r": 10, "t": 10, "b": 10})
-    return figure
-
-
-def _style(figure: Any, height: int = 420) -> None:
-    figure.update_layout(
-        template="plotly_white", height=height, font={"color": _INK, "size": 13},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        margin={"l": 60, "r": 20, "t": 50, "b": 50},
-    )  # fmt: skip
-    figure.update_xaxes(gridcolor=_LINE)
-    figure.update_yaxes(gridcolor=_LINE)
+    return framed(figure, "first axis", "second axis")

@@ -8,48 +8,40 @@ from typing import Any
 
 import numpy as np
 
+from anytask.control.images import framed
 from anytask.core.colors import colour_of
 
-_FONT = {"family": "system-ui, Segoe UI, Helvetica Neue, Arial, sans-serif", "size": 13, "color": "#2b3138"}
-_LINE = "#e3e7eb"
 _ORDER = ("imitation", "offline", "online", "student")
 
 
 def visuomotor_figures(runs: Sequence[Any]) -> list[tuple[str, str, Any]]:
     """Return (title, caption, plotly figure) triples for finished runs; none if no run is done."""
+    from anytask.control.images import strips
+
     names = list(dict.fromkeys(run.entrant_name for run in runs))
-    done = {name: [r for r in runs if r.entrant_name == name and r.status == "done"] for name in names}
-    done = {name: mine for name, mine in done.items() if mine}
+    done: dict[str, list[Any]] = {}
+    for run in runs:
+        if run.status == "done":
+            done.setdefault(run.entrant_name, []).append(run)
     if not done:
         return []
-    n_seeds = max(len(mine) for mine in done.values())
+    n_seeds = max(map(len, done.values()))
     spread = f"from the lowest to the highest of {n_seeds} seeds" if n_seeds > 1 else "one seed, so none"
-    first = next(iter(done.values()))[0]
-    measure = "Return" if first.details.get("measure") == "return" else "Success rate"
-    out = [
-        (
-            f"{measure.split()[0]} by stage",
-            f"{measure} after each stage of an entrant, all tried out in the same episodes. Whiskers: {spread}.",
-            _stages(done, names, measure),
+    measure = "Return" if next(iter(done.values()))[0].details["measure"] == "return" else "Success rate"
+    text = f"{measure} after each stage of an entrant, all tried out in the same episodes. Whiskers: {spread}."
+    out = [(f"{measure.split()[0]} by stage", text, _stages(done, names, measure))]
+    logs: dict[str, list[Any]] = {}
+    for run in (run for mine in done.values() for run in mine if run.details["gate"]):
+        logs.setdefault(run.entrant_name, run.details["gate"])
+    if logs:
+        text = (
+            "Estimated value of the candidate policy at every check of the offline stage (first seed): filled where it "
+            "passed, open where it did not. The estimate comes from learned critics in a learned world, so that a rise "
+            "here is no promise of success: compare it with the stages above."
         )
-    ]
-    gated = {name: mine for name, mine in done.items() if any(run.details["gate"] for run in mine)}
-    if gated:
-        out.append(
-            (
-                "Gate log",
-                "Estimated value of the candidate policy at every check of the offline stage (first seed): filled "
-                "where it passed, open where it did not. The estimate comes from learned critics in a learned world, "
-                "so that a rise here is no promise of success: compare it with the stages above.",
-                _gate(gated, names),
-            )
-        )
-    films = {
-        name: run.details["filmstrip"] for name, mine in done.items() for run in mine if "filmstrip" in run.details
-    }
+        out.append(("Gate log", text, _gate(logs, names)))
+    films = {run.entrant_name: run.details["filmstrip"] for run in runs if "filmstrip" in (run.details or {})}
     if films:
-        from anytask.control.behavior_retrieval.figures import strips
-
         out.append(("Trials", "One trial of each entrant's last stage from the same start.", strips(films)))
     return out
 
@@ -69,19 +61,18 @@ def _stages(done: dict[str, list[Any]], names: Sequence[str], measure: str) -> A
                      "arrayminus": mean - values.min(0), "thickness": 1.2, "width": 4},
             hovertemplate=f"<b>{escape(name)}</b><br>after %{{x}}: %{{y{number}}}<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(categoryorder="array", categoryarray=_ORDER, title="after the stage")
-    figure.update_yaxes(title=measure.lower())
+    framed(figure, "after the stage", measure.lower(), height=430)
+    figure.update_xaxes(categoryorder="array", categoryarray=_ORDER)
     if measure == "Success rate":
         figure.update_yaxes(range=[0, 1.03], tickformat=".0%")
-    return _dress(figure)
+    return figure
 
 
-def _gate(done: dict[str, list[Any]], names: Sequence[str]) -> Any:
+def _gate(logs: dict[str, list[Any]], names: Sequence[str]) -> Any:
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    for name, mine in done.items():
-        log = next(run.details["gate"] for run in mine if run.details["gate"])
+    for name, log in logs.items():
         steps, values, best, accepted = zip(*log, strict=True)
         tint = colour_of(name, names)
         figure.add_scatter(
@@ -93,16 +84,4 @@ def _gate(done: dict[str, list[Any]], names: Sequence[str]) -> Any:
             marker={"color": tint, "size": 8, "symbol": ["circle" if a else "circle-open" for a in accepted]},
             hovertemplate=f"<b>{escape(name)}</b><br>step %{{x}}: %{{y:.3f}}<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(title="step of the offline stage")
-    figure.update_yaxes(title="estimated value J")
-    return _dress(figure)
-
-
-def _dress(figure: Any, height: int = 430) -> Any:
-    figure.update_layout(
-        template="simple_white", height=height, font=_FONT, margin={"l": 20, "r": 24, "t": 60, "b": 50},
-        legend={"orientation": "h", "x": 0, "y": 1.03, "yanchor": "bottom"},
-    )  # fmt: skip
-    figure.update_xaxes(showgrid=True, gridcolor=_LINE, zeroline=False, automargin=True)
-    figure.update_yaxes(showgrid=True, gridcolor=_LINE, zeroline=False, automargin=True)
-    return figure
+    return framed(figure, "step of the offline stage", "estimated value J", height=430)

@@ -1,0 +1,205 @@
+"""Few demonstrations: a handful of episodes by an expert, a large set of other behaviour, and one policy to learn."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from anytask.core.errors import BadData
+from anytask.core.rng import derive
+from anytask.datasets.episodes import Episodes
+from anytask.problems.base import Entrant, Metric, Outcome, Trained, policy_usage
+from anytask.problems.demonstrations import fits, refusal
+from anytask.problems.few_demos.data import WORLD, FewDemosData, FewDemosOptions, Instance, read
+from anytask.problems.training import Progress, TrainingProblem
+
+_SUCCESS = Metric("success", "Success rate")
+_RETURN = Metric("return", "Return", unit="reward")
+_ERROR = Metric("action_error", "Error of the action", higher_is_better=False, unit="standard deviations")
+
+
+class FewDemos(TrainingProblem):
+    """Learn a task from a few demonstrations and a large set of other behaviour.
+
+    Every entrant gets the same expert episodes and the same prior episodes, without labels, and the same number of
+    gradient steps; its policy is then tried out in the environment. Built in is ``waypoints``
+    (:class:`~anytask.control.envs.reach.WaypointReach`, as numbers or pictures): three demonstrations of task A from
+    nearly one place, and 40 noisy episodes of each of four tasks from anywhere, two of which share a part of their way;
+    policies start anywhere and are pushed about. Your own data: a folder with ``expert.npz`` (or ``.hdf5``, or a Minari
+    folder ``expert``) and ``prior.*``, or the options ``expert`` and ``prior``; success needs ``env``, a Gymnasium id.
+    Without it policies are judged by the actions of held-out expert episodes.
+
+    Metrics
+    -------
+    ``success`` (ranks; ``return`` does where the environment knows no success, ``action_error`` where episodes are held
+    out), ``retrieved`` (share of the prior data that is kept),
+    ``precision`` (share of that which truly helps, where the prior has the attribute ``relevant``), ``return``,
+    ``action_error`` (root mean square over held-out steps, in standard deviations of the prior's actions),
+    ``log_likelihood``.
+    """
+
+    key: ClassVar[str] = "few-demos"
+    title: ClassVar[str] = "Few demonstrations"
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        _SUCCESS,
+        Metric("retrieved", "Share of the prior data kept"),
+        Metric("precision", "Precision of what was kept"),
+        _RETURN,
+        _ERROR,
+        Metric("log_likelihood", "Log-likelihood of the action", unit="nats"),
+    )
+    bounds = {"oracle selection": "upper"}  # noqa: RUF012 (declared by the base class)
+    privileges: ClassVar[Mapping[str, str]] = {"oracle selection": "the truth about which prior data help"}
+    options_class = FewDemosOptions
+
+    def load(self, source: Any = "waypoints", **options: Any) -> FewDemosData:
+        """Take the built-in ``waypoints``, a folder with ``expert.*`` and ``prior.*``, or two paths as options."""
+        o = self.check_options(options)
+        own = isinstance(source, str) and source == "waypoints" and not Path(source).exists()
+        if own and o.expert is None and o.prior is None:
+            return FewDemosData("waypoints", WORLD, o)
+        expert, prior = read(source, "expert", o.expert), read(source, "prior", o.prior)
+        if difference := expert.unlike(prior):
+            raise BadData(f"the prior has {difference} of the expert's episodes")
+        if o.env is None and len(expert) < 2:
+            raise BadData("one expert episode cannot be split: give env, or at least 2 episodes")
+        tells_success = o.env is not None and fits(o.env, o.env_options or {}, expert)
+        if not tells_success:  # the return ranks, and where nothing can be tried out the error of the action
+            first = _ERROR if o.env is None else _RETURN
+            self.metrics = (first, *(m for m in self.metrics if m not in (first, _SUCCESS)))  # type: ignore[misc]
+        return FewDemosData(str(source), o.env, o, {"expert": expert, "prior": prior}, tells_success)
+
+    def baselines(self, data: FewDemosData) -> tuple[Entrant, ...]:
+        """Return what retrieval has to beat, and the oracle where it is known what helps."""
+        module = "anytask.control.baselines"
+        named = {
+            "expert only": ("ExpertOnly", {}),
+            "everything": ("MixedData", {}),
+            "random subset": ("RandomSubset", {}),
+            "pre-train, fine-tune": ("PretrainFinetune", {}),
+            "goal-conditioned": ("GoalConditioned", {}),
+            "goal-conditioned, fine-tuned": ("GoalConditioned", {"finetune_share": 0.25}),
+        }
+        if data.labelled:
+            named["oracle selection"] = ("OracleSelection", {})
+        return tuple(Entrant(name, f"{module}:{cls}", params, "baseline") for name, (cls, params) in named.items())
+
+    def refuses(self, entrant: Entrant, data: FewDemosData) -> str | None:
+        """Say why an entrant cannot take part."""
+        cls = entrant.load()
+        fit = getattr(cls, "fit", None)
+        if fit is None or "prior" not in inspect.signature(fit).parameters or not hasattr(cls, "act"):
+            return f"{entrant.name} has no fit(episodes, prior) and act(obs)"
+        if getattr(cls, "needs_labels", False) and not data.labelled:
+            return f"{entrant.name} needs to be told which prior transitions help"
+        return refusal(entrant, data)
+
+    def system_of(self, trained: tuple[Instance, Any]) -> Any:
+        """Return the policy."""
+        return trained[1]
+
+    def train(self, entrant: Entrant, data: FewDemosData, seed: int, progress: Progress) -> tuple[Instance, Any]:
+        """Fit one entrant to the episodes of this seed."""
+        world = data.instance(seed)
+        return world, _fitted(entrant, world, data.options, seed, progress)
+
+    def test(
+        self, entrant: Entrant, trained: tuple[Instance, Any], data: FewDemosData, seed: int, progress: Progress
+    ) -> Outcome:
+        """Try out the policy, or compare it with held-out episodes, and look at what it kept."""
+        world, model = trained
+        metrics: dict[str, float] = {}
+        details: dict[str, Any] = {}
+        if data.env is not None:
+            metrics |= _tried_out(model, data, seed, details)
+        if world.held_out is not None:
+            metrics |= _compared(model, world.held_out, world.prior)
+        metrics |= _retrieval(model, world, details)
+        return Outcome(metrics, details, {"stored_samples": float(world.prior.steps)})
+
+    def refit(self, entrant: Entrant, data: FewDemosData, seed: int, progress: Progress | None = None) -> Trained:
+        """Fit one entrant to all of the expert's episodes."""
+        world = data.instance(seed, hold_out=False)
+        model = _fitted(entrant, world, data.options, seed, progress)
+        return Trained((model,), policy_usage(entrant, {k: world.expert.shape_of(k) for k in world.expert.keys}))
+
+    def figures(self, data: FewDemosData, runs: list[Any]) -> list[tuple[str, str, Any]]:
+        """Return film strips, similarity over time, and the map of the embeddings."""
+        from anytask.control.behavior_retrieval.figures import embedding_map, similarity_over_time
+        from anytask.control.images import strips
+
+        done = [run for run in runs if run.status == "done"]
+        out: list[tuple[str, str, Any]] = []
+        films = {run.entrant_name: run.details["filmstrip"] for run in done if "filmstrip" in run.details}
+        if films:
+            text = "One trial of each entrant from the same start, with the first seed."
+            out.append(("Trials", text, strips(films)))
+        retrieved: dict[str, Any] = {}
+        for run in done:
+            if "similarity" in run.details:
+                retrieved.setdefault(run.entrant_name, run)
+        for name, run in retrieved.items():
+            d = run.details["similarity"]
+            text = f"Mean similarity of the prior episodes to the demonstrations, with quartiles (seed {run.seed})."
+            out.append((f"Similarity over time: {name}", text, similarity_over_time(d["curves"], d["delta"])))
+            text = "Embeddings of transitions in the plane of their two main directions."
+            out.append((f"What was kept: {name}", text, embedding_map(run.details["map"])))
+        return out
+
+
+def _fitted(entrant: Entrant, world: Instance, o: FewDemosOptions, seed: int, progress: Progress | None) -> Any:
+    steps = {"cloning": o.steps, "embedding": o.embedder_steps}
+    given = {name: {"steps": n} for name, n in steps.items() if n is not None}
+    model = entrant.make(o.preset, seed=seed, **given)
+    prior = world.prior if getattr(model, "needs_labels", False) else replace(world.prior, attributes={})
+    model.fit(replace(world.expert, attributes={}), prior, progress=progress)
+    return model
+
+
+def _tried_out(model: Any, data: FewDemosData, seed: int, details: dict[str, Any]) -> dict[str, float]:
+    from anytask.control import evaluate, record
+    from anytask.control.images import as_text
+
+    trial = derive(seed, "trial") % 2**31
+    results = evaluate(model, data.env, data.options.episodes, seed=trial, **data.env_options)
+    details["lengths"] = results.lengths.tolist()
+    if seed == 0 and str(data.env).startswith("anytask/"):
+        film = record(model, data.env, seed=trial, **data.env_options)
+        details["filmstrip"] = as_text(film.filmstrip(7, height=110))
+    success = {"success": results.success_rate} if data.tells_success else {}
+    return {"return": float(results.returns.mean()), **success}
+
+
+def _compared(model: Any, episodes: Episodes, prior: Episodes) -> dict[str, float]:
+    error = (model.predict(episodes) - episodes.actions) / prior.statistics()["action"].scale
+    out = {"action_error": float(np.sqrt(np.mean(error**2)))}
+    if hasattr(model, "log_prob"):
+        out["log_likelihood"] = float(model.log_prob(episodes).mean())
+    return out
+
+
+def _retrieval(model: Any, world: Instance, details: dict[str, Any]) -> dict[str, float]:
+    selected = getattr(model, "selected_", None)
+    if selected is None:
+        return {}
+    prior = world.prior
+    out = {"retrieved": float(selected.mean())}
+    if "relevant" in prior.attributes:
+        from anytask.control.baselines import relevant_steps
+
+        out["precision"] = float(relevant_steps(prior)[selected].mean())
+    if world.groups is not None:
+        of = world.groups.astype(str)[prior.episode_of]
+        details["retrieved_by_task"] = {str(g): float((of[selected] == g).mean()) for g in np.unique(of)}
+    if hasattr(model, "scores_"):
+        from anytask.control.behavior_retrieval.figures import embedding_points, similarity_curves
+
+        delta = float(model.scores_[selected].min())
+        details["similarity"] = {"curves": similarity_curves(model.scores_, prior, world.groups), "delta": delta}
+        details["map"] = embedding_points(model.expert_embeddings_, model.prior_embeddings_, selected, most=600)
+    return out
