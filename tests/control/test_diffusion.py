@@ -14,6 +14,7 @@ from anytask.control.rl100.diffusion import (
     Flow,
     averaged,
     consistency_coefficients,
+    ddim_moments,
     gaussian_log_prob,
     squared_cosine_alpha_bar,
 )
@@ -26,7 +27,7 @@ def constant(value):
 @functools.cache
 def trained(make, steps=1000):
     """A network fitted to actions 0.5 with a spread of 0.25 (c = 1) and -0.5 with a spread of 0.05 (c = -1)."""
-    generator, process = torch.Generator().manual_seed(0), make(5)
+    generator, process = torch.Generator().manual_seed(0), make((1,), 5)
     torch.manual_seed(0)
     net = DenoisingMLP((1,), 1, (64, 64))
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
@@ -59,7 +60,7 @@ def test_schedule_and_mean_agree_with_diffusers():
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DDIMScheduler(100, beta_schedule="squaredcos_cap_v2", clip_sample=True)
     scheduler.set_timesteps(10)
-    process = DDIM(10, eta=0.7)
+    process = DDIM((1,), 10, eta=0.7)
     torch.testing.assert_close(process.alpha_bar, scheduler.alphas_cumprod, rtol=1e-4, atol=1e-6)
     assert process.timesteps == scheduler.timesteps.tolist()
     a, eps = torch.tensor([[0.3, -1.2]]), torch.tensor([[0.5, 0.1]])
@@ -76,7 +77,7 @@ def test_one_sub_step_by_hand():
     log_probs = []
     for eps, mean in ((0.5, 0.929501), (0.6, 0.862419)):
         x0 = torch.tensor([[(1 - math.sqrt(0.5) * eps) / math.sqrt(0.5)]])
-        mu, sigma = DDIM.moments(x0, torch.tensor([[eps]]), 0.5, 0.8, 1.0)
+        mu, sigma = ddim_moments(x0, torch.tensor([[eps]]), 0.5, 0.8, 1.0)
         assert mu.item() == pytest.approx(mean, abs=1e-6)
         assert sigma == pytest.approx(0.387298, abs=1e-6)
         log_probs.append(gaussian_log_prob(torch.tensor([[0.7]]), mu, torch.tensor(sigma)).item())
@@ -86,23 +87,25 @@ def test_one_sub_step_by_hand():
 
 def test_eta_one_has_the_variance_of_the_posterior_and_eta_zero_none():
     # DDPM's posterior variance is (1 - alpha_bar') / (1 - alpha_bar) * beta with alpha_bar = alpha_bar' (1 - beta).
-    _, sigma = DDIM.moments(torch.zeros(1), torch.zeros(1), 0.5, 0.8, 1.0)
+    _, sigma = ddim_moments(torch.zeros(1), torch.zeros(1), 0.5, 0.8, 1.0)
     assert sigma**2 == pytest.approx(0.2 / 0.5 * (1 - 0.5 / 0.8), rel=1e-6)
-    assert DDIM.moments(torch.zeros(1), torch.zeros(1), 0.5, 0.8, 0.0)[1] == 0
+    assert ddim_moments(torch.zeros(1), torch.zeros(1), 0.5, 0.8, 0.0)[1] == 0
 
 
 def test_the_last_sub_step_ends_at_the_clean_action_with_the_smallest_sigma():
-    process = DDIM(5, sigma_min=0.05)
+    process = DDIM((1,), 5, sigma_min=0.05)
     mean, std = process.step(constant(0.0), torch.tensor([[0.4]]), 4, torch.zeros(1, 1))
     assert mean.item() == pytest.approx(0.4 / math.sqrt(process.alpha_bar[0].item()), rel=1e-5)
     assert std.item() == pytest.approx(0.05)
-    assert DDIM(5, sigma_max=0.2).step(constant(0.0), torch.zeros(1, 1), 0, torch.zeros(1, 1))[1] == pytest.approx(0.2)
+    assert DDIM((1,), 5, sigma_max=0.2).step(constant(0.0), torch.zeros(1, 1), 0, torch.zeros(1, 1))[
+        1
+    ] == pytest.approx(0.2)
 
 
 def test_a_clipped_clean_action_has_no_gradient_and_its_ratio_stays_one():
     bias = nn.Parameter(torch.tensor(-3.0))
     for clip in (True, False):
-        process = DDIM(5, sigma_min=0.05, clip=clip)
+        process = DDIM((1,), 5, sigma_min=0.05, clip=clip)
         # The last sub-step's mean is x0 alone.
         mean, _ = process.step(lambda a, tau, c: bias.expand_as(a), torch.full((1, 1), 2.0), 4, torch.zeros(1, 1))
         (gradient,) = torch.autograd.grad(mean.sum(), bias)
@@ -112,11 +115,11 @@ def test_a_clipped_clean_action_has_no_gradient_and_its_ratio_stays_one():
 # -- chains -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("process", [DDIM(4, sigma_min=0.05), Flow(4, sigma_min=0.05)])
+@pytest.mark.parametrize("process", [DDIM((3, 2), 4, sigma_min=0.05), Flow((3, 2), 4, sigma_min=0.05)])
 def test_log_prob_of_a_chain_is_the_sum_of_gaussians_over_chunk_and_entries(process):
     net = DenoisingMLP((3, 2), 5, (16,))
     c = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
-    chain = process.sample(net, c, (3, 2), torch.Generator().manual_seed(1))
+    chain = process.sample(net, c, torch.Generator().manual_seed(1))
     assert chain.states.shape == (5, 7, 3, 2) and chain.log_prob.shape == (4, 7)
     torch.testing.assert_close(process.log_prob(net, chain.states, c).detach(), chain.log_prob)
     mean, std = process.step(net, chain.states[1], 1, c)
@@ -125,24 +128,27 @@ def test_log_prob_of_a_chain_is_the_sum_of_gaussians_over_chunk_and_entries(proc
     assert torch.isfinite(chain.log_prob).all()
 
 
-@pytest.mark.parametrize("process", [DDIM(4), Flow(4)])
+@pytest.mark.parametrize("process", [DDIM((2,), 4), Flow((2,), 4)])
 def test_chains_repeat_with_the_generator_and_leave_the_global_one_alone(process):
     net, c = DenoisingMLP((2,), 3, (16,)), torch.zeros(4, 3)
     state = torch.get_rng_state()
-    one, two = (process.sample(net, c, (2,), torch.Generator().manual_seed(5)).states for _ in range(2))
+    one, two = (process.sample(net, c, torch.Generator().manual_seed(5)).states for _ in range(2))
     assert torch.equal(one, two) and torch.equal(torch.get_rng_state(), state)
     noise = torch.randn(4, 2, generator=torch.Generator().manual_seed(6))
-    decided = [process.decide(net, c, (2,), noise=noise) for _ in range(2)]
+    decided = [process.decide(net, c, noise) for _ in range(2)]
     assert torch.equal(*decided) and (decided[0].abs() <= 1).all()
 
 
 @pytest.mark.parametrize("make", [DDIM, Flow])
 def test_both_processes_learn_what_a_feature_says_and_how_much_it_spreads(make):
-    process = make(10, sigma_min=0.01)
+    process = make((1,), 10, sigma_min=0.01)
     net = trained(make)
     c = torch.tensor([[1.0], [-1.0]]).repeat_interleave(400, 0)
     generator = torch.Generator().manual_seed(1)
-    for actions in (process.sample(net, c, (1,), generator).actions, process.decide(net, c, (1,), generator)):
+    for actions in (
+        process.sample(net, c, generator).actions,
+        process.decide(net, c, process.noise(c, generator)),
+    ):
         high, low = actions[:400], actions[400:]
         assert high.mean() > low.mean() + 0.5 and high.std() > 1.5 * low.std()
 
@@ -157,8 +163,8 @@ def test_flow_sub_steps_preserve_the_marginals():
         return a * (t * s**2 - (1 - t)) / variance
 
     for eta in (0.0, 1.0):
-        process = Flow(n_steps, eta=eta, sigma_min=1e-6, clip=False)
-        states = process.sample(velocity, torch.zeros(20000, 1), (1,), torch.Generator().manual_seed(0)).states
+        process = Flow((1,), n_steps, eta=eta, sigma_min=1e-6, clip=False)
+        states = process.sample(velocity, torch.zeros(20000, 1), torch.Generator().manual_seed(0)).states
         for k in (50, 100, 200):
             t = k / n_steps
             assert states[k].std().item() == pytest.approx(math.sqrt((1 - t) ** 2 + (t * s) ** 2), rel=0.03)
@@ -174,21 +180,21 @@ def test_consistency_coefficients_at_both_ends():
     assert consistency_coefficients(80.0)[1] == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("process", [DDIM(5), Flow(5)])
+@pytest.mark.parametrize("process", [DDIM((2,), 5), Flow((2,), 5)])
 def test_the_student_is_the_identity_at_time_zero_and_copies_the_network(process):
     net = DenoisingMLP((2,), 3, (16,))
     student = Consistency(net, process)
     a, c = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(4, 3)
     assert torch.equal(student(a, process.n_steps, c), a)
     c_skip, c_out = consistency_coefficients(100 * process.time(0))
-    torch.testing.assert_close(student(a, 0, c), c_skip * a + c_out * process.clean(net, a, 0, c))
+    torch.testing.assert_close(student(a, 0, c), c_skip * a + c_out * process.split(net, a, 0, c)[0])
     student.net.layers[0].weight.data.add_(1.0)
     assert not torch.equal(student.net.layers[0].weight, net.layers[0].weight)
 
 
 @pytest.mark.parametrize("form", ["same-noise", "lcm"])
 def test_a_student_learns_the_teachers_action_in_one_call(form):
-    process = DDIM(5, sigma_min=0.01)
+    process = DDIM((1,), 5, sigma_min=0.01)
     teacher = trained(DDIM)
     student = Consistency(teacher, process)
     average = averaged(student, 0.9)
@@ -198,15 +204,15 @@ def test_a_student_learns_the_teachers_action_in_one_call(form):
     def distance():
         c = torch.tensor([[1.0], [-1.0]]).repeat(200, 1)
         noise = torch.randn(400, 1, generator=torch.Generator().manual_seed(9))
-        target = process.decide(teacher, c, (1,), noise=noise)
-        return (average.module.decide(c, (1,), noise=noise) - target).square().mean().item()
+        target = process.decide(teacher, c, noise)
+        return (average.module.decide(c, noise) - target).square().mean().item()
 
     before = distance()
     for _ in range(300):
         c = torch.randint(2, (128, 1), generator=generator).float() * 2 - 1
         if form == "same-noise":
             noise = torch.randn(128, 1, generator=generator)
-            loss = student.same_noise_loss(process.decide(teacher, c, (1,), noise=noise), noise, c).mean()
+            loss = student.same_noise_loss(teacher, noise, c).mean()
         else:
             a = 0.5 * c + (0.15 + 0.1 * c) * torch.randn(128, 1, generator=generator)
             loss = student.consistency_loss(average.module, teacher, a, c, generator).mean()
@@ -237,4 +243,4 @@ def test_an_average_is_the_weighted_sum_of_what_it_saw(decay, moves):
 
 def test_one_denoising_step_leaves_a_student_nothing_to_learn():
     with pytest.raises(ValueError, match="at least 2 steps"):
-        Consistency(nn.Linear(1, 1), DDIM(1))
+        Consistency(nn.Linear(1, 1), DDIM((1,), 1))

@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from anytask.control.rl100.offline import EnsembleDynamics, Transitions
+from anytask.control.rl100.data import Transitions
+from anytask.control.rl100.offline import EnsembleDynamics
+from anytask.control.rl100.settings import DynamicsSettings
 
 
 def linear_world(n=600, seed=0):
@@ -11,7 +13,7 @@ def linear_world(n=600, seed=0):
 
 
 def fitted(**params):
-    return EnsembleDynamics(2, 2, hidden=(64,), **params).fit(linear_world(), steps=400)
+    return EnsembleDynamics(2, 2, DynamicsSettings(hidden=(64,), steps=400, **params)).fit(linear_world())
 
 
 def test_it_predicts_a_linear_world():
@@ -55,7 +57,7 @@ def test_roll_outs_repeat_with_the_generator():
 
 def test_a_restored_model_imagines_the_same():
     model = fitted()
-    other = EnsembleDynamics(2, 2, hidden=(64,), seed=5)
+    other = EnsembleDynamics(2, 2, DynamicsSettings(hidden=(64,)), seed=5)
     other.load_state_dict(model.state_dict())
     s, a = torch.zeros(3, 2), torch.ones(3, 2)
     one, two = (m.step(s, a, torch.Generator().manual_seed(0)) for m in (model, other))
@@ -64,4 +66,4 @@ def test_a_restored_model_imagines_the_same():
 
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="at least 10 decisions"):
-        EnsembleDynamics(2, 2).fit(linear_world(5))
+        EnsembleDynamics(2, 2, DynamicsSettings()).fit(linear_world(5))

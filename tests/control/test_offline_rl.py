@@ -3,7 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anytask.control.rl100.offline import IQL, CriticMLP, Transitions, chunk_return, expectile_loss
+from anytask.control.rl100.data import Transitions, chunk_return
+from anytask.control.rl100.offline import IQL, CriticMLP, expectile_loss
+from anytask.control.rl100.settings import CriticSettings
 
 
 def batch(n=64, seed=0):
@@ -42,7 +44,7 @@ def test_members_are_independent_and_equal_their_own_layers():
 
 
 def test_the_two_losses_by_hand():
-    iql, b = IQL(3, 2, (16,)), batch()
+    iql, b = IQL(3, 2, CriticSettings(hidden=(16,))), batch()
     sa = torch.cat([b.features, b.actions], 1)
     with torch.no_grad():
         u = iql.q_target(sa).amin(0) - iql.v(b.features)
@@ -54,7 +56,7 @@ def test_the_two_losses_by_hand():
 
 
 def test_targets_move_every_second_update_by_the_rate():
-    iql = IQL(3, 2, (16,), target_rate=0.25)
+    iql = IQL(3, 2, CriticSettings(hidden=(16,), target_rate=0.25))
     start = iql.q_target.layers[0].weight.clone()
     iql.track(1)
     assert torch.equal(iql.q_target.layers[0].weight, start)
@@ -67,13 +69,12 @@ def test_a_terminal_state_is_worth_its_reward_alone():
     g = torch.Generator().manual_seed(0)
     s = torch.zeros(64, 1)
     b = Transitions(s, torch.rand(64, 1, generator=g), torch.full((64,), 0.5), torch.zeros(64), s + 9)
-    iql = IQL(1, 1, (32,), lr=3e-3)
-    iql.fit(b, 300, 64, g)
+    iql = IQL(1, 1, CriticSettings(hidden=(32,), lr=3e-3, epochs=300, batch_size=64)).fit(b, g)
     assert iql.q(b.features, b.actions).mean().item() == pytest.approx(0.5, abs=0.1)
 
 
 def test_advantage_is_the_smaller_q_minus_v_and_takes_chunks():
-    iql, b = IQL(3, 4, (16,)), batch()
+    iql, b = IQL(3, 4, CriticSettings(hidden=(16,))), batch()
     chunk = torch.randn(64, 2, 2, generator=torch.Generator().manual_seed(3))
     flat = torch.cat([b.features, chunk.flatten(1)], 1)
     torch.testing.assert_close(iql.advantage(b.features, chunk), iql.q_net(flat).amin(0) - iql.v_net(b.features)[0])

@@ -15,54 +15,39 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from anytask.control.adapters import make
-from anytask.control.parts.acting import Given
 from anytask.control.parts.checkpoint import Checkpoint, training_of
 from anytask.control.parts.observation_encoders import ObservationEncoder
-from anytask.control.parts.policy_gradient import linear_decay, normalize
-from anytask.control.rl100.data import ActionRange, Decisions, Memory
-from anytask.control.rl100.diffusion import DDIM, Consistency, DenoisingMLP, Flow, Process, averaged
-from anytask.control.rl100.offline import (
-    IQL,
-    CriticMLP,
-    EnsembleDynamics,
-    GateCheck,
-    OPEGate,
-    World,
-    descend,
-    improve_on_chain,
-)
-from anytask.control.rl100.online import Decided, Learner, Roll, play, update
-from anytask.control.rl100.settings import (
-    SMALL,
-    CriticSettings,
-    DiffusionSettings,
-    DynamicsSettings,
-    EncoderSettings,
-    ImitationSettings,
-    OfflineSettings,
-    OnlineSettings,
-    StudentSettings,
-)
-from anytask.core.checks import check_counts
+from anytask.control.rl100 import settings
+from anytask.control.rl100.data import ActionRange, Decisions, Memory, Transitions, Window
+from anytask.control.rl100.diffusion import DDIM, Chain, Consistency, DenoisingMLP, Flow, Process
+from anytask.control.rl100.imitation import Run, distil_student, imitate
+from anytask.control.rl100.offline import CriticMLP, GateCheck, World, improve_behind_gate
+from anytask.control.rl100.online import Decided, Learner, Recorder, Roll, improve_by_playing, joined
+from anytask.control.rollout import collect
+from anytask.core.checks import NotFinite, check_counts, require_finite, require_finite_weights
 from anytask.core.cost import parameter_count
 from anytask.core.estimator import Estimator
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive, isolated
 from anytask.core.settings import choice, flag, free, group, real, whole
+from anytask.datasets.episode_files import load_episodes, save_episodes
 from anytask.datasets.episodes import Episodes
 
 __all__ = ["RL100"]
 
 STAGES = ("imitation", "offline", "online", "student")
+Folder = str | os.PathLike[str] | None
 
 
 def _check_stages(stages: Any) -> None:
@@ -137,7 +122,7 @@ class RL100(Estimator):
     arXiv:2510.14830.
     """
 
-    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": SMALL}
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": settings.SMALL}
 
     horizon: int = whole(5, "actions per chunk")
     n_obs: int = whole(2, "observations per window")
@@ -146,14 +131,14 @@ class RL100(Estimator):
     reward_scale: float = real(1.0, "multiplies rewards for learning", above=0)
     bootstrap_timeouts: bool = flag(True, "value what comes after a time limit; False: that is a failure")
     max_grad_norm: float = real(0.5, "norm to which gradients are clipped, offline and online", above=0)
-    encoder: EncoderSettings = group(EncoderSettings, "from observations to features")
-    diffusion: DiffusionSettings = group(DiffusionSettings, "the denoising process and its network")
-    imitation: ImitationSettings = group(ImitationSettings, "stage 1")
-    critics: CriticSettings = group(CriticSettings, "of stage 2")
-    dynamics: DynamicsSettings = group(DynamicsSettings, "of stage 2")
-    offline: OfflineSettings = group(OfflineSettings, "stage 2")
-    online: OnlineSettings = group(OnlineSettings, "stage 3")
-    student: StudentSettings = group(StudentSettings, "the one-step student")
+    encoder: settings.EncoderSettings = group(settings.EncoderSettings, "from observations to features")
+    diffusion: settings.DiffusionSettings = group(settings.DiffusionSettings, "the denoising process and its network")
+    imitation: settings.ImitationSettings = group(settings.ImitationSettings, "stage 1")
+    critics: settings.CriticSettings = group(settings.CriticSettings, "of stage 2")
+    dynamics: settings.DynamicsSettings = group(settings.DynamicsSettings, "of stage 2")
+    offline: settings.OfflineSettings = group(settings.OfflineSettings, "stage 2")
+    online: settings.OnlineSettings = group(settings.OnlineSettings, "stage 3")
+    student: settings.StudentSettings = group(settings.StudentSettings, "the one-step student")
     use: str = choice("teacher", ("teacher", "student"), "who acts")
     best_of: int = whole(1, "candidates of which the one with the highest Q is acted by")
     stages: Sequence[str] = free(STAGES, "stages that improve() runs", _check_stages)
@@ -167,6 +152,7 @@ class RL100(Estimator):
     world_: World | None
     value_: Any
     student_: Any
+    action_bounds_: Tensor | None = None  # (2, d), of the environment in which it played
     gate_log_: list[GateCheck]
     online_log_: list[dict[str, float]]
     _parts: frozenset[str] = frozenset()  # optional modules that _build makes
@@ -178,7 +164,7 @@ class RL100(Estimator):
         if self.horizon < least:
             raise ValueError(f"horizon must be at least n_obs - 1 + n_executed = {least}, got {self.horizon}")
 
-    # -- stage 1: imitation ---------------------------------------------------------------------------------------
+    # -- the stages -----------------------------------------------------------------------------------------------
 
     def fit(
         self,
@@ -186,7 +172,7 @@ class RL100(Estimator):
         *,
         scale: Episodes | None = None,
         progress: Progress | None = None,
-        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint: Folder = None,
         checkpoint_every: int = 1000,
     ) -> Self:
         """Learn encoder and policy from demonstrations, from scratch, by denoising recorded actions.
@@ -207,50 +193,34 @@ class RL100(Estimator):
         checkpoint_every : int, default 1000
             Optimizer steps between two saves.
         """
-        _check_continuous(episodes)
-        number = getattr(self, "stage_", 0)
+        if reason := self.refuses(episodes):
+            raise ValueError(reason)
+        stage, bounds = getattr(self, "stage_", 0), self.action_bounds_
+
+        def learn(run: Run) -> None:
+            self.shapes_ = {k: tuple(episodes.shape_of(k)) for k in sorted(episodes.keys)}
+            self.action_dim_, self.gate_log_, self.online_log_ = episodes.action_dim, [], []
+            self._build()
+            ranged = (scale or episodes).statistics()
+            ranges = {k: (torch.as_tensor(v.low), torch.as_tensor(v.high)) for k, v in ranged.items()}
+            self.scale_ = ActionRange(*ranges.pop("action"), self.diffusion.action_share).to(self._device)
+            self.encoder_.set_ranges(ranges)
+            self.encoder_, self.net_ = imitate(
+                self.encoder_, self.net_, self._decisions(episodes), self.process, self.imitation, self.encoder, run
+            )
+
         with self._refit():
-            self.stage_ = number
-            saved = self._stage("imitation", episodes.fingerprint, checkpoint, checkpoint_every)
-            return self._run(saved, lambda: self._imitate(episodes, scale or episodes, saved, portion(progress, 0, 1)))
-
-    def _imitate(self, episodes: Episodes, scale: Episodes, saved: Checkpoint, progress: Progress) -> None:
-        self.shapes_ = {k: tuple(episodes.shape_of(k)) for k in sorted(episodes.keys)}
-        self.action_dim_, self.gate_log_, self.online_log_ = episodes.action_dim, [], []
-        self._build()
-        self._set_ranges(scale)
-        s, data, both = self.imitation, self._decisions(episodes), nn.ModuleList([self.encoder_, self.net_])
-        average = averaged(both, s.ema_decay)
-        trained = [p for p in both.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=s.lr, weight_decay=1e-6, fused=True)
-        per_epoch, order = -(-data.n // s.batch_size), np.empty(0, dtype=np.int64)
-        moving = {"both": both, "average": average, "optimizer": optimizer}
-        for step in saved.steps(s.epochs * per_epoch, moving, progress):
-            epoch, place = divmod(step, per_epoch)
-            if place == 0 or not len(order):
-                order = np.random.default_rng(derive(self.seed, "imitation", self.stage_, epoch)).permutation(data.n)
-            rows = order[place * s.batch_size : (place + 1) * s.batch_size]
-            descend(optimizer, self._imitation_loss(data, rows, self._seeded("imitation", step)), "imitation")
-            average.update_parameters(both)
-        self.encoder_, self.net_ = average.module  # type: ignore[misc]
-
-    def _imitation_loss(self, data: Decisions, rows: np.ndarray, generator: torch.Generator) -> Tensor:
-        c, extra = self.encoder_.regularized(data.window(rows), generator)  # (m, width)
-        chunks = data.chunks[torch.as_tensor(rows, device=self._device)]  # (m, horizon, d)
-        loss = self.process.loss(self.net_, chunks, c, generator).mean()
-        for name, weight in (("reconstruction", self.encoder.beta_reconstruction), ("kl", self.encoder.beta_kl)):
-            if name in extra:
-                loss = loss + weight * extra[name]
-        return loss
-
-    # -- stage 2: offline -----------------------------------------------------------------------------------------
+            self.stage_ = stage
+            if scale is not None:  # the same task goes on
+                self.action_bounds_ = bounds
+            return self._run("imitation", episodes.fingerprint, learn, progress, checkpoint, checkpoint_every)
 
     def improve_offline(
         self,
         episodes: Episodes,
         *,
         progress: Progress | None = None,
-        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint: Folder = None,
         checkpoint_every: int = 100,
     ) -> Self:
         """Fit critics and dynamics to recorded episodes and improve the policy behind the gate; the encoder is frozen.
@@ -269,53 +239,17 @@ class RL100(Estimator):
             As in :meth:`fit`; policy steps between two saves.
         """
         self._check_data(episodes)
-        saved = self._stage("offline", episodes.fingerprint, checkpoint, checkpoint_every)
-        return self._run(saved, lambda: self._improve_offline(episodes, saved, progress))
+        _warn_of_rewards(episodes)
+        _warn_of_few(self.offline.steps, 5, "steps")
 
-    def _improve_offline(self, episodes: Episodes, saved: Checkpoint, progress: Progress | None) -> None:
-        s, process = self.offline, self.process
-        data = self._decisions(episodes).transitions(
-            self._encode, self.gamma, self.reward_scale, self.bootstrap_timeouts
-        )
-        world, seed = self._new_world(), derive(self.seed, "stage", self.stage_)
-        if saved.found is None:
-            epochs, batch_size = self.critics.epochs, self.critics.batch_size
-            world.iql.fit(data, epochs, batch_size, self._seeded("critics"), portion(progress, 0.0, 0.35))
-            if s.gate:
-                world.dynamics.fit(data, self.dynamics.steps, progress=portion(progress, 0.35, 0.5))
-        old, candidate = (copy.deepcopy(self.net_).requires_grad_(moves) for moves in (False, True))
-        optimizer = torch.optim.Adam(candidate.parameters(), lr=s.lr, fused=True)
+        def learn(run: Run) -> None:
+            t, world = self._transitions(episodes), self._new_world()
+            self.net_, self.gate_log_ = improve_behind_gate(
+                self.net_, world, t, self.process, self._executed, self.offline, self.max_grad_norm, run
+            )
+            self.world_ = world
 
-        def value(net: nn.Module) -> float:
-            # From the same start states and with the same random numbers at every check.
-            generator = torch.Generator(self._device).manual_seed(derive(seed, "offline", "gate"))
-            rows = torch.randint(data.n, (s.gate_states,), generator=generator, device=self._device)
-            policy = lambda c: process.sample(net, c, self._chunk, generator).actions[:, self._executed]  # noqa: E731
-            return world.value(policy, data.features[rows], s.rollout_length, generator)
-
-        moving = {"old": old, "candidate": candidate, "optimizer": optimizer, "world": world}
-        gate = OPEGate(value(old) if saved.found is None else 0.0, s.gate_margin) if s.gate else None
-        if gate is not None:
-            moving["gate"] = gate
-        for step in saved.steps(s.steps, moving, portion(progress, 0.5, 1.0)):
-            left = linear_decay(1.0, step / s.steps)
-            for parameters in optimizer.param_groups:
-                parameters["lr"] = s.lr * left
-            generator = torch.Generator(self._device).manual_seed(derive(seed, "offline", "step", step))
-            rows = torch.randint(data.n, (s.batch_size,), generator=generator, device=self._device)
-            c = data.features[rows]  # (m, width)
-            chain = process.sample(old, c, self._chunk, generator)
-            with torch.no_grad():
-                A = normalize(world.iql.advantage(c, chain.actions[:, self._executed]))  # (m,)
-            if s.shuffle_advantages:
-                A = A[torch.randperm(len(A), generator=generator, device=A.device)]
-            improve_on_chain(process, candidate, optimizer, chain, c, A, s.clip * left, self.max_grad_norm)
-            due = (step + 1) % s.gate_every == 0 or step + 1 == s.steps
-            if due and (gate is None or gate.offer(value(candidate), step + 1)):
-                old.load_state_dict(candidate.state_dict())
-        self.net_, self.world_, self.gate_log_ = old, world, [] if gate is None else gate.log
-
-    # -- stage 3: online ------------------------------------------------------------------------------------------
+        return self._run("offline", episodes.fingerprint, learn, progress, checkpoint, checkpoint_every)
 
     def improve_online(
         self,
@@ -323,7 +257,7 @@ class RL100(Estimator):
         episodes: int,
         *,
         progress: Progress | None = None,
-        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint: Folder = None,
         checkpoint_every: int = 1,
     ) -> Self:
         """Play whole episodes with their chains on record and improve, for at most ``episodes`` of them.
@@ -334,85 +268,35 @@ class RL100(Estimator):
         Parameters
         ----------
         env : vector environment, or whatever :func:`anytask.control.make` takes
-            An id is played by up to 32 parallel environments.
+            An id is played by up to 32 parallel environments, each of them one episode at a time.
         episodes : int
             Most episodes to play.
         progress, checkpoint, checkpoint_every
-            As in :meth:`fit`; rolls between two saves.
+            As in :meth:`fit`; rounds of playing between two saves.
         """
         self._check_fitted()
         check_counts(episodes=episodes)
-        saved, told = (
-            self._stage("online", f"{episodes} episodes", checkpoint, checkpoint_every),
-            portion(progress, 0, 1),
-        )
-        return self._run(saved, lambda: self._improve_online(self._made(env, episodes), episodes, saved, told))
 
-    def _improve_online(self, env: Any, episodes: int, saved: Checkpoint, progress: Progress) -> None:
-        s, seed = self.online, derive(self.seed, "stage", self.stage_)
-        learner = self._learner()
-        moving = {name: part for name, part in vars(learner).items() if part is not None}
-        played = saved.resume(moving)
-        log: list[dict[str, float]] = [] if saved.found is None else saved.found["log"]
-        while played < episodes:
-            new, roll = self._play(env, episodes - played, learner.net, s.decisions, "online", len(log))
-            played += len(new)
-            roll = roll._replace(rewards=roll.rewards * self.reward_scale)
-            warmup = 0 if log else s.value_warmup
-            facts = update(learner, self.process, roll, self, derive(seed, "online", len(log)), warmup)
-            log.append({**facts, "episodes": float(played), "success": float(np.mean(new.attributes["success"]))})
-            if saved.due(len(log)) and played < episodes:
-                saved.keep(played, moving, log=log)
-            progress(played / episodes)
-        self.net_, self.value_ = learner.net, learner.value
-        self.student_ = None if learner.average is None else learner.average.module
-        self.online_log_ = self.online_log_ + log
+        def learn(run: Run) -> None:
+            s, world = self.online, self._world_of(env, episodes)
+            value = self.value_ or (self._new_value() if self.world_ is None else self.world_.iql.v_net)
+            learner = Learner(self.net_, value, self.student_, s, self.student)
+            log = improve_by_playing(
+                learner, lambda *asked: self._roll(world, *asked), episodes, self.process, s,
+                self.gamma**self.n_executed, self.max_grad_norm, self.student.weight, run,
+            )  # fmt: skip
+            _warn_of_few(len(log), 3, "rounds")
+            self.net_, self.value_, self.online_log_ = learner.net, learner.value, self.online_log_ + log
+            self.student_ = learner.student and learner.average.module
 
-    def _learner(self) -> Learner:
-        s, adam = self.online, torch.optim.Adam
-        value = self.value_ or (self._new_value() if self.world_ is None else self.world_.iql.v_net)
-        net, value = (copy.deepcopy(part).requires_grad_(True) for part in (self.net_, value))
-        learner = Learner(
-            net, value, adam(net.parameters(), lr=s.lr, fused=True),
-            adam(value.parameters(), lr=s.value_lr, fused=True),
-        )  # fmt: skip
-        if self.student_ is not None:
-            learner.student = copy.deepcopy(self.student_).requires_grad_(True)
-            learner.average = averaged(self.student_, self.student.ema_decay)
-            trained = learner.student.parameters()
-            learner.student_optimizer = torch.optim.AdamW(trained, lr=self.student.lr, fused=True)
-        return learner
-
-    def _play(
-        self, env: Any, episodes: int, net: nn.Module, min_decisions: int | None, *path: object
-    ) -> tuple[Episodes, Roll]:
-        process, generator = self.process, self._seeded("play", *path)
-
-        def decide(window: dict[str, Tensor]) -> Decided:
-            c = self._encode(window)
-            chain = process.sample(net, c, self._chunk, generator)
-            return Decided(c, self.scale_.restore(chain.actions[:, self._executed]), chain)
-
-        seed = derive(self.seed, "play", self.stage_, *path) % 2**31
-        return play(
-            decide, self._encode, env, self.n_obs, episodes=episodes, min_decisions=min_decisions, gamma=self.gamma,
-            seed=seed,
-        )  # fmt: skip
-
-    def rollouts(self, env: Any, episodes: int) -> Episodes:
-        """Play ``episodes`` whole episodes with the stochastic policy, as data for the offline stage."""
-        self._check_fitted()
-        check_counts(episodes=episodes)
-        return self._play(self._made(env, episodes), episodes, self.net_, None, "rollouts")[0]
-
-    # -- the one-step student -------------------------------------------------------------------------------------
+        return self._run("online", f"{episodes} episodes", learn, progress, checkpoint, checkpoint_every)
 
     def distil(
         self,
         episodes: Episodes,
         *,
         progress: Progress | None = None,
-        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint: Folder = None,
         checkpoint_every: int = 1000,
     ) -> Self:
         """Train a student that acts with one network call, on the observations of ``episodes``; see ``use``.
@@ -428,35 +312,24 @@ class RL100(Estimator):
             As in :meth:`fit`.
         """
         self._check_data(episodes)
-        saved, told = (
-            self._stage("student", episodes.fingerprint, checkpoint, checkpoint_every),
-            portion(progress, 0, 1),
-        )
-        return self._run(saved, lambda: self._distil(self._decisions(episodes), saved, told))
 
-    def _distil(self, data: Decisions, saved: Checkpoint, progress: Progress) -> None:
-        s, process, features = self.student, self.process, data.features(self._encode)
-        student = copy.deepcopy(self.student_ or Consistency(self.net_, process)).requires_grad_(True)
-        average, optimizer = (
-            averaged(student, s.ema_decay),
-            torch.optim.AdamW(student.parameters(), lr=s.lr, fused=True),
-        )
-        moving = {"student": student, "average": average, "optimizer": optimizer}
-        for step in saved.steps(s.steps, moving, progress):
-            generator = self._seeded("student", step)
-            size = (self.imitation.batch_size,)
-            rows = torch.randint(len(features), size, generator=generator, device=self._device)
-            c = features[rows]  # (m, width)
-            if s.form == "same-noise":
-                noise = torch.randn((len(c), *self._chunk), generator=generator, device=self._device)
-                loss = student.same_noise_loss(process.decide(self.net_, c, self._chunk, noise=noise), noise, c)
-            else:
-                loss = student.consistency_loss(average.module, self.net_, data.chunks[rows], c, generator)
-            descend(optimizer, loss.mean(), "student")
-            average.update_parameters(student)
-        self.student_ = average.module
+        def learn(run: Run) -> None:
+            data, student = self._decisions(episodes), self.student_ or Consistency(self.net_, self.process)
+            c = data.features(self.encoder_, np.arange(data.n))  # (n, width)
+            self.student_ = distil_student(
+                student, self.net_, c, data.chunks, self.imitation.batch_size, self.student, run
+            )
+
+        return self._run("student", episodes.fingerprint, learn, progress, checkpoint, checkpoint_every)
 
     # -- all of it ------------------------------------------------------------------------------------------------
+
+    def rollouts(self, env: Any, episodes: int) -> Episodes:
+        """Play ``episodes`` whole episodes with the stochastic policy, as data for the offline stage."""
+        self._check_fitted()
+        check_counts(episodes=episodes)
+        with self._update():
+            return self._play(self._world_of(env, episodes), self.net_, episodes, "rollouts")[0]
 
     def improve(
         self,
@@ -467,7 +340,7 @@ class RL100(Estimator):
         online_episodes: int = 256,
         on_stage: Callable[[Stage], object] | None = None,
         progress: Progress | None = None,
-        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint: Folder = None,
     ) -> Self:
         """Run the stages that ``stages`` names after imitation, with a budget of episodes.
 
@@ -488,28 +361,24 @@ class RL100(Estimator):
         self._check_fitted()
         data, used, tell = demonstrations, 0, on_stage or (lambda stage: None)
         todo = [name for name in ("offline", "student", "online") if name in self.stages]
-        todo = [name for name in todo if name != "online" or online_episodes]
-
-        def told(name: str) -> dict[str, Any]:
-            at = todo.index(name)
-            return {"progress": portion(progress, at / len(todo), (at + 1) / len(todo)), "checkpoint": checkpoint}
-
-        if "offline" in todo:
-            if rollouts:
-                new = self._kept(lambda: self.rollouts(env, rollouts), checkpoint)
-                data, used = Episodes.concatenate([data, new]), rollouts
-            self.improve_offline(data, **told("offline"))
-            tell(Stage("offline", used))
-        if "student" in todo:
-            self.distil(data, **told("student"))
-            if "online" not in self.stages:
-                tell(Stage("student", used))
-        if "online" in todo:
-            self.improve_online(env, online_episodes, **told("online"))
-            used += online_episodes
-            tell(Stage("online", used))
-            if "student" in todo:
-                tell(Stage("student", used))
+        if "online" in todo and not online_episodes:
+            todo.remove("online")
+        for i, name in enumerate(todo):
+            told = portion(progress, i / len(todo), (i + 1) / len(todo))
+            if name == "offline":
+                if rollouts:
+                    new = self._kept(lambda: self.rollouts(env, rollouts), checkpoint)
+                    data, used = Episodes.concatenate([data, new]), rollouts
+                self.improve_offline(data, progress=told, checkpoint=checkpoint)
+            elif name == "student":
+                self.distil(data, progress=told, checkpoint=checkpoint)
+            else:
+                self.improve_online(env, online_episodes, progress=told, checkpoint=checkpoint)
+                used += online_episodes
+            if not (name == "student" and "online" in todo):  # it is not what it will be yet
+                tell(Stage(name, used))
+        if todo[-2:] == ["student", "online"]:
+            tell(Stage("student", used))
         return self
 
     def iterate(
@@ -520,7 +389,7 @@ class RL100(Estimator):
         episodes_per_round: int = 100,
         *,
         on_round: Callable[[int, Episodes], object] | None = None,
-        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint: Folder = None,
     ) -> Episodes:
         """Run the outer loop: play, merge what was played into the data, imitate all of it from scratch, improve again.
 
@@ -542,12 +411,12 @@ class RL100(Estimator):
             The merged data.
         """
         check_counts(rounds=rounds, episodes_per_round=episodes_per_round)
-        first = episodes
-        play_round = collect if callable(collect) and not hasattr(collect, "step") else _by_rollouts(collect)
+        first, n = episodes, episodes_per_round
+        asked = callable(collect) and not hasattr(collect, "step")
         if not self._fitted():
             self.fit(episodes, checkpoint=checkpoint).improve_offline(episodes, checkpoint=checkpoint)
         for m in range(rounds):
-            new = self._kept(lambda: play_round(self, episodes_per_round), checkpoint)
+            new = self._kept(lambda: collect(self, n) if asked else self.rollouts(collect, n), checkpoint)
             episodes = Episodes.concatenate([episodes, new])
             self.fit(episodes, scale=first, checkpoint=checkpoint)
             self.improve_offline(episodes, checkpoint=checkpoint)
@@ -560,9 +429,10 @@ class RL100(Estimator):
     @property
     def process(self) -> Process:
         """The denoising process of the settings."""
+        self._check_fitted()
         s = self.diffusion
-        common = (s.n_steps, s.eta, s.sigma_min, s.sigma_max, s.clip)
-        return DDIM(*common, s.n_train) if s.process == "ddim" else Flow(*common)
+        common = ((self.horizon, self.action_dim_), s.n_steps, s.eta, s.sigma_min, s.sigma_max, s.clip)
+        return Flow(*common) if s.process == "flow" else DDIM(*common, s.noise == "recomputed", s.n_train)
 
     @property
     def network_calls(self) -> float:
@@ -572,6 +442,9 @@ class RL100(Estimator):
     def act(self, obs: Any, *, deterministic: bool = True) -> Any:
         """Return the next action of every parallel environment: a new chunk where the last one is used up.
 
+        Actions stay within the action space of the environment that the policy played in; before it played in one,
+        within the range of the recorded actions. A failure changes nothing.
+
         Parameters
         ----------
         obs : Tensor or array (n, ...), mapping of key to these, or one unbatched observation
@@ -579,58 +452,52 @@ class RL100(Estimator):
             No noise within the denoising steps; the noise that a chain starts from is drawn either way.
         """
         self._check_fitted()
-        given = Given(obs, self.shapes_, self._device)
-        self._memory.see(given.tensors)
-        rows = (self._memory.left == 0).nonzero()[:, 0]
-        if len(rows):
-            assert self._memory.window is not None
-            self._memory.plan(rows, self._decide({k: w[rows] for k, w in self._memory.window.items()}, deterministic))
-        return given.answer(self._memory.next())
+        before = self._generator.get_state()
+        try:
+            return self._memory.act(obs, lambda _, window: self._decide(window, deterministic))
+        except BaseException:
+            self._generator.set_state(before)
+            raise
 
     def reset(self, rows: Tensor | None = None) -> None:
         """Forget observations and chunks of the rows ``rows`` (m,), or of all; the latter also restarts the noise."""
         if not self._fitted():
             return
         if rows is None:
-            self._begin_acting()
+            self._memory = self._new_memory()
+            self._generator = torch.Generator(self._device).manual_seed(derive(self.seed, "act"))
         else:
             self._memory.reset(rows)
 
     @torch.no_grad()
-    def _decide(self, window: dict[str, Tensor], deterministic: bool) -> Tensor:
-        c, process = self._encode(window), self.process
-        n = len(c)
-        if self.best_of > 1:
-            c = c.repeat_interleave(self.best_of, 0)
+    def _decide(self, window: Window, deterministic: bool) -> Tensor:
+        c, process = self.encoder_(window).repeat_interleave(self.best_of, 0), self.process  # (m * best_of, width)
         if self.use == "student":
             if self.student_ is None:
                 raise RuntimeError("there is no student yet: call distil() first, or set use='teacher'")
-            chunks = self.student_.decide(c, self._chunk, self._generator)
+            chunks = self.student_.decide(c, process.noise(c, self._generator))
         elif deterministic:
-            chunks = process.decide(self.net_, c, self._chunk, self._generator)
+            chunks = process.decide(self.net_, c, process.noise(c, self._generator))
         else:
-            chunks = process.sample(self.net_, c, self._chunk, self._generator).actions
-        chunks = chunks[:, self._executed]  # (n * best_of, n_executed, d)
+            chunks = process.sample(self.net_, c, self._generator).actions
+        chunks = chunks[:, self._executed]  # (m * best_of, n_executed, d)
         if self.best_of > 1:
             if self.world_ is None:
                 raise RuntimeError("best_of needs critics: call improve_offline() first")
-            best = self.world_.iql.q(c, chunks).reshape(n, self.best_of).argmax(1)
-            chunks = chunks.reshape(n, self.best_of, *chunks.shape[1:])[torch.arange(n, device=c.device), best]
-        return self.scale_.restore(chunks)
+            best = self.world_.iql.q(c, chunks).reshape(-1, self.best_of).argmax(1)
+            chunks = chunks.unflatten(0, (-1, self.best_of))[torch.arange(len(best), device=c.device), best]
+        return self._sent(chunks)
+
+    def _sent(self, chunks: Tensor) -> Tensor:
+        """Return actions in [-1, 1] as the environment takes them."""
+        low, high = (self.scale_.low, self.scale_.high) if self.action_bounds_ is None else self.action_bounds_
+        return require_finite(self.scale_.restore(chunks), f"an action of the {self.use}").clamp(low, high)
 
     # -- shared by the stages -------------------------------------------------------------------------------------
 
     @property
-    def _chunk(self) -> tuple[int, int]:
-        return self.horizon, self.action_dim_
-
-    @property
     def _executed(self) -> slice:
         return slice(self.n_obs - 1, self.n_obs - 1 + self.n_executed)
-
-    @torch.no_grad()
-    def _encode(self, window: Mapping[str, Tensor]) -> Tensor:
-        return self.encoder_(window)
 
     def _build(self) -> None:
         e, device = self.encoder, self._device
@@ -647,44 +514,82 @@ class RL100(Estimator):
         self.student_ = Consistency(self.net_, self.process) if "student_" in self._parts else None
 
     def _new_net(self) -> nn.Module:
-        make_net = self.diffusion.denoiser or (lambda shape, width: DenoisingMLP(shape, width, self.diffusion.hidden))
-        return make_net(self._chunk, self.encoder_.width)
+        if self.diffusion.denoiser is not None:
+            return self.diffusion.denoiser(self.process.shape, self.encoder_.width)
+        return DenoisingMLP(self.process.shape, self.encoder_.width, self.diffusion.hidden)
 
     def _new_world(self) -> World:
-        c, d, seed = self.critics, self.dynamics, derive(self.seed, "world", self.stage_)
-        size = self.encoder_.width, self.n_executed * self.action_dim_
-        iql = IQL(*size, c.hidden, lr=c.lr, omega=c.omega, target_rate=c.target_rate, seed=seed)
-        dynamics = EnsembleDynamics(*size, members=d.members, elites=d.elites, hidden=d.hidden, seed=seed)
-        return World(iql, dynamics).to(self._device)
+        size, seed = self.n_executed * self.action_dim_, derive(self.seed, "world", self.stage_)
+        return World(self.encoder_.width, size, self.critics, self.dynamics, seed).to(self._device)
 
     def _new_value(self) -> nn.Module:
         with isolated(derive(self.seed, "value", self.stage_)):
             return CriticMLP(self.encoder_.width, self.critics.hidden).to(self._device)
 
-    def _set_ranges(self, episodes: Episodes) -> None:
-        ranges = {k: (torch.as_tensor(v.low), torch.as_tensor(v.high)) for k, v in episodes.statistics().items()}
-        low, high = (x.to(self._device) for x in ranges.pop("action"))
-        self.encoder_.set_ranges(ranges)
-        self.scale_ = ActionRange(low, high, self.diffusion.action_share)
+    def _new_memory(self) -> Memory:
+        return Memory(self.shapes_, self.n_obs, self._device)
 
     def _decisions(self, episodes: Episodes) -> Decisions:
         return Decisions(episodes, self.n_obs, self.horizon, self.n_executed, self.scale_, self._device)
 
-    def _made(self, env: Any, episodes: int) -> Any:
-        if hasattr(env, "num_envs"):
-            return env
-        return make(env, min(episodes, 32), seed=derive(self.seed, "env") % 2**31, device=str(self._device))
+    def _transitions(self, episodes: Episodes, every: int = 1) -> Transitions:
+        """Return the decisions at every ``every``-th step of each episode, and what came of them."""
+        data = self._decisions(episodes)
+        t = data.transitions(self.encoder_, data.steps(every), self.gamma, self.bootstrap_timeouts)
+        return t._replace(rewards=t.rewards * self.reward_scale)
 
-    def _seeded(self, *path: object) -> torch.Generator:
-        return torch.Generator(self._device).manual_seed(derive(self.seed, self.stage_, *path))
+    def _world_of(self, env: Any, episodes: int) -> Any:
+        """Return the environment in which to play, and keep the bounds of its actions."""
+        if not hasattr(env, "num_envs"):
+            env = make(env, min(episodes, 32), seed=derive(self.seed, "env") % 2**31, device=str(self._device))
+        space = env.single_action_space
+        if not isinstance(space, Box) or int(np.prod(space.shape)) != self.action_dim_:
+            raise ValueError(f"the policy has {self.action_dim_} continuous action dimensions, and {env} takes {space}")
+        bounds = np.stack([space.low.ravel(), space.high.ravel()]).astype(np.float32)
+        self.action_bounds_ = torch.as_tensor(bounds, device=self._device)
+        return env
 
-    def _begin_acting(self) -> None:
-        self._memory = Memory(self.n_obs)
-        self._generator = torch.Generator(self._device).manual_seed(derive(self.seed, "act"))
+    def _play(self, env: Any, net: nn.Module, episodes: int, *path: object) -> tuple[Episodes, Recorder]:
+        process, generator = self.process, torch.Generator(self._device)
+        generator.manual_seed(derive(self.seed, self.stage_, "play", *path))
+
+        @torch.no_grad()
+        def decide(window: Window) -> Decided:
+            c = self.encoder_(window)
+            chain = process.sample(net, c, generator)
+            return Decided(c, self._sent(chain.actions[:, self._executed]), chain)
+
+        recorder = Recorder(decide, self._new_memory(), env.num_envs)
+        seed = derive(self.seed, "play", self.stage_, *path) % 2**31
+        return collect(recorder, env, episodes, seed=seed), recorder
+
+    def _roll(self, env: Any, net: nn.Module, most: int, number: int) -> tuple[Episodes, Roll]:
+        """Play one episode per environment again and again, until there are enough decisions."""
+        new: list[Episodes] = []
+        parts: list[tuple[Tensor, Chain]] = []
+        while most > 0 and sum(len(c) for c, _ in parts) < self.online.decisions:
+            played, recorder = self._play(env, net, min(env.num_envs, most), "online", number, len(new))
+            new.append(played)
+            parts.append(recorder.recorded(len(played)))
+            most -= len(played)
+        episodes, (c, chain) = Episodes.concatenate(new), joined(parts)
+        _warn_of_rewards(episodes)
+        steps = -(-episodes.lengths // self.n_executed)  # decisions of each episode
+        last = torch.zeros(len(c), dtype=torch.bool, device=self._device)
+        last[torch.as_tensor(steps.cumsum() - 1)] = True
+        return episodes, Roll(self._transitions(episodes, self.n_executed)._replace(features=c), last, chain)
+
+    @staticmethod
+    def refuses(episodes: Episodes) -> str | None:
+        """Say why nothing can be learned from these episodes, or return None."""
+        if episodes.actions.dtype.kind == "f":
+            return None
+        return f"RL-100 needs continuous actions, and the episodes have whole numbers ({episodes.actions.dtype})"
 
     def _check_data(self, episodes: Episodes) -> None:
         self._check_fitted()
-        _check_continuous(episodes)
+        if reason := self.refuses(episodes):
+            raise ValueError(reason)
         found = {k: tuple(episodes.shape_of(k)) for k in sorted(episodes.keys)}
         if found != self.shapes_ or episodes.action_dim != self.action_dim_:
             raise ValueError(
@@ -694,38 +599,42 @@ class RL100(Estimator):
 
     # -- stages on disk -------------------------------------------------------------------------------------------
 
-    def _stage(self, name: str, data: str, checkpoint: str | os.PathLike[str] | None, every: int) -> Checkpoint:
+    def _run(
+        self, name: str, data: str, learn: Callable[[Run], None], progress: Progress | None, checkpoint: Folder,
+        every: int,
+    ) -> Self:  # fmt: skip
+        """Run a stage, or read back what it came to before; a failure leaves the policy as it was."""
         folder = None if checkpoint is None else Path(checkpoint) / f"{self.stage_:02d}"
         training = training_of(self, leave_out=("use",), stage=name, data=data)
-        return Checkpoint(folder, training, every, self._device)
-
-    def _run(self, saved: Checkpoint, learn: Callable[[], None]) -> Self:
-        """Run a stage, or read back what it came to before; a failure leaves the policy as it was."""
+        if self.diffusion.noise == "predicted":  # as before there was a choice
+            del training["params"]["diffusion"]["group"]["noise"]
+        saved = Checkpoint(folder, training, every, self._device)
         with self._update():
             if saved.found is not None and "state" in saved.found:
                 self._load_state(saved.found["state"])
                 return self
-            learn()
-            for module in (self.encoder_, self.net_, self.world_, self.value_, self.student_):
-                if module is not None:
+            try:
+                learn(Run(saved, portion(progress, 0, 1), (self.seed, self.stage_), self._device))
+                modules = [self.encoder_, self.net_, self.world_, self.value_, self.student_]
+                for module in filter(None, modules):
                     module.requires_grad_(False)  # what follows trains copies
+                    require_finite_weights([module], "at the end")
+            except NotFinite as error:
+                raise NotFinite(f"{name} stage: {error}") from error
             self.stage_ += 1
-            self._begin_acting()
+            self.reset()
             saved.save(state=self._state())
         return self
 
-    def _kept(self, collect: Callable[[], Episodes], checkpoint: Any) -> Episodes:
-        """Return the episodes that were kept in a checkpoint; where there are none, collect them and keep them."""
-        from anytask.datasets.episode_files import load_episodes, save_episodes
-
-        path = None if checkpoint is None else Path(checkpoint) / f"played-{self.stage_:02d}.npz"
-        if path is not None and path.is_file():
-            return load_episodes(path)
-        episodes = collect()
-        if path is not None:
+    def _kept(self, play: Callable[[], Episodes], checkpoint: Folder) -> Episodes:
+        """Return the episodes that were kept in a checkpoint; where there are none, play them and keep them."""
+        if checkpoint is None:
+            return play()
+        path = Path(checkpoint) / f"played-{self.stage_:02d}.npz"
+        if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_episodes(path, episodes)
-        return episodes
+            save_episodes(path, play())
+        return load_episodes(path)
 
     def _load_state(self, state: dict[str, Any]) -> None:
         self._parts = frozenset(state["modules"])
@@ -733,17 +642,19 @@ class RL100(Estimator):
         self.gate_log_ = [GateCheck(*check) for check in self.gate_log_]
         for name in self._parts:
             getattr(self, name).requires_grad_(False)
-        self._begin_acting()
+        self.reset()
 
     def cost(self) -> dict[str, int]:
         """Return trainable parameters (encoder and denoiser) and all stored numbers."""
         return {**super().cost(), "trainable_parameters": parameter_count(self.encoder_, self.net_)}
 
 
-def _check_continuous(episodes: Episodes) -> None:
-    if episodes.actions.dtype.kind != "f":
-        raise ValueError(f"RL-100 needs continuous actions, got {episodes.actions.dtype}")
+def _warn_of_rewards(episodes: Episodes) -> None:
+    if not (episodes.rewards > 0).any():
+        message = f"no reward above 0 in {len(episodes)} episodes: if the task rewards success, there was none"
+        warnings.warn(message, stacklevel=2)
 
 
-def _by_rollouts(env: Any) -> Callable[[RL100, int], Episodes]:
-    return lambda policy, n: policy.rollouts(env, n)
+def _warn_of_few(count: int, least: int, what: str) -> None:
+    if count < least:
+        warnings.warn(f"the policy was updated in {count} {what} only: that is hardly any training", stacklevel=2)

@@ -37,17 +37,17 @@ class GaussianProcess(Process):
     def time(self, k: int) -> float:
         return float(1 - k)
 
-    def clean(self, net: Net, a: Tensor, k: int, c: Tensor) -> Tensor:
-        return net(a, torch.full((len(a),), self.time(k), device=a.device), c)
+    def scales(self, k: int) -> tuple[float, float]:
+        return float(k), float(1 - k)
 
-    def between(self, clean: Tensor, noise: Tensor, k: int) -> Tensor:
-        return clean if k else noise
+    def split(self, net: Net, a: Tensor, k: int, c: Tensor) -> tuple[Tensor, Tensor]:
+        return net(a, torch.full((len(a),), self.time(k), device=a.device), c), a
 
-    def _moments(self, net: Net, a: Tensor, k: int, c: Tensor, eta: float) -> tuple[Tensor, float]:
-        return self.clean(net, a, k, c), 1.0
+    def _next(self, clean: Tensor, noise: Tensor, a: Tensor, k: int, eta: float) -> tuple[Tensor, float]:
+        return clean, 1.0
 
     def step(self, net: Any, a: Tensor, k: int, c: Tensor) -> tuple[Tensor, Tensor]:
-        return self.clean(net, a, k, c), net.log_std.exp().clamp_min(self.sigma_min)
+        return self.split(net, a, k, c)[0], net.log_std.exp().clamp_min(self.sigma_min)
 
 
 class GaussianBC(RL100):
@@ -71,7 +71,7 @@ class GaussianBC(RL100):
     @property
     def process(self) -> Process:
         """The Gaussian."""
-        return GaussianProcess(1, sigma_min=self.diffusion.sigma_min, clip=False)
+        return GaussianProcess((self.horizon, self.action_dim_), 1, sigma_min=self.diffusion.sigma_min, clip=False)
 
     def _new_net(self) -> nn.Module:
-        return GaussianNet(self._chunk, self.encoder_.width, self.diffusion.hidden)
+        return GaussianNet(self.process.shape, self.encoder_.width, self.diffusion.hidden)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anytask.control.rl100.offline import Transitions, chunk_return
+from anytask.control.parts.acting import Given
 from anytask.datasets.episodes import Episodes
+
+#: Windows, key -> (m, n_obs, *shape).
+Window = Mapping[str, Tensor]
 
 
 class ActionRange(nn.Module):
@@ -45,6 +49,50 @@ class ActionRange(nn.Module):
         return middle + half * actions
 
 
+class Transitions(NamedTuple):
+    """Decisions and what came of them, in features.
+
+    ``features`` (n, width), ``actions`` (n, size) flat, ``rewards`` (n,) summed over the chunk, ``discounts`` (n,) what
+    the next state's value counts (``gamma^steps``, or 0 after a terminal state), ``next_features`` (n, width).
+    """
+
+    features: Tensor
+    actions: Tensor
+    rewards: Tensor
+    discounts: Tensor
+    next_features: Tensor
+
+    def take(self, rows: Tensor) -> Transitions:
+        """Return some decisions, by number or mask."""
+        return Transitions(*(tensor[rows] for tensor in self))
+
+    @property
+    def n(self) -> int:
+        """Number of decisions."""
+        return len(self.features)
+
+
+def chunk_return(rewards: Tensor, valid: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """Return a chunk's discounted reward ``sum_i gamma^i r_i`` and bootstrap factor ``gamma^steps``, each (n,).
+
+    Parameters
+    ----------
+    rewards : Tensor (n, K)
+    valid : Tensor of bool (n, K)
+        Steps that were taken; a prefix of each row.
+    gamma : float in [0, 1]
+
+    Examples
+    --------
+    >>> r = torch.tensor([[1.0, 0.5, 0.0, 2.0]])
+    >>> R, factor = chunk_return(r, torch.ones(1, 4, dtype=torch.bool), 0.99)
+    >>> round(R.item(), 6), round(factor.item(), 6)
+    (3.435598, 0.960596)
+    """
+    powers = gamma ** torch.arange(rewards.shape[1], device=rewards.device, dtype=torch.float64)
+    return (rewards * valid * powers).sum(1).float(), (gamma ** valid.sum(1).double()).float()
+
+
 class Decisions:
     """The decisions that a data set holds, one per step: the window before it, the chunk from it, and what came of it.
 
@@ -57,6 +105,13 @@ class Decisions:
     n_obs, horizon, n_executed : int
     scale : ActionRange
     device : torch.device
+
+    Attributes
+    ----------
+    step : ndarray (n,)
+        Of each decision within its episode.
+    chunks : Tensor (n, horizon, d)
+        Actions in [-1, 1].
     """
 
     def __init__(
@@ -64,112 +119,99 @@ class Decisions:
     ) -> None:
         self.episodes, self.n_obs, self.n_executed, self.device = episodes, n_obs, n_executed, device
         self.n = episodes.steps
-        self._step = np.arange(self.n) - episodes.starts[episodes.episode_of]
-        self.chunks = scale.normalize(torch.as_tensor(episodes.actions, device=device))[
-            torch.as_tensor(episodes.windows(horizon, before=n_obs - 1).rows, device=device)
-        ]  # (n, horizon, d)
+        self.step = np.arange(self.n) - episodes.starts[episodes.episode_of]
+        rows = episodes.windows(horizon, before=n_obs - 1).rows
+        actions = scale.normalize(torch.as_tensor(episodes.actions, device=device))  # (n, d)
+        self.chunks = actions[torch.as_tensor(rows, device=device)]
 
     def window(self, rows: np.ndarray, later: np.ndarray | int = 0) -> dict[str, Tensor]:
         """Return key -> (m, n_obs, \\*shape): windows of decisions, or of the moments ``later`` steps after them."""
         e = self.episodes
-        episode = e.episode_of[rows]
-        steps = (self._step[rows] + later)[:, None] - np.arange(self.n_obs - 1, -1, -1)
-        steps = np.maximum(steps, 0)
-        length = e.lengths[episode][:, None]
-        final = steps >= length  # only the newest one can be
-        at = (e.starts[episode][:, None] + np.minimum(steps, length - 1)).ravel()
+        episode = np.repeat(e.episode_of[rows], self.n_obs)
+        steps = (self.step[rows] + later)[:, None] - np.arange(self.n_obs - 1, -1, -1)
+        steps = np.maximum(steps, 0).ravel()  # (m * n_obs,)
+        after = steps >= e.lengths[episode]  # the final observation; only the newest one can be
+        at = e.starts[episode] + np.minimum(steps, e.lengths[episode] - 1)
         out = {}
         for key, value in e.observations.items():
-            seen = np.asarray(value[at]).reshape(*steps.shape, *value.shape[1:])
-            if final.any():
-                whose = np.broadcast_to(episode[:, None], steps.shape)[final]
-                seen = seen.copy()
-                seen[final] = np.asarray(e.final_observations[key])[whose]
-            out[key] = torch.as_tensor(seen, device=self.device)
+            seen = np.array(value[at])
+            seen[after] = np.asarray(e.final_observations[key])[episode[after]]
+            out[key] = torch.as_tensor(seen.reshape(len(rows), self.n_obs, *seen.shape[1:]), device=self.device)
         return out
 
-    def features(self, encode: Callable[[dict[str, Tensor]], Tensor], later: np.ndarray | int = 0) -> Tensor:
-        """Return the features (n, width) of all decisions, or of the moments ``later`` (n,) steps after them."""
-        parts = []
-        with torch.no_grad():
-            for rows in np.array_split(np.arange(self.n), max(1, -(-self.n // 1024))):
-                parts.append(encode(self.window(rows, later if isinstance(later, int) else later[rows])))
-        return torch.cat(parts)
+    def steps(self, every: int) -> np.ndarray:
+        """Return the numbers of the decisions at every ``every``-th step of each episode."""
+        return np.flatnonzero(self.step % every == 0)
+
+    @torch.no_grad()
+    def features(self, encode: Callable[[Window], Tensor], rows: np.ndarray, later: np.ndarray | int = 0) -> Tensor:
+        """Return the features (m, width) of decisions, or of the moments ``later`` (m,) steps after them."""
+        later = np.broadcast_to(later, rows.shape)
+        parts = np.array_split(np.arange(len(rows)), max(1, -(-len(rows) // 1024)))
+        return torch.cat([encode(self.window(rows[part], later[part])) for part in parts])
 
     def transitions(
-        self,
-        encode: Callable[[dict[str, Tensor]], Tensor],
-        gamma: float,
-        reward_scale: float = 1.0,
-        bootstrap_timeouts: bool = True,
+        self, encode: Callable[[Window], Tensor], rows: np.ndarray, gamma: float, bootstrap_timeouts: bool = True
     ) -> Transitions:
-        """Return every decision with the discounted reward of its executed chunk and the features after it."""
+        """Return decisions with the discounted reward of their executed chunk and the features after it."""
         e = self.episodes
-        windows = e.windows(self.n_executed)
-        rewards = torch.as_tensor(e.rewards[windows.rows] * reward_scale, device=self.device)
-        R, factor = chunk_return(rewards, torch.as_tensor(windows.valid, device=self.device), gamma)
-        steps = windows.valid.sum(1)
+        steps, valid = (x[rows] for x in e.windows(self.n_executed))  # (m, n_executed)
+        rewards = torch.as_tensor(e.rewards[steps], device=self.device)
+        R, factor = chunk_return(rewards, torch.as_tensor(valid, device=self.device), gamma)
         ends = e.terminated if bootstrap_timeouts else e.terminated | e.truncated
-        ended = torch.as_tensor(ends[windows.rows].any(1), device=self.device)
+        ended = torch.as_tensor(ends[steps].any(1), device=self.device)
         first = self.n_obs - 1
         return Transitions(
-            self.features(encode),
-            self.chunks[:, first : first + self.n_executed].flatten(1),
+            self.features(encode, rows),
+            self.chunks[torch.as_tensor(rows, device=self.device), first : first + self.n_executed].flatten(1),
             R,
             factor * (~ended).float(),
-            self.features(encode, steps),
+            self.features(encode, rows, valid.sum(1)),
         )
 
 
 class Memory:
-    """What is remembered of each parallel environment: its last ``n_obs`` observations, the rest of its chunk."""
+    """What is remembered of each parallel environment: its last ``n_obs`` observations, the rest of its chunk.
 
-    def __init__(self, n_obs: int) -> None:
-        self.n_obs = n_obs
-        self.window: dict[str, Tensor] | None = None  # key -> (n, n_obs, *shape)
-        self.fresh = torch.ones(0, dtype=torch.bool)  # (n,), no observation yet
-        self.queue = torch.empty(0)  # (n, n_executed, d)
-        self.left = torch.zeros(0, dtype=torch.int64)  # (n,), actions left in the queue
+    Parameters
+    ----------
+    shapes : mapping of str to tuple of int
+        Of one observation, by key.
+    n_obs : int
+    device : torch.device
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], n_obs: int, device: torch.device) -> None:
+        self.shapes, self.n_obs, self.device = shapes, n_obs, device
+        self.reset()
 
     def reset(self, rows: Tensor | None = None) -> None:
-        """Forget the rows ``rows``, or everything."""
+        """Forget the environments ``rows`` (m,), or everything."""
         if rows is None:
-            self.__init__(self.n_obs)  # type: ignore[misc]
-        elif len(self.fresh):
-            self.fresh[rows], self.left[rows] = True, 0
+            self.window: dict[str, Tensor] = {}  # key -> (n, n_obs, *shape)
+            self.queue = torch.empty(0, device=self.device)  # (n, n_executed, d)
+            self.left = torch.zeros(0, dtype=torch.int64, device=self.device)  # (n,) actions left; -1: just begun
+        elif len(self.left):
+            self.left[rows] = -1
 
-    def see(self, obs: Mapping[str, Tensor]) -> None:
-        """Take in the next observations."""
-        n = len(next(iter(obs.values())))
-        if self.window is None or len(self.fresh) != n:
-            device = next(iter(obs.values())).device
-            self.window = {k: v[:, None].repeat(1, self.n_obs, *[1] * (v.dim() - 1)) for k, v in obs.items()}
-            self.left = torch.zeros(n, dtype=torch.int64, device=device)
-        else:
-            moved = {k: torch.cat([w[:, 1:], obs[k][:, None]], 1) for k, w in self.window.items()}
-            if self.n_obs > 1 and bool(self.fresh.any()):
-                for k, w in moved.items():
-                    w[self.fresh] = obs[k][self.fresh][:, None]
-            self.window = moved
-        self.fresh = torch.zeros_like(self.left, dtype=torch.bool)
+    def act(self, obs: Any, decide: Callable[[Tensor, Window], Tensor]) -> Any:
+        """Take in the next observations and return the next actions (n, d); a failure changes nothing.
 
-    def after(self, obs: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-        """Return the windows of ``rows`` as they would be after one more observation, without taking it in."""
-        assert self.window is not None
-        return {k: torch.cat([w[rows, 1:], obs[k][rows][:, None]], 1) for k, w in self.window.items()}
-
-    def plan(self, rows: Tensor, chunks: Tensor) -> None:
-        """Queue chunks (m, n_executed, d) for the rows ``rows``."""
-        if self.queue.shape != (len(self.left), *chunks.shape[1:]):
-            self.queue = chunks.new_zeros(len(self.left), *chunks.shape[1:])
-        self.queue[rows] = chunks
-        self.left[rows] = chunks.shape[1]
-
-    def next(self) -> Tensor:
-        """Return the next actions (n, d)."""
-        length = self.queue.shape[1]
-        place = (length - self.left).clamp_max(length - 1)
-        self.left = (self.left - 1).clamp_min(0)
-        if length == 1:
-            return self.queue[:, 0].clone()
-        return self.queue.gather(1, place[:, None, None].expand(-1, 1, self.queue.shape[2]))[:, 0]
+        Where a chunk is used up, ``decide(rows, window)`` returns the next one: (m, n_executed, d) for the m
+        environments ``rows`` and their windows.
+        """
+        given = Given(obs, self.shapes, self.device)
+        window = {k: v[:, None].repeat(1, self.n_obs, *[1] * (v.dim() - 1)) for k, v in given.tensors.items()}
+        left, queue = torch.full((given.n,), -1, device=self.device), self.queue
+        if len(self.left) == given.n:
+            left = self.left
+            for k, alone in window.items():
+                fresh = (left < 0).reshape(-1, *[1] * (alone.dim() - 1))
+                window[k] = torch.where(fresh, alone, torch.cat([self.window[k][:, 1:], alone[:, :1]], 1))
+        rows = (left <= 0).nonzero()[:, 0]
+        if len(rows):
+            chunks = decide(rows, {k: w[rows] for k, w in window.items()})
+            queue = chunks if len(rows) == given.n else queue.index_copy(0, rows, chunks)
+            left = left.index_fill(0, rows, chunks.shape[1])
+        self.window, self.queue, self.left = window, queue, left - 1
+        return given.answer(queue[torch.arange(given.n, device=self.device), queue.shape[1] - left])

@@ -3,7 +3,7 @@
 A *process* turns noise into an action in ``n_steps`` sub-steps, each of them a Gaussian given the one before. So a
 chain has a log-probability, and policy gradients apply to it sub-step by sub-step. Two processes share one interface:
 :class:`DDIM` predicts noise on a squared-cosine schedule, :class:`Flow` predicts velocity on straight paths. The
-network is any module called as ``net(a, tau, c)`` with noisy actions a (n, \\*action_shape), times tau (n,) in
+network is any module called as ``net(a, tau, c)`` with noisy actions a (n, \\*shape), times tau (n,) in
 [0, 1] (1 is pure noise) and features c (n, width); :class:`DenoisingMLP` is a small one.
 
 References
@@ -29,6 +29,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from anytask.core.checks import require_finite
+
 #: net(a, tau, c) -> prediction of the shape of a.
 Net = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -49,14 +51,14 @@ def squared_cosine_alpha_bar(n: int = 100, beta_max: float = 0.999) -> Tensor:
 
 
 class Chain(NamedTuple):
-    """A sampled chain: ``states`` (n_steps + 1, n, \\*action_shape), noise first, and ``log_prob`` (n_steps, n)."""
+    """A sampled chain: ``states`` (n_steps + 1, n, \\*shape), noise first, and ``log_prob`` (n_steps, n)."""
 
     states: Tensor
     log_prob: Tensor
 
     @property
     def actions(self) -> Tensor:
-        """The last state, (n, \\*action_shape), within [-1, 1]."""
+        """The last state, (n, \\*shape), within [-1, 1]."""
         return self.states[-1].clamp(-1.0, 1.0)
 
 
@@ -78,6 +80,8 @@ class Process(ABC):
 
     Parameters
     ----------
+    shape : tuple of int
+        Of an action, (d,) or (horizon, d).
     n_steps : int
         Sub-steps, and so network calls, per action.
     eta : float >= 0
@@ -86,14 +90,19 @@ class Process(ABC):
         Bounds on the standard deviation of a sub-step. ``sigma_min > 0`` keeps log-probabilities finite, the last
         sub-step included.
     clip : bool
-        Clip the predicted clean action to [-1, 1] inside the chain. A clipped entry has no gradient.
+        Clip the predicted clean action to [-1, 1] inside the chain.
+    recompute : bool
+        Recompute the noise from a clipped clean action, so that a clipped entry has no gradient. Without it the noise
+        stays as predicted, and at a clipped entry more of it raises the next state, where it lowers it elsewhere.
     """
 
+    shape: tuple[int, ...]
     n_steps: int = 10
     eta: float = 1.0
     sigma_min: float = 0.0067
     sigma_max: float | None = None
     clip: bool = True
+    recompute: bool = False
 
     @abstractmethod
     def loss(self, net: Net, a: Tensor, c: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -104,28 +113,45 @@ class Process(ABC):
         """Return tau in [0, 1] of state k."""
 
     @abstractmethod
-    def clean(self, net: Net, a: Tensor, k: int, c: Tensor) -> Tensor:
-        """Return the clean action that the network sees in state k, not clipped."""
+    def scales(self, k: int) -> tuple[float, float]:
+        """Return what state k is made of: a clean action times the first, plus noise times the second."""
 
     @abstractmethod
-    def _moments(self, net: Net, a: Tensor, k: int, c: Tensor, eta: float) -> tuple[Tensor, float]:
-        """Return the mean of state k + 1 given state k, and the standard deviation before clipping."""
+    def split(self, net: Net, a: Tensor, k: int, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the clean action and the noise that the network sees in state k, not clipped."""
 
     @abstractmethod
+    def _next(self, clean: Tensor, noise: Tensor, a: Tensor, k: int, eta: float) -> tuple[Tensor, float]:
+        """Return the mean of state k + 1 given state k = ``a``, and the standard deviation before its bounds."""
+
     def between(self, clean: Tensor, noise: Tensor, k: int) -> Tensor:
         """Return state k of a clean action and a noise."""
+        signal, sigma = self.scales(k)
+        return signal * clean + sigma * noise
+
+    def moments(self, net: Net, a: Tensor, k: int, c: Tensor, eta: float) -> tuple[Tensor, float]:
+        """Return the mean of state k + 1 given state k = ``a``, and the standard deviation before its bounds."""
+        clean, noise = self.split(net, a, k, c)
+        if self.clip:
+            clean = clean.clamp(-1.0, 1.0)
+        if self.recompute:
+            signal, sigma = self.scales(k)  # sigma > 0 in all states but the last
+            noise = (a - signal * clean) / sigma
+        return self._next(clean, noise, a, k, eta)
 
     def step(self, net: Net, a: Tensor, k: int, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean (n, \\*action_shape) and standard deviation () of state k + 1 given state k = ``a``."""
-        mean, sigma = self._moments(net, a, k, c, self.eta)
+        """Return mean (n, \\*shape) and standard deviation () of state k + 1 given state k = ``a``."""
+        mean, sigma = self.moments(net, a, k, c, self.eta)
         return mean, torch.tensor(min(max(sigma, self.sigma_min), self.sigma_max or math.inf), device=a.device)
 
+    def noise(self, c: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw the noise (n, \\*shape) that a chain starts from, for each row of c."""
+        return _noise((len(c), *self.shape), c, generator)
+
     @torch.no_grad()
-    def sample(
-        self, net: Net, c: Tensor, action_shape: Sequence[int], generator: torch.Generator | None = None
-    ) -> Chain:
+    def sample(self, net: Net, c: Tensor, generator: torch.Generator | None = None) -> Chain:
         """Draw a stochastic chain for each row of c, without gradients."""
-        states, log_probs = [_noise((len(c), *action_shape), c, generator)], []
+        states, log_probs = [self.noise(c, generator)], []
         for k in range(self.n_steps):
             mean, std = self.step(net, states[-1], k, c)
             states.append(mean + std * _noise(mean.shape, c, generator))
@@ -137,7 +163,7 @@ class Process(ABC):
 
         Parameters
         ----------
-        states : Tensor (n_steps + 1, n, \\*action_shape)
+        states : Tensor (n_steps + 1, n, \\*shape)
             As in :attr:`Chain.states`.
         """
         if k is None:
@@ -146,18 +172,11 @@ class Process(ABC):
         return gaussian_log_prob(states[k + 1], mean, std)
 
     @torch.no_grad()
-    def decide(
-        self,
-        net: Net,
-        c: Tensor,
-        action_shape: Sequence[int],
-        generator: torch.Generator | None = None,
-        noise: Tensor | None = None,
-    ) -> Tensor:
-        """Return actions (n, \\*action_shape) in [-1, 1]: no noise in the sub-steps, the start drawn or given."""
-        a = _noise((len(c), *action_shape), c, generator) if noise is None else noise
+    def decide(self, net: Net, c: Tensor, noise: Tensor) -> Tensor:
+        """Return actions (n, \\*shape) in [-1, 1] of chains from ``noise``, without any in the sub-steps."""
+        a = require_finite(noise, "the noise that a chain starts from")
         for k in range(self.n_steps):
-            a, _ = self._moments(net, a, k, c, 0.0)
+            a, _ = self.moments(net, a, k, c, 0.0)
         return a.clamp(-1.0, 1.0)
 
 
@@ -177,11 +196,11 @@ class DDIM(Process):
     --------
     A network that knows the answer 0.3 finds it in any number of steps.
 
-    >>> process = DDIM(n_steps=4)
+    >>> process = DDIM((1,), n_steps=4)
     >>> def net(a, tau, c):
     ...     alpha_bar = process.alpha_bar[(tau * 100).round().long()][:, None]
     ...     return (a - alpha_bar.sqrt() * 0.3) / (1 - alpha_bar).sqrt()
-    >>> process.decide(net, torch.zeros(2, 1), (1,), torch.Generator().manual_seed(0)).ravel().tolist()
+    >>> process.decide(net, torch.zeros(2, 1), torch.tensor([[-1.0], [1.0]])).ravel().tolist()
     [0.30000001192092896, 0.30000001192092896]
     """
 
@@ -204,28 +223,23 @@ class DDIM(Process):
         noisy = alpha_bar.sqrt() * a + (1 - alpha_bar).sqrt() * eps
         return (net(noisy, t / self.n_train, c) - eps).square().flatten(1).mean(1)
 
-    def between(self, clean: Tensor, noise: Tensor, k: int) -> Tensor:
-        signal = self._signals[k]
-        return math.sqrt(signal) * clean + math.sqrt(1 - signal) * noise
+    def scales(self, k: int) -> tuple[float, float]:
+        return math.sqrt(self._signals[k]), math.sqrt(1 - self._signals[k])
 
-    def clean(self, net: Net, a: Tensor, k: int, c: Tensor) -> Tensor:
-        return self._split(net, a, k, c)[0]
-
-    def _split(self, net: Net, a: Tensor, k: int, c: Tensor) -> tuple[Tensor, Tensor]:
-        signal = self._signals[k]
+    def split(self, net: Net, a: Tensor, k: int, c: Tensor) -> tuple[Tensor, Tensor]:
         eps = net(a, _times(self.time(k), a), c)
-        return (a - math.sqrt(1 - signal) * eps) / math.sqrt(signal), eps
+        signal, sigma = self.scales(k)
+        return (a - sigma * eps) / signal, eps
 
-    def _moments(self, net: Net, a: Tensor, k: int, c: Tensor, eta: float) -> tuple[Tensor, float]:
-        x0, eps = self._split(net, a, k, c)
-        return self.moments(x0.clamp(-1.0, 1.0) if self.clip else x0, eps, self._signals[k], self._signals[k + 1], eta)
+    def _next(self, clean: Tensor, noise: Tensor, a: Tensor, k: int, eta: float) -> tuple[Tensor, float]:
+        return ddim_moments(clean, noise, self._signals[k], self._signals[k + 1], eta)
 
-    @staticmethod
-    def moments(x0: Tensor, eps: Tensor, alpha_bar: float, alpha_bar_next: float, eta: float) -> tuple[Tensor, float]:
-        """Return mean and standard deviation of the next state from a clean action x0 and a noise eps."""
-        variance = eta**2 * (1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)
-        direction = math.sqrt(max(1 - alpha_bar_next - variance, 0.0))
-        return math.sqrt(alpha_bar_next) * x0 + direction * eps, math.sqrt(variance)
+
+def ddim_moments(x0: Tensor, eps: Tensor, alpha_bar: float, alpha_bar_next: float, eta: float) -> tuple[Tensor, float]:
+    """Return mean and standard deviation of the next state from a clean action x0 and a noise eps."""
+    variance = eta**2 * (1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)
+    direction = math.sqrt(max(1 - alpha_bar_next - variance, 0.0))
+    return math.sqrt(alpha_bar_next) * x0 + direction * eps, math.sqrt(variance)
 
 
 @dataclass
@@ -238,12 +252,14 @@ class Flow(Process):
 
     Examples
     --------
-    >>> process = Flow(n_steps=4)
+    >>> process = Flow((1,), n_steps=4)
     >>> def net(a, tau, c):
     ...     return (0.3 - a) / tau[:, None]
-    >>> process.decide(net, torch.zeros(1, 1), (1,), torch.Generator().manual_seed(0)).item()
+    >>> process.decide(net, torch.zeros(1, 1), torch.ones(1, 1)).item()
     0.30000001192092896
     """
+
+    recompute: bool = True  # its noise is what leads from the clean action to the state
 
     def time(self, k: int) -> float:
         return 1 - k / self.n_steps
@@ -254,19 +270,16 @@ class Flow(Process):
         share = tau.reshape(-1, *[1] * (a.dim() - 1))
         return (net(share * noise + (1 - share) * a, tau, c) - (a - noise)).square().flatten(1).mean(1)
 
-    def between(self, clean: Tensor, noise: Tensor, k: int) -> Tensor:
-        return (1 - self.time(k)) * clean + self.time(k) * noise
+    def scales(self, k: int) -> tuple[float, float]:
+        return 1 - self.time(k), self.time(k)
 
-    def clean(self, net: Net, a: Tensor, k: int, c: Tensor) -> Tensor:
-        return a + self.time(k) * net(a, _times(self.time(k), a), c)
+    def split(self, net: Net, a: Tensor, k: int, c: Tensor) -> tuple[Tensor, Tensor]:
+        tau, velocity = self.time(k), net(a, _times(self.time(k), a), c)
+        return a + tau * velocity, a - (1 - tau) * velocity
 
-    def _moments(self, net: Net, a: Tensor, k: int, c: Tensor, eta: float) -> tuple[Tensor, float]:
-        tau, h = self.time(k), 1 / self.n_steps
-        x0 = self.clean(net, a, k, c)
-        if self.clip:
-            x0 = x0.clamp(-1.0, 1.0)
-        noise = (a - (1 - tau) * x0) / tau  # tau > 0 in all states but the last
-        return a + h * (x0 - noise - eta**2 / 2 * noise), eta * math.sqrt(tau * h)
+    def _next(self, clean: Tensor, noise: Tensor, a: Tensor, k: int, eta: float) -> tuple[Tensor, float]:
+        h = 1 / self.n_steps
+        return a + h * (clean - noise - eta**2 / 2 * noise), eta * math.sqrt(self.time(k) * h)
 
 
 def _noise(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -330,8 +343,8 @@ class Consistency(nn.Module):
 
     Examples
     --------
-    >>> student = Consistency(DenoisingMLP((1,), 2), DDIM(5))
-    >>> student.decide(torch.zeros(3, 2), (1,), torch.Generator().manual_seed(0)).shape
+    >>> student = Consistency(DenoisingMLP((1,), 2), DDIM((1,), 5))
+    >>> student.decide(torch.zeros(3, 2), torch.ones(3, 1)).shape
     torch.Size([3, 1])
     """
 
@@ -346,11 +359,11 @@ class Consistency(nn.Module):
         """Return the clean action that the student sees in state k, not clipped."""
         # The time is counted in hundredths, as in a schedule of 100 steps.
         c_skip, c_out = consistency_coefficients(100 * self.process.time(k), self.sigma_data)
-        return a if c_out == 0 else c_skip * a + c_out * self.process.clean(self.net, a, k, c)
+        return a if c_out == 0 else c_skip * a + c_out * self.process.split(self.net, a, k, c)[0]
 
-    def same_noise_loss(self, target: Tensor, noise: Tensor, c: Tensor) -> Tensor:
-        """Return the squared distance (n,) to the action ``target`` that the teacher made from the same ``noise``."""
-        return (self(noise, 0, c) - target).square().flatten(1).mean(1)
+    def same_noise_loss(self, teacher: Net, noise: Tensor, c: Tensor) -> Tensor:
+        """Return the squared distance (n,) to the action that the teacher makes from the same ``noise``."""
+        return (self(noise, 0, c) - self.process.decide(teacher, c, noise)).square().flatten(1).mean(1)
 
     def consistency_loss(
         self, average: Any, teacher: Net, a: Tensor, c: Tensor, generator: torch.Generator | None = None
@@ -364,21 +377,14 @@ class Consistency(nn.Module):
         k = int(torch.randint(noisy, (), generator=generator, device=a.device))
         state = self.process.between(a, _noise(a.shape, a, generator), k)
         with torch.no_grad():
-            after, _ = self.process._moments(teacher, state, k, c, 0.0)
+            after, _ = self.process.moments(teacher, state, k, c, 0.0)
             target = after if k + 1 == self.process.n_steps else average(after, k + 1, c)
         return (self(state, k, c) - target).square().flatten(1).mean(1)
 
     @torch.no_grad()
-    def decide(
-        self,
-        c: Tensor,
-        action_shape: Sequence[int],
-        generator: torch.Generator | None = None,
-        noise: Tensor | None = None,
-    ) -> Tensor:
-        """Return actions (n, \\*action_shape) in [-1, 1] by one network call."""
-        a = _noise((len(c), *action_shape), c, generator) if noise is None else noise
-        return self(a, 0, c).clamp(-1.0, 1.0)
+    def decide(self, c: Tensor, noise: Tensor) -> Tensor:
+        """Return actions (n, \\*shape) in [-1, 1] that start from ``noise``, by one network call."""
+        return self(require_finite(noise, "the noise that an action starts from"), 0, c).clamp(-1.0, 1.0)
 
 
 def consistency_coefficients(tau: float, sigma_data: float = 0.5) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -20,56 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytask.control.parts.policy_gradient import ppo_loss
-from anytask.control.rl100.diffusion import Chain, Process
+from anytask.control.parts.policy_gradient import linear_decay, normalize, ppo_loss
+from anytask.control.rl100.data import Transitions
+from anytask.control.rl100.diffusion import Process
+from anytask.control.rl100.imitation import Run, descend
+from anytask.control.rl100.settings import CriticSettings, DynamicsSettings, OfflineSettings
 from anytask.core.checks import require_finite
-from anytask.core.progress import Progress
+from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive, isolated
 from anytask.core.training import train
-
-
-class Transitions(NamedTuple):
-    """Decisions and what came of them, in features.
-
-    ``features`` (N, width), ``actions`` (N, size) flat, ``rewards`` (N,) summed over the chunk, ``discounts`` (N,) what
-    the next state's value counts (``gamma^steps``, or 0 after a terminal state), ``next_features`` (N, width).
-    """
-
-    features: Tensor
-    actions: Tensor
-    rewards: Tensor
-    discounts: Tensor
-    next_features: Tensor
-
-    def take(self, rows: Tensor) -> Transitions:
-        """Return some decisions, by number or mask."""
-        return Transitions(*(tensor[rows] for tensor in self))
-
-    @property
-    def n(self) -> int:
-        """Number of decisions."""
-        return len(self.features)
-
-
-def chunk_return(rewards: Tensor, valid: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
-    """Return a chunk's discounted reward ``sum_i gamma^i r_i`` and bootstrap factor ``gamma^steps``, each (N,).
-
-    Parameters
-    ----------
-    rewards : Tensor (N, K)
-    valid : Tensor of bool (N, K)
-        Steps that were taken; a prefix of each row.
-    gamma : float in [0, 1]
-
-    Examples
-    --------
-    >>> r = torch.tensor([[1.0, 0.5, 0.0, 2.0]])
-    >>> R, factor = chunk_return(r, torch.ones(1, 4, dtype=torch.bool), 0.99)
-    >>> round(R.item(), 6), round(factor.item(), 6)
-    (3.435598, 0.960596)
-    """
-    powers = gamma ** torch.arange(rewards.shape[1], device=rewards.device, dtype=torch.float64)
-    return (rewards * valid * powers).sum(1).float(), (gamma ** valid.sum(1).double()).float()
 
 
 def expectile_loss(u: Tensor, omega: float = 0.7) -> Tensor:
@@ -140,45 +100,29 @@ class IQL(nn.Module):
     ----------
     feature_width, action_size : int
         Of features and of flat actions.
-    hidden : sequence of int, default (512, 512)
-    lr : float, default 1.4e-4
-        Adam, for all three networks.
-    omega : float in [0.5, 1), default 0.7
-        The expectile.
-    target_rate : float in (0, 1], default 0.005
-        How far the target networks Q' move towards Q, at every second update.
+    settings : CriticSettings
     seed : int, default 0
 
     Examples
     --------
     One state, two actions worth 0 and 1: Q tells them apart, and V leans towards the better one.
 
-    >>> iql = IQL(1, 1, (32,), lr=3e-3, omega=0.9, target_rate=0.05)
+    >>> settings = CriticSettings(hidden=(32,), lr=3e-3, omega=0.9, target_rate=0.05, epochs=400, batch_size=64)
     >>> a = torch.tensor([[-1.0], [1.0]]).repeat(32, 1)
     >>> zeros = torch.zeros(64, 1)
     >>> data = Transitions(zeros, a, (a[:, 0] > 0).float(), torch.zeros(64), zeros)
-    >>> _ = iql.fit(data, 400, 64, torch.Generator().manual_seed(0))
+    >>> iql = IQL(1, 1, settings).fit(data, torch.Generator().manual_seed(0))
     >>> worse, better = iql.q(zeros[:2], a[:2]).tolist()
     >>> better > worse + 0.5, iql.v(zeros[:1]).item() > (worse + better) / 2 + 0.2
     (True, True)
     """
 
-    def __init__(
-        self,
-        feature_width: int,
-        action_size: int,
-        hidden: Sequence[int] = (512, 512),
-        *,
-        lr: float = 1.4e-4,
-        omega: float = 0.7,
-        target_rate: float = 0.005,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, feature_width: int, action_size: int, settings: CriticSettings, seed: int = 0) -> None:
         super().__init__()
-        self.lr, self.omega, self.target_rate = lr, omega, target_rate
+        self.settings = settings
         with isolated(seed):
-            self.v_net = CriticMLP(feature_width, hidden)
-            self.q_net = CriticMLP(feature_width + action_size, hidden, members=2)
+            self.v_net = CriticMLP(feature_width, settings.hidden)
+            self.q_net = CriticMLP(feature_width + action_size, settings.hidden, members=2)
         self.q_target = copy.deepcopy(self.q_net).requires_grad_(False)
 
     def v(self, features: Tensor) -> Tensor:
@@ -200,32 +144,26 @@ class IQL(nn.Module):
         with torch.no_grad():
             target_q = self.q_target(sa).amin(0)
             y = batch.rewards + batch.discounts * v_next
-        return expectile_loss(target_q - v, self.omega).mean(), F.mse_loss(self.q_net(sa), y.expand(2, -1)) * 2
+        return expectile_loss(target_q - v, self.settings.omega).mean(), F.mse_loss(self.q_net(sa), y.expand(2, -1)) * 2
 
     @torch.no_grad()
     def track(self, update: int) -> None:
         """Move the target networks after every second update."""
         if update % 2 == 0:
-            torch._foreach_lerp_(list(self.q_target.parameters()), list(self.q_net.parameters()), self.target_rate)
+            for target, q in zip(self.q_target.parameters(), self.q_net.parameters(), strict=True):
+                target.lerp_(q, self.settings.target_rate)
 
-    def fit(
-        self,
-        data: Transitions,
-        epochs: int,
-        batch_size: int,
-        generator: torch.Generator,
-        progress: Progress | None = None,
-    ) -> Self:
+    def fit(self, data: Transitions, generator: torch.Generator, progress: Progress | None = None) -> Self:
         """Train all networks on random batches, ``epochs`` times as many as the data have."""
-        n, device = data.n, data.features.device
+        c, n, device = self.settings, data.n, data.features.device
 
         def draw(step: int) -> Transitions:
-            return data.take(torch.randint(n, (min(batch_size, n),), generator=generator, device=device))
+            return data.take(torch.randint(n, (min(c.batch_size, n),), generator=generator, device=device))
 
-        optimizer = torch.optim.Adam([*self.v_net.parameters(), *self.q_net.parameters()], lr=self.lr, fused=True)
+        optimizer = torch.optim.Adam([*self.v_net.parameters(), *self.q_net.parameters()], lr=c.lr, fused=True)
         train(
-            self, draw, self.losses, steps=epochs * -(-n // batch_size), optimizer=optimizer, after_step=self.track,
-            stage="the critics", progress=progress,
+            self, draw, self.losses, steps=c.epochs * -(-n // c.batch_size), optimizer=optimizer,
+            after_step=self.track, stage="the critics", progress=progress,
         )  # fmt: skip
         return self
 
@@ -240,10 +178,7 @@ class EnsembleDynamics(nn.Module):
     Parameters
     ----------
     feature_width, action_size : int
-    members, elites : int, defaults 7 and 5
-    hidden : sequence of int, default (200, 200)
-    lr : float, default 1e-3
-        Adam, with weight decay 1e-5.
+    settings : DynamicsSettings
     seed : int, default 0
 
     Attributes
@@ -259,7 +194,7 @@ class EnsembleDynamics(nn.Module):
     >>> generator = torch.Generator().manual_seed(0)
     >>> s, a = (2 * torch.rand((512, 1), generator=generator) - 1 for _ in range(2))
     >>> data = Transitions(s, a, torch.zeros(512), torch.ones(512), s + 0.3 * a)
-    >>> world = EnsembleDynamics(1, 1, hidden=(64,)).fit(data, steps=300)
+    >>> world = EnsembleDynamics(1, 1, DynamicsSettings(hidden=(64,), steps=300)).fit(data)
     >>> features, actions = world.rollout(torch.zeros(4, 1), lambda s: torch.ones(4, 1), 3, generator)
     >>> [round(v, 1) for v in features[:, 0, 0].tolist()]
     [0.0, 0.3, 0.6]
@@ -270,68 +205,40 @@ class EnsembleDynamics(nn.Module):
     x_scale: Tensor  # (2, width + size), mean and deviation of inputs
     y_scale: Tensor  # (2, width), of targets
 
-    def __init__(
-        self,
-        feature_width: int,
-        action_size: int,
-        *,
-        members: int = 7,
-        elites: int = 5,
-        hidden: Sequence[int] = (200, 200),
-        lr: float = 1e-3,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, feature_width: int, action_size: int, settings: DynamicsSettings, seed: int = 0) -> None:
         super().__init__()
-        self.members, self.lr, self.seed = members, lr, seed
-        n_inputs = feature_width + action_size
+        self.settings, self.seed = settings, seed
+        n_inputs, members = feature_width + action_size, settings.members
         with isolated(seed):
-            self.net = ensemble_mlp(members, [n_inputs, *hidden, 2 * feature_width], nn.SiLU)
+            self.net = ensemble_mlp(members, [n_inputs, *settings.hidden, 2 * feature_width], nn.SiLU)
         self.register_buffer("x_scale", torch.zeros(2, n_inputs))
         self.register_buffer("y_scale", torch.zeros(2, feature_width))
         self.register_buffer("errors", torch.zeros(members))
-        self.register_buffer("elites", torch.arange(elites))
+        self.register_buffer("elites", torch.arange(settings.elites))
 
-    def fit(
-        self,
-        data: Transitions,
-        steps: int = 2000,
-        batch_size: int = 256,
-        holdout: float = 0.1,
-        progress: Progress | None = None,
-    ) -> Self:
-        """Train all members and choose the elites.
-
-        Parameters
-        ----------
-        data : Transitions
-        steps : int, default 2000
-            Optimizer steps.
-        batch_size : int, default 256
-            Rows per member and step.
-        holdout : float in (0, 0.5], default 0.1
-            Share of the decisions that no member is trained on.
-        """
+    def fit(self, data: Transitions, progress: Progress | None = None) -> Self:
+        """Train all members on nine decisions in ten, and choose the elites by the others."""
         if data.n < 10:
             raise ValueError(f"a dynamics model needs at least 10 decisions, got {data.n}")
-        device, members = data.features.device, self.members
+        device, members, steps = data.features.device, self.settings.members, self.settings.steps
         generator = torch.Generator(device).manual_seed(derive(self.seed, "dynamics"))
         order = torch.randperm(data.n, generator=generator, device=device)
-        held, kept = order.tensor_split([max(1, round(holdout * data.n))])
+        held, kept = order.tensor_split([max(1, round(0.1 * data.n))])
         x, y = torch.cat([data.features, data.actions.flatten(1)], 1), data.next_features - data.features
         self.x_scale, self.y_scale = (torch.stack([z[kept].mean(0), z[kept].std(0).clamp_min(1e-4)]) for z in (x, y))
         x, y = (x - self.x_scale[0]) / self.x_scale[1], (y - self.y_scale[0]) / self.y_scale[1]
         own = kept[torch.randint(len(kept), (members, len(kept)), generator=generator, device=device)]
 
         def draw(step: int) -> Tensor:
-            columns = torch.randint(len(kept), (members, batch_size), generator=generator, device=device)
-            return own.gather(1, columns)  # (members, batch)
+            columns = torch.randint(len(kept), (members, 256), generator=generator, device=device)
+            return own.gather(1, columns)  # (members, 256)
 
         def loss(rows: Tensor) -> Tensor:
             mean, log_variance = self._predict(x[rows])
             return ((mean - y[rows]).square() * (-log_variance).exp() + log_variance).mean((1, 2)).sum()
 
-        optimizer = torch.optim.Adam(self.net.parameters(), lr=self.lr, weight_decay=1e-5, fused=True)
-        train(self, draw, loss, steps=steps, optimizer=optimizer, stage="the dynamics model", progress=progress)
+        optimizer = torch.optim.Adam(self.net.parameters(), lr=1e-3, weight_decay=1e-5, fused=True)
+        train(self, draw, loss, steps=steps, optimizer=optimizer, stage="the dynamics", progress=progress)
         with torch.no_grad():
             mean, _ = self._predict(x[held].expand(members, -1, -1))
             self.errors = (mean - y[held]).square().mean((1, 2))
@@ -342,7 +249,7 @@ class EnsembleDynamics(nn.Module):
     def step(self, features: Tensor, actions: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return sampled next features (n, width), each row by an elite drawn for it."""
         x = (torch.cat([features, actions.flatten(1)], 1) - self.x_scale[0]) / self.x_scale[1]
-        mean, log_variance = self._predict(x.expand(self.members, -1, -1))
+        mean, log_variance = self._predict(x.expand(self.settings.members, -1, -1))
         n, device = len(features), features.device
         member = self.elites[torch.randint(len(self.elites), (n,), generator=generator, device=device)]
         row = torch.arange(n, device=device)
@@ -351,11 +258,7 @@ class EnsembleDynamics(nn.Module):
         return features + (y * self.y_scale[1] + self.y_scale[0])
 
     def rollout(
-        self,
-        features: Tensor,
-        policy: Callable[[Tensor], Tensor],
-        length: int,
-        generator: torch.Generator | None = None,
+        self, features: Tensor, policy: Callable[[Tensor], Tensor], length: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Imagine decisions from each row of ``features``, of a ``policy`` that maps features to actions.
 
@@ -382,9 +285,12 @@ class EnsembleDynamics(nn.Module):
 class World(nn.Module):
     """What the offline stage learned about the task: critics ``iql`` and ``dynamics``."""
 
-    def __init__(self, iql: IQL, dynamics: EnsembleDynamics) -> None:
+    def __init__(
+        self, feature_width: int, action_size: int, critics: CriticSettings, dynamics: DynamicsSettings, seed: int
+    ) -> None:
         super().__init__()
-        self.iql, self.dynamics = iql, dynamics
+        self.iql = IQL(feature_width, action_size, critics, seed)
+        self.dynamics = EnsembleDynamics(feature_width, action_size, dynamics, seed)
 
     @torch.no_grad()
     def value(
@@ -429,7 +335,7 @@ class OPEGate:
 
     def offer(self, value: float, step: int = 0) -> bool:
         """Say whether a candidate of this value passes; if so, it is the best one from now on."""
-        require_finite(value, f"the candidate's value at offline step {step}", "lower the critics' or the offline lr")
+        require_finite(value, f"the candidate's value at step {step}", "lower the critics' or its own lr")
         accepted = value > self.best + self.margin * abs(self.best)
         self.log.append(GateCheck(step, value, self.best, accepted))
         self.best = value if accepted else self.best
@@ -444,37 +350,68 @@ class OPEGate:
         self.best, self.log = state["best"], [GateCheck(*check) for check in state["log"]]
 
 
-def improve_on_chain(
-    process: Process,
-    net: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    chain: Chain,
-    c: Tensor,
-    A: Tensor,
-    clip: float,
-    max_grad_norm: float,
-) -> None:
-    """Take one optimizer step on the clipped surrogate per denoising step, in order.
+def improve_behind_gate(
+    net: nn.Module, world: World, data: Transitions, process: Process, executed: slice, settings: OfflineSettings,
+    max_grad_norm: float, run: Run,
+) -> tuple[nn.Module, list[GateCheck]]:  # fmt: skip
+    """Improve a policy on denoising chains drawn for recorded states; return what the gate let through, and its log.
 
     Parameters
     ----------
-    chain : Chain
-        Of the behavior policy.
-    c : Tensor (n, width)
-        Features it was drawn for.
-    A : Tensor (n,)
-        Advantages of its last states.
+    net : nn.Module
+        The denoiser to begin with.
+    world : World
+        Its critics and dynamics are fitted here, unless the checkpoint has them.
+    data : Transitions
+    executed : slice
+        The actions of a chunk that are carried out, and that the critics know.
     """
-    for k in range(process.n_steps):
-        log_prob = process.log_prob(net, chain.states, c, k)  # (n,)
-        descend(optimizer, ppo_loss(log_prob, chain.log_prob[k], A, clip).loss, "offline", max_grad_norm)
+    s, seed = settings, derive(run.seed[0], "stage", run.seed[1])
+    if run.saved.found is None:
+        world.iql.fit(data, run.generator("critics"), portion(run.progress, 0.0, 0.35))
+        if s.gate:
+            world.dynamics.fit(data, portion(run.progress, 0.35, 0.5))
+    old, candidate = (copy.deepcopy(net).requires_grad_(moves) for moves in (False, True))
+    optimizer = torch.optim.Adam(candidate.parameters(), lr=s.lr, fused=True)
+
+    def states(n: int, generator: torch.Generator) -> Tensor:
+        return data.features[torch.randint(data.n, (n,), generator=generator, device=run.device)]  # (n, width)
+
+    def value(net: nn.Module) -> float:
+        # From the same start states and with the same random numbers at every check.
+        generator = torch.Generator(run.device).manual_seed(derive(seed, "offline", "gate"))
+
+        def policy(c: Tensor) -> Tensor:
+            return process.sample(net, c, generator).actions[:, executed]
+
+        return world.value(policy, states(s.gate_states, generator), s.rollout_length, generator)
+
+    moving = {"old": old, "candidate": candidate, "optimizer": optimizer, "world": world}
+    gate = OPEGate(value(old) if run.saved.found is None else 0.0, s.gate_margin) if s.gate else None
+    if gate is not None:
+        moving["gate"] = gate
+    for step in run.steps(s.steps, moving, 0.5):
+        left = linear_decay(1.0, step / s.steps)
+        optimizer.param_groups[0]["lr"] = s.lr * left
+        generator = torch.Generator(run.device).manual_seed(derive(seed, "offline", "step", step))
+        c = states(s.batch_size, generator)
+        chain = process.sample(old, c, generator)
+        with torch.no_grad():
+            A = normalized(world.iql.advantage(c, chain.actions[:, executed]))  # (n,)
+        if s.shuffle_advantages:
+            A = A[torch.randperm(len(A), generator=generator, device=run.device)]
+        for k in range(process.n_steps):  # one optimizer step per denoising step, in order
+            log_prob = process.log_prob(candidate, chain.states, c, k)  # (n,)
+            descend(optimizer, ppo_loss(log_prob, chain.log_prob[k], A, s.clip * left).loss, max_grad_norm)
+        due = (step + 1) % s.gate_every == 0 or step + 1 == s.steps
+        if due and (gate is None or gate.offer(value(candidate), step + 1)):
+            old.load_state_dict(candidate.state_dict())
+    return old, [] if gate is None else gate.log
 
 
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor, stage: str, max_grad_norm: float | None = None) -> None:
-    """Take one optimizer step on a finite loss ()."""
-    require_finite(loss, f"the loss of the {stage} stage", "lower its lr, or check the scale of the data")
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    if max_grad_norm is not None:
-        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], max_grad_norm)
-    optimizer.step()
+def normalized(A: Tensor) -> Tensor:
+    """Return finite advantages (n,) with mean 0 and standard deviation 1; warn where they all are the same."""
+    require_finite(A, "an advantage", "check the scale of the rewards, or lower the critics' lr")
+    if len(A) < 2 or bool(A.std() <= 1e-6 * A.abs().max()):
+        warnings.warn("the advantages are flat: nothing tells good actions from bad ones", stacklevel=2)
+    return normalize(A)

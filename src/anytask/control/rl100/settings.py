@@ -43,7 +43,11 @@ class DiffusionSettings(Settings):
     eta: float = real(1.0, "noise in stochastic chains; at most 1 for ddim", at_least=0)
     sigma_min: float = real(0.0067, "least standard deviation of a denoising step", above=0)
     sigma_max: float | None = real(None, "largest one; None: no bound", above=0, optional=True)
-    clip: bool = flag(True, "clip predicted clean actions to [-1, 1] within the chain: such entries have no gradient")
+    clip: bool = flag(True, "clip predicted clean actions to [-1, 1] within the chain")
+    noise: str = choice(
+        "predicted", ("predicted", "recomputed"),
+        "that ddim adds to a clipped action: as predicted, or recomputed from it (clipped entries have no gradient)",
+    )  # fmt: skip
     action_share: float = real(1.0, "share of [-1, 1] at which the data's extreme actions lie", above=0, at_most=1)
     denoiser: Any = free(None, "makes the network; None: a perceptron with the hidden layers")
     hidden: Sequence[int] = numbers((1024, 1024, 1024), "hidden layers of the perceptron", at_least=1, integers=True)
