@@ -9,6 +9,8 @@ from anytask.control.envs.rearrangement.scene import ROBOTS
 from anytask.control.galactic import Galactic
 from anytask.control.stepping import OverlappedStepper
 
+pytestmark = pytest.mark.filterwarnings("ignore:the policy was updated", "ignore:no reward above 0")
+
 CONTRACT = {
     "num_envs": 4, "horizon": 8, "minibatches": 2, "network": {"hidden": (8,)},
     "Galactic-memory": {"network": {"hidden": (8,), "core": "gru", "core_width": 8}},
@@ -48,7 +50,7 @@ class Weigh(BatchedEnv):
 class Seen(BatchedEnv):
     """A robot of eleven columns with a camera."""
 
-    robot = ROBOTS["fetch"]
+    discrete_actions = ROBOTS["fetch"].discrete_actions
 
     def __init__(self, num_envs=1, **options):
         parts = {"rgb": spaces.Box(0, 1, (32, 32, 3)), "depth": spaces.Box(0, 1, (32, 32, 1))}
@@ -83,8 +85,8 @@ def test_the_paper_s_network_takes_pictures_sensors_and_eleven_columns():
     assert net.encoder.groups == [["depth", "rgb"]]
     assert net.core.width == 512
     assert net.encoder.embed_previous.out_features == 32
-    assert net.head.sizes == {0: 3, 10: 2}  # release, keep or grasp; stop or not
-    assert net.head.continuous == list(range(1, 10))
+    # Release, keep or grasp; stop or not.
+    assert net.head.values == {0: (-1, 0, 1), 10: (-1, 1)} and net.head.linear.out_features == 9
     assert robot.history_[-1]["steps"] == 2 * (2 + 1) * 2  # overlapped: one step more than is learned from, two rounds
 
 
@@ -105,7 +107,7 @@ def test_columns_with_few_values_come_from_the_world():
     assert robot.discrete_ == {0: (-1.0, 1.0)}
     assert set(robot.act(torch.zeros(8, 2), deterministic=False)[:, 0].tolist()) <= {-1.0, 1.0}
     plain = tiny(network={"discrete": None}).train(Weigh(8), 32)
-    assert not plain.network_.mixed
+    assert not plain.network_.head.values
     assert tiny().train("Pendulum-v1", 32).discrete_ is None
 
 

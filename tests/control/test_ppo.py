@@ -13,10 +13,12 @@ from gymnasium import spaces
 from anytask.control.base import BatchedEnv
 from anytask.control.parts.observation_encoders import HalfResNet
 from anytask.control.ppo import PPO
-from anytask.control.ppo.collection import collect, with_advantages
+from anytask.control.ppo.collection import collect
 from anytask.control.ppo.network import ActorCritic, Encoder, NetworkSettings, space_from_tree, space_to_tree
 from anytask.control.ppo.update import ProcessGroup
 from anytask.control.stepping import OverlappedStepper
+
+pytestmark = pytest.mark.filterwarnings("ignore:the policy was updated", "ignore:no reward above 0")
 
 CONTRACT = {
     "num_envs": 4, "horizon": 8, "minibatches": 2, "network": {"hidden": (8,)},
@@ -95,10 +97,8 @@ def same(a, b):
 def one_round(env, **settings):
     learner = small(**{"gamma": 0.0, **settings})
     learner._settle(env)
-    run, net, cut = learner._begin(env, ProcessGroup()), learner.network_, learner.bootstrap_timeouts
-    chosen = {"gamma": learner.gamma, "lambda_": learner.lambda_, "reward_scale": learner.reward_scale}
-    rollout = collect(net, env, run, learner.horizon, cut)
-    return learner, run, with_advantages(net, rollout, run, bootstrap_timeouts=cut, **chosen)
+    run = learner._begin(env, ProcessGroup())
+    return learner, run, collect(learner.network_, env, run, learner)[0]
 
 
 # -- what is learned from ---------------------------------------------------------------------------------------------
@@ -146,8 +146,8 @@ def test_time_outs_are_worth_what_would_have_come(late):
     clock, length = batch.obs["observation"].unbind(-1)
     final = torch.stack([clock + 1, length], -1)  # also where the clock then runs out
     with torch.no_grad():
-        following = net.value(net.step({"observation": final.flatten(0, 1)}, None, torch.zeros(32, 0), None)[0],
-                              {"observation": final.flatten(0, 1)}, None).reshape(8, 4)  # fmt: skip
+        obs = {"observation": final}
+        following = net.value(net.features(obs, torch.zeros(4, 0), torch.zeros(8, 4))[0], obs)
     torch.testing.assert_close(A, 0.5 * following)
 
 
@@ -165,9 +165,9 @@ def test_the_probabilities_of_a_round_are_those_of_the_policy_that_played_it():
         learner, _, batch = one_round(Echo(4), network=network)
         net = learner.network_
         with torch.no_grad():
-            h, _ = net.features(batch.obs, batch.previous, batch.state, batch.starts)
+            h, _ = net.features(batch.obs, batch.state[0], batch.starts)
             torch.testing.assert_close(net.distribution(h).log_prob(batch.actions), batch.log_prob)
-            torch.testing.assert_close(net.value(h, batch.obs, batch.previous), batch.values)
+            torch.testing.assert_close(net.value(h, batch.obs), batch.values)
 
 
 def test_the_noise_of_a_copy_does_not_depend_on_how_many_there_are():
@@ -475,7 +475,7 @@ def test_encoders_refuse_other_spaces():
         Encoder(spaces.Text(3), 0, NetworkSettings())
     assert Encoder(spaces.Discrete(5), 0, NetworkSettings()).width == 5
     net = ActorCritic(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), NetworkSettings(hidden=(8,)))
-    assert net.columns == 1
+    assert net.head.n_columns == 1
 
 
 # -- several processes ------------------------------------------------------------------------------------------------

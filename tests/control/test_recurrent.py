@@ -9,7 +9,7 @@ from anytask.control.parts.recurrent import MLPCore, RecurrentCore
 def unrolled(core, x, state, starts):
     outputs = []
     for t in range(len(x)):
-        y, state = core.step(x[t], state, starts[t])
+        y, state = core(x[t], state, starts[t])
         outputs.append(y)
     return torch.stack(outputs), state
 
@@ -36,7 +36,7 @@ def test_gradients_do_not_cross_a_start():
     x = torch.randn(4, 2, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
     starts = torch.zeros(4, 2, dtype=torch.bool)
     starts[2, 0] = True
-    y, _ = core(x, core.initial_state(2), starts)
+    y, _ = core(x, torch.zeros(2, core.state_dim), starts)
     (gradient,) = torch.autograd.grad(y[3].sum(), x)
     assert gradient[:2, 0].abs().sum() == 0
     assert gradient[2:, 0].abs().sum() > 0
@@ -48,24 +48,18 @@ def test_the_state_goes_on_where_no_episode_starts():
     x = torch.randn(6, 2, 2, generator=torch.Generator().manual_seed(0))
     starts = torch.zeros(6, 2, dtype=torch.bool)
     starts[4, 1] = True
-    whole, after = core(x, core.initial_state(2), starts)
-    first, middle = core(x[:3], core.initial_state(2), starts[:3])
+    whole, after = core(x, torch.zeros(2, core.state_dim), starts)
+    first, middle = core(x[:3], torch.zeros(2, core.state_dim), starts[:3])
     second, end = core(x[3:], middle, starts[3:])
     torch.testing.assert_close(torch.cat([first, second]), whole)
     torch.testing.assert_close(end, after)
-    plain, _ = core(x, core.initial_state(2))
+    plain, _ = core(x, torch.zeros(2, core.state_dim), torch.zeros_like(starts))
     torch.testing.assert_close(plain[:4], whole[:4])
 
 
-def test_layers_without_a_memory_have_the_same_interface():
+def test_layers_without_a_memory_take_any_leading_axes():
     core = MLPCore(3, (8, 5), "relu")
     x = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0))
-    y, state = core(x, core.initial_state(2), torch.ones(4, 2, dtype=torch.bool))
-    assert y.shape == (4, 2, 5)
-    assert state.shape == (2, 0)
-    torch.testing.assert_close(core.step(x[1], state)[0], y[1])
+    assert core(x).shape == (4, 2, 5)
+    torch.testing.assert_close(core(x[1]), core(x)[1])
     assert MLPCore(3, ()).width == 3
-    with pytest.raises(ValueError, match="activation"):
-        MLPCore(3, activation="sine")
-    with pytest.raises(ValueError, match="cell"):
-        RecurrentCore(3, 4, "rnn")

@@ -12,7 +12,8 @@ Algorithms", arXiv:1707.06347.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,7 +73,9 @@ def gae(
             )
     if last_value.shape != rewards.shape[1:]:
         raise ValueError(f"last_value must have shape {tuple(rewards.shape[1:])}, got {tuple(last_value.shape)}")
-    _unit_interval(gamma=gamma, lambda_=lambda_)
+    for name, value in (("gamma", gamma), ("lambda_", lambda_)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
     next_values = torch.cat([values[1:], last_value[None]])
     done = terminated | truncated
     next_values = next_values.masked_fill(done, 0.0)
@@ -296,7 +299,34 @@ def minibatches(
     yield from order.tensor_split(count) if count is not None else order.split(size)
 
 
-def _unit_interval(**named: float) -> None:
-    for name, value in named.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
+def weak_signals(rounds: Sequence[Mapping[str, float]], total: int, least: int = 5) -> list[str]:
+    """Return sentences on why a policy can have learned little from these rounds.
+
+    Parameters
+    ----------
+    rounds : sequence of mapping
+        With ``reward_min``, ``reward_max``, ``advantage_std`` and ``success`` (NaN where it is not known).
+    total : int
+        Rounds in all, those of earlier trainings too.
+    least : int, default 5
+        Rounds below which there were too few.
+
+    Examples
+    --------
+    >>> nothing = {"reward_min": 0.0, "reward_max": 0.0, "advantage_std": 0.1, "success": 0.0}
+    >>> weak_signals([nothing] * 9, total=9)
+    ['no reward above 0 was seen in 9 rounds: nothing tells good actions from bad ones']
+    """
+    if not rounds:
+        return []
+    found = []
+    if total < least:
+        found.append(f"the policy was updated in {total} rounds only: give more steps, or a shorter horizon")
+    low, high = min(r["reward_min"] for r in rounds), max(r["reward_max"] for r in rounds)
+    success = [r["success"] for r in rounds if not math.isnan(r["success"])]
+    # Costs below 0 teach as well as rewards do, unless the task tells that it was never done.
+    if high <= 0 and (low == high or (success and max(success) == 0)):
+        found.append(f"no reward above 0 was seen in {len(rounds)} rounds: nothing tells good actions from bad ones")
+    if max(r["advantage_std"] for r in rounds) < 1e-7:
+        found.append(f"all advantages were equal in {len(rounds)} rounds: every action seems as good as any other")
+    return found

@@ -19,7 +19,8 @@ import copy
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import gymnasium
@@ -31,8 +32,8 @@ from anytask.control.adapters import make
 from anytask.control.parts.acting import Given
 from anytask.control.parts.checkpoint import Checkpoint, training_of
 from anytask.control.parts.counter_rng import CounterRandom
-from anytask.control.parts.policy_gradient import kl_adaptive_lr, linear_decay
-from anytask.control.ppo.collection import Run, collect, on_device, with_advantages
+from anytask.control.parts.policy_gradient import kl_adaptive_lr, linear_decay, weak_signals
+from anytask.control.ppo.collection import Run, collect, on_device
 from anytask.control.ppo.network import (
     ActorCritic,
     Memory,
@@ -90,8 +91,9 @@ class PPO(Estimator):
     network_ : anytask.control.ppo.network.ActorCritic
     history_ : list of dict
         One record per round: ``steps`` so far, ``episodes`` that ended with their mean ``return``, ``length`` and
-        ``success`` (NaN where none ended), ``policy_loss``, ``value_loss``, ``entropy``, ``kl``, ``clip_fraction``,
-        ``explained_variance`` and ``lr``; the losses are those of the last pass.
+        ``success`` (NaN where none ended), ``reward_min`` and ``reward_max``, ``advantage_std``, ``policy_loss``,
+        ``value_loss``, ``entropy``, ``kl``, ``clip_fraction``, ``explained_variance`` and ``lr``; the losses are those
+        of the last pass.
     steps_ : int
         Environment steps taken in training, all environments together.
     throughput_ : dict
@@ -191,11 +193,17 @@ class PPO(Estimator):
         ValueError
             For spaces other than those learned so far, or a checkpoint of another learner.
         FloatingPointError
-            If a loss is not finite; the policy is then what it was before that round.
+            If an observation, a reward or a loss is not finite.
+
+        Notes
+        -----
+        After an error, or an interruption, the learner is what it was after the last round that was finished, or before
+        the call. A warning tells when there was little to learn from: fewer than five rounds, no positive reward in a
+        task that never succeeded, or advantages that were all the same.
         """
         check_counts(total_steps=total_steps)
         self._check_settings()
-        world = self._made(env, env_options)
+        before, world = dict(vars(self)), self._made(env, env_options)
         try:
             self._settle(world)
             processes = ProcessGroup()
@@ -205,33 +213,35 @@ class PPO(Estimator):
             if saved.found is not None:
                 self._load_state(saved.found["state"])
                 run.take(saved.found["run"], world)
-            self._rounds(world, run, processes, total_steps, saved, progress or silent, callback)
+            learned = len(self.history_)
+            for record in self._rounds(world, run, processes, total_steps):
+                before = dict(vars(self))  # a round that is finished stays
+                if processes.rank == 0 and saved.due(run.rounds, last=run.steps >= total_steps):
+                    saved.save(state=self._state(), run=run.tree(world))
+                (progress or silent)(min(1.0, run.steps / total_steps))
+                if callback is not None and callback(self, record) is False:
+                    break
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
         finally:
-            self._acting = None
             if world is not env:
                 world.close()
+        for sentence in weak_signals(self.history_[learned:], len(self.history_)):
+            warnings.warn(sentence, stacklevel=2)
         return self
 
     def _rounds(
-        self,
-        env: VectorEnv,
-        run: Run,
-        processes: ProcessGroup,
-        total_steps: int,
-        saved: Checkpoint,
-        progress: Progress,
-        callback: Callable[[Self, dict[str, float]], Any] | None,
-    ) -> None:
-        net, optimizer, cut = self.network_, self._optimizer, self.bootstrap_timeouts
+        self, env: VectorEnv, run: Run, processes: ProcessGroup, total_steps: int
+    ) -> Iterator[dict[str, float]]:
+        """Collect a round, learn from it, and yield its record, until ``total_steps`` were made."""
+        net, optimizer = self.network_, self._optimizer
         per_round = env.num_envs * (self.horizon + run.lag) * processes.size
         seconds: list[tuple[float, float]] = []  # of each round: collection, everything
         while run.steps < total_steps:
             start = time.perf_counter()
-            rollout = collect(net, env, run, self.horizon, cut)
-            batch = with_advantages(
-                net, rollout, run, gamma=self.gamma, lambda_=self.lambda_, reward_scale=self.reward_scale,
-                bootstrap_timeouts=cut,
-            )  # fmt: skip
+            batch, episodes = collect(net, env, run, self)
             collected = time.perf_counter() - start
             with rollback(self, skip=frozenset({*self._param_names(), "history_", "throughput_", "_spaces"})):
                 optimizer.param_groups[0]["lr"] = lr = self._lr(run.steps / total_steps)
@@ -241,16 +251,13 @@ class PPO(Estimator):
                     optimizer.param_groups[0]["lr"] = kl_adaptive_lr(lr, record["kl"], self.target_kl, bounds)
                 if (stats := net.encoder.stats) is not None:
                     stats.merge(*processes.moments(net.encoder.vector(batch.obs).flatten(0, 1).double()))
+            self._acting = None  # what was remembered is another policy's
             run.steps, run.rounds, self.steps_ = run.steps + per_round, run.rounds + 1, self.steps_ + per_round
-            self.history_.append({"steps": self.steps_, **rollout.episodes, **record})
+            self.history_.append({"steps": self.steps_, **episodes, **record})
             seconds.append((collected, time.perf_counter() - start))
             rates = [per_round / statistics.mean(taken) for taken in zip(*(seconds[1:] or seconds), strict=True)]
             self.throughput_ = dict(zip(("simulation", "training"), rates, strict=True))
-            if processes.rank == 0 and saved.due(run.rounds, last=run.steps >= total_steps):
-                saved.save(state=self._state(), run=run.tree(env))
-            progress(min(1.0, run.steps / total_steps))
-            if callback is not None and callback(self, self.history_[-1]) is False:
-                break
+            yield self.history_[-1]
 
     def _lr(self, done: float) -> float:
         if self.schedule == "adaptive":
@@ -259,9 +266,8 @@ class PPO(Estimator):
 
     def _made(self, env: Any, options: Mapping[str, Any] | None) -> VectorEnv:
         """Return the environment as one that speaks tensors; one that did comes back as it is."""
-        if isinstance(env, VectorEnv) and not options:
-            # Wrappers around one that speaks tensors do so too.
-            return env if getattr(env, "lag", None) is not None else make(env)
+        if getattr(env, "lag", None) is not None:  # one that is late, or a wrapper around it
+            return env
         to_make = isinstance(env, str) or (callable(env) and not isinstance(env, (VectorEnv, gymnasium.Env)))
         return make(env, self.num_envs if to_make else None, device=self._device, **(options or {}))
 
@@ -271,7 +277,8 @@ class PPO(Estimator):
         if not hasattr(self, "network_"):
             self.discrete_ = self.network.discrete
             if self.discrete_ == "auto":
-                self.discrete_ = few_values(env.unwrapped)
+                named = getattr(env.unwrapped, "discrete_actions", None)
+                self.discrete_ = named and {int(c): tuple(map(float, values)) for c, values in named.items()}
             self.history_, self.steps_, self.throughput_ = [], 0, {}
             self._spaces = found
             self._build()
@@ -315,11 +322,10 @@ class PPO(Estimator):
             self._acting = net.memory(given.n), generator
         net.eval()
         memory, generator = self._acting
-        features, state = net.step(given.tensors, memory.previous, memory.state, memory.starts)
+        features, state = net.features(memory.with_previous(given.tensors), memory.state, memory.starts)
         distribution = net.distribution(features)
         actions = distribution.mode if deterministic else distribution.sample(generator)
-        fed = net.previous_of(actions) if net.n_previous else None
-        self._acting = Memory(state, fed, torch.zeros_like(memory.starts)), generator
+        self._acting = Memory(state, net.previous_of(actions), torch.zeros_like(memory.starts)), generator
         return given.answer(bounded(actions, action_space))
 
     def reset(self, rows: Tensor | None = None) -> None:
@@ -349,18 +355,3 @@ class PPO(Estimator):
         self._order.set_state(state["order"].cpu())
         self._acting = None
 
-
-def few_values(env: Any) -> dict[int, tuple[float, ...]] | None:
-    """Return the action columns of an environment that take a few values only, with these.
-
-    They are what the environment names in ``discrete_actions``, and for robots of this package release, keep or grasp
-    and, where there is one, stop.
-    """
-    named = getattr(env, "discrete_actions", None)
-    if named is not None:
-        return {int(column): tuple(map(float, values)) for column, values in named.items()}
-    robot = getattr(env, "robot", None)
-    if robot is None:
-        return None
-    stop = {int(robot.action_dim) - 1: (-1.0, 1.0)} if robot.stops else {}
-    return {0: (-1.0, 0.0, 1.0), **stop}

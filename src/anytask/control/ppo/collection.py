@@ -1,13 +1,10 @@
-"""One round of proximal policy optimization: rollout collection, and the advantages of what was collected.
-
-:func:`collect` steps the parallel environments, :func:`with_advantages` makes of it what is learned from.
-"""
+"""One round of proximal policy optimization: rollout collection, and the advantages of what was collected."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,139 +46,115 @@ class Run:
 
 
 @dataclass
-class Rollout:
-    """T steps in n parallel environments, before anything is known of their worth."""
-
-    obs: dict[str, Tensor]  # (T, n, ...)
-    previous: Tensor | None  # (T, n, n_previous)
-    actions: Tensor  # (T, n, ...)
-    features: Tensor  # (T, n, width)
-    starts: Tensor  # (T, n) bool
-    rewards: Tensor  # (T, n), of these actions
-    terminated: Tensor  # (T, n) bool
-    truncated: Tensor  # (T, n) bool
-    counted: Tensor | None  # (T, n), 0 where an action came after the end of its episode
-    state: Tensor  # (n, state_dim), before the first step
-    last: Tensor | None  # (n,), with a lag: value of the observation after the last one
-    timeouts: list[tuple[Any, ...]]  # of cut episodes: steps, rows, obs, previous and state
-    episodes: dict[str, float]  # how the episodes that ended went
-
-
-@dataclass
 class Batch:
-    """What is learned from: one round, (T, n, ...), or samples of it, (m, ...)."""
+    """What is learned from: T steps of n environments; samples of it are sequences of one step."""
 
-    obs: dict[str, Tensor]
-    previous: Tensor | None
-    actions: Tensor
-    starts: Tensor
-    log_prob: Tensor
-    values: Tensor
-    advantages: Tensor
-    returns: Tensor
-    counted: Tensor | None
-    state: Tensor  # (n, state_dim), before the first step
+    obs: Mapping[str, Tensor]  # (T, n, ...), the previous action among them if it is fed back
+    actions: Tensor  # (T, n, ...), as they were sampled
+    starts: Tensor  # (T, n) bool, where episodes begin
+    log_prob: Tensor  # (T, n)
+    values: Tensor  # (T, n)
+    advantages: Tensor  # (T, n)
+    returns: Tensor  # (T, n)
+    counted: Tensor | None  # (T, n), 0 where an action moved nothing: it came after the end of its episode
+    state: Tensor  # (1, n, state_dim), the memory before the first step; without a memory (T, n, 0)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """Return the batch with every tensor but the state changed."""
-        changed: dict[str, Any] = {"state": self.state}
-        for name, value in vars(self).items():
-            if isinstance(value, dict):
-                changed[name] = {key: change(x) for key, x in value.items()}
-            elif name != "state":
-                changed[name] = None if value is None else change(value)
-        return Batch(**changed)
-
-    def at(self, index: Tensor | slice) -> Batch:
-        """Return some of the samples (m, ...)."""
-        return self.map(lambda x: x[index])
-
-    def sequences(self, rows: Tensor) -> Batch:
-        """Return the whole sequences (T, m, ...) of some environments."""
-        return replace(self.map(lambda x: x[:, rows]), state=self.state[rows])
+        """Return the batch with every tensor changed."""
+        parts = {name: value for name, value in vars(self).items() if name not in ("obs", "counted")}
+        counted = None if self.counted is None else change(self.counted)
+        obs = {key: change(x) for key, x in self.obs.items()}
+        return Batch(obs=obs, counted=counted, **{name: change(x) for name, x in parts.items()})
 
 
 @torch.no_grad()
-def collect(net: ActorCritic, env: VectorEnv, run: Run, horizon: int, bootstrap_timeouts: bool = True) -> Rollout:
-    """Step all n environments ``horizon`` times (T); an environment that answers late is stepped once more."""
-    T, n, lag, memory, device = horizon, env.num_envs, run.lag, run.memory, run.memory.state.device
+def collect(net: ActorCritic, env: VectorEnv, run: Run, settings: Any) -> tuple[Batch, dict[str, float]]:
+    """Step all n environments ``horizon`` times (T), and return what is learned from, and how the episodes went.
+
+    An environment that answers late (``run.lag`` of 1) is stepped once more.
+
+    Parameters
+    ----------
+    net : ActorCritic
+    env : VectorEnv
+        In tensors.
+    run : Run
+        Goes on to where the round ends.
+    settings : PPO
+    """
+    s, n, device, T = settings, env.num_envs, run.memory.state.device, settings.horizon
+    total = T + run.lag
     net.eval()
-    kept: list[tuple[Any, ...]] = []  # obs, previous, actions, features, starts
-    results: list[tuple[Tensor, Tensor, Tensor]] = []  # reward, terminated, truncated
-    timeouts: list[tuple[Any, ...]] = []
-    ended: list[Tensor] = []
-    last, initial = None, memory.state.clone()
-    u = run.noise.uniform((T + lag) * net.columns).reshape(n, T + lag, net.columns).to(device)
-    for t in range(T + lag):
-        features, state = net.step(run.obs, memory.previous, memory.state, memory.starts)
-        actions = net.distribution(features).quantile(u[:, t])
-        if t < T:
-            kept.append((run.obs, memory.previous, actions, features, memory.starts))
-        else:  # late: the value of this observation follows the round's last reward
-            last = net.value(features, run.obs, memory.previous)
-        obs, *result, infos = env.step(_outward(actions, env))
+    initial = run.memory.state[None] if net.core is not None else run.memory.state.new_zeros(T, n, 0)
+    seen: list[tuple[Mapping[str, Tensor], Tensor, Tensor]] = []  # observations, features, starts; one more than T
+    acted: list[Tensor] = []
+    results: list[tuple[Tensor, ...]] = []  # reward, terminated, truncated, and whether the action moved nothing
+    cut: list[tuple[Any, ...]] = []  # of truncated episodes: step, rows, last observation, memory
+    ended: list[Tensor] = []  # returns, lengths and successes (3, m)
+    u = run.noise.uniform(total * net.head.n_columns).reshape(n, total, -1).to(device)
+    for t in range(total):
+        obs, memory = run.memory.with_previous(run.obs), run.memory
+        features, state = net.features(obs, memory.state, memory.starts)
+        seen.append((obs, features, memory.starts))
+        acted.append(net.distribution(features).quantile(u[:, t]))
+        following, *result, infos = env.step(_outward(acted[-1], env))
         reward, terminated, truncated = (x.to(device) for x in result)
-        results.append((reward, terminated, truncated))
-        done = terminated | truncated
-        fed = net.previous_of(actions) if net.n_previous else None
-        run.obs = on_device(obs, device)
-        run.memory = memory = Memory(
-            state, fed if fed is None or lag else fed.masked_fill(done[:, None], 0.0), starts=done
-        )
+        idle = infos["_reset"].to(device) if "_reset" in infos else torch.zeros_like(terminated)
+        results.append((reward, terminated, truncated, idle))
+        starts = terminated | truncated | idle
+        fed = net.previous_of(acted[-1])
+        run.obs = on_device(following, device)
+        run.memory = Memory(state, fed if fed is None or run.lag else fed.masked_fill(starts[:, None], 0.0), starts)
         if "_final_obs" in infos:
-            ended.append(_how_they_went(infos))
+            done = infos["_final_obs"]
+            went = (infos["episode"]["r"], infos["episode"]["l"], infos["success"])
+            ended.append(torch.stack([x[done].double().cpu() for x in went]))
             rows = (truncated & ~terminated).nonzero()[:, 0]
-            if not lag and bootstrap_timeouts and len(rows):
-                final = {key: x[rows] for key, x in on_device(infos["final_obs"], device).items()}
-                previous = None if fed is None else fed[rows]
-                timeouts.append((torch.full_like(rows, t), rows, final, previous, state[rows]))
-    seen, fed_back, acted, found, starts = zip(*kept, strict=True)
-    rewards, terminated, truncated = (torch.stack(x) for x in zip(*results[lag:], strict=True))
-    return Rollout(
-        obs={key: torch.stack([o[key] for o in seen]) for key in seen[0]},
-        previous=torch.stack(fed_back) if net.n_previous else None,
-        actions=torch.stack(acted),
-        features=torch.stack(found),
-        starts=torch.stack(starts),
-        rewards=rewards,
-        terminated=terminated,
-        truncated=truncated,
-        # With a lag, call t tells whether the episode was over when the action of call t was already on its way.
-        counted=None if not lag else (~torch.stack([r[1] | r[2] for r in results[:T]])).float(),
-        state=initial,
-        last=last,
-        timeouts=timeouts,
-        episodes=_record(ended),
-    )
-
-
-@torch.no_grad()
-def with_advantages(
-    net: ActorCritic,
-    rollout: Rollout,
-    run: Run,
-    *,
-    gamma: float,
-    lambda_: float,
-    reward_scale: float = 1.0,
-    bootstrap_timeouts: bool = True,
-) -> Batch:
-    """Return a rollout that ends at ``run`` with values, advantages and the log-probabilities of its actions."""
-    r = rollout
-    values = net.value(r.features, r.obs, r.previous)  # (T, n)
-    if r.last is None:
-        m = run.memory
-        last, finals = _value(net, run.obs, m.previous, m.state, m.starts), _final_values(net, r.timeouts, values)
-    else:
-        last, finals = r.last, torch.cat([values[1:], r.last[None]])
+            if not run.lag and s.bootstrap_timeouts and len(rows):
+                last = Memory(state, fed, starts).with_previous(on_device(infos["final_obs"], device))
+                cut.append((torch.full_like(rows, t), rows, {key: x[rows] for key, x in last.items()}, state[rows]))
+    if not run.lag:
+        obs = run.memory.with_previous(run.obs)
+        seen.append((obs, net.features(obs, run.memory.state, run.memory.starts)[0], run.memory.starts))
+    all_obs = {key: torch.stack([o[key] for o, _, _ in seen]) for key in seen[0][0]}
+    features, starts = (torch.stack([entry[k] for entry in seen]) for k in (1, 2))
+    rewards, terminated, truncated, idle = (torch.stack(x[run.lag :]) for x in zip(*results, strict=True))
+    values = net.value(features, all_obs)  # (T + 1, n)
+    finals = values[1:] if run.lag else _final_values(net, cut, values[1:])
     advantages, returns = gae(
-        r.rewards * reward_scale, values, r.terminated, r.truncated, last,
-        gamma=gamma, lambda_=lambda_, final_values=finals, bootstrap_timeouts=bootstrap_timeouts,
+        rewards * s.reward_scale, values[:T], terminated, truncated, values[T], gamma=s.gamma, lambda_=s.lambda_,
+        final_values=finals, bootstrap_timeouts=s.bootstrap_timeouts,
     )  # fmt: skip
-    log_prob = net.distribution(r.features).log_prob(r.actions)
-    return Batch(
-        r.obs, r.previous, r.actions, r.starts, log_prob, values, advantages, returns, r.counted, r.state
-    )  # fmt: skip
+    # With a lag, call t tells whether the episode was over when the action of call t was already on its way.
+    moved = ~(torch.stack([r[1] | r[2] for r in results[:T]]) if run.lag else idle)
+    actions = torch.stack(acted[:T])
+    batch = Batch(
+        obs={key: x[:T] for key, x in all_obs.items()},
+        actions=actions,
+        starts=starts[:T],
+        log_prob=net.distribution(features[:T]).log_prob(actions),
+        values=values[:T],
+        advantages=advantages,
+        returns=returns,
+        counted=None if bool(moved.all()) else moved.float(),
+        state=initial,
+    )
+    means = torch.cat(ended, 1).nanmean(1).tolist() if ended else [math.nan] * 3
+    record = {"episodes": sum(x.shape[1] for x in ended), "return": means[0], "length": means[1], "success": means[2]}
+    record |= {"reward_min": rewards.min().item(), "reward_max": rewards.max().item()}
+    return batch, {**record, "advantage_std": advantages.std().item()}
+
+
+def _final_values(net: ActorCritic, cut: list[tuple[Any, ...]], like: Tensor) -> Tensor:
+    """Return the values (T, n) of the observations that time limits ended with, all evaluated at once."""
+    finals = torch.zeros_like(like)
+    if cut:
+        steps, rows, observations, states = zip(*cut, strict=True)
+        obs = {key: torch.cat([o[key] for o in observations]) for key in observations[0]}
+        at = torch.cat(steps), torch.cat(rows)
+        features, _ = net.features(obs, torch.cat(states), torch.zeros_like(at[1], dtype=torch.bool))
+        finals[at] = net.value(features, obs)
+    return finals
 
 
 def on_device(obs: Any, device: torch.device) -> dict[str, Tensor]:
@@ -194,32 +167,3 @@ def _outward(actions: Tensor, env: Any) -> Tensor:
     if not isinstance(env.single_action_space, spaces.Box):
         actions = actions.long()
     return actions.to(getattr(env, "device", "cpu"))
-
-
-def _value(net: ActorCritic, obs: dict[str, Tensor], previous: Tensor | None, state: Tensor, starts: Tensor) -> Tensor:
-    return net.value(net.step(obs, previous, state, starts)[0], obs, previous)
-
-
-def _final_values(net: ActorCritic, timeouts: list[tuple[Any, ...]], values: Tensor) -> Tensor:
-    """Return the values (T, n) of the observations that time limits ended with, all evaluated at once."""
-    finals = torch.zeros_like(values)
-    if timeouts:
-        steps, rows, observations, previous, state = zip(*timeouts, strict=True)
-        obs = {key: torch.cat([o[key] for o in observations]) for key in observations[0]}
-        fed, going_on = torch.cat(previous) if net.n_previous else None, torch.zeros_like(torch.cat(rows)).bool()
-        finals[torch.cat(steps), torch.cat(rows)] = _value(net, obs, fed, torch.cat(state), going_on)
-    return finals
-
-
-def _how_they_went(infos: dict[str, Any]) -> Tensor:
-    """Return returns, lengths and successes (3, m) of the episodes that ended at a step."""
-    rows = infos["_final_obs"].nonzero()[:, 0]
-    success = infos.get("success")
-    known = torch.full((len(rows),), math.nan) if success is None else success[rows].float().cpu()
-    return torch.stack([infos["episode"]["r"][rows].float().cpu(), infos["episode"]["l"][rows].float().cpu(), known])
-
-
-def _record(ended: list[Tensor]) -> dict[str, float]:
-    found = torch.cat(ended, 1) if ended else torch.zeros(3, 0)
-    means = found.double().nanmean(1).tolist()  # NaN where none ended
-    return {"episodes": found.shape[1], **dict(zip(("return", "length", "success"), means, strict=True))}

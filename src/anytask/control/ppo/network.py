@@ -19,11 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytask.control.parts.acting import by_key
-from anytask.control.parts.action_heads import Distribution, MixedHead, make_head
+from anytask.control.parts.action_heads import ActionDistribution, make_head
 from anytask.control.parts.observation_encoders import as_images, build_trunk, image_shape, is_image
 from anytask.control.parts.recurrent import ACTIVATIONS, MLPCore, RecurrentCore
 from anytask.control.parts.running_stats import RunningStats
 from anytask.core.settings import Settings, choice, flag, free, numbers, real, whole
+
+
+PREVIOUS = "previous action"  # its key among the observations
 
 
 def check_share(share: Any) -> None:
@@ -73,6 +76,10 @@ class Memory:
     previous: Tensor | None  # (n, n_previous), the last action
     starts: Tensor  # (n,) bool, whose episode begins
 
+    def with_previous(self, obs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return observations with the last action beside them, if it is fed back."""
+        return obs if self.previous is None else {**obs, PREVIOUS: self.previous}
+
     def forget(self, rows: Tensor) -> None:
         """Start new episodes in the rows ``rows`` (m,)."""
         rows = rows.to(self.starts.device)
@@ -82,7 +89,7 @@ class Memory:
 
 
 class Encoder(nn.Module):
-    """Observations (b, ...) and, if wanted, the previous action (b, n_previous) to features (b, width).
+    """Observations (..., \\*shape) and, if wanted, the previous action (..., n_previous) to features (..., width).
 
     Parameters
     ----------
@@ -92,37 +99,36 @@ class Encoder(nn.Module):
     n_previous : int
         Columns of the previous action; 0 to do without.
     settings : NetworkSettings
-    normalize : bool
-        Normalize vectors by running statistics, :attr:`stats`.
+    seed : int
+        Of the trunks; the other layers draw from the global generator.
+
+    Attributes
+    ----------
+    stats : RunningStats or None
+        What vectors are normalized by.
     """
 
     seen: Tensor | None
 
-    def __init__(
-        self,
-        space: gymnasium.Space,
-        n_previous: int,
-        settings: NetworkSettings,
-        *,
-        normalize: bool = False,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, space: gymnasium.Space, n_previous: int, settings: NetworkSettings, *, seed: int = 0) -> None:
         super().__init__()
-        s = settings
-        self.parts = by_space(space)
+        s, self.n_previous, self.parts = settings, n_previous, by_space(space)
         for key, part in self.parts.items():
             if not isinstance(part, (spaces.Box, spaces.Discrete)):
                 raise TypeError(f"observations must be Boxes, Discretes or a Dict of them, got {part} for {key!r}")
-        shapes = shapes_of(space)
-        images = [key for key, shape in shapes.items() if is_image(shape)]
-        self.vectors = [key for key in shapes if key not in images]
-        self.groups = _stacks({key: image_shape(shapes[key]) for key in images})
+        images = {key: image_shape(shape) for key, shape in shapes_of(space).items() if is_image(shape)}
+        self.vectors = [key for key in self.parts if key not in images]
+        channels = sum(shape[0] for shape in images.values())
+        one_size = len({shape[1:] for shape in images.values()}) == 1
+        stacked = len(images) > 1 and one_size and channels in (3, 4)
+        self.groups = [list(images)] if stacked else [[key] for key in images]
+        seen_as = {g[0]: (channels, *images[g[0]][1:]) if stacked else self.parts[g[0]].shape for g in self.groups}
         self.trunks = nn.ModuleList(
-            build_trunk(s.trunk, _stacked_shape(group, shapes), seed=seed + i, width=s.trunk_width)
-            for i, group in enumerate(self.groups)
+            build_trunk(s.trunk, shape or (), seed=seed + i, width=s.trunk_width)
+            for i, shape in enumerate(seen_as.values())
         )
-        n_vector = sum(_flat_size(self.parts[key]) for key in self.vectors)
-        self.stats = RunningStats((n_vector,)) if normalize and n_vector else None
+        n_vector = sum(flat_size(self.parts[key]) for key in self.vectors)
+        self.stats = RunningStats((n_vector,)) if s.normalize_observations and n_vector else None
         if any(column >= n_vector for column in s.blind):
             raise ValueError(f"blind names columns {sorted(s.blind)} of {n_vector} in the vector observation")
         seen = torch.ones(n_vector)
@@ -130,7 +136,6 @@ class Encoder(nn.Module):
         self.register_buffer("seen", seen if len(s.blind) else None, persistent=False)
         self.embed = nn.Linear(n_vector, s.embedding) if s.embedding and n_vector else None
         self.embed_previous = nn.Linear(n_previous, s.embedding) if s.embedding and n_previous else None
-        self.n_previous = n_previous
         self.width = sum(int(t.width) for t in self.trunks)  # type: ignore[arg-type, misc]
         for size, layer in ((n_vector, self.embed), (n_previous, self.embed_previous)):
             self.width += size if layer is None else layer.out_features
@@ -144,13 +149,15 @@ class Encoder(nn.Module):
                 found.append(F.one_hot(obs[key].long() - int(part.start), int(part.n)).float())
             else:
                 found.append(obs[key].float().flatten(obs[key].dim() - len(part.shape or ())))
-        return found[0] if len(found) == 1 else torch.cat(found, -1)
+        return torch.cat(found, -1)
 
-    def forward(self, obs: Mapping[str, Tensor], previous: Tensor | None = None) -> Tensor:
+    def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
         found = []
         for group, trunk in zip(self.groups, self.trunks, strict=True):
-            images = [obs[key] for key in group]
-            found.append(trunk(images[0] if len(group) == 1 else torch.cat([as_images(x) for x in images], 1)))
+            leading = obs[group[0]].shape[:-3]
+            images = [obs[key].flatten(0, -4) for key in group]
+            joined = images[0] if len(group) == 1 else torch.cat([as_images(x) for x in images], 1)
+            found.append(trunk(joined).unflatten(0, leading))
         if self.vectors:
             x = self.vector(obs)
             if self.stats is not None:
@@ -159,33 +166,13 @@ class Encoder(nn.Module):
                 x = x * self.seen
             found.append(x if self.embed is None else self.embed(x))
         if self.n_previous:
-            assert previous is not None
+            previous = obs[PREVIOUS]
             found.append(previous if self.embed_previous is None else self.embed_previous(previous))
-        return found[0] if len(found) == 1 else torch.cat(found, -1)
-
-
-def _flat_size(space: gymnasium.Space) -> int:
-    return int(space.n) if isinstance(space, spaces.Discrete) else math.prod(space.shape or ())
-
-
-def _stacks(shapes: Mapping[str, tuple[int, int, int]]) -> list[list[str]]:
-    sizes = {shape[1:] for shape in shapes.values()}
-    if len(shapes) > 1 and len(sizes) == 1 and sum(shape[0] for shape in shapes.values()) in (3, 4):
-        return [list(shapes)]
-    return [[key] for key in shapes]
-
-
-def _stacked_shape(group: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-    if len(group) == 1:
-        return shapes[group[0]]
-    found = [image_shape(shapes[key]) for key in group]
-    return (sum(shape[0] for shape in found), *found[0][1:])
+        return torch.cat(found, -1)
 
 
 class ActorCritic(nn.Module):
     """Encoder, core, action head and value; where they share nothing the value has an encoder and layers of its own.
-
-    Time-major throughout: observations (T, n, ...), previous actions (T, n, columns), memory (n, state_dim).
 
     Parameters
     ----------
@@ -213,8 +200,8 @@ class ActorCritic(nn.Module):
         images = any(is_image(shape) for shape in shapes_of(observation_space).values())
         share = s.core != "none" or images if s.share == "auto" else s.share
         self.action_space, self.autocast = action_space, autocast
-        self.n_previous = _flat_size(action_space) if s.previous_action else 0
-        self.encoder = Encoder(observation_space, self.n_previous, s, normalize=s.normalize_observations, seed=seed)
+        self.n_previous = flat_size(action_space) if s.previous_action else 0
+        self.encoder = Encoder(observation_space, self.n_previous, s, seed=seed)
         self.mlp = MLPCore(self.encoder.width, s.hidden, s.activation)
         self.core = None if s.core == "none" else RecurrentCore(self.mlp.width, s.core_width, s.core)
         width = self.mlp.width if self.core is None else self.core.width
@@ -240,63 +227,49 @@ class ActorCritic(nn.Module):
         starts = torch.ones(n, dtype=torch.bool, device=device)
         return Memory(torch.zeros(n, self.state_dim, device=device), previous, starts)
 
-    def features(
-        self, obs: Mapping[str, Tensor], previous: Tensor | None, state: Tensor, starts: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the actor's features (T, n, width) and the memory after them."""
-        T, n = next(iter(obs.values())).shape[:2]
-        flat = {key: x.flatten(0, 1) for key, x in obs.items()}
+    def features(self, obs: Mapping[str, Tensor], state: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the actor's features and the memory (n, state_dim) after them.
+
+        ``obs`` is what :meth:`Memory.with_previous` returns, of one step (n, ...) or a sequence (T, n, ...), ``starts``
+        (n,) or (T, n) tells where episodes begin, and ``state`` (n, state_dim) is the memory before the first step.
+        """
         with self._precision():
-            h = self.mlp.layers(self.encoder(flat, None if previous is None else previous.flatten(0, 1)))
-            h = h.reshape(T, n, -1)
+            h = self.mlp(self.encoder(obs))
             return (h, state) if self.core is None else self.core(h, state, starts)
 
-    def step(
-        self, obs: Mapping[str, Tensor], previous: Tensor | None, state: Tensor, starts: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the features (n, width) of one step, and the memory after it."""
+    def value(self, features: Tensor, obs: Mapping[str, Tensor]) -> Tensor:
+        """Return values, of the shape of the leading axes: from the actor's features, or the critic's own layers."""
         with self._precision():
-            h = self.mlp.layers(self.encoder(obs, previous))
-            return (h, state) if self.core is None else self.core.step(h, state, starts)
+            if self.critic_encoder is not None:
+                features = self.critic_mlp(self.critic_encoder(obs))
+            return self.value_layer(features)[..., 0].float()
 
-    def distribution(self, features: Tensor) -> Distribution:
+    def distribution(self, features: Tensor) -> ActionDistribution:
         """Return the distribution over actions."""
         return self.head(features)
 
-    def value(self, features: Tensor, obs: Mapping[str, Tensor], previous: Tensor | None) -> Tensor:
-        """Return values, of the shape of the leading axes: from the actor's features, or the critic's own layers."""
-        leading = features.shape[:-1]
-        with self._precision():
-            if self.critic_encoder is not None:
-                flat = {key: x.reshape(-1, *x.shape[len(leading) :]) for key, x in obs.items()}
-                inner = self.critic_encoder(flat, None if previous is None else previous.reshape(-1, self.n_previous))
-                features = self.critic_mlp.layers(inner)
-            return self.value_layer(features)[..., 0].float().reshape(leading)
-
-    def previous_of(self, actions: Tensor) -> Tensor:
-        """Return raw actions as the numbers (..., n_previous) that are fed back."""
-        if isinstance(self.action_space, spaces.Discrete):
-            return F.one_hot(actions.long(), int(self.action_space.n)).float()
+    def previous_of(self, actions: Tensor) -> Tensor | None:
+        """Return raw actions as the numbers (..., n_previous) that are fed back, if they are."""
+        space = self.action_space
+        if not self.n_previous:
+            return None
+        if isinstance(space, spaces.Discrete):
+            return F.one_hot(actions.long() - int(space.start), int(space.n)).float()
         # What the world will make of it; a raw sample can be far out.
-        return bounded(actions, self.action_space) if isinstance(self.action_space, spaces.Box) else actions
-
-    @property
-    def columns(self) -> int:
-        """Uniform numbers that sampling one action takes."""
-        return int(self.head.n_columns)
-
-    @property
-    def mixed(self) -> bool:
-        """Whether some columns of the actions are discrete."""
-        return isinstance(self.head, MixedHead)
+        return bounded(actions, space).float().flatten(actions.dim() - len(space.shape or ()))
 
 
 def bounded(actions: Tensor, space: gymnasium.Space) -> Tensor:
     """Return actions that lie in the space."""
     if isinstance(space, spaces.Box):
         low, high = (torch.as_tensor(b, device=actions.device) for b in (space.low, space.high))
-        return actions.clamp(low, high)
+        return actions.clamp(low, high).to(low.dtype)
     return actions.long()
+
+
+def flat_size(space: gymnasium.Space) -> int:
+    """Return how many numbers a value of the space is, one per choice of a Discrete."""
+    return int(space.n) if isinstance(space, spaces.Discrete) else math.prod(space.shape or ())
 
 
 def by_space(space: gymnasium.Space) -> dict[str, gymnasium.Space]:

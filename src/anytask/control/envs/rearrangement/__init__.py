@@ -69,6 +69,8 @@ class Rearrangement(World, BatchedEnv):
         The target was grasped in this episode.
     disabled : Tensor of bool, shape (n,)
         Environments whose list is exhausted (``order="once"``).
+    discrete_actions : dict
+        The columns of an action that take a few values, with these.
     progress, pick_bonus, success_reward, failure_penalty, slack, action_penalty : float
         The settings' weights of the reward; may be set at any time.
 
@@ -139,6 +141,7 @@ class Rearrangement(World, BatchedEnv):
             render_mode=render_mode,
         )
         World.__init__(self, robot, scene, self.num_envs, cell=s.cell, sliding=s.sliding, device=self.device)
+        self.discrete_actions = robot.discrete_actions
         self._sensors = Sensors(s, self)
         self.order = s.order
         self.progress, self.pick_bonus, self.success_reward = s.progress, s.pick_bonus, s.success_reward

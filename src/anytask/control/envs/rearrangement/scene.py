@@ -61,6 +61,12 @@ class Robot:
         """Length of an action."""
         return 3 + len(self.joints) + self.stops
 
+    @property
+    def discrete_actions(self) -> dict[int, tuple[float, ...]]:
+        """Columns that take a few values, with these: release, keep or grasp; go on or stop."""
+        stop = {self.action_dim - 1: (-1.0, 1.0)} if self.stops else {}
+        return {0: (-1.0, 0.0, 1.0), **stop}
+
 
 def _fetch() -> Robot:
     step, pi = 0.196, math.pi
