@@ -5,9 +5,11 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from anytask.control import BatchedEnv, make
+from anytask.control import PPO, BatchedEnv, Galactic, collect, evaluate, make
 from anytask.control.adapters import TensorVectorEnv
 from anytask.control.envs.reach import Reach
+from anytask.control.ppo.collection import collect as collect_round
+from anytask.control.ppo.update import ProcessGroup
 
 
 class Countdown(gymnasium.Env):
@@ -158,7 +160,7 @@ def test_vector_environments_of_any_mode_play_alike(mode):
 
 def test_a_vector_environment_whose_reset_moves_everybody_is_refused():
     class Whole(gymnasium.vector.VectorEnv):
-        metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+        metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012
         num_envs, spec = 2, None
         single_observation_space = spaces.Box(-9, 9, (1,), np.float32)
         observation_space = spaces.Box(-9, 9, (2, 1), np.float32)
@@ -175,6 +177,79 @@ def test_a_vector_environment_whose_reset_moves_everybody_is_refused():
     env.reset()
     with pytest.raises(RuntimeError, match="SAME_STEP"):
         env.step(torch.tensor([0, 0]))
+
+
+class Native(gymnasium.vector.VectorEnv):
+    """Restarts in the step after an episode's end alone, whatever masks a reset is given."""
+
+    def __init__(self, lengths=(2, 3, 5)):
+        self.inner = SyncVectorEnv([lambda s=s: Countdown(s, info="success") for s in lengths])
+        self.metadata, self.num_envs = {"autoreset_mode": AutoresetMode.NEXT_STEP}, len(lengths)
+        self.single_observation_space, self.observation_space = (
+            self.inner.single_observation_space,
+            self.inner.observation_space,
+        )
+        self.single_action_space, self.action_space = self.inner.single_action_space, self.inner.action_space
+
+    def reset(self, *, seed=None, options=None):
+        return self.inner.reset(seed=seed)
+
+    def step(self, actions):
+        return self.inner.step(actions)
+
+
+def test_where_a_restart_takes_a_step_that_step_is_marked_and_earns_nothing():
+    env = make(Native())
+    assert env.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
+    obs, _ = env.reset()
+    left, over = np.array([2, 3, 5]), np.zeros(3, bool)
+    for _ in range(14):
+        assert obs.ravel().tolist() == left.tolist()
+        obs, reward, terminated, _, infos = env.step(torch.zeros(3, 2))
+        assert infos["_reset"].tolist() == over.tolist() and reward.tolist() == (~over).tolist()
+        left = np.where(over, [2, 3, 5], left - 1)
+        over = left == 0
+        assert terminated.tolist() == over.tolist()
+        if over.any():
+            assert infos["final_obs"][over].ravel().tolist() == [0.0] * over.sum()
+            assert infos["episode"]["l"][over].tolist() == np.array([2, 3, 5])[over].tolist()
+
+
+def test_episodes_are_the_same_whenever_their_environment_restarts():
+    class Counting:
+        def reset(self, rows=None):
+            self.count = torch.zeros(3) if rows is None else self.count.index_fill(0, rows, 0)
+
+        def act(self, obs, *, deterministic=True):
+            self.count += 1
+            return self.count[:, None].repeat(1, 2) / 10
+
+    waiting, plain = (collect(Counting(), env, 7) for env in (Native(), Native().inner))
+    assert waiting.lengths.tolist() == plain.lengths.tolist() == [2, 3, 5, 2, 3, 5, 2]
+    for name in ("actions", "rewards", "terminated"):
+        assert np.array_equal(getattr(waiting, name), getattr(plain, name))
+    assert np.array_equal(waiting.observations["observation"], plain.observations["observation"])
+    assert np.array_equal(waiting.final_observations["observation"], np.zeros((7, 1)))
+    a, b = (evaluate(Counting(), env, 7) for env in (Native(), Native().inner))
+    assert a.success_rate == 1.0 and np.array_equal(a.lengths, b.lengths) and np.array_equal(a.returns, b.returns)
+
+
+@pytest.mark.filterwarnings("ignore:the policy was updated")
+def test_the_step_that_restarts_is_left_out_of_learning():
+    settings = {"horizon": 12, "epochs": 1, "minibatches": 1, "gamma": 1.0, "lambda_": 1.0, "device": "cpu"}
+    learner = PPO(**settings, network={"core": "gru"})
+    env = make(Native())
+    learner._settle(env)
+    batch, record = collect_round(learner.network_, env, learner._begin(env, ProcessGroup()), learner)
+    left = batch.obs["observation"][..., 0]
+    assert torch.equal(batch.counted == 0, left == 0)  # nothing is done in the last state of an episode
+    assert torch.equal(batch.starts[1:], (left[:-1] == 0) | (left[1:] == 0))
+    assert torch.equal(batch.starts[1:] & (left[1:] > 0), left[:-1] == 0)
+    # Every step earns 1, so that what is to come is what is left; the last episodes are cut by the round's end.
+    torch.testing.assert_close(batch.returns[:4][left[:4] > 0], left[:4][left[:4] > 0])
+    assert record["episodes"] == 4 + 3 + 2 and record["length"] == pytest.approx((4 * 2 + 3 * 3 + 2 * 5) / 9)
+    native = gymnasium.make_vec("CartPole-v1", num_envs=8, vectorization_mode="vector_entry_point")
+    assert len(Galactic.from_preset("small", device="cpu", horizon=8).train(native, 320).evaluate(native, 3)) == 3
 
 
 @pytest.mark.parametrize("key", ["success", "is_success"])

@@ -33,10 +33,10 @@ class Echo(BatchedEnv):
 
     STATE = ("length", "cut")
 
-    def __init__(self, num_envs=1, *, cut=True, nan_from=None, **options):
+    def __init__(self, num_envs=1, *, cut=True, huge_from=None, **options):
         box = spaces.Box(-np.inf, np.inf, (2,), np.float32)
         super().__init__(num_envs, box, spaces.Box(-1, 1, (2,), np.float32), 6, **options)
-        self.nan_from, self.steps = nan_from, 0
+        self.huge_from, self.steps = huge_from, 0
         self.length = torch.zeros(num_envs, dtype=torch.int64)
         self.cut = torch.full((num_envs,), cut)
 
@@ -48,8 +48,8 @@ class Echo(BatchedEnv):
     def _advance(self, actions):
         self.steps += 1
         reward = actions[:, 0].clone()
-        if self.nan_from is not None and self.steps >= self.nan_from:
-            reward[0] = torch.nan
+        if self.huge_from is not None and self.steps >= self.huge_from:
+            reward[0] = 1e30  # whose square is no float32
         ended = (self.elapsed + 1 >= self.length) & ~self.cut
         return reward, ended, actions[:, 0] > 0
 
@@ -401,7 +401,7 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_policy_as_it_was():
     learner = PPO(**SMALL)
     seen = []
     with pytest.raises(FloatingPointError, match="round 2"):
-        learner.train(Echo(4, nan_from=17), 200, callback=lambda found, _: seen.append(weights(found)))
+        learner.train(Echo(4, huge_from=17), 200, callback=lambda found, _: seen.append(weights(found)))
     assert len(seen) == len(learner.history_) == 2
     assert same(weights(learner), seen[-1])
     learner.train(Echo(4), 32)

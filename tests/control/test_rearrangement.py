@@ -11,8 +11,8 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from anytask.control import make
-from anytask.control.envs.rearrangement import FetchRearrangement, Rearrangement, play_all
+from anytask.control import evaluate, make
+from anytask.control.envs.rearrangement import FetchRearrangement, Rearrangement
 from anytask.control.envs.rearrangement.episodes import check_episodes, faults
 from anytask.control.envs.rearrangement.scene import ROBOTS, EpisodeList, Scene, built_in_scene
 from anytask.control.envs.rearrangement.sensors import step_count
@@ -340,7 +340,7 @@ def test_sensors_that_are_not_numbers_raise():
     env = Rearrangement(3, episodes=5)
     env.reset(seed=0)
     env.goal[1, 0] = float("nan")
-    with pytest.raises(ValueError, match="environment 1 are not finite"):
+    with pytest.raises(ValueError, match="environment 1 is NaN"):
         env.step(torch.zeros(3, 4))
 
 
@@ -512,7 +512,8 @@ def test_all_episodes_are_counted_in_the_order_of_the_list():
     near = near_objects(base)
     both = EpisodeList(*(np.concatenate([getattr(e, f) for e in (base.episodes[:20], near[:13])]) for f in LISTED))
     played = [
-        play_all(Grasping(), Rearrangement(n, episodes=both, order="once", max_episode_steps=5)) for n in (1, 7, 64)
+        evaluate(Grasping(), Rearrangement(n, episodes=both, order="once", max_episode_steps=5), "all")
+        for n in (1, 7, 64)
     ]
     wanted = played[0]
     for results in played:
@@ -521,7 +522,7 @@ def test_all_episodes_are_counted_in_the_order_of_the_list():
     # Whoever stands 0.25 before its box gets it at once.
     assert wanted.success[20:].all() and set(wanted.lengths[20:].tolist()) == {1} and not wanted.success[:20].any()
     with pytest.raises(ValueError, match="once"):
-        play_all(Grasping(), Rearrangement(2, episodes=4))
+        evaluate(Grasping(), Rearrangement(2, episodes=4), "all")
 
 
 def test_every_episode_of_a_list_is_played_exactly_once():

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from anytask.control import ScriptedReach, SingleEnv, collect, evaluate, make, record
 from anytask.control.envs import ENVIRONMENTS
@@ -227,5 +228,8 @@ def test_foreign_environments_are_recorded_to_the_end():
 
     film = record(Memory(1), Drawn, seed=1)
     assert [int(frame[0, 0, 0]) for frame in film.frames] == list(range(len(film.rewards) + 1))
-    done = record(Memory(1), make(Drawn, 1, render_mode="rgb_array"), seed=1)
+    made = record(Memory(1), make(Drawn, 1, render_mode="rgb_array"), seed=1)
+    assert len(made.frames) == len(made.rewards) + 1
+    same_step = SyncVectorEnv([lambda: Drawn("rgb_array")], autoreset_mode=AutoresetMode.SAME_STEP)
+    done = record(Memory(1), same_step, seed=1)
     assert len(done.frames) == len(done.rewards)  # it restarts within the step, so the last image is gone

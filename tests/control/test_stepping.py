@@ -8,7 +8,7 @@ from gymnasium.vector import AutoresetMode
 
 from anytask.control import make
 from anytask.control.envs.rearrangement import Rearrangement
-from anytask.control.stepping import OverlappedStepper, stepper
+from anytask.control.stepping import OverlappedStepper
 
 
 def equal(a, b):
@@ -152,10 +152,8 @@ def test_misuse_is_refused():
     late.close()
 
 
-def test_the_synchronous_mode_is_the_environment_itself():
-    env = world()
-    assert stepper(env, overlapped=False) is env
-    late = stepper(env)
+def test_a_stepper_is_an_environment_like_any_other():
+    late = OverlappedStepper(world())
     assert late.lag == 1 and late.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
     assert make(late) is late
     late.close()

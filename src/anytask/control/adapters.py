@@ -11,12 +11,13 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from anytask.control.base import BatchedEnv, Obs, replaced
 from anytask.control.envs import ENVIRONMENTS, batched_class
+from anytask.control.parts.acting import by_key
 from anytask.core.checks import require_finite
 from anytask.core.devices import resolve_device
 
@@ -99,25 +100,19 @@ def make(
             return env
         return TensorVectorEnv(env, seed=seed, device=device, flatten=flatten)
     n = 1 if num_envs is None else int(num_envs)
-    if (batched := _batched(env)) is not None:
+    if (batched := batched_class_of(env)) is not None:
         return batched(n, seed=seed, device=resolve_device(device), **options)
     if isinstance(env, gymnasium.Env) and n != 1:
         raise ValueError("one environment is num_envs=1; give a function that makes environments")
     single = _single(env, options)
-    kind: Any = gymnasium.vector.AsyncVectorEnv if asynchronous else gymnasium.vector.SyncVectorEnv
-    vector = kind([single] * n, autoreset_mode=AutoresetMode.SAME_STEP)
+    kind: Any = AsyncVectorEnv if asynchronous else SyncVectorEnv
+    # The adapter restarts them, so that the last image of an episode can be taken before.
+    vector = kind([single] * n, autoreset_mode=AutoresetMode.DISABLED)
     return TensorVectorEnv(vector, seed=seed, device=device, flatten=flatten)
 
 
-def make_to_watch(env: Any, *, seed: int = 0, **options: Any) -> VectorEnv:
-    """Return one environment, not a vector environment yet, whose last image can be taken before it restarts."""
-    if _batched(env) is not None:
-        return make(env, 1, seed=seed, **options)
-    vector = gymnasium.vector.SyncVectorEnv([_single(env, options)], autoreset_mode=AutoresetMode.DISABLED)
-    return TensorVectorEnv(vector, seed=seed)
-
-
-def _batched(env: Any) -> type[BatchedEnv] | None:
+def batched_class_of(env: Any) -> type[BatchedEnv] | None:
+    """Return the batched class that an id stands for, or that is given; None for any other environment."""
     if isinstance(env, str):
         name = env.removeprefix("anytask.control:")
         return batched_class(name) if name in ENVIRONMENTS else None
@@ -174,8 +169,9 @@ class TensorVectorEnv(VectorEnv):
     Parameters
     ----------
     vector : gymnasium.vector.VectorEnv
-        Of autoreset mode SAME_STEP; or of another mode if its ``reset`` honours ``options["reset_mask"]``, through
-        which finished environments are then restarted within the step.
+        Of autoreset mode SAME_STEP; of mode DISABLED if its ``reset`` honours ``options["reset_mask"]``, through which
+        finished environments are then restarted within the step (Gymnasium's own over single environments do, and are
+        restarted so in any other mode); or of mode NEXT_STEP.
     seed : int, default 0
     device : str or torch.device, default "cpu"
     flatten : bool, default False
@@ -185,7 +181,14 @@ class TensorVectorEnv(VectorEnv):
     TypeError
         For an action or observation space that has no tensors.
     RuntimeError
-        If finished environments cannot be restarted within the step.
+        If finished environments cannot be restarted by mask and do not restart by themselves.
+
+    Notes
+    -----
+    An environment that can only restart in the step after an episode's end (NEXT_STEP) keeps that mode: the observation
+    at the end is the final one, the next step's actions move nothing in the environments of ``infos["_reset"]`` (n,)
+    bool and earn 0, and the first observation of the next episode comes with it. Learning and evaluation in this
+    package leave that step out.
     """
 
     def __init__(
@@ -204,10 +207,14 @@ class TensorVectorEnv(VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = vector.action_space
         self._mode = vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
-        self.metadata = {**vector.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
+        by_mask = isinstance(vector.unwrapped, (SyncVectorEnv, AsyncVectorEnv))
+        self._waits = self._mode == AutoresetMode.NEXT_STEP and not by_mask
+        mode = AutoresetMode.NEXT_STEP if self._waits else AutoresetMode.SAME_STEP
+        self.metadata = {**vector.metadata, "autoreset_mode": mode}
+        self._over = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)  # and to restart in the next step
         self.elapsed = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         self.returns = torch.zeros(self.num_envs, device=self.device)
-        #: Called before finished environments restart (not in mode SAME_STEP).
+        #: Called when episodes have ended, before anything restarts (not in mode SAME_STEP).
         self.before_restart: Callable[[], None] | None = None
         self._started = False
         # Single environments of a vector environment carry the spec that it may lack itself.
@@ -228,6 +235,7 @@ class TensorVectorEnv(VectorEnv):
         obs, infos = self.vector.reset(seed=seed, options=options)
         self.elapsed.zero_()
         self.returns.zero_()
+        self._over.zero_()
         self._started = True
         return self._tensors(obs), infos
 
@@ -236,37 +244,39 @@ class TensorVectorEnv(VectorEnv):
         if not self._started:
             raise RuntimeError("call reset() before step()")
         raw, reward, ended, cut, given = self.vector.step(self._checked(actions))
-        reward = require_finite(np.asarray(reward, np.float32), "a reward that the environment gave")
-        rewards = torch.as_tensor(reward, device=self.device)
+        reward = require_finite(np.array(reward, np.float32), "a reward that the environment gave")
+        rewards = torch.as_tensor(reward, device=self.device).masked_fill(self._over, 0.0)
         terminated = torch.as_tensor(np.array(ended, bool), device=self.device)
         truncated = torch.as_tensor(np.array(cut, bool), device=self.device) & ~terminated
-        self.elapsed += 1
+        idle, self._over = self._over, torch.zeros_like(self._over)
+        self.elapsed += (~idle).long()
         self.returns += rewards
         done = terminated | truncated
         rows = done.nonzero()[:, 0]
         obs = self._tensors(raw)
         infos: dict[str, Any] = {"success": self._success(given, done), "env": given}
+        if self._waits:
+            infos["_reset"] = idle
         if len(rows):
-            infos |= {"_final_obs": done, "_episode": done}
+            infos |= {"_final_obs": done, "_episode": done, "final_obs": obs}
             infos["episode"] = {"r": self.returns.clone(), "l": self.elapsed.clone()}
             if self._mode == AutoresetMode.SAME_STEP:
                 finals = [given["final_obs"][row] for row in rows.tolist()]
                 infos["final_obs"] = replaced(obs, rows, self._tensors_of(finals))
             else:
-                infos["final_obs"], obs = obs, self._restarted(raw, done)
+                if self.before_restart is not None:
+                    self.before_restart()
+                obs = obs if self._waits else self._restarted(obs, done)
+            self._over = done if self._waits else self._over
             self.elapsed[rows], self.returns[rows] = 0, 0.0
         return obs, rewards, terminated, truncated, infos
 
-    def _restarted(self, before: Any, done: Tensor) -> Obs:
+    def _restarted(self, kept: Obs, done: Tensor) -> Obs:
         """Reset the finished environments by mask, and make sure that the others have not moved."""
-        if self.before_restart is not None:
-            self.before_restart()
-        mask = done.cpu().numpy()
-        kept = self._tensors(before)
-        raw, _ = self.vector.reset(options={"reset_mask": mask})
+        raw, _ = self.vector.reset(options={"reset_mask": done.cpu().numpy()})
         fresh = self._tensors(raw)
-        pairs = [(kept, fresh)] if not isinstance(kept, dict) else [(kept[k], fresh[k]) for k in kept]  # type: ignore[index]
-        if not all(torch.equal(a[~done], b[~done]) for a, b in pairs):  # type: ignore[index]
+        before, after = by_key(kept), by_key(fresh)
+        if not all(torch.equal(before[key][~done], after[key][~done]) for key in before):
             raise RuntimeError(
                 f"{type(self.vector.unwrapped).__name__} has autoreset mode {self._mode} and its reset() moves others"
                 " than those of reset_mask: make it with autoreset_mode=SAME_STEP"

@@ -9,7 +9,7 @@ An environment is a :class:`gymnasium.vector.VectorEnv`. Those of this package, 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import gymnasium
@@ -19,7 +19,9 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from anytask.control.parts.acting import by_key
 from anytask.control.parts.counter_rng import CounterRandom
+from anytask.core.checks import NotFinite, check_counts, require_finite
 from anytask.core.settings import Settings
 
 __all__ = ["BatchedEnv", "Policy", "SingleEnv"]
@@ -82,6 +84,8 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
     env_id: ClassVar[str | None] = None  # Gymnasium id of the class, for the environments of this package
     settings_class: ClassVar[type[Settings]] = Settings  # what can be chosen, as keywords of the constructor
     STATE: ClassVar[tuple[str, ...]] = ()  # attributes that hold the world's state, each (n, ...)
+    #: Called when episodes have ended, before anything restarts.
+    before_restart: Callable[[], object] | None = None
     #: State that rewards or success depend on although no observation shows it, each with the reason.
     UNOBSERVED: ClassVar[Mapping[str, str]] = {
         "limits": "the first episodes that stagger() cuts short end unannounced, so that resets spread over time"
@@ -100,9 +104,7 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
         autoreset: bool = True,
         render_mode: str | None = None,
     ) -> None:
-        for name, value in (("num_envs", num_envs), ("max_episode_steps", max_episode_steps)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        check_counts(num_envs=num_envs, max_episode_steps=max_episode_steps)
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         self.num_envs, self.max_episode_steps, self.device = int(num_envs), int(max_episode_steps), torch.device(device)
@@ -172,7 +174,7 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
             self.random.keys[rows], self.random.counters[rows] = fresh.keys[rows], fresh.counters[rows]
         self._begin(rows)
         self._started = True
-        return self._observe(), {}
+        return self._shown(), {}
 
     def _begin(self, rows: Tensor) -> None:
         self.elapsed[rows], self.returns[rows], self.ended[rows] = 0, 0.0, False
@@ -191,14 +193,27 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
         """Step all environments; see the class notes for what is returned."""
         outcome = self._advance(self._accepted(actions))
         rewards, terminated, truncated, infos = self._counted(*outcome)
-        obs = self._observe()
+        obs = self._shown()
         if "_final_obs" in infos:
             infos["final_obs"] = obs
+            if self.before_restart is not None:
+                self.before_restart()
             if self.autoreset:
                 rows = infos["_final_obs"].nonzero()[:, 0]
                 self._begin(rows)
-                obs = replaced(obs, rows, self._observe(rows))
+                obs = replaced(obs, rows, self._shown(rows))
         return obs, rewards, terminated, truncated, infos
+
+    def _shown(self, rows: Tensor | None = None) -> Obs:
+        """Return the observations of all environments, or of ``rows`` (m,), if they are finite numbers."""
+        obs = self._observe(rows)
+        for key, x in by_key(obs).items():
+            # One sum finds whatever is not finite.
+            if x.is_floating_point() and not bool(torch.isfinite(x.sum())):
+                for row in (~torch.isfinite(x)).flatten(1).any(1).nonzero()[:1, 0].tolist():
+                    number = row if rows is None else int(rows[row])
+                    raise NotFinite(f"{key!r} of environment {number} is NaN or infinite: {x[row].tolist()}")
+        return obs
 
     def _accepted(self, actions: Any) -> Tensor:
         """Return the actions as a step takes them, or say why there can be no step."""
@@ -213,6 +228,7 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
         self, rewards: Tensor, terminated: Tensor, success: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
         """Count a step that was made: rewards, terminations, truncations, and infos but for the final observations."""
+        require_finite(rewards, f"a reward of {type(self).__name__}")
         self.elapsed += 1
         self.returns += rewards
         truncated = (self.elapsed >= self.limits) & ~terminated
@@ -267,12 +283,10 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
         return common | streams | {name: getattr(self, name) for name in self.STATE}
 
 
-def replaced(obs: Obs, rows: Tensor, fresh: Obs) -> Obs:
+def replaced(obs: Obs, rows: Tensor, fresh: Any) -> Obs:
     """Return a copy of ``obs`` whose ``rows`` are ``fresh``; ``obs`` itself is kept as the final observation."""
     if isinstance(obs, dict):
-        assert isinstance(fresh, dict)
         return {key: value.index_copy(0, rows, fresh[key]) for key, value in obs.items()}
-    assert isinstance(fresh, Tensor)
     return obs.index_copy(0, rows, fresh)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,9 +14,12 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from anytask.control.adapters import TensorVectorEnv, make, make_to_watch
-from anytask.control.base import BatchedEnv, Obs, Policy
+from anytask.control.adapters import TensorVectorEnv, make
+from anytask.control.base import Policy
 from anytask.control.envs import id_of
+from anytask.control.parts.acting import by_key
+from anytask.core.checks import check_counts
+from anytask.core.progress import Progress, silent
 
 if TYPE_CHECKING:
     import os
@@ -67,14 +70,14 @@ class EpisodeResults:
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Return Wilson's interval of the success rate, which is honest near 0 and 1 and with few episodes."""
-        from scipy.stats import norm
+        from scipy.stats import binomtest
 
         if not 0 < confidence < 1:
             raise ValueError(f"confidence must be in (0, 1), got {confidence!r}")
-        n, share, z = len(self), self.success_rate, float(norm.ppf(0.5 + confidence / 2))
-        centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-        half = z / (1 + z**2 / n) * float(np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)))
-        return max(centre - half, 0.0), min(centre + half, 1.0)
+        if np.isnan(self.success_rate):
+            return np.nan, np.nan
+        low, high = binomtest(int(self.success.sum()), len(self)).proportion_ci(confidence, method="wilson")
+        return float(low), float(high)
 
     def summary(self) -> str:
         """Say it in one line."""
@@ -84,7 +87,7 @@ class EpisodeResults:
 
 
 class _Step(NamedTuple):
-    obs: Obs  # before the step
+    obs: dict[str, Tensor]  # before the step
     actions: Tensor
     rewards: Tensor
     terminated: Tensor
@@ -92,34 +95,73 @@ class _Step(NamedTuple):
     infos: dict[str, Any]
 
 
+class _Played(NamedTuple):
+    """One episode: the one of this number in environment ``row``, in the steps from ``start`` to before ``stop``."""
+
+    round: int
+    row: int
+    start: int
+    stop: int
+    success: float
+    total: float
+    length: int
+
+
 def _steps(policy: Policy, env: VectorEnv, seed: int, deterministic: bool) -> Iterator[_Step]:
     """Play on and on, and tell the policy where an episode begins."""
-    forget = getattr(policy, "reset", None)
+    forget = getattr(policy, "reset", None) or (lambda rows=None: None)
     obs, _ = env.reset(seed=seed)
-    if forget is not None:
-        forget()
+    forget()
     while True:
         with torch.no_grad():
             actions = policy.act(obs, deterministic=deterministic)
         after, rewards, terminated, truncated, infos = env.step(actions)
-        yield _Step(obs, actions, rewards, terminated, truncated, infos)
-        rows = (terminated | truncated).nonzero()[:, 0]
-        if forget is not None and len(rows):
-            forget(rows)
+        yield _Step(by_key(obs), actions, rewards, terminated, truncated, infos)
+        begins = terminated | truncated | infos.get("_reset", torch.zeros_like(terminated))
+        if bool(begins.any()):
+            forget(begins.nonzero()[:, 0])
         obs = after
+
+
+def _episodes(
+    policy: Policy, env: VectorEnv, episodes: int, seed: int, deterministic: bool, progress: Progress | None
+) -> Iterator[tuple[_Step, list[_Played]]]:
+    """Yield every step and the episodes that ended in it, until there are so many.
+
+    Each environment plays a number that is set beforehand, so that short episodes are not counted more often.
+    """
+    base, more = divmod(episodes, env.num_envs)
+    quotas = np.full(env.num_envs, base) + (np.arange(env.num_envs) < more)
+    counts, first, found = np.zeros(env.num_envs, int), np.zeros(env.num_envs, int), 0
+    for t, step in enumerate(_steps(policy, env, seed, deterministic), start=1):
+        ended = []
+        if "_reset" in step.infos:  # a step that only restarts an episode is none of it
+            first[step.infos["_reset"].cpu().numpy()] = t
+        if (done := step.infos.get("_episode")) is not None:
+            columns = (step.infos["success"], step.infos["episode"]["r"], step.infos["episode"]["l"])
+            table = torch.stack([c[done].to(torch.float64) for c in columns], 1).tolist()
+            for row, (success, total, length) in zip(done.nonzero()[:, 0].tolist(), table):
+                if counts[row] < quotas[row]:
+                    ended.append(_Played(int(counts[row]), row, int(first[row]), t, success, total, int(length)))
+                    counts[row] += 1
+                first[row] = t
+            found += len(ended)
+            (progress or silent)(found / episodes)
+        yield step, ended
+        if found == episodes:
+            return
 
 
 @contextmanager
 def _prepared(policy: Any, env: Any, episodes: int, seed: int, options: dict[str, Any]) -> Iterator[VectorEnv]:
     """Give the environment in tensors; what was made here is closed afterwards."""
-    if isinstance(episodes, bool) or not isinstance(episodes, (int, np.integer)) or episodes < 1:
-        raise ValueError(f"episodes must be a whole number of at least 1, got {episodes!r}")
+    check_counts(episodes=episodes)
     if not callable(getattr(policy, "act", None)):
         raise TypeError(f"a policy has a method act(obs), and {type(policy).__name__} has none")
     num_envs = None if isinstance(env, VectorEnv) else 1 if isinstance(env, Env) else min(int(episodes), _NUM_ENVS)
     vector = make(env, num_envs, seed=seed, **options)
     try:
-        if vector.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
+        if vector.metadata.get("autoreset_mode") == AutoresetMode.DISABLED:
             raise ValueError("the environment must restart by itself: make it with autoreset=True")
         yield vector
     finally:
@@ -127,20 +169,14 @@ def _prepared(policy: Any, env: Any, episodes: int, seed: int, options: dict[str
             vector.close()
 
 
-def _quotas(episodes: int, num_envs: int) -> np.ndarray:
-    """Return how many episodes each environment plays, so that short episodes are not counted more often."""
-    base, more = divmod(episodes, num_envs)
-    return np.full(num_envs, base) + (np.arange(num_envs) < more)
-
-
 def evaluate(
     policy: Policy,
     env: Any,
-    episodes: int = 100,
+    episodes: int | str = 100,
     *,
     seed: int = 0,
     deterministic: bool = True,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> EpisodeResults:
     """Return what a policy reaches in ``episodes`` episodes.
@@ -154,7 +190,9 @@ def evaluate(
         Anything with ``act(obs, deterministic=...)``, and ``reset(rows)`` if it remembers.
     env : VectorEnv, or whatever :func:`~anytask.control.make` takes
         An id is played by up to 64 parallel environments.
-    episodes : int, default 100
+    episodes : int or "all", default 100
+        So many; or every episode of the environment's list once, in its order, by any number of parallel environments
+        (:class:`~anytask.control.envs.rearrangement.Rearrangement` made with ``order="once"``).
     seed : int, default 0
         Of the episodes: equal seeds give equal starts to every policy.
     deterministic : bool, default True
@@ -171,6 +209,11 @@ def evaluate(
     ValueError
         If the environment does not restart by itself.
 
+    Notes
+    -----
+    The best action is not always the better policy: where exploration was part of what was learned, as for
+    :class:`~anytask.control.galactic.Galactic`, sampled actions reach more (``deterministic=False``).
+
     Examples
     --------
     >>> from anytask.control.envs.experts import ScriptedReach
@@ -178,32 +221,13 @@ def evaluate(
     >>> evaluate(ScriptedReach(env), env, episodes=50).success_rate
     1.0
     """
+    if episodes == "all":
+        if getattr(env, "order", None) != "once":
+            raise ValueError("to play every episode of a list once, make the environment with order='once'")
+        episodes = len(env.episodes)
     with _prepared(policy, env, episodes, seed, options) as vector:
-        return _evaluate(policy, vector, int(episodes), seed, deterministic, progress)
-
-
-def _evaluate(
-    policy: Policy, env: VectorEnv, episodes: int, seed: int, deterministic: bool, progress: Callable | None
-) -> EpisodeResults:
-    quotas = _quotas(episodes, env.num_envs)
-    counts = np.zeros(env.num_envs, int)
-    found: list[tuple[int, int, float, float, int]] = []  # (round, environment, success, return, length)
-    for step in _steps(policy, env, seed, deterministic):
-        done = step.infos.get("_episode")
-        if done is not None:
-            rows = done.nonzero()[:, 0]
-            columns = (step.infos["success"], step.infos["episode"]["r"], step.infos["episode"]["l"])
-            table = torch.stack([c[rows].to(torch.float64) for c in columns], 1).tolist()
-            for row, (success, total, length) in zip(rows.tolist(), table):
-                if counts[row] < quotas[row]:
-                    found.append((int(counts[row]), row, success, total, int(length)))
-                    counts[row] += 1
-            if progress is not None:
-                progress(len(found) / episodes)
-            if len(found) == episodes:
-                break
-    found.sort(key=lambda item: item[:2])
-    _, _, success, returns, lengths = zip(*found)
+        ended = [e for _, found in _episodes(policy, vector, episodes, seed, deterministic, progress) for e in found]
+    _, _, _, _, success, returns, lengths = zip(*sorted(ended))
     return EpisodeResults(np.array(success), np.array(returns), np.array(lengths, int))
 
 
@@ -214,7 +238,7 @@ def collect(
     *,
     seed: int = 0,
     deterministic: bool = False,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Episodes:
     """Return the episodes that a policy plays, complete and in order, as a data set.
@@ -243,78 +267,35 @@ def collect(
     >>> len(data), data.observations["observation"].shape[1:], data.actions.shape[1:]
     (10, (3,), (2,))
     """
-    with _prepared(policy, env, episodes, seed, options) as vector:
-        return _collect(policy, vector, int(episodes), seed, deterministic, progress)
-
-
-def _collect(
-    policy: Policy, env: VectorEnv, episodes: int, seed: int, deterministic: bool, progress: Callable | None
-) -> Episodes:
     from anytask.datasets.episodes import Episodes
 
-    quotas = _quotas(episodes, env.num_envs)
-    counts, first = np.zeros(env.num_envs, int), np.zeros(env.num_envs, int)
     blocks: list[dict[str, np.ndarray]] = []  # one step of all environments each, (n, ...)
-    found: list[_Played] = []
-    for step in _steps(policy, env, seed, deterministic):
-        blocks.append(_block(step, env))
-        done = step.infos.get("_episode")
-        if done is None:
-            continue
-        finals = {key: value.cpu().numpy() for key, value in _named(step.infos["final_obs"]).items()}
-        success = step.infos["success"].to(torch.float64).tolist()
-        for row in done.nonzero()[:, 0].tolist():
-            if counts[row] < quotas[row]:
-                final = {key: value[row] for key, value in finals.items()}
-                found.append(_Played(int(counts[row]), row, int(first[row]), len(blocks), final, success[row]))
-                counts[row] += 1
-            first[row] = len(blocks)
-        if progress is not None:
-            progress(len(found) / episodes)
-        if len(found) == episodes:
-            break
-    found.sort(key=lambda played: (played.round, played.row))
-    times = np.concatenate([np.arange(played.start, played.stop) for played in found])
-    rows = np.concatenate([np.full(played.stop - played.start, played.row) for played in found])
+    found: list[tuple[_Played, dict[str, np.ndarray]]] = []  # with the last observation
+    with _prepared(policy, env, episodes, seed, options) as vector:
+        space, env_id = vector.single_action_space, _name(vector)
+        for step, ended in _episodes(policy, vector, episodes, seed, deterministic, progress):
+            seen = {f"obs/{key}": value for key, value in step.obs.items()}
+            seen |= {name: getattr(step, name) for name in ("rewards", "terminated", "truncated")}
+            blocks.append({name: value.cpu().numpy() for name, value in seen.items()})
+            actions = torch.as_tensor(step.actions).detach().cpu().numpy()
+            blocks[-1]["actions"] = np.clip(actions, space.low, space.high) if isinstance(space, Box) else actions
+            if ended:
+                last = {key: value.cpu().numpy() for key, value in by_key(step.infos["final_obs"]).items()}
+                found += [(e, {key: value[e.row] for key, value in last.items()}) for e in ended]
+    found.sort(key=lambda one: one[0])
+    places = [(t, e.row) for e, _ in found for t in range(e.start, e.stop)]
 
-    def joined(key: str) -> np.ndarray:
-        return np.stack([blocks[time][key][row] for time, row in zip(times, rows)])
+    def joined(name: str) -> np.ndarray:
+        return np.stack([blocks[t][name][row] for t, row in places])
 
+    keys = list(found[0][1])
     return Episodes(
-        observations={key: joined(f"obs/{key}") for key in found[0].final},
-        actions=joined("action"),
-        rewards=joined("reward"),
-        terminated=joined("terminated"),
-        truncated=joined("truncated"),
-        final_observations={key: np.stack([played.final[key] for played in found]) for key in found[0].final},
-        lengths=np.array([played.stop - played.start for played in found]),
-        attributes={"env_id": _name(env), "success": np.array([played.success for played in found])},
+        observations={key: joined(f"obs/{key}") for key in keys},
+        final_observations={key: np.stack([last[key] for _, last in found]) for key in keys},
+        lengths=np.array([e.stop - e.start for e, _ in found]),
+        attributes={"env_id": env_id, "success": np.array([e.success for e, _ in found])},
+        **{name: joined(name) for name in ("actions", "rewards", "terminated", "truncated")},
     )
-
-
-class _Played(NamedTuple):
-    """One episode among the steps: those of environment ``row`` from ``start`` to before ``stop``."""
-
-    round: int
-    row: int
-    start: int
-    stop: int
-    final: dict[str, np.ndarray]
-    success: float
-
-
-def _named(obs: Obs) -> dict[str, Tensor]:
-    return obs if isinstance(obs, dict) else {"observation": obs}
-
-
-def _block(step: _Step, env: VectorEnv) -> dict[str, np.ndarray]:
-    """Return one step of all environments as arrays (n, ...)."""
-    block = {f"obs/{key}": value.cpu().numpy() for key, value in _named(step.obs).items()}
-    actions = torch.as_tensor(step.actions).detach().cpu().numpy()
-    space = env.single_action_space
-    block["action"] = np.clip(actions, space.low, space.high) if isinstance(space, Box) else actions
-    block |= {"reward": step.rewards.cpu().numpy(), "terminated": step.terminated.cpu().numpy()}
-    return block | {"truncated": step.truncated.cpu().numpy()}
 
 
 def _name(env: VectorEnv) -> str:
@@ -330,8 +311,8 @@ class Recording:
     Attributes
     ----------
     frames : list of ndarray (height, width, 3) uint8
-        Before every step, and at last where the episode ended (but for a vector environment of another make that
-        restarts within the step).
+        Before every step, and at last where the episode ended (but for a vector environment of the user's that restarts
+        within the step).
     rewards : list of float
         One per step.
     success : float
@@ -383,50 +364,29 @@ def record(policy: Policy, env: Any, *, seed: int = 0, deterministic: bool = Tru
     >>> len(film.frames), film.frames[0].shape, film.success
     (10, (256, 256, 3), 1.0)
     """
-    if not callable(getattr(policy, "act", None)):
-        raise TypeError(f"a policy has a method act(obs), and {type(policy).__name__} has none")
-    if isinstance(env, VectorEnv):
-        return _record(policy, make(env, **options), seed, deterministic)
-    vector = make_to_watch(env, seed=seed, **({} if isinstance(env, Env) else {"render_mode": "rgb_array"}), **options)
-    try:
-        return _record(policy, vector, seed, deterministic)
-    finally:
-        if not isinstance(env, Env):
-            vector.close()
-
-
-def _record(policy: Policy, env: VectorEnv, seed: int, deterministic: bool) -> Recording:
-    world: Any = env if isinstance(env, TensorVectorEnv) else env.unwrapped
-    frames: list[np.ndarray] = []
-    rewards: list[float] = []
-    obs, _ = env.reset(seed=seed)
-    forget = getattr(policy, "reset", None) or (lambda rows=None: None)
-    forget()
-    # A world that restarts within the step has no last image to give, so it is asked to wait.
-    own = isinstance(world, BatchedEnv)
-    restarts = own and world.autoreset
-    if own:
-        world.autoreset = False
-    else:
-        world.before_restart = lambda: frames.append(world.image(0))
-    try:
-        while True:
-            frames.append(world.image(0))
-            with torch.no_grad():
-                actions = policy.act(obs, deterministic=deterministic)
-            obs, reward, terminated, truncated, infos = env.step(actions)
-            rewards.append(float(reward[0]))
-            done = terminated | truncated
-            if bool(done[0]):
-                if own:
-                    frames.append(world.image(0))
-                return Recording(frames, rewards, float(infos["success"][0]))
-            if bool(done.any()):
-                if own:
-                    obs, _ = env.reset(options={"reset_mask": done})
-                forget(done.nonzero()[:, 0])
-    finally:
-        if own:
-            world.autoreset = restarts
-        else:
+    if not isinstance(env, (VectorEnv, Env)):
+        options = {"render_mode": "rgb_array", **options}
+    with _prepared(policy, env, 1, seed, options) as vector:
+        world: Any = vector if isinstance(vector, TensorVectorEnv) else vector.unwrapped
+        filmed, last, rewards = _Filmed(policy, world), [], []
+        world.before_restart = lambda: last.append(world.image(0))
+        try:
+            for step in _steps(filmed, vector, seed, deterministic):
+                rewards.append(float(step.rewards[0]))
+                if bool((step.terminated | step.truncated)[0]):
+                    return Recording(filmed.frames + last[-1:], rewards, float(step.infos["success"][0]))
+        finally:
             world.before_restart = None
+    raise AssertionError  # episodes end
+
+
+class _Filmed:
+    """A policy that takes an image of the world before every action."""
+
+    def __init__(self, policy: Policy, world: Any) -> None:
+        self.policy, self.world, self.frames = policy, world, list[np.ndarray]()
+        self.reset = getattr(policy, "reset", None) or (lambda rows=None: None)
+
+    def act(self, obs: Any, *, deterministic: bool = True) -> Tensor:
+        self.frames.append(self.world.image(0))
+        return self.policy.act(obs, deterministic=deterministic)

@@ -122,10 +122,10 @@ class OverlappedStepper(VectorWrapper):
             env._begin(rows)
             then = _snapshot(env)
         self._launch(env._advance, checked)
-        obs = last._observe()
+        obs = last._shown()
         if rows is not None:
             infos["final_obs"] = obs
-            obs = replaced(obs, rows, then._observe(rows))
+            obs = replaced(obs, rows, then._shown(rows))
         return obs, rewards, terminated, truncated, infos
 
     def state(self) -> dict[str, Tensor]:
@@ -152,7 +152,7 @@ class OverlappedStepper(VectorWrapper):
             self._pending = Future()
             self._pending.set_result(tuple(pending))
         else:
-            self._first = env._observe()
+            self._first = env._shown()
 
     def close(self, **kwargs: Any) -> None:
         """Wait for the step under way, end the thread and close the environment."""
@@ -195,8 +195,3 @@ def _snapshot(env: BatchedEnv) -> BatchedEnv:
     for name in ("elapsed", "returns", "limits", "ended", *env.STATE):
         setattr(still, name, getattr(env, name).clone())
     return still
-
-
-def stepper(env: VectorEnv, overlapped: bool = True) -> VectorEnv:
-    """Return the environment in overlapped mode (one step late) or, with ``overlapped=False``, as it is."""
-    return OverlappedStepper(env) if overlapped else env

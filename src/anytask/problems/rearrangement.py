@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,10 +16,7 @@ from anytask.core.rng import derive
 from anytask.core.settings import choice, flag, text, whole
 from anytask.problems.base import Entrant, Metric, Outcome, Trained, policy_usage
 from anytask.problems.options import Options, mapping
-from anytask.problems.training import Progress, TrainingProblem, fingerprint_of
-
-if TYPE_CHECKING:
-    from anytask.control.envs.rearrangement.scene import Scene
+from anytask.problems.training import LoadedData, Progress, TrainingProblem
 
 #: Built-in name -> environment steps of a training.
 _BUILT_IN = {"pick": 300_000, "rearrange": 3_000_000, "simple-place": 3_000_000}
@@ -43,75 +41,69 @@ class RearrangementOptions(Options):
 
 
 @dataclass(frozen=True)
-class RearrangementData:
-    """What is learned and tested: a scene and a task, or the id of a Gymnasium environment."""
+class Task:
+    """A Gymnasium environment by its id."""
 
     name: str
-    scene: Scene | None
-    env_id: str | None
-    options: RearrangementOptions
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the content and of every option."""
-        content = self.env_id if self.scene is None else self.scene.fingerprint
-        return fingerprint_of(content, self.options)
+        """The id."""
+        return self.name
 
-    def describe(self) -> dict[str, Any]:
-        """Return facts for the report."""
-        facts: dict[str, Any] = {
-            "source": self.name,
-            "options": self.options.of_a_run(),
-            "fingerprint": self.fingerprint,
-        }
-        if self.scene is not None:
-            listed = self.scene.episodes
-            facts |= {"stages": len(self.scene.stages), "objects": [thing.name for thing in self.scene.objects]}
-            facts["episodes"] = "sampled, other ones in training and test"
-            if listed is not None:
-                held_out = len(listed) // 4 if len(listed) >= _LEAST_LISTED else 0
-                facts["episodes"] = f"{len(listed)} listed, {held_out or 'none'} held out for the test"
-        return facts
+
+@dataclass(frozen=True)
+class RearrangementData(LoadedData):
+    """What is learned and tested: the source is a scene, or a :class:`Task`."""
+
+    @property
+    def listed(self) -> Any:
+        """The episodes that a scene names; None where they are sampled."""
+        return getattr(self.source, "episodes", None)
+
+    def facts(self) -> dict[str, Any]:
+        """Return stages, objects and where the episodes come from."""
+        if isinstance(self.source, Task):
+            return {}
+        told = "sampled, other ones in training and test"
+        if self.listed is not None:
+            held_out = len(self.listed) // 4 if len(self.listed) >= _LEAST_LISTED else 0
+            told = f"{len(self.listed)} listed, {held_out or 'none'} held out for the test"
+        names = [thing.name for thing in self.source.objects]
+        return {"stages": len(self.source.stages), "objects": names, "episodes": told}
 
     def training_world(self, seed: int, hold_out: bool = True) -> Any:
         """Return the environment that an entrant learns in; alike for every entrant."""
-        from anytask.control import make
-
-        o = self.options
         at = derive(seed, "training worlds") % 2**31
-        if self.scene is None:
-            return make(self.env_id, o.num_envs, seed=at, **(o.env_options or {}))
-        return self._world(o.num_envs, at, self._listed(seed, "train" if hold_out else "all"), "random")
+        return self._world(self.options.num_envs, at, self._episodes(seed, "train" if hold_out else "all"))
 
     def test_world(self, seed: int) -> Any:
         """Return the environment of the test, with episodes that nobody trained on."""
-        from anytask.control import make
+        o, episodes = self.options, self._episodes(seed, "test")
+        if isinstance(self.source, Task):
+            return self._world(min(o.episodes, 64), derive(seed, "test worlds") % 2**31, {})
+        count = episodes["episodes"] if isinstance(episodes["episodes"], int) else len(episodes["episodes"])
+        return self._world(min(count, 512), 0, {**episodes, "order": "once"})
 
-        o = self.options
-        if self.scene is None:
-            n = min(o.episodes, 64)
-            return make(self.env_id, n, seed=derive(seed, "test worlds") % 2**31, **(o.env_options or {}))
-        episodes = self._listed(seed, "test")
-        most = episodes["episodes"] if isinstance(episodes["episodes"], int) else len(episodes["episodes"])
-        return self._world(min(most, 512), 0, episodes, "once")
-
-    def _listed(self, seed: int, part: str) -> Any:
-        listed = None if self.scene is None else self.scene.episodes
-        if listed is None:
+    def _episodes(self, seed: int, part: str) -> dict[str, Any]:
+        if self.listed is None:
             count = self.options.episodes if part == "test" else 4000
             return {"episodes": count, "episode_seed": derive(seed, "test" if part == "test" else "train")}
-        if len(listed) < _LEAST_LISTED or part == "all":
-            return {"episodes": listed}
-        order = np.random.default_rng(derive(0, "held out")).permutation(len(listed))
-        held_out = len(listed) // 4
-        return {"episodes": listed[np.sort(order[:held_out] if part == "test" else order[held_out:])]}
+        if len(self.listed) < _LEAST_LISTED or part == "all":
+            return {"episodes": self.listed}
+        order = np.random.default_rng(derive(0, "held out")).permutation(len(self.listed))
+        held_out, others = np.split(order, [len(self.listed) // 4])
+        return {"episodes": self.listed[np.sort(held_out if part == "test" else others)]}
 
-    def _world(self, n: int, seed: int, episodes: Mapping[str, Any], order: str) -> Any:
+    def _world(self, n: int, seed: int, episodes: Mapping[str, Any]) -> Any:
+        from anytask.control import make
         from anytask.control.envs.rearrangement import Rearrangement
 
         o = self.options
+        if isinstance(self.source, Task):
+            return make(self.source.name, n, seed=seed, **(o.env_options or {}))
         given = {"robot": o.robot, "task": o.task, **(o.env_options or {})}
-        return Rearrangement(n, scene=self.scene, seed=seed, order=order, **given, **episodes)
+        return Rearrangement(n, scene=self.source, seed=seed, **given, **episodes)
 
 
 class Rearrangement(TrainingProblem):
@@ -148,45 +140,36 @@ class Rearrangement(TrainingProblem):
 
     def load(self, source: Any = "pick", **options: Any) -> RearrangementData:
         """Take ``pick``, ``rearrange`` or ``simple-place``, a JSON file or mapping, or the id of an environment."""
+        from anytask.control.adapters import find_spec, tells_success
         from anytask.control.envs.rearrangement.scene import Scene, built_in_scene
 
-        o = self.check_options(options)
-        scene: Scene | None = None
-        env_id, name = None, str(source)
-        if isinstance(source, str) and source in _BUILT_IN:
-            o = o.evolve(task=source)
-            scene = built_in_scene("arena" if o.robot == "disc" else "flat")
-        elif isinstance(source, Mapping) or str(source).endswith(".json"):
-            try:
-                scene = Scene.read(source)
-            except OSError as error:
-                raise BadData(f"{source}: {error.strerror or error}") from None
-            except ValueError as error:
-                raise BadData(str(error)) from None
-            name = scene.name if isinstance(source, Mapping) else Path(str(source)).name
-        else:
-            from anytask.control.adapters import find_spec, make, tells_success
-
-            try:
-                find_spec(str(source))
-            except ValueError as error:
-                raise BadData(
-                    f"{source!r} is not built in ({', '.join(_BUILT_IN)}) nor a .json file, and {error}"
-                ) from None
-            env_id = str(source)
-            world: Any = make(env_id, 1, **(o.env_options or {}))
-            if not tells_success(world):
-                # The environment has no notion of success, so the return ranks.
-                self.metrics = tuple(m for m in self.metrics if m.key != "success")  # type: ignore[misc]
-            world.close()
+        o, name = self.check_options(options), str(source)
+        found: Any = Task(name)
+        try:
+            if isinstance(source, str) and source in _BUILT_IN:
+                o = o.evolve(task=source)
+                found = replace(built_in_scene("arena" if o.robot == "disc" else "flat"), name=source)
+            elif isinstance(source, Mapping) or name.endswith(".json"):
+                found = Scene.read(source)
+                found = found if isinstance(source, Mapping) else replace(found, name=Path(name).name)
+            else:
+                find_spec(name)
+        except OSError as error:
+            raise BadData(f"{source}: {error.strerror or error}") from None
+        except ValueError as error:
+            other = f"{source!r} is not built in ({', '.join(_BUILT_IN)}) nor a .json file, and "
+            raise BadData(f"{other if isinstance(found, Task) and not name.endswith('.json') else ''}{error}") from None
         if o.total_steps is None:
-            o = o.evolve(total_steps=_BUILT_IN.get(o.task if scene is not None else "pick"))
-        data = RearrangementData(name, scene, env_id, o)
-        if scene is not None and scene.episodes is not None:
-            try:
-                data._world(1, 0, {"episodes": scene.episodes}, "random")
-            except ValueError as error:
-                raise BadData(f"{name}: {error}") from None
+            o = o.evolve(total_steps=_BUILT_IN["pick" if isinstance(found, Task) else o.task])
+        data = RearrangementData(found, o)
+        try:
+            world = data._world(1, 0, {} if data.listed is None else {"episodes": data.listed})
+        except ValueError as error:
+            raise BadData(f"{data.name}: {error}") from None
+        if isinstance(found, Task) and not tells_success(world):
+            # The environment has no notion of success, so the return ranks.
+            self.metrics = tuple(m for m in self.metrics if m.key != "success")  # type: ignore[misc]
+        world.close()
         return data
 
     def baselines(self, data: RearrangementData) -> tuple[Entrant, ...]:
@@ -196,7 +179,7 @@ class Rearrangement(TrainingProblem):
             "max_grad_norm": 2.0, "bootstrap_timeouts": False,
         }  # fmt: skip
         entrants = [Entrant("flat PPO", "anytask.control.ppo:PPO", ppo, role="baseline")]
-        if data.scene is not None:
+        if not isinstance(data.source, Task):
             sparse = {"reward": {"progress": 0.0, "pick_bonus": 0.0}}
             entrants.append(Entrant("sparse reward", "anytask.control:Galactic", sparse, role="baseline"))
         entrants.append(Entrant("random policy", "anytask.problems.rearrangement:RandomPolicy", role="baseline"))
@@ -210,23 +193,17 @@ class Rearrangement(TrainingProblem):
 
     def train(self, entrant: Entrant, data: RearrangementData, seed: int, progress: Progress) -> Any:
         """Let one entrant learn in the training worlds of this seed."""
-        world = data.training_world(seed)
-        model = _trained(entrant, world, data.options, seed, progress)
-        world.close()
-        return model
+        return _learned(entrant, data.training_world(seed), data.options, seed, progress)
 
     def test(self, entrant: Entrant, trained: Any, data: RearrangementData, seed: int, progress: Progress) -> Outcome:
         """Test a policy once."""
-        from anytask.control import evaluate
-        from anytask.control.envs.rearrangement import play_all
+        from anytask.control import evaluate, record
+        from anytask.control.images import as_text
 
-        o, world = data.options, data.test_world(seed)
-        start = time.perf_counter()
-        if data.scene is not None:
-            results = play_all(trained, world, deterministic=o.deterministic)
-        else:
-            at = derive(seed, "test worlds") % 2**31
-            results = evaluate(trained, world, o.episodes, seed=at, deterministic=o.deterministic)
+        o, world, listed = data.options, data.test_world(seed), not isinstance(data.source, Task)
+        start, at = time.perf_counter(), derive(seed, "test worlds") % 2**31
+        episodes = "all" if listed else o.episodes
+        results = evaluate(trained, world, episodes, seed=at, deterministic=o.deterministic, progress=progress)
         tested = time.perf_counter() - start
         world.close()
         metrics = {
@@ -236,51 +213,50 @@ class Rearrangement(TrainingProblem):
             "env_steps": float(getattr(trained, "steps_", 0)),
         }
         metrics = {name: value for name, value in metrics.items() if not np.isnan(value)}
-        speeds = getattr(trained, "throughput_", {})
-        metrics |= {f"{k}_sps": float(speeds[k]) for k in ("simulation", "training") if k in speeds}
-        curve = _curve(getattr(trained, "history_", []))
-        details: dict[str, Any] = {"lengths": results.lengths.tolist(), "curve": curve}
-        if seed == 0 and data.scene is not None:
-            details["filmstrip"] = _film(trained, data, seed)
+        metrics |= {f"{kind}_sps": float(rate) for kind, rate in getattr(trained, "throughput_", {}).items()}
+        details: dict[str, Any] = {
+            "lengths": results.lengths.tolist(),
+            "curve": _curve(getattr(trained, "history_", [])),
+        }
+        if seed == 0 and listed:
+            once = data._world(1, 0, {**data._episodes(seed, "test"), "order": "once"})
+            details["filmstrip"] = as_text(record(trained, once).filmstrip(7, height=140))
         return Outcome(metrics, details, {"predict_seconds": tested})
 
     def refit(self, entrant: Entrant, data: RearrangementData, seed: int, progress: Progress | None = None) -> Trained:
         """Train one entrant on all episodes."""
+        from anytask.control.parts.acting import shapes_of
+
         world = data.training_world(seed, hold_out=False)
-        model = _trained(entrant, world, data.options, seed, progress)
-        space = world.single_observation_space
-        world.close()
-        shapes = {k: s.shape for k, s in space.items()} if hasattr(space, "items") else {"observation": space.shape}
-        return Trained((model,), policy_usage(entrant, shapes))
+        model = _learned(entrant, world, data.options, seed, progress)
+        return Trained((model,), policy_usage(entrant, shapes_of(world.single_observation_space)))
 
     def figures(self, data: RearrangementData, runs: list[Any]) -> list[tuple[str, str, Any]]:
         """Return success over the training, and film strips."""
         from anytask.control.images import learning_curves, strips
 
         done = [run for run in runs if run.status == "done"]
-        out: list[tuple[str, str, Any]] = []
         names = list(dict.fromkeys(run.entrant_name for run in done))
-        curves = {}
+        curves, films, out = {}, {}, []
         for name in names:
-            mine = [run.details["curve"] for run in done if run.entrant_name == name and run.details.get("curve")]
-            mine = [c for c in mine if c["steps"]]
-            if mine:
-                steps = np.asarray(mine[0]["steps"], float)
-                own = [_interpolated(steps, c) for c in mine]
-                curves[name] = (steps, np.stack(own))
+            mine = [run.details for run in done if run.entrant_name == name]
+            films.update((name, details["filmstrip"]) for details in mine if "filmstrip" in details)
+            if own := [details["curve"] for details in mine if details["curve"]["steps"]]:
+                steps = own[0]["steps"]
+                curves[name] = (steps, [np.interp(steps, curve["steps"], curve["success"]) for curve in own])
         if curves:
             text = "Share of the training episodes that succeeded, as they were played (with exploration)."
             out.append(("Success in training", text, learning_curves(curves, names=names)))
-        films = {run.entrant_name: run.details["filmstrip"] for run in done if "filmstrip" in run.details}
         if films:
             text = "The first test episode of each entrant with seed 0: orange box, green goal, blue robot."
             out.append(("A test episode", text, strips(films)))
         return out
 
 
-def _trained(entrant: Entrant, world: Any, o: RearrangementOptions, seed: int, progress: Progress | None) -> Any:
+def _learned(entrant: Entrant, world: Any, o: RearrangementOptions, seed: int, progress: Progress | None) -> Any:
     model = entrant.make(o.preset, seed=seed)
     model.train(world, total_steps=o.total_steps, progress=progress)
+    world.close()
     return model
 
 
@@ -295,10 +271,8 @@ class RandomPolicy:
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    def train(self, env: Any, total_steps: int, progress: Callable[[float], None] | None = None) -> RandomPolicy:
+    def train(self, env: Any, total_steps: int, progress: Progress | None = None) -> RandomPolicy:
         """Look at the action space, and learn nothing."""
-        import copy
-
         self.space = copy.deepcopy(env.single_action_space)
         self.space.seed(derive(self.seed, "random policy") % 2**31)
         return self
@@ -311,22 +285,10 @@ class RandomPolicy:
         return torch.as_tensor(np.stack([self.space.sample() for _ in range(len(first))]), device=first.device)
 
 
-def _curve(history: list[Mapping[str, float]], most: int = 100) -> dict[str, list[float]]:
+def _curve(history: Sequence[Mapping[str, float]], most: int = 100) -> dict[str, list[float]]:
     """Return success by environment steps, averaged over neighbouring rounds down to ``most`` points."""
     known = [(r["steps"], r["success"]) for r in history if not np.isnan(r.get("success", np.nan))]
     if not known:
         return {"steps": [], "success": []}
     parts = np.array_split(np.array(known, float), min(most, len(known)))
     return {"steps": [float(p[-1, 0]) for p in parts], "success": [float(p[:, 1].mean()) for p in parts]}
-
-
-def _interpolated(steps: np.ndarray, curve: Mapping[str, list[float]]) -> np.ndarray:
-    return np.interp(steps, curve["steps"], curve["success"])
-
-
-def _film(model: Any, data: RearrangementData, seed: int) -> str:
-    from anytask.control import record
-    from anytask.control.images import as_text
-
-    world = data._world(1, 0, data._listed(seed, "test"), "once")
-    return as_text(record(model, world).filmstrip(7, height=140))

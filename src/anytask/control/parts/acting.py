@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import gymnasium
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from anytask.datasets.episodes import OBSERVATION
@@ -14,6 +16,16 @@ from anytask.datasets.episodes import OBSERVATION
 def by_key(obs: Any) -> dict[str, Any]:
     """Return observations by key; what is no mapping has the key ``"observation"``."""
     return dict(obs) if isinstance(obs, Mapping) else {OBSERVATION: obs}
+
+
+def by_space(space: gymnasium.Space) -> dict[str, gymnasium.Space]:
+    """Return the parts of an observation space by key."""
+    return dict(space.spaces) if isinstance(space, spaces.Dict) else by_key(space)
+
+
+def shapes_of(space: gymnasium.Space) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of an observation by key."""
+    return {key: tuple(part.shape or ()) for key, part in by_space(space).items()}
 
 
 class Given:

@@ -29,7 +29,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from anytask.control.adapters import make
-from anytask.control.parts.acting import Given
+from anytask.control.parts.acting import Given, shapes_of
 from anytask.control.parts.checkpoint import Checkpoint, training_of
 from anytask.control.parts.counter_rng import CounterRandom
 from anytask.control.parts.policy_gradient import kl_adaptive_lr, linear_decay, weak_signals
@@ -39,7 +39,6 @@ from anytask.control.ppo.network import (
     Memory,
     NetworkSettings,
     bounded,
-    shapes_of,
     space_from_tree,
     space_to_tree,
 )
@@ -354,4 +353,3 @@ class PPO(Estimator):
         self._optimizer.load_state_dict(state["optimizer"])
         self._order.set_state(state["order"].cpu())
         self._acting = None
-

@@ -18,13 +18,12 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytask.control.parts.acting import by_key
+from anytask.control.parts.acting import by_space, shapes_of
 from anytask.control.parts.action_heads import ActionDistribution, make_head
 from anytask.control.parts.observation_encoders import as_images, build_trunk, image_shape, is_image
 from anytask.control.parts.recurrent import ACTIVATIONS, MLPCore, RecurrentCore
 from anytask.control.parts.running_stats import RunningStats
 from anytask.core.settings import Settings, choice, flag, free, numbers, real, whole
-
 
 PREVIOUS = "previous action"  # its key among the observations
 
@@ -270,16 +269,6 @@ def bounded(actions: Tensor, space: gymnasium.Space) -> Tensor:
 def flat_size(space: gymnasium.Space) -> int:
     """Return how many numbers a value of the space is, one per choice of a Discrete."""
     return int(space.n) if isinstance(space, spaces.Discrete) else math.prod(space.shape or ())
-
-
-def by_space(space: gymnasium.Space) -> dict[str, gymnasium.Space]:
-    """Return the parts of an observation space by key."""
-    return dict(space.spaces) if isinstance(space, spaces.Dict) else by_key(space)
-
-
-def shapes_of(space: gymnasium.Space) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of an observation by key."""
-    return {key: tuple(part.shape or ()) for key, part in by_space(space).items()}
 
 
 def space_to_tree(space: gymnasium.Space) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -108,7 +109,7 @@ def update(
     for _ in range(s.epochs):
         measured = []
         for rows in minibatches(n, count=min(s.minibatches, n), generator=order):
-            part = samples.map(lambda x, rows=rows.to(weights.device): x[:, rows])
+            part = samples.map(partial(torch.index_select, dim=1, index=rows.to(weights.device)))
             if s.normalize_advantages == "minibatch":
                 part.advantages = group.normalize(part.advantages, part.counted)
             loss, terms = loss_terms(net, part, s)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from anytask.control.base import BatchedEnv, Obs
-from anytask.control.envs.rearrangement.episodes import check_episodes, play_all, sample_episodes, starts
+from anytask.control.envs.rearrangement.episodes import check_episodes, sample_episodes, starts
 from anytask.control.envs.rearrangement.render import Camera, draw_top_view
 from anytask.control.envs.rearrangement.scene import EpisodeList, Scene, built_in_scene
 from anytask.control.envs.rearrangement.sensors import Sensors, sensor_count
@@ -19,7 +19,7 @@ from anytask.control.envs.rearrangement.settings import TASKS, FetchSettings, Re
 from anytask.control.envs.rearrangement.world import World, chosen
 from anytask.core.settings import Settings
 
-__all__ = ["TASKS", "FetchRearrangement", "Rearrangement", "play_all"]
+__all__ = ["TASKS", "FetchRearrangement", "Rearrangement"]
 
 
 class Rearrangement(World, BatchedEnv):
@@ -259,11 +259,6 @@ class Rearrangement(World, BatchedEnv):
 
     def _observe(self, rows: Tensor | None = None) -> Obs:
         state = self._sensors.read(self, rows, self.picked, self.elapsed, self.max_episode_steps)
-        # One sum finds whatever is not finite.
-        if not bool(torch.isfinite(state.sum())):
-            bad = int((~torch.isfinite(state)).any(1).nonzero()[0, 0])
-            number = bad if rows is None else int(rows[bad])
-            raise ValueError(f"the sensors of environment {number} are not finite numbers: {state[bad].tolist()}")
         if self._camera is None and self.settings.render is None:
             return state
         obs = {"state": state}

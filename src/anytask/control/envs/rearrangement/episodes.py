@@ -1,9 +1,8 @@
-"""Lists of episodes: sampled in a scene, checked, put into tensors, and played from the first to the last."""
+"""Lists of episodes: sampled in a scene, checked, and put into tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +12,6 @@ from anytask.control.envs.rearrangement.obstacles import CONTACT
 from anytask.control.envs.rearrangement.scene import EpisodeList, Scene
 from anytask.control.envs.rearrangement.world import World
 from anytask.core.rng import derive
-
-if TYPE_CHECKING:
-    from anytask.control.rollout import EpisodeResults
 
 
 class Starts(NamedTuple):
@@ -126,55 +122,3 @@ def _placed(scene: Scene, rng: np.random.Generator, stage: np.ndarray, half: np.
         out[rows, 2] = a[:, 1] + h[:, 2] + u[:, 1] * (a[:, 3] - a[:, 1] - 2 * h[:, 2])
         out[rows, 1] = a[:, 4] + h[:, 1]
     return out
-
-
-def play_all(
-    policy: Any, env: Any, *, deterministic: bool = True, progress: Callable[[float], None] | None = None
-) -> EpisodeResults:
-    """Play every episode of a list exactly once, and return what was reached, in the order of the list.
-
-    Parameters
-    ----------
-    policy : Policy
-        ``act(obs)``, and ``reset(rows)`` if it remembers.
-    env : Rearrangement
-        Made with ``order="once"``, with any ``num_envs``.
-    deterministic : bool, default True
-    progress : callable, optional
-        Called with the finished share in [0, 1].
-
-    Examples
-    --------
-    >>> from anytask.control.envs.rearrangement import Rearrangement
-    >>> class Still:
-    ...     def act(self, obs, *, deterministic=True):
-    ...         return torch.zeros(len(obs), 4)
-    >>> results = play_all(Still(), Rearrangement(8, episodes=20, order="once"))
-    >>> len(results), results.success_rate, set(results.lengths.tolist())
-    (20, 0.0, {60})
-    """
-    from anytask.control.rollout import EpisodeResults
-
-    if getattr(env, "order", None) != "once":
-        raise ValueError("to play every episode once, make the environment with order='once'")
-    total = len(env.episodes)
-    table = torch.full((total, 3), float("nan"), dtype=torch.float64)
-    forget = getattr(policy, "reset", None)
-    obs, _ = env.reset()
-    if forget is not None:
-        forget()
-    while not bool(env.disabled.all()):
-        playing = env.episode.clone()
-        with torch.no_grad():
-            actions = policy.act(obs, deterministic=deterministic)
-        obs, _, terminated, truncated, infos = env.step(actions)
-        rows = (terminated | truncated).nonzero()[:, 0]
-        if len(rows):
-            columns = (infos["success"], infos["episode"]["r"], infos["episode"]["l"])
-            table[playing[rows].cpu()] = torch.stack([c[rows].double() for c in columns], 1).cpu()
-            if forget is not None:
-                forget(rows)
-            if progress is not None:
-                progress(1.0 - float(table[:, 0].isnan().double().mean()))
-    success, returns, lengths = table.numpy().T
-    return EpisodeResults(success, returns, lengths.astype(int))
