@@ -225,8 +225,9 @@ def evaluate(
         if getattr(env, "order", None) != "once":
             raise ValueError("to play every episode of a list once, make the environment with order='once'")
         episodes = len(env.episodes)
-    with _prepared(policy, env, episodes, seed, options) as vector:
-        ended = [e for _, found in _episodes(policy, vector, episodes, seed, deterministic, progress) for e in found]
+    count: Any = episodes
+    with _prepared(policy, env, count, seed, options) as vector:
+        ended = [e for _, found in _episodes(policy, vector, count, seed, deterministic, progress) for e in found]
     _, _, _, _, success, returns, lengths = zip(*sorted(ended))
     return EpisodeResults(np.array(success), np.array(returns), np.array(lengths, int))
 

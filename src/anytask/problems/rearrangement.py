@@ -237,7 +237,9 @@ class Rearrangement(TrainingProblem):
 
         done = [run for run in runs if run.status == "done"]
         names = list(dict.fromkeys(run.entrant_name for run in done))
-        curves, films, out = {}, {}, []
+        curves: dict[str, Any] = {}
+        films: dict[str, str] = {}
+        out: list[tuple[str, str, Any]] = []
         for name in names:
             mine = [run.details for run in done if run.entrant_name == name]
             films.update((name, details["filmstrip"]) for details in mine if "filmstrip" in details)

@@ -117,7 +117,7 @@ def collect(net: ActorCritic, env: VectorEnv, run: Run, settings: Any) -> tuple[
         obs = run.memory.with_previous(run.obs)
         seen.append((obs, net.features(obs, run.memory.state, run.memory.starts)[0], run.memory.starts))
     all_obs = {key: torch.stack([o[key] for o, _, _ in seen]) for key in seen[0][0]}
-    features, starts = (torch.stack([entry[k] for entry in seen]) for k in (1, 2))
+    features, starts = torch.stack([f for _, f, _ in seen]), torch.stack([b for _, _, b in seen])
     rewards, terminated, truncated, idle = (torch.stack(x[run.lag :]) for x in zip(*results, strict=True))
     values = net.value(features, all_obs)  # (T + 1, n)
     finals = values[1:] if run.lag else _final_values(net, cut, values[1:])

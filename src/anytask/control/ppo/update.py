@@ -117,7 +117,7 @@ def update(
             require_finite(loss, f"the loss in round {len(s.history_)}", advice)
             optimizer.zero_grad(set_to_none=False)  # the network's gradients are views of one tensor
             loss.backward()
-            group.mean(weights.grad)
+            group.mean(weights.grad)  # type: ignore[arg-type]
             if s.max_grad_norm is not None:
                 nn.utils.clip_grad_norm_(weights, s.max_grad_norm)
             optimizer.step()
