@@ -7,12 +7,11 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from anytask.continual.gkcl import GKCL
-from anytask.continual.gkcl.kernels import Linear, kernel_ridge
+from anytask.continual.gkcl.kernels import FeatureKernel, kernel_ridge
 from anytask.core.rng import derive, isolated
 
 EXEMPT = {
     "test_training_does_not_depend_on_the_cut": "learns from one chunk at a time",
-    "test_a_failure_half_way_leaves_the_model_bit_identical": "trains by Adam; the test makes SGD fail",
 }
 
 CENTRES = np.random.default_rng(0).uniform(0.2, 0.8, size=(6, 12))
@@ -66,7 +65,7 @@ def test_a_new_task_starts_with_its_numbers_at_their_initial_values():
     assert model._ridge("a").item() == pytest.approx(0.11)
     S = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     Y = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    values = model._classify("a", kernel_ridge(Linear(), S, Y, model._ridge("a")), torch.tensor([[2.0, 1.0]]))
+    values = model._classify("a", kernel_ridge(FeatureKernel(), S, Y, model._ridge("a")), torch.tensor([[2.0, 1.0]]))
     assert values[0].tolist() == pytest.approx([0.932766, 0.996495], abs=1e-6)
 
 
@@ -154,7 +153,7 @@ def test_alpha_is_cached_until_the_weights_change():
     model.predict(X, task=0)
     assert model._cache == solution and all(model._cache[key] is solution[key] for key in solution)
     model.partial_fit(*blobs((2, 3), seed=50), task=1)
-    assert not model._cache
+    assert not any(model._cache.get(key) is solved for key, solved in solution.items())
 
 
 def test_warm_up_trains_the_generator_alone_or_takes_real_supports():

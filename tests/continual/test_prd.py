@@ -125,7 +125,7 @@ def test_one_step_is_sgd_on_the_sum_of_the_losses():
 def test_base_temperature_scales_the_contrastive_loss():
     losses = []
     for base in (None, 0.07):
-        losses.append(small(base_temperature=base).partial_fit(*blobs((0, 1))).losses_["L_sc"])
+        losses.append(small(contrastive={"base_temperature": base}).partial_fit(*blobs((0, 1))).losses_["L_sc"])
     assert losses[1] == pytest.approx(losses[0] * 0.1 / 0.07, rel=1e-6)
 
 
@@ -191,6 +191,21 @@ def test_a_chunk_of_one_sample_has_its_second_view_as_positive():
 def test_the_first_task_takes_its_own_number_of_steps():
     once, twice = (small(first_task_steps=n).partial_fit(*blobs((0, 1))) for n in (1, 2))
     assert not torch.equal(once.prototypes_.weight, twice.prototypes_.weight)
+
+
+def test_the_schedule_lowers_both_rates_apart_and_starts_afresh_with_each_task():
+    schedule = {"steps_per_epoch": 1, "milestones": (2,), "gamma": 0.1}
+    model = small(schedule=schedule, lr=0.02, prototypes_lr=0.05, momentum=0.0, weight_decay=0.0, alpha=1.0)
+    rates, moves = [], []
+    for task in (0, 1):
+        for seed in range(4):
+            before = torch.zeros(0) if not hasattr(model, "prototypes_") else model.prototypes_.weight.detach().clone()
+            model.partial_fit(*blobs((2 * task, 2 * task + 1), seed=seed), task=task)
+            rates.append(model.optimizer_.param_groups[0]["lr"])
+            if seed:
+                moves.append((model.prototypes_.weight[2 * task :] - before[2 * task :]).norm().item())
+    assert rates == pytest.approx([0.02, 0.02, 0.002, 0.002] * 2)
+    assert all(first > 4 * later for first, later in zip(moves[::3], moves[1::3]))
 
 
 def test_a_users_views_are_used():

@@ -127,7 +127,7 @@ def rigged(model, losses, r, windows, emas, active):
         detector = model.experts_[j].detector
         detector.losses.clear()
         detector.losses.extend(w)
-        detector.ema, model.experts_[j].r = ema, r_j
+        detector.ema, model.experts_[j].r, model.experts_[j].steps = ema, r_j, 1
     model.active_, model.history_, model.t_ = active, [(0, active)], 1
     model._loss_of = lambda expert, X, slots: losses[model.experts_.index(expert)]
     model._observe(torch.zeros(16, 4), torch.zeros(16, dtype=torch.long))
@@ -222,11 +222,12 @@ def test_k_of_a_half_over_segments():
 def test_schedule_counts_the_experts_own_steps():
     schedule = {"steps_per_epoch": 10, "milestones": (2, 3), "gamma": 0.5, "warmup_epochs": 1}
     model = small(lr=1.0, schedule=schedule)
-    rates = [model._learning_rate(t) for t in (0, 4, 9, 19, 20, 29, 30)]
+    rates = [model.schedule.rate(1.0, t) for t in (0, 4, 9, 19, 20, 29, 30)]
     assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.5, 0.5, 0.25])
-    assert small(lr=1.0)._learning_rate(10**6) == 1.0
+    assert small().schedule.rate(1.0, 10**6) == 1.0
     learn(model, recurring(n=320))
     assert [e.steps for e in model.experts_] == [40, 20]
+    assert [e.optimizer.param_groups[0]["lr"] for e in model.experts_] == [0.25, 1.0]  # of the steps before the last
 
 
 PRUNED = {"hidden": (32, 32), "pruning": {"enabled": True, "epochs": 30}}
@@ -322,6 +323,25 @@ def test_a_diverged_loss_is_an_error_not_a_quiet_stream():
     with pytest.raises(FloatingPointError, match="expert 0 at mini-batch 2 is NaN"):
         model.partial_fit(*part(32, 1))
     assert model.t_ == before["values"]["t_"]
+
+
+def test_the_first_mini_batch_is_no_border_however_large_its_loss():
+    x, y = part(64, 0)
+    model = small(squash_logits=False).partial_fit(x[:16] * 100, y[:16])
+    assert model.experts_[0].detector.losses[1] > math.log(2) + 3 * 0.005, "above the window of a guess"
+    assert model.history_ == [(0, 0)] and all(e.steps for e in model.experts_)
+    assert np.isfinite(model.predict_proba(x)).all()
+
+
+def test_labels_that_would_share_an_output_of_an_expert_are_refused_unless_n_classes_is_given():
+    x, y = load_digits(return_X_y=True)
+    first = np.isin(y, (0, 1, 2))
+    given, guessed = (TAME.from_preset("small", n_classes=n).partial_fit(x[first], y[first]) for n in (10, None))
+    before = guessed.predict_proba(x)
+    with pytest.raises(ValueError, match=r"labels \[.*\] would share an output: .* the first chunk held 3 labels"):
+        guessed.partial_fit(x[~first], y[~first])
+    np.testing.assert_array_equal(guessed.predict_proba(x), before)
+    assert given.partial_fit(x, y).n_slots_ == 10
 
 
 def test_unknown_number_of_classes():

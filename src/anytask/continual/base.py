@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from operator import attrgetter
 from typing import Any, ClassVar, Self
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from anytask.continual.parts.stream import Reservoir
 from anytask.core.checks import (
+    NotFinite,
     check_input_shape,
     check_inputs,
     check_labels,
@@ -37,6 +39,8 @@ __all__ = ["ContinualClassifier"]
 
 #: What a learner may be told of the task, from least to most.
 ACCESS = ("none", "boundary", "train", "test")
+_ADVICE = "lower lr, or check the scale of the inputs"
+_PROBED = 16  # rows of a chunk that a system must be able to answer afterwards
 
 
 class ContinualClassifier(ClassifierMixin, Estimator):
@@ -107,7 +111,8 @@ class ContinualClassifier(ClassifierMixin, Estimator):
         TypeError
             For labels of another kind than before.
         NotFinite
-            If training made a NaN or infinite weight; the model is left as it was.
+            If training made a NaN or infinite weight or answer; the model is left as it was. What is trained when a
+            prediction is asked for (:class:`JointTraining`, TAME's selector) is checked then.
         """
         X_, y_ = self._check_chunk(X, y, task)
         with self._update():
@@ -117,8 +122,10 @@ class ContinualClassifier(ClassifierMixin, Estimator):
             codes = self._encode(y_)
             self._count_task(codes, task)
             with isolated(derive(self.seed, "chunk", self.n_chunks_)):
-                self._learn(X_.to(self._device), torch.from_numpy(codes).to(self._device), self._task_for_learner(task))
-            require_finite_weights(self._trained(), f"after chunk {self.n_chunks_}")
+                X_, told = X_.to(self._device), self._task_for_learner(task)
+                self._learn(X_, torch.from_numpy(codes).to(self._device), told)
+                require_finite_weights(self._trained(), f"after chunk {self.n_chunks_}")
+                self._check_answers(X_[:_PROBED], told)
             self.n_chunks_ += 1
         return self
 
@@ -151,9 +158,8 @@ class ContinualClassifier(ClassifierMixin, Estimator):
         X_ = self._check_query(X)
         task = self._task_for_query(task)
         with torch.no_grad(), isolated(derive(self.seed, "predict")):
-            parts = [self._scores(part.to(self._device), task) for part in X_.split(4096)]
-        scores = torch.cat(parts)[:, torch.from_numpy(self._order).to(self._device)]  # (n, n_classes)
-        probabilities = require_finite(scores.softmax(dim=1), "a probability")
+            scores = torch.cat([self._scores(part.to(self._device), task) for part in X_.split(4096)])
+        probabilities = self._probabilities(scores)
         if isinstance(X, Tensor):
             return probabilities.to(X.device)
         return probabilities.cpu().numpy().astype(np.float64)
@@ -170,7 +176,8 @@ class ContinualClassifier(ClassifierMixin, Estimator):
     def set_params(self, **params: Any) -> Self:
         """Set parameters, nested ones as ``group__name``, from the next chunk or the next prediction on."""
         if params and self.__sklearn_is_fitted__():
-            self._catch_up()
+            with suppress(NotFinite):  # what diverged under the old settings is trained under the new ones
+                self._catch_up()
         return super().set_params(**params)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -211,6 +218,11 @@ class ContinualClassifier(ClassifierMixin, Estimator):
 
     def _catch_up(self) -> None:
         """Train now what a system would train when it is next asked for a prediction."""
+
+    @torch.no_grad()
+    def _check_answers(self, X: Tensor, task: object) -> None:
+        """Raise :class:`NotFinite` if the chunk under way left the system unable to answer some of its rows."""
+        require_finite(self._scores(X, task).softmax(dim=1), f"an answer after chunk {self.n_chunks_}", _ADVICE)
 
     def _trained(self) -> Iterator[nn.Module]:
         """Give the modules that the chunk under way may have changed."""
@@ -271,10 +283,11 @@ class ContinualClassifier(ClassifierMixin, Estimator):
             self.classes_ = np.sort(np.array(self.labels_, dtype=np.result_type(self.classes_.dtype, y.dtype)))
         return np.array([code_of[label] for label in y.tolist()], dtype=np.int64)
 
-    @property
-    def _order(self) -> np.ndarray:
-        """The code of each of ``classes_``."""
-        return np.argsort(np.array(self.labels_, dtype=self.classes_.dtype), kind="stable")
+    def _probabilities(self, scores: Tensor) -> Tensor:
+        """Turn scores, whose columns are codes, into finite probabilities in the order of ``classes_``."""
+        order = np.argsort(np.array(self.labels_, dtype=self.classes_.dtype), kind="stable")
+        chosen = scores[:, torch.from_numpy(order).to(scores.device)]
+        return require_finite(chosen.softmax(dim=1), "a probability", _ADVICE)
 
     def _count_task(self, codes: np.ndarray, task: object) -> None:
         if task is not None and ACCESS.index(self.sees) >= ACCESS.index("train"):

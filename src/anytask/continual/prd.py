@@ -1,7 +1,8 @@
 """PRD: prototype-sample relation distillation, continual classification without storing a single old sample.
 
-Departures from the paper: no schedule of the learning rate, since a stream does not say how long a task lasts. (In the
-released code the schedule overwrites the prototypes' rate with the network's; here the two stay apart.) Default encoder
+Departures from the paper: rates follow a schedule only where ``schedule`` says how long an epoch is, since
+a stream does not. (In the released code the schedule overwrites the prototypes' rate with the network's; here the two
+stay apart.) Default encoder
 and views fit the inputs at hand; the paper uses a ResNet-18 and random crops, flips, color jitter and gray on images.
 The preset ``small`` takes kappa = 0.2, chosen among 0.1, 0.2, 0.3 and 0.5 on held-out training digits: with the paper's
 1, the softmax of cosines over a batch is nearly flat and L_d small.
@@ -50,6 +51,24 @@ class DistillationSettings(Settings):
     evolve_prototypes: bool = flag(True, "let L_d move old prototypes")
 
 
+class ContrastiveSettings(Settings):
+    """The projection head g, used by ``L_sc`` alone, and the scale of that loss.
+
+    Parameters
+    ----------
+    hidden, dim : sequence of int, int
+        Hidden widths of g, and the width of projections.
+    base_temperature : float, optional
+        ``L_sc`` is multiplied by ``tau / base_temperature`` (released code: 0.07); None for not at all.
+    """
+
+    hidden: Sequence[int] = numbers((512, 512), "hidden widths of the projection head", at_least=1, integers=True)
+    dim: int = whole(128, "width of projections")
+    base_temperature: float | None = real(
+        None, "multiplies L_sc by tau / base_temperature; None for not at all", above=0, optional=True
+    )
+
+
 class PRD(CosineClassifier):
     """Prototype-Sample Relation Distillation (Asadi et al., 2023).
 
@@ -74,18 +93,18 @@ class PRD(CosineClassifier):
     backbone, feature_dim, hidden, relu
         The encoder f (:func:`anytask.models.build.build_backbone`; ``"resnet18"`` is the paper's) with ``feature_dim``
         outputs (paper: 512), hidden widths of the default, and whether a ReLU follows.
-    projection_hidden, projection_dim : sequence of int, int
-        The projection head g, used by ``L_sc`` alone.
-    tau, base_temperature : float > 0, float or None
-        Temperature of ``L_sc``, which is multiplied by ``tau / base_temperature`` where given (released code: 0.07).
+    tau : float > 0
+        Temperature of ``L_sc``.
     alpha, beta : float >= 0
         Weights of ``L_p`` and ``L_d`` (4-8 and 4-12 in the paper when no task is given at test); 0 switches off.
-    views, distillation : :class:`~anytask.parts.views.ViewSettings`, :class:`DistillationSettings`
+    views, contrastive, distillation
+        :class:`~anytask.parts.views.ViewSettings`, :class:`ContrastiveSettings` and :class:`DistillationSettings`.
     repeated_classes : {"error", "allow"}
         What to do when a class of an ended task comes back. Allowed, it is learned like a new one, starting from its
         prototype, while ``L_d`` still holds that prototype to the old relation.
-    lr, momentum, weight_decay, prototypes_lr : float
-        SGD on f and g, and the rate of P, which has neither momentum nor weight decay.
+    lr, momentum, weight_decay, prototypes_lr, schedule
+        SGD on f and g, and the rate of P, which has neither momentum nor weight decay; both rates follow the
+        :class:`~anytask.continual.parts.sgd.ScheduleSettings`, counted from the start of each task.
     first_task_steps : int
         Steps per mini-batch until the first task ends: the paper trains it 220 epochs and the others 100. Give 1 if
         your stream shows the first task longer itself.
@@ -114,19 +133,13 @@ class PRD(CosineClassifier):
 
     needs: ClassVar[str] = "boundary"
     STRUCTURE: ClassVar[tuple[str, ...]] = (
-        *CosineClassifier.STRUCTURE, "projection_hidden", "projection_dim", "distillation.teacher_mode"
+        *CosineClassifier.STRUCTURE, "contrastive.hidden", "contrastive.dim", "distillation.teacher_mode"
     )  # fmt: skip
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "small": {**SMALL, "projection_hidden": (64,), "projection_dim": 32, "distillation": {"kappa": 0.2}}
+        "small": {**SMALL, "contrastive": {"hidden": (64,), "dim": 32}, "distillation": {"kappa": 0.2}}
     }
 
-    projection_hidden: Sequence[int] = numbers(
-        (512, 512), "hidden widths of the projection head", at_least=1, integers=True
-    )
-    projection_dim: int = whole(128, "width of projections")
-    base_temperature: float | None = real(
-        None, "multiplies L_sc by tau / base_temperature; None for not at all", above=0, optional=True
-    )
+    contrastive: ContrastiveSettings = group(ContrastiveSettings, "the projection head, and the scale of L_sc")
     alpha: float = real(2.0, "weight of L_p", at_least=0)
     beta: float = real(4.0, "weight of L_d", at_least=0)
     distillation: DistillationSettings = group(DistillationSettings, "how L_d is computed")
@@ -146,7 +159,8 @@ class PRD(CosineClassifier):
         self.losses_: dict[str, float] = {}
 
     def _build(self) -> None:
-        self.projection_ = MLP((self.feature_dim,), self.projection_dim, self.projection_hidden).to(self._device)
+        head = self.contrastive
+        self.projection_ = MLP((self.feature_dim,), head.dim, head.hidden).to(self._device)
         super()._build()
         self.teacher_: Snapshot | None = None if self.old_prototypes_ is None else self._snapshot()
 
@@ -163,8 +177,9 @@ class PRD(CosineClassifier):
 
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:
         z = self.encoder_(x)  # (2B, d)
+        u = self.projection_(z)
         losses = {
-            "L_sc": supcon(self.projection_(z), y, self.tau, base_temperature=self.base_temperature),
+            "L_sc": supcon(u, y, self.tau, base_temperature=self.contrastive.base_temperature),
             "L_p": self.prototypes_.attraction(z.detach(), y),
             "L_d": self._distillation(x, z) if self.teacher_ is not None and self.beta > 0 else z.new_zeros(()),
         }

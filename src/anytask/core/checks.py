@@ -71,27 +71,19 @@ def check_counts(**named: Any) -> None:
 
 def check_inputs(X: ArrayLike | Tensor, name: str = "X") -> Tensor:
     """Return ``X`` as a finite float32 tensor of shape (n, ...), n >= 1, or say what is wrong with it."""
-    if isinstance(X, Tensor):
-        tensor = X.detach()
-        if tensor.is_meta or tensor.layout is not torch.strided:
-            raise TypeError(f"{name} must be a dense tensor that holds values, got {tensor.layout} on {tensor.device}")
-        if tensor.is_complex():
-            raise ValueError(f"Complex data not supported: {name} is {tensor.dtype}")
+    given = _dense(X, name)
+    if isinstance(given, Tensor):
+        tensor = given
     else:
-        if hasattr(X, "toarray"):
-            raise TypeError(f"{name} is a sparse matrix, and dense data is required: use {name}.toarray()")
-        if isinstance(X, np.ma.MaskedArray) and np.ma.is_masked(X):
-            raise ValueError(f"{name} is a masked array with masked values: fill them first, {name}.filled(...)")
-        array = np.asarray(X)
-        if array.dtype.kind == "c":
-            raise ValueError(f"Complex data not supported: {name} is {array.dtype}")
-        if array.dtype.kind not in "biuf":
+        if given.dtype.kind not in "biuf":
             try:
-                array = array.astype(np.float64)
+                if given.dtype.kind in "mM":
+                    raise TypeError("turn dates into numbers first")
+                given = given.astype(np.float64)
             except (TypeError, ValueError) as error:
-                raise type(error)(f"{name} must be numeric, got {array.dtype}: {error}") from error
+                raise type(error)(f"{name} must be numeric, got {given.dtype}: {error}") from error
         with np.errstate(over="ignore"):
-            tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+            tensor = torch.from_numpy(np.ascontiguousarray(given, dtype=np.float32))
     if tensor.ndim < 2:
         raise ValueError(f"{name} must have shape (n, features...), got {tuple(tensor.shape)}. Reshape your data.")
     if len(tensor) == 0:
@@ -111,7 +103,10 @@ def check_labels(y: ArrayLike | Tensor, name: str = "y") -> np.ndarray:
     """Return ``y`` as a one-dimensional array of integer, boolean or string labels, or say what is wrong with it."""
     if y is None:
         raise ValueError(f"This estimator requires {name} to be passed, but the target {name} is None")
-    array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    given = _dense(y, name)
+    if isinstance(given, Tensor):
+        given = (given.float() if given.dtype == torch.bfloat16 else given).cpu().numpy()
+    array = given
     if array.ndim == 2 and array.shape[1] == 1:
         message = f"A column-vector {name} was passed when a 1d array was expected: its one column is taken."
         warnings.warn(message, DataConversionWarning, stacklevel=3)
@@ -120,9 +115,9 @@ def check_labels(y: ArrayLike | Tensor, name: str = "y") -> np.ndarray:
         raise ValueError(f"{name} must have shape (n,), got {array.shape}")
     if array.dtype.kind == "O":
         kinds = {type(label) for label in array.tolist()}
-        if kinds <= {str}:
+        if all(issubclass(kind, str) for kind in kinds):
             array = array.astype(str)
-        elif kinds <= {int, bool}:
+        elif all(issubclass(kind, (int, np.integer, np.bool_)) for kind in kinds):
             array = array.astype(np.int64)
         else:
             found = sorted(k.__name__ for k in kinds)
@@ -135,6 +130,29 @@ def check_labels(y: ArrayLike | Tensor, name: str = "y") -> np.ndarray:
             raise ValueError(f"Unknown label type: continuous ({name}[{row}] is not whole)")
     elif array.dtype.kind not in "biuU":
         raise TypeError(f"labels must be integers or strings, got {array.dtype}")
+    return array
+
+
+def _dense(value: Any, name: str) -> Tensor | np.ndarray:
+    """Return a dense tensor without gradients, or an array, or say why there is none."""
+    if isinstance(value, Tensor):
+        if value.is_nested or value.is_quantized or value.is_meta or value.layout is not torch.strided:
+            kind = "nested" if value.is_nested else "quantized" if value.is_quantized else value.layout
+            raise TypeError(f"{name} must be a dense tensor that holds values, got {kind} on {value.device}")
+        if value.is_complex():
+            raise ValueError(f"Complex data not supported: {name} is {value.dtype}")
+        return value.detach()
+    if hasattr(value, "toarray"):
+        raise TypeError(f"{name} is a sparse matrix, and dense data is required: use {name}.toarray()")
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(f"{name} is a masked array with masked values: fill them first, {name}.filled(...)")
+    pandas = hasattr(value, "to_numpy") and hasattr(value, "index")  # whose missing values numpy does not know
+    try:
+        array = value.to_numpy(na_value=np.nan) if pandas else np.asarray(value)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{name} is no array of numbers of one shape: {str(error).splitlines()[0]}") from error
+    if array.dtype.kind == "c":
+        raise ValueError(f"Complex data not supported: {name} is {array.dtype}")
     return array
 
 

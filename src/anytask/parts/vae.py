@@ -92,17 +92,19 @@ class ConditionalVAE(nn.Module):
 
     def grow(self, n: int) -> list[nn.Parameter]:
         """Add classes up to ``n`` and return their parameters, for the optimiser. Draws from the global generator."""
-        new: list[nn.Parameter] = []
-        like = self.first.weight
-        for _ in range(self.n_classes, n):
-            column = nn.Parameter(torch.empty(self.decoder_width).uniform_(-1, 1).to(like) / math.sqrt(self.latent_dim))
-            self.label_in.append(column)
-            new.append(column)
+        before, like = self.n_classes, self.first.weight
+        for _ in range(before, n):
+            column = torch.empty(self.decoder_width).uniform_(-1, 1).to(like) / math.sqrt(self.latent_dim)
+            self.label_in.append(nn.Parameter(column))
             if self.prior == "class":
                 self.m.append(nn.Parameter(torch.randn(self.latent_dim).to(like)))
                 self.v.append(nn.Parameter(torch.zeros(self.latent_dim).to(like)))
-                new += [self.m[-1], self.v[-1]]
-        return new
+        return self.class_parameters(before)
+
+    def class_parameters(self, first: int = 0) -> list[nn.Parameter]:
+        """Return the parameters of the classes from ``first`` on, class by class."""
+        lists = (self.label_in, self.m, self.v) if self.prior == "class" else (self.label_in,)
+        return [parameter for own in zip(*lists) for parameter in own][len(lists) * first :]
 
     def prior_of(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance (n, latent_dim) of the prior of classes y (n,)."""

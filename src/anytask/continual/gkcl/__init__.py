@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
@@ -26,15 +27,15 @@ from torch.nn import functional as F
 
 from anytask.continual.base import ContinualClassifier
 from anytask.continual.gkcl.kernels import (
+    FeatureKernel,
     Frequencies,
-    Gaussian,
     Kernel,
     KernelRidge,
-    Laplacian,
-    Linear,
-    Polynomial,
+    gaussian,
     kernel_ridge,
-)
+    laplacian,
+    polynomial,
+)  # fmt: skip
 from anytask.continual.gkcl.settings import GeneratorSettings, KernelSettings, SupportSettings
 from anytask.continual.parts.sgd import tune
 from anytask.core.checks import require_finite
@@ -228,20 +229,16 @@ class GKCL(ContinualClassifier):
         self.losses_ = {name: value.item() for name, value in losses.items()}
 
     def _classifier_losses(self, x: Tensor, component: Tensor, h: Tensor, warming: bool) -> dict[str, Tensor]:
-        components = self.components_[self.task_]
+        task = self.task_
         if warming and len(x) > 1:
             x_s, c_s = x[::2], component[::2]
             h, component = h[1::2], component[1::2]
-        elif self.support.source == "stored":
-            x_s, c_s = self._stored_support(self.task_)
         else:
             with torch.no_grad():
-                c_s = self._draw_support(self.task_, torch.default_generator)
-                x_s = self.vae_.sample(c_s)
+                x_s, c_s = self._support(task, torch.default_generator)
         S, Q = self._normalize(self.vae_.trunk(x_s)), self._normalize(h)
-        ridge = kernel_ridge(self._kernel_for(S, None), S, _one_hot(c_s, components), self._ridge(self.task_))
-        logits = self._classify(self.task_, ridge, Q)
-        wanted = _one_hot(component, components).argmax(dim=1)
+        logits = self._classify(task, self._solve(task, S, c_s, None), Q)
+        wanted = _one_hot(component, self.components_[task]).argmax(dim=1)
         losses = {"L_cls": self.cls_weight * F.cross_entropy(logits, wanted)}
         if self.kernel.name == "vrff":
             losses["KL_omega"] = self.kernel.tau_kl * self.frequencies_.divergence(S, Q)
@@ -250,33 +247,37 @@ class GKCL(ContinualClassifier):
     def _generator_losses(
         self, x: Tensor, y: Tensor, component: Tensor, posterior: tuple[Tensor, ...]
     ) -> dict[str, Tensor]:
+        s = self.generator
         losses = {"L_vae": torch.stack(self.vae_.loss(x, component, posterior=posterior)).sum(0).mean()}
-        means, labels = posterior[1], y
-        own = set(self.components_[self.task_])
-        others = [c for c in range(len(self.code_of_)) if c not in own]
-        if self.generator.replay and self.old_ is not None and others:
+        code_of = torch.tensor(self.code_of_, device=x.device)
+        means, mixed = posterior[1], component
+        others = [c for c in range(len(self.code_of_)) if c not in self.components_[self.task_]]
+        if s.replay and self.old_ is not None and others:
             c_r = torch.tensor(others, device=x.device)[torch.randint(len(others), (len(x),)).to(x.device)]
             with torch.no_grad():
                 x_r = cast(ConditionalVAE, self.old_.module).sample(c_r)
             replayed = self.vae_.posterior(x_r)
-            n_tasks = len(self.components_) - 1
-            w_r, cap = self.generator.replay_weight, self.generator.replay_cap
-            w_r = min(n_tasks, cap or math.inf) if w_r == "tasks" else w_r
+            w_r = (
+                min(len(self.components_) - 1, s.replay_cap or math.inf)
+                if s.replay_weight == "tasks"
+                else s.replay_weight
+            )
             losses["L_replay"] = w_r * torch.stack(self.vae_.loss(x_r, c_r, posterior=replayed)).sum(0).mean()
-            means = torch.cat([means, replayed[1]])
-            labels = torch.cat([labels, torch.tensor(self.code_of_, device=x.device)[c_r]])
+            means, mixed = torch.cat([means, replayed[1]]), torch.cat([mixed, c_r])
+        labels = code_of[mixed] if s.contrast == "label" else mixed
         if self.eta > 0 and len(labels.unique()) < len(labels):
             losses["L_con"] = self.eta * supcon(means, labels, self.contrastive_temperature, missing="skip")
         return losses
 
     def _warming(self, x: Tensor, component: Tensor, mu: Tensor) -> bool:
-        if self.generator.warm_up == "none" or len(self.components_) > 1 or self.steps_ >= self.generator.warm_up_steps:
+        s = self.generator
+        if s.warm_up == "none" or len(self.components_) > 1 or self.steps_ >= s.warm_up_steps:
             return False
-        if self.generator.warm_up_error is None:
+        if s.warm_up_error is None:
             return True
         with torch.no_grad():
             x_hat = self.vae_.mean_of(self.vae_.decode(mu, component))
-        return float((x_hat - x).square().mean()) >= self.generator.warm_up_error
+        return float((x_hat - x).square().mean()) >= s.warm_up_error
 
     def end_task(self) -> Self:
         """Copy the generator: the next tasks replay what this copy generates. Without new data, do nothing."""
@@ -294,56 +295,60 @@ class GKCL(ContinualClassifier):
         self.optimizer_ = self._fresh_optimizer()
 
     def _fresh_scalars(self) -> nn.ParameterDict:
-        values = {"lambda": 0.1, "gamma": 1.0, "beta": 0.0}
-        return nn.ParameterDict({k: nn.Parameter(torch.tensor(v)) for k, v in values.items()}).to(self._device)
+        values = {"lambda": self.kernel.lambda_, "gamma": self.kernel.gamma, "beta": self.kernel.beta}
+        return nn.ParameterDict({k: nn.Parameter(torch.tensor(float(v))) for k, v in values.items()}).to(self._device)
 
-    def _numbers(self, task: object) -> Any:
-        return self.scalars_[list(self.components_).index(task)]
+    def _place(self, task: object) -> int:
+        return list(self.components_).index(task)
 
     def _component(self, task: object, code: int) -> int:
         own = self.components_[task]
-        for component in own:
-            if self.code_of_[component] == code:
-                return component
-        own.append(len(self.code_of_))
-        self.code_of_.append(code)
-        self.optimizer_.param_groups[0]["params"].extend(self.vae_.grow(len(self.code_of_)))
-        return own[-1]
+        known = {self.code_of_[component]: component for component in own}
+        if code not in known:
+            known[code] = len(self.code_of_)
+            own.append(known[code])
+            self.code_of_.append(code)
+            self.optimizer_.param_groups[0]["params"].extend(self.vae_.grow(len(self.code_of_)))
+        return known[code]
 
     def _fresh_optimizer(self) -> torch.optim.Optimizer:
-        generative = [*self.vae_.m, *self.vae_.v, *self.vae_.label_in]
-        per_class = {id(p) for p in generative}
         # Per-component parameters last and in the order of their making, so that a loaded optimizer finds them again.
-        shared = [p for p in self.vae_.parameters() if id(p) not in per_class]
-        components = [p for c in range(self.vae_.n_classes) for p in self._parameters_of(c)]
-        params = [*shared, *self.frequencies_.parameters(), *self._numbers(self.task_).parameters(), *components]
+        components = self.vae_.class_parameters()
+        own = set(components)
+        shared = [p for p in self.vae_.parameters() if p not in own]
+        scalars = self.scalars_[self._place(self.task_)].parameters()
+        params = [*shared, *self.frequencies_.parameters(), *scalars, *components]
         return torch.optim.Adam(params) if self.optimizer == "adam" else torch.optim.SGD(params)
 
     def _rates(self) -> dict[str, float]:
-        lr = max(self.lr * self.lr_decay ** list(self.components_).index(self.task_), self.lr_floor)
+        lr = max(self.lr * self.lr_decay ** self._place(self.task_), self.lr_floor)
         return {"lr": lr} if self.optimizer == "adam" else {"lr": lr, "momentum": self.momentum}
-
-    def _parameters_of(self, component: int) -> list[nn.Parameter]:
-        prior = [self.vae_.m[component], self.vae_.v[component]] if self.vae_.prior == "class" else []
-        return [self.vae_.label_in[component], *prior]
 
     # -- the support ------------------------------------------------------------------------------------------------
 
     def _support_sizes(self, task: object) -> list[int]:
-        n = len(self.components_[task])
+        n, size = len(self.components_[task]), self.support.size
         if self.support.per == "class":
-            return [self.support.size] * n
-        if self.support.size < n:
-            raise ValueError(f"support_size={self.support.size} per task is less than the {n} classes of task {task!r}")
-        return [self.support.size // n + (i < self.support.size % n) for i in range(n)]
+            return [size] * n
+        if size < n:
+            raise ValueError(f"support_size={size} per task is less than the {n} classes of task {task!r}")
+        return [size // n + (i < size % n) for i in range(n)]
 
     def _draw_support(self, task: object, generator: torch.Generator) -> Tensor:
         # Classes equally often; who gets the remainder is drawn.
         own = self.components_[task]
         order = torch.randperm(len(own), generator=generator).tolist()
-        sizes = self._support_sizes(task)
-        drawn = [own[i] for i, size in zip(order, sizes, strict=True) for _ in range(size)]
+        drawn = [own[i] for i, size in zip(order, self._support_sizes(task), strict=True) for _ in range(size)]
         return torch.tensor(drawn, device=self._device)
+
+    def _support(self, task: object, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the support of a task and its components: what is stored, or samples out of the global generator."""
+        if self.support.source == "generated":
+            c_s = self._draw_support(task, generator)
+            return self.vae_.sample(c_s), c_s
+        rows = [(x, c) for c in self.components_[task] for _, x in sorted(self.stored_[c].items())]
+        x_s, c_s = torch.from_numpy(np.stack([x for x, _ in rows])), torch.tensor([c for _, c in rows])
+        return x_s.to(self._device), c_s.to(self._device)
 
     def _store(self, x: Tensor, component: Tensor) -> None:
         # The samples with the smallest hashes: a uniform draw from the distinct samples, however often each is shown.
@@ -356,44 +361,34 @@ class GKCL(ContinualClassifier):
             for worst in sorted(self.stored_.get(c, {}))[size:]:
                 del self.stored_[c][worst]
 
-    def _stored_support(self, task: object) -> tuple[Tensor, Tensor]:
-        rows = [(x, c) for c in self.components_[task] for _, x in sorted(self.stored_[c].items())]
-        x_s, c_s = torch.from_numpy(np.stack([x for x, _ in rows])), torch.tensor([c for _, c in rows])
-        return x_s.to(self._device), c_s.to(self._device)
-
     # -- the classifier -----------------------------------------------------------------------------------------------
 
     def _scores(self, X: Tensor, task: object) -> Tensor:
         self.vae_.eval()
-        components = self.components_[task]
         Q = self._normalize(self.vae_.trunk(self._features(X)))
         key = (task, str(self.support), str(self.kernel))
         if key not in self._cache:
-            self._cache[key] = self._solve(task)
+            seed = derive(self.seed, "support", task)  # the same noise every time
+            with isolated(seed):
+                x_s, c_s = self._support(task, torch.Generator().manual_seed(seed))
+            noise = torch.Generator().manual_seed(derive(self.seed, "omega", task))
+            self._cache[key] = self._solve(task, self._normalize(self.vae_.trunk(x_s)), c_s, noise)
         values = self._classify(task, self._cache[key], Q)  # (n, classes of the task)
         scores = values.new_full((len(X), len(self.labels_)), -torch.inf)
-        scores[:, [self.code_of_[c] for c in components]] = values
+        scores[:, [self.code_of_[c] for c in self.components_[task]]] = values
         return scores
 
-    def _solve(self, task: object) -> KernelRidge:
-        """Return alpha of a task for the weights as they are now; the same noise every time."""
-        if self.support.source == "stored":
-            x_s, c_s = self._stored_support(task)
-        else:
-            seed = derive(self.seed, "support", task)
-            c_s = self._draw_support(task, torch.Generator().manual_seed(seed))
-            with isolated(seed):
-                x_s = self.vae_.sample(c_s)
-        S = self._normalize(self.vae_.trunk(x_s))
-        kernel = self._kernel_for(S, torch.Generator().manual_seed(derive(self.seed, "omega", task)))
-        return kernel_ridge(kernel, S, _one_hot(c_s, self.components_[task]), self._ridge(task))
+    def _solve(self, task: object, S: Tensor, c_s: Tensor, generator: torch.Generator | None) -> KernelRidge:
+        """Return alpha of a task on support features S with components c_s."""
+        targets = _one_hot(c_s, self.components_[task])
+        return kernel_ridge(self._kernel_for(S, generator), S, targets, self._ridge(task))
 
     def _ridge(self, task: object) -> Tensor:
-        return self._numbers(task)["lambda"].double().abs() + 0.01
+        return self.scalars_[self._place(task)]["lambda"].double().abs() + 0.01
 
     def _classify(self, task: object, ridge: KernelRidge, Q: Tensor) -> Tensor:
-        numbers = self._numbers(task)
-        return numbers["gamma"] * ridge(Q) + numbers["beta"]
+        scalars = self.scalars_[self._place(task)]
+        return scalars["gamma"] * ridge(Q) + scalars["beta"]
 
     def _normalize(self, h: Tensor) -> Tensor:
         if self.kernel.normalize == "l2":
@@ -403,20 +398,17 @@ class GKCL(ContinualClassifier):
         return h
 
     def _kernel_for(self, S: Tensor, generator: torch.Generator | None) -> Kernel:
-        plain: dict[str, Kernel] = {
-            "linear": Linear(),
-            "polynomial": Polynomial(),
-            "rbf": Laplacian(),
-            "gaussian": Gaussian(self.kernel.sigma),
-        }
-        if self.kernel.name in plain:
-            return plain[self.kernel.name]
-        if self.kernel.name == "rff":
-            return self.frequencies_.fixed(self.kernel.sigma)
-        return self.frequencies_.variational(S, generator)
+        name, sigma = self.kernel.name, self.kernel.sigma
+        if name == "rff":
+            return self.frequencies_.fixed(sigma)
+        if name == "vrff":
+            return self.frequencies_.variational(S, generator)
+        if name == "gaussian":
+            return partial(gaussian, sigma=sigma)
+        return {"linear": FeatureKernel(), "polynomial": polynomial, "rbf": laplacian}[name]
 
     def _features(self, X: Tensor) -> Tensor:
-        return X if self._frozen is None else self._frozen(X)
+        return X if self._frozen is None else require_finite(self._frozen(X), "the output of the frozen extractor")
 
     def _check_likelihood(self, x: Tensor) -> None:
         inside = bool((x >= 0).all()) and bool((x <= 1).all())
@@ -433,15 +425,15 @@ class GKCL(ContinualClassifier):
     def cost(self) -> dict[str, int]:
         """Return what is kept: beside the usual counts, the generator's part and the values in stored samples."""
         self._check_fitted()
-        scalars, trunk = parameter_count(self.scalars_), parameter_count(self.vae_.trunk, self.frequencies_)
+        trunk = parameter_count(self.scalars_, self.vae_.trunk, self.frequencies_)
         generator = parameter_count(self.vae_) - parameter_count(self.vae_.trunk) if self.generative else 0
         old, frozen = (0 if m is None else parameter_count(m) for m in (self.old_, self._frozen))
         omega, phase = self.frequencies_.omega.numel(), self.frequencies_.phase.numel()
         random = {"rff": omega + phase, "vrff": phase}.get(self.kernel.name, 0)
         samples = [x for kept in self.stored_.values() for x in kept.values()]
         return {
-            "trainable_parameters": trunk + generator + scalars,
-            "stored_parameters": trunk + generator + scalars + old + frozen + random,
+            "trainable_parameters": trunk + generator,
+            "stored_parameters": trunk + generator + old + frozen + random,
             "stored_samples": len(samples),
             "generator_parameters": generator + old,
             "stored_values": sum(x.size for x in samples),
@@ -453,14 +445,12 @@ def _one_hot(component: Tensor, components: Sequence[int]) -> Tensor:  # (n,) ->
 
 
 def _headless(frozen: Any, input_shape: tuple[int, ...], seed: int) -> nn.Module:
+    if isinstance(frozen, nn.Module):
+        return frozen
     if isinstance(frozen, str):
         module = build_backbone(frozen, input_shape, 1, seed=seed)
         if isinstance(module, PretrainedVision):
             module.head = nn.Identity()  # type: ignore[assignment]
         return module
-    if isinstance(frozen, nn.Module):
-        return frozen
-    if callable(frozen):
-        with isolated(seed):
-            return frozen(input_shape, None)
-    raise TypeError(f"frozen must be None, a name, a torch module or a callable, got {type(frozen).__name__}")
+    with isolated(seed):
+        return frozen(input_shape, None)

@@ -34,6 +34,8 @@ class KernelSettings(Settings):
         predictions then depend on the other queries of the call.
     tau_kl : float >= 0
         Weight of the divergence of variational random features (1e-4 in the KCL code).
+    lambda_, gamma, beta : float
+        What the three numbers of a new task start from.
     """
 
     name: str = choice("linear", ("linear", "polynomial", "rbf", "gaussian", "rff", "vrff"), "which kernel")
@@ -41,6 +43,9 @@ class KernelSettings(Settings):
     sigma: float = real(1.0, "width of 'gaussian' and 'rff'", above=0)
     normalize: str = choice("l2", ("l2", "minmax", "none"), "feature normalization")
     tau_kl: float = real(1e-4, "weight of the divergence of variational random features", at_least=0)
+    lambda_: float = real(0.1, "first value of a task's ridge", at_least=0)
+    gamma: float = real(1.0, "first value of the factor of a task's scores")
+    beta: float = real(0.0, "first value of the offset of a task's scores")
 
 
 class SupportSettings(Settings):
@@ -80,6 +85,8 @@ class GeneratorSettings(Settings):
     replay, replay_weight, replay_cap
         Replay what the generator's frozen copy makes (False is an ablation), with weight ``w_r``, a number or
         ``"tasks"`` for the number of other tasks, which ``replay_cap`` limits.
+    contrast : {"label", "component"}
+        What counts as the same in ``L_con`` where a label belongs to several tasks: the label, or its component.
     warm_up : {"real", "vae", "none"}
         While the generator of the first task makes noise only: take half the batch as the support of the other half, or
         train the VAE alone.
@@ -97,6 +104,7 @@ class GeneratorSettings(Settings):
     replay: bool = flag(True, "replay what the frozen copy of the generator makes")
     replay_weight: Any = free(1.0, "weight of the replay, or 'tasks' for the number of others", _check_replay_weight)
     replay_cap: float | None = real(None, "limit of 'tasks'; None for no limit", above=0, optional=True)
+    contrast: str = choice("label", ("label", "component"), "what counts as the same in L_con")
     warm_up: str = choice("real", ("real", "vae", "none"), "the first steps of the first task")
     warm_up_steps: int = whole(100, "mini-batches of the warm-up", at_least=0)
     warm_up_error: float | None = real(

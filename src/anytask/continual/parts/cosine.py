@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from anytask.continual.base import ContinualClassifier
 from anytask.continual.parts.prototypes import Prototypes
-from anytask.continual.parts.sgd import tune
+from anytask.continual.parts.sgd import ScheduleSettings, tune
 from anytask.core.checks import require_finite
 from anytask.core.rng import derive
 from anytask.core.settings import flag, free, group, numbers, real, whole
@@ -36,8 +36,11 @@ class CosineClassifier(ContinualClassifier):
         One row per label, in order of appearance.
     first_task_ : bool
         Whether no task has ended yet.
+    steps_ : int
+        Steps in the task under way, which ``schedule`` counts.
     """
 
+    steps_ = 0  # of models saved before there was a schedule
     sees: ClassVar[str] = "test"
     STRUCTURE: ClassVar[tuple[str, ...]] = ("backbone", "feature_dim", "hidden", "relu")
 
@@ -51,6 +54,7 @@ class CosineClassifier(ContinualClassifier):
     momentum: float = real(0.9, "momentum of the networks", at_least=0, below=1)
     weight_decay: float = real(1e-4, "weight decay of the networks", at_least=0)
     prototypes_lr: float = real(0.01, "learning rate of the prototypes", at_least=0)
+    schedule: ScheduleSettings = group(ScheduleSettings, "learning rates over the steps of a task")
     first_task_steps: int = whole(2, "steps per mini-batch, each on fresh views, until the first task ends")
     epochs: int = whole(100, "passes of fit over its data")
 
@@ -64,6 +68,7 @@ class CosineClassifier(ContinualClassifier):
 
     def _start(self) -> None:
         self.first_task_ = True
+        self.steps_ = 0
 
     def _build(self) -> None:
         self.views.maker(self.input_shape_)  # refused before anything is trained
@@ -82,7 +87,6 @@ class CosineClassifier(ContinualClassifier):
         return {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
 
     def _learn(self, X: Tensor, y: Tensor, task: object) -> None:
-        tune(self.optimizer_, **self._sgd())
         self.prototypes_.grow(y.unique().tolist())
         augment = self.views.maker(self.input_shape_)
         for net in self._networks():
@@ -94,6 +98,7 @@ class CosineClassifier(ContinualClassifier):
                 self._step(views, y[part].repeat(2))
 
     def _step(self, x: Tensor, y: Tensor) -> None:
+        tune(self.optimizer_, **{**self._sgd(), "lr": self.schedule.rate(self.lr, self.steps_)})
         loss, P = self._loss(x, y), self.prototypes_.weight
         require_finite(loss.detach(), f"the loss in chunk {self.n_chunks_}", "lower lr, or scale the inputs")
         self.optimizer_.zero_grad()
@@ -102,13 +107,14 @@ class CosineClassifier(ContinualClassifier):
         self.optimizer_.step()
         if P.grad is not None:
             with torch.no_grad():
-                P.sub_(self.prototypes_lr * P.grad)
+                P.sub_(self.schedule.rate(self.prototypes_lr, self.steps_) * P.grad)
         P.grad = None
+        self.steps_ += 1
 
     def end_task(self) -> Self:
         """Go over to one step per mini-batch, with a fresh optimizer."""
         if self.__sklearn_is_fitted__():
-            self.first_task_ = False
+            self.first_task_, self.steps_ = False, 0
             self.optimizer_ = self._fresh_optimizer()
         return self
 

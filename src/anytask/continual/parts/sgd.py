@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from anytask.continual.parts.pruning import apply_masks
+from anytask.core.settings import Settings, numbers, real, whole
+from anytask.core.training import train
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -30,6 +33,39 @@ def tune(optimizer: torch.optim.Optimizer, **values: float) -> None:
         group.update(values)
 
 
+class ScheduleSettings(Settings):
+    """A learning rate that falls at milestones, over steps that the learner counts itself.
+
+    Parameters
+    ----------
+    steps_per_epoch : int, optional
+        A stream announces no epochs: give their length in mini-batches to switch the schedule on; None leaves it off.
+    milestones, gamma
+        Epochs at which ``gamma`` multiplies the learning rate.
+    warmup_epochs : float
+        Epochs over which it rises linearly from 0.
+
+    Examples
+    --------
+    >>> schedule = ScheduleSettings(steps_per_epoch=10, milestones=(2, 3), gamma=0.5, warmup_epochs=1)
+    >>> [schedule.rate(1.0, step) for step in (0, 9, 20, 30)]
+    [0.1, 1.0, 0.5, 0.25]
+    """
+
+    steps_per_epoch: int | None = whole(None, "mini-batches in an epoch; None for no schedule", optional=True)
+    milestones: Sequence[float] = numbers((60, 120, 160, 230), "epochs at which the rate falls", above=0)
+    gamma: float = real(0.2, "factor by which it falls", above=0)
+    warmup_epochs: float = real(0.0, "epochs over which it rises from 0", at_least=0)
+
+    def rate(self, lr: float, steps: int) -> float:
+        """Return the learning rate after so many steps."""
+        if self.steps_per_epoch is None:
+            return lr
+        epoch = steps / self.steps_per_epoch
+        warm = min(1.0, (steps + 1) / (self.warmup_epochs * self.steps_per_epoch)) if self.warmup_epochs else 1.0
+        return lr * warm * self.gamma ** bisect_right(sorted(self.milestones), epoch)
+
+
 def sgd_step(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -43,10 +79,7 @@ def sgd_step(
     ``masks`` are 0 afterwards.
     """
     module.train()
-    if n == 1:
-        for layer in module.modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                layer.eval()
+    _steady(module, n)
     optimizer.zero_grad(set_to_none=True)
     with torch.enable_grad():
         loss().backward()
@@ -66,6 +99,7 @@ def train_on(
     steps: int,
     seed: int,
     masks: Mapping[str, Tensor] | None = None,
+    stage: str = "training",
 ) -> None:
     """Make ``steps`` steps on shuffled mini-batches of (X, y), pass after pass.
 
@@ -85,6 +119,8 @@ def train_on(
         Seed of the order.
     masks : dict of bool tensors, optional
         Weights to hold at 0 (:mod:`anytask.continual.parts.pruning`).
+    stage : str
+        Named in errors, as in :func:`anytask.core.training.train`.
 
     Examples
     --------
@@ -95,10 +131,30 @@ def train_on(
     >>> round(layer.weight.item(), 3)
     3.0
     """
-    generator = torch.Generator().manual_seed(seed)
-    done = 0
-    while done < steps:
-        for rows in torch.randperm(len(X), generator=generator).split(batch_size)[: steps - done]:
-            x_b, y_b = X[rows], y[rows]
-            sgd_step(module, optimizer, lambda x=x_b, t=y_b: loss(module(x), t), len(rows), masks)  # type: ignore[misc]
-            done += 1
+    batches = _shuffled(len(X), batch_size, torch.Generator().manual_seed(seed))
+
+    def losses(rows: Tensor) -> Tensor:
+        _steady(module, len(rows))
+        return loss(module(X[rows]), y[rows])
+
+    def after_step(step: int) -> None:
+        apply_masks(module, masks or {})
+
+    with torch.enable_grad():  # predictions may ask for training
+        train(
+            module, lambda step: next(batches), losses,
+            steps=steps, optimizer=optimizer, after_step=after_step, stage=stage,
+        )  # fmt: skip
+
+
+def _shuffled(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    while True:
+        yield from torch.randperm(n, generator=generator).split(batch_size)
+
+
+def _steady(module: nn.Module, n: int) -> None:
+    """Let batch norm use its running statistics where a single row has none."""
+    if n == 1:
+        for layer in module.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.eval()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import math
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -24,10 +23,10 @@ from torch.nn.functional import cross_entropy
 
 from anytask.continual.base import ContinualClassifier
 from anytask.continual.parts.pruning import apply_masks, magnitude_masks
-from anytask.continual.parts.sgd import mode, sgd_step, train_on, tune
+from anytask.continual.parts.sgd import ScheduleSettings, mode, sgd_step, train_on, tune
 from anytask.continual.parts.stream import LossShiftDetector, Reservoir, content_keys
 from anytask.continual.tame.expert import Expert
-from anytask.core.checks import require_finite, require_finite_weights
+from anytask.core.checks import require_finite
 from anytask.core.cost import parameter_count
 from anytask.core.rng import derive, isolated
 from anytask.core.settings import Settings, choice, flag, free, group, numbers, real, whole
@@ -101,25 +100,6 @@ class PruningSettings(Settings):
     lr: float = real(0.1, "learning rate of an expert's retraining", above=0)
     selector_lr: float = real(1e-3, "learning rate of the selector's retraining", above=0)
     weight_decay: float = real(1e-4, "weight decay of the retraining", at_least=0)
-
-
-class ScheduleSettings(Settings):
-    """The learning rate of an expert over its own steps.
-
-    Parameters
-    ----------
-    steps_per_epoch : int, optional
-        A stream announces no epochs: give their length in mini-batches to switch the schedule on; None leaves it off.
-    milestones, gamma
-        Epochs at which ``gamma`` multiplies the learning rate.
-    warmup_epochs : float
-        Epochs over which it rises linearly from 0 (paper: 1 for CIFAR-100, 0 for MNIST).
-    """
-
-    steps_per_epoch: int | None = whole(None, "mini-batches in an epoch; None for no schedule", optional=True)
-    milestones: Sequence[float] = numbers((60, 120, 160, 230), "epochs at which the rate falls", above=0)
-    gamma: float = real(0.2, "factor by which it falls", above=0)
-    warmup_epochs: float = real(0.0, "epochs over which it rises from 0", at_least=0)
 
 
 class TAME(ContinualClassifier):
@@ -260,15 +240,13 @@ class TAME(ContinualClassifier):
         if not self.experts_:
             self._new_expert()
             self.history_.append((self.t_, 0))
-        losses = [self._loss_of(e, X, slots) for e in self.experts_]
-        for expert, loss in zip(self.experts_, losses, strict=True):
-            expert.detector.smooth(loss)
-        if self.experts_[self.active_].detector.shifted:
+        losses = [self._measure(expert, X, slots) for expert in self.experts_]
+        active = self.experts_[self.active_]
+        if active.steps and active.detector.shifted:  # before its first step an expert has nothing to compare with
             chosen = self._choose(losses)
             if chosen is None:
                 chosen = self._new_expert()
-                losses.append(self._loss_of(self.experts_[chosen], X, slots))
-                self.experts_[chosen].detector.smooth(losses[chosen])
+                losses.append(self._measure(self.experts_[chosen], X, slots))
             if chosen != self.active_:  # the window that fired may pick the same expert again: no switch
                 self.history_.append((self.t_, chosen))
                 logger.debug("mini-batch %d: expert %d takes over from %d", self.t_, chosen, self.active_)
@@ -277,46 +255,45 @@ class TAME(ContinualClassifier):
         self._fill_buffers(X, y)
         self.t_ += 1
 
+    def _measure(self, expert: Expert, X: Tensor, slots: Tensor) -> float:
+        """Return the loss of an expert before the step, and smooth it."""
+        loss = self._loss_of(expert, X, slots)
+        expert.detector.smooth(loss)
+        return loss
+
     def _choose(self, losses: list[float]) -> int | None:
         """The expert that explains this mini-batch, the active one included; None if there is none."""
-        fitting = {}
-        for j, (expert, loss) in enumerate(zip(self.experts_, losses, strict=True)):
-            v = self.alpha * loss + (1 - self.alpha) * (loss if expert.r is None else expert.r)
-            if v < expert.detector.threshold:
-                fitting[j] = v
+        smoothed = [self._smooth(expert.r, loss) for expert, loss in zip(self.experts_, losses, strict=True)]
+        fitting = [j for j, expert in enumerate(self.experts_) if smoothed[j] < expert.detector.threshold]
         if not fitting:
             return None
-        return min(fitting) if self.pick == "first" else min(fitting, key=lambda j: fitting[j])
+        return fitting[0] if self.pick == "first" else min(fitting, key=lambda j: smoothed[j])
+
+    def _smooth(self, r: float | None, loss: float) -> float:
+        return loss if r is None else self.alpha * loss + (1 - self.alpha) * r
 
     def _step(self, expert: Expert, loss: float, X: Tensor, y: Tensor, slots: Tensor) -> None:
         expert.about_to_change()
-        tune(expert.optimizer, **{**self._sgd(), "lr": self._learning_rate(expert.steps)})
-        sgd_step(
-            expert.network,
-            expert.optimizer,
-            lambda: self._cross_entropy(expert.network(X), slots),
-            len(X),
-            expert.masks,
-        )
+        tune(expert.optimizer, **{**self._sgd(), "lr": self.schedule.rate(self.lr, expert.steps)})
+        network = expert.network
+        sgd_step(network, expert.optimizer, lambda: self._cross_entropy(network(X), slots), len(X), expert.masks)
         expert.steps += 1
         expert.detector.record(loss)
-        expert.r = loss if expert.r is None else self.alpha * loss + (1 - self.alpha) * expert.r
+        expert.r = self._smooth(expert.r, loss)
         expert.count(slots.cpu().numpy(), y.cpu().numpy())
+        shared = expert.slots[(expert.slots > 0).sum(axis=1) > 1]
+        if self.n_classes is None and len(shared):
+            raise ValueError(
+                f"labels {[self.labels_[code] for code in np.flatnonzero(shared[0])]} would share an output: n_classes "
+                f"(C, the number of classes inside one task) is not given, and the first chunk held {self.n_slots_} "
+                "labels, or the change to another task was not noticed: pass TAME(n_classes=...)"
+            )
 
     def _sgd(self) -> dict[str, Any]:
         return {"lr": self.lr, "momentum": self.momentum, "nesterov": self.nesterov, "weight_decay": self.weight_decay}
 
-    def _learning_rate(self, steps: int) -> float:
-        s = self.schedule
-        if s.steps_per_epoch is None:
-            return self.lr
-        epoch = steps / s.steps_per_epoch
-        warm = min(1.0, (steps + 1) / (s.warmup_epochs * s.steps_per_epoch)) if s.warmup_epochs else 1.0
-        return self.lr * warm * s.gamma ** bisect_right(sorted(s.milestones), epoch)
-
     def _fill_buffers(self, X: Tensor, y: Tensor) -> None:
-        ids = torch.full_like(y, self.active_)
-        if self.buffer_.add(X, ids, groups=y):
+        if self.buffer_.add(X, torch.full_like(y, self.active_), groups=y):
             self.selector_ = None
         expert = self.experts_[self.active_]
         if self.pruning.enabled and not expert.masks:
@@ -344,13 +321,21 @@ class TAME(ContinualClassifier):
 
     def _add_expert(self) -> None:
         m = len(self.experts_)
-        network = build_backbone(
-            self.backbone, self.input_shape_, self.n_slots_, seed=derive(self.seed, "expert", m), hidden=self.hidden
-        ).to(self._device)
+        network = self._network(self.backbone, self.n_slots_, self.hidden, "expert", m)
         optimizer = torch.optim.SGD(network.parameters(), **self._sgd())
         detector = LossShiftDetector(self.alpha, self.window, self.k, self.floor, initial=math.log(self.n_slots_))
         samples = Reservoir(self.pruning.buffer, derive(self.seed, "pruning buffer", m))
         self.experts_.append(Expert(network, optimizer, detector, self.n_slots_, samples))
+
+    def _network(self, backbone: Any, width: int, hidden: Sequence[int], *path: object) -> nn.Module:
+        seed = derive(self.seed, *path)
+        return build_backbone(backbone, self.input_shape_, width, seed=seed, hidden=hidden).to(self._device)
+
+    def _check_answers(self, X: Tensor, task: object) -> None:
+        with torch.no_grad():
+            for expert in self.experts_:
+                if expert.changed:
+                    self._loss_of(expert, X, torch.zeros(len(X), dtype=torch.long, device=X.device))
 
     # -- pruning --------------------------------------------------------------------------------------------------
 
@@ -367,49 +352,35 @@ class TAME(ContinualClassifier):
             if expert.masks or not expert.steps:
                 continue
             expert.about_to_change()
-            masks = magnitude_masks(expert.network, s.rho_expert)
-            apply_masks(expert.network, masks)
-            if s.retrain and len(expert.samples):
-                X, y = (t.to(self._device) for t in expert.samples.data())
-                self._retrain(expert.network, masks, X, y % self.n_slots_, s.lr, "retrain", m)
-            expert.masks = masks
+            X, y = expert.samples.data() if len(expert.samples) else (None, None)
+            targets = None if y is None else y % self.n_slots_
+            expert.masks = self._prune(expert.network, s.rho_expert, X, targets, s.lr, "retrain", m)
             expert.samples.clear()
             # Momentum from before would push against the mask should the expert become active again.
             expert.optimizer.load_state_dict({**expert.optimizer.state_dict(), "state": {}})
 
-    def _retrain(
-        self, network: nn.Module, masks: dict[str, Tensor], X: Tensor, y: Tensor, lr: float, *path: object
-    ) -> None:
-        s = self.pruning
-        sgd = {**self._sgd(), "lr": lr, "weight_decay": s.weight_decay}
-        self._train(network, X, y, sgd, s.epochs, self.batch_size, masks, *path)
+    def _prune(
+        self, network: nn.Module, rho: float, X: Tensor | None, y: Tensor | None, lr: float, *path: object
+    ) -> dict[str, Tensor]:
+        """Set the smallest weights of a network to 0 and retrain the others; return which they are."""
+        masks, s = magnitude_masks(network, rho), self.pruning
+        apply_masks(network, masks)
+        if s.retrain and X is not None and y is not None:
+            sgd = {"lr": lr, "weight_decay": s.weight_decay}
+            self._train(network, X, y, sgd, s.epochs, self.batch_size, masks, *path)
+        return masks
 
     def _train(
-        self,
-        network: nn.Module,
-        X: Tensor,
-        y: Tensor,
-        sgd: dict[str, Any],
-        epochs: int,
-        batch_size: int,
-        masks: dict[str, Tensor] | None,
-        *path: object,
-    ) -> None:
+        self, network: nn.Module, X: Tensor, y: Tensor, sgd: dict[str, float], epochs: int, batch_size: int,
+        masks: dict[str, Tensor] | None, *path: object,
+    ) -> None:  # fmt: skip
         steps, seed = epochs * math.ceil(len(X) / batch_size), derive(self.seed, *path)
-        optimizer = torch.optim.SGD(network.parameters(), **sgd)
+        optimizer = torch.optim.SGD(network.parameters(), **{**self._sgd(), **sgd})
         with isolated(seed):
             train_on(
-                network,
-                optimizer,
-                X,
-                y,
-                self._cross_entropy,
-                batch_size=batch_size,
-                steps=steps,
-                seed=seed,
-                masks=masks,
-            )
-        require_finite_weights([network], f"after training ({path[0]})")
+                network, optimizer, X.to(self._device), y.to(self._device), self._cross_entropy,
+                batch_size=batch_size, steps=steps, seed=seed, masks=masks, stage=f"the {path[0]}",
+            )  # fmt: skip
 
     # -- prediction -----------------------------------------------------------------------------------------------
 
@@ -418,15 +389,13 @@ class TAME(ContinualClassifier):
         if self.n_experts_ == 1 or self.selector_ is not None:
             return self.selector_
         s = self.selector
-        X, experts = (t.to(self._device) for t in self.buffer_.data())
+        X, experts = self.buffer_.data()
         network = self._fresh_selector()
-        sgd = {**self._sgd(), "lr": s.lr, "weight_decay": s.weight_decay}
+        sgd = {"lr": s.lr, "weight_decay": s.weight_decay}
         self._train(network, X, experts, sgd, s.epochs, s.batch_size, None, "selector order")
         if self.pruning.enabled:
-            masks = magnitude_masks(network, self.pruning.rho_selector)
-            apply_masks(network, masks)
-            if self.pruning.retrain:
-                self._retrain(network, masks, X, experts, self.pruning.selector_lr, "retrain selector")
+            p = self.pruning
+            self._prune(network, p.rho_selector, X, experts, p.selector_lr, "retrain selector")
         self.selector_ = network.eval()
         return network
 
@@ -434,9 +403,7 @@ class TAME(ContinualClassifier):
         self._fit_selector()
 
     def _fresh_selector(self) -> nn.Module:
-        s, seed = self.selector, derive(self.seed, "selector")
-        network = build_backbone(s.backbone, self.input_shape_, self.n_experts_, seed=seed, hidden=s.hidden)
-        return network.to(self._device)
+        return self._network(self.selector.backbone, self.n_experts_, self.selector.hidden, "selector")
 
     @torch.no_grad()
     def _route(self, X: Tensor) -> Tensor:
@@ -446,7 +413,7 @@ class TAME(ContinualClassifier):
         selector = self._fit_selector()
         if selector is None:
             return torch.zeros(len(X), dtype=torch.long, device=X.device)
-        return selector(X).argmax(dim=1)
+        return require_finite(selector(X), "the output of the selector").argmax(dim=1)
 
     def _scores(self, X: Tensor, task: object) -> Tensor:
         return self._scores_of(X, self._route(X))
@@ -459,10 +426,8 @@ class TAME(ContinualClassifier):
             expert, rows = self.experts_[j], route == j
             with mode(expert.network, training=False):
                 p = self._squash(expert.network(X[rows])).softmax(dim=1)  # (rows, C)
-            share = torch.from_numpy(
-                expert.slots / np.maximum(1, expert.slots.sum(axis=1, keepdims=True))
-            )  # (C, codes)
-            scores[rows, : share.shape[1]] = (p @ share.to(p)).log()
+            share = expert.slots / np.maximum(1, expert.slots.sum(axis=1, keepdims=True))  # (C, codes)
+            scores[rows, : share.shape[1]] = (p @ torch.from_numpy(share).to(p)).log()
         return scores
 
     def predict_expert(self, X: ArrayLike | Tensor) -> np.ndarray:
@@ -478,7 +443,7 @@ class TAME(ContinualClassifier):
         if route.min() < 0 or route.max() >= self.n_experts_:
             raise ValueError(f"experts must be between 0 and {self.n_experts_ - 1}, got {route.min()} to {route.max()}")
         scores = self._scores_of(X_.to(self._device), torch.tensor(route.astype(np.int64), device=self._device))
-        return self.classes_[scores[:, torch.from_numpy(self._order)].argmax(dim=1).cpu().numpy()]
+        return self.classes_[self._probabilities(scores).argmax(dim=1).cpu().numpy()]
 
     # -- state ----------------------------------------------------------------------------------------------------
 

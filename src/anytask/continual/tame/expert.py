@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from anytask.continual.parts.stream import LossShiftDetector, Reservoir
 
+_PARTS = ("network", "optimizer", "detector", "samples")
+
 
 class Expert:
     """One expert: a network with its own optimizer, loss statistics, label slots and pruning buffer.
@@ -37,13 +39,9 @@ class Expert:
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        optimizer: torch.optim.SGD,
-        detector: LossShiftDetector,
-        n_slots: int,
+        self, network: nn.Module, optimizer: torch.optim.SGD, detector: LossShiftDetector, n_slots: int,
         samples: Reservoir,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.network, self.optimizer, self.detector, self.samples = network, optimizer, detector, samples
         self.r: float | None = None
         self.steps = 0
@@ -53,11 +51,9 @@ class Expert:
 
     def count(self, slots: np.ndarray, codes: np.ndarray) -> None:
         """Note which label code met which output."""
-        wide = max(self.slots.shape[1], int(codes.max()) + 1)
-        counted = np.zeros((len(self.slots), wide), dtype=np.int64)
-        counted[:, : self.slots.shape[1]] = self.slots
-        np.add.at(counted, (slots, codes), 1)
-        self.slots = counted
+        more = max(0, int(codes.max()) + 1 - self.slots.shape[1])
+        self.slots = np.pad(self.slots, ((0, 0), (0, more)))
+        np.add.at(self.slots, (slots, codes), 1)
 
     @property
     def changed(self) -> bool:
@@ -90,23 +86,13 @@ class Expert:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything :meth:`load_state_dict` needs."""
-        return {
-            "network": dict(self.network.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "detector": self.detector.state_dict(),
-            "r": self.r,
-            "steps": self.steps,
-            "slots": self.slots,
-            "masks": dict(self.masks),
-            "samples": self.samples.state_dict(),
-        }
+        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
+        return {**parts, "r": self.r, "steps": self.steps, "slots": self.slots, "masks": dict(self.masks)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`state_dict` returned."""
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.detector.load_state_dict(state["detector"])
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
         self.r, self.steps, self.slots = state["r"], state["steps"], state["slots"]
         device = next(self.network.parameters()).device
         self.masks = {name: mask.to(device) for name, mask in state["masks"].items()}
-        self.samples.load_state_dict(state["samples"])
