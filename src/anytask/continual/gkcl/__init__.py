@@ -301,6 +301,9 @@ class GKCL(ContinualClassifier):
     def _place(self, task: object) -> int:
         return list(self.components_).index(task)
 
+    def _numbers(self, task: object) -> Any:
+        return self.scalars_[self._place(task)]
+
     def _component(self, task: object, code: int) -> int:
         own = self.components_[task]
         known = {self.code_of_[component]: component for component in own}
@@ -316,8 +319,8 @@ class GKCL(ContinualClassifier):
         components = self.vae_.class_parameters()
         own = set(components)
         shared = [p for p in self.vae_.parameters() if p not in own]
-        scalars = self.scalars_[self._place(self.task_)].parameters()
-        params = [*shared, *self.frequencies_.parameters(), *scalars, *components]
+        numbers = self._numbers(self.task_).parameters()
+        params = [*shared, *self.frequencies_.parameters(), *numbers, *components]
         return torch.optim.Adam(params) if self.optimizer == "adam" else torch.optim.SGD(params)
 
     def _rates(self) -> dict[str, float]:
@@ -384,11 +387,11 @@ class GKCL(ContinualClassifier):
         return kernel_ridge(self._kernel_for(S, generator), S, targets, self._ridge(task))
 
     def _ridge(self, task: object) -> Tensor:
-        return self.scalars_[self._place(task)]["lambda"].double().abs() + 0.01
+        return self._numbers(task)["lambda"].double().abs() + 0.01
 
     def _classify(self, task: object, ridge: KernelRidge, Q: Tensor) -> Tensor:
-        scalars = self.scalars_[self._place(task)]
-        return scalars["gamma"] * ridge(Q) + scalars["beta"]
+        numbers = self._numbers(task)
+        return numbers["gamma"] * ridge(Q) + numbers["beta"]
 
     def _normalize(self, h: Tensor) -> Tensor:
         if self.kernel.normalize == "l2":
@@ -405,7 +408,8 @@ class GKCL(ContinualClassifier):
             return self.frequencies_.variational(S, generator)
         if name == "gaussian":
             return partial(gaussian, sigma=sigma)
-        return {"linear": FeatureKernel(), "polynomial": polynomial, "rbf": laplacian}[name]
+        plain: dict[str, Kernel] = {"linear": FeatureKernel(), "polynomial": polynomial, "rbf": laplacian}
+        return plain[name]
 
     def _features(self, X: Tensor) -> Tensor:
         return X if self._frozen is None else require_finite(self._frozen(X), "the output of the frozen extractor")
