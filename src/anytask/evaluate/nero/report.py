@@ -15,7 +15,6 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +90,10 @@ def render(
     data |= {"title": title, "more": more, "methods": [*methods, *(m for m in _METHODS if more and m not in methods)]}
     parts = {
         "title": escape(title), "policy": POLICY + ("; connect-src 'self'" if more else ""), "plotly": _plotly(),
-        "style": _asset("report.css"), "script": _asset("report.js"),
+        "style": figures.asset("report.css"), "script": figures.asset("report.js"),
         "data": _zipped(json.dumps(data, allow_nan=False)),
     }  # fmt: skip
-    return re.sub(r"%(\w+)%", lambda found: parts[found[1]], _asset("report.html"))
+    return re.sub(r"%(\w+)%", lambda found: parts[found[1]], figures.asset("report.html"))
 
 
 def details(result: OrbitValues, rows: Any, max_side: int = 64) -> dict[int, dict[str, Any]]:
@@ -230,7 +229,7 @@ def _first_details(result: OrbitValues, shown: np.ndarray, max_bytes: int, max_s
     image = detail.picture(result.group, result.group.phi(result.group.elements[0], np.asarray(result.X[:1]))[0])
     return {
         "details": details(result, rows, max_side), "detail": drawn,
-        "size": None if image is None or _is_cloud(result, image) else image.shape[:2],
+        "size": None if image is None or detail.is_cloud(result.group, image) else image.shape[:2],
         "side": max_side,
         "why": f"Details are kept for {len(rows)} of {len(shown)} samples, and not for this one.",
     }  # fmt: skip
@@ -246,13 +245,9 @@ def _consensus(result: OrbitValues, name: str, shown: np.ndarray) -> dict[str, A
     return {"agreement": listed(agreed.agreement[shown]), "said": said}
 
 
-def _is_cloud(result: OrbitValues, x: np.ndarray) -> bool:
-    return x.ndim == 2 and x.shape[-1] == 3 and result.group.layout == "polar-grid"
-
-
 def _input(result: OrbitValues, i: int, x: np.ndarray, max_side: int) -> Any:
     """An input as an image (a character per value, "0" black and "o" white), as points in space, or as numbers."""
-    if _is_cloud(result, x):
+    if detail.is_cloud(result.group, x):
         return listed(x[:: math.ceil(len(x) / _MOST_POINTS)])
     image = detail.picture(result.group, x)
     if image is None:
@@ -315,11 +310,6 @@ def _colors(name: str) -> Any:
     from plotly.colors import get_colorscale
 
     return get_colorscale(name)
-
-
-@lru_cache
-def _asset(name: str) -> str:
-    return files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
 
 
 @lru_cache
