@@ -82,7 +82,7 @@ def test_the_library_lists_results_then_folders_then_the_example(library):
     ]  # fmt: skip
     assert library.get("result-1").models == ("total", EVIL)
     assert library.get("result-4").failures[0].sample == 7
-    with pytest.raises(NotShown, match=r"The saved state in .* is damaged"):
+    with pytest.raises(NotShown, match=r"cannot be read: the saved state in .* is damaged"):
         library.get("result-3")
     with pytest.raises(NotShown, match="has not been computed"):
         library.get(EXAMPLE)
@@ -99,10 +99,9 @@ def test_bad_folders_and_results_are_refused_at_the_door(tmp_path):
 
 
 def test_damage_is_said_and_the_example_waits(library):
-    message, waits = nero_page.opened(library, "result-3")
-    assert "damaged" in str(message) and not waits
-    assert nero_page.opened(library, EXAMPLE) == (None, True)
-    assert nero_page.opened(library, "result-1") == (None, False)
+    assert "damaged" in str(nero_page.body(library, "result-3", "/nero"))
+    assert "nero-compute" in str(nero_page.body(library, EXAMPLE, "/nero"))
+    assert "/nero/view/result-1" in str(nero_page.body(library, "result-1", "/nero"))
 
 
 def test_csv_tables(result):
@@ -178,7 +177,7 @@ def address(server, tmp_path_factory, result, folders):
     return server(tmp_path_factory.mktemp("store") / "none.sqlite", nero=[folders], results=results)
 
 
-VIEWS = "document.getElementById('nero-frame').contentDocument"
+VIEWS = "document.getElementById('nero-frame')?.contentDocument"
 READY = f"{VIEWS}?.documentElement?.dataset.ready && {VIEWS}.querySelector('#individual .main-svg')"
 WIDE = "document.documentElement.scrollWidth > window.innerWidth"
 
@@ -220,19 +219,19 @@ def test_the_example_is_computed_on_a_click(open_page, server, tmp_path, until, 
     monkeypatch.setattr(nero_example, "digits_example", small)
     page = open_page(f"{server(tmp_path / 'none.sqlite')}/nero", wait="#nero-compute")
     page.click("#nero-compute")
-    until(page, "document.getElementById('nero-frame').src.endsWith('example')")
+    until(page, "document.getElementById('nero-frame')?.src.endsWith('example')")
     until(frame_of(page, until), says("headline", "over 20 samples. plain: "))
-    assert page.is_visible("#nero-views") and not page.is_visible("#nero-compute")
+    assert page.is_visible("#nero-views") and not page.query_selector("#nero-compute")
 
 
 def test_results_without_labels_damaged_or_bare(open_page, address, until):
     page = open_page(f"{address}/nero", wait="#nero-frame")
     until(page, READY)
     choose(page, "nero-source", "damaged")
-    until(page, says("nero-message", "damaged"))
-    assert not page.is_visible("#nero-views")
+    until(page, says("nero-body", "damaged"))
+    assert not page.query_selector("#nero-views")
     choose(page, "nero-source", "unlabelled")
-    until(page, "document.getElementById('nero-frame').src.endsWith('result-5')")
+    until(page, "document.getElementById('nero-frame')?.src.endsWith('result-5')")
     frame = frame_of(page, until)
     until(frame, says("notices", "own consensus"))
     assert "1 sample could not be evaluated" in frame.inner_text("#notices")
@@ -244,7 +243,7 @@ def test_results_without_labels_damaged_or_bare(open_page, address, until):
     until(frame, says("detail-note", "inputs were not saved"))
     until(frame, says("headline", "24 samples"))
     choose(page, "nero-source", "digits")
-    until(page, "document.getElementById('nero-compute').offsetParent !== null")
+    until(page, "!!document.getElementById('nero-compute')")
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -257,7 +256,7 @@ def test_a_phone_stacks_the_panels(open_page, address, until, dark):
 
 def test_the_report_is_downloaded(open_page, address, until):
     page = open_page(f"{address}/nero", wait="#nero-frame")
-    until(page, "(document.getElementById('nero-report').href || '').endsWith('report.html')")
+    until(page, "(document.getElementById('nero-report')?.href || '').endsWith('report.html')")
     with page.expect_download() as saved:
         page.click("#nero-report")
     assert saved.value.suggested_filename == "nero-result-1-report.html"

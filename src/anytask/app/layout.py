@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dash import dcc, html
+from flask import Response
 
 
 def page(title: str, lead: Any, *parts: Any, kicker: str = "") -> html.Div:
@@ -131,3 +132,10 @@ def away(text: str, address: str) -> html.A:
     arrow = html.Span(" ↗", **{"aria-hidden": "true"})
     more = {"target": "_blank", "rel": "noopener noreferrer", "title": "Opens a page on the internet"}
     return html.A([text, arrow], href=address, **more)
+
+
+def as_file(text: str, name: str, kind: str) -> Response:
+    """Return text as a file that the browser saves under this name."""
+    response = Response(text, content_type=f"{kind}; charset=utf-8")
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    return response

@@ -96,24 +96,18 @@ class NeroLibrary:
         self._lock = threading.RLock()
         self._pages: dict[str, str] = {}
         self.example: Job | None = None
-        named = _named(results)
-        found = [folder for given in folders for folder in _result_folders(Path(given))]
+        given = _named(results)
+        found = [inner for folder in folders for inner in _result_folders(Path(folder))]
         names = [folder.resolve().name for folder in found]
-        names = [name if names.count(name) == 1 else str(folder) for folder, name in zip(found, names)]
-        listed = [*((name, None) for name, _ in named), *zip(names, found)]
-        self.sources = (
-            *(Source(f"result-{k}", *one) for k, one in enumerate(listed, 1)),
-            Source(EXAMPLE, EXAMPLE_NAME),
-        )
-        self._results = {source.id: result for source, (_, result) in zip(self.sources, named)}
+        listed: list[tuple[str, Path | None]] = [(name, None) for name in given]
+        listed += [(name if names.count(name) == 1 else str(folder), folder) for name, folder in zip(names, found)]
+        sources = [Source(f"result-{k}", name, folder) for k, (name, folder) in enumerate(listed, 1)]
+        self.sources = (*sources, Source(EXAMPLE, EXAMPLE_NAME))
+        self._results = {source.id: result for source, result in zip(sources, given.values())}
 
     def source(self, id: str | None) -> Source:
         """Return the source of this id, or the first one."""
         return next((source for source in self.sources if source.id == id), self.sources[0])
-
-    def has(self, id: str) -> bool:
-        """Whether the result can be had at once, or from its folder: all but an example not computed yet."""
-        return id != EXAMPLE or EXAMPLE in self._results
 
     def get(self, id: str) -> NeroResult:
         """Return a result.
@@ -125,10 +119,10 @@ class NeroLibrary:
         """
         with self._lock:
             if id not in self._results:
-                source = self.source(id)
-                if source.id != id or source.folder is None:
+                folder = self.source(id).folder
+                if folder is None:
                     raise NotShown("The example has not been computed yet.")
-                self._results[id] = _read(source.folder)
+                self._results[id] = _read(folder)
             return self._results[id]
 
     def page(self, id: str, more: str) -> str:
@@ -138,9 +132,8 @@ class NeroLibrary:
         with self._lock:
             if id not in self._pages:
                 title = f"NERO: {self.source(id).name}"
-                self._pages[id] = render(
-                    self.get(id), title, _MOST_SAMPLES, _FIRST_BYTES, methods=("pca",), more=more
-                )  # fmt: skip
+                limits = {"max_samples": _MOST_SAMPLES, "max_bytes": _FIRST_BYTES}
+                self._pages[id] = render(self.get(id), title, methods=("pca",), more=more, **limits)
             return self._pages[id]
 
     def more(self, id: str, method: str | None, sample: int | None) -> Any:
@@ -182,8 +175,8 @@ def result_csv(result: NeroResult, which: str) -> str:
         raise ValueError(f"which must be summary, samples or orbit, got {which!r}")
     if which == "summary":
         return result.table().to_csv(index=False)
-    keys, frames = [(r, m) for r in result.references for m in result.metrics], []
-    for reference, metric in keys:
+    frames = {}
+    for reference, metric in ((r, m) for r in result.references for m in result.metrics):
         if which == "samples":
             frame = result.per_sample(metric, reference).reset_index()
             if result.task == "classification" and result.y is not None:
@@ -191,20 +184,19 @@ def result_csv(result: NeroResult, which: str) -> str:
         else:
             columns = {"element": result.group.labels, **dict(zip(result.group.axes, result.group.coords.T))}
             frame = pd.DataFrame(columns | dict(zip(result.models, result.aggregate(metric, reference))))
-        frames.append(frame)
-    return pd.concat(frames, keys=keys, names=["reference", "metric"]).droplevel(2).to_csv()
+        frames[reference, metric] = frame
+    return pd.concat(frames, names=["reference", "metric"]).droplevel(2).to_csv()
 
 
-def _named(results: Any) -> list[tuple[str, NeroResult]]:
+def _named(results: Any) -> dict[str, NeroResult]:
     from anytask.evaluate.nero.result import NeroResult
 
-    pairs = list(results.items()) if isinstance(results, Mapping) else [(None, result) for result in results]
-    for _, result in pairs:
+    if not isinstance(results, Mapping):
+        results = {f"{' against '.join(getattr(r, 'models', ''))} ({k})": r for k, r in enumerate(results, 1)}
+    for result in results.values():
         if not isinstance(result, NeroResult):
             raise TypeError(f"results must be NeroResult objects, got {type(result).__name__}")
-    return [
-        (str(n) if n is not None else f"{' against '.join(r.models)} ({k})", r) for k, (n, r) in enumerate(pairs, 1)
-    ]
+    return {str(name): result for name, result in results.items()}
 
 
 def _result_folders(folder: Path) -> list[Path]:
@@ -222,12 +214,11 @@ def _read(folder: Path) -> NeroResult:
     try:
         result = NeroResult.load(folder)
         if not len(result) or not result.references:
-            raise ValueError(f"the result in {folder} holds no values")
+            raise ValueError("it holds no values")
         return result
     except FileNotFoundError:
         raise NotShown(f"There is no saved result in {folder}: NeroResult.save(folder) makes one.") from None
-    except ValueError as error:  # it says which folder, and what is the matter
-        raise NotShown(f"{str(error)[:1].upper()}{str(error)[1:].rstrip('.')}.") from error
     except Exception as error:
-        logger.warning("the result in %s cannot be read", folder, exc_info=True)
-        raise NotShown(f"The result in {folder} cannot be read ({type(error).__name__}: {error}).") from error
+        logger.info("the result in %s cannot be read", folder, exc_info=True)
+        why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise NotShown(f"The result in {folder} cannot be read: {why.rstrip('.')}.") from error

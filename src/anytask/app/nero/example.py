@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
+from anytask.core.progress import Progress, portion
 
 if TYPE_CHECKING:
     from anytask.evaluate.nero.result import NeroResult
 
-_TEST = 300
-_TURNS = 24
-_PLAIN_EPOCHS, _TURNED_EPOCHS = 40, 6
-
 
 def digits_example(
-    *,
-    samples: int = _TEST,
-    step: float = 5.0,
-    turns: int = _TURNS,
-    seed: int = 0,
-    progress: Callable[[float], None] | None = None,
+    *, samples: int = 300, step: float = 5.0, turns: int = 24, seed: int = 0, progress: Progress | None = None
 ) -> NeroResult:
     """Train the two networks and evaluate them on all rotations of digits that they have not seen.
 
@@ -49,36 +39,20 @@ def digits_example(
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
+    from anytask.evaluate.baselines import AugmentedMLP, PlainMLP
     from anytask.evaluate.nero import NERO
     from anytask.parts.planar_groups import Rotations
 
     if not 1 <= samples <= 500:
         raise ValueError(f"samples must be between 1 and 500, got {samples}")
-    tell = progress or (lambda share: None)
     digits = load_digits()
-    X_train, X_test, y_train, y_test = train_test_split(
+    X, X_test, y, y_test = train_test_split(
         digits.images / 16, digits.target, test_size=samples, stratify=digits.target, random_state=seed
     )
-    turned = Rotations(step=360 / turns, closed=False).orbit(X_train)
-    plain = _trained(64, X_train, y_train, _PLAIN_EPOCHS, seed, lambda share: tell(0.1 * share))
-    augmented = _trained(
-        128, turned.reshape(-1, 8, 8), np.tile(y_train, len(turned)), _TURNED_EPOCHS, seed,
-        lambda share: tell(0.1 + 0.6 * share),
-    )  # fmt: skip
-    return NERO(Rotations(step=step)).evaluate(
-        {"plain": plain, "augmented": augmented}, X_test, y_test, progress=lambda share: tell(0.7 + 0.3 * share)
-    )
-
-
-def _trained(
-    width: int, X: np.ndarray, y: np.ndarray, epochs: int, seed: int, progress: Callable[[float], None]
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Train a network with one hidden layer, and return its function from images to class probabilities."""
-    from sklearn.neural_network import MLPClassifier
-
-    network = MLPClassifier((width,), random_state=seed)
-    rows = X.reshape(len(X), -1)
-    for epoch in range(epochs):
-        network.partial_fit(rows, y, classes=np.arange(10))
-        progress((epoch + 1) / epochs)
-    return lambda images: network.predict_proba(np.asarray(images).reshape(len(images), -1))
+    trained = portion(progress, 0.0, 0.7)
+    plain = PlainMLP(epochs=40, seed=seed).fit(X, y)
+    trained(0.2)
+    augmented = AugmentedMLP(epochs=6, seed=seed).fit(X, y, Rotations(step=360 / turns, closed=False))
+    trained(1.0)
+    models = {"plain": plain, "augmented": augmented}
+    return NERO(Rotations(step=step)).evaluate(models, X_test, y_test, progress=portion(progress, 0.7, 1.0))

@@ -30,64 +30,23 @@ def layout(settings: Settings) -> Any:
         id="nero-source", options=[{"value": s.id, "label": s.name} for s in sources], value=sources[0].id,
         clearable=False, searchable=False,
     )  # fmt: skip
-    compute = html.Button("Compute the example", id="nero-compute", type="button", className="quiet")
-    state = html.Div(id="nero-example-state", role="status", className="running")
-    example = html.P(
-        "Two networks learn to read the digits of scikit-learn, one from upright digits, one from digits turned in 24 "
-        "ways; then both read 300 new digits at 73 angles. It takes some seconds, and downloads nothing."
+    return pieces.page(
+        "Where does a model fail when its inputs change?",
+        "Every input is turned, shifted or flipped in all ways of a group, and the error recorded along the way. A "
+        "model that has understood the change draws a flat curve.",
+        dcc.Store(id="nero-ready"),
+        html.Div(pieces.control("Result", menu, wide=True), className="filters"),
+        html.Div(id="nero-body"),
     )
-    links = [
-        html.A(words, id=f"nero-{what.split('.')[0]}", className="button", download="")
-        for what, words in _DOWNLOADS.items()
-    ]
-    note = "The report is one HTML file with these views, which opens without this page; it takes some seconds to make."
-    return html.Div(
-        [
-            dcc.Store(id="nero-ready", data=0),
-            dcc.Interval(id="nero-tick", interval=_LOOK_EVERY, disabled=True),
-            pieces.page(
-                "Where does a model fail when its inputs change?",
-                "Every input is turned, shifted or flipped in all ways of a group, and the error recorded along the "
-                "way. A model that has understood the change draws a flat curve.",
-                html.Div(pieces.control("Result", menu, wide=True), className="filters"),
-                html.Div(id="nero-message"),
-                html.Div(
-                    [example, html.Div([compute, state], className="running")],
-                    id="nero-example", className="card nero-example", hidden=True,
-                ),
-                html.Div(
-                    [
-                        html.P("The views are being made …", className="nero-wait"),  # until the frame covers it
-                        html.Iframe(id="nero-frame", title="The linked views of the result", className="nero-frame"),
-                        pieces.section("Downloads", html.Div(links, className="downloads"), note=note),
-                    ],
-                    id="nero-views", className="nero-views", hidden=True,
-                ),
-            ),
-        ],
-        className="nero",
-    )  # fmt: skip
 
 
 def register(app: Dash, settings: Settings) -> None:
     """Add the callbacks, the views and the downloads of the page."""
     library = settings.nero
 
-    @app.callback(
-        Output("nero-message", "children"),
-        Output("nero-example", "hidden"),
-        Output("nero-views", "hidden"),
-        Output("nero-frame", "src"),
-        *[Output(f"nero-{what.split('.')[0]}", "href") for what in _DOWNLOADS],
-        Input("nero-source", "value"),
-        Input("nero-ready", "data"),
-    )
-    def open_source(source: str | None, ready: int) -> tuple[Any, ...]:
-        id = library.source(source).id
-        addresses = [f"/nero/view/{id}", *(f"/nero/download/{id}/{what}" for what in _DOWNLOADS)]
-        message, example = opened(library, id)
-        shown = message is None and not example
-        return message, not example, not shown, *(app.get_relative_path(a) if shown else None for a in addresses)
+    @app.callback(Output("nero-body", "children"), Input("nero-source", "value"), Input("nero-ready", "data"))
+    def show(source: str | None, ready: bool | None) -> Any:
+        return body(library, library.source(source).id, app.get_relative_path("/nero"))
 
     @app.callback(
         Output("nero-example-state", "children"),
@@ -98,25 +57,24 @@ def register(app: Dash, settings: Settings) -> None:
         Input("nero-tick", "n_intervals"),
         State("nero-ready", "data"),
     )
-    def look(compute: Any, ticks: Any, ready: int) -> tuple[Any, ...]:
+    def look(compute: Any, ticks: Any, ready: bool | None) -> tuple[Any, ...]:
         if ctx.triggered_id == "nero-compute" and compute:
             library.compute_example()
         state, working = progress_of(library)
-        done = int(library.has(EXAMPLE))
-        return state, working, not working, no_update if done == ready else done
+        done = not working and not state and library.example is not None
+        return state, working, not working, True if done and not ready else no_update
 
     @app.server.get("/nero/<kind>/<id>", defaults={"what": ""})
     @app.server.get("/nero/<kind>/<id>/<what>")
     def answer(kind: str, id: str, what: str) -> Response:
-        if id not in {source.id for source in library.sources}:
+        known = kind in ("view", "more") or (kind == "download" and what in _DOWNLOADS)
+        if not known or id not in {source.id for source in library.sources}:
             abort(404)
         try:
             if kind == "view":
                 return framed(library.page(id, app.get_relative_path(f"/nero/more/{id}")))
             if kind == "more":
                 return jsonify(library.more(id, request.args.get("method"), request.args.get("sample", type=int)))
-            if kind != "download" or what not in _DOWNLOADS:
-                abort(404)
             return download(library, id, what)
         except NotShown as error:
             abort(503, str(error))
@@ -127,15 +85,38 @@ def register(app: Dash, settings: Settings) -> None:
 PAGE = Page(path="/nero", title="NERO", place=2, layout=layout, register=register)
 
 
-def opened(library: NeroLibrary, id: str) -> tuple[Any, bool]:
-    """Return why a result cannot be shown, if so, and whether it is the example that is still to be computed."""
+def body(library: NeroLibrary, id: str, address: str) -> Any:
+    """Return the views of a result and its downloads; or why it cannot be shown; or how to compute the example."""
     try:
         library.get(id)
     except NotShown as error:
-        if id == EXAMPLE:
-            return None, True
-        return pieces.notice(str(error), kind="bad", title="This result cannot be shown"), False
-    return None, False
+        if id != EXAMPLE:
+            return pieces.notice(str(error), kind="bad", title="This result cannot be shown")
+        words = (
+            "Two networks learn to read the digits of scikit-learn, one from upright digits, one from digits turned in "
+            "24 ways; then both read 300 new digits at 73 angles. It takes some seconds, and downloads nothing."
+        )
+        compute = html.Button("Compute the example", id="nero-compute", type="button", className="quiet")
+        state = html.Div(id="nero-example-state", role="status", className="running")
+        tick = dcc.Interval(id="nero-tick", interval=_LOOK_EVERY, disabled=True)
+        return html.Div(
+            [html.P(words), html.Div([compute, state, tick], className="running")], className="card example"
+        )
+    links = [
+        html.A(words, id=f"nero-{what.split('.')[0]}", className="button", download="",
+               href=f"{address}/download/{id}/{what}")
+        for what, words in _DOWNLOADS.items()
+    ]  # fmt: skip
+    note = "The report is one HTML file with these views, which opens without this page; it takes some seconds to make."
+    frame = {"src": f"{address}/view/{id}", "title": "The linked views of the result"}
+    return html.Div(
+        [
+            html.P("The views are being made …", className="nero-wait"),  # until the frame covers it
+            html.Iframe(id="nero-frame", className="nero-frame", **frame),
+            pieces.section("Downloads", html.Div(links, className="downloads"), note=note),
+        ],
+        id="nero-views", className="nero-views",
+    )  # fmt: skip
 
 
 def progress_of(library: NeroLibrary) -> tuple[Any, bool]:
@@ -162,9 +143,6 @@ def download(library: NeroLibrary, id: str, what: str) -> Response:
     """Return a table or the report of a result as a file."""
     from anytask.evaluate.nero.report import render
 
-    result, kind = library.get(id), what.rsplit(".", 1)[1]
-    title = f"NERO: {library.source(id).name}"
-    body = render(result, title) if kind == "html" else result_csv(result, what.removesuffix(".csv"))
-    response = Response(body, content_type=f"text/{kind}; charset=utf-8")
-    response.headers["Content-Disposition"] = f'attachment; filename="nero-{id}-{what}"'
-    return response
+    result, (name, kind) = library.get(id), what.split(".")
+    text = render(result, f"NERO: {library.source(id).name}") if kind == "html" else result_csv(result, name)
+    return pieces.as_file(text, f"nero-{id}-{what}", f"text/{kind}")

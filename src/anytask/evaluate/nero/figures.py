@@ -364,9 +364,10 @@ def axis_id(letter: str, place: int) -> str:
 
 def color_axis(title: str, low: float, high: float, bright_is_high: bool, below: float = -0.16) -> dict[str, Any]:
     """Bright is good, whichever way the metric runs; the bar lies below, so that plots keep the width of the page."""
-    scale = "Viridis" if bright_is_high else "Viridis_r"
-    bar = {"title": {"text": escape(title)}, "y": below}
-    return {"colorscale": scale, "cmin": low, "cmax": high if high > low else low + 1, "colorbar": bar}
+    return {
+        "colorscale": "Viridis", "reversescale": not bright_is_high, "cmin": low,
+        "cmax": high if high > low else low + 1, "colorbar": {"title": {"text": escape(title)}, "y": below},
+    }  # fmt: skip
 
 
 def _axis_title(metric: NeroMetric) -> str:

@@ -13,7 +13,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from anytask.evaluate.nero.values import OrbitValues
 
 #: Lets the page fetch nothing at all; in the app, only from where the page came from.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
-_WORDS = {"truth": "ground truth", "consensus": "consensus"}
 _METHODS = ("pca", "ica", "isomap", "tsne")
 _CHUNK_BYTES, _MOST_POINTS, _MOST_NUMBERS, _FIELD_SIDE = 1 << 26, 256, 64, 32
 
@@ -86,8 +85,12 @@ def render(
 ) -> str:  # fmt: skip
     """Return the page. With an address ``more``, it asks there for the maps and details that it does not hold."""
     shown = _evenly(np.arange(len(result)), max_samples)
-    data = {**_data(result, shown, methods), **_first_details(result, shown, max_bytes, max_side)}
-    data |= {"title": title, "more": more, "methods": [*methods, *(m for m in _METHODS if more and m not in methods)]}
+    maps = [points(result, method, max_samples) for method in methods]
+    data = {
+        "title": title, "more": more, "methods": [*methods, *(m for m in _METHODS if more and m not in methods)],
+        **{kind: {key: one for found in maps for key, one in found[kind].items()} for kind in ("points", "notices")},
+        **_data(result, shown), **_templates(result), **_first_details(result, shown, max_bytes, max_side),
+    }  # fmt: skip
     parts = {
         "title": escape(title), "policy": POLICY + ("; connect-src 'self'" if more else ""), "plotly": _plotly(),
         "style": figures.asset("report.css"), "script": figures.asset("report.js"),
@@ -99,19 +102,16 @@ def render(
 def details(result: OrbitValues, rows: Any, max_side: int = 64) -> dict[int, dict[str, Any]]:
     """Return inputs, outputs and right answers of samples under the different elements, as the page draws them."""
     distinct, found = result.group.distinct, {}
-    room = (
-        max(1, _CHUNK_BYTES // max(1, len(distinct) * np.asarray(result.X[:1]).nbytes)) if result.X is not None else 1
-    )
+    room = max(1, _CHUNK_BYTES // max(1, len(distinct) * result.inputs([0]).nbytes))
     for mine in np.array_split(np.asarray(rows), math.ceil(len(rows) / room)):
         inputs, outputs = result.orbits(mine, distinct)  # (different elements, samples, ...)
         right = {} if result.task == "classification" else {
             name: result.targets(name, result.references[0], mine, distinct) for name in result.models
         }  # fmt: skip
         for p, i in enumerate(mine.tolist()):
-            found[i] = {
-                "input": [_input(result, i, one[p], max_side) for one in inputs],
-                "outputs": [[_answer(result.task, one[p]) for one in table] for table in outputs.values()],
-                "targets": [[_answer(result.task, one[p]) for one in table] for table in right.values()],
+            found[i] = {"input": [_input(result, i, one[p], max_side) for one in inputs]} | {
+                kind: [[_answer(result.task, one[p]) for one in table] for table in tables.values()]
+                for kind, tables in (("outputs", outputs), ("targets", right))
             }
     return found
 
@@ -127,32 +127,26 @@ def points(result: OrbitValues, method: str, max_samples: int) -> dict[str, dict
 # -- the data of the page -------------------------------------------------------------------------------------------
 
 
-def _data(result: OrbitValues, shown: np.ndarray, methods: Sequence[str]) -> dict[str, Any]:
-    group, names, task = result.group, result.models, result.task
-    subsets = _subsets(result)
-    keys = [(reference, metric) for reference in result.references for metric in result.metrics]
+def _data(result: OrbitValues, shown: np.ndarray) -> dict[str, Any]:
+    """Return what was measured: of all samples the curves and summaries, of the shown ones every value."""
+    group, names, task, subsets = result.group, result.models, result.task, _subsets(result)
+    keys = {f"{reference}/{m}": (m, reference) for reference in result.references for m in result.metrics}
     summary = [result.summary(subset=rows) for rows in subsets.values()]
     place = {int(i): p for p, i in enumerate(shown)}
-    maps: dict[str, dict[str, Any]] = {"points": {}, "notices": {}}
-    for method in methods:
-        for kind, found in points(result, method, len(shown)).items():
-            maps[kind] |= found
     thinned = "" if len(shown) == len(result) else f", {len(shown)} of them shown one by one"
     error = next(iter(TASKS[task](result.kind).metrics.values())) if task != "detection" else TASKS[task].known[2]
-    has_labels = task in ("classification", "detection")
     return {
-        **maps, **_templates(result, methods[0]),
         "task": task, "models": names, "colors": [colour_of(name, names) for name in names],
         "facts": f"{len(names)} model{'s' * (len(names) > 1)}, {len(result)} samples{thinned}, {len(group)} elements "
         f"({len(group.distinct)} different): {', '.join(group.axes)}. Evaluated in {result.seconds:.1f} s.",
         "metrics": [{"key": m.key, "label": m.label, "higher": m.higher_is_better, "limits": m.limits}
                     for m in result.metrics.values()],
-        "references": [{"key": r, "label": _WORDS[r]} for r in result.references],
-        "subsets": list(subsets), "counts": [len(rows) for rows in subsets.values()],
+        "references": result.references, "subsets": list(subsets), "counts": list(map(len, subsets.values())),
         "members": [[place[i] for i in rows.tolist() if i in place] for rows in subsets.values()],
         "columns": [[] if c is None else list(map(str, c.tolist())) for c in result.classes.values()],
         "samples": shown.tolist(), "kind": "class" if result.y is not None else "consensus class",
-        "labels": [[texts[i] for i in shown] for texts in map(result.label_texts, names)] if has_labels else None,
+        "labels": [[texts[i] for i in shown] for texts in map(result.label_texts, names)]
+        if task in ("classification", "detection") else None,
         "consensus": [_consensus(result, name, shown) for name in names], "error_name": error.label,
         "failures": [[f.model, f.sample, f.element, f.error] for f in result.failures],
         "group": {
@@ -161,12 +155,10 @@ def _data(result: OrbitValues, shown: np.ndarray, methods: Sequence[str]) -> dic
             "place": np.searchsorted(group.distinct, group.representative).tolist(),
         },
         "down": detail.points_down(group),
-        "values": {f"{r}/{m}": listed(result.values(m, r)[:, :, shown]) for r, m in keys},
-        "curves": {f"{r}/{m}": [listed(result.aggregate(m, r, subset=rows)) for rows in subsets.values()]
-                   for r, m in keys},
-        "summary": [[[v if isinstance(v, str) else listed(v) for v in row] for row in table.to_numpy()]
-                    for table in summary],
-        "columns_of_summary": list(summary[0].columns),
+        "values": {key: listed(result.values(*one)[:, :, shown]) for key, one in keys.items()},
+        "curves": {key: [listed(result.aggregate(*one, subset=rows)) for rows in subsets.values()]
+                   for key, one in keys.items()},
+        "summary": [json.loads(table.to_json(orient="records")) for table in summary],
     }  # fmt: skip
 
 
@@ -174,7 +166,7 @@ def _subsets(result: OrbitValues) -> dict[str, np.ndarray]:
     """Return the samples to choose from: all, those of a class, and those on which a consensus is right or not."""
     found = {"all samples": np.arange(len(result))}
     found |= {f"class {name}": result.rows(class_=name) for name in result.class_names()}
-    if result.task == "classification" and set(result.references) == {"truth", "consensus"}:
+    if result.task == "classification" and len(result.references) == 2:
         for name, agreed in result.consensus.items():
             good, right = np.isfinite(agreed.value).all(axis=1), agreed.labels() == result.truth(name)
             whose = f"consensus of {name} is " if len(result.models) > 1 else "consensus is "
@@ -183,33 +175,26 @@ def _subsets(result: OrbitValues) -> dict[str, np.ndarray]:
     return {name: rows for name, rows in found.items() if len(rows)}
 
 
-def _templates(result: OrbitValues, method: str) -> dict[str, Any]:
-    """Return every figure for the first model, the first two, and so on, without the numbers that the page fills in."""
-    group, names = result.group, result.models
-    start, counts = result.element(), range(1, len(names) + 1)
-    blank = np.full((len(names), len(group)), np.nan)
-    plots = {
-        key: [_plain(figures.orbit_figure(group, blank[:c], names[:c], m, element=start)) for c in counts]
-        for key, m in result.metrics.items()
-    }
+def _templates(result: OrbitValues) -> dict[str, Any]:
+    """Return every figure for the first model, the first two, and so on; the page fills in the numbers."""
+    group, start = result.group, result.element()
+    first = [result.models[: count + 1] for count in range(len(result.models))]
+    blank = np.full((len(first), len(group)), np.nan)
     found: dict[str, Any] = {
-        "template": plots[next(iter(plots))][0]["layout"]["template"], "plots": plots, "tiles": None,
-        "map": [_plain(figures.sample_map(result, models=names[:c], method=method, selected=0)) for c in counts],
-        "scales": [list(map(list, _colors(name))) for name in ("Viridis", "Viridis_r")],
+        "template": figures.style().to_plotly_json(), "tiles": None,
+        "map": [_plain(figures.sample_map(result, models=names, selected=0)) for names in first],
+        "plots": {
+            key: [_plain(figures.orbit_figure(group, blank[: len(names)], names, metric, element=start))
+                  for names in first]
+            for key, metric in result.metrics.items()
+        },
     }  # fmt: skip
     if figures.shows_maps(result):
-        side = _cut(np.zeros((2, *result.shape))).shape[1:]
-        maps = np.full((len(names), len(group), *side), np.nan)
+        maps = np.full((*blank.shape, *_cut(np.zeros((2, *result.shape))).shape[1:]), np.nan)
         found["tiles"] = {
-            key: [_plain(figures.error_tiles(group, maps[:c], names[:c], key, start)) for c in counts]
+            key: [_plain(figures.error_tiles(group, maps[: len(names)], names, key, start)) for names in first]
             for key in result.metrics
         }
-    tables = [found["map"], *plots.values(), *(found["tiles"] or {}).values()]
-    for drawn in (one for table in tables for one in table):
-        drawn["layout"].pop("template", None)  # the same in all of them: kept once
-        for trace in drawn["data"] if drawn in found["map"] else ():
-            trace.update({key: [] for key in ("x", "y", "text", "customdata") if key in trace})
-            trace["marker"].pop("color" if "model" in trace["meta"] else "", None)
     return found
 
 
@@ -218,30 +203,29 @@ def _first_details(result: OrbitValues, shown: np.ndarray, max_bytes: int, max_s
     failed = {f.sample for f in result.failures}
     first = next((int(i) for i in shown if i not in failed), int(shown[0]))
     try:
-        drawn = [_plain(detail.detail_figure(result, first, models=result.models[: c + 1]))
-                 for c in range(len(result.models))]  # fmt: skip
         one = details(result, [first], max_side)
     except ValueError as error:
         return {"details": {}, "detail": None, "size": None, "why": f"There is no detail view: {error}."}
-    for figure in drawn:
-        figure["layout"].pop("template", None)
+    names = result.models
+    drawn = [_plain(detail.detail_figure(result, first, models=names[: count + 1])) for count in range(len(names))]
     rows = _evenly(shown, max(1, int(max_bytes // len(json.dumps(one)))))
-    image = detail.picture(result.group, result.group.phi(result.group.elements[0], np.asarray(result.X[:1]))[0])
+    seen = result.group.phi(result.group.elements[0], result.inputs([0]))[0]
+    image = detail.picture(result.group, seen)
     return {
-        "details": details(result, rows, max_side), "detail": drawn,
-        "size": None if image is None or detail.is_cloud(result.group, image) else image.shape[:2],
-        "side": max_side,
+        "details": details(result, rows, max_side), "detail": drawn, "side": max_side,
+        "size": None if image is None or detail.is_cloud(result.group, seen) else image.shape[:2],
         "why": f"Details are kept for {len(rows)} of {len(shown)} samples, and not for this one.",
     }  # fmt: skip
 
 
 def _consensus(result: OrbitValues, name: str, shown: np.ndarray) -> dict[str, Any] | None:
-    agreed, classes = result.consensus.get(name), result.classes[name]
+    agreed, classes, said = result.consensus.get(name), result.classes[name], None
     if agreed is None:
         return None
-    said = None if classes is None else list(map(str, classes[agreed.labels()[shown]].tolist()))
+    if classes is not None:
+        said = list(map(str, classes[agreed.labels()[shown]].tolist()))
     if result.task == "detection":
-        said = [", ".join(map(str, agreed.value[i]["labels"])) or "no box" for i in shown]
+        said = [", ".join(map(str, one["labels"])) or "no box" for one in agreed.value[shown]]
     return {"agreement": listed(agreed.agreement[shown]), "said": said}
 
 
@@ -252,7 +236,7 @@ def _input(result: OrbitValues, i: int, x: np.ndarray, max_side: int) -> Any:
     image = detail.picture(result.group, x)
     if image is None:
         return listed(x.reshape(-1)[: 2 * _MOST_NUMBERS])
-    stride, original = math.ceil(max(image.shape[:2]) / max_side), np.asarray(result.X[i], dtype=float)
+    stride, original = math.ceil(max(image.shape[:2]) / max_side), result.inputs([i]).astype(float)
     gray = (image[::stride, ::stride] - original.min()) / (np.ptp(original) or 1.0)
     return (48 + 63 * np.clip(gray, 0, 1)).round().astype(np.uint8).tobytes().decode("ascii")
 
@@ -291,28 +275,14 @@ def listed(values: Any) -> Any:
 
 
 def _plain(figure: Any) -> dict[str, Any]:
-    """A figure as plain lists: Plotly packs arrays, and the page has to read them."""
+    """A figure as plain lists, without the style that all share: Plotly packs arrays, and the page reads them."""
+    from plotly.utils import PlotlyJSONEncoder
 
-    def walk(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: walk(v) for key, v in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [walk(v) for v in value]
-        value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
-        if isinstance(value, list):
-            return walk(value)
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return walk({"data": [t._props for t in figure.data], "layout": figure.layout._props})
+    layout = {key: value for key, value in figure.layout._props.items() if key != "template"}
+    return json.loads(PlotlyJSONEncoder().encode({"data": [trace._props for trace in figure.data], "layout": layout}))
 
 
-def _colors(name: str) -> Any:
-    from plotly.colors import get_colorscale
-
-    return get_colorscale(name)
-
-
-@lru_cache
+@cache
 def _plotly() -> str:
     from plotly.offline import get_plotlyjs
 

@@ -313,6 +313,12 @@ class OrbitValues:
         truth = next(iter(named["truth"].values()), None)
         return Detail(i, k, self.group.labels[k], inputs[0, 0], answers, truth, consensus, named["maps"])
 
+    def inputs(self, samples: Any) -> np.ndarray:
+        """Return the inputs of some samples as they are, or raise a ``ValueError`` if there are none."""
+        if self.X is None:
+            raise ValueError("the inputs were not saved with the result: NeroResult.load(folder, X=X)")
+        return np.asarray(self.X[samples])
+
     def orbits(self, samples: Any, elements: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return inputs phi(g, x_i) and outputs O[g, i] by model, (elements, samples, ...), for indices of both.
 
@@ -323,9 +329,7 @@ class OrbitValues:
         ValueError
             If inputs or outputs were not kept and the result was loaded without models.
         """
-        if self.X is None:
-            raise ValueError("the inputs were not saved with the result: NeroResult.load(folder, X=X)")
-        inputs = self.group.orbit(np.asarray(self.X[samples]), [self.group.elements[k] for k in elements])
+        inputs = self.group.orbit(self.inputs(samples), [self.group.elements[k] for k in elements])
         outputs = {}
         for name, part in self._parts.items():
             if part.outputs is not None:

@@ -3,6 +3,7 @@
 
 const $ = id => document.getElementById(id);
 const INK = "#2b3138", CLEAR = "rgba(0,0,0,0)", METHODS = { pca: "PCA", ica: "ICA", isomap: "Isomap", tsne: "t-SNE", umap: "UMAP" };
+const REFERENCES = { truth: "ground truth", consensus: "consensus" };
 const fine = v => v !== null && v !== undefined && Number.isFinite(v);
 const ESCAPES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;" };
 const plain = text => String(text).replace(/[&<>"']/g, c => ESCAPES[c]);
@@ -179,7 +180,7 @@ function drawMap() {
     if (S.subset) Object.assign(t, { selectedpoints: range(N).filter(inside), unselected: { marker: { opacity: 0.12 } } });
   }
   const all = colors.flat().filter(fine), low = Math.min(...all), high = Math.max(...all), axis = f.layout.coloraxis;
-  Object.assign(axis, { cmin: low, cmax: high > low ? high : low + 1, colorscale: D.scales[m.higher && S.by === "mean" ? 0 : 1] });
+  Object.assign(axis, { cmin: low, cmax: high > low ? high : low + 1, reversescale: !(m.higher && S.by === "mean") });
   axis.colorbar.title.text = S.by + " of " + plain(m.label);
   show("map", f);
   $("map-note").textContent = D.notices[name] || "";
@@ -228,12 +229,12 @@ const FILL = {
   },
   classification(t, out, right, j) {
     const order = range(out ? out.length : 0).sort((a, b) => out[b] - out[a]).slice(0, 12).sort((a, b) => a - b), names = D.columns[j];
-    const truth = D.references[0].key === "truth" ? D.labels[j][S.sample] : [];
+    const truth = D.references[0] === "truth" ? D.labels[j][S.sample] : [];
     Object.assign(t, { x: order.map(c => plain(names[c])), y: order.map(c => out[c]) });
     t.marker.line.color = order.map(c => truth.includes(names[c]) ? INK : CLEAR);
   },
   detection(t, out, right, j, lines) {
-    const mine = t.meta.part === "target", truth = D.references[0].key === "truth", boxes = (mine ? right : out) || [];
+    const mine = t.meta.part === "target", truth = D.references[0] === "truth", boxes = (mine ? right : out) || [];
     const name = !mine ? D.models[j] : truth ? "true" : "consensus of " + D.models[j];
     Object.assign(t, { x: [], y: [], text: [], name: plain(name) });
     if (mine && !truth) t.line.color = D.colors[j];
@@ -337,7 +338,7 @@ function answer(out, j) {
 }
 
 function drawFacts(d, e) {
-  const i = S.sample, rows = [], put = (name, cell) => rows.push([name, ...S.models.map(cell)]), truth = D.references[0].key === "truth";
+  const i = S.sample, rows = [], put = (name, cell) => rows.push([name, ...S.models.map(cell)]), truth = D.references[0] === "truth";
   put(metric().label, j => number(D.values[key()][j][S.element][i]));
   if (d) put("answer", j => answer(d.outputs[j] && d.outputs[j][e], j));
   if (truth && D.labels) put("ground truth", j => D.labels[j][i].join(", "));
@@ -363,10 +364,10 @@ function drawHeadline() {
 }
 
 function drawTables() {
-  const all = D.summary[S.subset].map(row => Object.fromEntries(D.columns_of_summary.map((name, c) => [name, row[c]])));
+  const all = D.summary[S.subset];
   const of = j => all.find(r => r.model === D.models[j]);
   const words = { identity: "unchanged inputs", mean: "mean over the orbit", worst: "worst element", gap: "gap", sample_std: "spread along one orbit", sample_gap: "gap along one orbit" };
-  const against = D.references.find(r => r.key === S.reference).label, rows = [];
+  const against = REFERENCES[S.reference], rows = [];
   for (const m of D.metrics) for (const j of S.models) {
     const row = all.find(r => r.model === D.models[j] && r.metric === m.key && r.reference === S.reference);
     rows.push([modelTag(j), m.label + (m.higher ? " ↑" : " ↓"), ...Object.keys(words).map(name => number(row[name]))]);
@@ -402,7 +403,7 @@ function drawNotices() {
     const said = count + (count === 1 ? " sample" : " samples") + " could not be evaluated, and " + (count === 1 ? "is" : "are") + " left out.";
     found.push(notice(tag("details", tag("summary", said), tag("ul", ...items))));
   }
-  if (D.references[0].key !== "truth") found.push(notice("Without labels, each model is compared with its own consensus over the orbit. A consensus can be "
+  if (D.references[0] !== "truth") found.push(notice("Without labels, each model is compared with its own consensus over the orbit. A consensus can be "
     + "wrong with confidence: see how much of the orbit agrees with it.", "info"));
   $("notices").replaceChildren(...found);
 }
@@ -504,11 +505,11 @@ async function start() {
   D = JSON.parse(text);
   G = D.group, M = G.labels.length, N = D.samples.length;
   D.members = D.members.map(rows => new Set(rows));
-  S = { models: range(D.models.length), metric: D.metrics[0].key, reference: D.references[0].key, subset: 0, method: D.methods[0], by: "mean", sample: 0, element: G.identity ?? 0 };
+  S = { models: range(D.models.length), metric: D.metrics[0].key, reference: D.references[0], subset: 0, method: D.methods[0], by: "mean", sample: 0, element: G.identity ?? 0 };
   $("header").firstElementChild.textContent = D.title;
   $("facts-of-all").textContent = D.facts;
   fill("metric", D.metrics.map(m => [m.key, m.label + (m.higher ? "" : " (lower is better)")]), "metric");
-  fill("reference", D.references.map(r => [r.key, r.label]), "reference");
+  fill("reference", D.references.map(r => [r, REFERENCES[r]]), "reference");
   fill("subset", D.subsets.map((name, s) => [s, name]), "subset");
   fill("method", D.methods.map(m => [m, METHODS[m]]), "method", ["map"]);
   $("by").addEventListener("change", () => { S.by = $("by").value; draw(["map", "walk"]); });
