@@ -322,9 +322,9 @@ def test_scores_that_are_not_finite_never_become_an_answer():
         MAKERS[AnnotatedPrompter](lm=lm).predict(X[12:14], Words().embed(X[12:14]))
     with pytest.raises(ValueError, match="NaN"):
         VoteK().select(annotated_pool(), 10, confidence=LMConfidence(lm, choices=CHOICES))
-    with pytest.raises(FloatingPointError, match="score of its answer is NaN"):
+    with pytest.raises(FloatingPointError, match="is NaN"):
         LMConfidence(lm)(annotated_pool(), np.arange(12, 14))
-    with pytest.raises(ValueError, match="language model's score of an answer is NaN"):
+    with pytest.raises(ValueError, match="is NaN"):
         small_udr(embedder=Words()).fit([RetrievalTask("t", X, Y)], lm)
 
 

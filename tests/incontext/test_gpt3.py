@@ -53,7 +53,7 @@ class Scripted:
 
     def __init__(self, table, default=(-5.0,), logprobs=True):
         self.table, self.default, self.prompts = table, default, []
-        self.capabilities = Capabilities(logprobs=logprobs, local_weights=True)
+        self.capabilities = Capabilities(logprobs=logprobs, completions=True, local_weights=True)
         self.usage = Accounts()
 
     def score(self, prompts, options, *, tag="score"):

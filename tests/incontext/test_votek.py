@@ -239,7 +239,7 @@ class WordLM:
     """Scores ' good' and ' bad' by how often the words stand in the prompt, and writes the last label it read."""
 
     name, kind, context_length, usage = "word", "sim", 10_000, None
-    capabilities = Capabilities(logprobs=True)
+    capabilities = Capabilities(logprobs=True, completions=True)
 
     def count_tokens(self, text):
         return len(text.split())

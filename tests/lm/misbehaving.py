@@ -23,8 +23,9 @@ def answer(*texts: str, **fields: Any) -> dict[str, Any]:
 
 
 class Server:
-    """``script`` items, one per request: a dict (sent as JSON), ("status", code, headers), "broken", "hang", "reset",
-    or a callable from the request's body to one of these. When it is exhausted, the last item is repeated.
+    """``script`` items, one per request: a dict (sent as JSON), bytes (sent as is), ("status", code, headers) with or
+    without a text, ("raw", bytes, headers), "broken", "hang", "reset", "drip" and "drip headers" (byte by
+    byte), or a callable from the request's body to one of these. When it is exhausted, the last item is repeated.
     """
 
     def __init__(self, script: list[Any]) -> None:
@@ -72,11 +73,18 @@ class Server:
         if item == "hang":
             handler.close_connection = True
             return
+        if item in ("drip", "drip headers"):
+            self.drip(handler, item)
+            return
         if item == "broken":
             data = b'{"choices": [{"message": '
+        elif isinstance(item, bytes):
+            data = item
+        elif isinstance(item, tuple) and item[0] == "raw":
+            _, data, headers = item
         elif isinstance(item, tuple):
-            _, status, headers = item
-            data = b'{"error": {"message": "on purpose"}}'
+            _, status, headers, *text = item
+            data = (text or ['{"error": {"message": "on purpose"}}'])[0].encode()
         else:
             data = json.dumps(item).encode()
         handler.send_response(status)
@@ -85,7 +93,23 @@ class Server:
         handler.send_header("Content-Type", "application/json")
         handler.send_header("Content-Length", str(len(data)))
         handler.end_headers()
-        handler.wfile.write(data)
+        try:
+            handler.wfile.write(data)
+        except OSError:  # the client has gone
+            handler.close_connection = True
+
+    def drip(self, handler: BaseHTTPRequestHandler, what: str) -> None:
+        """Send so slowly that no single read times out, and bounded: at most a minute, or until the server stops."""
+        handler.close_connection = True
+        start = b"HTTP/1.1 200 OK\r\n" + (b"" if what == "drip headers" else b"Content-Length: 100000\r\n\r\n")
+        try:
+            handler.connection.sendall(start)
+            for _ in range(600):
+                if self.release.wait(0.1):
+                    return
+                handler.connection.sendall(b"X")
+        except OSError:
+            return
 
 
 @contextmanager

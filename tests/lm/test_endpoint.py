@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import logging
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import traceback
 import urllib.request
 from pathlib import Path
 
 import pytest
 from misbehaving import answer, serving
 
-from anytask.lm import Budget, BudgetExceeded, Endpoint, LMError, MissingCapability, ReplyCache, ReplyError
+from anytask.lm import BadNumber, Budget, BudgetExceeded, Endpoint, LMError, MissingCapability, ReplyCache, ReplyError
 from anytask.lm.protocol import ChatModel, ChatRequest, require
 
 TEMPLATE = (
@@ -140,9 +144,9 @@ def test_a_budget_stops_before_it_is_exceeded_and_keeps_what_is_done():
         with pytest.raises(BudgetExceeded) as caught:
             lm.chat_many([ask(str(i)) for i in range(12)], max_concurrency=4)
         assert len(server.bodies) == 5 == budget.used_calls
-        assert sum(reply is not None for reply in caught.value.partial) == 5
-        assert len(caught.value.partial) == 12
-        assert all(reply is None or reply.text == str(i) for i, reply in enumerate(caught.value.partial))
+        assert sum(reply is not None for reply in caught.value.finished) == 5
+        assert len(caught.value.finished) == 12
+        assert all(reply is None or reply.text == str(i) for i, reply in enumerate(caught.value.finished))
 
 
 def test_token_budgets_hold_for_the_largest_possible_reply():
@@ -250,6 +254,192 @@ def test_tools_go_out_and_tool_calls_come_back():
         choice = lm.chat(ask(tools=({"name": "f", "parameters": {}},), tool_choice="f")).choices[0]
         assert choice.finish_reason == "tool_calls" and choice.message["tool_calls"] == [call]
         assert server.bodies[0]["tool_choice"] == {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_prompt_is_not_sent_on_to_where_a_server_points(status):
+    with serving(answer("stolen")) as thief:
+        for place in (thief.url + "/chat/completions", "//evil.example/v1", "/v1/elsewhere"):
+            with serving(("status", status, {"Location": place})) as server:
+                lm, waits = client(server)
+                with pytest.raises(LMError, match="redirects to") as caught:
+                    lm.chat(ask("private"))
+                assert place in str(caught.value) and len(server.bodies) == 1 and waits == []
+        assert thief.bodies == []
+
+
+@pytest.mark.parametrize("how", ["drip", "drip headers"])
+def test_the_deadline_holds_against_a_server_that_sends_byte_by_byte(how):
+    with serving(how) as server:
+        lm, _ = client(server, deadline=2, timeout=60, attempts=2)
+        began = time.monotonic()
+        with pytest.raises(LMError, match="no answer in time"):
+            lm.chat(ask())
+        assert time.monotonic() - began < 30  # the server would go on for a minute
+        assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("squeezed", [False, True])
+def test_replies_have_a_size_limit_compressed_ones_too(squeezed):
+    long = json.dumps(answer("a" * 200_000)).encode()
+    item = ("raw", gzip.compress(long), {"Content-Encoding": "gzip"}) if squeezed else long
+    with serving(item) as server:
+        assert client(server)[0].chat(ask()).text == "a" * 200_000
+        lm, _ = client(server, max_reply_bytes=100_000)
+        with pytest.raises(LMError, match="more than 100000 bytes"):
+            lm.chat(ask())
+        assert lm.usage.total.failures == 1, "a reply of that length is not asked for again"
+
+
+def test_the_text_of_an_error_has_the_size_limit_too():
+    bomb = gzip.compress(b"a" * 10**7)
+    with serving(("raw", bomb, {"Content-Encoding": "gzip, gzip"}), ("status", 400, {}, "x" * 10**6)) as server:
+        lm, _ = client(server, max_reply_bytes=10**5)
+        with pytest.raises(LMError, match="encoded as 'gzip, gzip'"):
+            lm.chat(ask())
+        with pytest.raises(LMError, match="more than 100000 bytes"):
+            lm.chat(ask())
+
+
+NUMBERS = [
+    ({"usage": {"prompt_tokens": -5, "completion_tokens": 1}}, "prompt_tokens is -5"),
+    ({"usage": {"prompt_tokens": 5, "completion_tokens": 1.5}}, "completion_tokens is 1.5"),
+    ({"usage": {"prompt_tokens": True, "completion_tokens": 1}}, "prompt_tokens is True"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), NUMBERS)
+def test_usage_that_cannot_be_is_refused_by_name(fields, message, tmp_path):
+    with serving(answer("fine", **fields)) as server:
+        lm, _ = client(server, cache=tmp_path / "c.sqlite")
+        with pytest.raises(BadNumber, match=f"the server of 'm' sent .*{message}"):
+            lm.chat(ask())
+        assert len(server.bodies) == 1 and len(lm.cache) == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.5, "x", None, True])
+def test_logprobs_that_cannot_be_are_refused_by_name(value, tmp_path):
+    logprobs = {"tokens": ["a", " b", "!"], "token_logprobs": [None, value, -1.0]}
+    chat = answer("fine")
+    chat["choices"][0]["logprobs"] = {"content": [{"token": "fine", "logprob": value}]}
+    wanted = "NaN" if value != value else repr(value)
+    with serving({"choices": [{"text": "a b!", "logprobs": logprobs}]}, chat) as server:
+        lm, _ = client(server, logprobs="echo", cache=tmp_path / "c.sqlite")
+        with pytest.raises(LMError, match="no log-probability" if value is None else f"'m' sent .* is {wanted}"):
+            lm.score(["a"], [[" b"]])
+        with pytest.raises(BadNumber, match=f"'m' sent .* is {wanted}"):
+            lm.chat(ask(logprobs=True))
+        assert len(server.bodies) == 2 and len(lm.cache) == 0
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        ({"choices": 3}, "choices is '3', and a list"),
+        ({"choices": [3]}, "a list of objects"),
+        ({"choices": {"0": {}}}, "a list of objects"),
+        (answer("a", "b"), "2 choices, and 1 were asked for"),
+        ({"choices": [{"message": "hello"}]}, "without content"),
+        ({"choices": [{"message": {"content": ["a"]}}]}, "no string"),
+        (answer("fine", usage=3), "another form"),
+        ([1, 2], "no JSON object"),
+        (b"[" * 100_000, "broken JSON"),
+    ],
+)
+def test_replies_of_another_form_are_refused_by_name(reply, message):
+    with serving(reply if isinstance(reply, (dict, bytes)) else json.dumps(reply).encode()) as server:
+        lm, _ = client(server, attempts=2)
+        with pytest.raises(LMError, match=f"2 attempts; last: .*{message}"):
+            lm.chat(ask())
+
+
+def test_echoes_that_do_not_fit_together_are_refused():
+    logprobs = {"tokens": ["a", " b", "!"], "token_logprobs": [None, -1.0]}
+    with serving({"choices": [{"text": "a b!", "logprobs": logprobs}]}) as server:
+        lm, _ = client(server, logprobs="echo", attempts=1)
+        with pytest.raises(LMError, match="of one length"):
+            lm.score(["a"], [[" b"]])
+
+
+def test_an_error_never_contains_the_key():
+    key = "sk-very-secret"
+    echo = f"wrong key {key} for the request"
+    script = [
+        ("status", 401, {}, echo),
+        ("status", 307, {"Location": f"http://evil.example/?key={key}"}),
+        answer(json.dumps({"x": key})),
+        answer(json.dumps({"x": key})),
+    ]
+    with serving(*script) as server:
+        lm, _ = client(server, api_key=key)
+        schema = {"type": "object", "properties": {"x": {"type": "integer"}}}
+        for request in (ask(), ask(), ask(response_format=schema)):
+            with pytest.raises(LMError) as caught:
+                lm.chat(request)
+            told = "".join(traceback.format_exception(caught.value))
+            assert key not in told.replace(f"key = {key!r}", "") and key not in getattr(caught.value, "raw", "")
+            assert "***" in told
+        assert [headers["Authorization"] for headers in server.headers] == [f"Bearer {key}"] * 4
+    with pytest.raises(ValueError, match="one line of ASCII") as caught:
+        Endpoint("http://localhost:1/v1", "m", api_key="a\nb-secret")
+    assert "secret" not in str(caught.value)
+
+
+def test_an_error_carries_what_was_finished_before_it():
+    def reply(body):
+        text = body.get("prompt") or body["messages"][0]["content"]
+        if text == "5" or text.endswith("bad"):
+            return ("status", 400, {})
+        logprobs = {"tokens": ["a", text[1:]], "token_logprobs": [None, -1.0]}
+        return {"choices": [{"text": text, "message": {"content": text}, "logprobs": logprobs}]}
+
+    with serving(reply) as server:
+        lm, _ = client(server, logprobs="echo", max_concurrency=1)
+        with pytest.raises(LMError, match="status 400") as caught:
+            lm.chat_many([ask(str(i)) for i in range(8)])
+        assert [reply and reply.text for reply in caught.value.finished] == [*"01234", None, None, None]
+        with pytest.raises(LMError) as caught:
+            lm.generate([str(i) for i in range(3, 7)])
+        assert caught.value.finished == ["3", "4", None, None]
+        with pytest.raises(LMError) as caught:
+            lm.score(["a", "a", "a"], [[" b", " c"], [" d", " bad"], [" e"]])
+        (first, *rest) = caught.value.finished
+        assert [score.logprob for score in first] == [-1.0, -1.0] and rest == [None, None]
+
+
+def test_samples_that_were_paid_for_are_not_asked_again(tmp_path):
+    def reply(body):
+        return ("status", 400, {}) if body["seed"] == 7 and len(server.bodies) == 3 else answer(str(body["seed"]))
+
+    with serving(reply) as server:
+        lm, _ = client(server, cache=tmp_path / "c.sqlite")
+        request = ask(n=3, seed=5, temperature=1.0)
+        with pytest.raises(LMError) as caught:
+            lm.chat(request)
+        assert [part and part.text for part in caught.value.finished] == ["5", "6", None]
+        assert [choice.text for choice in lm.chat(request).choices] == ["5", "6", "7"]
+        assert len(server.bodies) == 4
+
+
+def test_generation_needs_a_server_with_completions():
+    with serving({"choices": [{"text": "x"}]}) as server:
+        lm, _ = client(server)
+        with pytest.raises(MissingCapability, match=r"generate needs .*completions.*completions=True"):
+            lm.generate(["a"])
+        assert server.bodies == []
+        assert client(server, completions=True)[0].generate(["a"]) == ["x"]
+
+
+def test_a_cache_that_was_changed_is_an_error_that_names_the_file(tmp_path):
+    path = tmp_path / "replies.sqlite"
+    with serving(answer("fine")) as server:
+        lm, _ = client(server, cache=path)
+        lm.chat(ask())
+        with sqlite3.connect(path) as db:
+            db.execute("UPDATE replies SET reply = replace(reply, 'fine', 'evil')")
+        with pytest.raises(ValueError, match="was changed or is damaged: the checksum") as caught:
+            lm.chat(ask())
+        assert str(path) in str(caught.value) and len(server.bodies) == 1
 
 
 def test_the_key_is_sent_but_never_shown(monkeypatch, caplog, tmp_path):

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_models import bpe_tokenizer, random_model, word_tokenizer
 
-from anytask.lm import LocalLM, MissingCapability
+from anytask.lm import BadNumber, LocalLM, MissingCapability
 from anytask.lm.cache import ScoreCache
-from anytask.lm.local.generation import beam_search, draw, penalty
+from anytask.lm.local.generation import Sampling, draw, penalty
 from anytask.lm.protocol import ChatRequest, ScoringModel
 
 TEMPLATE = (
@@ -189,24 +189,14 @@ def test_beam_search_with_a_wide_beam_finds_the_best_sequence():
                     best = max(best, (value / penalty(len(ids) + 1, alpha), kept))
                 else:
                     stack.append((value, [*ids, token]))
-        found = lm._generate(
-            [lm._reader.prompt_ids("c a")],
-            [0],
-            max_tokens=n,
-            stop=(),
-            temperature=0.0,
-            top_p=1.0,
-            tag="t",
-            beam_width=vocabulary**2,
-            length_penalty=alpha,
-        )[0]
+        how = Sampling(n, beam_width=vocabulary**2, length_penalty=alpha)
+        found = lm._generate([lm._reader.prompt_ids("c a")], [0], how, "t")[0]
         assert found.ids == best[1]
 
 
 def test_the_length_penalty_is_gnmt():
     assert penalty(1, 0.7) == 1.0
     assert penalty(7, 1.0) == 2.0
-    assert callable(beam_search)
 
 
 def test_sampling_follows_the_distribution_and_top_p_cuts_it():
@@ -240,6 +230,89 @@ def test_global_random_state_and_training_mode_stay():
     lm.generate(["one"], temperature=1.0)
     assert torch.equal(before, torch.get_rng_state())
     assert lm.model.training
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "t5", "bert"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_never_become_an_answer(kind, value, tmp_path):
+    lm = make(kind, name="broken", cache=tmp_path / "scores.sqlite")
+    head = lm.model.get_output_embeddings()
+    forward = head.forward
+
+    def broken(x):
+        logits = forward(x)
+        logits[..., 5] = value
+        return logits
+
+    head.forward = broken
+    ask = [lambda: lm.score(["the film was"], [[" good", " bad"]])]
+    if kind != "bert":
+        ask += [lambda: lm.logits(["the film was"]), lambda: lm.generate(["the film was"], max_tokens=2)]
+        ask += [lambda: lm.generate(["the film was"], max_tokens=2, temperature=1.0)]
+        ask += [lambda: lm.generate(["the film was"], max_tokens=2, beam_width=2)]
+    if kind == "gpt2":
+        ask.append(lambda: lm.token_logprobs(["the film was"]))
+    for call in ask:
+        with pytest.raises(BadNumber, match="'broken' gives logits that are NaN or infinite"):
+            call()
+    assert lm.usage.total.calls == 0 and len(ScoreCache(tmp_path / "scores.sqlite")) == 0
+
+
+def test_a_token_that_the_model_rules_out_is_minus_infinity():
+    lm = make("gpt2")
+    token = lm.encode(" good")[0]
+    forward = lm.model.lm_head.forward
+    lm.model.lm_head.forward = lambda x: forward(x).index_fill(-1, torch.tensor(token), float("-inf"))
+    first, second = lm.score(["The film was"], [[" good", " bad"]])[0]
+    assert first.logprob == float("-inf") and second.logprob > -100
+
+
+def test_hidden_states_that_are_no_numbers_are_refused():
+    lm = make("gpt2", name="broken")
+    with torch.no_grad():
+        lm.model.transformer.ln_f.bias[3] = float("nan")
+    with pytest.raises(FloatingPointError, match="hidden state of 'broken' is NaN"):
+        lm.hidden_states("The film was good", [(4, 8)])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_tokens": 0}, "max_tokens must be an integer of at least 1"),
+        ({"temperature": float("nan")}, "temperature must be a number of at least 0"),
+        ({"temperature": -1.0}, "temperature must be"),
+        ({"top_p": 0.0}, "top_p must be"),
+        ({"top_p": float("nan")}, "top_p must be"),
+        ({"beam_width": 0}, "beam_width must be an integer of at least 1"),
+        ({"beam_width": 2, "temperature": 1.0}, "beam search is greedy"),
+        ({"length_penalty": float("inf")}, "length_penalty is NaN or infinite"),
+        ({"stop": ["", "x"]}, "a stop string is empty"),
+    ],
+)
+def test_sampling_without_a_meaning_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        _SHARED.generate(["one"], **options)
+    if not set(options) - {"max_tokens", "temperature", "top_p"}:
+        with pytest.raises(ValueError, match=message):
+            ChatRequest(({"role": "user", "content": "one"},), **options)
+
+
+def test_what_was_scored_before_an_interruption_is_kept(tmp_path):
+    lm = make("gpt2", batch_tokens=1, cache=tmp_path / "scores.sqlite")
+    start, calls = lm._reader.runner.start, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return start(*args)
+
+    lm._reader.runner.start = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        lm.score(PROMPTS, OPTIONS)
+    assert len(ScoreCache(tmp_path / "scores.sqlite")) > 0
+    again = make("gpt2", cache=tmp_path / "scores.sqlite")
+    assert again.score(PROMPTS, OPTIONS) and again.usage["score"].calls < len(PROMPTS)
 
 
 def test_too_long_prompts_and_empty_options_are_refused_by_name():
@@ -347,7 +420,7 @@ def test_chat_goes_through_the_template_and_needs_one():
     lm = LocalLM((random_model("llama", tokenizer), tokenizer), kind="tiny")
     reply = lm.chat(request)
     ids = tuple(lm.encode("user: one two\nassistant: "))
-    expected = lm._generate([ids], [0], max_tokens=5, stop=(), temperature=0.0, top_p=1.0, tag="x")[0]
+    expected = lm._generate([ids], [0], Sampling(5), "x")[0]
     assert reply.text == expected.text and reply.kind == "tiny"
     assert reply.usage.prompt_tokens == len(ids)
     sampled = lm.chat(ChatRequest(request.messages, temperature=1.0, n=3, max_tokens=5, seed=4))

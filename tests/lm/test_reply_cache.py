@@ -1,13 +1,16 @@
-"""The reply cache's keys and modes."""
+"""The reply cache's keys and modes, and what becomes of files that were changed."""
 
 from __future__ import annotations
 
 import pickle
+import sqlite3
 
+import numpy as np
 import pytest
 
-from anytask.lm.cache import ReplyCache
-from anytask.lm.protocol import LMError
+from anytask.lm.cache import ReplyCache, ScoreCache
+from anytask.lm.embeddings import VectorCache
+from anytask.lm.protocol import LMError, OptionScore
 
 REQUEST = {"messages": [{"role": "user", "content": "hi"}], "temperature": 1.0, "tag": "a", "metadata": {"id": 1}}
 
@@ -38,3 +41,79 @@ def test_modes(tmp_path):
     with pytest.raises(ValueError, match="replay-only"):
         ReplyCache(path, "replay")
     assert pickle.loads(pickle.dumps(reading)).get("m", REQUEST, 0) == {"text": "one"}
+
+
+PAIR = ("prompt", "option")
+STORES = {
+    "replies": (
+        ReplyCache,
+        lambda cache: cache.put("m", REQUEST, 0, {"text": "one"}),
+        lambda cache: cache.get("m", REQUEST, 0),
+    ),
+    "scores": (
+        ScoreCache,
+        lambda cache: cache.put_many("w", {PAIR: OptionScore(-1.5, 2, 6, (-1.0, -0.5))}),
+        lambda cache: cache.get_many("w", [PAIR])[PAIR],
+    ),
+    "embeddings": (
+        VectorCache,
+        lambda cache: cache.put_many({b"key": np.ones(3, np.float32)}),
+        lambda cache: cache.get_many([b"key"], 3)[b"key"],
+    ),
+}
+
+
+def changed(table, folder, change, *, checked=True):
+    """A store of which a row was changed, or one from before there were checksums."""
+    kind, put, _ = STORES[table]
+    cache = kind(folder / "c.sqlite")
+    put(cache)
+    with sqlite3.connect(cache.path) as db:
+        db.execute(f"UPDATE {table} SET {'reply' if table == 'replies' else kind._columns[-1]} = {change}")
+        if not checked:
+            db.execute(f"ALTER TABLE {table} DROP COLUMN digest")
+    return kind(cache.path)
+
+
+@pytest.mark.parametrize("table", STORES)
+@pytest.mark.parametrize("change", ["'{}'", "'[-0.5]'", "'['", "NULL", "3", "x'00'"])
+def test_a_row_that_was_changed_is_an_error_that_names_the_file(tmp_path, table, change):
+    cache = changed(table, tmp_path, change)
+    with pytest.raises(ValueError, match="was changed or is damaged: the checksum") as caught:
+        STORES[table][2](cache)
+    assert str(cache.path) in str(caught.value)
+    STORES[table][1](cache)
+    STORES[table][2](cache)  # written anew, it is right again
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        *(("replies", change) for change in ("'['", "NULL", "3")),
+        *(("scores", change) for change in ("'[NaN]'", "'[0.5]'", "'[]'", "'{}'")),
+        *(("embeddings", change) for change in ("x'0000c07f0000c07f0000c07f'", "x'00'")),
+    ],
+)
+def test_a_row_that_cannot_be_is_refused_whatever_its_checksum(tmp_path, table, change):
+    cache = changed(table, tmp_path, change, checked=False)
+    with pytest.raises(ValueError, match="was changed or is damaged") as caught:
+        STORES[table][2](cache)
+    assert str(cache.path) in str(caught.value)
+
+
+def test_files_from_before_there_were_checksums_are_read(tmp_path):
+    put, get = STORES["replies"][1:]
+    cache = ReplyCache(tmp_path / "c.sqlite")
+    put(cache)
+    with sqlite3.connect(cache.path) as db:
+        db.execute("ALTER TABLE replies DROP COLUMN digest")
+    assert get(ReplyCache(cache.path, "replay-only")) == {"text": "one"}
+
+
+@pytest.mark.parametrize("table", STORES)
+def test_a_file_that_is_no_database_is_named(tmp_path, table):
+    path = tmp_path / "c.sqlite"
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(OSError, match="cannot use the cache") as caught:
+        STORES[table][0](path)
+    assert str(path) in str(caught.value)

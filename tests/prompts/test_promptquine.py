@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anytask.datasets.scripted_prompt import ScriptedPromptLM
+from anytask.lm.protocol import Capabilities
 from anytask.lm.word_tokens import WordTokens
 from anytask.prompts.base import Candidate
 from anytask.prompts.baselines import FullPrompt, GreedyPruning, RandomMasks
@@ -195,6 +196,8 @@ def test_calls_are_counted_in_questions_to_the_model():
 
 def test_the_reasoning_evaluator_votes_by_count_and_reads_the_last_number():
     class Generator:
+        name, capabilities = "generator", Capabilities(completions=True)
+
         def generate(self, prompts, *, seed=0, temperature=0.0, **_):
             return [["so 12", "it is 9 or 12.", "99"][seed] for _ in prompts]
 
@@ -206,6 +209,8 @@ def test_the_reasoning_evaluator_votes_by_count_and_reads_the_last_number():
 
 def test_the_style_evaluator_adds_content_and_style():
     class Generator:
+        name, capabilities = "generator", Capabilities(completions=True)
+
         def generate(self, prompts, **_):
             return [p.upper() for p in prompts]
 

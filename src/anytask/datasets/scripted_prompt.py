@@ -49,7 +49,7 @@ class ScriptedPromptLM(WordTokens):
     """
 
     kind: Kind = "sim"
-    capabilities = Capabilities(chat=False, logprobs=True)
+    capabilities = Capabilities(chat=False, logprobs=True, completions=True)
     context_length = 4096
 
     def __init__(self, seed: int = 0) -> None:

@@ -15,6 +15,7 @@ from scipy import stats
 from anytask.core.rng import derive
 from anytask.incontext.contamination import Interval, mean_interval
 from anytask.lm.prompting import Demonstration, PromptTemplate
+from anytask.lm.protocol import require
 
 ARTICLE_TEMPLATE = PromptTemplate("{input}\nArticle: {output}", separator="\n\n")
 SCALE = (
@@ -68,6 +69,7 @@ def write_articles(
     temperature, max_tokens, stop, seed
         Of the sampling.
     """
+    require(lm, "completions", method="write_articles")
     if not 0 <= k <= len(examples):
         raise ValueError(f"k={k} articles are wanted in the context and {len(examples)} are given")
     out = []

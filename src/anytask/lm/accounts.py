@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from types import TracebackType
+from typing import Any
 
 from anytask.lm.protocol import BudgetExceeded
 
@@ -76,23 +79,27 @@ class Accounts:
         self._lock = threading.Lock()
         self._tallies: dict[str, Tally] = {}
 
-    def record(
-        self,
-        tag: str,
-        *,
-        calls: int = 0,
-        prompt_tokens: int = 0,
-        completion_tokens: int = 0,
-        forward_tokens: int = 0,
-        seconds: float = 0.0,
-        failures: int = 0,
-        cache_hits: int = 0,
-        money: float = 0.0,
-    ) -> None:
-        """Add to the counters of ``tag``."""
-        new = Tally(calls, prompt_tokens, completion_tokens, forward_tokens, seconds, failures, cache_hits, money)
+    def record(self, tag: str, **used: Any) -> None:
+        """Add to the counters of ``tag``; ``used`` names fields of :class:`Tally`."""
         with self._lock:
-            self._tallies[tag] = self._tallies.get(tag, Tally()) + new
+            self._tallies[tag] = self._tallies.get(tag, Tally()) + Tally(**used)
+
+    @contextmanager
+    def timed(self, tag: str) -> Iterator[dict[str, Any]]:
+        """Record the wall time of the block and what it puts into the dict, if it does not fail.
+
+        Examples
+        --------
+        >>> accounts = Accounts()
+        >>> with accounts.timed("critic") as used:
+        ...     used.update(calls=2, prompt_tokens=8)
+        >>> accounts["critic"].calls, accounts["critic"].seconds > 0
+        (2, True)
+        """
+        began = time.perf_counter()
+        used: dict[str, Any] = {}
+        yield used
+        self.record(tag, seconds=time.perf_counter() - began, **used)
 
     def __getitem__(self, tag: str) -> Tally:
         with self._lock:
@@ -125,34 +132,26 @@ class Accounts:
 class Reservation:
     """A part of a budget held for one call; ``settle`` replaces the estimate by what was used."""
 
-    def __init__(self, budget: Budget, tokens: int, money: float) -> None:
-        self._budget, self._tokens, self._money = budget, tokens, money
+    def __init__(self, budget: Budget, held: Mapping[str, float]) -> None:
+        self._budget, self._held = budget, held
         self._open = True
 
     def settle(self, tokens: int, money: float = 0.0) -> None:
         """Book what the call really used. Without it, leaving the block books nothing (the call failed)."""
-        self._close(1, tokens, money)
+        self._close(calls=1, tokens=tokens, money=money)
 
-    def _close(self, calls: int, tokens: int, money: float) -> None:
-        if not self._open:
-            return
-        self._open = False
-        budget = self._budget
-        with budget._lock:
-            budget._held_calls -= 1
-            budget._held_tokens -= self._tokens
-            budget._held_money -= self._money
-            budget.used_calls += calls
-            budget.used_tokens += tokens
-            budget.used_money += money
+    def _close(self, **used: float) -> None:
+        if self._open:
+            self._open = False
+            with self._budget._lock:
+                self._budget._held.subtract(self._held)
+                self._budget._used.update(used)
 
     def __enter__(self) -> Reservation:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close(0, 0, 0.0)
+    def __exit__(self, *failure: object) -> None:
+        self._close()
 
 
 class Budget:
@@ -205,42 +204,48 @@ class Budget:
         seconds: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        for name, value in (("calls", calls), ("tokens", tokens), ("money", money), ("seconds", seconds)):
+        limits = {"calls": calls, "tokens": tokens, "money": money, "seconds": seconds}
+        for name, value in limits.items():
             if value is not None and not value >= 0:
                 raise ValueError(f"a budget of {name} is a number >= 0, and {value!r} was given")
-        self.calls, self.tokens, self.money, self.seconds = calls, tokens, money, seconds
-        self.used_calls, self.used_tokens, self.used_money = 0, 0, 0.0
-        self._held_calls, self._held_tokens, self._held_money = 0, 0, 0.0
+        self._limits = {name: value for name, value in limits.items() if value is not None}
+        self.seconds = seconds
+        self._used: Counter[str] = Counter()
+        self._held: Counter[str] = Counter()
         self._clock = clock
         self._started: float | None = None
         self._lock = threading.Lock()
 
+    @property
+    def used_calls(self) -> int:
+        return int(self._used["calls"])
+
+    @property
+    def used_tokens(self) -> int:
+        return int(self._used["tokens"])
+
+    @property
+    def used_money(self) -> float:
+        return float(self._used["money"])
+
     def reserve(self, tokens: int, money: float = 0.0) -> Reservation:
         """Hold one call with at most ``tokens`` and ``money``, or raise :class:`BudgetExceeded`."""
+        wanted = {"calls": 1, "tokens": tokens, "money": money}
         with self._lock:
             now = self._clock()
             if self._started is None:
                 self._started = now
             if self.seconds is not None and now - self._started >= self.seconds:
                 raise BudgetExceeded(f"the budget's {self.seconds:g} seconds are over")
-            if self.calls is not None and self.used_calls + self._held_calls + 1 > self.calls:
-                raise BudgetExceeded(f"all {self.calls} calls of the budget are used or in flight")
-            if self.tokens is not None:
-                left = self.tokens - self.used_tokens - self._held_tokens
-                if tokens > left:
+            for name, most in wanted.items():
+                left = self._limits.get(name, math.inf) - self._used[name] - self._held[name]
+                if most > left:
                     raise BudgetExceeded(
-                        f"the next call could use {tokens} tokens, and {left} of the budget's {self.tokens} are left"
+                        f"the next call could use {round(most, 6)} {name}, and {round(left, 6)} of the budget's "
+                        f"{self._limits[name]} are left"
                     )
-            if self.money is not None:
-                rest = self.money - self.used_money - self._held_money
-                if money > rest:
-                    raise BudgetExceeded(
-                        f"the next call could cost {money:g}, and {rest:g} of the budget's {self.money:g} are left"
-                    )
-            self._held_calls += 1
-            self._held_tokens += tokens
-            self._held_money += money
-        return Reservation(self, tokens, money)
+            self._held.update(wanted)
+        return Reservation(self, wanted)
 
     def seconds_left(self) -> float | None:
         """Wall time left, or None without a limit."""
@@ -250,6 +255,5 @@ class Budget:
             return self.seconds if self._started is None else self._started + self.seconds - self._clock()
 
     def __repr__(self) -> str:
-        limits = {n: getattr(self, n) for n in ("calls", "tokens", "money", "seconds") if getattr(self, n) is not None}
         used = f"used_calls={self.used_calls}, used_tokens={self.used_tokens}, used_money={self.used_money:g}"
-        return f"Budget({', '.join([*(f'{k}={v}' for k, v in limits.items()), used])})"
+        return f"Budget({', '.join([*(f'{k}={v}' for k, v in self._limits.items()), used])})"

@@ -1,4 +1,4 @@
-"""Answers kept on disk: chat replies and option scores, in SQLite."""
+"""Answers kept on disk in SQLite, with a checksum each: chat replies, option scores, vectors."""
 
 from __future__ import annotations
 
@@ -8,46 +8,101 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from anytask.lm.protocol import LMError, OptionScore
 
 __all__ = ["ReplyCache"]
 
+T = TypeVar("T")
 Mode = Literal["off", "read", "write", "replay-only"]
 
 
-class _Store:
-    """One SQLite file in WAL mode, opened once per thread and per process."""
+class Store:
+    """Rows of one SQLite file, each under a key and with a checksum; opened once per thread and per process.
 
-    _schema = ""
+    A subclass names its table and the columns beside the key. Several processes may share the file.
+
+    Parameters
+    ----------
+    path : path
+        The file; made if need be.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be used, naming it.
+    ValueError
+        When a row is read that was changed or damaged, naming the file.
+    """
+
+    _table: ClassVar[str]
+    _columns: ClassVar[tuple[str, ...]]
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._local = threading.local()
-        with self._connection() as db:
+        columns = ", ".join(self._columns)
+        with self._open() as db:
             db.execute("PRAGMA journal_mode=WAL")
-            db.execute(self._schema)
+            db.execute(f"CREATE TABLE IF NOT EXISTS {self._table} (key PRIMARY KEY, {columns}, digest)")
+            if "digest" not in {row[1] for row in db.execute(f"PRAGMA table_info({self._table})")}:
+                # A file from before there were checksums: its rows get theirs now.
+                db.execute(f"ALTER TABLE {self._table} ADD COLUMN digest")
+                rows = db.execute(f"SELECT key, {columns} FROM {self._table}").fetchall()
+                db.executemany(f"UPDATE {self._table} SET digest = ? WHERE key = ?", [(_digest(r), r[0]) for r in rows])
 
-    def _connection(self) -> sqlite3.Connection:
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
         held = getattr(self._local, "held", None)
-        if held is None or held[0] != os.getpid():
-            try:
-                db = sqlite3.connect(self.path, timeout=60)
-            except sqlite3.OperationalError as error:
-                raise OSError(f"cannot open the cache {self.path}: {error}") from error
-            db.execute("PRAGMA synchronous=NORMAL")
-            held = self._local.held = (os.getpid(), db)
-        return held[1]
+        try:
+            if held is None or held[0] != os.getpid():
+                held = self._local.held = (os.getpid(), sqlite3.connect(self.path, timeout=60))
+                held[1].execute("PRAGMA synchronous=NORMAL")
+            with held[1]:
+                yield held[1]
+        except sqlite3.Error as error:
+            raise OSError(f"cannot use the cache {self.path}: {error}") from error
+
+    def _read(self, keys: Sequence[Any], read: Callable[..., T]) -> dict[Any, T]:
+        """Return what ``read`` makes of the columns of each key that is there."""
+        found: dict[Any, T] = {}
+        for first in range(0, len(keys), 500):
+            part = keys[first : first + 500]
+            columns, marks = ", ".join(self._columns), ",".join("?" * len(part))
+            with self._open() as db:
+                query = f"SELECT key, {columns}, digest FROM {self._table} WHERE key IN ({marks})"
+                rows = db.execute(query, part).fetchall()
+            for *row, digest in rows:
+                try:
+                    if digest != _digest(row):
+                        raise ValueError("the checksum of a row is wrong")
+                    found[row[0]] = read(*row[1:])
+                except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                    raise ValueError(f"the cache {self.path} was changed or is damaged: {error}; remove it") from error
+        return found
+
+    def _write(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Store rows of a key and its columns in one transaction."""
+        marks = ",".join("?" * (len(self._columns) + 2))
+        with self._open() as db:
+            db.executemany(
+                f"INSERT OR REPLACE INTO {self._table} VALUES ({marks})", [(*row, _digest(row)) for row in rows]
+            )
+
+    def __len__(self) -> int:
+        with self._open() as db:
+            return int(db.execute(f"SELECT COUNT(*) FROM {self._table}").fetchone()[0])
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]
 
     def close(self) -> None:
         """Close this thread's connection; the next use opens it again."""
@@ -57,49 +112,38 @@ class _Store:
             self._local.held = None
 
 
-class ScoreCache(_Store):
-    """Option scores on disk, for :class:`~anytask.lm.LocalLM` runs that may be interrupted.
+def _digest(row: Sequence[Any]) -> bytes:
+    return hashlib.sha256(repr(tuple(row)).encode()).digest()[:16]
 
-    Parameters
-    ----------
-    path : path
-        The SQLite file; made if need be. Several processes may share it.
-    """
 
-    _schema = "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, n_bytes INTEGER, logprobs TEXT) WITHOUT ROWID"
+class ScoreCache(Store):
+    """Option scores on disk, for :class:`~anytask.lm.LocalLM` runs that may be interrupted."""
+
+    _table, _columns = "scores", ("n_bytes", "logprobs")
 
     def get_many(self, fingerprint: str, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], OptionScore]:
         """The stored scores among ``pairs`` of (prompt, option)."""
         keys = {_score_key(fingerprint, *pair): pair for pair in pairs}
-        found = {}
-        all_keys = list(keys)
-        for first in range(0, len(all_keys), 500):
-            part = all_keys[first : first + 500]
-            marks = ",".join("?" * len(part))
-            rows = self._connection().execute(f"SELECT key, n_bytes, logprobs FROM scores WHERE key IN ({marks})", part)
-            for key, n_bytes, text in rows:
-                logprobs = tuple(json.loads(text))
-                found[keys[key]] = OptionScore(sum(logprobs), len(logprobs), n_bytes, logprobs)
-        return found
+        return {keys[key]: score for key, score in self._read(list(keys), _score).items()}
 
     def put_many(self, fingerprint: str, scores: Mapping[tuple[str, str], OptionScore]) -> None:
         """Store ``scores`` in one transaction."""
-        rows = [
+        self._write(
             (_score_key(fingerprint, *pair), score.n_bytes, json.dumps(score.token_logprobs))
             for pair, score in scores.items()
-        ]
-        with self._connection() as db:
-            db.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?)", rows)
+        )
 
-    def __len__(self) -> int:
-        return int(self._connection().execute("SELECT COUNT(*) FROM scores").fetchone()[0])
+
+def _score(n_bytes: int, text: str) -> OptionScore:
+    logprobs = tuple(json.loads(text))
+    return OptionScore(sum(logprobs), len(logprobs), n_bytes, logprobs)
 
 
 def _score_key(fingerprint: str, prompt: str, option: str) -> bytes:
     return hashlib.sha256(json.dumps([fingerprint, prompt, option]).encode()).digest()
 
 
-class ReplyCache(_Store):
+class ReplyCache(Store):
     """Chat replies on disk, and the way to ship an example that once used a real model.
 
     Parameters
@@ -127,10 +171,7 @@ class ReplyCache(_Store):
     {'text': '4'}
     """
 
-    _schema = (
-        "CREATE TABLE IF NOT EXISTS replies "
-        "(key TEXT PRIMARY KEY, request TEXT NOT NULL, reply TEXT NOT NULL, time REAL NOT NULL)"
-    )
+    _table, _columns = "replies", ("request", "reply", "time")
 
     def __init__(self, path: str | os.PathLike[str], mode: Mode = "write") -> None:
         if mode not in ("off", "read", "write", "replay-only"):
@@ -146,32 +187,25 @@ class ReplyCache(_Store):
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "mode": self.mode}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"], state["mode"])  # type: ignore[misc]
-
-    def get(self, model: str, request: Mapping[str, Any], sample: int) -> dict[str, Any] | None:
-        """The stored reply, or None; in mode "replay-only" a miss raises :class:`LMError`."""
+    def get(
+        self, model: str, request: Mapping[str, Any], sample: int, read: Callable[[dict[str, Any]], Any] = dict
+    ) -> Any:
+        """What ``read`` makes of the stored reply, or None; in mode "replay-only" a miss raises :class:`LMError`."""
         if self.mode == "off":
             return None
         key, text = _reply_key(model, request, sample)
-        row = self._connection().execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
-        if row is not None:
-            return dict(json.loads(row[0]))
+        found = self._read([key], lambda _request, reply, _time: read(json.loads(reply)))
+        if key in found:
+            return found[key]
         if self.mode == "replay-only":
             raise LMError(f"{self.path} holds no reply for this request of {model!r}: {text[:200]}")
         return None
 
     def put(self, model: str, request: Mapping[str, Any], sample: int, reply: Mapping[str, Any]) -> None:
         """Store a reply; does nothing except in mode "write"."""
-        if self.mode != "write":
-            return
-        key, text = _reply_key(model, request, sample)
-        with self._connection() as db:
-            row = (key, text, json.dumps(reply, default=str), time.time())
-            db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)", row)
-
-    def __len__(self) -> int:
-        return int(self._connection().execute("SELECT COUNT(*) FROM replies").fetchone()[0])
+        if self.mode == "write":
+            key, text = _reply_key(model, request, sample)
+            self._write([(key, text, json.dumps(reply, default=str), time.time())])
 
 
 def _reply_key(model: str, request: Mapping[str, Any], sample: int) -> tuple[str, str]:

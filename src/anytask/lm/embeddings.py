@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sqlite3
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from anytask.core.checks import check_counts, require_finite
+from anytask.core.progress import Progress, silent
+from anytask.lm.cache import Store
+from anytask.lm.protocol import check_texts
 from anytask.models.loading import read_pretrained
 
 __all__ = ["Embedder"]
-
-_Progress = bool | Callable[[float], None]
 
 
 class Embedder:
@@ -36,7 +36,8 @@ class Embedder:
     device : str, default "auto"
         ``"auto"`` (CUDA when there is one), or a torch device.
     cache : path, optional
-        A SQLite file in which vectors are kept by (fingerprint of the model, text), across runs and processes.
+        A SQLite file in which vectors are kept by (fingerprint of the model, text), across runs and processes; each
+        has a checksum, and a row that was changed is an error that names the file.
 
     Attributes
     ----------
@@ -68,39 +69,41 @@ class Embedder:
         device: str = "auto",
         cache: str | os.PathLike[str] | None = None,
     ) -> None:
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
+        check_counts(batch_size=batch_size)
         self.name = str(_packaged_model() if model is None else model)
         self.batch_size = batch_size
         self.device = device
-        self.cache = None if cache is None else Path(cache)
+        self.cache = None if cache is None else VectorCache(cache)
         self._model: Any = _load(self.name, device)
         self.dim = int(self._model.encode([""], show_progress_bar=False).shape[1])
         self.fingerprint = _fingerprint(self.name)
-        self._lock = threading.Lock()
 
-    def embed(self, texts: Sequence[str], progress: _Progress = False) -> np.ndarray:
+    def embed(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
         """Return the vectors of ``texts``, float32 of shape (n, dim) and length 1; equal texts are computed once.
 
         Parameters
         ----------
         texts : sequence of str
             Empty texts are allowed, an empty sequence gives shape (0, dim).
-        progress : bool or callable, default False
-            True shows a bar; a callable gets the finished share in [0, 1].
+        progress : callable, optional
+            Told the finished share in [0, 1].
         """
-        out = np.empty((len(_checked(texts)), self.dim), dtype=np.float32)
+        texts = check_texts(texts, "texts")
+        out = np.empty((len(texts), self.dim), dtype=np.float32)
         self._into(out, texts, progress)
         return out
 
-    def embed_to(self, path: str | os.PathLike[str], texts: Sequence[str], progress: _Progress = False) -> np.ndarray:
+    def embed_to(
+        self, path: str | os.PathLike[str], texts: Sequence[str], progress: Progress | None = None
+    ) -> np.ndarray:
         """Write the vectors to a ``.npy`` file block by block and return it memory-mapped, for pools beyond memory."""
-        shape = (len(_checked(texts)), self.dim)
-        if not len(texts):
+        texts = check_texts(texts, "texts")
+        if not texts:
             raise ValueError("texts is empty: an empty array cannot be memory-mapped")
         path = Path(path)
         beside = path.with_name(f".{path.name}.part")
         try:
+            shape = (len(texts), self.dim)
             out = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
             self._into(out, texts, progress)
             out.flush()
@@ -110,65 +113,53 @@ class Embedder:
             beside.unlink(missing_ok=True)
         return np.load(path, mmap_mode="r")
 
-    def _into(self, out: np.ndarray, texts: Sequence[str], progress: _Progress) -> None:
+    def _into(self, out: np.ndarray, texts: list[str], progress: Progress | None) -> None:
         # Blocks bound memory and are committed one by one, so an interrupted run resumes from the cache.
+        tell = progress or silent
         block = max(self.batch_size, 4096)
-        with _Reporter(progress) as report:
-            for start in range(0, len(texts), block):
-                part = list(texts[start : start + block])
-                distinct = list(dict.fromkeys(part))
-                known = self._read(distinct)
-                missing = [text for text in distinct if text not in known]
-                for i in range(0, len(missing), self.batch_size):
-                    batch = missing[i : i + self.batch_size]
-                    vectors = self._model.encode(
-                        batch, batch_size=self.batch_size, convert_to_numpy=True, normalize_embeddings=True,
-                        show_progress_bar=False,
-                    ).astype(np.float32)  # fmt: skip
-                    known.update(zip(batch, vectors, strict=True))
-                    self._write(batch, vectors)
-                    report((start + len(part) * min(1.0, (i + len(batch)) / len(missing))) / len(texts))
-                out[start : start + len(part)] = [known[text] for text in part]
-                report((start + len(part)) / len(texts))
+        for start in range(0, len(texts), block):
+            part = texts[start : start + block]
+            keys = {text: self._key(text) for text in part}
+            known = {} if self.cache is None else self.cache.get_many(list(keys.values()), self.dim)
+            missing = [text for text, key in keys.items() if key not in known]
+            for i in range(0, len(missing), self.batch_size):
+                batch = missing[i : i + self.batch_size]
+                vectors = self._model.encode(
+                    batch, batch_size=self.batch_size, convert_to_numpy=True, normalize_embeddings=True,
+                    show_progress_bar=False,
+                ).astype(np.float32)  # fmt: skip
+                require_finite(vectors, f"an embedding by {self.name}", "its weights are damaged")
+                new = {keys[text]: vector for text, vector in zip(batch, vectors, strict=True)}
+                if self.cache is not None:
+                    self.cache.put_many(new)
+                known |= new
+                tell((start + len(part) * (i + len(batch)) / len(missing)) / len(texts))
+            out[start : start + len(part)] = [known[keys[text]] for text in part]
+            tell((start + len(part)) / len(texts))
 
-    def _connect(self) -> sqlite3.Connection:
-        assert self.cache is not None
-        self.cache.parent.mkdir(parents=True, exist_ok=True)
-        db = sqlite3.connect(self.cache, timeout=60)
-        db.execute("CREATE TABLE IF NOT EXISTS vectors (model TEXT, text BLOB, vector BLOB, PRIMARY KEY (model, text))")
-        return db
+    def _key(self, text: str) -> bytes:
+        return hashlib.sha256(f"{self.fingerprint}\0{text}".encode("utf-8", "surrogatepass")).digest()
 
-    def _read(self, texts: list[str]) -> dict[str, np.ndarray]:
-        if self.cache is None:
-            return {}
-        found: dict[str, np.ndarray] = {}
-        keys = {_digest(text): text for text in texts}
-        with self._lock:
-            db = self._connect()
-            try:
-                digests = list(keys)
-                for i in range(0, len(digests), 500):
-                    some = digests[i : i + 500]
-                    rows = db.execute(
-                        f"SELECT text, vector FROM vectors WHERE model = ? AND text IN ({','.join('?' * len(some))})",
-                        [self.fingerprint, *some],
-                    )
-                    found.update((keys[digest], np.frombuffer(vector, dtype=np.float32)) for digest, vector in rows)
-            finally:
-                db.close()
-        return found
 
-    def _write(self, texts: list[str], vectors: np.ndarray) -> None:
-        if self.cache is None:
-            return
-        rows = [(self.fingerprint, _digest(t), v.tobytes()) for t, v in zip(texts, vectors, strict=True)]
-        with self._lock:
-            db = self._connect()
-            try:
-                with db:
-                    db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
-            finally:
-                db.close()
+class VectorCache(Store):
+    """Vectors on disk, by a digest of model and text."""
+
+    _table, _columns = "embeddings", ("vector",)
+
+    def get_many(self, keys: Sequence[bytes], dim: int) -> dict[bytes, np.ndarray]:
+        """The stored vectors among ``keys``."""
+
+        def read(data: bytes) -> np.ndarray:
+            vector = np.frombuffer(data, dtype=np.float32)
+            if vector.shape != (dim,):
+                raise ValueError(f"a vector has {len(vector)} dimensions, and {dim} are wanted")
+            return np.asarray(require_finite(vector, "a stored vector"))
+
+        return self._read(keys, read)
+
+    def put_many(self, vectors: Mapping[bytes, np.ndarray]) -> None:
+        """Store ``vectors`` in one transaction."""
+        self._write((key, vector.tobytes()) for key, vector in vectors.items())
 
 
 def _packaged_model() -> Path:
@@ -204,40 +195,3 @@ def _fingerprint(name: str) -> str:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()[:32]
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-
-
-def _checked(texts: Sequence[str]) -> Sequence[str]:
-    if isinstance(texts, str):
-        raise TypeError("texts must be a sequence of strings, got one string: wrap it in a list")
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"texts[{i}] must be a string, got {type(text).__name__}")
-    return texts
-
-
-class _Reporter:
-    """A context that turns ``progress`` (False, True or a callable) into a function of the finished share."""
-
-    def __init__(self, progress: _Progress) -> None:
-        self._progress = progress
-        self._bar: Any = None
-
-    def __enter__(self) -> Callable[[float], None]:
-        if callable(self._progress):
-            return self._progress
-        if not self._progress:
-            return lambda share: None
-        from rich.progress import Progress
-
-        self._bar = Progress(transient=True)
-        self._bar.start()
-        task = self._bar.add_task("embedding", total=1.0)
-        return lambda share: self._bar.update(task, completed=share)
-
-    def __exit__(self, *exc: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()

@@ -39,12 +39,10 @@ def normalise(score: OptionScore, rule: Rule = "mean", unconditional: OptionScor
     >>> round(normalise(A, "unconditional", a), 6), round(normalise(B, "unconditional", b), 6)
     (0.2, 1.8)
     """
-    if score.n_tokens < 1:
-        raise ValueError("an empty completion has no score: it has 0 tokens")
     if rule == "sum":
         return score.logprob
     if rule == "mean":
-        return score.logprob / score.n_tokens
+        return score.mean
     if rule == "bytes":
         return score.logprob / score.n_bytes
     if rule == "unconditional":

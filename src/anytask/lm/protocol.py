@@ -13,11 +13,16 @@ A ``tiny`` or ``sim`` result is evidence about an algorithm, never about real mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from anytask.core.checks import NotFinite
+
 __all__ = [
+    "BadNumber",
     "BudgetExceeded",
     "Capabilities",
     "ChatModel",
@@ -34,7 +39,18 @@ Kind = Literal["http", "local", "tiny", "sim"]
 
 
 class LMError(RuntimeError):
-    """A language model could not answer."""
+    """A language model could not answer.
+
+    Attributes
+    ----------
+    finished : list
+        What was answered before the failure, in the form of the result, with None where an answer is missing. Empty
+        where one answer was asked for.
+    """
+
+    def __init__(self, message: str, finished: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.finished = list(finished)
 
 
 class MissingCapability(LMError):
@@ -42,11 +58,7 @@ class MissingCapability(LMError):
 
 
 class BudgetExceeded(LMError):
-    """The next call would exceed the budget; what was finished before it is kept in ``partial``."""
-
-    def __init__(self, message: str, partial: Any = None) -> None:
-        super().__init__(message)
-        self.partial = partial
+    """The next call would exceed the budget."""
 
 
 class ReplyError(LMError):
@@ -57,12 +69,71 @@ class ReplyError(LMError):
         self.raw = raw
 
 
+class BadNumber(LMError, NotFinite):
+    """A number that no model can mean: NaN, an infinity, a positive log-probability, a negative count."""
+
+
+def check_texts(values: Sequence[str], name: str) -> list[str]:
+    """Return a sequence of strings as a list, or say which is none."""
+    if isinstance(values, str):
+        raise TypeError(f"{name} must be a sequence of strings, got one string: wrap it in a list")
+    texts = list(values)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"{name}[{i}] must be a string, got {type(text).__name__}")
+    return texts
+
+
+def check_options(prompts: Sequence[str], options: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return the options of each prompt, or say which are none that could be scored."""
+    rows = [check_texts(row, f"options[{i}]") for i, row in enumerate(options)]
+    if len(prompts) != len(rows):
+        raise ValueError(f"{len(prompts)} prompts and {len(rows)} lists of options were given")
+    for i, row in enumerate(rows):
+        if not row or not all(row):
+            raise ValueError(f"prompt {i} has no options or an empty option: there is nothing to score")
+    return rows
+
+
+#: Rounding may lift the log-probability of a certain token above 0 by so much.
+ROUNDING = 1e-3
+
+
+def check_logprobs(values: Iterable[Any], what: str) -> None:
+    """Refuse log-probabilities that are NaN, positive, or no numbers; minus infinity is the log of 0.
+
+    Examples
+    --------
+    >>> check_logprobs([-1.0, float("-inf")], "a score")
+    >>> check_logprobs([-1.0, 0.5], "a score")
+    Traceback (most recent call last):
+        ...
+    anytask.lm.protocol.BadNumber: a score is 0.5, and a log-probability is a number of at most 0
+    """
+    for value in values:
+        if not isinstance(value, Real) or isinstance(value, bool) or not value <= ROUNDING:
+            shown = "NaN" if value != value else repr(value)
+            raise BadNumber(f"{what} is {shown}, and a log-probability is a number of at most 0")
+
+
+def check_sampling(max_tokens: int, temperature: float, top_p: float, n: int = 1) -> None:
+    """Refuse sampling parameters without a meaning, whatever model they are for."""
+    for name, count in (("max_tokens", max_tokens), ("n", n)):
+        if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {count!r}")
+    if not isinstance(temperature, Real) or not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be a number of at least 0, got {temperature!r}")
+    if not isinstance(top_p, Real) or not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be a number above 0 and of at most 1, got {top_p!r}")
+
+
 @dataclass(frozen=True)
 class Capabilities:
     """What a model offers."""
 
     chat: bool = True
     logprobs: bool = False  # log-probability of given continuations: ScoringModel.score
+    completions: bool = False  # text that goes on from a prompt: ScoringModel.generate
     tools: bool = False
     json_schema: bool = False
     seed: bool = False
@@ -94,6 +165,11 @@ class ChatRequest:
     tag: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not self.messages:
+            raise ValueError("a request has no messages")
+        check_sampling(self.max_tokens, self.temperature, self.top_p, self.n)
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -102,6 +178,19 @@ class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     estimated: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_tokens", "completion_tokens"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
+                raise BadNumber(f"{name} is {value!r}, and a count of tokens is an integer of at least 0")
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.estimated or other.estimated,
+        )
 
     @property
     def total_tokens(self) -> int:
@@ -115,6 +204,10 @@ class Choice:
     message: dict[str, Any]
     finish_reason: Literal["stop", "length", "tool_calls", "content_filter", "error"] = "stop"
     logprobs: Any = None
+
+    def __post_init__(self) -> None:
+        listed = self.logprobs.get("content") if isinstance(self.logprobs, dict) else None
+        check_logprobs((token.get("logprob") for token in listed or ()), "the log-probability of a token")
 
     @property
     def text(self) -> str:
@@ -141,12 +234,23 @@ class ChatReply:
 
 @dataclass(frozen=True)
 class OptionScore:
-    """Log-probability (natural) of one continuation given its prompt, and its length."""
+    """Log-probability (natural) of one continuation given its prompt, and its length.
+
+    Raises
+    ------
+    BadNumber
+        For a log-probability that is NaN or positive: whichever model gave it, it never becomes an answer.
+    """
 
     logprob: float
     n_tokens: int
     n_bytes: int
     token_logprobs: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_logprobs((self.logprob, *self.token_logprobs), "the log-probability of an option")
+        if self.n_tokens < 1:
+            raise ValueError("an empty completion has no score: it has 0 tokens")
 
     @property
     def mean(self) -> float:
@@ -234,9 +338,16 @@ def require(model: Any, *needed: str, method: str) -> None:
         ...
     anytask.lm.protocol.MissingCapability: VoteK needs a model with logprobs, and 'gpt' does not offer that; ...
     """
-    missing = [name for name in needed if not getattr(model.capabilities, name)]
+    offers = getattr(model, "capabilities", None)
+    if not isinstance(offers, Capabilities):
+        raise TypeError(f"{method} needs a language model, with Capabilities, and {type(model).__name__} is none")
+    missing = [name for name in needed if not getattr(offers, name)]
     if missing:
         raise MissingCapability(
             f"{method} needs a model with {' and '.join(missing)}, and {model.name!r} does not offer that; "
-            "use local weights (a Hugging Face name or folder) or an endpoint that returns log-probabilities"
+            "use local weights (a Hugging Face name or folder), or an endpoint that is set up with it: "
+            f"Endpoint({', '.join(_SETTING.get(name, name + '=True') for name in missing)})"
         )
+
+
+_SETTING = {"logprobs": "logprobs='echo'"}

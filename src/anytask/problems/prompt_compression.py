@@ -261,8 +261,10 @@ def _normal(text: str) -> str:
 
 def _model_reader(spec: str, max_tokens: int) -> tuple[Callable[[str, str], str], str]:
     from anytask.lm import load_lm
+    from anytask.lm.protocol import require
 
     lm = load_lm(spec)
+    require(lm, "completions", method="the option lm")
 
     def read(text: str, question: str) -> str:
         prompt = f"{text}\n\nQuestion: {question}\nAnswer:"

@@ -126,7 +126,9 @@ class GPT3(Fitted):
                 raise MissingCapability(f"{error}; or ask for generated answers with scoring='generate'") from None
         elif self.calibrate:
             raise ValueError(f"calibrate corrects the scores of options, and scoring={self.scoring!r} has none")
-        elif self.beam_width > 1 and not self.lm.capabilities.local_weights:
+        elif not self.lm.capabilities.completions:
+            require(self.lm, "chat", method=f"GPT3(scoring={self.scoring!r})")
+        if self.scoring not in RULES and self.beam_width > 1 and not self.lm.capabilities.local_weights:
             raise MissingCapability(
                 f"beam_width={self.beam_width} needs a model with local weights, and {self.lm.name!r} is none: "
                 "give beam_width=1"
@@ -313,7 +315,7 @@ class GPT3(Fitted):
     def _write(self, X: list[str]) -> list[Answer]:
         prompts = [self.prompt(x, reserve=self.max_tokens) for x in X]
         texts = [p.text for p in prompts]
-        if hasattr(self.lm, "generate"):
+        if self.lm.capabilities.completions:
             written = self.lm.generate(
                 texts,
                 max_tokens=self.max_tokens,

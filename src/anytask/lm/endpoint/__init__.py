@@ -11,14 +11,15 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from typing import Any, Literal, TypeVar
+from numbers import Integral
+from typing import Any, Literal, TypeVar, cast
 
+from anytask.core.checks import check_counts
 from anytask.lm.accounts import Accounts, Budget
 from anytask.lm.cache import ReplyCache
-from anytask.lm.endpoint.transport import Transport, Unusable
-from anytask.lm.endpoint.wire import body_of, choice_of, echoed
+from anytask.lm.endpoint.transport import Transport
+from anytask.lm.endpoint.wire import body_of, choice_of, choices_of, echoed, usage_of
 from anytask.lm.protocol import (
-    BudgetExceeded,
     Capabilities,
     ChatReply,
     ChatRequest,
@@ -29,6 +30,10 @@ from anytask.lm.protocol import (
     OptionScore,
     ReplyError,
     Usage,
+    check_options,
+    check_sampling,
+    check_texts,
+    require,
 )
 from anytask.lm.structured import parse_reply, repair_request
 
@@ -50,12 +55,14 @@ class Endpoint:
     model : str
         The model's name on the server.
     api_key : str, optional
-        Default: the environment variable named by ``api_key_env``, or a placeholder where it is not set (local
-        servers need none). It is never logged, cached, or shown.
+        Default: the environment variable named by ``api_key_env``, or none where it is not set (local servers need
+        none). It is never logged, shown, or part of an error, even where the server sends it back.
     api_key_env : str, default "OPENAI_API_KEY"
     logprobs : {"none", "echo"}, default "none"
         "echo": the server's ``/completions`` returns log-probabilities of the prompt with ``echo=True`` (vLLM,
         llama-cpp-python), so :meth:`score` works.
+    completions : bool, default False
+        The server has ``/completions``, so :meth:`generate` works; "echo" says so too.
     tools, json_schema, images, seed, n : bool
         What the server offers besides plain chat; a request that needs more raises :class:`MissingCapability`.
         ``json_schema=False`` still checks replies, but does not send the schema.
@@ -68,13 +75,15 @@ class Endpoint:
     timeout : float, default 60
         Seconds for one attempt.
     deadline : float, default 600
-        Seconds for one request with all of its attempts and waits.
+        Seconds for one request with all of its attempts and waits, also where a server sends byte by byte.
     attempts : int, default 6
         Attempts in all. Retried: status 408, 409, 429 and 5xx, time-outs, broken connections, broken JSON, replies
-        without choices. Final: other 4xx. Attempt k waits a random time up to 1 s * 2^k, at most 60 s, and never less
-        than the server's ``Retry-After``.
+        without choices or of another form. Final: other 4xx, and redirects, which would send prompts elsewhere.
+        Attempt k waits a random time up to 1 s * 2^k, at most 60 s, and never less than the server's ``Retry-After``.
     max_concurrency : int, default 8
         Most requests in flight, over all threads that use this object.
+    max_reply_bytes : int, default 2**26
+        A longer reply is refused; compressed ones are measured as they unfold.
     extra_body : dict, optional
         Merged into every request's body last: server-specific fields such as ``top_k``.
     context_length : int, default 10**9
@@ -105,6 +114,7 @@ class Endpoint:
         *,
         api_key_env: str = "OPENAI_API_KEY",
         logprobs: Literal["none", "echo"] = "none",
+        completions: bool = False,
         tools: bool = False,
         json_schema: bool = False,
         images: bool = False,
@@ -118,27 +128,31 @@ class Endpoint:
         deadline: float = 600.0,
         attempts: int = 6,
         max_concurrency: int = 8,
+        max_reply_bytes: int = 2**26,
         extra_body: dict[str, Any] | None = None,
         context_length: int = 10**9,
         count_tokens: Callable[[str], int] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] | None = None,
     ) -> None:
-        try:
-            from openai import OpenAI
-        except ImportError as error:
-            raise ImportError("endpoints need the openai client: pip install 'anytask[text]'") from error
         if not base_url.startswith(("http://", "https://")):
             raise ValueError(f"base_url starts with http:// or https://, and {base_url!r} was given")
         if not model:
             raise ValueError("an endpoint needs the name of a model on the server")
         if logprobs not in ("none", "echo"):
             raise ValueError(f"logprobs is 'none' or 'echo', and {logprobs!r} was given")
-        if attempts < 1 or max_concurrency < 1:
-            raise ValueError(f"attempts and max_concurrency are >= 1, and {attempts} and {max_concurrency} were given")
+        check_counts(attempts=attempts, max_concurrency=max_concurrency, max_reply_bytes=max_reply_bytes)
+        if not timeout > 0 or not deadline > 0:
+            raise ValueError(f"timeout and deadline must be above 0 seconds, got {timeout!r} and {deadline!r}")
         self.base_url, self.name = base_url, model
         self.capabilities = Capabilities(
-            logprobs=logprobs == "echo", tools=tools, json_schema=json_schema, seed=seed, images=images, n=n
+            logprobs=logprobs == "echo",
+            completions=completions or logprobs == "echo",
+            tools=tools,
+            json_schema=json_schema,
+            seed=seed,
+            images=images,
+            n=n,
         )
         self.budget = budget
         self.cache = cache if cache is None or isinstance(cache, ReplyCache) else ReplyCache(cache)
@@ -146,9 +160,9 @@ class Endpoint:
         self.extra_body, self.context_length = dict(extra_body or {}), context_length
         self.max_concurrency = max_concurrency
         self._count = count_tokens
-        key = api_key or os.environ.get(api_key_env) or "none"
         self._transport = Transport(
-            OpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=timeout),
+            base_url,
+            (api_key or os.environ.get(api_key_env) or "").strip(),
             model,
             usage=self.usage,
             budget=budget,
@@ -157,6 +171,7 @@ class Endpoint:
             deadline=deadline,
             attempts=attempts,
             max_concurrency=max_concurrency,
+            max_reply_bytes=max_reply_bytes,
             extra_body=self.extra_body,
             sleep=sleep,
             jitter=jitter if jitter is not None else random.Random().random,
@@ -182,41 +197,37 @@ class Endpoint:
             When the request needs what the server does not offer.
         """
         self._check(request)
-        fields = asdict(request) | {"extra_body": self.extra_body}
         began = time.perf_counter()
         tag = request.tag or "chat"
-        stored = self._stored(fields, request.n)
-        if stored is not None:
+        parts = [self._recall(request, sample) for sample in range(request.n)]
+        if None not in parts:
             self.usage.record(tag, cache_hits=1)
-            return replace(stored, latency_s=time.perf_counter() - began)
-        if request.n > 1 and not self.capabilities.n:
-            singles = [
-                self._ask(replace(request, n=1, seed=None if request.seed is None else request.seed + i), tag)
-                for i in range(request.n)
-            ]
-            reply = ChatReply(
-                tuple(one.choices[0] for one in singles),
-                Usage(
-                    sum(one.usage.prompt_tokens for one in singles),
-                    sum(one.usage.completion_tokens for one in singles),
-                    any(one.usage.estimated for one in singles),
-                ),
-                singles[0].model,
-                attempts=sum(one.attempts for one in singles),
-            )
+        elif request.n == 1 or self.capabilities.n:
+            parts = [self._asked(request, 0, tag)]
         else:
-            reply = self._ask(request, tag)
-        if request.response_format is not None:
-            reply = self._in_form(request, reply, tag)
-        reply = replace(reply, latency_s=time.perf_counter() - began)
-        self._store(fields, reply)
-        return reply
+            for sample, known in enumerate(parts):
+                seed = None if request.seed is None else request.seed + sample
+                try:
+                    parts[sample] = known or self._asked(request, sample, tag, n=1, seed=seed)
+                except LMError as error:
+                    error.finished = parts
+                    raise
+        done = [part for part in parts if part is not None]
+        return ChatReply(
+            tuple(choice for part in done for choice in part.choices),
+            sum((part.usage for part in done), Usage()),
+            done[0].model,
+            latency_s=time.perf_counter() - began,
+            cached=all(part.cached for part in done),
+            attempts=sum(part.attempts for part in done),
+            raw=done[0].raw,
+        )
 
     def chat_many(self, requests: Sequence[ChatRequest], max_concurrency: int = 8) -> list[ChatReply]:
         """Answer many requests side by side, in their order.
 
-        The first failure stops requests that have not started. :class:`BudgetExceeded` carries the replies so far in
-        ``partial``: a list like the result, with None where there is no reply.
+        The first failure stops requests that have not started. Every :class:`LMError` carries the replies so far in
+        ``finished``: a list like the result, with None where there is no reply.
         """
         return self._many(self.chat, list(requests), max_concurrency)
 
@@ -238,14 +249,12 @@ class Endpoint:
             list(pool.map(one, range(len(items))))
         if errors:
             first = errors[min(errors)]
-            if isinstance(first, BudgetExceeded):
-                first.partial = results
+            if isinstance(first, LMError):
+                first.finished = results
             raise first
         return [result for result in results if result is not None]
 
     def _check(self, request: ChatRequest) -> None:
-        if request.n < 1 or request.max_tokens < 1:
-            raise ValueError(f"n and max_tokens are >= 1, and {request.n} and {request.max_tokens} were given")
         images = any(
             isinstance(message.get("content"), list) and any(part.get("type") != "text" for part in message["content"])
             for message in request.messages
@@ -258,44 +267,64 @@ class Endpoint:
                     "if the server offers that"
                 )
 
+    def _asked(self, request: ChatRequest, sample: int, tag: str, **changes: Any) -> ChatReply:
+        """Ask the server, correct a reply out of form, and store the choices from place ``sample`` on."""
+        asked = replace(request, **changes)
+        reply = self._ask(asked, tag)
+        if request.response_format is not None:
+            reply = self._in_form(asked, reply, tag)
+        if self.cache is not None:
+            usage = reply.usage  # of all choices: stored with the first
+            for place, choice in enumerate(reply.choices, start=sample):
+                part = {"choice": asdict(choice), "usage": asdict(usage), "model": reply.model}
+                self.cache.put(self.name, self._fields(asdict(request)), place, part)
+                usage = Usage()
+        return reply
+
     def _ask(self, request: ChatRequest, tag: str) -> ChatReply:
-        body = body_of(request, self.name, self.capabilities)
         prompt = sum(self.count_tokens(json.dumps(message, default=str)) + 4 for message in request.messages)
         prompt += self.count_tokens(json.dumps(request.tools)) if request.tools else 0
 
         def read(raw: dict[str, Any]) -> tuple[ChatReply, Usage]:
-            choices = tuple(choice_of(choice) for choice in raw.get("choices") or ())
-            if not choices:
-                raise Unusable("a reply without choices")
-            usage = self._usage(raw, prompt, "".join(choice.text for choice in choices))
-            return ChatReply(choices, usage, raw.get("model") or self.name, raw=raw), usage
+            choices = tuple(choice_of(choice) for choice in choices_of(raw, request.n))
+            usage = usage_of(raw, prompt, self.count_tokens("".join(choice.text for choice in choices)))
+            return ChatReply(choices, usage, str(raw.get("model") or self.name), raw=raw), usage
 
+        body = body_of(request, self.name, self.capabilities)
         reply, attempts = self._transport.post(
             "/chat/completions", body, read, prompt, request.max_tokens * request.n, tag
         )
         return replace(reply, attempts=attempts)
 
     def _in_form(self, request: ChatRequest, reply: ChatReply, tag: str) -> ChatReply:
-        choices = []
-        usage, attempts = reply.usage, reply.attempts
-        for choice in reply.choices:
+        for place, choice in enumerate(reply.choices):
             try:
                 parse_reply(choice.text, request.response_format)
+                continue
             except ValueError as problem:
-                repaired = self._ask(repair_request(request, choice.text, str(problem)), tag)
-                usage = Usage(
-                    usage.prompt_tokens + repaired.usage.prompt_tokens,
-                    usage.completion_tokens + repaired.usage.completion_tokens,
-                    usage.estimated or repaired.usage.estimated,
-                )
-                attempts += repaired.attempts
-                choice = repaired.choices[0]
-                try:
-                    parse_reply(choice.text, request.response_format)
-                except ValueError as error:
-                    raise ReplyError(f"{self.name!r} did not correct its reply: {error}", choice.text) from error
-            choices.append(choice)
-        return replace(reply, choices=tuple(choices), usage=usage, attempts=attempts)
+                again = self._ask(repair_request(request, choice.text, str(problem)), tag)
+            try:
+                parse_reply(again.text, request.response_format)
+            except ValueError as error:
+                hide = self._transport.hide
+                raise ReplyError(hide(f"{self.name!r} did not correct its reply: {error}"), hide(again.text)) from None
+            choices = (*reply.choices[:place], again.choices[0], *reply.choices[place + 1 :])
+            attempts = reply.attempts + again.attempts
+            reply = replace(reply, choices=choices, usage=reply.usage + again.usage, attempts=attempts)
+        return reply
+
+    def _recall(self, request: ChatRequest, sample: int) -> ChatReply | None:
+        if self.cache is None:
+            return None
+
+        def read(part: dict[str, Any]) -> ChatReply:
+            choice, usage = Choice(**part["choice"]), Usage(**part["usage"])
+            return ChatReply((choice,), usage, part["model"], cached=True, attempts=0)
+
+        return self.cache.get(self.name, self._fields(asdict(request)), sample, read)
+
+    def _fields(self, body: dict[str, Any]) -> dict[str, Any]:
+        return body | {"extra_body": self.extra_body}
 
     # ---- scoring and continuing text
 
@@ -307,22 +336,21 @@ class Endpoint:
         Every option is one request; the server's own prefix cache makes that cheap. Tokens that begin inside the
         option are its tokens; where one spans the border it is counted too, as in :class:`~anytask.lm.LocalLM`.
         """
-        if not self.capabilities.logprobs:
-            raise MissingCapability(
-                f"the endpoint {self.name!r} was set up without log-probabilities; if its /completions supports echo, "
-                "construct it with logprobs='echo', else use local weights"
-            )
-        if len(prompts) != len(options):
-            raise ValueError(f"{len(prompts)} prompts and {len(options)} lists of options were given")
-        for i, row in enumerate(options):
-            if not row or any(not option for option in row):
-                raise ValueError(f"prompt {i} has no options or an empty one: there is nothing to score")
-        pairs = [(prompt, option, tag) for prompt, row in zip(prompts, options) for option in row]
-        scores = iter(self._many(self._score_one, pairs, self.max_concurrency))
-        return [[next(scores) for _ in row] for row in options]
+        require(self, "logprobs", method="score")
+        options = check_options(prompts, options)
+        pairs = [(prompt, option) for prompt, row in zip(prompts, options) for option in row]
 
-    def _score_one(self, pair: tuple[str, str, str]) -> OptionScore:
-        prompt, option, tag = pair
+        def rows(flat: Sequence[Any]) -> list[list[Any]]:
+            scores = iter(flat)
+            return [[next(scores) for _ in row] for row in options]
+
+        try:
+            return rows(self._many(lambda pair: self._score_one(pair[0], pair[1], tag), pairs, self.max_concurrency))
+        except LMError as error:
+            error.finished = [None if None in row else row for row in rows(error.finished)]
+            raise
+
+    def _score_one(self, prompt: str, option: str, tag: str) -> OptionScore:
         body = {
             "model": self.name,
             "prompt": prompt + option,
@@ -333,27 +361,40 @@ class Endpoint:
             "echo": True,
             "logprobs": 1,
         }
-        fields = body | {"extra_body": self.extra_body}
-        stored = self.cache.get(self.name, fields, 0) if self.cache is not None else None
-        if stored is not None:
-            self.usage.record(tag, cache_hits=1)
-        else:
-            estimate = self.count_tokens(prompt + option)
 
-            def read(raw: dict[str, Any]) -> tuple[dict[str, Any], Usage]:
-                choices = raw.get("choices") or []
-                logprobs = choices[0].get("logprobs") if choices else None
-                if not logprobs or not logprobs.get("tokens"):
-                    raise LMError(
-                        f"the server of {self.name!r} sent no echoed log-probabilities; logprobs='echo' is wrong"
-                    )
-                return logprobs, self._usage(raw, estimate, choices[0].get("text") or "")
+        def keep(choice: dict[str, Any]) -> dict[str, Any]:
+            if not choice.get("logprobs"):
+                raise LMError(f"the server of {self.name!r} sent no echoed log-probabilities; logprobs='echo' is wrong")
+            return dict(choice["logprobs"])
 
-            new: dict[str, Any] = self._transport.post("/completions", body, read, estimate, 1, tag)[0]
-            if self.cache is not None:
-                self.cache.put(self.name, fields, 0, new)
-            stored = new
-        return echoed(stored, prompt, option)
+        return self._complete(body, keep, lambda kept: echoed(kept, prompt, option), 1, tag)
+
+    def _complete(
+        self,
+        body: dict[str, Any],
+        keep: Callable[[dict[str, Any]], dict[str, Any]],
+        read: Callable[[dict[str, Any]], T],
+        max_tokens: int,
+        tag: str,
+    ) -> T:
+        """Ask ``/completions``, or the cache: ``keep`` says what of a choice is stored, ``read`` what it means."""
+        fields = self._fields(body)
+        if self.cache is not None:
+            stored = self.cache.get(self.name, fields, 0, read)
+            if stored is not None:
+                self.usage.record(tag, cache_hits=1)
+                return cast(T, stored)
+        prompt = self.count_tokens(body["prompt"])
+
+        def take(raw: dict[str, Any]) -> tuple[tuple[dict[str, Any], T], Usage]:
+            (choice,) = choices_of(raw, 1)
+            kept = keep(choice)
+            return (kept, read(kept)), usage_of(raw, prompt, self.count_tokens(str(choice.get("text") or "")))
+
+        (kept, result), _ = self._transport.post("/completions", body, take, prompt, max_tokens, tag)
+        if self.cache is not None:
+            self.cache.put(self.name, fields, 0, kept)
+        return result
 
     def generate(
         self,
@@ -369,8 +410,10 @@ class Endpoint:
         tag: str = "generate",
     ) -> list[str]:
         """Continue each prompt through ``/completions``."""
+        require(self, "completions", method="generate")
         if beam_width != 1:
             raise MissingCapability(f"the endpoint {self.name!r} has no beam search; use local weights")
+        check_sampling(max_tokens, temperature, top_p)
 
         def one(prompt: str) -> str:
             body: dict[str, Any] = {
@@ -385,29 +428,18 @@ class Endpoint:
                 body["stop"] = list(stop)
             if self.capabilities.seed:
                 body["seed"] = seed
-            fields = body | {"extra_body": self.extra_body}
-            stored = self.cache.get(self.name, fields, 0) if self.cache is not None else None
-            if stored is not None:
-                self.usage.record(tag, cache_hits=1)
-                return str(stored["text"])
-            estimate = self.count_tokens(prompt)
+            return self._complete(body, lambda choice: {"text": choice["text"]}, _text, max_tokens, tag)
 
-            def read(raw: dict[str, Any]) -> tuple[str, Usage]:
-                choices = raw.get("choices") or []
-                if not choices or not isinstance(choices[0].get("text"), str):
-                    raise Unusable("a reply without choices")
-                return choices[0]["text"], self._usage(raw, estimate, choices[0]["text"])
-
-            text, _ = self._transport.post("/completions", body, read, estimate, max_tokens, tag)
-            if self.cache is not None:
-                self.cache.put(self.name, fields, 0, {"text": text})
-            return text
-
-        return self._many(one, list(prompts), self.max_concurrency)
+        return self._many(one, check_texts(prompts, "prompts"), self.max_concurrency)
 
     def count_tokens(self, text: str) -> int:
         """Number of tokens of ``text``: the user's counter, or an estimate of one per 4 UTF-8 bytes."""
-        return self._count(text) if self._count is not None else math.ceil(len(text.encode()) / 4)
+        if self._count is None:
+            return math.ceil(len(text.encode("utf-8", "surrogatepass")) / 4)
+        n = self._count(text)
+        if not isinstance(n, Integral) or n < 0:
+            raise TypeError(f"count_tokens must return an integer of at least 0, got {n!r}")
+        return int(n)
 
     def encode(self, text: str) -> list[int]:
         """Not offered: the server keeps its tokenizer to itself."""
@@ -417,30 +449,8 @@ class Endpoint:
         """Not offered: the server keeps its tokenizer to itself."""
         raise MissingCapability(f"the endpoint {self.name!r} has no tokenizer here; use local weights")
 
-    def _usage(self, raw: dict[str, Any], prompt_tokens: int, text: str) -> Usage:
-        given = raw.get("usage") or {}
-        if isinstance(given.get("prompt_tokens"), int) and isinstance(given.get("completion_tokens"), int):
-            return Usage(given["prompt_tokens"], given["completion_tokens"])
-        return Usage(prompt_tokens, self.count_tokens(text), estimated=True)
 
-    # ---- cache
-
-    def _stored(self, fields: dict[str, Any], n: int) -> ChatReply | None:
-        if self.cache is None:
-            return None
-        parts = []
-        for sample in range(n):
-            part = self.cache.get(self.name, fields, sample)
-            if part is None:
-                return None
-            parts.append(part)
-        usage = Usage(**parts[0]["usage"])
-        return ChatReply(
-            tuple(Choice(**part["choice"]) for part in parts), usage, parts[0]["model"], cached=True, attempts=0
-        )
-
-    def _store(self, fields: dict[str, Any], reply: ChatReply) -> None:
-        if self.cache is not None:
-            for sample, choice in enumerate(reply.choices):
-                part = {"choice": asdict(choice), "usage": asdict(reply.usage), "model": reply.model}
-                self.cache.put(self.name, fields, sample, part)
+def _text(kept: dict[str, Any]) -> str:
+    if not isinstance(kept["text"], str):
+        raise ValueError("a text that is no string")
+    return kept["text"]

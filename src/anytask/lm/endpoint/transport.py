@@ -1,4 +1,9 @@
-"""Requests to a server: attempts, waits, deadlines, budgets and accounts."""
+"""Requests to a server: attempts, waits, deadlines, limits, budgets and accounts.
+
+The openai package gives the HTTP client (connections, proxies, TLS). Its own attempts know no budget and no deadline
+over all of them, post a prompt again wherever a redirect points, and read replies of any length, so attempts are made
+here.
+"""
 
 from __future__ import annotations
 
@@ -7,55 +12,66 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from anytask.lm.accounts import Accounts, Budget
-from anytask.lm.protocol import LMError, Usage
+from anytask.lm.protocol import BadNumber, LMError, Usage
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 _RETRIED = frozenset({408, 409, 429})
+#: Encodings whose largest expansion of one network read is some 64 MiB.
+_ENCODINGS = ("identity", "gzip", "deflate")
 
 
 class Unusable(Exception):
-    """A reply with status 200 that holds no answer."""
+    """A failure that is worth another attempt, after ``wait`` seconds at least."""
+
+    def __init__(self, problem: str, wait: float = 0.0) -> None:
+        super().__init__(problem)
+        self.wait = wait
 
 
+@dataclass
 class Transport:
     """Posts JSON to a server until it answers, and keeps the accounts.
 
-    Parameters
+    Attributes
     ----------
-    client : openai.OpenAI
-        Without retries of its own.
-    name : str
-        The model's, for messages.
-    usage, budget, prices, timeout, deadline, attempts, extra_body, sleep, jitter
+    base_url, key, name : str
+        The server, the secret it is sent ("" for none), and the model's name, for messages.
+    usage, budget, prices, timeout, deadline, attempts, max_reply_bytes, extra_body, sleep, jitter
         As in :class:`~anytask.lm.Endpoint`.
     max_concurrency : int
         Most requests in flight.
     """
 
-    def __init__(
-        self,
-        client: Any,
-        name: str,
-        *,
-        usage: Accounts,
-        budget: Budget | None,
-        prices: tuple[float, float],
-        timeout: float,
-        deadline: float,
-        attempts: int,
-        max_concurrency: int,
-        extra_body: dict[str, Any],
-        sleep: Callable[[float], None],
-        jitter: Callable[[], float],
-    ) -> None:
-        self._client, self.name, self.usage, self.budget, self.prices = client, name, usage, budget, prices
-        self.timeout, self.deadline, self.attempts, self.extra_body = timeout, deadline, attempts, extra_body
-        self._sleep, self._jitter = sleep, jitter
-        self._slots = threading.BoundedSemaphore(max_concurrency)
+    base_url: str
+    key: str = field(repr=False)
+    name: str
+    usage: Accounts
+    budget: Budget | None
+    prices: tuple[float, float]
+    timeout: float
+    deadline: float
+    attempts: int
+    max_concurrency: int
+    max_reply_bytes: int
+    extra_body: dict[str, Any]
+    sleep: Callable[[float], None]
+    jitter: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        try:
+            from openai import DefaultHttpxClient
+        except ImportError as error:
+            raise ImportError("endpoints need the openai client: pip install 'anytask[text]'") from error
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise ValueError("api_key must be one line of ASCII characters, and another text was given")
+        self._client = DefaultHttpxClient(follow_redirects=False)
+        self._slots = threading.BoundedSemaphore(self.max_concurrency)
 
     def post(
         self,
@@ -78,45 +94,21 @@ class Transport:
             The most that the request may use, for the budget.
         tag : str
         """
-        import openai
-
-        body = body | self.extra_body
+        data = json.dumps(body | self.extra_body).encode()
         most = self._money(prompt_tokens, completion_tokens)
         end = time.monotonic() + self.deadline
-        problem = ""
         for attempt in range(1, self.attempts + 1):
-            wait_for = 0.0
             held = self.budget.reserve(prompt_tokens + completion_tokens, most) if self.budget is not None else None
             began = time.perf_counter()
             try:
-                limits = [self.timeout, end - time.monotonic()]
-                if self.budget is not None and self.budget.seconds_left() is not None:
-                    limits.append(self.budget.seconds_left() or 0.0)
+                left = self.budget.seconds_left() if self.budget is not None else None
+                seconds = min(self.timeout, end - time.monotonic(), self.timeout if left is None else left)
                 with self._slots:
-                    response = self._client.post(
-                        path,
-                        body=body,
-                        cast_to=object,
-                        options={"timeout": max(0.01, min(limits))},
-                    )
-                if not isinstance(response, dict):
-                    raise Unusable("a reply that is no JSON object")
-                result, usage = read(response)
-            except openai.APIStatusError as error:
-                status = error.status_code
-                if status not in _RETRIED and status < 500:
-                    self._fail(tag, began, held)
-                    raise LMError(f"{self.name!r} refused the request with status {status}: {_short(error)}") from error
-                problem = f"status {status}"
-                wait_for = _retry_after(error.response.headers.get("retry-after"))
-            except openai.APITimeoutError:
-                problem = "no answer in time"
-            except openai.APIConnectionError as error:
-                problem = f"a broken connection ({type(error.__cause__ or error).__name__})"
-            except (json.JSONDecodeError, openai.APIResponseValidationError, UnicodeDecodeError):
-                problem = "broken JSON"
+                    reply = self._exchange(path, data, max(0.01, seconds))
+                result, usage = self._understood(reply, read)
             except Unusable as error:
-                problem = str(error)
+                self._fail(tag, began, held)
+                problem, least = self.hide(str(error)), error.wait
             except BaseException:
                 self._fail(tag, began, held)
                 raise
@@ -133,17 +125,75 @@ class Transport:
                     money=money,
                 )
                 return result, attempt
-            self._fail(tag, began, held)
             if attempt == self.attempts:
                 break
-            wait = max(min(60.0, 2.0 ** (attempt - 1)) * self._jitter(), wait_for)
+            wait = max(min(60.0, 2.0 ** (attempt - 1)) * self.jitter(), least)
             if time.monotonic() + wait >= end:
                 raise LMError(
                     f"{self.name!r} gave no reply within {self.deadline:g} s ({attempt} attempts; last: {problem})"
                 )
             _log.info("%s: %s, attempt %d of %d, next in %.1f s", self.name, problem, attempt, self.attempts, wait)
-            self._sleep(wait)
+            self.sleep(wait)
         raise LMError(f"{self.name!r} gave no reply in {self.attempts} attempts; last: {problem}")
+
+    def hide(self, text: str) -> str:
+        """Return a text without the key, which a server may send back."""
+        return text.replace(self.key, "***") if self.key else text
+
+    def _exchange(self, path: str, data: bytes, seconds: float) -> Any:
+        """Return the JSON of one reply, or say what is wrong with it."""
+        end = time.monotonic() + seconds
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "gzip, deflate"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+
+        def talk() -> tuple[int, Any, bytes]:
+            url = self.base_url.rstrip("/") + path
+            with self._client.stream("POST", url, content=data, headers=headers, timeout=seconds) as response:
+                encoding = response.headers.get("content-encoding", "identity")
+                if encoding not in _ENCODINGS:
+                    raise LMError(f"{self.name!r} sent a reply encoded as {encoding[:40]!r}, which was not asked for")
+                read = bytearray()
+                for part in response.iter_bytes():
+                    read += part
+                    if len(read) > self.max_reply_bytes:
+                        raise LMError(f"{self.name!r} sent a reply of more than {self.max_reply_bytes} bytes")
+                    if time.monotonic() > end:
+                        raise TimeoutError
+                return response.status_code, response.headers, bytes(read)
+
+        try:
+            status, answered, read = _within(seconds, talk)
+        except LMError:
+            raise
+        except Exception as error:  # of the HTTP library below the openai package
+            kind = type(error).__name__
+            raise Unusable("no answer in time" if "Timeout" in kind else f"a broken connection ({kind})") from None
+        if status in _RETRIED or status >= 500:
+            raise Unusable(f"status {status}", _retry_after(answered.get("retry-after")))
+        if 300 <= status < 400:
+            place = self.hide(answered.get("location", "nowhere"))[:200]
+            raise LMError(
+                f"{self.name!r} redirects to {place!r}, and prompts are not sent on to where a server points: "
+                "give that address as base_url, if you trust it"
+            )
+        if status >= 400:
+            text = self.hide(" ".join(read.decode(errors="replace").split()))
+            raise LMError(f"{self.name!r} refused the request with status {status}: {text[:300]}")
+        try:
+            return json.loads(read)
+        except (ValueError, RecursionError):
+            raise Unusable("broken JSON") from None
+
+    def _understood(self, reply: Any, read: Callable[[dict[str, Any]], tuple[T, Usage]]) -> tuple[T, Usage]:
+        if not isinstance(reply, dict):
+            raise Unusable("a reply that is no JSON object")
+        try:
+            return read(reply)
+        except BadNumber as error:
+            raise BadNumber(f"the server of {self.name!r} sent a number that cannot be: {error}") from None
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise Unusable(f"a reply of another form ({error})") from None
 
     def _fail(self, tag: str, began: float, held: Any) -> None:
         self.usage.record(tag, failures=1, seconds=time.perf_counter() - began)
@@ -152,6 +202,20 @@ class Transport:
 
     def _money(self, prompt_tokens: int, completion_tokens: int) -> float:
         return (prompt_tokens * self.prices[0] + completion_tokens * self.prices[1]) / 1000
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """Return what ``call`` returns, or leave it behind: a server may keep each single read from timing out."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future.result(seconds)
 
 
 def _retry_after(value: str | None) -> float:
@@ -168,8 +232,3 @@ def _retry_after(value: str | None) -> float:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except (TypeError, ValueError):
         return 0.0
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else text[:300] + "..."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from anytask.lm.endpoint.transport import Unusable
-from anytask.lm.protocol import Capabilities, ChatRequest, Choice, LMError, OptionScore
+from anytask.lm.protocol import Capabilities, ChatRequest, Choice, LMError, OptionScore, Usage, check_logprobs
 from anytask.lm.structured import schema_of
 
 _FINISH = ("stop", "length", "tool_calls", "content_filter")
@@ -46,22 +46,46 @@ def body_of(request: ChatRequest, model: str, offers: Capabilities) -> dict[str,
     return body
 
 
+def choices_of(raw: dict[str, Any], n: int) -> list[dict[str, Any]]:
+    """Return the ``n`` choices of a reply."""
+    choices = raw.get("choices")
+    if not choices:
+        raise Unusable("a reply without choices")
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise Unusable(f"choices is {str(choices)[:60]!r}, and a list of objects is wanted")
+    if len(choices) != n:
+        raise Unusable(f"{len(choices)} choices, and {n} were asked for")
+    return choices
+
+
 def choice_of(raw: dict[str, Any]) -> Choice:
     """Return one choice of a reply, or say why it holds no answer."""
     message = raw.get("message")
     finish = raw.get("finish_reason") or "stop"
-    if not isinstance(message, dict) or (not message.get("content") and not message.get("tool_calls")):
+    if not isinstance(message, dict) or not (message.get("content") or message.get("tool_calls")):
         if finish in ("length", "content_filter"):
             raise LMError(f"the reply is empty because of {finish}; raise max_tokens or change the prompt")
         raise Unusable("a reply without content")
     kept = {k: v for k, v in message.items() if k in ("role", "content", "tool_calls") and v is not None}
+    if not isinstance(kept.get("content", ""), str) or not isinstance(kept.get("tool_calls", []), list):
+        raise Unusable("a message whose content is no string, or whose tool_calls are no list")
     return Choice({"role": "assistant"} | kept, cast(Any, finish if finish in _FINISH else "stop"), raw.get("logprobs"))
+
+
+def usage_of(raw: dict[str, Any], prompt_tokens: int, completion_tokens: int) -> Usage:
+    """Return what a reply says it used, or the estimates where it does not say."""
+    given = raw.get("usage") or {}
+    if given.get("prompt_tokens") is None or given.get("completion_tokens") is None:
+        return Usage(prompt_tokens, completion_tokens, estimated=True)
+    return Usage(given["prompt_tokens"], given["completion_tokens"])
 
 
 def echoed(logprobs: dict[str, Any], prompt: str, option: str) -> OptionScore:
     """The option's part of an echoed text; the one token generated behind it is left out."""
     tokens, values = logprobs["tokens"], logprobs["token_logprobs"]
     offsets = logprobs.get("text_offset")
+    if not tokens or len(values) != len(tokens) or (offsets and len(offsets) != len(tokens)):
+        raise ValueError("echoed tokens, log-probabilities and offsets must be of one length, and not empty")
     if not offsets:
         offsets, at = [], 0
         for token in tokens:
@@ -75,4 +99,5 @@ def echoed(logprobs: dict[str, Any], prompt: str, option: str) -> OptionScore:
         raise LMError("the server sent no log-probability for a token of the option (is the prompt empty?)")
     first = min(offsets[inside[0]], len(prompt))
     n_bytes = len((prompt + option)[first:].encode())
+    check_logprobs(chosen, "the log-probability of a token")
     return OptionScore(float(sum(chosen)), len(chosen), n_bytes, tuple(map(float, chosen)))

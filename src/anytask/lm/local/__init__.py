@@ -8,18 +8,21 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from anytask.core.checks import check_counts, require_finite
 from anytask.core.rng import derive
 from anytask.lm.accounts import Accounts
-from anytask.lm.local.generation import Endings, Generated, continue_all
+from anytask.lm.cache import ScoreCache
+from anytask.lm.local.generation import Generated, Sampling, continue_all
 from anytask.lm.local.reader import Reader
-from anytask.lm.local.scoring import TokenLogprobs, score_causal, score_masked, score_seq2seq, token_logprobs
-from anytask.lm.local.weights import Objective, as_pair, end_ids_of, load_pair
+from anytask.lm.local.scoring import score_causal, score_masked, score_seq2seq
+from anytask.lm.local.weights import as_pair, end_ids_of, load_pair
 from anytask.lm.protocol import (
     Capabilities,
     ChatReply,
@@ -30,10 +33,10 @@ from anytask.lm.protocol import (
     OptionScore,
     ReplyError,
     Usage,
+    check_options,
+    check_texts,
 )
-
-if TYPE_CHECKING:
-    from anytask.lm.cache import ScoreCache
+from anytask.lm.structured import parse_reply
 
 __all__ = ["LocalLM"]
 
@@ -122,8 +125,7 @@ class LocalLM:
     ) -> None:
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype is 'float32' or 'bfloat16', and {dtype!r} was given")
-        if batch_tokens < 1:
-            raise ValueError(f"batch_tokens is >= 1, and {batch_tokens} was given")
+        check_counts(batch_tokens=batch_tokens)
         if isinstance(model, (str, os.PathLike)):
             place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
             if dtype == "bfloat16" and place.type != "cuda":
@@ -148,12 +150,12 @@ class LocalLM:
         )
         self.codec, self.objective = self._reader.codec, self._reader.objective
         self.context_length = self._reader.context_length
-        self._cache = _open_cache(cache)
+        self._cache = cache if cache is None or isinstance(cache, ScoreCache) else ScoreCache(cache)
         self._end_ids = end_ids_of(self.model, self.tokenizer)
         writes = self.objective != "masked"
         chats = writes and getattr(self.tokenizer, "chat_template", None) is not None
         self.capabilities = Capabilities(
-            chat=chats, logprobs=True, seed=writes, local_weights=True, n=chats, json_schema=False
+            chat=chats, logprobs=True, completions=writes, seed=writes, local_weights=True, n=chats, json_schema=False
         )
 
     def __repr__(self) -> str:
@@ -204,64 +206,48 @@ class LocalLM:
         -------
         list of list of OptionScore
         """
-        prompts, options = _strings(prompts, "prompts"), [list(row) for row in options]
-        if len(prompts) != len(options):
-            raise ValueError(f"{len(prompts)} prompts and {len(options)} lists of options were given")
-        for i, row in enumerate(options):
-            if not row:
-                raise ValueError(f"prompt {i} has no options")
-            if any(not option for option in row):
-                raise ValueError(f"prompt {i} has an empty option: there is nothing to score")
-        began = time.perf_counter()
-        found: dict[tuple[str, str], OptionScore] = {}
-        wanted = dict.fromkeys((p, o) for p, row in zip(prompts, options) for o in row)
+        prompts, options = check_texts(prompts, "prompts"), check_options(prompts, options)
+        wanted = list(dict.fromkeys((p, o) for p, row in zip(prompts, options) for o in row))
         stamp = self.fingerprint() if self._cache is not None else ""
-        if self._cache is not None:
-            found = self._cache.get_many(stamp, list(wanted))
+        found = self._cache.get_many(stamp, wanted) if self._cache is not None else {}
         todo: dict[str, list[str]] = {}
         for prompt, option in wanted:
             if (prompt, option) not in found:
                 todo.setdefault(prompt, []).append(option)
-        score = {"causal": score_causal, "seq2seq": score_seq2seq, "masked": score_masked}
+        score = {"causal": score_causal, "seq2seq": score_seq2seq, "masked": score_masked}[self.objective]
         forward = 0
-        if todo:
+        with self.usage.timed(tag) as used:
             with self._reader.runner.inference():
-                new, forward = score[self.objective](self._reader, list(todo), list(todo.values()))
-            if self._cache is not None:
-                self._cache.put_many(stamp, new)
-            found |= new
-        results = [[found[prompt, option] for option in row] for prompt, row in zip(prompts, options)]
-        hits = sum(prompt not in todo for prompt in prompts)
-        read = [self.count_tokens(prompt) for prompt in prompts if prompt in todo]
-        self.usage.record(
-            tag,
-            calls=len(read),
-            prompt_tokens=sum(read),
-            completion_tokens=sum(s.n_tokens for p, row in zip(prompts, results) if p in todo for s in row),
-            forward_tokens=forward,
-            seconds=time.perf_counter() - began,
-            cache_hits=hits,
-        )
+                for new, tokens in score(self._reader, list(todo), list(todo.values())):
+                    if self._cache is not None:
+                        self._cache.put_many(stamp, new)
+                    found |= new
+                    forward += tokens
+            results = [[found[prompt, option] for option in row] for prompt, row in zip(prompts, options)]
+            read = [self.count_tokens(prompt) for prompt in prompts if prompt in todo]
+            used.update(
+                calls=len(read),
+                prompt_tokens=sum(read),
+                completion_tokens=sum(s.n_tokens for p, row in zip(prompts, results) if p in todo for s in row),
+                forward_tokens=forward,
+                cache_hits=len(prompts) - len(read),
+            )
         return results
 
     def token_logprobs(self, texts: Sequence[str], *, tag: str = "token_logprobs") -> list[TokenLogprobs]:
         """Log-probability of every token of every text given the tokens before it (causal models).
 
-        What prompt compressors call self-information is the negative of these.
+        What prompt compressors call self-information is the negative of these. The first token follows the tokenizer's
+        beginning token, or the end token where it has none.
         """
-        self._needs("causal", "token_logprobs")
-        texts = _strings(texts, "texts")
-        began = time.perf_counter()
-        with self._reader.runner.inference():
-            results, n = token_logprobs(self._reader, texts)
-        self.usage.record(
-            tag,
-            calls=len(texts),
-            prompt_tokens=n,
-            forward_tokens=n,
-            seconds=time.perf_counter() - began,
-        )
-        return results
+        if self.objective != "causal":
+            raise MissingCapability(f"token_logprobs needs a causal model, and {self.name!r} is {self.objective}")
+        rows = self.score([""] * len(texts), [[text] for text in texts], tag=tag)
+        encoded = [self.codec.encode_with_spans(text) for text in texts]
+        return [
+            TokenLogprobs(tuple(ids), tuple(spans), score.token_logprobs)
+            for (ids, spans), [score] in zip(encoded, rows)
+        ]
 
     # ---- generation
 
@@ -299,72 +285,24 @@ class LocalLM:
             Exponent alpha of ((5 + n) / 6)^alpha, which divides a beam's log-probability.
         tag : str, default "generate"
         """
-        prompts = _strings(prompts, "prompts")
-        return [
-            out.text
-            for out in self._generate(
-                [self._reader.prompt_ids(prompt) for prompt in prompts],
-                _seeds(seed, prompts),
-                max_tokens=max_tokens,
-                stop=stop,
-                temperature=temperature,
-                top_p=top_p,
-                beam_width=beam_width,
-                length_penalty=length_penalty,
-                tag=tag,
-            )
-        ]
+        how = Sampling(max_tokens, tuple(check_texts(stop, "stop")), temperature, top_p, beam_width, length_penalty)
+        prompts = check_texts(prompts, "prompts")
+        ids = [self._reader.prompt_ids(prompt) for prompt in prompts]
+        return [out.text for out in self._generate(ids, _seeds(seed, prompts), how, tag)]
 
     def _generate(
-        self,
-        prompts: Sequence[tuple[int, ...]],
-        seeds: Sequence[int],
-        *,
-        max_tokens: int,
-        stop: Sequence[str],
-        temperature: float,
-        top_p: float,
-        tag: str,
-        beam_width: int = 1,
-        length_penalty: float = 0.0,
+        self, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], how: Sampling, tag: str
     ) -> list[Generated]:
         if self.objective == "masked":
             raise MissingCapability(f"{self.name!r} is a masked model and cannot continue text; use a causal one")
-        if max_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or beam_width < 1:
-            raise ValueError(
-                f"max_tokens >= 1, temperature >= 0, 0 < top_p <= 1 and beam_width >= 1 are wanted, and {max_tokens}, "
-                f"{temperature}, {top_p} and {beam_width} were given"
+        with self.usage.timed(tag) as used, self._reader.runner.inference():
+            done, forward = continue_all(self._reader, prompts, seeds, self._end_ids, how)
+            used.update(
+                calls=len(prompts),
+                prompt_tokens=sum(map(len, prompts)),
+                completion_tokens=sum(len(out.ids) for out in done),
+                forward_tokens=forward,
             )
-        if beam_width > 1 and temperature > 0:
-            raise ValueError(f"beam search is greedy, and temperature={temperature} was given with {beam_width} beams")
-        if isinstance(stop, str):
-            raise TypeError("stop is a sequence of strings, and one string was given")
-        began = time.perf_counter()
-        endings = Endings(self.codec, self._end_ids, stop, max_tokens)
-        for ids in prompts:
-            n = len(ids) + (self.objective == "causal")
-            self._reader.check_length(n, self.codec.decode(ids), "prompt and one token")
-        room = [self.context_length - (len(ids) if self.objective == "causal" else 1) for ids in prompts]
-        with self._reader.runner.inference():
-            done, forward = continue_all(
-                self._reader,
-                prompts,
-                room,
-                endings,
-                seeds=seeds,
-                temperature=temperature,
-                top_p=top_p,
-                beam_width=beam_width,
-                length_penalty=length_penalty,
-            )
-        self.usage.record(
-            tag,
-            calls=len(prompts),
-            prompt_tokens=sum(map(len, prompts)),
-            completion_tokens=sum(len(out.ids) for out in done),
-            forward_tokens=forward,
-            seconds=time.perf_counter() - began,
-        )
         return done
 
     # ---- chat
@@ -375,66 +313,36 @@ class LocalLM:
 
     def chat_many(self, requests: Sequence[ChatRequest], max_concurrency: int = 8) -> list[ChatReply]:
         """Answer many requests in batches (``max_concurrency`` is for endpoints and has no effect here)."""
-        from anytask.lm.structured import parse_reply
-
         if not self.capabilities.chat:
             raise MissingCapability(
                 f"{self.name!r} has no chat template, so it cannot chat; use generate(), or set tokenizer.chat_template"
             )
-        by_settings: dict[tuple[Any, ...], list[int]] = {}
+        groups: dict[tuple[Sampling, str], list[int]] = {}
         for i, request in enumerate(requests):
             if request.tools or request.logprobs:
                 raise MissingCapability(f"{self.name!r} offers no {'tools' if request.tools else 'logprobs'} in chats")
-            if request.n < 1:
-                raise ValueError(f"n is >= 1, and {request.n} was given")
-            key = (request.max_tokens, request.stop, request.temperature, request.top_p, request.tag)
-            by_settings.setdefault(key, []).append(i)
-        replies: dict[int, ChatReply] = {}
-        for (max_tokens, stop, temperature, top_p, tag), members in by_settings.items():
+            how = Sampling(request.max_tokens, tuple(request.stop), request.temperature, request.top_p)
+            groups.setdefault((how, request.tag or "chat"), []).append(i)
+        replies: list[ChatReply | None] = [None] * len(requests)
+        for (how, tag), members in groups.items():
             began = time.perf_counter()
-            texts = [self._render(requests[i].messages) for i in members for _ in range(requests[i].n)]
-            seeds = []
-            for i in members:
-                text = self._render(requests[i].messages)
-                seeds += [derive(requests[i].seed or 0, text, sample) for sample in range(requests[i].n)]
-            ids = [tuple(self.codec.encode(text)) for text in texts]
-            out = iter(
-                self._generate(
-                    ids,
-                    seeds,
-                    max_tokens=max_tokens,
-                    stop=stop,
-                    temperature=temperature,
-                    top_p=top_p,
-                    tag=tag or "chat",
-                )
-            )
+            texts = [(i, self._render(requests[i].messages)) for i in members]
+            ids = {i: tuple(self.codec.encode(text)) for i, text in texts}
+            samples = [(i, text, sample) for i, text in texts for sample in range(requests[i].n)]
+            seeds = [derive(requests[i].seed or 0, text, sample) for i, text, sample in samples]
+            out = iter(self._generate([ids[i] for i, _, _ in samples], seeds, how, tag))
             seconds = time.perf_counter() - began
-            lengths = iter(map(len, ids))
             for i in members:
                 done = [next(out) for _ in range(requests[i].n)]
-                n_prompt = max(next(lengths) for _ in done)  # the samples share one prompt
                 choices = tuple(
                     Choice(
-                        {"role": "assistant", "content": one.text},
-                        "stop" if one.finish_reason == "stop" else "length",
+                        {"role": "assistant", "content": one.text}, "stop" if one.finish_reason == "stop" else "length"
                     )
                     for one in done
                 )
-                for choice in choices:
-                    if requests[i].response_format is not None:
-                        try:
-                            parse_reply(choice.text, requests[i].response_format)
-                        except ValueError as error:
-                            raise ReplyError(str(error), choice.text) from error
-                replies[i] = ChatReply(
-                    choices,
-                    Usage(n_prompt, sum(len(one.ids) for one in done)),
-                    self.name,
-                    self.kind,
-                    seconds,
-                )
-        return [replies[i] for i in range(len(requests))]
+                usage = Usage(len(ids[i]), sum(len(one.ids) for one in done))
+                replies[i] = ChatReply(choices, usage, self.name, self.kind, seconds)
+        return _in_form(requests, replies)
 
     def _render(self, messages: Sequence[dict[str, Any]]) -> str:
         text = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
@@ -452,20 +360,19 @@ class LocalLM:
         """
         if self.objective == "masked":
             raise MissingCapability(f"{self.name!r} is a masked model and has no next token; use a causal one")
-        prompts = _strings(prompts, "prompts")
-        began = time.perf_counter()
-        ids = [self._reader.prompt_ids(prompt) for prompt in prompts]
+        ids = [self._reader.prompt_ids(prompt) for prompt in check_texts(prompts, "prompts")]
         for one, prompt in zip(ids, prompts):
             self._reader.check_length(len(one), prompt, "prompt")
-        rows: list[Tensor | None] = [None] * len(ids)
+        rows: dict[int, Tensor] = {}
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        with self._reader.runner.inference():
-            for batch in self._reader.batches(order, [len(ids[i]) for i in order]):
-                for i, row in zip(batch, self._reader.runner.start([ids[i] for i in batch]).logits):
-                    rows[i] = row
         n = sum(map(len, ids))
-        self.usage.record(tag, calls=len(ids), prompt_tokens=n, forward_tokens=n, seconds=time.perf_counter() - began)
-        return torch.stack([row for row in rows if row is not None])
+        with self.usage.timed(tag) as used, self._reader.runner.inference():
+            for batch in self._reader.batches(order, [len(ids[i]) for i in order]):
+                rows |= zip(batch, self._reader.runner.start([ids[i] for i in batch]).logits)
+            logits = torch.stack([rows[i] for i in range(len(ids))])
+            self._reader.log_normalizer(logits)
+            used.update(calls=len(ids), prompt_tokens=n, forward_tokens=n)
+        return logits
 
     def hidden_states(
         self, text: str, spans: Sequence[tuple[int, int]], *, layer: int = -1, tag: str = "hidden_states"
@@ -487,32 +394,26 @@ class LocalLM:
         Tensor (n_spans, d), float32
             On the model's device, without gradients.
         """
-        began = time.perf_counter()
         ids, places = self.codec.encode_with_spans(text, special=True)
         self._reader.check_length(len(ids), text, "text")
+        inside: list[list[int]] = []
         for a, b in spans:
             if not 0 <= a < b <= len(text):
                 raise ValueError(f"span ({a}, {b}) is not inside the text of {len(text)} characters")
-        module = self.model.get_encoder() if self.objective == "seq2seq" else self.model
-        device = self._reader.runner.device
-        with self._reader.runner.inference():
-            ids_tensor = torch.tensor([ids], device=device)
-            out = module(
-                input_ids=ids_tensor, attention_mask=torch.ones_like(ids_tensor), output_hidden_states=True
-            ).hidden_states
-            if not -len(out) <= layer < len(out):
-                raise ValueError(f"layer is from {-len(out)} to {len(out) - 1}, and {layer} was given")
-            states = out[layer][0].float()  # (tokens, d)
-        rows = []
-        for a, b in spans:
-            inside = [t for t, (x, y) in enumerate(places) if x < b and y > a]
-            if not inside:
+            inside.append([t for t, (x, y) in enumerate(places) if x < b and y > a])
+            if not inside[-1]:
                 raise ValueError(f"no token of the text lies in the span ({a}, {b}): {text[a:b]!r}")
-            rows.append(states[inside].mean(0))
-        self.usage.record(
-            tag, calls=1, prompt_tokens=len(ids), forward_tokens=len(ids), seconds=time.perf_counter() - began
-        )
-        return torch.stack(rows)
+        module = self.model.get_encoder() if self.objective == "seq2seq" else self.model
+        with self.usage.timed(tag) as used, self._reader.runner.inference():
+            tokens = torch.tensor([ids], device=self._reader.runner.device)
+            out = module(
+                input_ids=tokens, attention_mask=torch.ones_like(tokens), output_hidden_states=True
+            ).hidden_states
+            used.update(calls=1, prompt_tokens=len(ids), forward_tokens=len(ids))
+        if not -len(out) <= layer < len(out):
+            raise ValueError(f"layer is from {-len(out)} to {len(out) - 1}, and {layer} was given")
+        states = require_finite(out[layer][0].float(), f"a hidden state of {self.name!r}")  # (tokens, d)
+        return torch.stack([states[rows].mean(0) for rows in inside])
 
     def fingerprint(self) -> str:
         """A digest of configuration, weights (64 values of every tensor) and tokenizer, for stored scores."""
@@ -525,25 +426,34 @@ class LocalLM:
             digest.update(flat[::step].double().cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    def _needs(self, objective: Objective, method: str) -> None:
-        if self.objective != objective:
-            raise MissingCapability(f"{method} needs a {objective} model, and {self.name!r} is {self.objective}")
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Every token of a text with its log-probability given the tokens before it.
+
+    Attributes
+    ----------
+    ids : tuple of int
+    spans : tuple of (int, int)
+        Character span of each token in the text.
+    logprobs : tuple of float
+    """
+
+    ids: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+    logprobs: tuple[float, ...]
 
 
-def _open_cache(cache: Any) -> ScoreCache | None:
-    from anytask.lm.cache import ScoreCache
-
-    return cache if cache is None or isinstance(cache, ScoreCache) else ScoreCache(cache)
-
-
-def _strings(texts: Sequence[str], what: str) -> list[str]:
-    if isinstance(texts, str):
-        raise TypeError(f"{what} is a sequence of strings, and one string was given")
-    texts = list(texts)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"{what}[{i}] is a {type(text).__name__}, and a string is wanted")
-    return texts
+def _in_form(requests: Sequence[ChatRequest], replies: list[Any]) -> list[ChatReply]:
+    for request, reply in zip(requests, replies):
+        for choice in reply.choices:
+            try:
+                parse_reply(choice.text, request.response_format)
+            except ValueError as problem:
+                error = ReplyError(str(problem), choice.text)
+                error.finished = replies
+                raise error from problem
+    return replies
 
 
 def _seeds(seed: int, prompts: Sequence[str]) -> list[int]:

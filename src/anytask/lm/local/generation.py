@@ -1,17 +1,46 @@
-"""Continue token sequences: greedy and sampled in a batch, or by beam search with a length penalty."""
+"""Continue token sequences: greedy and sampled in a batch, or by beam search with a length penalty.
+
+transformers' ``generate`` draws for a whole batch at once and divides a beam by n^alpha; here a prompt's samples depend
+on its seed alone, and the penalty is that of the paper, so both are written out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from anytask.core.checks import check_counts, require_finite
 from anytask.lm.local.codec import Codec
 from anytask.lm.local.reader import Reader
 from anytask.lm.local.runner import State
+from anytask.lm.protocol import check_sampling, check_texts
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How texts are continued; see :meth:`LocalLM.generate`."""
+
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    beam_width: int = 1
+    length_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_sampling(self.max_tokens, self.temperature, self.top_p)
+        check_counts(beam_width=self.beam_width)
+        require_finite(self.length_penalty, "length_penalty")
+        if self.beam_width > 1 and self.temperature > 0:
+            raise ValueError(
+                f"beam search is greedy, and temperature={self.temperature} was given with {self.beam_width} beams"
+            )
+        if not all(check_texts(self.stop, "stop")):
+            raise ValueError("a stop string is empty")
 
 
 @dataclass
@@ -27,10 +56,8 @@ class Generated:
 class Endings:
     """Decides when a continuation is over: an end token, a stop string, or no room."""
 
-    def __init__(self, codec: Codec, end_ids: frozenset[int], stop: Sequence[str], max_tokens: int) -> None:
-        if any(not s for s in stop):
-            raise ValueError("a stop string is empty")
-        self.codec, self.end_ids, self.stop, self.max_tokens = codec, end_ids, tuple(stop), max_tokens
+    def __init__(self, codec: Codec, end_ids: frozenset[int], stop: Sequence[str]) -> None:
+        self.codec, self.end_ids, self.stop = codec, end_ids, stop
         # A token may be one byte of a four-byte character, so this many tokens always hold a whole stop string.
         self._window = 4 * max(map(len, stop), default=0) + 8
 
@@ -49,87 +76,61 @@ class Endings:
 
 
 def continue_all(
-    reader: Reader,
-    prompts: Sequence[tuple[int, ...]],
-    room: Sequence[int],
-    endings: Endings,
-    *,
-    seeds: Sequence[int],
-    temperature: float,
-    top_p: float,
-    beam_width: int,
-    length_penalty: float,
+    reader: Reader, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], end_ids: frozenset[int], how: Sampling
 ) -> tuple[list[Generated], int]:
-    """Continue all prompts in batches that share their beginnings; return them, and the tokens computed.
-
-    transformers' ``generate`` draws for a whole batch at once; here each prompt's samples depend on its seed alone.
-    """
-    # Continuations of a sequence-to-sequence model are texts of their own.
-    before = list(prompts) if reader.objective == "causal" else [()] * len(prompts)
-    results: list[Generated | None] = [None] * len(prompts)
-    forward = 0
+    """Continue all prompts in batches that share their beginnings; return them, and the tokens computed."""
     causal = reader.objective == "causal"
+    for ids in prompts:
+        reader.check_length(len(ids) + causal, reader.codec.decode(ids), "prompt and one token")
+    endings = Endings(reader.codec, end_ids, how.stop)
+    # Continuations of a sequence-to-sequence model are texts of their own.
+    before = list(prompts) if causal else [()] * len(prompts)
+    limits = [min(how.max_tokens, reader.context_length - (len(ids) if causal else 1)) for ids in prompts]
+    results: dict[int, Generated] = {}
+    forward = 0
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    groups = reader.groups(prompts) if causal else [(by_length, 0)]
-    for group, prefix_length in groups:
+    for group, prefix_length in reader.groups(prompts) if causal else [(by_length, 0)]:
         prefix = reader.runner.start([prompts[group[0]][:prefix_length]]) if prefix_length else None
         forward += prefix_length
-        for batch in reader.batches(group, [beam_width * (len(prompts[i]) + endings.max_tokens) for i in group]):
+        for batch in reader.batches(group, [how.beam_width * (len(prompts[i]) + how.max_tokens) for i in group]):
             state = reader.runner.start([prompts[i][prefix_length:] for i in batch], prefix)
             forward += sum(len(prompts[i]) - prefix_length for i in batch)
-            if beam_width == 1:
-                out = continue_batch(
-                    reader.runner.extend,
-                    state,
-                    [before[i] for i in batch],
-                    [room[i] for i in batch],
-                    endings,
-                    temperature=temperature,
-                    top_p=top_p,
-                    seeds=[seeds[i] for i in batch],
-                )
+            if how.beam_width == 1:
+                texts, most = [before[i] for i in batch], [limits[i] for i in batch]
+                out = continue_batch(reader, state, texts, most, endings, how, [seeds[i] for i in batch])
             else:
+                rows = [state.select(torch.tensor([row], device=state.logits.device)) for row in range(len(batch))]
                 out = [
-                    beam_search(
-                        reader.runner.extend,
-                        state.select(torch.tensor([row], device=state.logits.device)),
-                        before[i],
-                        room[i],
-                        endings,
-                        beam_width=beam_width,
-                        length_penalty=length_penalty,
-                    )
-                    for row, i in enumerate(batch)
+                    beam_search(reader, row, before[i], limits[i], endings, how.beam_width, how.length_penalty)
+                    for row, i in zip(rows, batch)
                 ]
-            for i, one in zip(batch, out):
-                results[i] = one
-                forward += beam_width * len(one.ids)
-    return [result for result in results if result is not None], forward
+            results |= zip(batch, out)
+            forward += how.beam_width * sum(len(one.ids) for one in out)
+    return [results[i] for i in range(len(prompts))], forward
 
 
 def continue_batch(
-    extend: Callable[[State, Tensor], tuple[State, Tensor]],
+    reader: Reader,
     state: State,
     prompts: Sequence[Sequence[int]],
-    room: Sequence[int],
+    limits: Sequence[int],
     endings: Endings,
-    *,
-    temperature: float,
-    top_p: float,
+    how: Sampling,
     seeds: Sequence[int],
 ) -> list[Generated]:
     """Continue every prompt of the batch, each with its own random numbers.
 
     Parameters
     ----------
-    extend : callable
-        :meth:`Runner.extend`.
+    reader : Reader
     state : State
         The prompts, read.
     prompts : sequence of token ids
         For the spaces between prompt and continuation.
-    room : sequence of int
-        Tokens that fit behind each prompt.
+    limits : sequence of int
+        Most tokens behind each prompt.
+    endings, how
+        When a text is over, and how tokens are chosen.
     seeds : sequence of int
         One per prompt: what is sampled for it does not depend on its neighbours.
     """
@@ -137,13 +138,13 @@ def continue_batch(
     done = [Generated() for _ in prompts]
     active = list(range(len(prompts)))
     while active:
-        logp = state.logits.log_softmax(-1)
-        if temperature == 0:
-            tokens = logp.argmax(-1)
+        normalizer = reader.log_normalizer(state.logits)
+        if how.temperature == 0:
+            tokens = state.logits.argmax(-1)
         else:
             uniform = torch.tensor([rngs[i].random() for i in active], dtype=torch.float64)
-            tokens = draw(state.logits / temperature, top_p, uniform.to(logp.device))
-        chosen = logp.gather(1, tokens[:, None])[:, 0].tolist()
+            tokens = draw(state.logits / how.temperature, how.top_p, uniform.to(state.logits.device))
+        chosen = (state.logits.gather(1, tokens[:, None])[:, 0] - normalizer).tolist()
         going = []
         for row, (i, token) in enumerate(zip(active, tokens.tolist())):
             out = done[i]
@@ -154,7 +155,7 @@ def continue_batch(
             out.ids.append(token)
             if endings.stopped(prompts[i], out.ids):
                 out.finish_reason = "stop"
-            elif len(out.ids) < min(endings.max_tokens, room[i]):
+            elif len(out.ids) < limits[i]:
                 going.append(row)
         if not going:
             break
@@ -162,7 +163,7 @@ def continue_batch(
             index = torch.tensor(going, device=tokens.device)
             state, tokens = state.select(index), tokens[index]
             active = [active[row] for row in going]
-        state, _ = extend(state, tokens[:, None])
+        state, _ = reader.runner.extend(state, tokens[:, None])
     for out, prompt in zip(done, prompts):
         out.text = endings.text(prompt, out.ids)
     return done
@@ -183,12 +184,11 @@ def draw(logits: Tensor, top_p: float, uniform: Tensor) -> Tensor:
 
 
 def beam_search(
-    extend: Callable[[State, Tensor], tuple[State, Tensor]],
+    reader: Reader,
     state: State,
     prompt: Sequence[int],
-    room: int,
+    limit: int,
     endings: Endings,
-    *,
     beam_width: int,
     length_penalty: float,
 ) -> Generated:
@@ -201,11 +201,11 @@ def beam_search(
     ----------
     Wu et al. (2016), Google's neural machine translation system, arXiv:1609.08144, equation 14.
     """
-    limit = min(endings.max_tokens, room)
     hypotheses: list[Generated] = [Generated()]
     best: tuple[float, Generated] | None = None
     for n in range(1, limit + 1):
         scores = torch.tensor([h.logprob for h in hypotheses], dtype=torch.float64, device=state.logits.device)
+        reader.log_normalizer(state.logits)
         total = scores[:, None] + state.logits.double().log_softmax(-1)  # (open, V)
         k = min(2 * beam_width + len(endings.end_ids), total.numel())
         values, flat = total.flatten().topk(k)
@@ -233,7 +233,7 @@ def beam_search(
         if best is not None and best[0] >= reach:
             break
         index = torch.tensor(parents, device=state.logits.device)
-        state, _ = extend(state.select(index), torch.tensor(tokens, device=state.logits.device)[:, None])
+        state, _ = reader.runner.extend(state.select(index), torch.tensor(tokens, device=state.logits.device)[:, None])
     for hypothesis in hypotheses:
         hypothesis.finish_reason = "length"
         score = hypothesis.logprob / penalty(max(len(hypothesis.ids), 1), length_penalty)

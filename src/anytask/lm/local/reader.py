@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from anytask.lm.local.codec import Codec, Joint, common_prefix
 from anytask.lm.local.runner import Runner
 from anytask.lm.local.weights import Objective, context_length_of, objective_of
+from anytask.lm.protocol import BadNumber
 
 
 class Reader:
@@ -115,3 +117,17 @@ class Reader:
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(t) for t in tensors], batch_first=True)
         out = self.model(input_ids=ids.to(self.runner.device), attention_mask=mask.to(self.runner.device), **options)
         return out if options else out.logits.float()
+
+    def log_normalizer(self, logits: Tensor) -> Tensor:
+        """Return the log-sum-exp (...) of ``logits`` (..., V), which is finite unless they are no logits."""
+        total = logits.logsumexp(-1)
+        if not bool(torch.isfinite(total).all()):
+            raise BadNumber(
+                f"{self.name!r} gives logits that are NaN or infinite: its weights are damaged, its training diverged, "
+                "or its numbers overflow"
+            )
+        return total
+
+    def logprob(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        """Log-softmax of ``logits`` (..., V) at ``tokens`` (...)."""
+        return logits.gather(-1, tokens[..., None])[..., 0] - self.log_normalizer(logits)

@@ -240,6 +240,7 @@ class ReasoningEvaluator:
     ) -> None:
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
+        require(lm, "completions", method="an evaluator of written answers")
         self.lm, self.samples, self.max_tokens, self.stop = lm, samples, max_tokens, tuple(stop)
         self.temperature, self.extract, self.tag = temperature, extract, tag
         self.calls = 0
