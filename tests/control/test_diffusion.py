@@ -56,17 +56,19 @@ def test_schedule_is_the_squared_cosine_up_to_its_capped_last_steps():
     assert (alpha_bar.diff() < 0).all()
 
 
-def test_schedule_and_mean_agree_with_diffusers():
+@pytest.mark.parametrize("recompute", [False, True])
+def test_schedule_and_mean_agree_with_diffusers(recompute):
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DDIMScheduler(100, beta_schedule="squaredcos_cap_v2", clip_sample=True)
     scheduler.set_timesteps(10)
-    process = DDIM((1,), 10, eta=0.7)
+    process = DDIM((1,), 10, eta=0.7, recompute=recompute)
     torch.testing.assert_close(process.alpha_bar, scheduler.alphas_cumprod, rtol=1e-4, atol=1e-6)
     assert process.timesteps == scheduler.timesteps.tolist()
     a, eps = torch.tensor([[0.3, -1.2]]), torch.tensor([[0.5, 0.1]])
     for k, t in enumerate(scheduler.timesteps):
         zero = torch.zeros_like(a)
-        theirs = scheduler.step(eps, int(t), a, eta=0.7, variance_noise=zero).prev_sample
+        options = {"eta": 0.7, "variance_noise": zero, "use_clipped_model_output": recompute}
+        theirs = scheduler.step(eps, int(t), a, **options).prev_sample
         torch.testing.assert_close(process.step(lambda *_: eps, a, k, zero)[0], theirs, rtol=1e-4, atol=1e-5)
 
 
@@ -102,14 +104,41 @@ def test_the_last_sub_step_ends_at_the_clean_action_with_the_smallest_sigma():
     ] == pytest.approx(0.2)
 
 
-def test_a_clipped_clean_action_has_no_gradient_and_its_ratio_stays_one():
-    bias = nn.Parameter(torch.tensor(-3.0))
-    for clip in (True, False):
-        process = DDIM((1,), 5, sigma_min=0.05, clip=clip)
-        # The last sub-step's mean is x0 alone.
-        mean, _ = process.step(lambda a, tau, c: bias.expand_as(a), torch.full((1, 1), 2.0), 4, torch.zeros(1, 1))
-        (gradient,) = torch.autograd.grad(mean.sum(), bias)
-        assert (gradient == 0) == clip
+def gradient_of_the_mean(process, k):
+    """Return d mean / d eps of state k = 2 with a predicted noise of -3 (clean action far above 1)."""
+    eps = nn.Parameter(torch.tensor(-3.0))
+    mean, _ = process.step(lambda a, tau, c: eps.expand_as(a), torch.full((1, 1), 2.0), k, torch.zeros(1, 1))
+    return torch.autograd.grad(mean.sum(), eps)[0].item()
+
+
+@pytest.mark.parametrize("k", range(5))
+def test_a_clipped_entry_has_no_gradient_with_recomputed_noise_and_one_of_the_other_sign_with_predicted(k):
+    free, kept, recomputed = (
+        gradient_of_the_mean(DDIM((1,), 5, sigma_min=0.05, **options), k)
+        for options in ({"clip": False}, {}, {"recompute": True})
+    )
+    assert free < 0 and recomputed == 0
+    assert kept == 0 if k == 4 else kept > 0  # the last sub-step adds no noise
+
+
+def test_recomputed_noise_leads_from_the_clipped_action_to_the_state_and_is_the_predicted_one_without_clipping():
+    a, c = torch.tensor([[0.3, -0.2]]), torch.zeros(1, 1)
+    kept, recomputed = DDIM((2,), 5), DDIM((2,), 5, recompute=True)
+    for k, eps in ((4, 0.0), (3, 0.1)):  # clean actions within [-1, 1]
+        torch.testing.assert_close(kept.step(constant(eps), a, k, c), recomputed.step(constant(eps), a, k, c))
+    signal, sigma = recomputed.scales(2)
+    clean = torch.ones(1, 2)  # clipped
+    expected, _ = ddim_moments(clean, (a - signal * clean) / sigma, signal**2, recomputed.scales(3)[0] ** 2, 1.0)
+    torch.testing.assert_close(recomputed.step(constant(-9.0), a, 2, c)[0], expected)
+
+
+def test_noise_that_is_no_number_is_refused():
+    process, net, c = DDIM((1,), 3), DenoisingMLP((1,), 2, (8,)), torch.zeros(2, 2)
+    noise = torch.tensor([[0.0], [torch.nan]])
+    with pytest.raises(ValueError, match="noise that a chain starts from is NaN"):
+        process.decide(net, c, noise)
+    with pytest.raises(ValueError, match="noise that an action starts from is NaN"):
+        Consistency(net, process).decide(c, noise)
 
 
 # -- chains -----------------------------------------------------------------------------------------------------------

@@ -2,17 +2,24 @@ import copy
 import subprocess
 import sys
 import textwrap
+import warnings
+from dataclasses import replace
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from anytask.control import demonstrations, evaluate, make
+from anytask.control.envs.reach import Reach as ReachEnv
+from anytask.control.parts.observation_encoders import ObservationEncoder
 from anytask.control.parts.policy_gradient import normalize, ppo_loss
 from anytask.control.rl100 import RL100
 from anytask.control.rl100.baselines import GaussianBC
 from anytask.control.rl100.data import ActionRange, Decisions, Memory, Transitions
-from anytask.control.rl100.offline import IQL, CriticMLP, OPEGate
+from anytask.control.rl100.diffusion import DDIM, Consistency
+from anytask.control.rl100.offline import IQL, CriticMLP, EnsembleDynamics, OPEGate, normalized
 from anytask.control.rl100.online import Learner, advantages
 from anytask.datasets.episodes import Episode, Episodes
 from anytask.problems.base import merged
@@ -50,6 +57,11 @@ def demos():
 @pytest.fixture(scope="module")
 def offline(demos):
     return tiny().fit(demos).improve_offline(demos)
+
+
+@pytest.fixture(scope="module")
+def distilled(demos):
+    return tiny().fit(demos).improve_offline(demos).distil(demos)
 
 
 def weights(module):
@@ -441,6 +453,192 @@ def test_settings_that_do_not_go_together_are_named(params, named):
         tiny(**params)
 
 
+class Spoiled(torch.nn.Module):
+    """A denoiser whose predictions are no numbers from some call on, or only their gradient."""
+
+    def __init__(self, shape, width, after=3, gradient=False):
+        super().__init__()
+        self.layer, self.shape = torch.nn.Linear(width, shape[0] * shape[1]), shape
+        self.left, self.gradient = after, gradient
+
+    def forward(self, a, tau, c):
+        out = self.layer(c).reshape(-1, *self.shape)
+        self.left -= self.training
+        if self.left >= 0:
+            return out
+        # The root of 0 is 0, with an infinite slope.
+        return out + (out - out.detach()).clamp_min(0).sqrt() if self.gradient else out * torch.nan
+
+
+@pytest.mark.parametrize(("gradient", "what"), [(False, "the loss"), (True, "the gradient")])
+def test_numbers_that_are_none_end_imitation_by_name_and_leave_the_policy_as_it_was(demos, gradient, what):
+    policy = tiny(diffusion={"denoiser": lambda shape, width: Spoiled(shape, width, after=100)}).fit(demos)
+    before = weights(policy.net_)
+    policy.diffusion.denoiser = lambda shape, width: Spoiled(shape, width, gradient=gradient)
+    with pytest.raises(FloatingPointError, match=f"imitation stage: {what} is NaN"):
+        policy.fit(demos)
+    assert same(weights(policy.net_), before) and policy.stage_ == 1
+
+
+def spoil(monkeypatch, cls, method, value=torch.nan):
+    """Multiply what a method returns by NaN."""
+    old = getattr(cls, method)
+    monkeypatch.setattr(cls, method, lambda *args, **given: old(*args, **given) * value)
+
+
+@pytest.mark.parametrize(
+    ("cls", "method", "stage", "what"),
+    [
+        (IQL, "v", "offline", "the loss of the critics at step 1"),
+        (EnsembleDynamics, "step", "offline", "the value of the policy to begin with"),
+        (IQL, "advantage", "offline", "an advantage"),
+        (DDIM, "log_prob", "offline", "the loss"),
+        (ObservationEncoder, "forward", "offline", "a feature of what was seen"),
+        (ObservationEncoder, "forward", "student", "a feature of what was seen"),
+        (Consistency, "forward", "student", "the loss"),
+        (DDIM, "decide", "student", "the loss"),
+        (ObservationEncoder, "forward", "online", "an action of the teacher"),
+        (CriticMLP, "forward", "online", "the loss"),
+        (DDIM, "log_prob", "online", "the loss"),
+        (Consistency, "forward", "online", "the loss"),
+    ],
+)
+def test_numbers_that_are_none_end_a_stage_by_name_and_leave_the_policy_as_it_was(
+    demos, distilled, monkeypatch, cls, method, stage, what
+):
+    policy = copy.deepcopy(distilled)
+    before = {name: weights(getattr(policy, name)) for name in ("net_", "student_", "world_", "scale_")}
+    spoil(monkeypatch, cls, method)
+    learn = {"offline": policy.improve_offline, "student": policy.distil}
+    with pytest.raises(FloatingPointError, match=f"{stage} stage: {what} .*NaN"):
+        policy.improve_online(make(REACH, 4), 4) if stage == "online" else learn[stage](demos)
+    monkeypatch.undo()
+    assert all(same(weights(getattr(policy, name)), before[name]) for name in before)
+    assert policy.stage_ == distilled.stage_ and policy.action_bounds_ is None
+    assert torch.equal(policy.act(start_observations()), distilled.act(start_observations()))
+    distilled.reset()
+
+
+def test_weights_that_are_no_numbers_are_not_delivered(demos, distilled, monkeypatch):
+    policy = copy.deepcopy(distilled)
+    spoil(monkeypatch, AveragedModel, "update_parameters", 1)
+    monkeypatch.setattr(
+        AveragedModel, "update_parameters", lambda self, net: next(self.parameters()).data.fill_(torch.inf)
+    )
+    with pytest.raises(FloatingPointError, match=r"student stage: .* at the end is NaN"):
+        policy.distil(demos)
+    assert same(weights(policy.student_), weights(distilled.student_))
+
+
+class Broken(ReachEnv):
+    """A world that shows, rewards or ends in what is no number after a few steps."""
+
+    broken = ""
+
+    def _advance(self, actions):
+        reward, terminated, success = super()._advance(actions)
+        bad = reward * torch.nan if self.broken == "reward" else reward
+        return bad, terminated | (self.elapsed >= 2), success
+
+    def _observe(self, rows=None):
+        obs = super()._observe(rows)
+        spoiled = self.broken == "observation" or (self.broken == "final" and bool((self.elapsed >= 3).any()))
+        return obs * torch.nan if spoiled and rows is None else obs
+
+
+@pytest.mark.parametrize(
+    ("broken", "what"), [("observation", "observation"), ("reward", "rewards must be finite"), ("final", "NaN|finite")]
+)
+def test_a_world_that_breaks_ends_the_online_stage_by_name(distilled, broken, what):
+    policy, world = copy.deepcopy(distilled), Broken(4)
+    world.broken = broken
+    with pytest.raises(ValueError, match=f"online stage: .*({what})"):
+        policy.improve_online(world, 8)
+    assert same(weights(policy.net_), weights(distilled.net_)) and policy.action_bounds_ is None
+
+
+def test_signals_that_teach_nothing_warn(demos, distilled):
+    policy = copy.deepcopy(distilled)
+    worthless = replace(demos, rewards=np.zeros(demos.steps))
+    with pytest.warns(UserWarning, match="no reward above 0 in 30 episodes"):
+        policy.improve_offline(worthless)
+    with pytest.warns(UserWarning, match="updated in 4 steps only"):
+        tiny(offline={"steps": 4}).fit(demos).improve_offline(demos)
+    with pytest.warns(UserWarning, match="updated in 1 rounds only"):
+        policy.improve_online(make(REACH, 4), 4)
+    with pytest.warns(UserWarning, match="advantages are flat"):
+        assert normalized(torch.full((8,), 0.3)).abs().max() < 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        distilled_again = copy.deepcopy(distilled)
+        distilled_again.improve_offline(demos)
+
+
+def test_a_failed_act_changes_neither_memory_nor_random_numbers(demos):
+    policy = tiny(**CHUNKS, diffusion={"sigma_min": 0.05}).fit(demos)
+    obs = start_observations(4)
+
+    def acts(fail):
+        policy.reset()
+        out = []
+        for step in range(5):
+            if fail and step in (0, 1, 3):
+                for wrong in (obs[:, :2], obs * torch.nan, {"other": obs}, obs[:0], obs[None]):
+                    with pytest.raises(ValueError):
+                        policy.act(wrong, deterministic=False)
+                policy.use = "student"  # there is none: this fails after the observation was taken in
+                if step in (0, 3):
+                    with pytest.raises(RuntimeError, match="no student"):
+                        policy.act(obs)
+                policy.use = "teacher"
+            out.append(policy.act(obs + step, deterministic=False))
+        return torch.stack(out)
+
+    assert torch.equal(acts(fail=True), acts(fail=False))
+    with torch.no_grad():
+        next(policy.net_.parameters()).fill_(torch.nan)
+    policy.reset()
+    with pytest.raises(FloatingPointError, match="an action of the teacher is NaN"):
+        policy.act(obs)
+
+
+@pytest.mark.parametrize("use", ["teacher", "student"])
+def test_actions_stay_within_the_space_of_the_world_it_plays_in(demos, use):
+    # Whatever is predicted, is far too large.
+    policy = tiny(diffusion={"denoiser": lambda shape, width: Far(shape, width)}).fit(demos).distil(demos)
+    policy.use, seen = use, demos.actions
+    actions = policy.act(start_observations(64)).numpy()
+    assert (actions >= seen.min(0)).all() and (actions <= seen.max(0)).all() and np.abs(actions).max() > 0.9
+    world = make(REACH, 4)
+    for space in (world.single_action_space, gymnasium.spaces.Box(-0.5, 2.0, (2,))):
+        world.single_action_space = space
+        policy.rollouts(world, 2)
+        policy.reset()
+        actions = policy.act(start_observations(64), deterministic=False).numpy()
+        assert all(space.contains(action) for action in actions)
+        assert np.abs(actions).max() > 0.45
+    with pytest.raises(ValueError, match="takes Discrete"):
+        policy.improve_online("CartPole-v1", 2)
+
+
+class Far(torch.nn.Module):
+    """A denoiser that sees actions far outside wherever it looks."""
+
+    def __init__(self, shape, width):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(-20.0))
+
+    def forward(self, a, tau, c):
+        return self.scale * a.sign()
+
+
+def test_checkpoints_without_the_choice_of_noise_go_on(demos, tmp_path):
+    tiny().fit(demos, checkpoint=tmp_path)
+    assert '"noise"' not in (tmp_path / "00" / "state.json").read_text()
+    with pytest.raises(ValueError, match="its params differs"):
+        tiny(diffusion={"noise": "recomputed"}).fit(demos, checkpoint=tmp_path)
+
+
 def test_bad_data_are_refused(offline, demos):
     other = Episodes.from_list([Episode(np.zeros((3, 5)), np.zeros((2, 2)))])
     with pytest.raises(ValueError, match="the policy was"):
@@ -450,6 +648,14 @@ def test_bad_data_are_refused(offline, demos):
         tiny().fit(whole)
     with pytest.raises(ValueError, match="episodes must be"):
         offline.improve_online(make(REACH, 2), 0)
+    for wrong, named in (({"rollouts": -1}, "rollouts"), ({"online_episodes": 1.5}, "online_episodes")):
+        with pytest.raises(ValueError, match=f"{named} must be"):
+            offline.improve(make(REACH, 2), demos, **wrong)
+    with pytest.raises(ValueError, match="continuous action dimensions"):
+        offline.improve("CartPole-v1", demos)
+    for wrong in ({"stages": None}, {"stages": ["online", "encore"]}, {"diffusion": {"denoiser": "unet"}}):
+        with pytest.raises((ValueError, TypeError), match=next(iter(wrong.get("diffusion", wrong)))):
+            tiny(**wrong)
 
 
 def test_gaussian_cloning_uses_the_same_machinery(demos):

@@ -48,7 +48,7 @@ class Given:
     Raises
     ------
     ValueError
-        For missing keys, other shapes, and numbers that are not finite.
+        For missing keys, other shapes, different numbers of rows, and numbers that are not finite.
 
     Examples
     --------
@@ -73,6 +73,9 @@ class Given:
                 raise ValueError(f"observation {key!r} must have shape ({wanted}), got {tuple(x.shape)}")
             if x.is_floating_point() and not bool(torch.isfinite(x).all()):
                 raise ValueError(f"observation {key!r} contains NaN or infinity: only finite values are accepted")
+        rows = {key: len(x) for key, x in self.tensors.items()}
+        if len(set(rows.values())) > 1:
+            raise ValueError(f"observations must have equally many rows, got {rows}")
         self.n = len(next(iter(self.tensors.values())))
 
     def answer(self, actions: Tensor) -> Any:

@@ -8,7 +8,8 @@ at the success of what is delivered, not at the gate.
 Departures: no entropy bonus, since the noise of a denoising step is fixed by the schedule, so that the bonus has no
 gradient. The encoder stays frozen online too, since recorded chains and the student depend on its features. The default
 denoiser is a perceptron; a one-dimensional U-Net or transformer goes in by ``diffusion.denoiser``. Clean actions are
-clipped, the predicted noise is kept as it was.
+clipped, and the noise beside them stays as predicted, as in the paper's formula and the released scheduler. At a
+clipped entry the gradient then has the other sign than elsewhere; with ``diffusion={"noise": "recomputed"}`` it is 0.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
+from gymnasium import Env
 from gymnasium.spaces import Box
 from torch import Tensor, nn
 
@@ -51,7 +53,7 @@ Folder = str | os.PathLike[str] | None
 
 
 def _check_stages(stages: Any) -> None:
-    if isinstance(stages, str) or not set(stages) <= set(STAGES):
+    if isinstance(stages, str) or not isinstance(stages, Iterable) or not set(stages) <= set(STAGES):
         raise ValueError(f"stages must be among {STAGES}, got {stages!r}")
 
 
@@ -359,10 +361,13 @@ class RL100(Estimator):
             As in :meth:`fit`.
         """
         self._check_fitted()
+        check_counts(rollouts=rollouts or 1, online_episodes=online_episodes or 1)
         data, used, tell = demonstrations, 0, on_stage or (lambda stage: None)
         todo = [name for name in ("offline", "student", "online") if name in self.stages]
         if "online" in todo and not online_episodes:
             todo.remove("online")
+        if "online" in todo or ("offline" in todo and rollouts):
+            env = self._world_of(env, max(rollouts, online_episodes))  # who cannot be played in is told at once
         for i, name in enumerate(todo):
             told = portion(progress, i / len(todo), (i + 1) / len(todo))
             if name == "offline":
@@ -541,7 +546,8 @@ class RL100(Estimator):
     def _world_of(self, env: Any, episodes: int) -> Any:
         """Return the environment in which to play, and keep the bounds of its actions."""
         if not hasattr(env, "num_envs"):
-            env = make(env, min(episodes, 32), seed=derive(self.seed, "env") % 2**31, device=str(self._device))
+            n = 1 if isinstance(env, Env) else min(episodes, 32)
+            env = make(env, n, seed=derive(self.seed, "env") % 2**31, device=str(self._device))
         space = env.single_action_space
         if not isinstance(space, Box) or int(np.prod(space.shape)) != self.action_dim_:
             raise ValueError(f"the policy has {self.action_dim_} continuous action dimensions, and {env} takes {space}")
@@ -581,10 +587,9 @@ class RL100(Estimator):
 
     @staticmethod
     def refuses(episodes: Episodes) -> str | None:
-        """Say why nothing can be learned from these episodes, or return None."""
-        if episodes.actions.dtype.kind == "f":
-            return None
-        return f"RL-100 needs continuous actions, and the episodes have whole numbers ({episodes.actions.dtype})"
+        """Return why such episodes cannot be learned from, or None."""
+        kind = episodes.actions.dtype
+        return None if kind.kind == "f" else f"it learns continuous actions, and those recorded are {kind}"
 
     def _check_data(self, episodes: Episodes) -> None:
         self._check_fitted()
@@ -619,8 +624,9 @@ class RL100(Estimator):
                 for module in filter(None, modules):
                     module.requires_grad_(False)  # what follows trains copies
                     require_finite_weights([module], "at the end")
-            except NotFinite as error:
-                raise NotFinite(f"{name} stage: {error}") from error
+            except ValueError as error:
+                kind = NotFinite if isinstance(error, NotFinite) else ValueError
+                raise kind(f"{name} stage: {error}") from error
             self.stage_ += 1
             self.reset()
             saved.save(state=self._state())
@@ -650,8 +656,10 @@ class RL100(Estimator):
 
 
 def _warn_of_rewards(episodes: Episodes) -> None:
-    if not (episodes.rewards > 0).any():
-        message = f"no reward above 0 in {len(episodes)} episodes: if the task rewards success, there was none"
+    low, high = episodes.rewards.min(), episodes.rewards.max()
+    failed = not np.any(episodes.attributes.get("success", True))
+    if high <= 0 and (low == high or failed):  # costs below 0 teach as well, unless nobody ever succeeds
+        message = f"no reward above 0 in {len(episodes)} episodes: nothing tells good actions from bad ones"
         warnings.warn(message, stacklevel=2)
 
 

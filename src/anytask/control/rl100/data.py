@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from anytask.control.parts.acting import Given
+from anytask.core.checks import require_finite
 from anytask.datasets.episodes import Episodes
 
 #: Windows, key -> (m, n_obs, *shape).
@@ -148,7 +149,8 @@ class Decisions:
         """Return the features (m, width) of decisions, or of the moments ``later`` (m,) steps after them."""
         later = np.broadcast_to(later, rows.shape)
         parts = np.array_split(np.arange(len(rows)), max(1, -(-len(rows) // 1024)))
-        return torch.cat([encode(self.window(rows[part], later[part])) for part in parts])
+        c = torch.cat([encode(self.window(rows[part], later[part])) for part in parts])
+        return require_finite(c, "a feature of what was seen")
 
     def transitions(
         self, encode: Callable[[Window], Tensor], rows: np.ndarray, gamma: float, bootstrap_timeouts: bool = True
@@ -194,6 +196,7 @@ class Memory:
         elif len(self.left):
             self.left[rows] = -1
 
+    @torch.no_grad()
     def act(self, obs: Any, decide: Callable[[Tensor, Window], Tensor]) -> Any:
         """Take in the next observations and return the next actions (n, d); a failure changes nothing.
 
@@ -201,6 +204,8 @@ class Memory:
         environments ``rows`` and their windows.
         """
         given = Given(obs, self.shapes, self.device)
+        if given.n == 0:
+            raise ValueError("at least one observation is wanted, got none")
         window = {k: v[:, None].repeat(1, self.n_obs, *[1] * (v.dim() - 1)) for k, v in given.tensors.items()}
         left, queue = torch.full((given.n,), -1, device=self.device), self.queue
         if len(self.left) == given.n:

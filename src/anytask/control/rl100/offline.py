@@ -330,7 +330,7 @@ class OPEGate:
     """
 
     def __init__(self, value: float, margin: float = 0.05) -> None:
-        self.best, self.margin = value, margin
+        self.best, self.margin = require_finite(value, "the value of the policy to begin with"), margin
         self.log: list[GateCheck] = []
 
     def offer(self, value: float, step: int = 0) -> bool:

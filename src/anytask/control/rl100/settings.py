@@ -23,6 +23,11 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
+def _check_denoiser(denoiser: Any) -> None:
+    if denoiser is not None and not callable(denoiser):
+        raise TypeError(f"denoiser must be called as denoiser(action_shape, width), or be None, got {denoiser!r}")
+
+
 class EncoderSettings(Settings):
     """The encoder, as in :class:`~anytask.control.parts.observation_encoders.ObservationEncoder`."""
 
@@ -49,7 +54,7 @@ class DiffusionSettings(Settings):
         "that ddim adds to a clipped action: as predicted, or recomputed from it (clipped entries have no gradient)",
     )  # fmt: skip
     action_share: float = real(1.0, "share of [-1, 1] at which the data's extreme actions lie", above=0, at_most=1)
-    denoiser: Any = free(None, "makes the network; None: a perceptron with the hidden layers")
+    denoiser: Any = free(None, "makes the network; None: a perceptron with the hidden layers", _check_denoiser)
     hidden: Sequence[int] = numbers((1024, 1024, 1024), "hidden layers of the perceptron", at_least=1, integers=True)
 
     def _check_settings(self) -> None:
