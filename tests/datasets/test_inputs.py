@@ -1,5 +1,7 @@
 """New data become inputs as the data of the comparison did."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -44,6 +46,27 @@ def test_a_table_that_does_not_fit_is_refused(table, change, words):
     inputs = Inputs.of(TaskStream().load(str(table)).source)
     with pytest.raises(BadData, match=words):
         inputs(change(pd.read_csv(table)))
+
+
+def test_array_files_that_cannot_be_read_are_refused_in_one_line(tmp_path):
+    inputs = Inputs((3,))
+    X = np.random.default_rng(0).random((4, 3))
+    np.savez(tmp_path / "no_x.npz", Y=X)
+    np.save(tmp_path / "short.npy", X)
+    (tmp_path / "short.npy").write_bytes((tmp_path / "short.npy").read_bytes()[:-8])
+    (tmp_path / "text.npz").write_text("no archive")
+    os.mkfifo(tmp_path / "pipe.npy")
+    told = {
+        "no_x.npz": "'X is not a file",
+        "short.npy": "not a readable",
+        "text.npz": "np.savez",
+        "pipe.npy": "no such",
+    }
+    for name, words in told.items():
+        with pytest.raises(BadData, match=words):
+            inputs(tmp_path / name)
+    np.savez(tmp_path / "x.npz", X=X)
+    np.testing.assert_array_equal(inputs(tmp_path / "x.npz"), X.astype(np.float32))
 
 
 def test_images_come_out_alike_from_files_and_arrays(tmp_path):

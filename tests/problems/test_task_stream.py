@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -222,6 +223,77 @@ def test_split_is_disjoint_and_stratified(counts: list[int], test_size: float, c
         n, n_test = min(count, cap or count), int((y[test] == label).sum())
         assert n_test + int((y[train] == label).sum()) == n
         assert 1 <= n_test <= n - 1 and abs(n_test - test_size * n) <= 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 5), st.integers(2, 12), st.integers(0, 99))
+def test_no_group_is_on_both_sides_and_every_class_with_two_groups_is_trained_and_tested(
+    n_classes: int, n_groups: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    y, groups = rng.integers(0, n_classes, 200), rng.integers(0, n_groups, 200)
+    train, test = split_rows(y, None, 0.25, None, seed, groups=groups)
+    assert sorted([*train, *test]) == list(range(200)) and not set(groups[train]) & set(groups[test])
+    assert set(y[train]) == set(y[test]) == set(y)
+    assert n_groups < 8 or 0.1 < len(test) / 200 < 0.5
+
+
+def test_an_ordered_split_tests_on_the_last_rows_of_each_class_and_task() -> None:
+    X, y = blobs(4, 12)
+    stream = stream_of(source=(X, y), split="ordered", n_tasks=2)
+    assert [row % 12 for task in stream.tasks for row in task.test.tolist()] == [9, 10, 11] * 4
+    site = np.tile(["a", "b"], 24)
+    stream = stream_of(source=(X, y, site), split="ordered", test_size=0.5)
+    assert all((row % 12) >= 6 for task in stream.tasks for row in task.test.tolist())
+
+
+class Gaps(Spy):
+    """Reads missing inputs as zeros."""
+
+    def partial_fit(self, X: np.ndarray, y: np.ndarray, task: object = None) -> None:
+        super().partial_fit(np.nan_to_num(X), y, task)
+
+    def predict(self, X: np.ndarray, task: object = None) -> np.ndarray:
+        return super().predict(np.nan_to_num(X), task)
+
+    def __sklearn_tags__(self) -> Any:
+        return SimpleNamespace(input_tags=SimpleNamespace(allow_nan=True))
+
+
+def test_missing_inputs_go_to_who_can_read_them() -> None:
+    X, y = blobs()
+    X[::7, 0] = np.nan
+    data = PROBLEM.load((X, y), missing="native", n_tasks=2, epochs=1)
+    told = PROBLEM.refuses(Entrant("means", MEANS), data)
+    assert told == "means cannot read missing inputs: fill them in (missing=impute)."
+    mean, std = data.stream(0).statistics
+    assert np.isfinite(mean).all() and np.isfinite(std).all()
+    outcome = PROBLEM.run(Handed("gaps", "", cls=Gaps), data, 0)
+    assert outcome.metrics["accuracy"] > 0.9
+    assert PROBLEM.refuses(Entrant("means", MEANS), PROBLEM.load((X, y), missing="impute")) is None
+
+
+def test_groups_come_from_a_column_and_are_checked(tmp_path: Any) -> None:
+    X, y = blobs(4, 12)
+    frame = pd.DataFrame(X, columns=["a", "b", "c"]).assign(label=y, patient=[f"p{i % 6}" for i in range(48)])
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    np.savez(tmp_path / "t.npz", X=X, y=y, patient=frame["patient"].to_numpy(str))
+    for name in ("t.csv", "t.npz"):
+        data = PROBLEM.load(tmp_path / name, group="patient", n_tasks=2)
+        assert data.source.input_shape == (3,)
+        for task in data.stream(0).tasks:
+            assert not set(data.source.group[task.train]) & set(data.source.group[task.test])
+        with pytest.raises(BadData, match=r"no .* 'doctor'"):
+            PROBLEM.load(tmp_path / name, group="doctor")
+    with pytest.raises(BadData, match="group draws whole groups"):
+        PROBLEM.load(tmp_path / "t.csv", group="patient", split="ordered")
+    frame.assign(patient=y).to_csv(tmp_path / "one.csv", index=False)
+    with pytest.raises(BadData, match="all rows of class 0 are of one group"):
+        PROBLEM.load(tmp_path / "one.csv", group="patient")
+    with pytest.raises(BadData, match="cannot hold two of labels, tasks and groups"):
+        PROBLEM.load(tmp_path / "t.csv", group="patient", task="patient")
+    with pytest.raises(BadData, match="group names a column"):
+        PROBLEM.load((X, y), group="patient")
 
 
 @pytest.mark.parametrize("scenario", ["class", "permuted", "rotated", "blurred", "recurring"])

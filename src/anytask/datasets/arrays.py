@@ -7,6 +7,8 @@ import mmap
 import re
 import struct
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,45 +62,58 @@ def read_arrays(arrays: tuple[Any, ...]) -> Parts:
         whole = isinstance(rows.base, mmap.mmap) and rows.flags.c_contiguous and rows.filename is not None
         if whole and rows.dtype.kind in "biuf":
             rows = MappedArray(str(rows.filename), int(rows.offset), rows.shape, rows.dtype.str)
-    return _from_parts("arrays", rows, np.asanyarray(y), np.asanyarray(rest[0]) if rest else None, "y")
+    return _from_parts("arrays", rows, [("y", np.asanyarray(y)), *(("task", np.asanyarray(task)) for task in rest)])
 
 
-def read_npz(path: Path, target: str | None, task: str | None) -> Parts:
-    """Return the arrays ``X``, ``y`` (or ``target``) and ``task``."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            keys = list(archive.files)
-            target = "y" if target is None else target
-            task = "task" if task is None and "task" in keys else task
-            for key in ("X", target, *([task] if task else [])):
-                if key not in keys:
-                    raise BadData(f"{path}: no array {key!r}{near(key, keys)}; its arrays: {', '.join(keys) or 'none'}")
-            y, tasks = archive[target], archive[task] if task else None
-            X: Any = _map_member(path, "X.npy")
-            X = archive["X"] if X is None else X
-    except BadData:
-        raise
-    except Exception as error:
-        why = one_line(error) if zipfile.is_zipfile(path) else "np.savez writes one"
-        raise BadData(f"{path}: not a readable .npz file ({why})") from error
-    return _from_parts(str(path), X, y, tasks, target, task or "task")
+def read_npz(path: Path, target: str | None, task: str | None, group: str | None) -> Parts:
+    """Return the arrays ``X``, ``y`` (or ``target``), ``task`` and those that are named."""
+    with _opened(path) as archive:
+        keys = list(archive.files)
+        names = ("y" if target is None else target, "task" if task is None and "task" in keys else task, group)
+        for key in ("X", *filter(None, names)):
+            if key not in keys:
+                raise BadData(f"{path}: no array {key!r}{near(key, keys)}; its arrays: {', '.join(keys) or 'none'}")
+        labels = [(name or "", archive[name] if name else None) for name in names]
+        X: Any = _map_member(path, "X.npy")
+        X = archive["X"] if X is None else X
+    return _from_parts(str(path), X, labels)
 
 
-def read_npy(path: Path, target: str | None, task: str | None) -> Parts:
+def read_npy(path: Path, target: str | None, task: str | None, group: str | None) -> Parts:
     """Return the array of a file, with the labels of the file beside it."""
     if target is None:
         stem = re.sub(r"[Xx]$", "y", path.stem)
         if stem == path.stem:
             raise BadData(f"{path}: name the file with the labels (target=...); y.npy is found beside X.npy by itself")
         target = f"{stem}.npy"
-    y = np.asarray(_load_npy(path.parent / target))
-    tasks = None if task is None else np.asarray(_load_npy(path.parent / task))
+    files = (target, task, group)
+    labels = [(name or "", np.asarray(_load_npy(path.parent / name)) if name else None) for name in files]
     on_disk = _load_npy(path)
     X: Any = on_disk
     if on_disk.dtype.kind in "biuf" and on_disk.ndim and isinstance(on_disk, np.memmap):
         fortran = on_disk.flags.f_contiguous and not on_disk.flags.c_contiguous
         X = MappedArray(str(path), int(on_disk.offset), on_disk.shape, on_disk.dtype.str, fortran)
-    return _from_parts(str(path), X, y, tasks, target, task or "task")
+    return _from_parts(str(path), X, labels)
+
+
+def read_inputs(path: Path) -> np.ndarray:
+    """Return the array of a .npy file, or ``X`` of a .npz file."""
+    if path.suffix.lower() == ".npy":
+        return _load_npy(path)
+    with _opened(path) as archive:
+        return archive["X"]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            yield archive
+    except BadData:
+        raise
+    except Exception as error:
+        why = one_line(error) if zipfile.is_zipfile(path) else "np.savez writes one"
+        raise BadData(f"{path}: not a readable .npz file ({why})") from error
 
 
 def _load_npy(path: Path) -> np.ndarray:
@@ -137,10 +152,8 @@ def _map_member(path: Path, member: str) -> MappedArray | None:
         return MappedArray(str(path), file.tell(), shape, dtype.str, fortran and len(shape) > 1)
 
 
-def _from_parts(
-    where: str, X: Any, y: np.ndarray, task: np.ndarray | None, target: str, task_name: str = "task"
-) -> Parts:
-    """Check arrays against one another and turn uint8 images into (channels, height, width)."""
+def _from_parts(where: str, X: Any, named: list[tuple[str, np.ndarray | None]]) -> Parts:
+    """Check X against labels, tasks and groups, each with a name; turn uint8 images into (channels, height, width)."""
     dtype = np.dtype(X.dtype) if not isinstance(X, ImageFiles) else np.dtype(np.float32)
     if dtype.kind not in "biuf":
         raise BadData(f"{where}: X must hold numbers, got {dtype}")
@@ -148,7 +161,7 @@ def _from_parts(
         raise BadData(f"{where}: X must have the shape (n, features...), got {tuple(X.shape)}")
     if 0 in X.shape:
         raise BadData(f"{where}: X is empty, its shape is {tuple(X.shape)}")
-    for array, what in ((y, target), (task, task_name)):
+    for what, array in named:
         if array is not None and array.shape != (len(X),) and array.shape != (len(X), 1):
             raise BadData(f"{where}: X has {len(X)} rows, and {what} has the shape {array.shape}: give one per row")
     notes = []
@@ -170,10 +183,14 @@ def _from_parts(
     else:
         with np.errstate(over="ignore"):  # what is too large for float32 is found as infinite
             rows = np.asarray(X, dtype=np.float32) if isinstance(X, np.memmap) else X.astype(np.float32)
-    labels = as_labels(y.reshape(-1), where, target)
-    tasks = None if task is None else as_labels(task.reshape(-1), where, task_name, what="tasks")
+    read = [
+        None if array is None else as_labels(array.reshape(-1), where, name, what=what)
+        for (name, array), what in zip(named, ("labels", "tasks", "groups"))
+    ]
+    y, task, group = [*read, None, None][:3]
+    assert y is not None
     kind = "images" if images or isinstance(X, ImageFiles) else "table" if len(X.shape) == 2 else "array"
-    return Parts(rows, labels, tasks, kind, target, notes)
+    return Parts(rows, y, task, group, kind, named[0][0], notes)
 
 
 def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

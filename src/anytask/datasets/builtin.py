@@ -23,4 +23,4 @@ def read_builtin(name: str) -> Parts:
     X = X.reshape(-1, 1, 8, 8) if images else X
     names = None if images else tuple(map(str, bunch.feature_names))
     kind = "images" if images else "table"
-    return Parts(X, bunch.target.astype(np.int64), None, kind, "labels", feature_names=names)
+    return Parts(X, bunch.target.astype(np.int64), kind=kind, feature_names=names)

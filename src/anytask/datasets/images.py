@@ -109,7 +109,9 @@ def read_folder(path: Path, image_size: int | str | Sequence[int] | None) -> Par
         notes.append(f"{left_out} files in the folder are not images in a class folder and were left out.")
     digest = hashlib.sha256(seen.content.digest() + repr((images.shape, ranges)).encode()).digest()
     tasks = np.array(task) if two_levels else None
-    return Parts(images, np.array(y), tasks, "images", "class folders", notes + seen.notes(), digest=digest)
+    return Parts(
+        images, np.array(y), tasks, kind="images", target="class folders", notes=notes + seen.notes(), digest=digest
+    )
 
 
 def image_files(path: Path) -> list[Path]:

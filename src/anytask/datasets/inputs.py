@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from anytask.core.errors import BadData
-from anytask.datasets.arrays import as_images
+from anytask.datasets.arrays import as_images, read_inputs
 from anytask.datasets.builtin import BUILTIN, read_builtin
 from anytask.datasets.encoding import TableEncoding
 from anytask.datasets.images import ImageFiles, image_files
@@ -159,8 +159,7 @@ class Inputs:
             return self._encode(*read_frame(path), str(path))
         if path.suffix.lower() not in (".npy", ".npz"):
             raise BadData(f"{path}: files of kind {path.suffix!r} are not read; wanted: {self.wanted}")
-        content = np.load(path, allow_pickle=False)
-        return self._read(content if path.suffix.lower() == ".npy" else content["X"])
+        return self._read(read_inputs(path))
 
     def _encode(self, frame: pd.DataFrame, locate: Locate, where: str) -> np.ndarray:
         if self.encoding is None:

@@ -56,6 +56,8 @@ class LabelledData:
         Smallest and largest value of the inputs.
     encoding : TableEncoding or None
         How the columns of a file became numbers.
+    group : ndarray of shape (n,) or None
+        What must not be on both sides of a split, such as the patient of each row.
     fill : ndarray of input_shape, or None
         What missing inputs were filled with, where they were imputed.
     has_missing : bool
@@ -72,6 +74,7 @@ class LabelledData:
     notes: tuple[str, ...] = ()
     value_range: tuple[float, float] = (-np.inf, np.inf)
     encoding: TableEncoding | None = None
+    group: np.ndarray | None = None
     fill: np.ndarray | None = None
     has_missing: bool = False
 
@@ -86,6 +89,7 @@ def load_labelled(
     target: str | None = None,
     task: str | None = None,
     *,
+    group: str | None = None,
     image_size: int | str | Sequence[int] | None = None,
     missing: str = "refuse",
     missing_marks: str | Sequence[str] = (),
@@ -115,8 +119,8 @@ def load_labelled(
     target : str, optional
         Column (tables), array (``.npz``) or file (``.npy``) with the labels. Without it, a table's only column among
         label, target, class and y.
-    task : str, optional
-        Column, array or file with the task of each row.
+    task, group : str, optional
+        Column, array or file with the task of each row, and with what must not be on both sides of a split.
     image_size : int, "HEIGHTxWIDTH" or (height, width), optional
         Size to which the images of a folder are resized; without it they must have one size.
     missing : {"refuse", "impute", "native"}, default "refuse"
@@ -143,6 +147,8 @@ def load_labelled(
     Traceback (most recent call last):
     anytask.core.errors.BadData: digit: no such file or folder, and no built-in data; did you mean 'digits'? ...
     """
+    if group is not None and (isinstance(source, tuple) or str(source) in BUILTIN or Path(source).is_dir()):
+        raise BadData("group names a column of a table, an array of a .npz file or a file beside a .npy file")
     if missing not in MISSING:
         raise BadData(f"missing must be {', '.join(MISSING)}, got {missing!r}")
     if isinstance(source, tuple):
@@ -167,9 +173,10 @@ def load_labelled(
     if path.stat().st_size == 0:
         raise BadData(f"{path}: the file is empty")
     if kind in (".csv", ".parquet"):
-        parts = read_table(path, target, task, TableOptions(_names(missing_marks), _names(categorical), decimal))
+        options = TableOptions(_names(missing_marks), _names(categorical), decimal)
+        parts = read_table(path, target, task, group, options)
     elif kind in (".npz", ".npy"):
-        parts = (read_npz if kind == ".npz" else read_npy)(path, target, task)
+        parts = (read_npz if kind == ".npz" else read_npy)(path, target, task, group)
     else:
         wanted = ".csv, .parquet, .npz, .npy"
         raise BadData(f"{path}: files of kind {path.suffix or '(no suffix)'!r} are not read; save the data as {wanted}")
@@ -204,9 +211,10 @@ def _finish(name: str, where: str, parts: Parts, missing: str) -> LabelledData:
         low, high, digest = 0.0, 1.0, parts.digest
     notes = [*parts.notes, *([f"{empty} inputs are missing and stay so (NaN)."] if empty else [])]
     head = f"{tuple(parts.X.shape)}{parts.feature_names}".encode()
+    fingerprint = _hash([head, digest], parts.y, parts.task, parts.group)
     return LabelledData(
-        name, parts.X, parts.y, parts.task, parts.feature_names, _hash([head, digest], parts.y, parts.task), parts.kind,
-        tuple(notes), (low, high), parts.encoding, fill, empty > 0,
+        name, parts.X, parts.y, parts.task, parts.feature_names, fingerprint, parts.kind,
+        tuple(notes), (low, high), parts.encoding, parts.group, fill, empty > 0,
     )  # fmt: skip
 
 
@@ -229,9 +237,9 @@ def _imputed(parts: Parts, where: str) -> tuple[Parts, np.ndarray | None]:
     return replace(parts, X=np.where(absent, fill, X), notes=[*parts.notes, note]), fill
 
 
-def _hash(parts: list[bytes], y: np.ndarray, task: np.ndarray | None) -> str:
+def _hash(parts: list[bytes], y: np.ndarray, task: np.ndarray | None, group: np.ndarray | None) -> str:
     digest = hashlib.sha256(b"\x1f".join(parts))
-    for array in (y, task):
+    for array in (y, task) if group is None else (y, task, group):
         digest.update(
             b"\x1e" if array is None else f"\x1e{array.dtype.kind}".encode() + "\x1f".join(map(str, array)).encode()
         )

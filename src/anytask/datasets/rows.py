@@ -34,11 +34,12 @@ class Rows(Protocol):
 
 @dataclass
 class Parts:
-    """Inputs, labels and tasks as they were read; ``digest`` is the hash of the inputs where it was taken already."""
+    """Inputs, labels, tasks and groups as they were read; ``digest`` is the hash of the inputs where it was taken."""
 
     X: Rows
     y: np.ndarray
     task: np.ndarray | None = None
+    group: np.ndarray | None = None
     kind: str = "array"
     target: str = "labels"
     notes: list[str] = field(default_factory=list)

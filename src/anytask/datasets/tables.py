@@ -41,10 +41,10 @@ def read_frame(path: Path) -> tuple[pd.DataFrame, Locate]:
     return pd.concat(parts, ignore_index=True), row_number
 
 
-def read_table(path: Path, target: str | None, task: str | None, options: TableOptions) -> Parts:
+def read_table(path: Path, target: str | None, task: str | None, group: str | None, options: TableOptions) -> Parts:
     """Return a table as numbers, with the encoding that makes them; missing values are NaN."""
     notes: list[str] = []
-    kept = {name for name in (target, task) if name} | set(_TARGETS)
+    kept = {name for name in (target, task, group) if name} | set(_TARGETS)
     if path.suffix.lower() == ".csv":
         frame, form = read_csv(path)
         locate: Locate = lambda row: line_of(path, form, row)  # noqa: E731
@@ -53,23 +53,27 @@ def read_table(path: Path, target: str | None, task: str | None, options: TableO
     frame = _without_index(frame, notes)
     columns = list(map(str, frame.columns))
     target = _target_column(path, columns, target)
-    for name in (target, *([task] if task is not None else []), *options.categorical):
+    roles = {name: what for name, what in ((target, "labels"), (task, "tasks"), (group, "groups")) if name is not None}
+    for name in (*roles, *options.categorical):
         if name not in columns:
             raise BadData(f"{path}: no column {name!r}{near(name, columns)}; its columns: {', '.join(columns)}")
-    if task == target:
-        raise BadData(f"{path}: column {task!r} cannot hold the labels and the tasks at once")
-    if not set(columns) - {target, task}:
-        raise BadData(f"{path}: no column is left for the inputs beside {', '.join(filter(None, (target, task)))}")
+    if len(roles) < sum(name is not None for name in (target, task, group)):
+        raise BadData(f"{path}: one column cannot hold two of labels, tasks and groups at once: {', '.join(roles)}")
+    if not set(columns) - set(roles):
+        raise BadData(f"{path}: no column is left for the inputs beside {', '.join(roles)}")
     if not len(frame):
         raise BadData(f"{path}: there is a header and no row")
-    y = _label_column(frame.pop(target), path, target, locate, "labels", options.marks, notes)
-    tasks = None if task is None else _label_column(frame.pop(task), path, task, locate, "tasks", options.marks, notes)
+    read = {
+        what: _label_column(frame.pop(name), path, name, locate, what, options.marks, notes)
+        for name, what in roles.items()
+    }
     encoding, said = TableEncoding.fit(
         frame, str(path), locate, marks=options.marks, categorical=options.categorical, decimal=options.decimal
     )
     X = encoding.encode(frame, str(path), locate)
     notes += said + order_notes(X, encoding.feature_names) + _merged(frame, X, encoding)
-    return Parts(X, y, tasks, "table", target, notes, encoding, encoding.feature_names)
+    y, tasks, groups = read["labels"], read.get("tasks"), read.get("groups")
+    return Parts(X, y, tasks, groups, "table", target, notes, encoding, encoding.feature_names)
 
 
 def missing_place(parts: Parts, path: Path, row: int, feature: int) -> str:

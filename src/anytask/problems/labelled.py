@@ -12,7 +12,7 @@ from anytask.core.progress import silent
 from anytask.core.settings import choice, free, text
 from anytask.datasets.builtin import BUILTIN
 from anytask.datasets.inputs import Inputs
-from anytask.datasets.labelled import LabelledData, load_labelled
+from anytask.datasets.labelled import MISSING, LabelledData, load_labelled
 from anytask.problems.base import Entrant, Trained
 from anytask.problems.options import Options
 from anytask.problems.training import LoadedData, Progress, TrainingProblem, taken
@@ -27,7 +27,11 @@ class LabelledOptions(Options):
 
     target: str | None = text(None, "column, array or file with the labels", optional=True)
     image_size: Any = free(None, "size to which a folder's images are resized, as 32 or 32x48")
-    missing: str = choice("refuse", ("refuse", "impute"), "missing inputs: an error, or the median of their column")
+    missing: str = choice(
+        "refuse",
+        MISSING,
+        "missing inputs: an error, the median of their column (impute), or NaN for who reads it (native)",
+    )
     missing_marks: Any = free((), "values that stand for a missing one beside empty cells, as NA,?")
     categorical: Any = free((), "columns that are categories although they hold numbers, as zip,month")
     decimal: str = choice("auto", ("auto", ".", ","), "mark before the decimals of a table where it is not clear")
@@ -102,7 +106,7 @@ class LabelledProblem(TrainingProblem):
                 entrant.make("small").check_shape(data.source.input_shape)
             except ValueError as error:
                 return f"{error}."
-        return None
+        return refuses_missing(entrant, data)
 
     def train(self, entrant: Entrant, data: Any, seed: int, progress: Progress) -> Any:
         """Fit a classifier to the training rows; a preset ``small`` is taken where the entrant names none."""
@@ -122,6 +126,15 @@ class LabelledProblem(TrainingProblem):
         self.fit(model, data, np.arange(len(data.source.y)), progress or silent)
         parts, usage = usable(entrant, model, data.source)
         return Trained(parts, usage, (*data.source.notes, *data.notes))
+
+
+def refuses_missing(entrant: Entrant, data: LabelledSet) -> str | None:
+    """Return why an entrant cannot take part where inputs are missing, or None: scikit-learn's tags say who can."""
+    if not data.source.has_missing:
+        return None
+    model = entrant.make("small")
+    reads = hasattr(model, "__sklearn_tags__") and model.__sklearn_tags__().input_tags.allow_nan
+    return None if reads else f"{entrant.name} cannot read missing inputs: fill them in (missing=impute)."
 
 
 def usable(

@@ -10,7 +10,7 @@ import numpy as np
 
 from anytask.datasets.labelled import LabelledData, load_labelled
 from anytask.problems.base import LEVELS, Entrant, Metric, Outcome, Trained
-from anytask.problems.labelled import LabelledProblem, usable
+from anytask.problems.labelled import LabelledProblem, refuses_missing, usable
 from anytask.problems.task_stream.metrics import forward_transfer, match_borders, stream_metrics
 from anytask.problems.task_stream.options import IDENTITY, StreamOptions, fit_options
 from anytask.problems.task_stream.stream import Stream, StreamData
@@ -91,7 +91,7 @@ class TaskStream(LabelledProblem):
 
     def read(self, source: Any, options: StreamOptions) -> LabelledData:
         """Return what the source holds, with the task of each row where there is one."""
-        return load_labelled(source, options.target, options.task, **options.reading())
+        return load_labelled(source, options.target, options.task, group=options.group, **options.reading())
 
     def fit_options(self, options: StreamOptions, labelled: LabelledData) -> tuple[StreamOptions, tuple[str, ...]]:
         """Settle the scenario and the number of tasks."""
@@ -124,10 +124,11 @@ class TaskStream(LabelledProblem):
                 needs
             ]
             return f"{entrant.name} needs to be told {wanted}, and identity={data.options.identity!r} does not show it."
-        if not hasattr(cls, "refuses"):
-            return None
-        stream = data.stream(0)
-        return self._walk(entrant, stream).model.refuses(stream.facts)
+        if hasattr(cls, "refuses"):
+            stream = data.stream(0)
+            if reason := self._walk(entrant, stream).model.refuses(stream.facts):
+                return reason
+        return refuses_missing(entrant, data)
 
     def told(self, sees: str | None, options: Mapping[str, Any]) -> str:
         """Return what its class looks at of the tasks, as far as the stream shows it."""
@@ -214,7 +215,7 @@ class TaskStream(LabelledProblem):
         return Walk(entrant.make("small", **own, seed=stream.seed), stream, access)
 
     def figures(self, data: StreamData, runs: list[Any]) -> list[tuple[str, str, Any]]:
-        """Return the accuracy matrices, the curves over the stream, the forgetting, and accuracy against time."""
+        """Return the accuracy matrices, the curves over the stream, and the forgetting."""
         from anytask.problems.task_stream.figures import stream_figures
 
         return stream_figures(data.options.blur, runs)

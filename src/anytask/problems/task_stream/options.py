@@ -24,7 +24,7 @@ _N_TASKS = 5
 class StreamOptions(LabelledOptions):
     """How tasks arise from the data, and what is shown of them."""
 
-    read_only: ClassVar[tuple[str, ...]] = (*LabelledOptions.read_only, "task")
+    read_only: ClassVar[tuple[str, ...]] = (*LabelledOptions.read_only, "task", "group")
 
     scenario: str = choice(
         None,
@@ -48,6 +48,14 @@ class StreamOptions(LabelledOptions):
     epochs: int = whole(10, "passes over each task before the next")
     batch_size: int = whole(16, "rows in a mini-batch")
     test_size: float = real(0.25, "share of each class that is kept for testing", above=0, below=1)
+    split: str = choice(
+        "random",
+        ("random", "ordered"),
+        "which rows are tested on: drawn by seed, or the last ones of each class (as in time)",
+    )
+    group: str | None = text(
+        None, "column, array or file of what must not be trained and tested on at once, as a patient", optional=True
+    )
     task: str | None = text(None, "column, array or file with the task of each row", optional=True)
     scale: str = choice(
         "auto",
@@ -93,6 +101,8 @@ def fit_options(options: StreamOptions, labelled: LabelledData) -> tuple[StreamO
         hint = " (digits-images are the same digits as images)" if name == "digits" else ""
         raise BadData(f"{name}: scenario {scenario!r} needs images, and inputs have the shape "
                       f"{labelled.input_shape}{hint}")  # fmt: skip
+    if labelled.group is not None:
+        _check_groups(labelled, options)
     told = options.identity == IDENTITY[-1] or options.labels == "local"  # the task of a query
     sizes = [len(classes)]  # classes of each task
     if scenario == "domain":
@@ -139,6 +149,16 @@ def fit_options(options: StreamOptions, labelled: LabelledData) -> tuple[StreamO
     per_task = None if options.classes_per_task is None else tuple(sizes)
     settled = options.evolve(n_tasks=n_tasks, scenario=scenario, classes_per_task=per_task, order=order)
     return settled, tuple(notes)
+
+
+def _check_groups(labelled: LabelledData, options: StreamOptions) -> None:
+    if options.split == "ordered":
+        raise BadData(f"{labelled.name}: group draws whole groups to test on, and split='ordered' takes the last rows")
+    for label in np.unique(labelled.y).tolist():
+        if len(np.unique(labelled.group[labelled.y == label])) < 2:  # type: ignore[index]
+            raise BadData(
+                f"{labelled.name}: all rows of class {label!r} are of one group: 2 are needed to train and test"
+            )
 
 
 def _domains(labelled: LabelledData) -> dict[str, int]:

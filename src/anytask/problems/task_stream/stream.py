@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from anytask.core.errors import BadData
 from anytask.core.rng import derive
 from anytask.problems.labelled import LabelledSet
 from anytask.problems.task_stream.options import StreamOptions
@@ -99,6 +100,9 @@ class Stream:
     def __init__(self, data: StreamData, seed: int, hold_out: bool = True) -> None:
         self.data, self.seed = data, seed
         self.tasks, self.visits = make_tasks(data.source, data.options, seed)
+        for task in self.tasks:
+            if not len(task.test):
+                raise BadData(f"{data.name}: no row of the task {task.name!r} is left to test on")
         if not hold_out:
             self.tasks = [replace(t, train=np.sort(np.concatenate([t.train, t.test]))) for t in self.tasks]
         self.batches, self.ends, self.borders = self._schedule()
@@ -155,12 +159,14 @@ class Stream:
         """Mean and standard deviation of one input, each of the shape of an input."""
         # Of the training rows of the first task alone: a learner in the stream knows no more when it starts.
         rows = self.tasks[self.visits[0]].train
-        total = squares = np.zeros(self.data.source.input_shape)
+        total = squares = number = np.zeros(self.data.source.input_shape)
         for part in np.array_split(rows, max(1, len(rows) // 4096)):
             X = self.data.source.X[np.sort(part)].astype(np.float64)
+            present = ~np.isnan(X)
+            number, X = number + present.sum(0), np.where(present, X, 0)
             total, squares = total + X.sum(0), squares + (X**2).sum(0)
-        mean = total / len(rows)
-        variance = np.maximum(squares / len(rows) - mean**2, 0)
+        mean = total / np.maximum(number, 1)
+        variance = np.maximum(squares / np.maximum(number, 1) - mean**2, 0)
         constant = variance <= 1e-12 * (1 + mean**2)
         return mean.astype(np.float32), np.where(constant, 1, np.sqrt(variance)).astype(np.float32)
 

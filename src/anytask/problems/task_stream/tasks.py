@@ -26,10 +26,13 @@ class Task:
 
 def make_tasks(labelled: LabelledData, options: StreamOptions, seed: int) -> tuple[list[Task], list[int]]:
     """Return the different tasks that the stream visits, and the task of each segment."""
-    y, groups = labelled.y, labelled.task
+    y, domains = labelled.y, labelled.task
     rng = np.random.default_rng(derive(seed, "task-stream", "classes"))
-    by_domain = options.scenario == "domain" and groups is not None
-    train, test = split_rows(y, groups if by_domain else None, options.test_size, options.max_per_class, seed)
+    by_domain = options.scenario == "domain" and domains is not None
+    train, test = split_rows(
+        y, domains if by_domain else None, options.test_size, options.max_per_class, seed,
+        ordered=options.split == "ordered", groups=labelled.group,
+    )  # fmt: skip
     if options.scenario in ("class", "recurring"):
         classes = np.unique(y)
         if options.scenario == "class" and options.order is not None:
@@ -47,11 +50,11 @@ def make_tasks(labelled: LabelledData, options: StreamOptions, seed: int) -> tup
             for part in parts
         ]  # fmt: skip
     elif by_domain:
-        assert groups is not None
-        names = groups[np.sort(np.unique(groups, return_index=True)[1])]  # in the order of their first row
+        assert domains is not None
+        names = domains[np.sort(np.unique(domains, return_index=True)[1])]  # in the order of their first row
         tasks = []
         for name in names.tolist():
-            mine, held_out = train[groups[train] == name], test[groups[test] == name]
+            mine, held_out = train[domains[train] == name], test[domains[test] == name]
             tasks.append(Task(str(name), np.unique(y[np.concatenate([mine, held_out])]), mine, held_out))
     else:
         levels = _levels(options, labelled.input_shape, seed)
@@ -76,24 +79,46 @@ def _levels(options: StreamOptions, input_shape: tuple[int, ...], seed: int) -> 
 
 
 def split_rows(
-    y: np.ndarray, groups: np.ndarray | None, test_size: float, max_per_class: int | None, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (training rows, test rows): of each class (of each group) at least one each, disjoint, by seed.
+    y: np.ndarray, domains: np.ndarray | None, test_size: float, max_per_class: int | None, seed: int, *,
+    ordered: bool = False, groups: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Return (training rows, test rows): of each class (of each domain) at least one each, disjoint, by seed.
 
-    A class with a single row in a group is trained on and not tested there.
+    A class with a single row in a domain is trained on and not tested there. With ``ordered`` the last rows of each
+    class are tested on. With ``groups`` no group is trained and tested on; a class of which all groups were drawn for
+    testing is not tested there.
     """
     rng = np.random.default_rng(derive(seed, "task-stream", "split"))
-    train, test = [], []
     codes = np.unique(y, return_inverse=True)[1]
-    if groups is not None:
-        codes = codes + (codes.max() + 1) * np.unique(groups, return_inverse=True)[1]
+    if domains is not None:
+        codes = codes + (codes.max() + 1) * np.unique(domains, return_inverse=True)[1]
     by_code = np.argsort(codes, kind="stable")
+    held_out = np.zeros(len(y), dtype=bool) if groups is None else _drawn_groups(codes, groups, test_size, seed)
+    train, test = [], []
     for rows in np.split(by_code, np.flatnonzero(np.diff(codes[by_code])) + 1):
-        chosen = rng.permutation(rows)[:max_per_class]
-        n_test = min(max(1, round(test_size * len(chosen))), len(chosen) - 1)
-        test.append(chosen[:n_test])
-        train.append(chosen[n_test:])
+        chosen = (rows[::-1] if ordered else rng.permutation(rows))[:max_per_class]
+        if groups is None:
+            n_test = min(max(1, round(test_size * len(chosen))), len(chosen) - 1)
+            held_out[chosen[:n_test]] = True
+        test.append(chosen[held_out[chosen]])
+        train.append(chosen[~held_out[chosen]])
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))
+
+
+def _drawn_groups(codes: np.ndarray, groups: np.ndarray, test_size: float, seed: int) -> np.ndarray:
+    """Return which rows are of groups drawn for testing: about ``test_size`` of each class, never all of its groups."""
+    names, group = np.unique(groups, return_inverse=True)
+    sizes = np.zeros((len(names), codes.max() + 1), dtype=int)  # rows of each class in each group
+    np.add.at(sizes, (group, codes), 1)
+    drawn = np.zeros(len(names), dtype=bool)
+    order = np.random.default_rng(derive(seed, "task-stream", "groups")).permutation(len(names))
+    total = sizes.sum(axis=0)
+    for enough, least in ((np.all, test_size * total), (np.any, np.minimum(1, total))):  # then classes not yet tested
+        for i in order[~drawn[order]]:
+            own, tested = sizes[i] > 0, sizes[drawn].sum(axis=0)
+            left = (sizes[~drawn][:, own] > 0).sum(axis=0)
+            drawn[i] = left.min() > 1 and enough(tested[own] < least[own])
+    return drawn[group]
 
 
 def _visits(options: StreamOptions, names: list[str]) -> list[int]:
