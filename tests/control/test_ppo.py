@@ -166,7 +166,7 @@ def test_the_probabilities_of_a_round_are_those_of_the_policy_that_played_it():
         net = learner.network_
         with torch.no_grad():
             h, _ = net.features(batch.obs, batch.state[0], batch.starts)
-            torch.testing.assert_close(net.distribution(h).log_prob(batch.actions), batch.log_prob)
+            torch.testing.assert_close(net.head(h).log_prob(batch.actions), batch.log_prob)
             torch.testing.assert_close(net.value(h, batch.obs), batch.values)
 
 
@@ -464,7 +464,7 @@ def test_spaces_survive_a_file():
     box = spaces.Box(np.array([-1.0, -np.inf], np.float32), np.array([1.0, np.inf], np.float32))
     space = spaces.Dict({"a": box, "b": spaces.Discrete(3), "c": spaces.Box(0, 255, (4, 4, 3), np.uint8)})
     assert space_from_tree(space_to_tree(space)) == space
-    multi = spaces.MultiDiscrete([2, 3])
+    multi = spaces.MultiDiscrete([2, 3], start=[1, -1])
     assert space_from_tree(space_to_tree(multi)) == multi
     with pytest.raises(TypeError):
         space_to_tree(spaces.Text(3))

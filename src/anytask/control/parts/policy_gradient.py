@@ -227,7 +227,7 @@ def kl_adaptive_lr(
     lr: float,
     kl: float,
     target: float = 0.01,
-    bounds: tuple[float, float] = (1e-5, 1e-2),
+    bounds: Sequence[float] = (1e-5, 1e-2),
     factor: float = 1.5,
     tolerance: float = 2.0,
 ) -> float:

@@ -34,14 +34,7 @@ from anytask.control.parts.checkpoint import Checkpoint, training_of
 from anytask.control.parts.counter_rng import CounterRandom
 from anytask.control.parts.policy_gradient import kl_adaptive_lr, linear_decay, weak_signals
 from anytask.control.ppo.collection import Run, collect, on_device
-from anytask.control.ppo.network import (
-    ActorCritic,
-    Memory,
-    NetworkSettings,
-    bounded,
-    space_from_tree,
-    space_to_tree,
-)
+from anytask.control.ppo.network import ActorCritic, Memory, NetworkSettings, bounded, space_from_tree, space_to_tree
 from anytask.control.ppo.update import ProcessGroup, joined, update
 from anytask.core.checks import check_counts
 from anytask.core.estimator import Estimator
@@ -127,11 +120,9 @@ class PPO(Estimator):
     value_clip: float | None = real(None, "the same for values; None: no clipping", above=0, optional=True)
     value_coefficient: float = real(1.0, "weight of the value loss", at_least=0)
     entropy_coefficient: float = real(0.0, "weight of the entropy", at_least=0)
-    max_grad_norm: float | None = real(
-        0.5, "norm to which gradients are clipped; None: no clipping", above=0, optional=True
-    )
+    max_grad_norm: float | None = real(0.5, "norm to which gradients are clipped; None: not", above=0, optional=True)
     normalize_advantages: str | None = choice(
-        "minibatch", ("minibatch", "round"), "over each mini-batch or round; None: not at all", optional=True
+        "minibatch", ("minibatch", "round"), "over each; None: not", optional=True
     )
     bootstrap_timeouts: bool = flag(True, "value what comes after a time limit; False takes it for an end of the task")
     reward_scale: float = real(1.0, "multiplies rewards for learning; reported returns are not scaled", above=0)
@@ -243,11 +234,12 @@ class PPO(Estimator):
             batch, episodes = collect(net, env, run, self)
             collected = time.perf_counter() - start
             with rollback(self, skip=frozenset({*self._param_names(), "history_", "throughput_", "_spaces"})):
-                optimizer.param_groups[0]["lr"] = lr = self._lr(run.steps / total_steps)
+                now = optimizer.param_groups[0]
+                if self.schedule != "adaptive":
+                    now["lr"] = linear_decay(self.lr, run.steps / total_steps if self.schedule == "linear" else 0.0)
                 record = update(net, self._weights, optimizer, batch, self, self._order, processes)
                 if self.schedule == "adaptive":
-                    bounds = (self.lr_bounds[0], self.lr_bounds[1])
-                    optimizer.param_groups[0]["lr"] = kl_adaptive_lr(lr, record["kl"], self.target_kl, bounds)
+                    now["lr"] = kl_adaptive_lr(now["lr"], record["kl"], self.target_kl, self.lr_bounds)
                 if (stats := net.encoder.stats) is not None:
                     stats.merge(*processes.moments(net.encoder.vector(batch.obs).flatten(0, 1).double()))
             self._acting = None  # what was remembered is another policy's
@@ -258,14 +250,9 @@ class PPO(Estimator):
             self.throughput_ = dict(zip(("simulation", "training"), rates, strict=True))
             yield self.history_[-1]
 
-    def _lr(self, done: float) -> float:
-        if self.schedule == "adaptive":
-            return self._optimizer.param_groups[0]["lr"]
-        return linear_decay(self.lr, done) if self.schedule == "linear" else self.lr
-
     def _made(self, env: Any, options: Mapping[str, Any] | None) -> VectorEnv:
         """Return the environment as one that speaks tensors; one that did comes back as it is."""
-        if getattr(env, "lag", None) is not None:  # one that is late, or a wrapper around it
+        if not options and hasattr(env, "lag"):  # one that is late, or a wrapper around it
             return env
         to_make = isinstance(env, str) or (callable(env) and not isinstance(env, (VectorEnv, gymnasium.Env)))
         return make(env, self.num_envs if to_make else None, device=self._device, **(options or {}))
@@ -274,10 +261,9 @@ class PPO(Estimator):
         """Build the network for an environment's spaces, or check that they are those it was built for."""
         found = (env.single_observation_space, env.single_action_space)
         if not hasattr(self, "network_"):
-            self.discrete_ = self.network.discrete
-            if self.discrete_ == "auto":
-                named = getattr(env.unwrapped, "discrete_actions", None)
-                self.discrete_ = named and {int(c): tuple(map(float, values)) for c, values in named.items()}
+            given = self.network.discrete
+            named = getattr(env.unwrapped, "discrete_actions", None) if given == "auto" else given
+            self.discrete_ = named and {int(c): tuple(map(float, values)) for c, values in named.items()}
             self.history_, self.steps_, self.throughput_ = [], 0, {}
             self._spaces = found
             self._build()
@@ -322,20 +308,15 @@ class PPO(Estimator):
         net.eval()
         memory, generator = self._acting
         features, state = net.features(memory.with_previous(given.tensors), memory.state, memory.starts)
-        distribution = net.distribution(features)
+        distribution = net.head(features)
         actions = distribution.mode if deterministic else distribution.sample(generator)
         self._acting = Memory(state, net.previous_of(actions), torch.zeros_like(memory.starts)), generator
         return given.answer(bounded(actions, action_space))
 
     def reset(self, rows: Tensor | None = None) -> None:
         """Forget what is remembered of the rows ``rows`` (m,), or of all."""
-        if self._acting is not None:
-            memory, generator = self._acting
-            if rows is None:
-                # The generator goes on, so that sampled episodes differ.
-                self._acting = self.network_.memory(len(memory.starts)), generator
-            else:
-                memory.forget(rows)
+        if self._acting is not None:  # the generator goes on, so that sampled episodes differ
+            self._acting[0].forget(rows)
 
     # -- state ----------------------------------------------------------------------------------------------------
 

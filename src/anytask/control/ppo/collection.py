@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from anytask.control.parts.acting import by_key
 from anytask.control.parts.counter_rng import CounterRandom
 from anytask.control.parts.policy_gradient import gae
-from anytask.control.ppo.network import ActorCritic, Memory
+from anytask.control.ppo.network import ActorCritic, Memory, bounded
 
 
 @dataclass
@@ -56,15 +55,13 @@ class Batch:
     values: Tensor  # (T, n)
     advantages: Tensor  # (T, n)
     returns: Tensor  # (T, n)
-    counted: Tensor | None  # (T, n), 0 where an action moved nothing: it came after the end of its episode
+    counted: Tensor  # (T, n), 0 where an action moved nothing: it came after the end of its episode; else 1
     state: Tensor  # (1, n, state_dim), the memory before the first step; without a memory (T, n, 0)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return the batch with every tensor changed."""
-        parts = {name: value for name, value in vars(self).items() if name not in ("obs", "counted")}
-        counted = None if self.counted is None else change(self.counted)
         obs = {key: change(x) for key, x in self.obs.items()}
-        return Batch(obs=obs, counted=counted, **{name: change(x) for name, x in parts.items()})
+        return Batch(obs=obs, **{name: change(x) for name, x in vars(self).items() if name != "obs"})
 
 
 @torch.no_grad()
@@ -83,7 +80,7 @@ def collect(net: ActorCritic, env: VectorEnv, run: Run, settings: Any) -> tuple[
     settings : PPO
     """
     s, n, device, T = settings, env.num_envs, run.memory.state.device, settings.horizon
-    total = T + run.lag
+    total, at_home = T + run.lag, getattr(env, "device", "cpu")
     net.eval()
     initial = run.memory.state[None] if net.core is not None else run.memory.state.new_zeros(T, n, 0)
     seen: list[tuple[Mapping[str, Tensor], Tensor, Tensor]] = []  # observations, features, starts; one more than T
@@ -96,8 +93,8 @@ def collect(net: ActorCritic, env: VectorEnv, run: Run, settings: Any) -> tuple[
         obs, memory = run.memory.with_previous(run.obs), run.memory
         features, state = net.features(obs, memory.state, memory.starts)
         seen.append((obs, features, memory.starts))
-        acted.append(net.distribution(features).quantile(u[:, t]))
-        following, *result, infos = env.step(_outward(acted[-1], env))
+        acted.append(net.head(features).quantile(u[:, t]))
+        following, *result, infos = env.step(bounded(acted[-1], net.action_space).to(at_home))
         reward, terminated, truncated = (x.to(device) for x in result)
         idle = infos["_reset"].to(device) if "_reset" in infos else torch.zeros_like(terminated)
         results.append((reward, terminated, truncated, idle))
@@ -132,11 +129,11 @@ def collect(net: ActorCritic, env: VectorEnv, run: Run, settings: Any) -> tuple[
         obs={key: x[:T] for key, x in all_obs.items()},
         actions=actions,
         starts=starts[:T],
-        log_prob=net.distribution(features[:T]).log_prob(actions),
+        log_prob=net.head(features[:T]).log_prob(actions),
         values=values[:T],
         advantages=advantages,
         returns=returns,
-        counted=None if bool(moved.all()) else moved.float(),
+        counted=moved.float(),
         state=initial,
     )
     means = torch.cat(ended, 1).nanmean(1).tolist() if ended else [math.nan] * 3
@@ -160,10 +157,3 @@ def _final_values(net: ActorCritic, cut: list[tuple[Any, ...]], like: Tensor) ->
 def on_device(obs: Any, device: torch.device) -> dict[str, Tensor]:
     """Return an observation as a dict of tensors on the learner's device."""
     return {key: x.to(device) for key, x in by_key(obs).items()}
-
-
-def _outward(actions: Tensor, env: Any) -> Tensor:
-    # The environment clamps by itself; the raw sample stays with the learner.
-    if not isinstance(env.single_action_space, spaces.Box):
-        actions = actions.long()
-    return actions.to(getattr(env, "device", "cpu"))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytask.control.parts.acting import by_space, shapes_of
-from anytask.control.parts.action_heads import ActionDistribution, make_head
+from anytask.control.parts.action_heads import make_head
 from anytask.control.parts.observation_encoders import as_images, build_trunk, image_shape, is_image
 from anytask.control.parts.recurrent import ACTIVATIONS, MLPCore, RecurrentCore
 from anytask.control.parts.running_stats import RunningStats
@@ -79,12 +79,12 @@ class Memory:
         """Return observations with the last action beside them, if it is fed back."""
         return obs if self.previous is None else {**obs, PREVIOUS: self.previous}
 
-    def forget(self, rows: Tensor) -> None:
-        """Start new episodes in the rows ``rows`` (m,)."""
-        rows = rows.to(self.starts.device)
-        self.starts[rows] = True
+    def forget(self, rows: Tensor | None) -> None:
+        """Start new episodes in the rows ``rows`` (m,), or in all: the state before a start does not count."""
+        at = slice(None) if rows is None else rows.to(self.starts.device)
+        self.starts[at] = True
         if self.previous is not None:
-            self.previous[rows] = 0.0
+            self.previous[at] = 0.0
 
 
 class Encoder(nn.Module):
@@ -183,6 +183,11 @@ class ActorCritic(nn.Module):
         bfloat16 in the inner layers, on CUDA only.
     seed : int
         Of the trunks; the other layers draw from the global generator.
+
+    Attributes
+    ----------
+    head : ActionHead
+        Maps features to the distribution over actions.
     """
 
     def __init__(
@@ -243,10 +248,6 @@ class ActorCritic(nn.Module):
                 features = self.critic_mlp(self.critic_encoder(obs))
             return self.value_layer(features)[..., 0].float()
 
-    def distribution(self, features: Tensor) -> ActionDistribution:
-        """Return the distribution over actions."""
-        return self.head(features)
-
     def previous_of(self, actions: Tensor) -> Tensor | None:
         """Return raw actions as the numbers (..., n_previous) that are fed back, if they are."""
         space = self.action_space
@@ -278,13 +279,11 @@ def space_to_tree(space: gymnasium.Space) -> dict[str, Any]:
     if isinstance(space, spaces.Discrete):
         return {"kind": "discrete", "n": int(space.n), "start": int(space.start)}
     if isinstance(space, spaces.MultiDiscrete):
-        return {"kind": "multi-discrete", "nvec": np.asarray(space.nvec)}
+        return {"kind": "multi-discrete", "nvec": np.asarray(space.nvec), "start": np.asarray(space.start)}
     if isinstance(space, spaces.Box):
-        bounds = {}
-        for name, value in (("low", space.low), ("high", space.high)):
-            # Images have one bound for all pixels.
-            bounds[name] = value.flat[0] if value.size and (value == value.flat[0]).all() else value
-        return {"kind": "box", **bounds, "shape": tuple(space.shape), "dtype": np.dtype(space.dtype or "f4").str}
+        # Images have one bound for all pixels.
+        low, high = (b.flat[0] if b.size and (b == b.flat[0]).all() else b for b in (space.low, space.high))
+        return {"kind": "box", "low": low, "high": high, "shape": space.shape, "dtype": np.dtype(space.dtype).str}
     raise TypeError(f"spaces must be Box, Discrete, MultiDiscrete or a Dict of them, got {space}")
 
 
@@ -295,7 +294,7 @@ def space_from_tree(tree: Mapping[str, Any]) -> gymnasium.Space:
     if tree["kind"] == "discrete":
         return spaces.Discrete(tree["n"], start=tree["start"])
     if tree["kind"] == "multi-discrete":
-        return spaces.MultiDiscrete(tree["nvec"])
+        return spaces.MultiDiscrete(tree["nvec"], start=tree.get("start"))
     dtype, shape = np.dtype(tree["dtype"]), tuple(tree["shape"])
     low, high = (np.broadcast_to(np.asarray(tree[name], dtype), shape).copy() for name in ("low", "high"))
     return spaces.Box(low, high, shape, dtype.type)

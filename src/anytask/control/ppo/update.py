@@ -51,10 +51,9 @@ class ProcessGroup:
         mean = total / count.clamp_min(1)
         return count, mean, self._sum((x - mean).square().sum(0))
 
-    def normalize(self, advantages: Tensor, weights: Tensor | None) -> Tensor:
+    def normalize(self, advantages: Tensor, weights: Tensor) -> Tensor:
         """Return advantages with mean 0 and deviation 1 over the samples of all processes that count."""
-        counted = advantages.flatten() if weights is None else advantages[weights > 0]
-        count, mean, m2 = self.moments(counted.double())
+        count, mean, m2 = self.moments(advantages[weights > 0].double())
         std = (m2 / (count - 1).clamp_min(1)).sqrt()
         return ((advantages - mean) / (std + 1e-8)).to(advantages.dtype)
 
@@ -66,7 +65,7 @@ def loss_terms(net: ActorCritic, batch: Batch, settings: Any) -> tuple[Tensor, T
     """
     s, b = settings, batch
     features, _ = net.features(b.obs, b.state[0], b.starts)
-    distribution = net.distribution(features)
+    distribution = net.head(features)
     surrogate = ppo_loss(distribution.log_prob(b.actions), b.log_prob, b.advantages, s.clip, weights=b.counted)
     values = net.value(features, b.obs)
     fit = value_loss(values, b.returns, old_values=b.values, clip=s.value_clip, weights=b.counted)
