@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -55,31 +56,20 @@ class Throughput:
         """Return a log-log figure; ``more`` adds lines, name -> (num_envs, steps per second)."""
         import plotly.graph_objects as go
 
+        from anytask.control.images import framed
+
         lines: dict[str, tuple[Sequence[int], Sequence[float]]] = {
             _LABELS[kind]: (self.num_envs, rate) for kind, rate in self.rates.items()
         }
         figure = go.Figure()
         for (name, (counts, rate)), color in zip((lines | (more or {})).items(), PALETTE):
             figure.add_scatter(
-                x=list(counts),
-                y=list(rate),
-                name=name,
-                mode="lines+markers",
-                line={"color": color, "width": 2.5},
+                x=list(counts), y=list(rate), name=name, mode="lines+markers", line={"color": color, "width": 2.5},
                 hovertemplate="%{x:,} environments: %{y:,.0f} steps/s<extra>" + name + "</extra>",
-            )
-        figure.update_layout(
-            template="plotly_white",
-            font={"color": "#2b3138", "size": 13},
-            margin={"l": 70, "r": 20, "t": 40, "b": 50},
-            height=400,
-            legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        )
-        ticks = list(self.num_envs)
-        figure.update_xaxes(
-            type="log", title="parallel environments", tickvals=ticks, ticktext=[f"{n:,}" for n in ticks]
-        )
-        figure.update_yaxes(type="log", title=f"environment steps per second ({self.device})", dtick=1)
+            )  # fmt: skip
+        framed(figure, "parallel environments", f"environment steps per second ({self.device})")
+        figure.update_xaxes(type="log", tickvals=self.num_envs, ticktext=[f"{n:,}" for n in self.num_envs])
+        figure.update_yaxes(type="log", dtick=1)
         return figure
 
 
@@ -175,14 +165,16 @@ def _rate(world: Any, policy: Any, seconds: float, seed: int, clock: Callable[[]
 
 def _learning(world: Any, learner: Any, seconds: float, clock: Callable[[], float]) -> float:
     horizon = int(getattr(learner, "horizon", 64)) * world.num_envs
-    learner.train(world, horizon)  # warm-up, and an estimate
-    start = clock()
-    learner.train(world, horizon)
-    rounds = max(1, min(100, int(seconds / max(clock() - start, 1e-9))))
-    _settled()
-    start, before = clock(), int(getattr(learner, "steps_", 0))
-    learner.train(world, rounds * horizon)
-    _settled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # there is little to learn from so few rounds
+        learner.train(world, horizon)  # warm-up, and an estimate
+        start = clock()
+        learner.train(world, horizon)
+        rounds = max(1, min(100, int(seconds / max(clock() - start, 1e-9))))
+        _settled()
+        start, before = clock(), int(getattr(learner, "steps_", 0))
+        learner.train(world, rounds * horizon)
+        _settled()
     steps = int(getattr(learner, "steps_", 0)) - before or rounds * horizon
     return steps / (clock() - start)
 

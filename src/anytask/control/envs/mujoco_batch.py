@@ -8,10 +8,12 @@ every observation, use :func:`anytask.control.make`.
 from __future__ import annotations
 
 import os
-import time
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
+
+from anytask.core.checks import check_counts
 
 try:
     import mujoco
@@ -25,7 +27,7 @@ _FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS
 _MOST_NUMBERS = 2**25
 
 
-class MujocoRollout:
+class MujocoRollout(AbstractContextManager):
     """Step one MuJoCo model through many given sequences of controls, in C threads.
 
     Parameters
@@ -64,11 +66,10 @@ class MujocoRollout:
     def __init__(self, model: Any, *, frame_skip: int | None = None, threads: int | None = None) -> None:
         self.model, own = _model(model)
         self.frame_skip = own if frame_skip is None else frame_skip
-        if isinstance(self.frame_skip, bool) or not isinstance(self.frame_skip, int) or self.frame_skip < 1:
-            raise ValueError(f"frame_skip must be a whole number of at least 1, got {frame_skip!r}")
         self.threads = (os.cpu_count() or 1) if threads is None else threads
-        if isinstance(self.threads, bool) or not isinstance(self.threads, int) or self.threads < 0:
-            raise ValueError(f"threads must be a whole number of at least 0, got {threads!r}")
+        check_counts(frame_skip=self.frame_skip)
+        if self.threads != 0:  # which is the calling thread
+            check_counts(threads=self.threads)
         self.state_size, self.control_size = mujoco.mj_stateSize(self.model, _FULL), self.model.nu
         self._pool = mujoco.rollout.Rollout(nthread=self.threads)
         self._data = [mujoco.MjData(self.model) for _ in range(max(self.threads, 1))]
@@ -140,55 +141,8 @@ class MujocoRollout:
             self._pool.close()
             self._pool = None
 
-    def __enter__(self) -> MujocoRollout:
-        return self
-
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def rollout_in_python(world: MujocoRollout, states: np.ndarray, controls: np.ndarray) -> np.ndarray:
-    """Return what :meth:`MujocoRollout.rollout` returns, by a loop over ``mj_step``: the reference for tests."""
-    out = np.empty((*controls.shape[:2], world.state_size))
-    for i in range(len(controls)):
-        data = mujoco.MjData(world.model)
-        mujoco.mj_setState(world.model, data, np.ascontiguousarray(states[i], float), _FULL)
-        for t, control in enumerate(controls[i]):
-            data.ctrl[:] = control
-            for _ in range(world.frame_skip):
-                mujoco.mj_step(world.model, data)
-            out[i, t] = world.state_of(data)
-    return out
-
-
-def benchmark(model: Any = "Hopper-v5", *, n: int = 64, steps: int = 100, threads: int | None = None) -> dict[str, Any]:
-    """Return physics steps per second of the native threads and of a Python loop over ``mj_step``.
-
-    Parameters
-    ----------
-    model
-        As in :class:`MujocoRollout`.
-    n, steps : int
-        Sequences and physics steps of each.
-    threads : int or None
-        As in :class:`MujocoRollout`.
-
-    Returns
-    -------
-    dict
-        ``native`` and ``python`` in physics steps per second of wall time, ``ratio``, ``threads``.
-    """
-    with MujocoRollout(model, frame_skip=1, threads=threads) as world:
-        controls = np.random.default_rng(0).uniform(-1, 1, (n, steps, world.control_size))
-        states = np.tile(world.initial_state(), (n, 1))
-        world.rollout(states, controls)  # the first call starts the threads
-        seconds = {}
-        for name, run in (("native", world.rollout), ("python", lambda s, c: rollout_in_python(world, s, c))):
-            start = time.perf_counter()
-            run(states, controls)
-            seconds[name] = time.perf_counter() - start
-        rates = {name: n * steps / value for name, value in seconds.items()}
-        return {**rates, "ratio": rates["native"] / rates["python"], "threads": world.threads}
 
 
 def _model(source: Any) -> tuple[mujoco.MjModel, int]:

@@ -9,7 +9,6 @@ tensors, and each is seen as numbers or as an image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import gymnasium
@@ -18,13 +17,12 @@ import torch
 from torch import Tensor
 
 from anytask.control.base import BatchedEnv, Obs
-from anytask.control.envs.raster import Canvas, rgb
+from anytask.control.envs.raster import Canvas, Drawing
 from anytask.core.colors import PALETTE
 from anytask.core.settings import Settings, choice, real, whole
 
-_GROUND, _WALL, _FRAME = (248, 249, 250), (74, 82, 92), (200, 206, 212)
-_AGENT, _GOAL, _OTHER, _WAY = rgb(PALETTE[0]), rgb(PALETTE[2]), rgb(PALETTE[4]), rgb(PALETTE[3])
-_CLOCK = rgb(PALETTE[1])
+_GROUND, _WALL, _FRAME = "#f8f9fa", "#4a525c", "#c8ced4"
+_AGENT, _CLOCK, _GOAL, _WAY = PALETTE[:4]
 _IMAGE = 256  # pixels along the edge of an image for people
 
 
@@ -120,7 +118,6 @@ class PlanarReach(BatchedEnv):
         self._goal = torch.tensor(self.goal, device=self.device)
         self._walls = torch.tensor(self.walls, device=self.device).reshape(-1, 4)
         self._backdrop = self._scene(size) if pixels else None
-        self._poster: Canvas | None = None  # what never moves, in images for people
         # The way of every point is kept for images only.
         steps = self.max_episode_steps + 1 if render_mode else 0
         self._trail = torch.zeros(self.num_envs, steps, 2, device=self.device)
@@ -179,27 +176,28 @@ class PlanarReach(BatchedEnv):
         return [self.goal]
 
     def _draw(self, row: int) -> np.ndarray:
-        if self._poster is None:
-            self._poster = self._scene(_IMAGE)
-            self._decorate(self._poster)
-        canvas = Canvas(1, _IMAGE, self.arena, self._poster, device=self.device)
-        unit = self.arena / 100
+        edge, here = self.arena, self.position[row].tolist()
+        unit = edge / 100
+        drawing = Drawing((-edge, -edge), (edge, edge), _IMAGE, _GROUND)
+        for goal in self._goals():
+            drawing.disc(goal, self.radius, _GOAL, 0.35)
+            drawing.disc(goal, self.radius, _GOAL, ring=5 * unit)
+        for x0, y0, x1, y1 in self.walls:
+            drawing.box(((x0 + x1) / 2, (y0 + y1) / 2), ((x1 - x0) / 2, (y1 - y0) / 2), _WALL)
+        self._decorate(drawing)
         if self.render_mode:
             way = self._trail[row, : int(self.elapsed[row]) + 1].tolist()
-            for start, end in pairwise(way):
-                canvas.line(start, end, 2.2 * unit, _AGENT, 0.5)
+            drawing.line(way, 2.2 * unit, _AGENT, 0.5)
             for point in way[:-1]:
-                canvas.disc(torch.tensor([point], device=self.device), 2 * unit, _AGENT, 0.8)
-        here = self.position[row : row + 1]
-        canvas.disc(here, 6 * unit, (255, 255, 255))
-        canvas.disc(here, 4.8 * unit, _AGENT)
-        edge = self.arena
-        for a, b in (((-1, -1), (1, -1)), ((1, -1), (1, 1)), ((1, 1), (-1, 1)), ((-1, 1), (-1, -1))):
-            canvas.line([edge * v for v in a], [edge * v for v in b], 2 * unit, _FRAME)
-        canvas.bar((self.elapsed[row : row + 1] / self.max_episode_steps), 5, _CLOCK)
-        return canvas.pixels()[0].cpu().numpy()
+                drawing.disc(point, 2 * unit, _AGENT, 0.8)
+        drawing.disc(here, 6 * unit, "#ffffff")
+        drawing.disc(here, 4.8 * unit, _AGENT)
+        drawing.line([(-edge, -edge), (edge, -edge), (edge, edge), (-edge, edge), (-edge, -edge)], 2 * unit, _FRAME)
+        length = 2 * edge * int(self.elapsed[row]) / self.max_episode_steps
+        drawing.box((length / 2 - edge, 2 * unit - edge), (length / 2, 2 * unit), _CLOCK)
+        return drawing.pixels()
 
-    def _decorate(self, canvas: Canvas) -> None:
+    def _decorate(self, drawing: Drawing) -> None:
         """Add to an image for people what an observation doesn't show."""
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -345,15 +343,8 @@ class WaypointReach(PlanarReach):
     def _goals(self) -> Sequence[tuple[float, float]]:
         return list(self.goals.values())
 
-    def _decorate(self, canvas: Canvas) -> None:
-        from PIL import Image, ImageDraw, ImageFont
-
-        canvas.ring(self.goal, 1.25 * self.radius, 0.035 * self.arena, _AGENT)
-        canvas.ring(self.waypoint, 0.09 * self.arena / 2, 0.02 * self.arena, _WAY)
-        letters = Image.new("L", (_IMAGE, _IMAGE))
-        pen, font = ImageDraw.Draw(letters), ImageFont.load_default(size=24)
+    def _decorate(self, drawing: Drawing) -> None:
+        drawing.disc(self.goal, 1.25 * self.radius, _AGENT, ring=0.035 * self.arena)
+        drawing.disc(self.waypoint, 0.09 * self.arena / 2, _WAY, ring=0.02 * self.arena)
         for name, (x, y) in self.goals.items():
-            outwards = 1.45 * y  # beside the goal, so that the point doesn't cover it
-            centre = ((x + self.arena) * canvas.scale, (self.arena - outwards) * canvas.scale)
-            pen.text(centre, name, fill=255, font=font, anchor="mm")
-        canvas.stencil(torch.from_numpy(np.array(letters)).to(self.device) / 255, _WALL)
+            drawing.text((x, 1.45 * y), name, _WALL, 24)  # beside the goal, so that the point doesn't cover it

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
+from PIL import ImageColor
 from torch import Tensor
 
+from anytask.control.envs.raster import Drawing
 from anytask.control.envs.rearrangement.sensors import FAR, RangeRays, inverse
 from anytask.control.envs.rearrangement.world import World, picker
 
@@ -45,8 +45,6 @@ class Camera:
         device: str | torch.device = "cpu",
     ) -> None:
         height, width = size
-        if min(height, width) < 1:
-            raise ValueError(f"image_size must be two whole numbers of at least 1, got {size!r}")
         self.position, self.size, self.farthest = position, (int(height), int(width)), float(farthest)
         half = math.tan(math.radians(view) / 2)
         right = (torch.arange(width) + 0.5) / width * 2 - 1
@@ -110,80 +108,25 @@ class Camera:
 _OBJECT_COLORS = ("#d55e00", "#0072b2", "#cc79a7", "#e69f00", "#56b4e9", "#7b4b94")
 
 
-def _rgb(text: str) -> np.ndarray:
-    return np.array([int(text[i : i + 2], 16) for i in (1, 3, 5)], np.float32) / 255
-
-
 def _colors(objects: int, device: torch.device) -> Tensor:
     """Walls, floor, static boxes, then the objects."""
     names = ["#c9d3dc", "#e9e4d8", "#8f9aa5"] + [_OBJECT_COLORS[k % len(_OBJECT_COLORS)] for k in range(objects)]
-    return torch.as_tensor(np.stack([_rgb(name) for name in names]), device=device)
+    return torch.tensor([ImageColor.getrgb(name) for name in names], device=device) / 255
 
 
-class _Canvas:
-    """An image in metres: shapes are blended by their distance to each pixel, so that edges are smooth."""
-
-    def __init__(self, bounds: np.ndarray, longest: int) -> None:
-        margin = 0.03 * float((bounds[1] - bounds[0]).max())
-        low, high = bounds[0] - margin, bounds[1] + margin
-        self.pixel = float((high - low).max()) / longest
-        width, height = (np.ceil((high - low) / self.pixel)).astype(int)
-        self.x = (low[0] + (np.arange(width) + 0.5) * self.pixel)[None, :]
-        self.z = (low[1] + (np.arange(height) + 0.5) * self.pixel)[:, None]
-        self.image = np.ones((height, width, 3), np.float32)
-
-    def _blend(
-        self, low: tuple[float, float], high: tuple[float, float], distance: Any, color: str, alpha: float
-    ) -> None:
-        """Blend a shape within the corners ``low`` and ``high``; ``distance(x, z)`` is negative inside it."""
-        m = 2 * self.pixel
-        columns = slice(*np.searchsorted(self.x[0], (low[0] - m, high[0] + m)))
-        rows = slice(*np.searchsorted(self.z[:, 0], (low[1] - m, high[1] + m)))
-        away = distance(self.x[:, columns], self.z[rows])
-        cover = (np.clip(0.5 - away / self.pixel, 0, 1) * alpha)[..., None].astype(np.float32)
-        part = self.image[rows, columns]
-        part += (_rgb(color) - part) * cover
-
-    def box(self, x: float, z: float, hx: float, hz: float, color: str, alpha: float = 1.0) -> None:
-        def away(px: np.ndarray, pz: np.ndarray) -> np.ndarray:
-            return np.maximum(np.abs(px - x) - hx, np.abs(pz - z) - hz)
-
-        self._blend((x - hx, z - hz), (x + hx, z + hz), away, color, alpha)
-
-    def disc(self, x: float, z: float, r: float, color: str, alpha: float = 1.0, ring: float | None = None) -> None:
-        def away(px: np.ndarray, pz: np.ndarray) -> np.ndarray:
-            distance = np.hypot(px - x, pz - z) - r
-            return distance if ring is None else np.abs(distance) - ring / 2
-
-        reach = r + (ring or 0.0)
-        self._blend((x - reach, z - reach), (x + reach, z + reach), away, color, alpha)
-
-    def line(self, a: Any, b: Any, width: float, color: str, alpha: float = 1.0) -> None:
-        ax, az, dx, dz = a[0], a[1], b[0] - a[0], b[1] - a[1]
-        half = max(width / 2, 0.6 * self.pixel)
-
-        def away(px: np.ndarray, pz: np.ndarray) -> np.ndarray:
-            share = np.clip(((px - ax) * dx + (pz - az) * dz) / max(dx * dx + dz * dz, 1e-12), 0, 1)
-            return np.hypot(px - ax - share * dx, pz - az - share * dz) - half
-
-        low, high = (min(a[0], b[0]) - half, min(a[1], b[1]) - half), (max(a[0], b[0]) + half, max(a[1], b[1]) + half)
-        self._blend(low, high, away, color, alpha)
-
-
-def _empty(world: World, number: int, longest: int) -> _Canvas:
-    """Return a canvas with the stage alone."""
-    stage = world.scene.stages[number]
+def _empty(world: World, number: int, longest: int) -> Drawing:
+    """Return a drawing of the stage alone."""
+    stage, highest = world.scene.stages[number], world.scene.highest_surface
     bounds = np.asarray(stage.bounds, float)
-    canvas = _Canvas(bounds, longest)
-    centre, half = bounds.mean(0), (bounds[1] - bounds[0]) / 2
-    edge = 0.02 * float(half.max())
-    (x, z), (hx, hz) = centre.tolist(), half.tolist()
-    canvas.box(x, z, hx + edge, hz + edge, "#4d545c")
-    canvas.box(x, z, hx, hz, "#f6f4ee")
+    center, half = bounds.mean(0), (bounds[1] - bounds[0]) / 2
+    margin = 0.06 * half.max()
+    drawing = Drawing(bounds[0] - margin, bounds[1] + margin, longest, up=False)
+    drawing.box(center, half + 0.02 * half.max(), "#4d545c")
+    drawing.box(center, half, "#f6f4ee")
     for c, h in sorted(stage.boxes, key=lambda box: box[0][1] + box[1][1]):
-        low = world.scene.highest_surface and c[1] + h[1] <= world.scene.highest_surface
-        canvas.box(c[0], c[2], h[0], h[2], "#c4b8a5" if low else "#6b747d")
-    return canvas
+        low = highest and c[1] + h[1] <= highest
+        drawing.box(c[::2], h[::2], "#c4b8a5" if low else "#6b747d")
+    return drawing
 
 
 def draw_top_view(
@@ -194,41 +137,41 @@ def draw_top_view(
     Obstacles are grey (the lower, the lighter), the robot is blue with a white heading, its gripper a black ring, the
     wanted object orange, the others white, the goal a green circle of radius ``tau``, and the range rays thin lines.
     """
-    canvas = _empty(world, int(world.stage[row]), longest)
-    x, z, yaw = (float(value[row]) for value in (world.x, world.z, world.yaw))
+    drawing, robot = _empty(world, int(world.stage[row]), longest), world.robot
+    x, z, yaw = world.configuration[row, :3].tolist()
+
+    def ahead(length: float, angle: float = 0.0) -> tuple[float, float]:
+        return x + length * math.cos(yaw + angle), z - length * math.sin(yaw + angle)
+
     if rays is not None:
         one = torch.tensor([row], device=world.device)
-        cos, sin = world.yaw[one].cos(), world.yaw[one].sin()
-        for k, share in enumerate(rays(world, one, cos, sin)[:, 0].tolist()):
-            angle, length = yaw + 2 * math.pi * k / rays.count, share * rays.reach
-            canvas.line((x, z), (x + length * math.cos(angle), z - length * math.sin(angle)), 0, "#56b4e9", 0.6)
-    goal, target, held = world.goal[row].tolist(), int(world.target[row]), int(world.held[row])
-    canvas.disc(goal[0], goal[2], tau, "#009e73", 0.25)
-    canvas.disc(goal[0], goal[2], tau, "#009e73", ring=0.025)
+        shares = rays(world, one, world.yaw[one].cos(), world.yaw[one].sin())[:, 0].tolist()
+        for k, share in enumerate(shares):
+            drawing.line([(x, z), ahead(share * rays.reach, 2 * math.pi * k / rays.count)], 0, "#56b4e9", 0.6)
+    goal, target, held = world.goal[row].tolist()[::2], int(world.target[row]), int(world.held[row])
+    drawing.disc(goal, tau, "#009e73", 0.25)
+    drawing.disc(goal, tau, "#009e73", ring=0.025)
     places, halves = world.objects[row].tolist(), world.halves.tolist()
 
     def draw_object(k: int) -> None:
-        (px, _, pz), (hx, _, hz) = places[k], halves[k]
-        canvas.box(px, pz, hx + canvas.pixel, hz + canvas.pixel, "#2b3138")
-        canvas.box(px, pz, hx, hz, "#d55e00" if k == target else "#ffffff")
+        half = halves[k][::2]
+        drawing.box(places[k][::2], [h + drawing.pixel for h in half], "#2b3138")
+        drawing.box(places[k][::2], half, "#d55e00" if k == target else "#ffffff")
 
     for k in range(len(places)):
         if k != held:
             draw_object(k)
     pose = world.body.pose(world.configuration[row, :, None])
-    sx, _, sz = world.body.centers(pose)[:, :, 0].T.tolist()
-    radii = world.body.radius[:, 0].tolist()
-    body = [k for k, link in enumerate(world.body.links) if link == 0]
-    for k in body:
-        canvas.disc(sx[k], sz[k], radii[k], "#0072b2")
-    e = world.effector[row].tolist()
-    path = [(x, z)] if len(pose.origins) == 2 else []
-    path += [(float(p[0, 0]), float(p[2, 0])) for p in pose.origins[1:]] + [(e[0], e[2])]
-    for a, b in pairwise(path):
-        canvas.line(a, b, 0.05 if world.robot.planar else 0.07, "#2b3138", 1.0 if world.robot.planar else 0.8)
-    front = max(math.hypot(sx[k] - x, sz[k] - z) + 0.5 * radii[k] for k in body)
-    canvas.disc(x + front * math.cos(yaw), z - front * math.sin(yaw), 0.035, "#ffffff")
+    spheres = world.body.centers(pose)[:, ::2, 0].tolist()
+    base = [(at, r) for at, r, link in zip(spheres, world.body.radius[:, 0].tolist(), world.body.links) if link == 0]
+    for at, radius in base:
+        drawing.disc(at, radius, "#0072b2")
+    effector = world.effector[row].tolist()[::2]
+    joints = [p[::2, 0].tolist() for p in pose.origins[1:]]
+    path = [*([(x, z)] if len(joints) == 1 else []), *joints, effector]
+    drawing.line(path, 0.05 if robot.planar else 0.07, "#2b3138", 1.0 if robot.planar else 0.8)
+    drawing.disc(ahead(max(math.dist(at, (x, z)) + 0.5 * radius for at, radius in base)), 0.035, "#ffffff")
     if held >= 0:
         draw_object(held)
-    canvas.disc(e[0], e[2], max(world.robot.gripper_radius, 0.04), "#111111", ring=0.02)
-    return (canvas.image * 255 + 0.5).astype(np.uint8)
+    drawing.disc(effector, max(robot.gripper_radius, 0.04), "#111111", ring=0.02)
+    return drawing.pixels()

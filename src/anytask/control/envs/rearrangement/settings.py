@@ -26,14 +26,6 @@ def _scene(value: Any) -> None:
         raise TypeError(f"scene must be a name, a JSON file, a mapping or a Scene, got {value!r}")
 
 
-def _yes_no_or_none(name: str) -> Any:
-    def check(value: Any) -> None:
-        if not (value is None or isinstance(value, (bool, np.bool_))):
-            raise ValueError(f"{name} must be True, False or None, got {value!r}")
-
-    return check
-
-
 def _episodes(value: Any) -> None:
     count = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1
     if not (value is None or count or isinstance(value, EpisodeList)):
@@ -43,16 +35,6 @@ def _episodes(value: Any) -> None:
 def _images(value: Any) -> None:
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(v in ("depth", "rgb") for v in value):
         raise ValueError(f"images may be 'depth' and 'rgb', in a sequence, got {value!r}")
-
-
-def _render(value: Any) -> None:
-    if not (value is None or callable(value)):
-        raise ValueError(f"render must be a function of environment and rows, got {value!r}")
-
-
-def _spaces(value: Any) -> None:
-    if not (value is None or isinstance(value, Mapping)):
-        raise ValueError(f"render_space must be a mapping of keys to spaces, got {value!r}")
 
 
 class _WorldSettings(Settings):
@@ -84,18 +66,16 @@ class _SensorSettings(Settings):
     )
     ray_range: float = real(4.0, "metres at which a ray reads 1", above=0)
     relative_sensors: bool = flag(True, "sense the four vectors from base and gripper to object and goal")
-    track_object: Any = free(
-        None,
-        "sense where the target is, not where it stood at the start (the paper's); None: for planar robots",
-        _yes_no_or_none("track_object"),
+    track_object: bool | None = flag(
+        None, "sense where the target is, not where it stood at first (the paper's); None: planar robots", optional=True
     )
     observe_picked: bool = flag(True, "sense whether the target was ever grasped, on which bonus and success depend")
     images: Sequence[str] = free((), "images of the head camera: 'depth', 'rgb' or both", _images)
     image_size: Sequence[int] = numbers(
         (32, 32), "height and width in pixels; the paper's are (128, 128)", at_least=1, integers=True, length=2
     )
-    render: Any = free(None, "own renderer: render(env, rows) -> {key: (m, ...) tensor}; rows None: all", _render)
-    render_space: Any = free(None, "spaces of what the own renderer returns, by key", _spaces)
+    render: Any = free(None, "own renderer: render(env, rows) -> {key: (m, ...) tensor}; rows None: all")
+    render_space: Any = free(None, "spaces of what the own renderer returns, by key")
 
 
 class _RewardSettings(Settings):
@@ -115,11 +95,11 @@ class _RewardSettings(Settings):
     failure_penalty: float = real(0.0, "for the last step of a failure")
     slack: float = real(0.0, "cost of every step")
     action_penalty: float = real(0.0, "cost of the squared change of the motion commands")
-    drop_is_fail: Any = free(
+    drop_is_fail: bool | None = flag(
         None,
         "end as failed when a wrong object is held or the object is released away from the goal (the paper's);"
         " None: for all but planar robots, which may pick up again what they dropped",
-        _yes_no_or_none("drop_is_fail"),
+        optional=True,
     )
     timeouts_terminate: bool = flag(True, "the time limit is a failure, as in the paper's code, and no truncation")
 
@@ -138,6 +118,10 @@ class RearrangementSettings(_WorldSettings, _SensorSettings, _RewardSettings):
     """
 
     def _check_settings(self) -> None:
+        if not (self.render is None or callable(self.render)):
+            raise ValueError(f"render must be a function of environment and rows, got {self.render!r}")
+        if not (self.render_space is None or isinstance(self.render_space, Mapping)):
+            raise ValueError(f"render_space must be a mapping of keys to spaces, got {self.render_space!r}")
         if self.render is not None and not self.render_space:
             raise ValueError("render needs render_space, the spaces of what it returns by key")
 
