@@ -49,7 +49,7 @@ def main() -> None:
         order = np.argsort(-scores, axis=1)[:, : o.k]
         scores, best = np.take_along_axis(scores, order, axis=1), np.take_along_axis(best, order, axis=1)
     start_time = time.perf_counter()
-    index = VectorIndex("inner", "hnsw", threads=o.threads, M=o.M, ef_construction=o.ef_construction).fit(X)
+    index = VectorIndex(metric="inner", kind="hnsw", threads=o.threads, M=o.M, ef_construction=o.ef_construction).fit(X)
     out = {**vars(o), "build_seconds": time.perf_counter() - start_time, "searches": []}
     for ef in o.ef_search:
         index.ef_search = ef

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.exceptions import NotFittedError
 
 from anytask.lm.search import BM25Index, VectorIndex, knn_graph
 
@@ -19,7 +20,7 @@ def _clustered(n, d, seed=0):
 @pytest.mark.parametrize("metric", ["cosine", "inner"])
 def test_exact_search_is_brute_force(metric):
     X, Q = _clustered(300, 7), _clustered(20, 7, seed=1)
-    similarities, indices = VectorIndex(metric).fit(X).search(Q, k=10)
+    similarities, indices = VectorIndex(metric=metric).fit(X).search(Q, k=10)
     if metric == "cosine":
         X, Q = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (X, Q))
     brute = Q @ X.T
@@ -87,16 +88,21 @@ def test_hnsw_recall_is_measured_against_exact():
     assert index.recall(Q, 10, exact) > VectorIndex().fit(X[::-1].copy()).recall(Q, 10, exact) + 0.5
 
 
-@pytest.mark.parametrize("kind", ["exact", "hnsw"])
+@pytest.mark.parametrize("kind", ["exact", "hnsw", "cells"])
 def test_save_and_load_give_the_same_answers(tmp_path, kind):
     X = _clustered(200, 5)
-    index = VectorIndex("inner", kind).fit(X)
+    index = VectorIndex(metric="inner", kind=kind).fit(X)
     index.save(tmp_path / "index")
     again = VectorIndex.load(tmp_path / "index")
     np.testing.assert_array_equal(index.search(X[:9], 4)[1], again.search(X[:9], 4)[1])
     assert (again.metric, again.kind, len(again)) == ("inner", kind, 200)
-    with pytest.raises(FileNotFoundError, match=r"index\.json is missing"):
+    with pytest.raises(FileNotFoundError, match=r"state\.json is missing"):
         VectorIndex.load(tmp_path)
+    file = next((tmp_path / "index").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="damaged") as caught:
+        VectorIndex.load(tmp_path / "index")
+    assert str(tmp_path / "index") in str(caught.value)
 
 
 def test_add_continues_the_numbering():
@@ -119,8 +125,8 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="3 dimensions, and the index holds vectors of 2"):
         VectorIndex().fit([[1, 0]]).search([[1, 0, 0]], 1)
     with pytest.raises(ValueError, match="metric must be"):
-        VectorIndex("l2")
-    with pytest.raises(ValueError, match="empty"):
+        VectorIndex(metric="l2")
+    with pytest.raises(NotFittedError):
         VectorIndex().search([[1]], 1)
 
 

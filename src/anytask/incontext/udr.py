@@ -240,7 +240,7 @@ class UDR(Estimator):
         finally:
             table.close()
         self.query_encoder_, self.demo_encoder_, self.widths_ = Eq, Ep, widths.pop()
-        self._indexes = {task.name: VectorIndex("inner").fit(_encode(Ep, z)) for task, z in zip(tasks, demos)}
+        self._indexes = {task.name: VectorIndex(metric="inner").fit(_encode(Ep, z)) for task, z in zip(tasks, demos)}
         self.tasks_, self.history_, self.n_feedback_ = {task.name: task for task in tasks}, history, asked
 
     def _initial(self, task: RetrievalTask) -> np.ndarray:
@@ -252,7 +252,7 @@ class UDR(Estimator):
         if c.initial == "bm25":
             found = BM25Index(task.outputs).search(task.outputs, L, exclude=own, shuffle=rng)[1]
         else:
-            found = VectorIndex("cosine").fit(self._inputs(task)).search(self._inputs(task), L, exclude=own)[1]
+            found = VectorIndex().fit(self._inputs(task)).search(self._inputs(task), L, exclude=own)[1]
         if c.n_random:
             for i, row in enumerate(found):
                 kept = row[: max(0, L - c.n_random)]
@@ -284,7 +284,11 @@ class UDR(Estimator):
 
     def _mine(self, E_q: np.ndarray, E_z: np.ndarray) -> np.ndarray:
         n = len(E_q)
-        return VectorIndex("inner").fit(E_z).search(E_q, min(self.candidates.n_mined, n - 1), exclude=np.arange(n))[1]
+        return (
+            VectorIndex(metric="inner")
+            .fit(E_z)
+            .search(E_q, min(self.candidates.n_mined, n - 1), exclude=np.arange(n))[1]
+        )
 
     def _train(
         self, round_: int, queries: Sequence[Any], demos: Sequence[Any], lists: list, start: Any
@@ -385,7 +389,7 @@ class UDR(Estimator):
             raise ValueError(
                 f"task {task.name!r} gives vectors of width {_width(features)}, trained were {self.widths_[1]}"
             )
-        self._indexes[task.name] = VectorIndex("inner").fit(_encode(self.demo_encoder_, features))
+        self._indexes[task.name] = VectorIndex(metric="inner").fit(_encode(self.demo_encoder_, features))
         self.tasks_[task.name] = task
         return self
 

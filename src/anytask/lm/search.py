@@ -8,16 +8,18 @@ of an item stay in.
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from anytask.core.estimator import Fitted
+from anytask.core.progress import Progress
+from anytask.core.settings import choice, whole
+from anytask.lm.protocol import check_texts
 
 __all__ = ["BM25Index", "VectorIndex"]
 
@@ -74,18 +76,20 @@ def unit(X: np.ndarray) -> np.ndarray:
     return np.asarray(X / np.where(norms > 0, norms, 1))
 
 
-class VectorIndex:
+class VectorIndex(Fitted):
     """Find the stored vectors most similar to a query.
 
-    Pick ``kind="exact"`` up to some 100,000 vectors or where every neighbour counts, and ``"hnsw"`` (a navigable
-    small-world graph) for millions of vectors with answers in milliseconds.
+    Pick ``kind="exact"`` up to some 100,000 vectors or where every neighbour counts, ``"hnsw"`` (a navigable
+    small-world graph) for millions of vectors with answers in milliseconds, and ``"cells"`` where the stored vectors are
+    the queries themselves.
 
     Parameters
     ----------
     metric : {"cosine", "inner"}, default "cosine"
         Similarity: cosine (vectors are scaled to length 1 on their way in) or the plain inner product.
-    kind : {"exact", "hnsw"}, default "exact"
-        Exhaustive search, or the approximate graph.
+    kind : {"exact", "hnsw", "cells"}, default "exact"
+        Exhaustive search; the approximate graph; or about 2 sqrt(n) cells made by k-means, of which those nearest to a
+        query are searched: approximate, and it may find fewer than k, marked by index -1.
     threads : int, default 1
         Threads of faiss during calls of this index; the process-wide setting is put back after each call. An HNSW
         graph built by several threads depends on their timing; one thread gives the same graph each time.
@@ -93,6 +97,8 @@ class VectorIndex:
         Links of a vertex of the graph ("hnsw").
     ef_construction, ef_search : int, default 100 and 64
         Length of the candidate list while building and while searching ("hnsw"): longer is slower and more exact.
+    seed : int, default 0
+        Of the k-means ("cells").
 
     Examples
     --------
@@ -104,62 +110,45 @@ class VectorIndex:
     array([[2, 1]])
     """
 
-    def __init__(
-        self,
-        metric: Literal["cosine", "inner"] = "cosine",
-        kind: Literal["exact", "hnsw"] = "exact",
-        *,
-        threads: int = 1,
-        M: int = 32,
-        ef_construction: int = 100,
-        ef_search: int = 64,
-    ) -> None:
-        if metric not in ("cosine", "inner"):
-            raise ValueError(f"metric must be 'cosine' or 'inner', got {metric!r}")
-        if kind not in ("exact", "hnsw"):
-            raise ValueError(f"kind must be 'exact' or 'hnsw', got {kind!r}")
-        for name, value in (
-            ("threads", threads),
-            ("M", M),
-            ("ef_construction", ef_construction),
-            ("ef_search", ef_search),
-        ):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-        self.metric = metric
-        self.kind = kind
-        self.threads = threads
-        self.M = M
-        self.ef_construction = ef_construction
-        self.ef_search = ef_search
-        self._index: Any = None
+    metric: str = choice("cosine", ("cosine", "inner"), "how similarity is measured")
+    kind: str = choice("exact", ("exact", "hnsw", "cells"), "exhaustive search, a graph, or cells")
+    threads: int = whole(1, "threads of faiss")
+    M: int = whole(32, "links of a vertex of the graph")
+    ef_construction: int = whole(100, "candidates while building the graph")
+    ef_search: int = whole(64, "candidates while searching the graph")
 
     def __len__(self) -> int:
-        return 0 if self._index is None else int(self._index.ntotal)
+        return int(self.index_.ntotal) if self.__sklearn_is_fitted__() else 0
 
-    def fit(self, vectors: ArrayLike, progress: Callable[[float], None] | None = None) -> Self:
+    def fit(self, vectors: ArrayLike, progress: Progress | None = None) -> Self:
         """Store ``vectors`` (n, d) instead of what was stored before; ``progress`` gets the finished share."""
-        vectors = as_vectors(vectors, "vectors")
+        X = as_vectors(vectors, "vectors")
+        n, d = X.shape
         with _faiss_threads(self.threads) as faiss:
             if self.kind == "exact":
-                index = faiss.IndexFlatIP(vectors.shape[1])
-            else:
-                index = faiss.IndexHNSWFlat(vectors.shape[1], self.M, faiss.METRIC_INNER_PRODUCT)
+                index = faiss.IndexFlatIP(d)
+            elif self.kind == "hnsw":
+                index = faiss.IndexHNSWFlat(d, self.M, faiss.METRIC_INNER_PRODUCT)
                 index.hnsw.efConstruction = self.ef_construction
-            self._add(index, vectors, progress)
-        self._index = index
+            else:
+                n_cells = max(1, int(2 * np.sqrt(n)))
+                index = faiss.IndexIVFFlat(faiss.IndexFlatIP(d), d, n_cells, faiss.METRIC_INNER_PRODUCT)
+                index.cp.seed, index.cp.niter, index.cp.max_points_per_centroid = self.seed, 10, 64
+                index.cp.min_points_per_centroid = 1
+                index.train(unit(X) if self.metric == "cosine" else X)
+            self._add(index, X, progress)
+        self.index_: Any = index
         return self
 
-    def add(self, vectors: ArrayLike, progress: Callable[[float], None] | None = None) -> Self:
+    def add(self, vectors: ArrayLike, progress: Progress | None = None) -> Self:
         """Store more vectors behind those already there."""
-        if self._index is None:
-            return self.fit(vectors, progress)
-        vectors = as_vectors(vectors, "vectors", self._index.d)
+        self._check_fitted()
+        X = as_vectors(vectors, "vectors", self.index_.d)
         with _faiss_threads(self.threads):
-            self._add(self._index, vectors, progress)
+            self._add(self.index_, X, progress)
         return self
 
-    def _add(self, index: Any, vectors: np.ndarray, progress: Callable[[float], None] | None) -> None:
+    def _add(self, index: Any, vectors: np.ndarray, progress: Progress | None) -> None:
         for start in range(0, len(vectors), 50_000):
             block = vectors[start : start + 50_000]
             index.add(unit(block) if self.metric == "cosine" else block)
@@ -184,30 +173,20 @@ class VectorIndex:
         ValueError
             If fewer than ``k`` vectors could be returned, or shapes do not fit.
         """
-        if self._index is None:
-            raise ValueError("the index is empty: call fit first")
-        queries = as_vectors(queries, "queries", self._index.d)
-        extra = 0 if exclude is None else 1
-        if not isinstance(k, (int, np.integer)) or not 1 <= k <= len(self) - extra:
-            raise ValueError(
-                f"k must be an integer in [1, {len(self) - extra}] with {len(self)} vectors stored, got {k!r}"
-            )
-        if self.metric == "cosine":
-            queries = unit(queries)
+        self._check_fitted()
+        X = as_vectors(queries, "queries", self.index_.d)
+        own = _excluded(k, len(self), len(X), exclude)
+        found = k + (own is not None)
+        options: dict[str, Any] = {}
         with _faiss_threads(self.threads) as faiss:
             if self.kind == "hnsw":
-                options = faiss.SearchParametersHNSW(efSearch=max(self.ef_search, k + extra))
-                similarities, indices = self._index.search(queries, k + extra, params=options)
-            else:
-                similarities, indices = self._index.search(queries, k + extra)
-        if exclude is not None:
-            own = np.asarray(exclude)
-            if own.shape != (len(queries),):
-                raise ValueError(
-                    f"exclude must hold one position for each of the {len(queries)} queries, got {own.shape}"
-                )
-            similarities, indices = _drop(similarities, indices, own)
-        return similarities, indices
+                options["params"] = faiss.SearchParametersHNSW(efSearch=max(self.ef_search, found))
+            elif self.kind == "cells":  # enough for 10 candidates per wanted neighbour, and never fewer than 8
+                n_cells = self.index_.nlist
+                probes = min(n_cells, max(8, int(np.ceil(10 * k * n_cells / len(self)))))
+                options["params"] = faiss.SearchParametersIVF(nprobe=probes)
+            similarities, indices = self.index_.search(unit(X) if self.metric == "cosine" else X, found, **options)
+        return (similarities, indices) if own is None else _drop(similarities, indices, own)
 
     def recall(self, queries: ArrayLike, k: int, exact: ArrayLike) -> float:
         """Return the mean share of the ``exact`` neighbours, shape (n_queries, k), that :meth:`search` finds."""
@@ -215,27 +194,22 @@ class VectorIndex:
         found = self.search(queries, k)[1]
         return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(found, wanted, strict=True)]))
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the index to ``folder``."""
-        if self._index is None:
-            raise ValueError("the index is empty: call fit first")
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        _faiss().write_index(self._index, str(folder / "index.faiss"))
-        names = ("metric", "kind", "threads", "M", "ef_construction", "ef_search")
-        (folder / "index.json").write_text(json.dumps({name: getattr(self, name) for name in names}), encoding="utf-8")
+    def _state(self) -> Any:
+        return {"index": _faiss().serialize_index(self.index_)}
 
-    @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Self:
-        """Read what :meth:`save` wrote."""
-        folder = Path(folder)
-        for name in ("index.json", "index.faiss"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"no saved index in {folder}: {name} is missing")
-        settings = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        index = cls(settings.pop("metric"), settings.pop("kind"), **settings)
-        index._index = _faiss().read_index(str(folder / "index.faiss"))
-        return index
+    def _load_state(self, state: Any) -> None:
+        self.index_ = _faiss().deserialize_index(state["index"])
+
+
+def _excluded(k: Any, n: int, n_queries: int, exclude: ArrayLike | None) -> np.ndarray | None:
+    """Check k against n stored items, and return the position that each query leaves out."""
+    most = n - (exclude is not None)
+    if not isinstance(k, (int, np.integer)) or not 1 <= k <= most:
+        raise ValueError(f"k must be an integer in [1, {most}] with {n} stored, got {k!r}")
+    own = None if exclude is None else np.asarray(exclude)
+    if own is not None and own.shape != (n_queries,):
+        raise ValueError(f"exclude must hold one position for each of the {n_queries} queries, got {own.shape}")
+    return own
 
 
 def _drop(similarities: np.ndarray, indices: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -255,7 +229,7 @@ def knn_graph(
     method: Literal["auto", "exact", "cells", "hnsw"] = "auto",
     threads: int = 2,
     seed: int = 0,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Return the ``k`` nearest neighbours of every vector by cosine, itself left out by position.
 
@@ -266,10 +240,8 @@ def knn_graph(
     k : int
         Out-degree of every vertex, 1 <= k < n.
     method : {"auto", "exact", "cells", "hnsw"}, default "auto"
-        ``"exact"``: all pairs, in blocks. ``"cells"``: the pool is cut into about 2 sqrt(n) cells by k-means, and a
-        vector's neighbours are looked for in the cells nearest to it: approximate, deterministic, and the fastest way
-        for the whole pool. ``"hnsw"``: through :class:`VectorIndex`. ``"auto"``: exact up to 20,000 vectors, then
-        cells.
+        Kind of :class:`VectorIndex`. ``"cells"`` is approximate, deterministic, and the fastest for a whole pool; a
+        vector that finds too few there is compared with all others. ``"auto"``: exact up to 20,000 vectors, then cells.
     threads : int, default 2
         Threads of faiss during the call.
     seed : int, default 0
@@ -289,7 +261,7 @@ def knn_graph(
            [0, 2],
            [0, 1]], dtype=int32)
     """
-    X = as_vectors(vectors, "vectors")
+    X = unit(as_vectors(vectors, "vectors"))
     n = len(X)
     if not isinstance(k, (int, np.integer)) or not 1 <= k < n:
         raise ValueError(f"k must be an integer in [1, {n - 1}] for a pool of {n}, got {k!r}")
@@ -297,44 +269,26 @@ def knn_graph(
         raise ValueError(f"method must be 'auto', 'exact', 'cells' or 'hnsw', got {method!r}")
     if method == "auto":
         method = "exact" if n <= EXACT_GRAPH_LIMIT else "cells"
-    X = unit(X)
-    with _faiss_threads(threads) as faiss:
-        if method == "hnsw":
-            index = faiss.IndexHNSWFlat(X.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
-            index.hnsw.efConstruction = 100
-            index.hnsw.efSearch = max(64, k + 1)
-            index.add(X)
-        elif method == "cells":
-            n_cells = max(1, int(2 * np.sqrt(n)))
-            index = faiss.IndexIVFFlat(faiss.IndexFlatIP(X.shape[1]), X.shape[1], n_cells, faiss.METRIC_INNER_PRODUCT)
-            index.cp.seed, index.cp.niter, index.cp.max_points_per_centroid = seed, 10, 64
-            index.cp.min_points_per_centroid = 1
-            index.train(X)
-            index.add(X)
-            # Enough cells for 10 candidates per wanted neighbour, and never fewer than 8.
-            index.nprobe = min(n_cells, max(8, int(np.ceil(10 * k * n_cells / n))))
-        else:
-            index = faiss.IndexFlatIP(X.shape[1])
-            index.add(X)
-        graph = np.empty((n, k), dtype=np.int32)
-        for start in range(0, n, 4096):
-            rows = np.arange(start, min(start + 4096, n))
-            similarities, indices = index.search(X[rows], k + 1)
-            similarities, indices = _drop(similarities, indices, rows)
-            short = np.flatnonzero((indices < 0).any(axis=1))
-            if len(short):  # too few vectors in the cells that were looked at: these rows are done over all pairs
-                all_pairs = X[rows[short]] @ X.T
-                all_pairs[np.arange(len(short)), rows[short]] = -np.inf
-                indices[short] = np.argsort(-all_pairs, axis=1, kind="stable")[:, :k]
-                similarities[short] = np.take_along_axis(all_pairs, indices[short], axis=1)
-            order = np.lexsort((indices, -similarities), axis=1)
-            graph[rows] = np.take_along_axis(indices, order, axis=1)
-            if progress is not None:
-                progress((rows[-1] + 1) / n)
+    index = VectorIndex(metric="inner", kind=method, threads=threads, seed=seed).fit(X)
+    graph = np.empty((n, k), dtype=np.int32)
+    for start in range(0, n, 4096):
+        rows = np.arange(start, min(start + 4096, n))
+        similarities, indices = index.search(X[rows], k, exclude=rows)
+        short = np.flatnonzero((indices < 0).any(axis=1))
+        if len(short):  # too few vectors in the cells that were looked at: these rows are done over all pairs
+            all_pairs = X[rows[short]] @ X.T
+            all_pairs[np.arange(len(short)), rows[short]] = -np.inf
+            indices[short] = np.argsort(-all_pairs, axis=1, kind="stable")[:, :k]
+            similarities[short] = np.take_along_axis(all_pairs, indices[short], axis=1)
+        order = np.lexsort((indices, -similarities), axis=1)
+        graph[rows] = np.take_along_axis(indices, order, axis=1)
+        if progress is not None:
+            progress((rows[-1] + 1) / n)
     return graph
 
 
-_WORD = re.compile(r"\w+")
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
 
 
 class BM25Index:
@@ -367,9 +321,9 @@ class BM25Index:
             import bm25s
         except ImportError as error:
             raise ImportError("BM25 needs bm25s: pip install 'anytask[text]'") from error
-        if isinstance(texts, str) or len(texts) == 0:
+        if not (texts := check_texts(texts, "texts")):
             raise ValueError("texts must be a sequence of at least one text")
-        words = [self._words(text, f"texts[{i}]") for i, text in enumerate(texts)]
+        words = [_words(text) for text in texts]
         self.n = len(texts)
         # An index needs a vocabulary; texts without a single word score 0 for every query.
         self._bm25 = None
@@ -378,12 +332,6 @@ class BM25Index:
             self._bm25.index(words, show_progress=False)
             self._vocabulary = set().union(*words)
 
-    @staticmethod
-    def _words(text: Any, place: str) -> list[str]:
-        if not isinstance(text, str):
-            raise TypeError(f"{place} must be a string, got {type(text).__name__}")
-        return _WORD.findall(text.lower())
-
     def __len__(self) -> int:
         return self.n
 
@@ -391,7 +339,7 @@ class BM25Index:
         """Return the score of every text for one query, shape (n,)."""
         if self._bm25 is None:
             return np.zeros(self.n, dtype=np.float32)
-        words = [word for word in self._words(query, "query") if word in self._vocabulary]
+        words = [word for word in _words(query) if word in self._vocabulary]
         return self._bm25.get_scores(words) if words else np.zeros(self.n, dtype=np.float32)
 
     def search(
@@ -414,16 +362,11 @@ class BM25Index:
         shuffle : numpy Generator, optional
             Draws the order of equal scores, anew for each query; without it the smaller index comes first.
         """
-        own = None if exclude is None else np.asarray(exclude)
-        most = self.n - (own is not None)
-        if not isinstance(k, (int, np.integer)) or not 1 <= k <= most:
-            raise ValueError(f"k must be an integer in [1, {most}] with {self.n} texts stored, got {k!r}")
-        if own is not None and own.shape != (len(queries),):
-            raise ValueError(f"exclude must hold one position for each of the {len(queries)} queries, got {own.shape}")
+        own = _excluded(k, self.n, len(queries), exclude)
         scores = np.empty((len(queries), k), dtype=np.float32)
         indices = np.empty((len(queries), k), dtype=np.int64)
         known: dict[str, np.ndarray] = {}  # answers repeat: each distinct query is scored once
-        for row, query in enumerate(queries):
+        for row, query in enumerate(check_texts(queries, "queries")):
             if query not in known:
                 known[query] = self.scores(query)
             all_scores = known[query]

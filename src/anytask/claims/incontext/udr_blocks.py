@@ -29,7 +29,7 @@ class CosineRetriever:
 
     def fit(self, tasks: Sequence[RetrievalTask], lm: Any, progress: Any = None) -> CosineRetriever:
         """Index the tasks' vectors."""
-        self._indexes = {task.name: VectorIndex("cosine").fit(np.asarray(task.vectors)) for task in tasks}
+        self._indexes = {task.name: VectorIndex().fit(np.asarray(task.vectors)) for task in tasks}
         return self
 
     def find(self, task: str, vectors: Any, k: int) -> np.ndarray:
