@@ -3,6 +3,7 @@
 import json
 import random
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,7 +23,9 @@ from anytask.incontext.pool import AnnotatedPrompter, LMConfidence, NearestVote,
 from anytask.incontext.retrievers import BM25Retriever, LearnedRetriever, SimilarRetriever
 from anytask.incontext.selection import Diversity, FacilityLocation, LeastConfidence, RandomSelection
 from anytask.lm import load_tiny
+from anytask.lm.prompting import PromptTemplate
 from anytask.lm.protocol import Capabilities, MissingCapability, OptionScore
+from anytask.prompts import PromptQuine
 
 
 class Words:
@@ -360,7 +363,21 @@ def prune(*args, **kwargs):
         (lambda: Pipeline(LM, choices=CHOICES, prune=prune, scoring="generate"), "does not go with prune"),
         (lambda: Pipeline(LM, choices=CHOICES, prune=prune, calibrate=True), "does not go with prune"),
         (lambda: Pipeline(LM, choices=CHOICES, prune=prune, labels=0), "labels must be at least 1"),
+        (lambda: Pipeline(LM, choices=CHOICES, prune=lambda *args, **kwargs: None), "object with search"),
+        (lambda: Pipeline(LM, choices=CHOICES, prune=partial(PromptQuine, budget=-1)), "budget must be"),
         (lambda: Pipeline(LM, choices=["a"]), "at least 2"),
+        (lambda: Pipeline(LM, choices=["a", "a"]), "all different"),
+        (lambda: Pipeline(LM, choices=CHOICES, context=1), "are never cut"),
+        (lambda: LearnedRetriever(small_udr(), Endpoint(False)), "logprobs"),
+        (
+            lambda: Pipeline(LM, choices=CHOICES, labels=6, retrieve=LearnedRetriever(UDR(), LM)),
+            "at least l . 1 = 9 lab",
+        ),
+        (lambda: Pipeline(LM, choices=CHOICES, retrieve=LearnedRetriever(UDR(), LM, choices=["a", "b"])), "lack some"),
+        (lambda: GPT3(LM, budget=1), "are never cut"),
+        (lambda: GPT3(LM, balanced=True, demos=BM25Retriever()), "balanced"),
+        (lambda: GPT3(LM, scoring="unconditional", template=PromptTemplate("{input} {output}")), "answer_context="),
+        (lambda: AnnotatedPrompter(annotated_pool(), Endpoint(False), choices=CHOICES), "logprobs"),
         (lambda: Pipeline(LM, scoring="generate", calibrate=True), "calibrate"),
         (lambda: LMConfidence(LM, order="nearest"), "order"),
         (lambda: LMConfidence(Endpoint(False)), "logprobs"),
@@ -370,7 +387,7 @@ def prune(*args, **kwargs):
     ],
 )
 def test_settings_that_do_not_go_together_are_refused_at_construction(make, words):
-    with pytest.raises((ValueError, MissingCapability), match=words):
+    with pytest.raises((ValueError, TypeError, MissingCapability), match=words):
         make()
 
 

@@ -255,8 +255,7 @@ def test_a_query_in_the_pool_is_excluded_refused_or_shown(lm):
     assert 1 in GPT3(lm, k=4, leak="allow").fit(X, y).prompt(query).demos_used
     with pytest.raises(ValueError, match="stands in the pool at 1"):
         GPT3(lm, k=2, leak="error").fit(X, y).prompt(query)
-    with pytest.raises(ValueError, match="3 remain"):
-        GPT3(lm, k=4).fit(X, y).prompt(query)
+    assert sorted(GPT3(lm, k=4).fit(X, y).prompt(query).demos_used) == [0, 2, 3]
 
 
 def test_balanced_draws_show_every_output(lm):
@@ -453,12 +452,23 @@ def test_chat_only_endpoint_scores_nothing_but_generates_when_asked():
     assert list(learner.predict(["x"])) == ["yes"] and learner.cost_ is None
     assert chat.requests[0].messages[0]["content"].count("Label:") == 3
     with pytest.raises(ValueError, match="budget="):
-        GPT3(chat, scoring="generate", beam_width=1)
+        GPT3(chat, "max", scoring="generate", beam_width=1)
 
 
-def test_bad_contexts_are_refused(lm):
-    with pytest.raises(ValueError, match="k=5 demonstrations are wanted and the pool has 4"):
-        GPT3(lm, k=5).fit(*pool(4))
+def test_k_is_the_most_and_small_unless_all_that_fit_are_wanted():
+    X, y = [f"film {i}" for i in range(12)], ["yes", "no"] * 6
+    for k, shown in (({"k": 2}, 2), ({}, 8), ({"k": "max"}, 12), ({"k": 20}, 12)):
+        assert len(GPT3(Scripted({}), **k).fit(X, y).prompt("a cat").demos_used) == shown
+
+
+def test_inputs_are_rewritten_and_drawn_by_what_they_were(lm):
+    X, y = pool()
+    plain, short = (GPT3(lm, k=3, rewrite=one).fit(X, y) for one in (None, lambda text: text.split()[1]))
+    a, b = plain.prompt(X[2]), short.prompt(X[2])
+    assert a.demos_used == b.demos_used and 2 not in b.demos_used
+    assert b.text == "\n\n".join(
+        [f"Input: {X[i].split()[1]}\nLabel: {y[i]}" for i in b.demos_used] + ["Input: good\nLabel:"]
+    )
 
 
 def test_options_that_no_rule_can_tell_apart_are_refused():

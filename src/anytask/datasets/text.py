@@ -101,8 +101,9 @@ class TextData:
             return replace(self, texts=tuple(cut.get(i, text) for i, text in enumerate(self.texts)), notes=notes)
         kept = sorted(set(range(len(self))) - set(long))
         columns = ("texts", "labels", "ids", "choices", "places")
-        given = {name: column for name in columns if (column := getattr(self, name)) is not None}
-        return replace(self, notes=notes, **{name: tuple(column[i] for i in kept) for name, column in given.items()})
+        given: dict[str, Any] = {name: column for name in columns if (column := getattr(self, name)) is not None}
+        given = {name: tuple(column[i] for i in kept) for name, column in given.items()}
+        return replace(self, notes=notes, **given)
 
 
 def load_text(

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
+from anytask.core.settings import free
 from anytask.lm.prompting import Prompt, PromptTemplate
 
 
@@ -68,6 +71,16 @@ class Answer:
     demos: tuple[int, ...] = ()
     scores: dict[str, float] = field(default_factory=dict)
     kind: str = ""
+
+
+def shots(**how: Any) -> Any:
+    """Return the field of the number of demonstrations, alike wherever prompts are made."""
+    return free(8, "most demonstrations in a prompt, 'max': as many as fit", _check_shots, **how)
+
+
+def _check_shots(k: Any) -> None:
+    if k != "max" and (isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 0):
+        raise ValueError(f"k must be an integer of at least 0 or 'max', got {k!r}")
 
 
 def check_choices(choices: Any) -> None:

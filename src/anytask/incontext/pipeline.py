@@ -14,26 +14,27 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import attrs
 import numpy as np
 from scipy.special import softmax
 
-from anytask.core.checks import require_finite
 from anytask.core.estimator import Fitted
 from anytask.core.rng import derive
 from anytask.core.settings import choice, flag, free, real, whole
-from anytask.incontext.base import Retriever, check_template
+from anytask.incontext.base import Answer, check_choices, check_template, shots
 from anytask.incontext.gpt3 import GPT3
 from anytask.incontext.pool import Annotate, Pool, embedder_field
 from anytask.incontext.retrievers import BM25Retriever, SimilarRetriever
-from anytask.lm.option_scoring import RULES, check_options, score_options
-from anytask.lm.prompting import Demonstration, PromptTemplate
-from anytask.lm.protocol import MissingCapability, require
+from anytask.incontext.selection import RandomSelection
+from anytask.lm.option_scoring import RULES, check_options
+from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
+from anytask.lm.protocol import MissingCapability
 
 __all__ = ["Pipeline"]
 
@@ -92,8 +93,9 @@ class Pipeline(Fitted):
         :class:`~anytask.prompts.PromptQuine` (bind further arguments with :func:`functools.partial`).
     compress, rate : object with ``compress(text, rate)``, and float in (0, 1], default None and 0.5
         Shortens inputs to that share of their tokens, such as :class:`~anytask.prompts.LLMLingua2`.
-    k, context : int, optional
-        Most demonstrations in a prompt, and most tokens of it with its answer; default: as many as fit the model.
+    k, context : int >= 0 or "max", and int, default 8 and None
+        Most demonstrations in a prompt ("max": as many as fit), and most tokens of it with its answer, at most the
+        model's context.
     scoring : {"mean", "sum", "bytes", "unconditional", "generate"}, default "mean"
         See :class:`~anytask.incontext.GPT3`.
     calibrate, beam_width : bool and int, default False and 4
@@ -103,8 +105,6 @@ class Pipeline(Fitted):
 
     Attributes
     ----------
-    pool_ : Pool
-        The texts with the labels that were bought.
     demos_ : list of Demonstration
         The labelled examples; ``id`` is the place in the pool.
     prompt_ : str or None
@@ -130,7 +130,7 @@ class Pipeline(Fitted):
     """
 
     lm: Any = free(attrs.NOTHING, "the frozen language model", kw_only=False)
-    choices: Sequence[str] | None = free(None, "possible labels, None: every query brings its own, or none are needed")
+    choices: Sequence[str] | None = free(None, "possible labels, None: each query brings its own", check_choices)
     template: PromptTemplate = free(PromptTemplate(), "how examples are written", check_template)
     labels: int = whole(18, "labels that are bought", at_least=0)
     select: Any = free(None, "selector of what is labelled, None: a random sample", _check_has("select", "select"))
@@ -138,7 +138,7 @@ class Pipeline(Fitted):
     prune: Any = free(None, "callable that makes a prompt searcher, None: no pruning", _check_has("prune", "__call__"))
     compress: Any = free(None, "compressor of the inputs, None: no compression", _check_has("compress", "compress"))
     rate: float = real(0.5, "share of an input's tokens that the compressor keeps", above=0, at_most=1)
-    k: int | None = whole(None, "most demonstrations in a prompt, None: as many as fit", at_least=0, optional=True)
+    k: int | Literal["max"] = shots()
     context: int | None = whole(None, "most tokens of a prompt with its answer, None: the model's", optional=True)
     scoring: str = choice("mean", (*RULES, "generate"), "how options are ranked, or that answers are written")
     calibrate: bool = flag(False, "divide by the labels' probabilities after a content-free query")
@@ -146,15 +146,13 @@ class Pipeline(Fitted):
     embedder: Any = embedder_field()
 
     def _check_settings(self) -> None:
-        if self.scoring in RULES:
-            require(self.lm, "logprobs", method=f"Pipeline(scoring={self.scoring!r})")
         if self.choices is not None:
-            if isinstance(self.choices, str) or len(self.choices) < 2:
-                raise ValueError(f"choices must name at least 2 labels, got {self.choices!r}")
             check_options(self._completions(), self.scoring, "choices")
+        self._learner_of("fixed" if self.retrieve == "fixed" else "per-item")  # what it refuses is refused now
+        if hasattr(self.retrieve, "check"):
+            self.retrieve.check(self.labels, self.choices)
         if self.prune is not None:
             self._check_pruning()
-        self._learner_of("fixed" if self.retrieve == "fixed" else "per-item", None)  # what it refuses is refused now
 
     def _check_pruning(self) -> None:
         if self.choices is None:
@@ -170,23 +168,15 @@ class Pipeline(Fitted):
             self.lm.encode("{text}")
         except (AttributeError, MissingCapability) as error:
             raise MissingCapability(f"pruning deletes tokens, and needs a model with a tokenizer: {error}") from error
+        searcher = self.prune("{text}", self._completions(), seed=0)
+        if not hasattr(searcher, "search"):
+            raise TypeError(f"prune must make an object with search(lm, examples), got {searcher!r}")
 
-    @property
-    def _room(self) -> int:
-        return min(self.context or self.lm.context_length, self.lm.context_length)
-
-    def _learner_of(self, demos: Any, k: int | None) -> GPT3:
+    def _learner_of(self, demos: Any) -> GPT3:
         return GPT3(
-            self.lm,
-            "max" if k is None else k,
-            template=self.template,
-            scoring=self.scoring,
-            demos=demos,
-            calibrate=self.calibrate,
-            beam_width=self.beam_width,
-            budget=self._room,
-            seed=self.seed,
-        )
+            self.lm, self.k, template=self.template, scoring=self.scoring, demos=demos, calibrate=self.calibrate,
+            rewrite=self._shorten, budget=self.context, beam_width=self.beam_width, seed=self.seed,
+        )  # fmt: skip
 
     # -- the stages -----------------------------------------------------------------------------------------------
 
@@ -208,89 +198,63 @@ class Pipeline(Fitted):
             raise ValueError(f"labels={self.labels} exceeds the pool of {len(texts)} texts")
         ask = annotate if callable(annotate) else _lookup(annotate, len(texts))
         with self._refit():
-            stages: list[StageReport] = []
-            pool = self._select(texts, ask, vectors, stages)
-            demos = [Demonstration(texts[i], str(label), i) for i, label in pool.labels.items()]
-            for demo in demos:
+            self.stages_: list[StageReport] = []
+            self.demos_ = self._select(texts, ask, vectors)
+            for demo in self.demos_:
                 if self.choices is not None and demo.output not in self.choices:
                     raise ValueError(f"item {demo.id} is labelled {demo.output!r}, which is not among {self.choices}")
-            self.pool_, self.demos_, self.prompt_ = pool, demos, None
-            self._short: dict[str, str] = {}
-            self._original: dict[str, str] = {}
-            self._retriever = self._index(stages)
-            if self.prune is not None and demos:
-                self._prune(stages)
-            self._get_ready(stages)
+            self.prompt_: str | None = None
+            self._get_ready(search=self.prune is not None)
         return self
 
-    def _get_ready(self, stages: list[StageReport]) -> None:
-        if self.compress is not None:
-            stages.append(StageReport("compress", type(self.compress).__name__, facts={"rate": self.rate}))
-        stages.append(StageReport("predict", self.scoring))
-        self._learner = self._make_learner()
-        self.stages_ = stages
-
-    def _select(self, texts: Sequence[str], ask: Annotate, vectors: Any, stages: list[StageReport]) -> Pool:
-        with _Watch(self.lm, stages, "select", _name(self.select, "random")) as report:
-            needs_vectors = self.select is not None
-            if vectors is None and not needs_vectors:
-                vectors = np.zeros((len(texts), 1), dtype=np.float32)
-            pool = Pool(vectors, texts=texts, annotate=ask, embedder=self.embedder, center=needs_vectors)
-            if not self.labels:
-                return pool
-            if self.select is None:
-                rng = np.random.default_rng(derive(self.seed, "select"))
-                chosen = rng.choice(len(texts), self.labels, replace=False)
-            else:
-                chosen = np.asarray(self.select.select(pool, self.labels).indices)
-            pool.annotate(chosen.tolist())
+    def _select(self, texts: Sequence[str], ask: Annotate, vectors: Any) -> list[Demonstration]:
+        with self._spending(self._report("select", _name(self.select, "random"))) as report:
+            if self.select is None and vectors is None:
+                vectors = np.zeros((len(texts), 1), dtype=np.float32)  # a random choice looks at none
+            pool = Pool(vectors, texts=texts, annotate=ask, embedder=self.embedder)
+            if self.labels:
+                selector: Any = self.select or RandomSelection(seed=derive(self.seed, "select"))
+                pool.annotate(selector.select(pool, self.labels).indices)
             report.labels = len(pool.labels)
-        return pool
+        return [Demonstration(texts[i], str(label), i) for i, label in pool.labels.items()]
 
-    def _index(self, stages: list[StageReport]) -> Retriever | None:
-        with _Watch(self.lm, stages, "retrieve", _name(self.retrieve, "random")):
-            if not self.demos_ or self.retrieve in ("random", "fixed"):
-                return None
-            made: dict[str, Any] = {"similar": SimilarRetriever(self.pool_.embedder), "bm25": BM25Retriever()}
-            retriever: Any = made[self.retrieve] if isinstance(self.retrieve, str) else self.retrieve
-            retriever.index([d.input for d in self.demos_], [d.output for d in self.demos_])
-            return retriever
-
-    def _make_learner(self) -> GPT3:
+    def _get_ready(self, search: bool) -> None:
+        self._short: dict[str, str] = {}
+        inputs, outputs = [d.input for d in self.demos_], [d.output for d in self.demos_]
         demos: Any = "fixed" if self.retrieve == "fixed" else "per-item"
-        if self._retriever is not None:
-            demos = _ByOriginal(self._retriever, self._original)
-        learner = self._learner_of(demos, None if self.k is None or self.k >= len(self.demos_) else self.k)
-        return learner.fit(
-            [self._shorten(d.input) for d in self.demos_], [d.output for d in self.demos_], options=self.choices
-        )
+        with self._spending(self._report("retrieve", _name(self.retrieve, "random"))):
+            self._retriever: Any = None
+            if inputs and self.retrieve not in ("random", "fixed"):
+                makers = {"similar": lambda: SimilarRetriever(self.embedder), "bm25": BM25Retriever}
+                self._retriever = makers[self.retrieve]() if isinstance(self.retrieve, str) else self.retrieve
+                self._retriever.index(inputs, outputs)
+                demos = self._retriever
+        self._learner = self._learner_of(demos).fit(inputs, outputs, options=self.choices)
+        if search and inputs:
+            self._prune()
+        if self.compress is not None:
+            self._report("compress", type(self.compress).__name__).facts = {"rate": self.rate}
+        self._report("predict", self.scoring)
 
-    def _prune(self, stages: list[StageReport]) -> None:
+    def _prune(self) -> None:
         assert self.choices is not None
-        choices = list(self.choices)
-        with _Watch(self.lm, stages, "prune", _name(self.prune, "none")) as report:
-            size = min(self.k or len(self.demos_), max(1, len(self.demos_) // 2))
+        choices, demos, count = list(self.choices), self.demos_, self.lm.count_tokens
+        with self._spending(self._report("prune", _name(self.prune, "none"))) as report:
+            size = max(1, len(demos) // 2)
+            size = size if self.k == "max" else min(self.k or size, size)
             votes: Counter[int] = Counter()
-            for own, demo in enumerate(self.demos_):
+            for own, demo in enumerate(demos):
                 votes.update([place for place in self._ranked(demo.input) if place != own][:size])
             block = [place for place, _ in votes.most_common(size)][::-1]  # the favourite next to the query
-            whole = self.template.assemble(
-                [self.demos_[i] for i in block],
-                "{text}",
-                count_tokens=self.lm.count_tokens,
-                budget=self._room,
-                reserve=self._longest_option() + max(self.lm.count_tokens(demo.input) for demo in self.demos_),
-            )
-            rest = [i for i in range(len(self.demos_)) if i not in block] or list(range(len(self.demos_)))
-            examples = [
-                {"text": self._shorten(self.demos_[i].input), "label": choices.index(self.demos_[i].output)}
-                for i in rest
-            ]
+            reserve = self._longest_option() + max(count(demo.input) for demo in demos)
+            whole = self._learner._assemble([demos[i] for i in block], "{text}", reserve)
+            rest = [i for i in range(len(demos)) if i not in block] or range(len(demos))
+            examples = [{"text": self._shorten(demos[i].input), "label": choices.index(demos[i].output)} for i in rest]
             searcher = self.prune(whole.text, self._completions(), seed=derive(self.seed, "prune"))
             found = searcher.search(self.lm, examples[::2], examples[1::2])
             self.prompt_ = found.prompt
             report.facts = {
-                "tokens_before": self.lm.count_tokens(whole.text),
+                "tokens_before": count(whole.text),
                 "tokens_after": found.n_tokens,
                 "evaluations": found.evaluations,
                 "validation": found.validation,
@@ -303,62 +267,65 @@ class Pipeline(Fitted):
         return np.random.default_rng(derive(self.seed, "block")).permutation(len(self.demos_)).tolist()
 
     def _shorten(self, text: str) -> str:
-        # What is pruned was written in full; the compressor then takes the queries, else everything.
         if self.compress is None:
             return text
         if text not in self._short:
             self._short[text] = self.compress.compress(text, self.rate).text
-            self._original[self._short[text]] = text
         return self._short[text]
+
+    def _report(self, stage: str, method: str) -> StageReport:
+        self.stages_.append(StageReport(stage, method))
+        return self.stages_[-1]
+
+    @contextmanager
+    def _spending(self, report: StageReport) -> Iterator[StageReport]:
+        """Add what the block spends to a report."""
+        start, before = time.perf_counter(), self.lm.usage.total
+        yield report
+        spent = self.lm.usage.total - before
+        report.lm_calls += spent.calls
+        report.lm_tokens += spent.total_tokens
+        report.seconds += time.perf_counter() - start
 
     # -- answers --------------------------------------------------------------------------------------------------
 
     def prompts(self, texts: Sequence[str]) -> list[str]:
         """Return the prompt of each query, as the model will read it."""
         self._check_fitted()
-        queries = [self._shorten(text) for text in texts]
-        if self.prompt_ is not None:
-            return [self.prompt_.replace("{text}", query) for query in queries]
-        return [self._learner.prompt(query, reserve=self._longest_option()).text for query in queries]
+        return [self._prompt(text).text for text in texts]
 
-    def predict(self, texts: Sequence[str], *, options: Sequence[Sequence[str]] | None = None) -> list[str]:
-        """Return the answer to each query; ``options`` are each query's own, where there are no shared choices."""
-        return self._answer(texts, options)[0]
+    def _prompt(self, text: str) -> Prompt:
+        if self.prompt_ is None:
+            return self._learner.prompt(text)
+        written = self.prompt_.replace("{text}", self._shorten(text))
+        return Prompt(written, (), n_tokens=self.lm.count_tokens(written))
 
-    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the probability of each choice for each query, shape (n, n_choices)."""
-        if self.choices is None or self.scoring not in RULES:
-            raise ValueError("probabilities need shared choices and a scoring rule")
-        return softmax(np.array(self._answer(texts, None)[1]), axis=1)
-
-    def _answer(
-        self, texts: Sequence[str], options: Sequence[Sequence[str]] | None
-    ) -> tuple[list[str], list[list[float]]]:
+    def answer(self, texts: Sequence[str], *, options: Sequence[Sequence[str]] | None = None) -> list[Answer]:
+        """Answer each query, with scores and prompt; ``options`` are each query's own, where there are no choices."""
         self._check_fitted()
         if not len(texts):
             raise ValueError("there are no queries")
         if self.prompt_ is not None and options is not None:
             raise ValueError("the prompt was pruned for the pipeline's own choices: options cannot be given")
-        with _Watch(self.lm, [], "predict", self.scoring) as watched:
-            queries = [self._shorten(text) for text in texts]
+        with self._spending(self.stages_[-1]) as report:
             if self.prompt_ is None:
-                found = self._learner.answer(queries, options=options)
-                outputs, scores = [a.output for a in found], [list(a.scores.values()) for a in found]
-                lengths = [a.prompt.n_tokens or 0 for a in found]
+                found = self._learner.answer(texts, options=options)
             else:
-                assert self.choices is not None
-                prompts = [self.prompt_.replace("{text}", query) for query in queries]
-                rule: Any = self.scoring
-                rows = score_options(
-                    self.lm, prompts, [self._completions()] * len(prompts), rule=rule,
-                    answer_context=self.template.answer_context, tag="predict",
-                )  # fmt: skip
-                for row in rows:
-                    require_finite(row, "the score of a choice")
-                outputs, scores = [self.choices[int(row.argmax())] for row in rows], [row.tolist() for row in rows]
-                lengths = [self.lm.count_tokens(prompt) for prompt in prompts]
-        self._add(watched, lengths)
-        return outputs, scores
+                found = self._learner.judge([self._prompt(text) for text in texts], [self.choices or ()] * len(texts))
+        seen = report.facts.get("queries", 0)
+        total = report.facts.get("prompt_tokens", 0.0) * seen + sum(a.prompt.n_tokens or 0 for a in found)
+        report.facts = {"queries": seen + len(found), "prompt_tokens": total / (seen + len(found))}
+        return found
+
+    def predict(self, texts: Sequence[str], *, options: Sequence[Sequence[str]] | None = None) -> list[str]:
+        """Return the answer to each query; ``options`` are each query's own, where there are no shared choices."""
+        return [answer.output for answer in self.answer(texts, options=options)]
+
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the probability of each choice for each query, shape (n, n_choices)."""
+        if self.choices is None or self.scoring not in RULES:
+            raise ValueError("probabilities need shared choices and a scoring rule")
+        return softmax(np.array([list(answer.scores.values()) for answer in self.answer(texts)]), axis=1)
 
     # -- saving ---------------------------------------------------------------------------------------------------
 
@@ -388,61 +355,14 @@ class Pipeline(Fitted):
 
     def _load_state(self, state: Any) -> None:
         self.demos_, self.prompt_ = [Demonstration(*row) for row in state["demos"]], state["prompt"]
-        texts, labels = [d.input for d in self.demos_] or [""], [d.output for d in self.demos_]
-        annotate = _lookup(labels or [""], len(texts))
-        pool = Pool(np.zeros((len(texts), 1)), texts=texts, annotate=annotate, embedder=self.embedder, center=False)
-        pool.annotate(range(len(labels)))
-        self.pool_, self._short, self._original = pool, {}, {}
-        stages: list[StageReport] = []
-        self._retriever = self._index(stages)
-        self._get_ready(stages)
-
-    def _add(self, new: StageReport, lengths: list[int]) -> None:
-        report = self.stages_[-1]
-        report.lm_calls += new.lm_calls
-        report.lm_tokens += new.lm_tokens
-        report.seconds += new.seconds
-        seen = report.facts.get("queries", 0)
-        total = report.facts.get("prompt_tokens", 0.0) * seen + sum(lengths)
-        report.facts = {"queries": seen + len(lengths), "prompt_tokens": total / (seen + len(lengths))}
+        self.stages_ = []
+        self._get_ready(search=False)
 
     def _completions(self) -> list[str]:
         return [self.template.completion(choice) for choice in self.choices or []]
 
     def _longest_option(self) -> int:
         return max((self.lm.count_tokens(option) for option in self._completions()), default=32)
-
-
-class _ByOriginal:
-    """Retrieve by the query as it was before it was compressed."""
-
-    def __init__(self, retriever: Retriever, original: dict[str, str]) -> None:
-        self._retriever, self._original = retriever, original  # what was compressed, by its short form
-
-    def retrieve(self, query: str, k: int) -> Sequence[int]:
-        return self._retriever.retrieve(self._original.get(query, query), k)
-
-
-class _Watch:
-    """Fill a stage's report with what the block spent."""
-
-    def __init__(self, lm: Any, stages: list[StageReport], stage: str, method: str) -> None:
-        self._lm, self._stages, self._report = lm, stages, StageReport(stage, method)
-
-    def __enter__(self) -> StageReport:
-        self._start, self._before = time.perf_counter(), _spent(self._lm)
-        return self._report
-
-    def __exit__(self, *exc: object) -> None:
-        calls, tokens = _spent(self._lm)
-        self._report.lm_calls = calls - self._before[0]
-        self._report.lm_tokens = tokens - self._before[1]
-        self._report.seconds = time.perf_counter() - self._start
-        self._stages.append(self._report)
-
-
-def _spent(lm: Any) -> tuple[int, int]:
-    return lm.usage.total.calls, lm.usage.total.total_tokens
 
 
 def _lookup(labels: Sequence[str], n: int) -> Annotate:

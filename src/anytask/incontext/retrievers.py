@@ -16,6 +16,7 @@ from sklearn.exceptions import NotFittedError
 
 from anytask.core.settings import Settings, free, text
 from anytask.datasets.retrieval_tasks import RetrievalTask
+from anytask.incontext.feedback import LMFeedback
 from anytask.incontext.pool import embed, embedder_field
 from anytask.lm.search import BM25Index, unit
 
@@ -95,12 +96,28 @@ class LearnedRetriever(Settings):
     choices: Sequence[str] | None = free(None, "all possible answers, None: any")
     name: str = text("task", "the task's name within the retriever")
 
+    def _check_settings(self) -> None:
+        if not self._trained and not callable(self.lm):
+            LMFeedback(self.lm)  # what it refuses is refused before labels are bought
+
+    @property
+    def _trained(self) -> bool:
+        return hasattr(self.udr, "tasks_")
+
+    def check(self, n: int, choices: Sequence[str] | None) -> None:
+        """Raise a ``ValueError`` if ``n`` examples with these answers could not be indexed."""
+        least = self.udr.candidates.l + 1
+        if 0 < n < least and not self._trained:
+            raise ValueError(f"training the retriever needs at least l + 1 = {least} labelled examples, and gets {n}")
+        if self.choices is not None and not set(choices or self.choices) <= set(self.choices):
+            raise ValueError(f"the retriever's choices lack some of {list(choices or ())}: got {list(self.choices)}")
+
     def index(self, inputs: Sequence[str], outputs: Sequence[str] | None = None) -> Self:
         """Train on the examples if need be, and index them."""
         if outputs is None:
             raise ValueError("a learned retriever needs the outputs of its examples")
         task = RetrievalTask(self.name, inputs, outputs, self.instruction, self.choices)
-        if hasattr(self.udr, "tasks_"):
+        if self._trained:
             self.udr.add_task(task)
         else:
             self.udr.fit([task], self.lm)

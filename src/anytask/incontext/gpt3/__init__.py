@@ -6,7 +6,8 @@ draws and per-byte scores are additions that users of the method ask for, all of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -18,7 +19,7 @@ from anytask.core.checks import require_finite
 from anytask.core.estimator import Fitted
 from anytask.core.rng import derive
 from anytask.core.settings import choice, flag, free, real, text, whole
-from anytask.incontext.base import Answer, Retriever, check_template
+from anytask.incontext.base import Answer, Retriever, check_template, shots
 from anytask.lm.option_scoring import RULES, calibrate, check_options, score_options
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
 from anytask.lm.protocol import ChatRequest, MissingCapability, require
@@ -28,16 +29,14 @@ __all__ = ["GPT3"]
 CONTENT_FREE = ("N/A", "[MASK]", "")
 
 
-def _check_k(k: Any) -> None:
-    if k != "max" and (isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 0):
-        raise ValueError(f"k must be an integer of at least 0 or 'max', got {k!r}")
-
-
 def _check_demos(demos: Any) -> None:
-    if isinstance(demos, str) and demos not in ("per-item", "fixed"):
-        raise ValueError(f"demos must be 'per-item', 'fixed' or a retriever, got {demos!r}")
-    if not isinstance(demos, (str, Retriever)):
-        raise TypeError(f"demos must be 'per-item', 'fixed' or have retrieve(query, k), got {type(demos).__name__}")
+    if demos not in ("per-item", "fixed") if isinstance(demos, str) else not isinstance(demos, Retriever):
+        raise TypeError(f"demos must be 'per-item', 'fixed' or have retrieve(query, k), got {demos!r}")
+
+
+def _check_rewrite(rewrite: Any) -> None:
+    if rewrite is not None and not callable(rewrite):
+        raise TypeError(f"rewrite must be a callable str -> str or None, got {rewrite!r}")
 
 
 class GPT3(Fitted):
@@ -52,8 +51,9 @@ class GPT3(Fitted):
     lm : ScoringModel
         Scores options (``LocalLM``, or an endpoint with log-probabilities). A chat-only endpoint works for
         ``scoring="generate"`` and ``"cloze"`` alone, with ``beam_width=1``.
-    k : int >= 0 or "max", default "max"
-        Demonstrations per prompt: 0 (zero-shot), 1 (one-shot), more (few-shot), or all that fit.
+    k : int >= 0 or "max", default 8
+        Most demonstrations per prompt: 0 (zero-shot), 1 (one-shot), more (few-shot), or all that fit, as in the paper;
+        small models lose the query among very many.
     template, description : PromptTemplate and str, optional
         How examples are written, default ``Input: ... / Label: ...``; the sentence that opens the prompt.
     scoring : str, default "mean"
@@ -67,8 +67,11 @@ class GPT3(Fitted):
         Draw the same number of every output; divide out the label bias that the prompt shows on inputs without content.
     leak : {"exclude", "error", "allow"}, default "exclude"
         What to do when a query stands in the pool: never show it to itself, refuse, or show it.
+    rewrite : callable str -> str, optional
+        What is done to inputs before they are written into a prompt, such as compression; demonstrations are drawn by
+        the inputs as they are.
     answer_context, budget : str and int, optional
-        Prompt of the unconditional rule ("Label:"); tokens of prompt and completion, default the model's context.
+        Prompt of the unconditional rule ("Label:"); tokens of prompt and completion, at most the model's context.
     beam_width, length_penalty, max_tokens : int, float, int, defaults 4, 0.6, 32
         Of generated answers; a model without local weights has no beams, and needs ``beam_width=1``.
     seed : int, default 0
@@ -102,7 +105,7 @@ class GPT3(Fitted):
     """
 
     lm: Any = free(attrs.NOTHING, "the frozen language model", kw_only=False)
-    k: int | Literal["max"] = free("max", "demonstrations per prompt, 'max': all that fit", _check_k, kw_only=False)
+    k: int | Literal["max"] = shots(kw_only=False)
     template: PromptTemplate = free(PromptTemplate(), "how examples are written", check_template)
     description: str | None = text(None, "sentence that opens the prompt, None: the template's", optional=True)
     scoring: str = choice("mean", (*RULES, "generate", "cloze"), "how options are ranked, or that answers are written")
@@ -112,6 +115,7 @@ class GPT3(Fitted):
     balanced: bool = flag(False, "draw the same number of every output")
     calibrate: bool = flag(False, "divide out the label bias on inputs without content")
     leak: str = choice("exclude", ("exclude", "error", "allow"), "what to do when a query stands in the pool")
+    rewrite: Callable[[str], str] | None = free(None, "what is done to inputs before they are written", _check_rewrite)
     answer_context: str | None = text(None, "prompt of the unconditional rule, None: the template's", optional=True)
     budget: int | None = whole(None, "tokens of prompt and completion, None: the model's context", optional=True)
     beam_width: int = whole(4, "beams of a generated answer")
@@ -133,15 +137,26 @@ class GPT3(Fitted):
                 f"beam_width={self.beam_width} needs a model with local weights, and {self.lm.name!r} is none: "
                 "give beam_width=1"
             )
+        if self.balanced and not isinstance(self.demos, str):
+            raise ValueError("balanced goes with random draws, and demos is a retriever, which chooses by the query")
+        if self.scoring == "unconditional" and not self._context:
+            raise ValueError("scoring='unconditional' needs words between input and output: give answer_context=")
         if self._room is None:
             if self.k == "max":
                 raise ValueError("k='max' needs to know what fits: give budget= or use a model with a context_length")
         elif not hasattr(self.lm, "count_tokens"):
             raise ValueError(f"budget={self._room} tokens need a model that counts them: this one has no count_tokens")
+        else:
+            self._assemble([], "", 0 if self.scoring in RULES else self.max_tokens)
 
     @property
     def _room(self) -> int | None:
-        return self.budget if self.budget is not None else getattr(self.lm, "context_length", None)
+        limits = [n for n in (self.budget, getattr(self.lm, "context_length", None)) if n is not None]
+        return min(limits, default=None)
+
+    @property
+    def _context(self) -> str:
+        return self._template.answer_context if self.answer_context is None else self.answer_context
 
     @property
     def _template(self) -> PromptTemplate:
@@ -170,7 +185,7 @@ class GPT3(Fitted):
         Raises
         ------
         ValueError
-            For unequal lengths, K larger than the pool, empty or repeated options.
+            For unequal lengths, empty outputs, empty or repeated options.
         """
         self._check_settings()
         X, y = _texts(X, "X"), _texts(y, "y")
@@ -178,8 +193,6 @@ class GPT3(Fitted):
             raise ValueError(f"X and y must have equal lengths, got {len(X)} inputs and {len(y)} outputs")
         if ids is not None and len(ids) != len(X):
             raise ValueError(f"ids must name every example, got {len(ids)} for {len(X)}")
-        if self.k != "max" and int(self.k) > len(X):
-            raise ValueError(f"k={self.k} demonstrations are wanted and the pool has {len(X)} examples")
         empty = [i for i, text in enumerate(y) if not text.strip()]
         if empty:
             raise ValueError(f"y[{empty[0]}] is empty; a demonstration without an answer shows nothing")
@@ -191,14 +204,28 @@ class GPT3(Fitted):
         self.options_: list[str] | None = chosen or None
         return self
 
-    def prompt(self, query: str, *, reserve: int = 0) -> Prompt:
-        """Build the prompt that ``query`` gets; ``reserve`` tokens are kept free for the completion."""
+    def prompt(self, query: str, *, reserve: int | None = None) -> Prompt:
+        """Build the prompt that ``query`` gets.
+
+        ``reserve`` tokens are kept free for the completion; default: what the longest option or a written answer needs.
+        """
         self._check_fitted()
         places = self._draw(query)
-        shown = [self.pool_[i] for i in places]
+        if reserve is None:
+            reserve = self._reserve(self.options_ or ()) if self.scoring in RULES else self.max_tokens
+        write = self.rewrite or str
+        shown = [replace(self.pool_[i], input=write(self.pool_[i].input)) for i in places]
+        prompt = self._assemble(shown, write(query), reserve)
+        return replace(prompt, demos_used=tuple(places[i] for i in prompt.demos_used))
+
+    def _assemble(self, demos: Sequence[Demonstration], query: str, reserve: int) -> Prompt:
         count = getattr(self.lm, "count_tokens", None)
-        prompt = self._template.assemble(shown, query, count_tokens=count, budget=self._room, reserve=reserve)
-        return Prompt(prompt.text, prompt.spans, tuple(places[i] for i in prompt.demos_used), prompt.n_tokens)
+        return self._template.assemble(demos, query, count_tokens=count, budget=self._room, reserve=reserve)
+
+    def _reserve(self, options: Sequence[str]) -> int:
+        count = self.lm.count_tokens
+        blank = max(map(count, CONTENT_FREE)) if self.calibrate else 0  # they take the place of shorter queries
+        return max((count(self._template.completion(o)) for o in options), default=0) + 1 + blank
 
     def answer(self, X: Sequence[str], *, options: Sequence[Sequence[str]] | None = None) -> list[Answer]:
         """Answer each query, with scores, prompt and the demonstrations shown.
@@ -251,36 +278,27 @@ class GPT3(Fitted):
         leaks = {i for i, d in enumerate(self.pool_) if self.leak != "allow" and _key(d.input) == same}
         if leaks and self.leak == "error":
             raise ValueError(f"the query stands in the pool at {min(leaks)}: {query!r}; its answer would be shown")
-        free = [i for i in range(len(self.pool_)) if i not in leaks]
-        k = len(free) if self.k == "max" else int(self.k)
-        if k > len(free):
-            raise ValueError(
-                f"k={k} demonstrations are wanted, and {len(free)} remain when the query itself is excluded: {query!r}"
-            )
+        n = len(self.pool_)
+        k = n if self.k == "max" else min(int(self.k), n)
         if k == 0:
             return []
-        if not isinstance(self.demos, str):
-            found = [int(i) for i in self.demos.retrieve(query, k + len(leaks))]
-            return [i for i in found if i not in leaks][:k][::-1]
-        name = "fixed" if self.demos == "fixed" else query
-        rng = np.random.default_rng(derive(self.seed, "demonstrations", name))
-        if self.demos == "fixed":  # the same order for all; a leaked example is passed over
-            order = [i for i in self._order(list(range(len(self.pool_))), rng) if i not in leaks]
+        if isinstance(self.demos, str):
+            order = self._order("fixed" if self.demos == "fixed" else query)
         else:
-            order = self._order(free, rng)
-        return order[:k][::-1]
+            order = [int(i) for i in self.demos.retrieve(query, min(n, k + len(leaks)))]
+        return [i for i in order if i not in leaks][:k][::-1]
 
-    def _order(self, places: list[int], rng: np.random.Generator) -> list[int]:
-        """A random order of ``places``; balanced: each round of the distinct outputs before the next."""
-        order = [places[i] for i in rng.permutation(len(places))]
+    def _order(self, name: str) -> list[int]:
+        """A random order of the pool; balanced: each round of the distinct outputs before the next."""
+        rng = np.random.default_rng(derive(self.seed, "demonstrations", name))
+        order = rng.permutation(len(self.pool_)).tolist()
         if not self.balanced:
             return order
-        seen: dict[str, int] = {}
-        rounds: list[tuple[int, int, int]] = []
-        for i in order:
-            output = self.pool_[i].output
-            rounds.append((seen.get(output, 0), len(rounds), i))
-            seen[output] = seen.get(output, 0) + 1
+        seen: Counter[str] = Counter()
+        rounds = []
+        for place, i in enumerate(order):
+            rounds.append((seen[self.pool_[i].output], place, i))
+            seen[self.pool_[i].output] += 1
         return [i for _, _, i in sorted(rounds)]
 
     def _choose(self, X: list[str], options: Sequence[Sequence[str]] | None) -> list[Answer]:
@@ -290,16 +308,16 @@ class GPT3(Fitted):
             options = [self.options_] * len(X)
         if len(options) != len(X):
             raise ValueError(f"options must be given for every query, got {len(options)} for {len(X)}")
-        rows = [[self._template.completion(o) for o in row] for row in options]
-        count = self.lm.count_tokens
-        lengths = {c: count(c) for row in rows for c in row}
-        prompts = [self.prompt(x, reserve=max(lengths[c] for c in row) + 1) for x, row in zip(X, rows)]
+        return self.judge([self.prompt(x, reserve=self._reserve(row)) for x, row in zip(X, options)], options)
+
+    def judge(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[Answer]:
+        """Choose among the options after prompts that are written already."""
         rule: Any = self.scoring
-        context = self._template.answer_context if self.answer_context is None else self.answer_context
+        rows = [[self._template.completion(o) for o in row] for row in options]
 
         def rank(texts: list[str], choices: list[list[str]]) -> list[np.ndarray]:
-            scored = score_options(self.lm, texts, choices, rule=rule, answer_context=context, tag="gpt3")
-            return [require_finite(row, "the score of an option") for row in scored]
+            scored = score_options(self.lm, texts, choices, rule=rule, answer_context=self._context, tag="gpt3")
+            return [require_finite(row, "the language model's score of an option") for row in scored]
 
         scores = rank([p.text for p in prompts], rows)
         if self.calibrate:
@@ -313,7 +331,7 @@ class GPT3(Fitted):
         ]
 
     def _write(self, X: list[str]) -> list[Answer]:
-        prompts = [self.prompt(x, reserve=self.max_tokens) for x in X]
+        prompts = [self.prompt(x) for x in X]
         texts = [p.text for p in prompts]
         if self.lm.capabilities.completions:
             written = self.lm.generate(
