@@ -362,7 +362,7 @@ def prune(*args, **kwargs):
         (lambda: Pipeline(LM, prune=prune), "give choices"),
         (lambda: Pipeline(LM, choices=CHOICES, prune=prune, scoring="generate"), "does not go with prune"),
         (lambda: Pipeline(LM, choices=CHOICES, prune=prune, calibrate=True), "does not go with prune"),
-        (lambda: Pipeline(LM, choices=CHOICES, prune=prune, labels=0), "labels must be at least 1"),
+        (lambda: Pipeline(LM, choices=CHOICES, prune=prune, labels=2), "labels must be at least 3"),
         (lambda: Pipeline(LM, choices=CHOICES, prune=lambda *args, **kwargs: None), "object with search"),
         (lambda: Pipeline(LM, choices=CHOICES, prune=partial(PromptQuine, budget=-1)), "budget must be"),
         (lambda: Pipeline(LM, choices=["a"]), "at least 2"),

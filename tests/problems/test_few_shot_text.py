@@ -7,6 +7,7 @@ import pytest
 from anytask import catalogue, problems
 from anytask.core.errors import BadData
 from anytask.datasets.attribute_language import AttributeLanguage
+from anytask.lm.protocol import Capabilities
 from anytask.problems.base import Entrant
 
 FEW = {"lm": "tiny:icl", "labels": 6, "k": 3, "max_test": 8, "search_budget": 8}
@@ -99,6 +100,59 @@ def test_free_answers_are_generated(problem, rows, tmp_path):
     assert "token_f1" in outcome.metrics
 
 
+def test_few_shot_is_one_entrant_with_the_labels_and_draws_of_a_plain_pipeline(problem, data):
+    gpt3, plain = Entrant("gpt3", "anytask.incontext:GPT3"), Entrant("plain", "anytask.incontext:Pipeline")
+    assert problem.run(gpt3, data, 1).metrics == problem.run(plain, data, 1).metrics
+    alike = [e.name for e in problem.baselines(data) if (e.entry, e.settings) == (gpt3.entry, gpt3.settings)]
+    assert alike == ["random demonstrations"]  # left out where gpt3 takes part: it is the same entrant
+
+
+def test_few_demonstrations_are_shown_unless_all_that_fit_are_wanted(problem, file):
+    gpt3, few = Entrant("gpt3", "anytask.incontext:GPT3"), {**FEW, "labels": 12, "max_test": 2}
+    del few["k"]
+    examples = [problem.run(gpt3, problem.load(file, **few, **k), 0).details["examples"] for k in ({}, {"k": "max"})]
+    assert [one[0]["prompt"].count("Label:") for one in examples] == [8 + 1, 12 + 1]
+
+
+@pytest.fixture(scope="module", params=["surrogate", "long"])
+def one_bad_row(request, rows, tmp_path_factory):
+    path, texts = tmp_path_factory.mktemp("bad") / "bad.jsonl", [text for text, _ in rows]
+    texts[5] = "cut emoji \ud83d end" if request.param == "surrogate" else "word " * 5000
+    path.write_text("".join(json.dumps({"text": t, "label": y}) + "\n" for t, (_, y) in zip(texts, rows)))
+    return path
+
+
+def test_one_bad_row_is_named_at_once_or_left_out_or_cut(problem, one_bad_row):
+    with pytest.raises(BadData, match=r"bad\.jsonl, line 6.*bad_rows=skip"):
+        problem.load(one_bad_row, **FEW)
+    for bad_rows, n, word in (("skip", 59, "left out"), ("cut", 60, "cut")):
+        data = problem.load(one_bad_row, **FEW, bad_rows=bad_rows)
+        assert len(data.source) == n
+        (note,) = data.describe()["notes"]
+        assert note.startswith(f"1 row was {word} (bad_rows={bad_rows}), the first: bad.jsonl, line 6")
+        for seed in range(3):
+            assert problem.run(Entrant("gpt3", "anytask.incontext:GPT3"), data, seed).metrics["lm_calls"] == 8
+
+
+def test_separators_of_texts_are_told_from_the_rows(problem, rows, tmp_path):
+    path = tmp_path / "semi.csv"
+    path.write_text("text;label\n" + "".join(f"{t}, yes;{y}\n" for t, y in rows), encoding="utf-8-sig")
+    assert problem.load(path, **FEW).source.texts == tuple(f"{t}, yes" for t, _ in rows)
+
+
+def test_what_cannot_work_is_refused_with_its_reason_before_a_label_is_bought(problem, data, rows, file):
+    class Chat:
+        name, kind, capabilities = "chat", "http", Capabilities()
+
+    chat = Entrant("gpt3", "anytask.incontext:GPT3", {"lm": Chat()})
+    assert "logprobs" in problem.refuses(chat, data)
+    two = problem.load(file, **{**FEW, "labels": 2})
+    assert "labels must be at least 3" in problem.refuses(Entrant("quine", "anytask.prompts:PromptQuine"), two)
+    assert "labelled examples, and gets 2" in problem.refuses(Entrant("udr", "anytask.incontext:UDR"), two)
+    stacked = {"select": "anytask.incontext:VoteK", "retrieve": "similar", "compress": "anytask.prompts:LLMLingua2"}
+    assert problem.refuses(Entrant("stacked", "anytask.incontext:Pipeline", stacked), two) is None
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
@@ -106,6 +160,8 @@ def test_free_answers_are_generated(problem, rows, tmp_path):
         ({"lm": "/no/such/folder"}, ValueError, "no such folder"),
         ({"labels": 1000}, BadData, "from a pool of 42"),
         ({"labels": -1}, ValueError, "labels must be"),
+        ({"k": "many"}, ValueError, "k must be an integer of at least 0 or 'max'"),
+        ({"context": 2}, ValueError, "are never cut"),
         ({"kind": "regression"}, ValueError, "kind must be"),
         ({"kind": "multiple-choice"}, BadData, "rows with choices"),
         ({"test_size": 2}, ValueError, "test_size"),

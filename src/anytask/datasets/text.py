@@ -19,6 +19,8 @@ from anytask.datasets.csv_files import layout, records
 
 #: What may be done with rows that cannot be used: an error, leave them out, or cut them to what can be used.
 BAD_ROWS = ("refuse", "skip", "cut")
+#: Kinds of tasks that labelled texts may be.
+KINDS = ("classification", "multiple-choice", "generation")
 # NUL, and halves of surrogate pairs, which no tokenizer and no file in UTF-8 can hold.
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
@@ -66,6 +68,19 @@ class TextData:
         """Hash of all of the content."""
         content = [self.texts, self.labels, self.ids, self.choices or [None] * len(self)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    def kind(self, asked: str = "auto") -> str:
+        """Return one of :data:`KINDS`: the one asked for, if the data allow it, or the one that they look like."""
+        distinct = len(self.classes)
+        if asked == "auto":
+            if self.choices is not None:
+                return "multiple-choice"
+            return "classification" if 2 <= distinct <= max(2, min(50, len(self) // 3)) else "generation"
+        if asked == "multiple-choice" and self.choices is None:
+            raise BadData(f"{self.name}: multiple choice needs rows with choices")
+        if asked == "classification" and distinct < 2:
+            raise BadData(f"{self.name}: all texts have one label ({self.labels[0]!r}); at least 2 are needed")
+        return asked
 
     def describe(self) -> dict[str, Any]:
         """Facts for a report."""

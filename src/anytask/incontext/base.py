@@ -75,10 +75,11 @@ class Answer:
 
 def shots(**how: Any) -> Any:
     """Return the field of the number of demonstrations, alike wherever prompts are made."""
-    return free(8, "most demonstrations in a prompt, 'max': as many as fit", _check_shots, **how)
+    return free(8, "most demonstrations in a prompt, 'max': as many as fit", check_shots, **how)
 
 
-def _check_shots(k: Any) -> None:
+def check_shots(k: Any) -> None:
+    """Raise a ``ValueError`` unless ``k`` is a number of demonstrations or "max"."""
     if k != "max" and (isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 0):
         raise ValueError(f"k must be an integer of at least 0 or 'max', got {k!r}")
 

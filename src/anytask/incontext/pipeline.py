@@ -157,8 +157,8 @@ class Pipeline(Fitted):
     def _check_pruning(self) -> None:
         if self.choices is None:
             raise ValueError("pruning searches a prompt for one set of labels: give choices")
-        if not self.labels:
-            raise ValueError("pruning needs labelled examples: labels must be at least 1")
+        if self.labels < 3:
+            raise ValueError("pruning shows some labelled examples and searches with others: labels must be at least 3")
         for name in ("scoring", "calibrate"):
             if getattr(self, name) in ("generate", True):
                 raise ValueError(
@@ -230,7 +230,7 @@ class Pipeline(Fitted):
                 self._retriever.index(inputs, outputs)
                 demos = self._retriever
         self._learner = self._learner_of(demos).fit(inputs, outputs, options=self.choices)
-        if search and inputs:
+        if search:
             self._prune()
         if self.compress is not None:
             self._report("compress", type(self.compress).__name__).facts = {"rate": self.rate}
@@ -248,7 +248,7 @@ class Pipeline(Fitted):
             block = [place for place, _ in votes.most_common(size)][::-1]  # the favourite next to the query
             reserve = self._longest_option() + max(count(demo.input) for demo in demos)
             whole = self._learner._assemble([demos[i] for i in block], "{text}", reserve)
-            rest = [i for i in range(len(demos)) if i not in block] or range(len(demos))
+            rest = [i for i in range(len(demos)) if i not in block]
             examples = [{"text": self._shorten(demos[i].input), "label": choices.index(demos[i].output)} for i in rest]
             searcher = self.prune(whole.text, self._completions(), seed=derive(self.seed, "prune"))
             found = searcher.search(self.lm, examples[::2], examples[1::2])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -14,32 +14,37 @@ from sklearn.model_selection import train_test_split
 
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
-from anytask.core.settings import choice, real, text, whole
-from anytask.datasets.text import TextData, load_text
+from anytask.core.settings import choice, free, real, text, whole
+from anytask.datasets.text import BAD_ROWS, KINDS, TextData, load_text
 from anytask.lm.option_scoring import RULES
+from anytask.lm.prompting import PromptTemplate
+from anytask.lm.protocol import MissingCapability
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
 from anytask.problems.options import Options
-from anytask.problems.training import LoadedData, Progress, TrainingProblem
+from anytask.problems.training import LoadedData, Progress, TrainingProblem, taken
 
-_KINDS = ("auto", "classification", "multiple-choice", "generation")
-_PIPELINE = "anytask.incontext:Pipeline"
+_PIPELINE, _GPT3 = "anytask.incontext:Pipeline", "anytask.incontext:GPT3"
+
+
+def _check_k(k: Any) -> None:
+    from anytask.incontext.base import check_shots
+
+    check_shots(k)
 
 
 class FewShotOptions(Options):
     """What may be bought, what answers, and what is tested."""
 
-    read_only: ClassVar[tuple[str, ...]] = ("text", "target")
+    read_only: ClassVar[tuple[str, ...]] = ("text", "target", "bad_rows")
 
     lm: str | None = text(
         None, "language model: a folder, a Hugging Face name, a URL, tiny:NAME or sim:LEVEL; needed", optional=True
     )
     target: str = text("label", "name of the column or key that holds the label or the answer")
-    kind: str = choice("auto", _KINDS, "kind of task; multiple-choice needs rows with choices")
+    kind: str = choice("auto", ("auto", *KINDS), "kind of task; multiple-choice needs rows with choices")
     labels: int = whole(18, "how many labels may be bought", at_least=0)
-    k: int | None = whole(None, "most demonstrations in a prompt (none: as many as fit)", at_least=0, optional=True)
-    context: int | None = whole(
-        None, "most tokens of a prompt with its answer (none: the model's context)", at_least=0, optional=True
-    )
+    k: Any = free(8, "most demonstrations in a prompt, or max: as many as fit", _check_k)
+    context: int | None = whole(None, "most tokens of a prompt with its answer (none: the model's)", optional=True)
     scoring: str = choice("mean", RULES, "how options are ranked")
     description: str | None = text(None, "sentence that opens every prompt", optional=True)
     format: str = text("Input: {input}\nLabel: {output}", "how a demonstration is written")
@@ -49,6 +54,12 @@ class FewShotOptions(Options):
     max_test: int = whole(200, "most test items")
     max_pool: int = whole(3000, "most texts in the pool")
     text: str = text("text", "name of the column or key that holds the input")
+    bad_rows: str = choice("refuse", BAD_ROWS, "rows that cannot be used: an error, left out, or cut")
+
+    @property
+    def template(self) -> PromptTemplate:
+        """How examples are written."""
+        return PromptTemplate(self.format, description=self.description)
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class FewShotData(LoadedData):
     @property
     def choices(self) -> list[str] | None:
         """The labels, for classification."""
-        return sorted(set(self.source.labels)) if self.options.kind == "classification" else None
+        return list(self.source.classes) if self.options.kind == "classification" else None
 
     def facts(self) -> dict[str, Any]:
         """Return the sizes of the pool and of the test, and the labels."""
@@ -69,16 +80,11 @@ class FewShotData(LoadedData):
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the places of the pool and of the test items; the same seed splits alike for every entrant."""
-        o = self.options
-        labels = np.array(self.source.labels)
+        o, labels = self.options, np.array(self.source.labels)
         stratify = labels if o.kind == "classification" and np.unique(labels, return_counts=True)[1].min() > 1 else None
+        how: dict[str, Any] = {"random_state": derive(seed, "split") % 2**32, "stratify": stratify}
         try:
-            pool, test = train_test_split(
-                np.arange(len(labels)),
-                test_size=o.test_size,
-                random_state=derive(seed, "split") % 2**32,
-                stratify=stratify,
-            )
+            pool, test = train_test_split(np.arange(len(labels)), test_size=o.test_size, **how)
         except ValueError as error:
             raise BadData(f"{self.name}: {len(labels)} texts cannot be split into pool and test: {error}") from None
         return pool[: o.max_pool], test[: o.max_test]
@@ -127,43 +133,39 @@ class FewShotText(TrainingProblem):
         o = self.check_options(options)
         if not o.lm:
             raise BadData("few-shot-text needs a language model: --lm FOLDER, a Hugging Face name, a URL or tiny:icl")
-        data = load_text(source, text=o.text, label=o.target)
-        loaded = FewShotData(data, o.evolve(kind=_kind(data, o.kind)))
+        data = load_text(source, text=o.text, label=o.target, bad_rows=o.bad_rows)
+        o = o.evolve(kind=data.kind(o.kind))
+        loaded = FewShotData(_answerable(data, o), o)
         pool, test = loaded.split(0)
         if o.labels > len(pool):
             raise BadData(f"{data.name}: {o.labels} labels are to be bought from a pool of {len(pool)} texts")
         if not len(test):
             raise BadData(f"{data.name}: no texts are left to test on")
-        _model(o.lm)  # a model that cannot be had is an error before any run starts
         return loaded
 
     def baselines(self, data: FewShotData) -> tuple[Entrant, ...]:
         """Return zero-shot, random, BM25 and embedding demonstrations, facility location, calibration, a classifier."""
-        rows: dict[str, dict[str, Any]] = {
-            "zero-shot": {"labels": 0},
-            "random demonstrations": {},
-            "BM25 neighbours": {"retrieve": "bm25"},
-            "MiniLM neighbours": {"retrieve": "similar"},
-            "facility location": {"select": "anytask.incontext.selection:FacilityLocation", "retrieve": "similar"},
-        }
-        if data.options.kind != "generation":
-            rows["contextual calibration"] = {"calibrate": True}
-        found = [Entrant(name, _PIPELINE, params, "baseline") for name, params in rows.items()]
-        if data.options.kind == "classification":
-            found.append(
-                Entrant("logistic regression", "anytask.incontext.baselines:EmbeddingClassifier", {}, "baseline")
-            )
-        return tuple(found)
+        kind = data.options.kind
+        selection = "anytask.incontext.selection:FacilityLocation"
+        rows: list[tuple[str, str, dict[str, Any]]] = [
+            ("zero-shot", _PIPELINE, {"labels": 0}),
+            ("random demonstrations", _GPT3, {}),
+            ("BM25 neighbours", _PIPELINE, {"retrieve": "bm25"}),
+            ("MiniLM neighbours", _PIPELINE, {"retrieve": "similar"}),
+            ("facility location", _PIPELINE, {"select": selection, "retrieve": "similar"}),
+        ]
+        if kind != "generation":
+            rows.append(("contextual calibration", _GPT3, {"calibrate": True}))
+        if kind == "classification":
+            rows.append(("logistic regression", "anytask.incontext.baselines:EmbeddingClassifier", {}))
+        return tuple(Entrant(*row, "baseline") for row in rows)
 
     def refuses(self, entrant: Entrant, data: FewShotData) -> str | None:
-        """Say what a system needs that the data or the options do not give."""
-        cls, o = entrant.load(), data.options
-        if hasattr(cls, "search") and o.kind != "classification":
-            return f"it searches a prompt for one set of labels, and this is {o.kind}"
-        if hasattr(cls, "search") and o.labels < 4:
-            return f"it searches with labelled examples outside the prompt, and labels={o.labels} leaves none"
-        if hasattr(cls, "retrieve") and not hasattr(cls, "predict") and o.labels < 3:
-            return f"it learns from labelled examples shown to each other, and labels={o.labels} are too few"
+        """Say what a system needs that the data, the options or the model do not give."""
+        try:
+            _learner(entrant, data, _model(data.options.lm), 0)
+        except (ValueError, TypeError, MissingCapability) as error:
+            return str(error)
         return None
 
     def system_of(self, trained: _Prepared) -> Any:
@@ -179,28 +181,35 @@ class FewShotText(TrainingProblem):
         source, kind, learner, lm = data.source, data.options.kind, trained.learner, trained.lm
         _, test = data.split(seed)
         answers: list[str] = []
-        lengths: list[int] = []
+        prompts: list[Any] = []
         for start in range(0, len(test), 32):
             block = test[start : start + 32]
             queries = [source.texts[i] for i in block]
-            own = {}
-            if source.choices and kind == "multiple-choice":
-                own = {"options": [source.choices[i] for i in block]}
-            answers += [str(answer) for answer in learner.predict(queries, **own)]
-            lengths += _prompt_lengths(learner, queries, lm)
+            if hasattr(learner, "answer"):
+                own = [source.choices[i] for i in block] if source.choices and kind == "multiple-choice" else None
+                found = learner.answer(queries, options=own)
+                answers += [answer.output for answer in found]
+                prompts += [answer.prompt for answer in found]
+            else:
+                answers += map(str, learner.predict(queries))
             progress((start + len(block)) / len(test))
         used = lm.usage.total - trained.before
         spent = {"lm_calls": float(used.calls), "lm_tokens": float(used.total_tokens), "labels": float(trained.bought)}
-        metrics = _metrics(answers, [source.labels[i] for i in test], kind) | spent
-        if lengths:
+        truth = [source.labels[i] for i in test]
+        metrics = _metrics(answers, truth, kind) | spent
+        if lengths := [prompt.n_tokens for prompt in prompts if prompt.n_tokens is not None]:
             metrics["prompt_tokens"] = float(np.mean(lengths))
-        stages = [asdict(stage) for stage in getattr(learner, "stages_", [])]
-        details = {"stages": stages, "examples": _examples(test, source, answers, learner)}
+        shown = [prompt.text for prompt in prompts[:3]] or [""] * 3
+        examples = [
+            {"input": source.texts[i], "answer": answer, "truth": right, "prompt": prompt}
+            for i, answer, right, prompt in zip(test, answers, truth, shown)
+        ]
+        details = {"stages": [asdict(stage) for stage in getattr(learner, "stages_", [])], "examples": examples}
         return Outcome(metrics, details, spent, kind=lm.kind if used.calls else None)
 
     def unsaveable(self, entrant: Entrant, data: FewShotData) -> str | None:
         """Refuse what is asked again for each query and has no ``save``; of other stages the result is kept."""
-        return None if _stage(entrant.load()) in ("select", "search") else super().unsaveable(entrant, data)
+        return None if _stage(entrant.load()) in ("select", "prune") else super().unsaveable(entrant, data)
 
     def refit(
         self, entrant: Entrant, data: FewShotData, seed: int, progress: Callable[[float], None] | None = None
@@ -230,6 +239,20 @@ class FewShotText(TrainingProblem):
         return Trained((learner,), tuple(usage))
 
 
+def _answerable(data: TextData, o: FewShotOptions) -> TextData:
+    """Return the data with texts about which the model can be asked."""
+    from anytask.incontext import GPT3
+
+    lm = _model(o.lm)  # a model that cannot be had is an error before any run starts
+    if not hasattr(lm, "count_tokens"):
+        return data
+    outputs = () if o.kind == "generation" else {*data.labels, *(one for row in data.choices or () for one in row)}
+    longest = max((lm.count_tokens(o.template.completion(one)) for one in outputs), default=31) + 1
+    asked: dict[str, Any] = {"template": o.template, "budget": o.context, "max_tokens": longest}
+    alone = GPT3(lm, 0, scoring="generate", beam_width=1, **asked).fit([], [])
+    return data.fitting(alone.fits, f"a prompt of {alone.room} tokens with its answer", o.bad_rows)
+
+
 def _prepared(entrant: Entrant, data: FewShotData, pool: np.ndarray, seed: int) -> _Prepared:
     """Return the entrant, fitted to the labels it bought in the pool."""
     source, o, lm = data.source, data.options, _model(data.options.lm)
@@ -246,9 +269,9 @@ def _prepared(entrant: Entrant, data: FewShotData, pool: np.ndarray, seed: int) 
     learner = _learner(entrant, data, lm, seed)
     if "annotate" in inspect.signature(learner.fit).parameters:
         learner.fit(texts, annotate)
-    else:
-        chosen = np.random.default_rng(derive(seed, "labels")).choice(len(texts), o.labels, replace=False)
-        learner.fit([texts[i] for i in chosen], annotate(chosen))
+    else:  # the labels that a pipeline buys which selects at random
+        chosen = np.random.default_rng(derive(seed, "select")).choice(len(texts), o.labels, replace=False)
+        learner.fit([texts[i] for i in chosen], annotate(chosen), **taken(learner.fit, options=data.choices))
     return _Prepared(learner, lm, len(bought), before)
 
 
@@ -259,70 +282,53 @@ def _model(spec: str) -> Any:
     return load_lm(spec)
 
 
+#: The stages of a pipeline, and the method by which a class is known as one.
+_STAGES = {"select": "select", "retrieve": "retrieve", "prune": "search", "compress": "compress"}
+
+
 def _stage(cls: type) -> str | None:
     """Which stage of a pipeline a class is; None if it answers by itself."""
-    return next((name for name in ("select", "retrieve", "search", "compress") if hasattr(cls, name)), None)
+    return next((name for name, verb in _STAGES.items() if hasattr(cls, verb) and not hasattr(cls, "predict")), None)
 
 
 def _learner(entrant: Entrant, data: FewShotData, lm: Any, seed: int) -> Any:
     """Return the entrant as something with ``fit`` and ``predict``; a stage gets a pipeline around it."""
     from anytask.incontext import Pipeline
-    from anytask.incontext.retrievers import LearnedRetriever
-    from anytask.lm.prompting import PromptTemplate
 
     o, cls = data.options, entrant.load()
-    template = PromptTemplate(o.format, description=o.description)
+    stage = _stage(cls)
     scoring = "generate" if o.kind == "generation" else o.scoring
-    common: dict[str, Any] = {"template": template, "scoring": scoring, "seed": seed}
+    asked: dict[str, Any] = {"template": o.template, "k": o.k, "scoring": scoring, "seed": seed}
     if scoring == "generate" and not lm.capabilities.local_weights:
-        common["beam_width"] = 1
-    whole_prompt: dict[str, Any] = {name: getattr(o, name) for name in ("labels", "k", "context", "rate")}
-    whole_prompt["choices"] = data.choices
-    if cls is Pipeline:
-        return replace(entrant, params=_resolve(entrant, seed)).make(lm=lm, **whole_prompt, **common)
-    stages: dict[str, Any] = {}
-    match _stage(cls):
-        case "select":
-            stages = {"select": entrant.make(seed=seed), "retrieve": "similar"}
-        case "retrieve":
-            # Each of the few labelled examples can be shown to each other one: a query has no more candidates.
-            udr = entrant.make("small", seed=seed, candidates={"l": min(8, o.labels - 1)})
-            stages = {"retrieve": LearnedRetriever(udr, lm, instruction=o.description or "", choices=data.choices)}
-        case "search":
-            stages = {"retrieve": "fixed", "prune": _searcher(entrant, o.search_budget)}
-        case "compress":
-            stages = {"compress": entrant.make(seed=seed)}
-        case None:
-            # What answers by itself counts demonstrations and tokens in words of its own.
-            return entrant.make(lm=lm, **common, k="max" if o.k is None else o.k, budget=o.context)
-    return Pipeline(lm, **whole_prompt, **common, **stages)
+        asked["beam_width"] = 1
+    if stage is None and cls is not Pipeline:
+        return entrant.make(lm=lm, **asked, budget=o.context)
+    asked |= {"choices": data.choices, "labels": o.labels, "context": o.context, "rate": o.rate}
+    if stage is None:  # a pipeline, whose stages may be named as "module:Class"
+        asked |= entrant.params
+        parts = {name: Entrant(name, asked[name]) for name in _STAGES if ":" in str(entrant.params.get(name))}
+    else:
+        asked["retrieve"] = {"select": "similar", "prune": "fixed"}.get(stage, "random")
+        parts = {stage: entrant}
+    return Pipeline(lm, **asked | {name: _part(name, part, data, lm, seed) for name, part in parts.items()})
 
 
-def _searcher(entrant: Entrant, budget: int) -> Callable[..., Any]:
+def _part(stage: str, entrant: Entrant, data: FewShotData, lm: Any, seed: int) -> Any:
+    from anytask.incontext.retrievers import LearnedRetriever
+
+    o = data.options
+    if hasattr(entrant.load(), "add_task"):
+        # Each of the few labelled examples can be shown to each other one: a query has no more candidates.
+        udr = entrant.make("small", seed=seed, candidates={"l": max(2, min(8, o.labels - 1))})
+        return LearnedRetriever(udr, lm, instruction=o.description or "", choices=data.choices)
+    if stage != "prune":
+        return entrant.make(seed=seed)
+
     def searcher(prompt: str, verbalizers: Any, seed: int) -> Any:
-        return entrant.make(prompt=prompt, verbalizers=verbalizers, budget=budget, seed=seed)
+        return entrant.make(prompt=prompt, verbalizers=verbalizers, budget=o.search_budget, seed=seed)
 
     searcher.__name__ = entrant.class_name
     return searcher
-
-
-def _resolve(entrant: Entrant, seed: int) -> dict[str, Any]:
-    """Replace "module:Class" values by an object of that class (``prune``: by what makes one)."""
-    out = dict(entrant.params)
-    for name in ("select", "retrieve", "compress", "prune"):
-        value = out.get(name)
-        if isinstance(value, str) and ":" in value:
-            part = Entrant(name, value)
-            out[name] = part.load() if name == "prune" else part.make(seed=seed)
-    return out
-
-
-def _prompt_lengths(learner: Any, queries: list[str], lm: Any) -> list[int]:
-    if hasattr(learner, "prompts"):
-        return [lm.count_tokens(prompt) for prompt in learner.prompts(queries)]
-    if hasattr(learner, "prompt"):
-        return [learner.prompt(query).n_tokens for query in queries]
-    return []
 
 
 def _metrics(answers: list[str], truth: list[str], kind: str) -> dict[str, float]:
@@ -335,26 +341,3 @@ def _metrics(answers: list[str], truth: list[str], kind: str) -> dict[str, float
 
         metrics["token_f1"] = float(np.mean([token_f1(a, t) for a, t in zip(answers, truth)]))
     return metrics
-
-
-def _examples(test: np.ndarray, source: TextData, answers: list[str], learner: Any) -> list[dict[str, str]]:
-    """The first few answers with their prompts, for the report."""
-    shown = [source.texts[i] for i in test[:3]]
-    prompts = learner.prompts(shown) if hasattr(learner, "prompts") else [""] * len(shown)
-    return [
-        {"input": text, "answer": answer, "truth": source.labels[i], "prompt": prompt}
-        for text, answer, i, prompt in zip(shown, answers, test, prompts)
-    ]
-
-
-def _kind(data: TextData, kind: str) -> str:
-    if kind == "auto":
-        if data.choices is not None:
-            return "multiple-choice"
-        distinct = len(set(data.labels))
-        return "classification" if 2 <= distinct <= max(2, min(50, len(data.labels) // 3)) else "generation"
-    if kind == "multiple-choice" and data.choices is None:
-        raise BadData(f"{data.name}: multiple choice needs rows with choices")
-    if kind == "classification" and len(set(data.labels)) < 2:
-        raise BadData(f"{data.name}: all texts have one label ({data.labels[0]!r}); classification needs at least 2")
-    return kind

@@ -141,16 +141,17 @@ class GPT3(Fitted):
             raise ValueError("balanced goes with random draws, and demos is a retriever, which chooses by the query")
         if self.scoring == "unconditional" and not self._context:
             raise ValueError("scoring='unconditional' needs words between input and output: give answer_context=")
-        if self._room is None:
+        if self.room is None:
             if self.k == "max":
                 raise ValueError("k='max' needs to know what fits: give budget= or use a model with a context_length")
         elif not hasattr(self.lm, "count_tokens"):
-            raise ValueError(f"budget={self._room} tokens need a model that counts them: this one has no count_tokens")
+            raise ValueError(f"budget={self.room} tokens need a model that counts them: this one has no count_tokens")
         else:
             self._assemble([], "", 0 if self.scoring in RULES else self.max_tokens)
 
     @property
-    def _room(self) -> int | None:
+    def room(self) -> int | None:
+        """Tokens that prompt and completion may take, None: nobody knows."""
         limits = [n for n in (self.budget, getattr(self.lm, "context_length", None)) if n is not None]
         return min(limits, default=None)
 
@@ -211,16 +212,26 @@ class GPT3(Fitted):
         """
         self._check_fitted()
         places = self._draw(query)
-        if reserve is None:
-            reserve = self._reserve(self.options_ or ()) if self.scoring in RULES else self.max_tokens
+        reserve = self._reserved() if reserve is None else reserve
         write = self.rewrite or str
         shown = [replace(self.pool_[i], input=write(self.pool_[i].input)) for i in places]
         prompt = self._assemble(shown, write(query), reserve)
         return replace(prompt, demos_used=tuple(places[i] for i in prompt.demos_used))
 
+    def fits(self, query: str) -> bool:
+        """Whether a query fits into a prompt, without any demonstration, beside what the completion needs."""
+        try:
+            self._assemble([], query, self._reserved())
+        except ValueError:
+            return False
+        return True
+
+    def _reserved(self) -> int:
+        return self._reserve(self.options_ or ()) if self.scoring in RULES else self.max_tokens
+
     def _assemble(self, demos: Sequence[Demonstration], query: str, reserve: int) -> Prompt:
         count = getattr(self.lm, "count_tokens", None)
-        return self._template.assemble(demos, query, count_tokens=count, budget=self._room, reserve=reserve)
+        return self._template.assemble(demos, query, count_tokens=count, budget=self.room, reserve=reserve)
 
     def _reserve(self, options: Sequence[str]) -> int:
         count = self.lm.count_tokens
