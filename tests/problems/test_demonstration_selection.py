@@ -164,6 +164,16 @@ def test_a_language_model_can_predict():
     assert outcome.kind == "sim" and outcome.metrics["accuracy"] > largest + 0.2
 
 
+def test_texts_that_the_model_cannot_read_are_named_left_out_or_cut():
+    made = intents(60)
+    texts = [*made.texts[:3], "word " * 5000, *made.texts[4:]]
+    with pytest.raises(BadData, match="texts, row 3: a text of 5000 words does not fit into a prompt of 1000 tokens"):
+        PROBLEM.load((texts, made.labels), budget=10, pool=30, lm=CopyLM())
+    data = PROBLEM.load((texts, made.labels), budget=10, pool=30, lm=CopyLM(), bad_rows="skip")
+    assert len(data.source.texts) == 59 and data.describe()["notes"][0].startswith("1 row was left out")
+    assert len(PROBLEM.load((texts, made.labels), budget=10, pool=30).source.texts) == 60  # vectors have no length
+
+
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [

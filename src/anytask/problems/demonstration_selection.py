@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
+import attrs
 import numpy as np
 
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
-from anytask.core.settings import free, real, text, whole
-from anytask.datasets.intents import intents
-from anytask.datasets.text import load_text
+from anytask.core.settings import choice, free, real, text, whole
+from anytask.datasets.labelled_vectors import LabelledVectors, load_vectors
+from anytask.datasets.text import BAD_ROWS, TextData
 from anytask.incontext.pool import AnnotatedPrompter, LMConfidence, NearestVote, Pool, check_selection
-from anytask.lm.search import as_vectors
+from anytask.lm.prompting import PromptTemplate
 from anytask.problems.base import Entrant, Metric, Outcome
+from anytask.problems.language import answerable, model_of
 from anytask.problems.options import Options
 from anytask.problems.training import LoadedData, Progress, TrainingProblem, taken
-
-BUILTIN = ("digits", "intents")
 
 
 class SelectionOptions(Options):
     """How much may be bought, from how many, and who predicts."""
 
-    read_only: ClassVar[tuple[str, ...]] = ("text", "label")
+    read_only: ClassVar[tuple[str, ...]] = ("text", "label", "bad_rows")
 
     budget: int = whole(18, "labels that may be bought")
     pool: int | None = whole(
@@ -40,6 +37,7 @@ class SelectionOptions(Options):
     lm: Any = free(None, "language model that predicts instead of the vote: a name or folder, for texts only")
     label: str = text("label", "column of the labels")
     text: str = text("text", "column of the texts")
+    bad_rows: str = choice("refuse", BAD_ROWS, "rows that cannot be used: an error, left out, or cut")
 
     @property
     def lm_name(self) -> str | None:
@@ -49,35 +47,6 @@ class SelectionOptions(Options):
     def of_a_run(self) -> dict[str, Any]:
         """Return the values that change what a run sees, the language model by its name."""
         return super().of_a_run() | {"lm": self.lm_name}
-
-
-@dataclass(frozen=True)
-class LabelledVectors:
-    """A labelled set.
-
-    Attributes
-    ----------
-    name : str
-        Where it is from.
-    vectors : ndarray of shape (n, d)
-        What similarity is computed on.
-    labels : ndarray of shape (n,)
-        Revealed only for what an entrant selects.
-    texts : tuple of str or None
-        The texts, where there are any.
-    """
-
-    name: str
-    vectors: np.ndarray
-    labels: np.ndarray
-    texts: tuple[str, ...] | None
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the content."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.vectors).tobytes())
-        digest.update("\x1f".join(map(str, self.labels)).encode())
-        return digest.hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -102,7 +71,7 @@ class SelectionData(LoadedData):
         n = self.options.pool
         return order[:n], order[n : n + self.options.test]
 
-    @cached_property
+    @property
     def choices(self) -> list[str]:
         """The classes."""
         return sorted(set(map(str, self.source.labels)))
@@ -165,7 +134,14 @@ class DemonstrationSelection(TrainingProblem):
             If the data or the options cannot be used.
         """
         o = self.check_options(options)
-        data = _read(source, o.text, o.label)
+
+        def readable(data: TextData) -> TextData:
+            if o.lm is None:
+                return data
+            budget = attrs.fields(AnnotatedPrompter).budget.default
+            return answerable(data, model_of(o.lm), PromptTemplate(), budget=budget, written=False, bad_rows=o.bad_rows)
+
+        data = load_vectors(source, o.text, o.label, o.bad_rows, readable)
         n = len(data.labels)
         if len(set(data.labels.tolist())) < 2:
             raise BadData(f"{data.name}: all labels are {data.labels[0]!r}; at least two classes are needed")
@@ -212,7 +188,7 @@ class DemonstrationSelection(TrainingProblem):
 
         texts = None if source.texts is None else [source.texts[i] for i in places]
         pool = Pool(source.vectors[places], texts=texts, annotate=annotate)
-        lm = _language_model(o.lm)
+        lm = model_of(o.lm)
         vote = NearestVote(n_neighbors=o.n_neighbors, temperature=o.temperature)
         confidence = vote if lm is None else LMConfidence(lm, choices=data.choices)
         selector = entrant.make(seed=derive(seed, "entrant") % 2**32)
@@ -227,7 +203,7 @@ class DemonstrationSelection(TrainingProblem):
         """Predict the test items from the labels that were bought."""
         source, o = data.source, data.options
         places, test = data.split(seed)
-        labels, lm = source.labels[places], _language_model(o.lm)
+        labels, lm = source.labels[places], model_of(o.lm)
         if lm is None:
             predicted = NearestVote(n_neighbors=o.n_neighbors, temperature=o.temperature).predict(
                 trained.pool, source.vectors[test]
@@ -244,40 +220,3 @@ class DemonstrationSelection(TrainingProblem):
         }
         details = {"annotated": dict(counts), "indices": trained.indices}
         return Outcome(metrics, details, {"labels": len(trained.bought)}, None if lm is None else lm.kind)
-
-
-def _language_model(lm: Any) -> Any:
-    if isinstance(lm, (str, Path)):
-        from anytask.lm import load_lm
-
-        return load_lm(str(lm))
-    return lm
-
-
-def _read(source: Any, text: str, label: str) -> LabelledVectors:
-    if isinstance(source, str) and source == "digits":
-        from sklearn.datasets import load_digits
-
-        X, y = load_digits(return_X_y=True)
-        return LabelledVectors("digits", X.astype(np.float32), y, None)
-    if isinstance(source, str) and source == "intents":
-        source = intents()
-    if isinstance(source, (tuple, list)) and len(source) == 2 and not _are_texts(source[0]):
-        try:
-            vectors = as_vectors(source[0], "vectors")
-        except (TypeError, ValueError) as error:
-            raise BadData(str(error)) from error
-        labels = np.asarray(source[1])
-        if labels.shape != (len(vectors),):
-            raise BadData(f"labels must have shape ({len(vectors)},) like the vectors, got {labels.shape}")
-        return LabelledVectors("vectors", vectors, labels, None)
-    if isinstance(source, str) and "." not in source and not Path(source).exists():
-        raise BadData(f"no data {source!r}: built in are {', '.join(BUILTIN)}; else give a .jsonl or .csv file")
-    data = load_text(source, text, label, min_rows=4)
-    from anytask.lm.embeddings import Embedder
-
-    return LabelledVectors(data.name, Embedder().embed(data.texts), np.array(data.labels), data.texts)
-
-
-def _are_texts(part: Any) -> bool:
-    return len(part) > 0 and isinstance(part[0], str)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,16 +19,11 @@ from anytask.lm.option_scoring import RULES
 from anytask.lm.prompting import PromptTemplate
 from anytask.lm.protocol import MissingCapability
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
+from anytask.problems.language import answerable, check_k, model_of
 from anytask.problems.options import Options
 from anytask.problems.training import LoadedData, Progress, TrainingProblem, taken
 
 _PIPELINE, _GPT3 = "anytask.incontext:Pipeline", "anytask.incontext:GPT3"
-
-
-def _check_k(k: Any) -> None:
-    from anytask.incontext.base import check_shots
-
-    check_shots(k)
 
 
 class FewShotOptions(Options):
@@ -43,7 +37,7 @@ class FewShotOptions(Options):
     target: str = text("label", "name of the column or key that holds the label or the answer")
     kind: str = choice("auto", ("auto", *KINDS), "kind of task; multiple-choice needs rows with choices")
     labels: int = whole(18, "how many labels may be bought", at_least=0)
-    k: Any = free(8, "most demonstrations in a prompt, or max: as many as fit", _check_k)
+    k: Any = free(8, "most demonstrations in a prompt, or max: as many as fit", check_k)
     context: int | None = whole(None, "most tokens of a prompt with its answer (none: the model's)", optional=True)
     scoring: str = choice("mean", RULES, "how options are ranked")
     description: str | None = text(None, "sentence that opens every prompt", optional=True)
@@ -135,7 +129,8 @@ class FewShotText(TrainingProblem):
             raise BadData("few-shot-text needs a language model: --lm FOLDER, a Hugging Face name, a URL or tiny:icl")
         data = load_text(source, text=o.text, label=o.target, bad_rows=o.bad_rows)
         o = o.evolve(kind=data.kind(o.kind))
-        loaded = FewShotData(_answerable(data, o), o)
+        how: dict[str, Any] = {"written": o.kind == "generation", "budget": o.context, "bad_rows": o.bad_rows}
+        loaded = FewShotData(answerable(data, model_of(o.lm), o.template, **how), o)
         pool, test = loaded.split(0)
         if o.labels > len(pool):
             raise BadData(f"{data.name}: {o.labels} labels are to be bought from a pool of {len(pool)} texts")
@@ -163,7 +158,7 @@ class FewShotText(TrainingProblem):
     def refuses(self, entrant: Entrant, data: FewShotData) -> str | None:
         """Say what a system needs that the data, the options or the model do not give."""
         try:
-            _learner(entrant, data, _model(data.options.lm), 0)
+            _learner(entrant, data, model_of(data.options.lm), 0)
         except (ValueError, TypeError, MissingCapability) as error:
             return str(error)
         return None
@@ -239,23 +234,9 @@ class FewShotText(TrainingProblem):
         return Trained((learner,), tuple(usage))
 
 
-def _answerable(data: TextData, o: FewShotOptions) -> TextData:
-    """Return the data with texts about which the model can be asked."""
-    from anytask.incontext import GPT3
-
-    lm = _model(o.lm)  # a model that cannot be had is an error before any run starts
-    if not hasattr(lm, "count_tokens"):
-        return data
-    outputs = () if o.kind == "generation" else {*data.labels, *(one for row in data.choices or () for one in row)}
-    longest = max((lm.count_tokens(o.template.completion(one)) for one in outputs), default=31) + 1
-    asked: dict[str, Any] = {"template": o.template, "budget": o.context, "max_tokens": longest}
-    alone = GPT3(lm, 0, scoring="generate", beam_width=1, **asked).fit([], [])
-    return data.fitting(alone.fits, f"a prompt of {alone.room} tokens with its answer", o.bad_rows)
-
-
 def _prepared(entrant: Entrant, data: FewShotData, pool: np.ndarray, seed: int) -> _Prepared:
     """Return the entrant, fitted to the labels it bought in the pool."""
-    source, o, lm = data.source, data.options, _model(data.options.lm)
+    source, o, lm = data.source, data.options, model_of(data.options.lm)
     before = lm.usage.total
     texts, labels = [source.texts[i] for i in pool], [source.labels[i] for i in pool]
     bought: set[int] = set()
@@ -273,13 +254,6 @@ def _prepared(entrant: Entrant, data: FewShotData, pool: np.ndarray, seed: int) 
         chosen = np.random.default_rng(derive(seed, "select")).choice(len(texts), o.labels, replace=False)
         learner.fit([texts[i] for i in chosen], annotate(chosen), **taken(learner.fit, options=data.choices))
     return _Prepared(learner, lm, len(bought), before)
-
-
-@lru_cache(maxsize=2)
-def _model(spec: str) -> Any:
-    from anytask.lm import load_lm
-
-    return load_lm(spec)
 
 
 #: The stages of a pipeline, and the method by which a class is known as one.
