@@ -12,6 +12,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from anytask.control import demonstrations, evaluate, make
+from anytask.control.base import SingleEnv
 from anytask.control.envs.reach import Reach as ReachEnv
 from anytask.control.parts.observation_encoders import ObservationEncoder
 from anytask.control.parts.policy_gradient import normalize, ppo_loss
@@ -214,6 +215,33 @@ def test_a_roll_holds_whole_episodes_one_after_another(demos):
     # The data set shows the actions that were sent, and these are the chains' own.
     sent = policy._sent(chain.actions[:, policy._executed])
     torch.testing.assert_close(torch.from_numpy(e.actions[policy._decisions(e).steps(3)]), sent[:, 0])
+
+
+class Native(gymnasium.vector.VectorEnv):
+    """Restarts in the step after an episode's end."""
+
+    def __init__(self, n):
+        single = lambda: gymnasium.wrappers.TimeLimit(SingleEnv(ReachEnv), 5)  # noqa: E731
+        self.inner, self.num_envs = gymnasium.vector.SyncVectorEnv([single] * n), n
+        self.metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
+        for name in ("single_observation_space", "observation_space", "single_action_space", "action_space"):
+            setattr(self, name, getattr(self.inner, name))
+
+    def reset(self, *, seed=None, options=None):
+        return self.inner.reset(seed=seed)
+
+    def step(self, actions):
+        return self.inner.step(actions)
+
+
+def test_the_step_that_restarts_an_episode_is_no_decision(demos):
+    policy = tiny(**CHUNKS).fit(demos)
+    env = make(Native(3))
+    e, recorder = policy._play(env, policy.net_, 8, "test")
+    c, chain = recorder.recorded(8)
+    torch.testing.assert_close(c, policy._transitions(e, 3).features)
+    sent = policy._sent(chain.actions[:, policy._executed])
+    torch.testing.assert_close(torch.from_numpy(e.actions[policy._decisions(e).steps(3)]), sent[:, 0].clamp(-1, 1))
 
 
 def test_advantages_bootstrap_cut_chunks_by_the_steps_they_took():
@@ -547,7 +575,7 @@ class Broken(ReachEnv):
 
 
 @pytest.mark.parametrize(
-    ("broken", "what"), [("observation", "observation"), ("reward", "rewards must be finite"), ("final", "NaN|finite")]
+    ("broken", "what"), [("observation", "observation"), ("reward", "reward of Broken"), ("final", "NaN|finite")]
 )
 def test_a_world_that_breaks_ends_the_online_stage_by_name(distilled, broken, what):
     policy, world = copy.deepcopy(distilled), Broken(4)

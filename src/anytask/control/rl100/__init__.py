@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from gymnasium import Env
 from gymnasium.spaces import Box
+from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
 from anytask.control.adapters import make
@@ -545,9 +546,8 @@ class RL100(Estimator):
 
     def _world_of(self, env: Any, episodes: int) -> Any:
         """Return the environment in which to play, and keep the bounds of its actions."""
-        if not hasattr(env, "num_envs"):
-            n = 1 if isinstance(env, Env) else min(episodes, 32)
-            env = make(env, n, seed=derive(self.seed, "env") % 2**31, device=str(self._device))
+        n = None if isinstance(env, VectorEnv) else 1 if isinstance(env, Env) else min(episodes, 32)
+        env = make(env, n, seed=derive(self.seed, "env") % 2**31, device=str(self._device))
         space = env.single_action_space
         if not isinstance(space, Box) or int(np.prod(space.shape)) != self.action_dim_:
             raise ValueError(f"the policy has {self.action_dim_} continuous action dimensions, and {env} takes {space}")
@@ -565,7 +565,7 @@ class RL100(Estimator):
             chain = process.sample(net, c, generator)
             return Decided(c, self._sent(chain.actions[:, self._executed]), chain)
 
-        recorder = Recorder(decide, self._new_memory(), env.num_envs)
+        recorder = Recorder(decide, self._new_memory(), env)
         seed = derive(self.seed, "play", self.stage_, *path) % 2**31
         return collect(recorder, env, episodes, seed=seed), recorder
 

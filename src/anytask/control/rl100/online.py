@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor, nn
 
 from anytask.control.parts.policy_gradient import gae, kl_adaptive_lr, minibatches, ppo_loss, value_loss
@@ -35,13 +36,15 @@ class Recorder:
     decide : callable
         Maps windows to what is done next.
     memory : Memory
-    num_envs : int
-        Parallel environments in which it plays.
+    env : VectorEnv
+        In which it plays.
     """
 
-    def __init__(self, decide: Callable[[Window], Decided], memory: Memory, num_envs: int) -> None:
+    def __init__(self, decide: Callable[[Window], Decided], memory: Memory, env: VectorEnv) -> None:
         self.decide, self.memory = decide, memory
-        self.running = torch.arange(num_envs, device=memory.device)  # number of the episode in each environment
+        # Where a restart takes a step, every other "episode" is that step.
+        self.waits = env.metadata.get("autoreset_mode") == AutoresetMode.NEXT_STEP
+        self.running = torch.arange(env.num_envs, device=memory.device)  # number of the episode in each environment
         self.episodes: list[Tensor] = []  # that the decisions in the log belong to, (m,) each
         self.log: list[Decided] = []
 
@@ -64,6 +67,9 @@ class Recorder:
     def recorded(self, episodes: int) -> tuple[Tensor, Chain]:
         """Return features (n, width) and chains of the first ``episodes`` ones, one after another."""
         episode = torch.cat(self.episodes)
+        if self.waits:
+            turn, row = episode // len(self.running), episode % len(self.running)
+            episode = torch.where(turn % 2 == 0, turn // 2 * len(self.running) + row, episodes)
         rows = episode.argsort(stable=True)[: int((episode < episodes).sum())]
         c, chain = joined([(d.features, d.chain) for d in self.log])
         return c[rows], Chain(chain.states[:, rows], chain.log_prob[:, rows])
