@@ -202,6 +202,18 @@ def test_bad_observations_are_refused(name):
 
 
 @each_policy
+def test_an_observation_that_was_refused_changes_nothing(name):
+    policy = trained(name)
+    expected = acts(policy)
+    policy.reset()
+    for obs, action in zip(seen(), expected):
+        for bad in (obs * torch.nan, obs[:, :1], obs[:, :1].numpy(), {"other": obs}):
+            with pytest.raises(ValueError, match=r"NaN|shape|keys"):
+                policy.act(bad)
+        assert torch.equal(policy.act(obs), action)
+
+
+@each_policy
 def test_a_folder_tells_its_class_and_no_device(name, tmp_path):
     policy = trained(name)
     policy.save(tmp_path / "policy")

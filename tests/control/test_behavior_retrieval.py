@@ -16,6 +16,7 @@ from anytask.control.behavior_retrieval.figures import (
     similarity_over_time,
 )
 from anytask.control.behavior_retrieval.nearest import nearest_distance
+from anytask.core.checks import NotFinite
 from anytask.datasets.episodes import Episode, Episodes
 from anytask.problems.base import merged
 
@@ -289,7 +290,7 @@ def test_a_failed_correction_changes_nothing():
     with pytest.raises(KeyboardInterrupt):
         model.correct(walk(-1.0), progress=stop)
     assert model.ring_ == [] and model.n_corrections_ == 0 and (model.scores_ == before).all()
-    with pytest.raises(ValueError, match="corrections need"):
+    with pytest.raises(ValueError, match="the corrections: observation 'observation' is missing"):
         model.correct(Episode({"other": [[0.0]]}, [[0.0, 0.0]]))
 
 
@@ -312,6 +313,53 @@ def test_a_failed_fit_leaves_the_system_as_it_was():
     assert model.scores_ is before
 
 
+def test_an_embedder_that_diverges_is_refused_by_its_stage_and_nothing_is_kept():
+    class Broken(nn.Module):
+        def embed(self, obs, action):
+            return torch.log(action * 0 - 1)
+
+    expert, prior = worlds()
+    model = tiny().fit(expert, prior)
+    before = vars(model).copy()
+    for embedding, stage in (
+        ({"lr": 1e38}, "the embedder"), ({"embedder": "time-contrastive", "lr": 1e38}, "the embedder"),
+        ({"embedder": Broken()}, "the embedding of a transition is NaN"),
+    ):  # fmt: skip
+        fresh = tiny(embedding=embedding)
+        with pytest.raises(NotFinite, match=stage):
+            fresh.fit(expert, prior)
+        with pytest.raises(NotFittedError):
+            fresh.act(np.zeros(2))
+        broken = model.embedding
+        model.embedding = fresh.embedding
+        with pytest.raises(NotFinite, match=stage):
+            model.fit(expert, prior)
+        model.embedding = broken
+        assert vars(model).keys() == before.keys() and all(vars(model)[k] is v for k, v in before.items())
+
+
+@pytest.mark.parametrize("embedder", ["vae", "time-contrastive", "raw"])
+def test_episodes_of_one_step_are_enough(embedder):
+    one = [Episode([[x, x]], [[x, -x]]) for x in (0.0, 0.1, 5.0)]
+    expert, prior = Episodes.from_list(one[:1]), Episodes.from_list(one)
+    core = {"core": "lstm", "hidden": (8,)}
+    model = tiny(cloning=core, embedding={"embedder": embedder, "batch_size": 2}).fit(expert, prior)
+    assert model.scores_[0] == 1.0 and np.isfinite(model.act(np.zeros((2, 2), np.float32))).all()
+    alike = Episodes.from_list(one[:1] * 3)  # every distance is 0, and no value varies
+    assert tiny(embedding={"embedder": embedder}).fit(expert, alike).selected_.all()
+    model.correct(one[0])
+    assert [len(e) for e in model.ring_] == [1]
+
+
+def test_actions_that_are_choices_are_refused_before_anything_is_trained():
+    expert, prior = worlds()
+    choices = Episodes.from_list([Episode(np.zeros((3, 2)), np.ones((2, 2), int))])
+    assert "real-valued actions" in BehaviorRetrieval.refuses(choices) and BehaviorRetrieval.refuses(expert) is None
+    for data in ((choices, prior), (expert, choices)):
+        with pytest.raises(ValueError, match="BehaviorRetrieval cannot learn from these episodes: it imitates real"):
+            tiny(embedding={"steps": 10**9}).fit(*data)
+
+
 def test_data_that_do_not_fit_together_are_refused():
     expert, _ = worlds()
     with pytest.raises(ValueError, match="needs prior data"):
@@ -324,6 +372,10 @@ def test_data_that_do_not_fit_together_are_refused():
     other = Episodes.from_list([Episode({"b": np.zeros((3, 2))}, np.zeros((2, 2)))])
     with pytest.raises(ValueError, match="observations"):
         tiny().fit(expert, other)
+    model = tiny().fit(expert, expert)
+    for data, message in ((wide, r"shape \(5,\), \(2,\) is wanted"), (other, "'observation' is missing")):
+        with pytest.raises(ValueError, match=message):
+            model.embed(data)
     narrow = Episodes.from_list([Episode(np.zeros((3, 2)), np.zeros((2, 1)))])
     with pytest.raises(ValueError, match="prior has the action dimension 1 instead of 2"):
         tiny().fit(expert, narrow)

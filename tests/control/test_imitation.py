@@ -10,8 +10,9 @@ from torch import nn
 
 from anytask.control.behavior_retrieval.nearest import nearest_distance
 from anytask.control.behavior_retrieval.state_action_vae import PlainFeatures, StateActionVAE, TimeContrastive
-from anytask.control.parts.imitation import BehaviorCloning, Source, joint_batch
+from anytask.control.parts.imitation import BehaviorCloning, CloningSettings, Rows, Source
 from anytask.control.parts.imitation_nets import MixtureHead, MSEHead, PolicyNet, _cropped, mixture_log_prob
+from anytask.core.checks import NotFinite
 from anytask.datasets.episodes import Episode, Episodes, statistics_of
 from anytask.parts.vae import diagonal_gaussian_kl
 
@@ -75,14 +76,22 @@ def test_the_squared_error_is_a_unit_gaussian_up_to_constants():
     torch.testing.assert_close(-head.log_prob(h, a), head.loss(h, a) + constant)
 
 
+def tables(sources):
+    return [Rows(source.episodes, ["observation"], torch.device("cpu")) for source in sources]
+
+
 def test_every_batch_holds_equally_many_of_each_source_and_only_what_has_weight():
-    small, large = data(1), data(9)
+    small, large = data(1), Episodes.from_list([walk(seed=i) for i in range(1, 10)])
     weights = np.zeros(large.steps)
     weights[[3, 50, 107]] = (1.0, 3.0, 0.0)
     rng = np.random.default_rng(0)
-    drawn = [joint_batch([Source(small), Source(large, weights)], 16, rng) for _ in range(200)]
-    assert all([len(part) for part in batch] == [16, 16] for batch in drawn)
-    second = np.concatenate([batch[1] for batch in drawn])
+    policy = BehaviorCloning(steps=1, **FAST).fit(small)
+    _, actions, valid = policy._draw(sources := [Source(small), Source(large, weights)], tables(sources), rng)
+    assert len(actions) == len(valid) == 2 * FAST["batch_size"]
+    half = FAST["batch_size"]
+    assert np.isin(actions[:half].numpy(), small.actions).all()
+    assert not np.isin(actions[half:].numpy(), small.actions).any()
+    second = np.concatenate([Source(large, weights).draw(16, rng) for _ in range(200)])
     assert set(second.tolist()) == {3, 50}
     assert (second == 50).mean() == pytest.approx(0.75, abs=0.03)
 
@@ -191,10 +200,8 @@ def test_pictures_and_numbers_together():
 
 
 def test_the_resnet_trunk_gives_keypoints():
-    net = PolicyNet(
-        {"camera": (40, 40, 3)}, 2, trunks="spatial-softmax", trunk_width=16, crop=None, core="mlp", hidden=(8,),
-        make_head=lambda w: MSEHead(w, 2), seed=0,
-    )  # fmt: skip
+    settings = CloningSettings(trunks="spatial-softmax", trunk_width=16, core="mlp", hidden=(8,), head="mse")
+    net = PolicyNet({"camera": (40, 40, 3)}, 2, settings, seed=0)
     assert net.trunks[0].keypoints.width == 64  # 32 keypoints of two coordinates
     assert net({"camera": torch.zeros(1, 2, 40, 40, 3, dtype=torch.uint8)}).shape == (1, 2, 8)
 
@@ -240,6 +247,44 @@ def test_a_failure_leaves_the_policy_as_it_was():
         (fresh := BehaviorCloning(steps=10, **FAST)).fit(e, progress=stop)
     with pytest.raises(NotFittedError, match="call fit"):
         fresh.act(torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("core", ["mlp", "lstm"])
+def test_an_observation_that_gives_no_action_changes_nothing(core):
+    policy = BehaviorCloning(**{**FAST, "core": core, "steps": 2, "evaluation": "low-noise"}).fit(data())
+    x = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0))
+    expected = [policy.act(obs) for obs in x]
+    policy.reset()
+    for obs, action in zip(x, expected):
+        for bad in (obs * torch.nan, obs[:, :1], {"other": obs}):
+            with pytest.raises(ValueError, match=r"NaN|shape|keys"):
+                policy.act(bad)
+        if core == "mlp":  # which has no gates that saturate
+            with pytest.raises(NotFinite, match="the encoded observation is NaN"):
+                policy.act(torch.full_like(obs, 3e38))
+        assert torch.equal(policy.act(obs), action)
+
+
+def test_weights_that_diverge_are_refused_by_their_stage_and_taken_back():
+    policy = BehaviorCloning(steps=5, evaluation="mode", **FAST).fit(data())
+    x = data().observations["observation"]
+    before = policy.act(x)
+    policy._optimizer.param_groups[0]["lr"] = 1e38
+    with pytest.raises(NotFinite, match="behavior cloning"):
+        policy.train(data(), 5)
+    assert np.array_equal(policy.act(x), before) and policy.steps_ == 5
+    with pytest.raises(NotFinite, match="behavior cloning"):
+        (fresh := BehaviorCloning(**{**FAST, "lr": 1e38}, steps=5)).fit(data())
+    with pytest.raises(NotFittedError):
+        fresh.act(x)
+
+
+@pytest.mark.parametrize("core", ["mlp", "lstm"])
+def test_episodes_of_one_step_are_learned_from(core):
+    one = Episodes.from_list([Episode([[0.5]], [[v]]) for v in (1.0, 1.0)])  # nothing varies, and nothing follows
+    policy = BehaviorCloning(head="mse", **{**FAST, "core": core, "steps": 60}).fit(one)
+    np.testing.assert_allclose(policy.predict(one), 1.0, atol=0.1)
+    assert np.isfinite(policy.log_prob(one)).all()
 
 
 def test_mistakes_are_named():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from anytask.control.parts.acting import Given
 from anytask.control.parts.imitation import Source
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
+from anytask.core.rollback import rollback
 from anytask.core.settings import real
 from anytask.datasets.episodes import Episodes
 
@@ -98,7 +100,22 @@ class OracleSelection(Imitator):
         return [Source(episodes), Source(_needed(prior, self), self.selected_)]
 
 
-class PretrainFinetune(Imitator):
+class _InTurn(Imitator):
+    """Base of those that imitate one data set after another."""
+
+    finetune_share: float
+
+    def _train_in_turn(self, first: Episodes, then: Episodes, progress: Progress | None) -> None:
+        self.policy_ = self._new_policy(1)
+        self.policy_.build(self.shapes_, self.action_dim_, self.statistics_)
+        early = max(1, round((1 - self.finetune_share) * self.policy_.steps))
+        self.policy_.train(first, early, portion(progress, 0.0, 1 - self.finetune_share))
+        if self.finetune_share:
+            late = max(1, self.policy_.steps - early)
+            self.policy_.train(then, late, portion(progress, 1 - self.finetune_share, 1.0))
+
+
+class PretrainFinetune(_InTurn):
     """Imitate the prior data first, then the demonstrations.
 
     Parameters
@@ -112,15 +129,10 @@ class PretrainFinetune(Imitator):
     finetune_share: float = real(0.5, "part of the gradient steps for the demonstrations", above=0, below=1)
 
     def _fit(self, episodes: Episodes, prior: Episodes | None, progress: Progress | None) -> None:
-        self.policy_ = self._new_policy(1)
-        late = max(1, round(self.finetune_share * self.policy_.steps))
-        early = max(1, self.policy_.steps - late)
-        self.policy_.build(self.shapes_, self.action_dim_, self.statistics_)
-        self.policy_.train(_needed(prior, self), early, portion(progress, 0.0, 1 - self.finetune_share))
-        self.policy_.train(episodes, late, portion(progress, 1 - self.finetune_share, 1.0))
+        self._train_in_turn(_needed(prior, self), episodes, progress)
 
 
-class GoalConditioned(Imitator):
+class GoalConditioned(_InTurn):
     """Goal-conditioned behaviour cloning: learn from all data how they reached where they ended, then ask for the
     expert's ends.
 
@@ -149,21 +161,17 @@ class GoalConditioned(Imitator):
         self.statistics_ = everything.statistics()
         self.shapes_ = {k: everything.shape_of(k) for k in sorted(everything.keys)}
         self.goals_ = {k: np.asarray(v[:]) for k, v in episodes.final_observations.items()}
-        self.policy_ = self._new_policy(1)
-        late = round(self.finetune_share * self.policy_.steps)
-        self.policy_.build(self.shapes_, self.action_dim_, self.statistics_)
-        self.policy_.train(everything, self.policy_.steps - late, portion(progress, 0.0, 1 - self.finetune_share))
-        if late:
-            self.policy_.train(expert, late, portion(progress, 1 - self.finetune_share, 1.0))
+        self._train_in_turn(everything, expert, progress)
         self.reset()
 
     def act(self, obs: Any, *, deterministic: bool = True) -> Any:
         self._check_fitted()
         given = Given(obs, {name: goals.shape[1:] for name, goals in self.goals_.items()}, self._device)
-        if self._chosen is None or len(self._chosen) != given.n:
-            self._chosen = self._draw(given.n)
-        asked = {f"goal/{name}": torch.from_numpy(goals)[self._chosen] for name, goals in self.goals_.items()}
-        return given.answer(self.policy_.act({**given.tensors, **asked}, deterministic=deterministic))
+        with rollback(self, skip=frozenset(vars(self)) - {"_chosen", "_generator"}):
+            if self._chosen is None or len(self._chosen) != given.n:
+                self._chosen = self._draw(given.n)
+            asked = {f"goal/{name}": torch.from_numpy(goals)[self._chosen] for name, goals in self.goals_.items()}
+            return given.answer(self.policy_.act({**given.tensors, **asked}, deterministic=deterministic))
 
     def reset(self, rows: Tensor | None = None) -> None:
         super().reset(rows)
@@ -202,18 +210,12 @@ def with_goals(episodes: Episodes, goals: Mapping[str, np.ndarray] | None = None
     goals : mapping of key to array (E, ...), optional
         Other goals, one per episode.
     """
-    ends = episodes.final_observations if goals is None else goals
-    seen = {f"goal/{k}": _PerEpisode(np.asarray(v[:]), episodes.episode_of) for k, v in ends.items()}
-    final = {f"goal/{k}": np.asarray(v[:]) for k, v in ends.items()}
-    return Episodes(
-        {**episodes.observations, **{k: v[:] if v.small else v for k, v in seen.items()}},
-        episodes.actions,
-        episodes.rewards,
-        episodes.terminated,
-        episodes.truncated,
-        {**episodes.final_observations, **final},
-        episodes.lengths,
-        episodes.attributes,
+    ends = {f"goal/{k}": np.asarray(v[:]) for k, v in (goals or episodes.final_observations).items()}
+    seen = {k: v[episodes.episode_of] if v.ndim < 4 else _PerEpisode(v, episodes.episode_of) for k, v in ends.items()}
+    return replace(
+        episodes,
+        observations={**episodes.observations, **seen},
+        final_observations={**episodes.final_observations, **ends},
     )
 
 
@@ -223,7 +225,6 @@ class _PerEpisode:
     def __init__(self, values: np.ndarray, episode_of: np.ndarray) -> None:
         self.values, self.episode_of = values, episode_of
         self.shape, self.dtype = (len(episode_of), *values.shape[1:]), values.dtype
-        self.small = values.ndim < 4
 
     def __len__(self) -> int:
         return self.shape[0]

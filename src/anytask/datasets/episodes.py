@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -14,6 +14,14 @@ from numpy.typing import ArrayLike
 
 #: The key under which an observation that is a single array is kept.
 OBSERVATION = "observation"
+#: How many channels an image may have.
+CHANNELS = (1, 3, 4)
+_PER_STEP = ("actions", "rewards", "terminated", "truncated")
+
+
+def is_image(shape: Sequence[int]) -> bool:
+    """Say whether observations of this shape are images: three axes, of which the last or the first is the channels."""
+    return len(shape) == 3 and (shape[-1] in CHANNELS or shape[0] in CHANNELS)
 
 
 class Windows(NamedTuple):
@@ -178,8 +186,8 @@ class Episodes:
         return tuple(self.observations[key].shape[1:])
 
     def is_image(self, key: str) -> bool:
-        """Whether a key holds images: three axes per step."""
-        return len(self.shape_of(key)) == 3
+        """Whether a key holds images."""
+        return is_image(self.shape_of(key))
 
     # -- content --------------------------------------------------------------------------------------------------
 
@@ -219,19 +227,16 @@ class Episodes:
             raise ValueError(f"episodes are numbered 0 to {len(self) - 1}, got {chosen.min()} to {chosen.max()}")
         chosen = chosen % len(self)
         rows = np.concatenate([np.arange(self.starts[i], self.ends[i] + 1) for i in chosen])
-        facts = {k: v[chosen] if self._per_episode(v) else v for k, v in self.attributes.items()}
-        return type(self)(
-            {k: np.asarray(v[rows]) for k, v in self.observations.items()},
-            self.actions[rows],
-            self.rewards[rows],
-            self.terminated[rows],
-            self.truncated[rows],
-            {k: np.asarray(v[chosen]) for k, v in self.final_observations.items()},
-            self.lengths[chosen],
-            facts,
+        return replace(
+            self,
+            observations={k: np.asarray(v[rows]) for k, v in self.observations.items()},
+            final_observations={k: np.asarray(v[chosen]) for k, v in self.final_observations.items()},
+            lengths=self.lengths[chosen],
+            attributes={k: v[chosen] if self._per_episode(v) else v for k, v in self.attributes.items()},
+            **{name: getattr(self, name)[rows] for name in _PER_STEP},
         )
 
-    def windows(self, length: int, *, before: int = 0, pad: bool = True) -> Windows:
+    def windows(self, length: int, *, before: int = 0, pad: bool = True, steps: np.ndarray | None = None) -> Windows:
         """Return runs of ``length`` steps that never leave an episode.
 
         Parameters
@@ -243,17 +248,20 @@ class Episodes:
         pad : bool, default True
             One window per step, those that stick out filled by repeating the episode's first or last step (``valid`` is
             False there). Without it, only windows that fit.
+        steps : array (N,), optional
+            The windows of these steps alone.
 
         Returns
         -------
         Windows
-            ``rows`` and ``valid``, each (N, length); with ``pad``, N = T and row ``t`` belongs to step ``t``.
+            ``rows`` and ``valid``, each (N, length); with ``pad`` there is one per step, in the order of the steps.
         """
         if length < 1 or not 0 <= before < length:
             raise ValueError(f"length must be at least 1 and before in 0..length - 1, got {length} and {before}")
-        raw = np.arange(self.steps)[:, None] + np.arange(length) - before
-        first, last = self.starts[self.episode_of][:, None], self.ends[self.episode_of][:, None]
-        rows = np.clip(raw, first, last)
+        at = np.arange(self.steps) if steps is None else steps
+        raw = at[:, None] + np.arange(length) - before
+        of = self.episode_of[at]
+        rows = np.clip(raw, self.starts[of][:, None], self.ends[of][:, None])
         valid = rows == raw
         if not pad:
             whole = valid.all(1)
@@ -275,7 +283,7 @@ class Episodes:
         digest = hashlib.sha256()
         arrays = {f"o/{k}": v for k, v in self.observations.items()}
         arrays |= {f"f/{k}": v for k, v in self.final_observations.items()}
-        arrays |= {n: getattr(self, n) for n in ("actions", "rewards", "terminated", "truncated", "lengths")}
+        arrays |= {n: getattr(self, n) for n in (*_PER_STEP, "lengths")}
         for name, value in sorted(arrays.items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             for start in range(0, len(value), 4096):  # what lives in a file is read piece by piece
@@ -318,8 +326,7 @@ class Episodes:
                 parts.append(cls._of(episode))
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{name}: {error}") from error
-        joined = cls._joined(parts, names)
-        return replace(joined, attributes={**(attributes or {}), **joined.attributes})
+        return cls._joined(parts, names, attributes or {})
 
     @classmethod
     def _of(cls, episode: Episode) -> Episodes:
@@ -351,35 +358,28 @@ class Episodes:
 
         Facts on all episodes of a part are kept where every part agrees.
         """
-        return cls._joined(parts, [f"data set {i}" for i in range(len(parts))])
+        return cls._joined(parts, [f"data set {i}" for i in range(len(parts))], {})
 
     @classmethod
-    def _joined(cls, parts: Sequence[Episodes], names: Sequence[str]) -> Self:
+    def _joined(cls, parts: Sequence[Episodes], names: Sequence[str], attributes: Mapping[str, Any]) -> Self:
         if not parts:
             raise ValueError("a data set needs at least one episode")
         for part, name in zip(parts, names):
             if difference := parts[0].unlike(part):
                 raise ValueError(f"{name} has {difference} in {names[0]}")
-        facts: dict[str, Any] = {}
+        facts = dict(attributes)
         for fact in dict.fromkeys(fact for part in parts for fact in part.attributes):
             values = [part.attributes.get(fact) for part in parts]
             if any(part._per_episode(v) for part, v in zip(parts, values)):
                 facts[fact] = _column([v for part, value in zip(parts, values) for v in part._spread(value)])
             elif all(repr(v) == repr(values[0]) for v in values):
                 facts[fact] = values[0]
-
-        def of_all(name: str) -> np.ndarray:
-            return np.concatenate([getattr(part, name) for part in parts])
-
+        keys = parts[0].keys
         return cls(
-            {k: _stack([part.observations[k] for part in parts]) for k in parts[0].keys},
-            of_all("actions"),
-            of_all("rewards"),
-            of_all("terminated"),
-            of_all("truncated"),
-            {k: np.concatenate([np.asarray(part.final_observations[k]) for part in parts]) for k in parts[0].keys},
-            of_all("lengths"),
-            facts,
+            observations={k: _stack([part.observations[k] for part in parts]) for k in keys},
+            final_observations={k: np.concatenate([part.final_observations[k] for part in parts]) for k in keys},
+            attributes=facts,
+            **{n: np.concatenate([getattr(part, n) for part in parts]) for n in (*_PER_STEP, "lengths")},
         )
 
     def unlike(self, other: Episodes) -> str | None:
@@ -419,7 +419,7 @@ class Episodes:
             given = sorted(self.final_observations)
             raise ValueError(f"final_observations has the keys {given}, observations {sorted(self.observations)}")
         total = self.steps
-        for name in ("actions", "rewards", "terminated", "truncated"):
+        for name in _PER_STEP:
             value = getattr(self, name)
             if len(value) != total or (name != "actions" and value.ndim != 1):
                 raise ValueError(f"{name} has the shape {value.shape}, and the episodes have {total} steps in all")
@@ -430,22 +430,14 @@ class Episodes:
             if tuple(final.shape) != wanted:
                 got = tuple(final.shape)
                 raise ValueError(f"final_observations {key!r} has the shape {got}, and {wanted} is wanted")
-            self._check_finite(value, f"observations {key!r}")
-            bad = ~_finite_rows(final)
-            if bad.any():
-                last = f"what was seen after episode {int(bad.argmax())}"
-                raise ValueError(f"observations {key!r} must be finite numbers, and {last} is not")
-        self._check_finite(self.actions, "actions")
-        self._check_finite(self.rewards, "rewards")
+            _check_finite(value, f"observations {key!r}", self._place)
+            _check_finite(final, f"observations {key!r}", "what was seen after episode {}".format)
+        _check_finite(self.actions, "actions", self._place)
+        _check_finite(self.rewards, "rewards", self._place)
         early = (self.terminated | self.truncated).copy()
         early[self.ends] = False
         if early.any():
             raise ValueError(f"{self._place(int(early.argmax()))} is marked as an end, and more steps follow")
-
-    def _check_finite(self, value: Any, what: str) -> None:
-        bad = ~_finite_rows(value)
-        if bad.any():
-            raise ValueError(f"{what} must be finite numbers, and {self._place(int(bad.argmax()))} is not")
 
     def _place(self, step: int) -> str:
         i = int(self.episode_of[step])
@@ -463,11 +455,11 @@ def statistics_of(parts: Sequence[Episodes]) -> dict[str, Statistics]:
     return out
 
 
-def _finite_rows(value: Any) -> np.ndarray:
-    """Return which rows hold finite numbers alone, (n,); bytes that lie in a file are."""
-    if not isinstance(value, np.ndarray):
-        return np.ones(len(value), dtype=bool)
-    return np.asarray(np.isfinite(value).all(axis=tuple(range(1, value.ndim))))
+def _check_finite(value: Any, what: str, place: Callable[[int], str]) -> None:
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        bad = ~np.isfinite(value).all(axis=tuple(range(1, value.ndim)))
+        if bad.any():
+            raise ValueError(f"{what} must be finite numbers, and {place(int(bad.argmax()))} is not")
 
 
 def _array(value: Any, what: str) -> np.ndarray:

@@ -16,24 +16,24 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
 
 from anytask.control.behavior_retrieval.nearest import nearest_distance
 from anytask.control.behavior_retrieval.state_action_vae import PlainFeatures, StateActionVAE, TimeContrastive
 from anytask.control.imitator import Imitator
-from anytask.control.parts.imitation import Rows, Source, by_hundredths
-from anytask.control.parts.observation_encoders import is_image
+from anytask.control.parts.imitation import Rows, Source, by_hundredths, check_fits
+from anytask.core.checks import require_finite
 from anytask.core.progress import Progress
 from anytask.core.rng import derive
 from anytask.core.rollback import rollback
 from anytask.core.settings import Settings, choice, flag, free, group, numbers, real, whole
 from anytask.core.training import train
-from anytask.datasets.episodes import Episode, Episodes, Statistics
+from anytask.datasets.episodes import Episode, Episodes
 
 __all__ = ["BehaviorRetrieval"]
 
@@ -194,7 +194,7 @@ class BehaviorRetrieval(Imitator):
         s = self.embedding
         if s.embedder not in ("vae", "time-contrastive"):
             return []  # what comes from elsewhere is taken as it is
-        data = _Transitions(prior, self.shapes_, self.statistics_, self._device)
+        data = self._transitions(prior)
         rng = np.random.default_rng(derive(self.seed, "embedder batches"))
         noise = torch.Generator(self._device).manual_seed(derive(self.seed, "embedder noise"))
 
@@ -217,14 +217,22 @@ class BehaviorRetrieval(Imitator):
     @torch.no_grad()
     def embed(self, episodes: Episodes, *, batch_size: int = 1024) -> np.ndarray:
         """Return ``e(o, a)`` of every transition, (T, d) float32."""
-        data = _Transitions(episodes, self.shapes_, self.statistics_, self._device)
-        parts = []
+        data, parts = self._transitions(episodes), []
         self.embedder_.eval()
         for start in range(0, episodes.steps, batch_size):
             obs, action = data[np.arange(start, min(start + batch_size, episodes.steps))]
             z = self.embedder_.embed(obs, action)
             parts.append(torch.cat([z, action], -1) if self.action_in_embedding else z)
-        return torch.cat(parts).float().cpu().numpy()
+        advice = "check the embedder and the scale of the observations"
+        return require_finite(torch.cat(parts).float().cpu().numpy(), "the embedding of a transition", advice)
+
+    def _transitions(self, episodes: Episodes) -> Rows:
+        """Return observations and actions by rows, with the mean and standard deviation of the prior taken out."""
+        check_fits(episodes, self.shapes_, self.action_dim_)
+        of = self.statistics_
+        seen = {k: (v[:] - of[k].mean) / of[k].scale if k in of else v for k, v in episodes.observations.items()}
+        actions = (episodes.actions - of["action"].mean) / of["action"].scale
+        return Rows(replace(episodes, observations=seen, actions=actions), list(self.shapes_), self._device)
 
     def _select(self, expert_embeddings: np.ndarray, delta: float | None, quantile: float | None) -> None:
         self.distances_ = nearest_distance(
@@ -267,9 +275,7 @@ class BehaviorRetrieval(Imitator):
                 f"prior has {prior.steps} steps, and the system was trained on {len(self.prior_embeddings_)}"
             )
         new = corrections if isinstance(corrections, Episodes) else Episodes.from_list([corrections])
-        for key, shape in self.shapes_.items():
-            if key not in new.keys or new.shape_of(key) != shape:
-                raise ValueError(f"corrections need observations {key!r} of shape {shape}, got {sorted(new.keys)}")
+        check_fits(new, self.shapes_, self.action_dim_, "the corrections")
         c, kept_apart = self.corrections, {"_prior", "embedder_", "prior_embeddings_"}
         with rollback(self, skip=frozenset({*self._param_names(), *kept_apart})):
             self._prior = prior
@@ -284,20 +290,19 @@ class BehaviorRetrieval(Imitator):
     # -- construction, state --------------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        s, seed = self.embedding, derive(self.seed, "embedder")
-        common: dict[str, Any] = {"trunks": self.cloning.trunks, "trunk_width": self.cloning.trunk_width, "seed": seed}
-        sizes: dict[str, Any] = {"latent_dim": s.latent_dim, "hidden": tuple(s.hidden)}
-        made: Any
-        if not isinstance(s.embedder, str):
-            made = copy.deepcopy(s.embedder)
-        elif s.embedder == "vae":
+        s, made = self.embedding, self.embedding.embedder
+        seed, trunks, width = derive(self.seed, "embedder"), self.cloning.trunks, self.cloning.trunk_width
+        common: dict[str, Any] = {"trunks": trunks, "trunk_width": width, "seed": seed}
+        sizes: dict[str, Any] = {"latent_dim": s.latent_dim, "hidden": tuple(s.hidden), **common}
+        if not isinstance(made, str):
+            made = copy.deepcopy(made)
+        elif made == "vae":
             more: dict[str, Any] = {"beta": s.beta, "decoder_channels": s.decoder_channels}
-            made = StateActionVAE(self.shapes_, self.action_dim_, **sizes, **more, **common)
-        elif s.embedder == "time-contrastive":
-            made = TimeContrastive(self.shapes_, self.action_dim_, **sizes, **common)
+            made = StateActionVAE(self.shapes_, self.action_dim_, **more, **sizes)
+        elif made == "time-contrastive":
+            made = TimeContrastive(self.shapes_, self.action_dim_, **sizes)
         else:
-            frozen = {} if s.embedder == "raw" else {"trunks": s.embedder}
-            made = PlainFeatures(self.shapes_, **{**common, **frozen})
+            made = PlainFeatures(self.shapes_, **(common if made == "raw" else {**common, "trunks": made}))
         self.embedder_ = made.to(self._device)
 
     def _state(self) -> dict[str, Any]:
@@ -358,41 +363,14 @@ def retrieve(scores: ArrayLike, delta: float | None = None, quantile: float | No
     return kept
 
 
-class _Transitions:
-    """Normalised observations and actions of episodes, by rows."""
-
-    def __init__(
-        self,
-        episodes: Episodes,
-        shapes: Mapping[str, tuple[int, ...]],
-        statistics: Mapping[str, Statistics],
-        device: torch.device,
-    ) -> None:
-        self.rows, self.device = Rows(episodes, list(shapes), device), device
-        self.scale = {k: _scale(statistics[k], device) for k, shape in shapes.items() if not is_image(shape)}
-        mean, std = _scale(statistics["action"], device)
-        self.actions = (torch.from_numpy(episodes.actions).to(device) - mean) / std
-
-    def __getitem__(self, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
-        obs = self.rows[rows]
-        for key, (mean, std) in self.scale.items():
-            obs[key] = (obs[key].float() - mean) / std
-        return obs, self.actions[torch.from_numpy(rows).to(self.device)]
-
-
-def _scale(s: Statistics, device: torch.device) -> tuple[Tensor, Tensor]:
-    mean, std = torch.as_tensor(s.mean).to(device), torch.as_tensor(s.std).to(device)
-    return mean, torch.where(std > 1e-6, std, torch.ones_like(std))  # what never varies is only centred
-
-
 def _last_steps(episodes: list[Episode], most: int) -> list[Episode]:
     """Return the last ``most`` steps of episodes, the oldest cut off."""
     kept: list[Episode] = []
     for e in reversed(episodes):
-        room = most - sum(len(k) for k in kept)
-        if room <= 0:
+        cut = max(len(e) - most, 0)
+        seen = {key: value[cut:] for key, value in e.observations.items()}
+        kept.append(Episode(seen, e.actions[cut:], terminated=e.terminated))
+        most -= len(kept[-1])
+        if most <= 0:
             break
-        cut = max(len(e) - room, 0)
-        seen = {k: np.asarray(v)[cut:] for k, v in dict(e.observations).items()}
-        kept.append(Episode(seen, np.asarray(e.actions)[cut:], terminated=e.terminated))
     return kept[::-1]

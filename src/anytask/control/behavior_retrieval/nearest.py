@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from anytask.core.checks import check_counts
 
 
 def nearest_distance(
@@ -45,26 +48,23 @@ def nearest_distance(
     >>> nearest_distance([[0.0, 1.0], [3.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]]).tolist()
     [1.0, 2.0]
     """
+    check_counts(chunk=chunk)
     q, p = (_matrix(x, name) for x, name in ((queries, "queries"), (points, "points")))
     if q.shape[1] != p.shape[1]:
         raise ValueError(f"queries have {q.shape[1]} numbers each and points {p.shape[1]}")
     if len(p) == 0:
         raise ValueError("there are no points to be near to")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
     if index == "faiss":
         return _with_faiss(q, p)
     if index != "exact":
         raise ValueError(f"index must be 'exact' or 'faiss', got {index!r}")
-    best = torch.full((len(q),), torch.inf, dtype=torch.float64)
-    for i, block in enumerate(q.split(chunk)):
-        block = block.to(device)
-        for part in p.split(chunk):
-            # Differences, not dot products: those lose the small distances that decide who is nearest.
-            d = torch.cdist(block, part.to(device), compute_mode="donot_use_mm_for_euclid_dist").amin(1).cpu()
-            rows = slice(i * chunk, i * chunk + len(d))
-            best[rows] = torch.minimum(best[rows], d)
-    return best.numpy()
+    parts = [part.to(device) for part in p.split(chunk)]
+    # Differences, not dot products: those lose the small distances that decide who is nearest.
+    exact = partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")
+    nearest = [q.new_zeros(0)]
+    for block in q.split(chunk):
+        nearest.append(torch.stack([exact(block.to(device), part).amin(1) for part in parts]).amin(0).cpu())
+    return torch.cat(nearest).numpy()
 
 
 def _matrix(x: Any, name: str) -> Tensor:
@@ -80,6 +80,6 @@ def _with_faiss(q: Tensor, p: Tensor) -> np.ndarray:
     except ImportError as error:
         raise ImportError("index='faiss' needs faiss: pip install 'anytask[text]'") from error
     table = faiss.IndexFlatL2(p.shape[1]) if len(p) <= 50_000 else faiss.IndexHNSWFlat(p.shape[1], 32)
-    table.add(np.ascontiguousarray(p.numpy(), dtype=np.float32))
-    squared, _ = table.search(np.ascontiguousarray(q.numpy(), dtype=np.float32), 1)
+    table.add(p.float().numpy())
+    squared, _ = table.search(q.float().numpy(), 1)
     return np.sqrt(np.maximum(squared[:, 0].astype(np.float64), 0.0))

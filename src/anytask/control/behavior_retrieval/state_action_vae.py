@@ -10,22 +10,23 @@ Kingma, Welling, 2014, "Auto-Encoding Variational Bayes", arXiv:1312.6114.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytask.control.parts.observation_encoders import as_images, build_trunk, image_shape, is_image
+from anytask.control.parts.observation_encoders import as_images, build_trunks, image_shape, joined_width
 from anytask.core.rng import derive, isolated
+from anytask.datasets.episodes import is_image
 from anytask.models.build import MLP
 from anytask.parts.contrastive import info_nce
 from anytask.parts.vae import ConvDecoder, diagonal_gaussian_kl
 
 ACTION = "action"
+Shapes: TypeAlias = "Mapping[str, tuple[int, ...]]"
 
 
 class TransitionTrunks(nn.Module):
@@ -34,42 +35,27 @@ class TransitionTrunks(nn.Module):
     Parameters
     ----------
     shapes : mapping of str to tuple of int
-        Observation key -> shape; vectors are expected to be normalised, images are bytes or in [0, 1].
+        Observation key -> shape; vectors are expected to be normalized, images are bytes or in [0, 1].
     action_dim : int
     trunks : default None
-        Per image key, as in :func:`~anytask.control.parts.observation_encoders.build_trunk`; vectors always pass
-        unchanged.
+        Of images, or per key, as in :func:`~anytask.control.parts.observation_encoders.build_trunk`; without a name of
+        their own vectors pass unchanged.
     trunk_width : int, default 128
         Width of image features.
     seed : int
     """
 
     def __init__(
-        self,
-        shapes: Mapping[str, tuple[int, ...]],
-        action_dim: int,
-        *,
-        trunks: Any = None,
-        trunk_width: int | None = 128,
-        seed: int = 0,
+        self, shapes: Shapes, action_dim: int, *, trunks: Any = None, trunk_width: int | None = 128, seed: int = 0
     ) -> None:
         super().__init__()
-        self.shapes = {k: tuple(v) for k, v in shapes.items()}
-        of = trunks if isinstance(trunks, Mapping) else {k: trunks for k, s in self.shapes.items() if is_image(s)}
-        if unknown := set(of) - set(self.shapes):
-            raise ValueError(f"trunks for unknown observations {sorted(unknown)}; the keys are {sorted(self.shapes)}")
-        self.trunks = nn.ModuleList(
-            build_trunk(copy.deepcopy(of.get(key)), shape, seed=derive(seed, "trunk", i), width=trunk_width)
-            for i, (key, shape) in enumerate(self.shapes.items())
-        )
-        self.width = sum(_width(t) for t in self.trunks) + action_dim
+        self.keys = list(shapes)
+        of = trunks if isinstance(trunks, Mapping) else {k: trunks for k, s in shapes.items() if is_image(s)}
+        self.trunks = build_trunks(shapes, of, (derive(seed, "trunk", i) for i in range(len(shapes))), trunk_width)
+        self.width = joined_width(self.trunks) + action_dim
 
     def forward(self, obs: Mapping[str, Tensor], action: Tensor) -> Tensor:  # -> (n, width)
-        return torch.cat([*(trunk(obs[key]) for key, trunk in zip(self.shapes, self.trunks)), action], -1)
-
-
-def _width(module: Any) -> int:
-    return int(module.width)
+        return torch.cat([*(trunk(obs[key]) for key, trunk in zip(self.keys, self.trunks)), action], -1)
 
 
 class StateActionVAE(nn.Module):
@@ -80,7 +66,7 @@ class StateActionVAE(nn.Module):
 
     Parameters
     ----------
-    shapes, action_dim, trunks, trunk_width, seed
+    shapes, action_dim
         As in :class:`TransitionTrunks`.
     latent_dim : int, default 14
     hidden : sequence of int, default (300, 400)
@@ -89,6 +75,8 @@ class StateActionVAE(nn.Module):
         Weight of the divergence.
     decoder_channels : int, default 256
         Maps that the image decoder starts from.
+    seed, **trunks
+        As in :class:`TransitionTrunks`.
 
     Examples
     --------
@@ -99,22 +87,12 @@ class StateActionVAE(nn.Module):
     """
 
     def __init__(
-        self,
-        shapes: Mapping[str, tuple[int, ...]],
-        action_dim: int,
-        *,
-        latent_dim: int = 14,
-        hidden: Sequence[int] = (300, 400),
-        beta: float = 1e-4,
-        trunks: Any = None,
-        trunk_width: int | None = 128,
-        decoder_channels: int = 256,
-        seed: int = 0,
-    ) -> None:
+        self, shapes: Shapes, action_dim: int, *, latent_dim: int = 14, hidden: Sequence[int] = (300, 400),
+        beta: float = 1e-4, decoder_channels: int = 256, seed: int = 0, **trunks: Any,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.shapes, self.action_dim = {k: tuple(v) for k, v in shapes.items()}, action_dim
-        self.latent_dim, self.beta = latent_dim, beta
-        self.trunks = TransitionTrunks(shapes, action_dim, trunks=trunks, trunk_width=trunk_width, seed=seed)
+        self.shapes, self.beta = {k: tuple(v) for k, v in shapes.items()}, beta
+        self.trunks = TransitionTrunks(self.shapes, action_dim, seed=seed, **trunks)
         with isolated(derive(seed, "vae")):
             self.encoder = MLP((self.trunks.width,), 2 * latent_dim, hidden)
             self.decoder = MLP((latent_dim,), hidden[-1], hidden[:-1])
@@ -129,9 +107,8 @@ class StateActionVAE(nn.Module):
     def decode(self, z: Tensor) -> dict[str, Tensor]:
         """Return every modality rebuilt, the action under ``"action"``; images as (n, channels, height, width)."""
         h = F.relu(self.decoder(z))
-        out = {}
-        for (key, shape), layer in zip(self.shapes.items(), self.outputs):
-            out[key] = layer(h) if is_image(shape) else layer(h).reshape(-1, *shape)
+        out = {key: layer(h).reshape(-1, *_seen_as(shape))
+               for (key, shape), layer in zip(self.shapes.items(), self.outputs)}  # fmt: skip
         return out | {ACTION: self.action_output(h)}
 
     def loss(
@@ -140,15 +117,12 @@ class StateActionVAE(nn.Module):
         """Return the loss and its parts: the mean squared error per modality, and ``"kl"`` in nats."""
         m, v = self.posterior(obs, action)
         z = m + (0.5 * v).exp() * torch.randn(m.shape, generator=generator, device=m.device)
-        rebuilt = self.decode(z)
-        parts = {}
-        for key, shape in self.shapes.items():
-            parts[key] = F.mse_loss(rebuilt[key], as_images(obs[key]) if is_image(shape) else obs[key].float())
-        parts[ACTION] = F.mse_loss(rebuilt[ACTION], action)
+        wanted = {k: as_images(obs[k]) if is_image(shape) else obs[k].float() for k, shape in self.shapes.items()}
+        wanted[ACTION] = action
+        parts = {key: F.mse_loss(rebuilt, wanted[key]) for key, rebuilt in self.decode(z).items()}
         zero = torch.zeros_like(m)
-        parts["kl"] = diagonal_gaussian_kl(m, v, zero, zero).mean()
-        reconstruction = torch.stack([part for key, part in parts.items() if key != "kl"]).sum()
-        return reconstruction + self.beta * parts["kl"], parts
+        kl = diagonal_gaussian_kl(m, v, zero, zero).mean()
+        return torch.stack(list(parts.values())).sum() + self.beta * kl, parts | {"kl": kl}
 
     def embed(self, obs: Mapping[str, Tensor], action: Tensor) -> Tensor:
         """Return the latent mean m(o, a), (n, latent_dim)."""
@@ -163,11 +137,13 @@ class TimeContrastive(nn.Module):
 
     Parameters
     ----------
-    shapes, action_dim, trunks, trunk_width, seed
+    shapes, action_dim
         As in :class:`TransitionTrunks`.
     latent_dim : int, default 14
     hidden : sequence of int, default (300, 400)
     temperature : float > 0, default 0.1
+    seed, **trunks
+        As in :class:`TransitionTrunks`.
 
     Examples
     --------
@@ -177,21 +153,12 @@ class TimeContrastive(nn.Module):
     """
 
     def __init__(
-        self,
-        shapes: Mapping[str, tuple[int, ...]],
-        action_dim: int,
-        *,
-        latent_dim: int = 14,
-        hidden: Sequence[int] = (300, 400),
-        temperature: float = 0.1,
-        trunks: Any = None,
-        trunk_width: int | None = 128,
-        seed: int = 0,
-    ) -> None:
+        self, shapes: Shapes, action_dim: int, *, latent_dim: int = 14, hidden: Sequence[int] = (300, 400),
+        temperature: float = 0.1, seed: int = 0, **trunks: Any,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.shapes = {k: tuple(v) for k, v in shapes.items()}
-        self.latent_dim, self.temperature = latent_dim, temperature
-        self.trunks = TransitionTrunks(shapes, action_dim, trunks=trunks, trunk_width=trunk_width, seed=seed)
+        self.temperature = temperature
+        self.trunks = TransitionTrunks(shapes, action_dim, seed=seed, **trunks)
         with isolated(derive(seed, "contrastive")):
             self.encoder = MLP((self.trunks.width,), latent_dim, hidden)
 
@@ -212,25 +179,20 @@ class PlainFeatures(nn.Module):
 
     Parameters
     ----------
-    shapes, trunks, trunk_width, seed
+    shapes, **trunks
         As in :class:`TransitionTrunks`; without images (or trunks) this is the observation itself.
     """
 
-    def __init__(
-        self,
-        shapes: Mapping[str, tuple[int, ...]],
-        *,
-        trunks: Any = None,
-        trunk_width: int | None = 128,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, shapes: Shapes, **trunks: Any) -> None:
         super().__init__()
-        self.trunks = TransitionTrunks(shapes, 0, trunks=trunks, trunk_width=trunk_width, seed=seed)
-        self.latent_dim = self.trunks.width
-        self.requires_grad_(False)
+        self.trunks = TransitionTrunks(shapes, 0, **trunks).requires_grad_(False)
 
     def embed(self, obs: Mapping[str, Tensor], action: Tensor) -> Tensor:
         return self.trunks(obs, action[:, :0])
+
+
+def _seen_as(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return image_shape(shape) if is_image(shape) else shape
 
 
 def _output(width: int, shape: tuple[int, ...], channels: int) -> nn.Module:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from anytask.control.parts.acting import Given
-from anytask.control.parts.imitation_nets import PolicyNet, check_core, check_head, make_head
-from anytask.core.checks import check_counts
+from anytask.control.parts.imitation_nets import PolicyNet, check_core, check_head
+from anytask.core.checks import check_counts, require_finite
 from anytask.core.estimator import Estimator
 from anytask.core.rng import derive
 from anytask.core.settings import Settings, choice, free, numbers, real, whole
@@ -25,6 +26,7 @@ from anytask.core.training import train
 from anytask.datasets.episodes import Episodes, Statistics, statistics_of
 
 _Windows = tuple[dict[str, Tensor], Tensor, Tensor]
+_FAR = "the observations may be far from those learned from"
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,6 @@ class Source:
 
     episodes: Episodes
     weights: np.ndarray | None = None
-    _cumulative: np.ndarray = field(init=False, repr=False)
-    _last: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.weights is None:
@@ -53,50 +53,39 @@ class Source:
             raise ValueError("weights must be finite numbers of at least 0")
         if not w.any():
             raise ValueError("all weights are 0: there is nothing to draw from")
-        object.__setattr__(self, "_cumulative", np.cumsum(w))
-        object.__setattr__(self, "_last", int(np.flatnonzero(w)[-1]))
+
+    @cached_property
+    def _cumulative(self) -> np.ndarray:
+        return np.cumsum(np.ones(self.episodes.steps) if self.weights is None else self.weights, dtype=np.float64)
 
     def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """Return ``n`` steps (n,), drawn with replacement in proportion to their weights."""
-        if self.weights is None:
-            return rng.integers(self.episodes.steps, size=n)
-        drawn = np.searchsorted(self._cumulative, rng.random(n) * self._cumulative[-1], side="right")
-        return np.minimum(drawn, self._last)
-
-
-def joint_batch(sources: Sequence[Source], batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Return the steps that start a batch's windows: ``batch_size`` per source, whatever the sources' sizes.
-
-    Examples
-    --------
-    >>> from anytask.datasets.episodes import Episode
-    >>> small, large = (Episodes.from_list([Episode(np.zeros((n, 1)), np.zeros((n, 1)))]) for n in (3, 3000))
-    >>> [len(rows) for rows in joint_batch([Source(small), Source(large)], 8, np.random.default_rng(0))]
-    [8, 8]
-    """
-    return [source.draw(batch_size, rng) for source in sources]
+        total = self._cumulative[-1]
+        drawn = np.searchsorted(self._cumulative, rng.random(n) * total, side="right")
+        return np.minimum(drawn, np.searchsorted(self._cumulative, total))  # not beyond the last that has a weight
 
 
 class Rows:
-    """The observations of episodes as tensors, row by row; what lives in a file is read when it is asked for."""
+    """Observations and actions of episodes as tensors, by rows; what lives in a file is read when it is asked for."""
 
     def __init__(self, episodes: Episodes, keys: Sequence[str], device: torch.device) -> None:
-        self.device = device
+        self.device, self.actions = device, torch.from_numpy(episodes.actions).to(device)
         self.tables: dict[str, Any] = {}
         for key in keys:
             value = episodes.observations[key]
             small = isinstance(value, np.ndarray) and not episodes.is_image(key)
             self.tables[key] = torch.from_numpy(value).to(device) if small else value
 
-    def __getitem__(self, rows: np.ndarray) -> dict[str, Tensor]:
-        """Return key -> (\\*rows.shape, \\*shape)."""
+    def __getitem__(self, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
+        """Return observations key -> (\\*rows.shape, \\*shape), and actions (\\*rows.shape, d)."""
         index = torch.from_numpy(rows).to(self.device)
-        return {
+        seen = {
             key: table[index]
             if isinstance(table, Tensor)
             else torch.from_numpy(np.asarray(table[rows])).to(self.device)
             for key, table in self.tables.items()
         }
+        return seen, self.actions[index]
 
 
 # -- the policy -------------------------------------------------------------------------------------------------------
@@ -196,10 +185,6 @@ class BehaviorCloning(CloningSettings, Estimator):
     _generator: torch.Generator
 
     @property
-    def _head(self) -> Any:
-        return self.net_.head
-
-    @property
     def _window(self) -> int:
         return (10 if self.core == "lstm" else 1) if self.window == "auto" else int(self.window)
 
@@ -219,16 +204,15 @@ class BehaviorCloning(CloningSettings, Estimator):
         episodes : Episodes, Source or sequence of Source
             Several sources have equal shares of every batch, and a batch has ``batch_size`` windows of each.
         statistics : mapping, optional
-            :meth:`Episodes.statistics` to normalise with; by default those of all sources together.
+            :meth:`Episodes.statistics` to normalize with; by default those of all sources together.
         progress : callable, optional
             Called with the finished share.
         """
         sources = _sources(episodes)
-        data = [s.episodes for s in sources]
-        if statistics is None:
-            statistics = statistics_of(data)
+        first = sources[0].episodes
         with self._refit():
-            self.build({k: data[0].shape_of(k) for k in sorted(data[0].keys)}, data[0].action_dim, statistics)
+            shapes = {k: first.shape_of(k) for k in sorted(first.keys)}
+            self.build(shapes, first.action_dim, statistics or statistics_of([s.episodes for s in sources]))
             return self.train(sources, self.steps, progress)
 
     def build(
@@ -241,19 +225,9 @@ class BehaviorCloning(CloningSettings, Estimator):
         self.net_.set_statistics(statistics)
 
     def _build(self) -> None:
-        net = PolicyNet(
-            self.shapes_,
-            self.action_dim_,
-            trunks=self.trunks,
-            trunk_width=self.trunk_width,
-            crop=self.crop,
-            core=self.core,
-            hidden=self.hidden,
-            make_head=lambda width: make_head(self.head, width, self.action_dim_, self.modes, self.min_std),
-            seed=derive(self.seed, "policy"),
-        )
-        self.net_ = net.to(self._device)
-        self._optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=self.lr, fused=True)
+        self.net_ = PolicyNet(self.shapes_, self.action_dim_, self, seed=derive(self.seed, "policy")).to(self._device)
+        trained = [p for p in self.net_.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.Adam(trained, lr=self.lr, fused=True)
         self.reset()
 
     def train(
@@ -265,16 +239,14 @@ class BehaviorCloning(CloningSettings, Estimator):
         """Go on training for ``steps`` gradient steps; a failure leaves the policy as it was."""
         self._check_fitted()
         sources = _sources(sources)
-        tables = []
         for i, source in enumerate(sources):
-            self._check(source.episodes, f"source {i}")
-            e = source.episodes
-            tables.append((Rows(e, list(self.shapes_), self._device), torch.from_numpy(e.actions).to(self._device)))
+            check_fits(source.episodes, self.shapes_, self.action_dim_, f"source {i}")
+        rows = [Rows(source.episodes, list(self.shapes_), self._device) for source in sources]
         rng = np.random.default_rng(derive(self.seed, "batches", self.steps_))
         crops = torch.Generator(self._device).manual_seed(derive(self.seed, "crops", self.steps_))
 
         def draw(step: int) -> _Windows:
-            return self._draw(sources, tables, rng)
+            return self._draw(sources, rows, rng)
 
         with self._update():
             curve = train(
@@ -286,21 +258,21 @@ class BehaviorCloning(CloningSettings, Estimator):
         self.reset()
         return self
 
-    def _draw(self, sources: Sequence[Source], tables: list[Any], rng: np.random.Generator) -> _Windows:
+    def _draw(self, sources: Sequence[Source], rows: Sequence[Rows], rng: np.random.Generator) -> _Windows:
         """Return windows key -> (n, window, *shape), actions (n, window, d), and which steps count (n, window)."""
-        windows, actions, valid = [], [], []
-        for source, (rows, acts), starts in zip(sources, tables, joint_batch(sources, self.batch_size, rng)):
-            raw = starts[:, None] + np.arange(self._window)  # (n, window)
-            ends = source.episodes.ends[source.episodes.episode_of[starts]][:, None]
-            index = np.minimum(raw, ends)  # past the end the last step is repeated, and does not count
-            windows.append(rows[index])
-            actions.append(acts[torch.from_numpy(index).to(self._device)])
-            valid.append(torch.from_numpy(raw <= ends).to(self._device))
-        return {key: torch.cat([w[key] for w in windows]) for key in windows[0]}, torch.cat(actions), torch.cat(valid)
+        parts, valid = [], []
+        for source, table in zip(sources, rows):
+            starts = source.draw(self.batch_size, rng)  # equally many of each source, whatever their sizes
+            window = source.episodes.windows(self._window, steps=starts)  # repeats the last step, which doesn't count
+            parts.append(table[window.rows])
+            valid.append(torch.from_numpy(window.valid).to(self._device))
+        seen, actions = zip(*parts)
+        windows = {key: torch.cat([part[key] for part in seen]) for key in self.shapes_}
+        return windows, torch.cat(actions), torch.cat(valid)
 
     def _loss(self, batch: _Windows, crops: torch.Generator) -> Tensor:
         window, actions, valid = batch
-        losses = self._head.loss(self.net_(window, crops), self.net_.normalized(actions))  # (n, window)
+        losses = self.net_.head.loss(self.net_(window, crops), self.net_.normalized(actions))  # (n, window)
         return (losses * valid).sum() / valid.sum()
 
     # -- acting ---------------------------------------------------------------------------------------------------
@@ -310,24 +282,27 @@ class BehaviorCloning(CloningSettings, Estimator):
         """Return actions (n, d) for observations (n, ...) or key -> (n, ...); one observation gives one action."""
         self._check_fitted()
         given = Given(obs, self.shapes_, self._device)
-        f = self.net_.features(given.tensors)
-        h = self._remember(f) if self.net_.recurrent else self.net_.core(f)
-        how = self.evaluation if deterministic else "sample"
-        a = self._head.act(h, how, self._generator) * self.net_.action_std + self.net_.action_mean
-        return given.answer(a)
+        before = self._memory, self._generator.get_state()
+        try:
+            f = self.net_.features(given.tensors)
+            h = self._remember(f) if self.net_.recurrent else self.net_.core(f)
+            require_finite(h, "the encoded observation", _FAR)
+            how = self.evaluation if deterministic else "sample"
+            a = self.net_.head.act(h, how, self._generator) * self.net_.action_std + self.net_.action_mean
+            return given.answer(require_finite(a, "the action", _FAR))
+        except BaseException:
+            self._memory, noise = before
+            self._generator.set_state(noise)
+            raise
 
     def _remember(self, f: Tensor) -> Tensor:
-        core = self.net_.core
-        assert isinstance(core, nn.LSTM)
-        n = len(f)
-        if self._memory is None or len(self._memory["age"]) != n:
+        core, n, m = self.net_.core, len(f), self._memory
+        if m is None or len(m["age"]) != n:
             zeros = torch.zeros(core.num_layers, n, core.hidden_size, device=f.device)
-            self._memory = {"h": zeros, "c": zeros.clone(), "age": torch.zeros(n, dtype=torch.int64, device=f.device)}
-        m = self._memory
+            m = {"h": zeros, "c": zeros, "age": torch.zeros(n, dtype=torch.int64, device=f.device)}
         fresh = m["age"] % self._window == 0
-        h, c = (m[k].masked_fill(fresh[None, :, None], 0.0) for k in "hc")
-        out, (m["h"], m["c"]) = core(f[:, None], (h, c))
-        m["age"] = torch.where(fresh, 0, m["age"]) + 1
+        out, (h, c) = core(f[:, None], tuple(m[k].masked_fill(fresh[None, :, None], 0.0) for k in "hc"))
+        self._memory = {"h": h, "c": c, "age": torch.where(fresh, 0, m["age"]) + 1}
         return out[:, 0]
 
     def reset(self, rows: Tensor | None = None) -> None:
@@ -342,36 +317,30 @@ class BehaviorCloning(CloningSettings, Estimator):
     def log_prob(self, episodes: Episodes, *, batch_size: int = 1024) -> np.ndarray:
         """Return the log-density of each recorded action (T,), in the units of the actions."""
         self._check_fitted()
-        self._check(episodes, "the episodes")
-        self.net_.eval()
-        rows = Rows(episodes, list(self.shapes_), self._device)
-        acts = self.net_.normalized(torch.from_numpy(episodes.actions).to(self._device))
-        out = np.empty(episodes.steps, dtype=np.float32)
-        # Every window starts where the acting policy's memory would start: at multiples of the window.
-        within = np.arange(episodes.steps) - episodes.starts[episodes.episode_of]
-        starts = np.flatnonzero(within % self._window == 0)
-        scale = float(self.net_.action_std.log().sum())
-        for part in np.array_split(starts, max(1, math.ceil(len(starts) * self._window / batch_size))):
-            raw = part[:, None] + np.arange(self._window)
-            ends = episodes.ends[episodes.episode_of[part]][:, None]
-            index = np.minimum(raw, ends)
-            h = self.net_(rows[index])
-            value = self._head.log_prob(h, acts[torch.from_numpy(index).to(self._device)]) - scale
-            out[raw[raw <= ends]] = value.cpu().numpy()[raw <= ends]
-        return out
+        check_fits(episodes, self.shapes_, self.action_dim_)
+        rows, out = Rows(episodes, list(self.shapes_), self._device), np.empty(episodes.steps)
+        scale = self.net_.action_std.log().sum()  # of the change to units of the standard deviation
+        first = np.flatnonzero((np.arange(episodes.steps) - episodes.starts[episodes.episode_of]) % self._window == 0)
+        for part in np.array_split(first, max(1, math.ceil(len(first) * self._window / batch_size))):
+            window = episodes.windows(self._window, steps=part)
+            seen, actions = rows[window.rows]
+            value = self.net_.head.log_prob(self.net_(seen), self.net_.normalized(actions)) - scale
+            out[window.rows[window.valid]] = value.cpu().numpy()[window.valid]
+        return require_finite(out, "the log-density of an action", _FAR)
 
-    @torch.no_grad()
     def predict(self, episodes: Episodes) -> np.ndarray:
         """Return what the policy would do (T, d) at every recorded step, remembering the steps before."""
         self._check_fitted()
-        self._check(episodes, "the episodes")
+        check_fits(episodes, self.shapes_, self.action_dim_)
         rows, out = Rows(episodes, list(self.shapes_), self._device), np.empty_like(episodes.actions)
         self.reset()
-        for t in range(int(episodes.lengths.max())):
-            running = episodes.starts[episodes.lengths > t] + t
-            index = np.minimum(episodes.starts + t, episodes.ends)  # finished episodes repeat their end
-            out[running] = self.act(rows[index]).cpu().numpy()[episodes.lengths > t]
-        self.reset()
+        try:
+            for t in range(int(episodes.lengths.max())):
+                seen, _ = rows[np.minimum(episodes.starts + t, episodes.ends)]  # finished episodes repeat their end
+                running = episodes.lengths > t
+                out[episodes.starts[running] + t] = self.act(seen).cpu().numpy()[running]
+        finally:
+            self.reset()
         return out
 
     # -- state ----------------------------------------------------------------------------------------------------
@@ -384,24 +353,25 @@ class BehaviorCloning(CloningSettings, Estimator):
         self._optimizer.load_state_dict(state["optimizer"])
         self.net_.eval()
 
-    def _check(self, episodes: Episodes, what: str) -> None:
-        if episodes.actions.dtype.kind != "f":
-            raise ValueError(f"{what}: behavior cloning imitates real-valued actions, these are integers")
-        if episodes.action_dim != self.action_dim_:
-            raise ValueError(f"{what}: the action dimension is {episodes.action_dim}, and {self.action_dim_} is wanted")
-        for key, shape in self.net_.shapes.items():
-            if key not in episodes.keys:
-                raise ValueError(f"{what}: observation {key!r} is missing; it has {sorted(episodes.keys)}")
-            if episodes.shape_of(key) != shape:
-                raise ValueError(f"{what}: observation {key!r} has shape {episodes.shape_of(key)}, {shape} is wanted")
+
+def check_fits(
+    episodes: Episodes, shapes: Mapping[str, tuple[int, ...]], action_dim: int, what: str = "the episodes"
+) -> None:
+    """Raise a ``ValueError`` unless episodes have real-valued actions and observations of these shapes, or more."""
+    if episodes.actions.dtype.kind != "f":
+        raise ValueError(f"{what}: behavior cloning imitates real-valued actions, these are integers")
+    if episodes.action_dim != action_dim:
+        raise ValueError(f"{what}: the action dimension is {episodes.action_dim}, and {action_dim} is wanted")
+    for key, shape in shapes.items():
+        if key not in episodes.keys:
+            raise ValueError(f"{what}: observation {key!r} is missing; it has {sorted(episodes.keys)}")
+        if episodes.shape_of(key) != shape:
+            raise ValueError(f"{what}: observation {key!r} has shape {episodes.shape_of(key)}, {shape} is wanted")
 
 
 def _sources(given: Episodes | Source | Sequence[Source]) -> list[Source]:
-    if isinstance(given, Episodes):
-        return [Source(given)]
-    if isinstance(given, Source):
-        return [given]
-    sources = list(given)
+    given = Source(given) if isinstance(given, Episodes) else given
+    sources = [given] if isinstance(given, Source) else list(given)
     if not sources or not all(isinstance(s, Source) for s in sources):
         raise TypeError("fit takes Episodes, a Source or a non-empty sequence of Source")
     return sources

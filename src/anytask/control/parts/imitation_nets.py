@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal
 from torch.nn import functional as F
 
-from anytask.control.parts.observation_encoders import as_images, build_trunk, image_shape, is_image
+from anytask.control.parts.observation_encoders import as_images, build_trunks, image_shape, joined_width
 from anytask.core.rng import derive, isolated
-from anytask.datasets.episodes import Statistics
-
-_LOG_2PI = math.log(2 * math.pi)
+from anytask.datasets.episodes import Statistics, is_image
 
 
 def check_head(head: Any) -> None:
@@ -60,8 +58,7 @@ class MixtureHead(nn.Module):
 
     def log_prob(self, h: Tensor, a: Tensor) -> Tensor:
         """Return the log-density (...,) of actions (..., d)."""
-        log_weight, mean, std = self.parameters_of(h)
-        return mixture_log_prob(a, log_weight, mean, std)
+        return mixture_log_prob(a, *self.parameters_of(h))
 
     def loss(self, h: Tensor, a: Tensor) -> Tensor:
         return -self.log_prob(h, a)
@@ -90,7 +87,7 @@ class MSEHead(nn.Module):
         self.out = nn.Linear(width, action_dim)
 
     def log_prob(self, h: Tensor, a: Tensor) -> Tensor:
-        return -0.5 * ((a - self.out(h)).square() + _LOG_2PI).sum(-1)
+        return Normal(self.out(h), 1.0, validate_args=False).log_prob(a).sum(-1)
 
     def loss(self, h: Tensor, a: Tensor) -> Tensor:
         return (a - self.out(h)).square().mean(-1)
@@ -114,66 +111,48 @@ def mixture_log_prob(a: Tensor, log_weight: Tensor, mean: Tensor, std: Tensor) -
     >>> round(one.item(), 6)  # -log sqrt(2 pi)
     -0.918939
     """
-    z = (a[..., None, :] - mean) / std
-    component = (-0.5 * (z.square() + _LOG_2PI) - std.log()).sum(-1)  # (..., k)
+    component = Normal(mean, std, validate_args=False).log_prob(a[..., None, :]).sum(-1)  # (..., k)
     return torch.logsumexp(log_weight + component, -1)
-
-
-def make_head(head: str | nn.Module, width: int, action_dim: int, modes: int, min_std: float) -> nn.Module:
-    """Return the head of a name, or a copy of a module."""
-    if isinstance(head, nn.Module):
-        return copy.deepcopy(head)
-    if head == "mse":
-        return MSEHead(width, action_dim)
-    return MixtureHead(width, action_dim, modes if head == "gmm" else 1, min_std)
 
 
 # -- networks ---------------------------------------------------------------------------------------------------------
 
 
 class PolicyNet(nn.Module):
-    """Trunks per observation key -> core over the window -> head. Normalises observations and actions itself."""
+    """Trunks per observation key -> core over the window -> head. Normalizes observations and actions itself.
+
+    Parameters
+    ----------
+    shapes : mapping of str to tuple of int
+        Of one observation, by key.
+    action_dim : int
+    settings : CloningSettings
+        Trunks, crop, core and head.
+    seed : int
+    """
 
     action_mean: Tensor
     action_std: Tensor
 
-    def __init__(
-        self,
-        shapes: Mapping[str, tuple[int, ...]],
-        action_dim: int,
-        *,
-        trunks: Any,
-        trunk_width: int | None,
-        crop: int | None,
-        core: str | nn.Module,
-        hidden: Sequence[int],
-        make_head: Callable[[int], nn.Module],
-        seed: int,
-    ) -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], action_dim: int, settings: Any, *, seed: int) -> None:
         super().__init__()
+        s = settings
         self.shapes = {k: tuple(v) for k, v in shapes.items()}
-        self.crop = crop
-        of = trunks if isinstance(trunks, Mapping) else dict.fromkeys(self.shapes, trunks)
-        if unknown := set(of) - set(self.shapes):
-            raise ValueError(f"trunks for unknown observations {sorted(unknown)}; the keys are {sorted(self.shapes)}")
-        self.trunks = nn.ModuleList()
-        for i, (key, shape) in enumerate(self.shapes.items()):
-            seen = self._seen_shape(key, shape)
-            trunk = copy.deepcopy(of.get(key))
-            if isinstance(trunk, str) and not is_image(shape) and (trunk in ("cnn", "spatial-softmax") or ":" in trunk):
-                trunk = None  # one name for all keys is meant for the images
-            self.trunks.append(build_trunk(trunk, seen, seed=derive(seed, "trunk", i), width=trunk_width))
+        self.crop = s.crop
+        seen = {key: self._seen_shape(key, shape) for key, shape in self.shapes.items()}
+        seeds = (derive(seed, "trunk", i) for i in range(len(seen)))
+        self.trunks = build_trunks(seen, s.trunks, seeds, s.trunk_width)
+        for i, shape in enumerate(self.shapes.values()):
             if not is_image(shape):
                 self.register_buffer(f"mean_{i}", torch.zeros(shape))
                 self.register_buffer(f"std_{i}", torch.ones(shape))
         self.register_buffer("action_mean", torch.zeros(action_dim))
         self.register_buffer("action_std", torch.ones(action_dim))
-        width = sum(_width(t) for t in self.trunks)
         with isolated(derive(seed, "core")):
-            self.core = _core(core, width, hidden)
+            self.core: Any = _core(s.core, joined_width(self.trunks), s.hidden)
             self.recurrent = isinstance(self.core, nn.LSTM)
-            out = self.core.hidden_size if isinstance(self.core, nn.LSTM) else _width(self.core)
-            self.head = make_head(out)
+            out: Any = self.core.hidden_size if self.recurrent else self.core.width
+            self.head: Any = _head(s.head, out, action_dim, s.modes, s.min_std)
 
     def _seen_shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         if not is_image(shape) or self.crop is None:
@@ -184,16 +163,13 @@ class PolicyNet(nn.Module):
         return (c, self.crop, self.crop)
 
     def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
-        """Take mean and standard deviation of vectors and actions; what never varies is only centred."""
-        for i, key in enumerate(self.shapes):
-            if not is_image(self.shapes[key]):
-                self._set(f"mean_{i}", f"std_{i}", statistics[key])
-        self._set("action_mean", "action_std", statistics["action"])
-
-    def _set(self, mean: str, std: str, s: Statistics) -> None:
-        m, v = torch.as_tensor(s.mean), torch.as_tensor(s.std)
-        getattr(self, mean).copy_(m)
-        getattr(self, std).copy_(torch.where(v > 1e-6, v, torch.ones_like(v)))
+        """Take mean and standard deviation of vectors and actions; what never varies is only centered."""
+        vectors = {str(i): key for i, (key, shape) in enumerate(self.shapes.items()) if not is_image(shape)}
+        for name, key in vectors.items():
+            getattr(self, f"mean_{name}").copy_(torch.as_tensor(statistics[key].mean))
+            getattr(self, f"std_{name}").copy_(torch.as_tensor(statistics[key].scale))
+        self.action_mean.copy_(torch.as_tensor(statistics["action"].mean))
+        self.action_std.copy_(torch.as_tensor(statistics["action"].scale))
 
     def normalized(self, a: Tensor) -> Tensor:
         """Return actions in units of their standard deviation."""
@@ -221,18 +197,12 @@ class PolicyNet(nn.Module):
         return self.core(f).reshape(n, length, -1)
 
 
-def _width(module: Any) -> int:
-    return int(module.width)
-
-
 class _MLPCore(nn.Module):
     def __init__(self, width: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        widths = [width, *hidden]
-        layers: list[nn.Module] = []
-        for n_in, n_out in itertools.pairwise(widths):
-            layers += [nn.Linear(n_in, n_out), nn.ReLU()]
-        self.layers, self.width = nn.Sequential(*layers), widths[-1]
+        pairs = itertools.pairwise([width, *hidden])
+        self.layers = nn.Sequential(*(layer for n_in, n_out in pairs for layer in (nn.Linear(n_in, n_out), nn.ReLU())))
+        self.width = hidden[-1]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
@@ -246,8 +216,16 @@ def _core(core: str | nn.Module, width: int, hidden: Sequence[int]) -> nn.Module
     return nn.LSTM(width, hidden[0], num_layers=len(hidden), batch_first=True)
 
 
+def _head(head: str | nn.Module, width: int, action_dim: int, modes: int, min_std: float) -> nn.Module:
+    if isinstance(head, nn.Module):
+        return copy.deepcopy(head)
+    if head == "mse":
+        return MSEHead(width, action_dim)
+    return MixtureHead(width, action_dim, modes if head == "gmm" else 1, min_std)
+
+
 def _cropped(x: Tensor, size: int, generator: torch.Generator | None) -> Tensor:
-    """Crop images (n, c, h, w): each at a random place, or all in the centre without a generator."""
+    """Crop images (n, c, h, w): each at a random place, or all in the center without a generator."""
     h, w = x.shape[-2:]
     if generator is None:
         top, left = (h - size) // 2, (w - size) // 2

@@ -7,9 +7,10 @@ observations, and can be trained with the regularisers that keep its features me
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -17,18 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytask.core.rng import isolated
+from anytask.datasets.episodes import CHANNELS, is_image
 from anytask.models.build import MLP
 from anytask.models.loading import load_pretrained
 from anytask.parts.vae import ConvDecoder, diagonal_gaussian_kl
 
 Trunk: TypeAlias = "None | str | nn.Module | Callable[[tuple[int, ...]], nn.Module]"
-
-_CHANNELS = (1, 3, 4)
-
-
-def is_image(shape: Sequence[int]) -> bool:
-    """Say whether observations of this shape are images: three axes, of which the last or the first is the channels."""
-    return len(shape) == 3 and (shape[-1] in _CHANNELS or shape[0] in _CHANNELS)
 
 
 def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
@@ -41,7 +36,7 @@ def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     """
     if not is_image(shape):
         raise ValueError(f"an image has three axes, one of them with 1, 3 or 4 channels, got shape {tuple(shape)}")
-    last = shape[-1] in _CHANNELS
+    last = shape[-1] in CHANNELS
     return (shape[2], shape[0], shape[1]) if last else (shape[0], shape[1], shape[2])
 
 
@@ -57,7 +52,7 @@ def as_images(x: Tensor) -> Tensor:
     >>> as_images(torch.full((2, 8, 8, 3), 255, dtype=torch.uint8)).shape
     torch.Size([2, 3, 8, 8])
     """
-    channels_last = x.shape[-1] in _CHANNELS
+    channels_last = x.shape[-1] in CHANNELS
     x = x.float() / 255.0 if x.dtype == torch.uint8 else x.float()
     return x.movedim(-1, 1).contiguous() if channels_last else x
 
@@ -388,6 +383,38 @@ def build_trunk(trunk: Trunk, shape: tuple[int, ...], *, seed: int, width: int |
     return module
 
 
+def build_trunks(
+    shapes: Mapping[str, tuple[int, ...]], trunks: Any, seeds: Iterable[int], width: int | None = None
+) -> nn.ModuleList:
+    """Return a fresh trunk for each observation key, in their order.
+
+    Parameters
+    ----------
+    shapes : mapping of str to tuple of int
+        Of one observation, by key.
+    trunks : None, str, module, callable or mapping of key to these
+        As in :func:`build_trunk`: one for all keys (the name of a trunk for images is for them alone), or one per key.
+    seeds : iterable of int
+        One per key.
+    width : int, optional
+        Width of trunks that have a choice.
+    """
+    if isinstance(trunks, Mapping) and (unknown := set(trunks) - set(shapes)):
+        raise ValueError(f"trunks for unknown observations {sorted(unknown)}; the keys are {sorted(shapes)}")
+    of_images = isinstance(trunks, str) and trunks not in ("identity", "mlp", "pointnet")
+    built = nn.ModuleList()
+    for (key, shape), seed in zip(shapes.items(), seeds, strict=False):
+        one = trunks.get(key) if isinstance(trunks, Mapping) else trunks
+        one = None if of_images and not is_image(shape) else one
+        built.append(build_trunk(copy.deepcopy(one), shape, seed=seed, width=width))
+    return built
+
+
+def joined_width(trunks: nn.ModuleList) -> int:
+    """Return the width of the features of all trunks, joined."""
+    return sum(int(trunk.width) for trunk in trunks)  # type: ignore[arg-type, misc]
+
+
 class ObservationEncoder(nn.Module):
     """Features c = phi(o) of a window of observations: a trunk per key, joined, for each of the last ``n_obs`` steps.
 
@@ -441,16 +468,10 @@ class ObservationEncoder(nn.Module):
         super().__init__()
         if not shapes:
             raise ValueError("an encoder needs at least one observation key")
-        if isinstance(trunks, Mapping) and (unknown := set(trunks) - set(shapes)):
-            raise ValueError(f"trunks for unknown observations {sorted(unknown)}; the keys are {sorted(shapes)}")
         self.shapes = {key: tuple(shape) for key, shape in sorted(shapes.items())}
         self.n_obs = n_obs
-        of = trunks if isinstance(trunks, Mapping) else dict.fromkeys(self.shapes, trunks)
-        self.trunks = nn.ModuleList(
-            build_trunk(of.get(key), shape, seed=seed + i, width=width)
-            for i, (key, shape) in enumerate(self.shapes.items())
-        )
-        joined = sum(int(trunk.width) for trunk in self.trunks)  # type: ignore[arg-type, misc]
+        self.trunks = build_trunks(self.shapes, trunks, itertools.count(seed), width)
+        joined = joined_width(self.trunks)
         with isolated(seed):
             self.bottleneck = None if bottleneck is None else nn.Linear(joined, 2 * bottleneck)
             step = joined if bottleneck is None else bottleneck
