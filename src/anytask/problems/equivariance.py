@@ -19,8 +19,17 @@ from anytask.problems.training import Progress
 if TYPE_CHECKING:
     from anytask.parts.transforms import Group
 
-GROUPS = ("rotations", "shifts", "flips", "d4")
+_RANGED = ("rotations", "shifts")  # those with a first and a last element
+GROUPS = (*_RANGED, "flips", "d4")
 _BASELINES = "anytask.evaluate.baselines"
+#: What a run keeps for the figures: key, title, caption, label of the values.
+_CURVES = (
+    ("curve", "Accuracy over the orbit",
+     "Mean over seeds and test images, for every element of the group; an invariant model is even.", "accuracy"),
+    ("consensus_curve", "Accuracy against the model's own consensus",
+     "The same without labels. A consensus can be wrong with confidence: compare with the curve above.",
+     "accuracy against the consensus"),
+)  # fmt: skip
 
 
 class EquivarianceOptions(LabelledOptions):
@@ -40,7 +49,7 @@ class EquivarianceOptions(LabelledOptions):
 
     def _check_settings(self) -> None:
         given = [name for name in ("start", "stop", "step") if getattr(self, name) is not None]
-        if given and self.group not in ("rotations", "shifts"):
+        if given and self.group not in _RANGED:
             raise ValueError(f"{given[0]} is for rotations and shifts, and group is {self.group!r}")
 
 
@@ -143,9 +152,6 @@ class Equivariance(LabelledProblem):
         self, options: EquivarianceOptions, labelled: LabelledData
     ) -> tuple[EquivarianceOptions, tuple[str, ...]]:
         """Settle the ends of the group, and check it on an image."""
-        counts = np.unique(labelled.y, return_counts=True)
-        if counts[1].min() < 2:
-            raise ValueError(f"class {counts[0][counts[1].argmin()]!r} has 1 image, at least 2 are needed")
         size, shape = int(np.prod(labelled.input_shape)), options.image_shape
         if shape is None and len(labelled.input_shape) < 2:
             raise ValueError(f"the rows are flat, {size} values each: say image_shape, as 28x28")
@@ -166,10 +172,7 @@ class Equivariance(LabelledProblem):
 
     def refuses(self, entrant: Entrant, data: EquivarianceData) -> str | None:
         """Refuse classes that neither learn to classify nor evaluate those that do."""
-        cls = entrant.load()
-        if hasattr(cls, "evaluate") or (hasattr(cls, "fit") and hasattr(cls, "predict_proba")):
-            return None
-        return f"{entrant.name} has no fit and predict_proba, and no evaluate."
+        return None if hasattr(entrant.load(), "evaluate") else super().refuses(entrant, data)
 
     def train(self, entrant: Entrant, data: EquivarianceData, seed: int, progress: Progress) -> Any:
         """Fit one classifier; an evaluator is stood for by the choice that it makes among the baselines."""
@@ -193,82 +196,69 @@ class Equivariance(LabelledProblem):
         if hasattr(trained, "chosen_"):
             scores = ", ".join(f"{name} {value:.3f}" for name, value in trained.scores_.items())
             notes.append(f"Chose {trained.chosen_} by {trained.by} on held-out training images ({scores}).")
-        return Outcome(orbit_metrics(result), _details(result), {"labels": float(len(train))}, None, notes)
+        curves = {
+            key: result.aggregate("correctness", reference)[0].tolist()
+            for (key, *_), reference in zip(_CURVES, ("truth", "consensus"))
+        }
+        return Outcome(orbit_metrics(result), curves, {"labels": float(len(train))}, None, notes)
 
     def figures(self, data: EquivarianceData, runs: list[Any]) -> list[tuple[str, str, Any]]:
         """Return the accuracy over the orbit of every entrant."""
         from anytask.evaluate.nero.figures import orbit_figure
         from anytask.evaluate.nero.metrics import NeroMetric
 
-        names = list(dict.fromkeys(run.entrant_name for run in runs if run.status == "done"))
-        if not names:
-            return []
-        group = group_of(data.options)  # all that is read back from a store
-        out = []
-        for key, title, label in (
-            ("curve", "Accuracy over the orbit", "accuracy"),
-            ("consensus_curve", "Accuracy against the model's own consensus", "accuracy against the consensus"),
-        ):
-            curves = [
-                np.mean([run.details[key] for run in runs if run.status == "done" and run.entrant_name == name], axis=0)
-                for name in names
-            ]
-            text = "Mean over seeds and test images, for every element of the group; an invariant model is even."
-            if key == "consensus_curve":
-                text = (
-                    "The same without labels. A consensus can be wrong with confidence: compare with the curve above."
-                )
-            out.append((title, text, orbit_figure(group, np.array(curves), names, NeroMetric(key, label))))
-        return out
+        details: dict[str, list[Any]] = {}
+        for run in runs:
+            if run.status == "done":
+                details.setdefault(run.entrant_name, []).append(run.details)
+        group, drawn = group_of(data.options), []  # the options are all that is read back from a store
+        for key, title, text, label in _CURVES if details else ():
+            curves = np.array([np.mean([one[key] for one in found], axis=0) for found in details.values()])
+            drawn.append((title, text, orbit_figure(group, curves, list(details), NeroMetric(key, label))))
+        return drawn
 
 
 def settled(options: EquivarianceOptions) -> EquivarianceOptions:
     """Return the options with the ends and the step of their group; a ``ValueError`` says what does not fit."""
-    if options.group not in ("rotations", "shifts"):
+    if options.group not in _RANGED:
         return options
     turn = options.group == "rotations"
-    step = (15.0 if turn else 1.0) if options.step is None else options.step
-    start = (0.0 if turn else -2.0) if options.start is None else options.start
-    stop = (start + 360.0 - step if turn else 2.0) if options.stop is None else options.stop
+    step = (15.0 if turn else 1.0) if options.step is None else float(options.step)
+    start = (0.0 if turn else -2.0) if options.start is None else float(options.start)
+    stop = (start + 360.0 - step if turn else 2.0) if options.stop is None else float(options.stop)
     if stop < start:
         raise ValueError(f"stop must be at least start, got start={start}, stop={stop}")
-    if not turn and any(value != int(value) for value in (step, start, stop)):
+    if not turn and not all(map(float.is_integer, (step, start, stop))):
         raise ValueError("shifts are whole numbers of pixels")
-    return options.evolve(step=float(step), start=float(start), stop=float(stop))
+    return options.evolve(step=step, start=start, stop=stop)
 
 
 def group_of(options: Any) -> Group:
     """Return the group that settled options of :class:`Equivariance` name."""
-    from anytask.parts.planar_groups import Dihedral, Flips, Rotations, Shifts
+    from anytask.parts.transforms import make_group
 
+    more = {}
     if options.group == "rotations":
-        return Rotations(options.step, options.start, options.stop)
+        more = {"step": options.step, "start": options.start, "stop": options.stop}
     if options.group == "shifts":
-        return Shifts([int(d) for d in np.arange(options.start, options.stop + 1, options.step)])
-    return Flips() if options.group == "flips" else Dihedral()
+        more = {"dx": [int(d) for d in np.arange(options.start, options.stop + 1, options.step)]}
+    return make_group(options.group, **more)
 
 
 def orbit_metrics(result: Any) -> dict[str, float]:
     """Return the metrics of :class:`Equivariance` for an evaluation of one classifier with labels."""
     table = result.table().set_index(["reference", "metric"])
-    truth = table.loc[("truth", "correctness")]
-    curve, agreed = (result.aggregate("confidence", r)[0] for r in ("truth", "consensus"))
-    flat = np.ptp(curve) == 0 or np.ptp(agreed) == 0
+    truth, confidence = table.loc[("truth", "correctness")], result.values("confidence", "truth")[0]
+    curves = np.stack([result.aggregate("confidence", reference)[0] for reference in ("truth", "consensus")])
     metrics = {
-        "orbit_accuracy": float(truth["mean"]),
-        "accuracy": float(truth["identity"]),
-        "worst_accuracy": float(truth["worst"]),
-        "gap": float(truth["gap"]),
-        "confidence_spread": float(table.loc[("truth", "confidence")]["sample_std"]),
-        "consensus_correct": float(truth["consensus_correct"]),
-        "agreement": float(truth["agreement"]),
-        "consensus_correlation": float("nan") if flat else float(np.corrcoef(curve, agreed)[0, 1]),
-    }
-    turned = _quarter_turns(result.group)
-    if turned is not None:
-        confidence = result.values("confidence", "truth")[0]
-        metrics["quarter_turn_gap"] = float(np.abs(confidence - confidence[turned]).max())
-    return metrics
+        "orbit_accuracy": truth["mean"], "accuracy": truth["identity"], "worst_accuracy": truth["worst"],
+        "gap": truth["gap"], "confidence_spread": table.loc[("truth", "confidence")]["sample_std"],
+        "consensus_correct": truth["consensus_correct"], "agreement": truth["agreement"],
+        "consensus_correlation": np.nan if np.ptp(curves, axis=1).min() == 0 else np.corrcoef(curves)[0, 1],
+    }  # fmt: skip
+    if (turned := _quarter_turns(result.group)) is not None:
+        metrics["quarter_turn_gap"] = np.abs(confidence - confidence[turned]).max()
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def _quarter_turns(group: Any) -> list[int] | None:
@@ -278,13 +268,3 @@ def _quarter_turns(group: Any) -> list[int] | None:
     place = {group.key(g): k for k, g in enumerate(group.elements)}
     turned = [place.get(group.key(g + 90)) for g in group.elements]
     return None if None in turned else turned  # type: ignore[return-value]
-
-
-def _details(result: Any) -> dict[str, Any]:
-    confidence = result.aggregate("confidence", "truth")[0]
-    return {
-        "labels": list(result.group.labels),
-        "curve": result.aggregate("correctness", "truth")[0].tolist(),
-        "consensus_curve": result.aggregate("correctness", "consensus")[0].tolist(),
-        "confidence_curve": confidence.tolist(),
-    }
