@@ -14,7 +14,6 @@ from anytask.app.catalogue.page import timeline
 from anytask.app.catalogue.search import CatalogueSearch
 from anytask.app.nero.data import NeroLibrary, result_csv
 from anytask.app.results.data import StoreView, ranking_csv, runs_csv
-from anytask.app.results.page import STATES
 from anytask.app.results.panel import panel, runs_table
 from anytask.bench import Run, RunStore
 from anytask.bench.comparison import Comparison
@@ -74,8 +73,8 @@ def report(comparisons: int, entrants: int, seeds: int) -> None:
         timed("look at an unchanged store", view.snapshot)
         overview = snapshot.overviews[0]
         loaded = timed("read one comparison", lambda: view.load(overview))
-        timed("its answer, ranking and statistics", lambda: panel(overview, loaded, STATES))
-        timed("the same again", lambda: panel(overview, loaded, STATES))
+        timed("its answer, ranking and statistics", lambda: panel(overview, loaded))
+        timed("the same again", lambda: panel(overview, loaded))
         timed("a page of its runs, best first", lambda: runs_table(loaded.comparison, None, None, "best", 1))
         timed("CSV of ranking and runs", lambda: (ranking_csv(loaded.comparison), runs_csv(loaded.comparison)))
 

@@ -8,7 +8,7 @@ from test_catalogue_page import text_of
 from toy_problem import Toy, await_stop
 
 from anytask.app.results.data import StoreView, Unreadable, check_store, ranking_csv, run_rows, runs_csv
-from anytask.app.results.page import STATES, chosen, matches
+from anytask.app.results.page import chosen, matches
 from anytask.app.results.panel import PAGE_ROWS, beside, file_name, ordered, panel, runs_table, view, views
 from anytask.app.settings import Settings
 from anytask.bench import Run, RunStore, compare
@@ -37,7 +37,7 @@ def load(path, which=0):
 
 def everything(overview, loaded):
     comparison = loaded.comparison
-    shown = [panel(overview, loaded, STATES)]
+    shown = [panel(overview, loaded)]
     shown += [view(overview, comparison, name) for name in views(overview, comparison)]
     return text_of([*shown, runs_table(comparison, None, None, "plan", 1)])
 
@@ -118,7 +118,7 @@ def test_names_and_errors_stay_text(tmp_path):
     compare(Toy(), EVIL, [Entrant(EVIL, ENTRY, {"level": 0.8})], seeds=2, backend="sequential", store=path)
     overview, loaded = load(path)
     assert overview.title == f"Toy on {EVIL}" and EVIL in everything(overview, loaded)
-    for part in panel(overview, loaded, STATES):
+    for part in panel(overview, loaded):
         drawn = json.dumps(part.to_plotly_json(), default=lambda o: o.to_plotly_json())
         figures = [piece for piece in drawn.split('"Graph"') if '"data"' in piece]
         assert all("<img src=x" not in piece.split('"layout"')[0] for piece in figures[1:])
@@ -129,7 +129,7 @@ def test_two_comparisons_beside_each_other_list_who_is_in_both(path):
     made(path, "other", seeds=3)
     view = StoreView(path)
     both = view.snapshot().overviews
-    told = text_of(beside(both, [view.load(item) for item in both], STATES))
+    told = text_of(beside(both, [view.load(item) for item in both]))
     assert "In both" in told and "Toy on other: accuracy" in told and "Toy on toy: accuracy" in told
 
 

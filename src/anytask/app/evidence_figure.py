@@ -81,50 +81,36 @@ def evidence_figure(checks: Sequence[Mapping[str, Any]]) -> go.Figure:
 
 def _draw(figure: go.Figure, row: int, check: Mapping[str, Any]) -> None:
     mean = float(check["mean"])
-    low = float(check["low"]) if _finite(check.get("low")) else mean
-    high = float(check["high"]) if _finite(check.get("high")) else mean
+    low, high = (float(check[end]) if _finite(check.get(end)) else mean for end in ("low", "high"))
     seeds = [float(value) for value in check.get("values", []) if _finite(value)]
-    outcome = str(check.get("outcome"))
+    outcome, (at_least, at_most) = str(check.get("outcome")), bounds_of(check)
     colour = _COLOURS.get(outcome, _INK)
-    at_least, at_most = bounds_of(check)
-    marks = [low, high, mean, *seeds, *(value for value in (at_least, at_most) if math.isfinite(value)), 0.0]
+    edges = [edge for edge in (at_least, at_most) if math.isfinite(edge)]
+    marks = [low, high, mean, *seeds, *edges, 0.0]
     room = 0.08 * (max(marks) - min(marks)) or 0.1
     left, right = min(marks) - room, max(marks) + room
     axes: Any = {"row": row, "col": 1}
-    figure.add_shape(
-        type="rect", x0=max(at_least, left), x1=min(at_most, right), y0=-1, y1=1, layer="below", line={"width": 0},
-        fillcolor=translucent(PALETTE[2], 0.13), **axes,
-    )  # fmt: skip
-    for edge in (at_least, at_most):
-        if math.isfinite(edge):
-            figure.add_shape(
-                type="line",
-                x0=edge,
-                x1=edge,
-                y0=-1,
-                y1=1,
-                line={"color": PALETTE[2], "width": 1.5, "dash": "dot"},
-                **axes,
-            )
+    band = {"type": "rect", "layer": "below", "line": {"width": 0}, "fillcolor": translucent(PALETTE[2], 0.13)}
+    figure.add_shape(x0=max(at_least, left), x1=min(at_most, right), y0=-1, y1=1, **band, **axes)
+    for edge in edges:
+        line = {"color": PALETTE[2], "width": 1.5, "dash": "dot"}
+        figure.add_shape(type="line", x0=edge, x1=edge, y0=-1, y1=1, line=line, **axes)
     figure.add_scatter(
         x=seeds, y=[-0.42] * len(seeds), mode="markers", hovertemplate="one seed: %{x:.3f}<extra></extra>",
         marker={"color": colour, "size": 7, "opacity": 0.55}, **axes,
     )  # fmt: skip
-    figure.add_scatter(
-        x=[low, high], y=[0.25, 0.25], mode="lines", line={"color": colour, "width": 5}, hoverinfo="skip", **axes
-    )
-    figure.add_scatter(
-        x=[mean], y=[0.25], mode="markers", marker={"color": colour, "size": 13, "symbol": "diamond",
-                                                    "line": {"color": "white", "width": 1.5}},
-        hovertemplate=f"mean {mean:.3f}, 95 % interval {low:.3f} to {high:.3f}<extra></extra>", **axes,
-    )  # fmt: skip
+    bar = {"color": colour, "width": 5}
+    figure.add_scatter(x=[low, high], y=[0.25, 0.25], mode="lines", line=bar, hoverinfo="skip", **axes)
+    diamond = {"color": colour, "size": 13, "symbol": "diamond", "line": {"color": "white", "width": 1.5}}
+    said = f"mean {mean:.3f}, 95 % interval {low:.3f} to {high:.3f}<extra></extra>"
+    figure.add_scatter(x=[mean], y=[0.25], mode="markers", marker=diamond, hovertemplate=said, **axes)
     figure.update_xaxes(range=[left, right], **axes)
-    domain = figure.layout["yaxis" if row == 1 else f"yaxis{row}"].domain
     lines = wrap(f"{check.get('sentence', '')}", 84)
     words = "<br>".join(escape(line) for line in lines[:2]) + ("…" if len(lines) > 2 else "")
     figure.add_annotation(
-        x=0, y=domain[1], xref="paper", yref="paper", xanchor="left", yanchor="bottom", showarrow=False, align="left",
-        text=f"<b>{escape(outcome)}</b>  {words}", font={"size": 12, "color": _INK},
+        x=0, y=next(figure.select_yaxes(**axes)).domain[1], xref="paper", yref="paper", xanchor="left",
+        yanchor="bottom", showarrow=False, align="left", text=f"<b>{escape(outcome)}</b>  {words}",
+        font={"size": 12, "color": _INK},
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ Text is always passed as children, never as HTML or Markdown, so that nothing in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dash import dcc, html
@@ -26,11 +26,28 @@ def section(title: str, *parts: Any, note: Any = None, id: str | None = None, le
 
 
 def control(label: str, component: Any, wide: bool = False) -> html.Div:
-    """Return a control with its visible label; the component needs an ``id``."""
-    return html.Div(
-        [html.Label(label, htmlFor=component.id, className="label"), component],
-        className="control wide" if wide else "control",
-    )
+    """Return a control with its visible label; the component needs an ``id``, a text or a pattern of Dash."""
+    kind = "control wide" if wide else "control"
+    if isinstance(component.id, str):
+        return html.Div([html.Label(label, htmlFor=component.id, className="label"), component], className=kind)
+    mark = "-".join(component.id.values())
+    named = {"role": "group", "aria-labelledby": mark}
+    return html.Div([html.Span(label, id=mark, className="label"), component], className=kind, **named)
+
+
+def options(named: Mapping[Any, str]) -> list[Any]:
+    """Return the options of a dropdown from values and their words."""
+    return [{"value": value, "label": words} for value, words in named.items()]
+
+
+def pairs(named: Iterable[tuple[str, Any]], kind: str = "facts") -> html.Dl:
+    """Return a list of names and what they stand for."""
+    return html.Dl([part for name, value in named for part in (html.Dt(name), html.Dd(value))], className=kind)
+
+
+def fold(summary: Any, *inside: Any) -> html.Details:
+    """Return parts that are unfolded by a click on their summary."""
+    return html.Details([html.Summary(summary), *inside])
 
 
 def choices(label: str, component: Any) -> html.Fieldset:

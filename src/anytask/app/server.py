@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -188,15 +189,8 @@ def _import_what_pages_need() -> None:
 
     Plotly, for one, asks whether pandas is loaded, and takes a pandas that another thread is just loading for whole.
     """
-    import pandas
-    import plotly.graph_objects
-    import plotly.subplots
-    import scipy.stats
-
-    from anytask.bench import report
-
-    modules = (pandas, plotly.graph_objects, plotly.subplots, scipy.stats, report)
-    logger.debug("imported: %s", ", ".join(module.__name__ for module in modules))
+    for name in ("pandas", "plotly.graph_objects", "plotly.subplots", "scipy.stats", "anytask.bench.report"):
+        import_module(name)
 
 
 def _why_not(host: str, port: int, error: OSError) -> str:
@@ -211,17 +205,12 @@ def _why_not(host: str, port: int, error: OSError) -> str:
 
 def _frame() -> Any:
     """What all pages have in common."""
+    brand, nav = dcc.Link("anytask", href="/", className="brand"), html.Nav(id="nav", **{"aria-label": "Pages"})
     return html.Div(
         [
             html.A("Skip to the content", href="#page", className="skip"),
             dcc.Location(id="url", refresh="callback-nav"),
-            html.Header(
-                html.Div(
-                    [dcc.Link("anytask", href="/", className="brand"), html.Nav(id="nav", **{"aria-label": "Pages"})],
-                    className="bar",
-                ),
-                className="top",
-            ),
+            html.Header(html.Div([brand, nav], className="bar"), className="top"),
             html.Main(id="page", tabIndex="-1"),
         ]
     )
@@ -234,14 +223,10 @@ def _register_navigation(app: dash.Dash, settings: Settings, pages: Sequence[Pag
     def open_page(path: str | None) -> tuple[Any, Any]:
         page = by_path.get((path or "/").rstrip("/") or "/")
         links = [
-            dcc.Link(
-                other.title,
-                href=other.path,
-                className="here" if other is page else "",
-                title=f"{other.title} (this page)" if other is page else other.title,
-            )
+            dcc.Link(other.title, href=other.path, className="here", title=f"{other.title} (this page)")
+            if other is page else dcc.Link(other.title, href=other.path, title=other.title)
             for other in pages
-        ]
+        ]  # fmt: skip
         if page is None:
             lost = [html.H1("No such page"), html.P(["There is nothing at ", html.Code(path), "."])]
             return html.Div(lost, className="narrow"), links

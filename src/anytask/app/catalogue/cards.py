@@ -52,56 +52,61 @@ def card(entry: Card) -> html.Li:
     """Return a system as a card; the whole card is one link, and Enter opens it."""
     ready = catalogue.state(entry) == "available"
     evidence = read(entry.key) if ready else None
-    marks = [layout.badge("available", "plain") if ready else layout.badge("planned", "faint")]
-    if evidence is not None:
-        marks.append(layout.badge(f"claim {evidence['outcome']}", OUTCOMES.get(evidence["outcome"], "plain")))
-    return html.Li(
-        html.A(
-            [
-                html.Span(
-                    [layout.dot(FAMILY_COLOURS[entry.family]), f"{entry.family} · {entry.year}"], className="kicker"
-                ),
-                html.Strong(entry.name, className="name"),
-                html.Span(entry.use, className="use"),
-                html.Span(marks, className="marks"),
-            ],
-            href=f"#{entry.key}",
-            id=f"card-{entry.key}",
-            className="card system" if ready else "card system planned",
-        )
-    )
+    marks = [_state(ready), *([_outcome(evidence["outcome"], "claim ")] if evidence else [])]
+    lines = [
+        _kicker(entry),
+        html.Strong(entry.name, className="name"),
+        html.Span(entry.use, className="use"),
+        html.Span(marks, className="marks"),
+    ]
+    kind = "card system" if ready else "card system planned"
+    return html.Li(html.A(lines, href=f"#{entry.key}", id=f"card-{entry.key}", className=kind))
 
 
 def sheet(entry: Card) -> list[Any]:
     """Return all that is known of a system, for the dialog."""
     ready = catalogue.state(entry) == "available"
     purpose, when = split_use(entry.use)
-    head = [
-        html.P([layout.dot(FAMILY_COLOURS[entry.family]), f"{entry.family} · {entry.year}"], className="kicker"),
+    later = [] if ready else [" Not available yet: the card says what it will do."]
+    problems = [html.Li([html.Code(problem), f" {problem_words(problem)}"]) for problem in entry.problems]
+    facts = {
+        "What it is for": purpose,
+        "When to pick it": when,
+        "Problems": html.Ul(problems, className="plain"),
+        "Told of the task": _SEES[entry.sees],
+        "Install": html.Code(f"pip install 'anytask[{entry.extra}]'" if entry.extra else "pip install anytask"),
+    }
+    parts: list[Any] = [
+        _kicker(entry),
         html.H2(entry.name, id="sheet-title", tabIndex="-1"),
         html.P(entry.title, className="paper"),
-        html.P(
-            [layout.badge("available", "plain")]
-            if ready
-            else [layout.badge("planned", "faint"), " Not available yet: the card says what it will do."],
-            className="marks",
-        ),
+        html.P([_state(ready), *later], className="marks"),
+        layout.pairs((name, said) for name, said in facts.items() if said),
     ]
-    facts: list[tuple[str, Any]] = [("What it is for", purpose)]
-    facts += [("When to pick it", when)] if when else []
-    facts += [
-        ("Problems", _problems(entry)),
-        ("Told of the task", _SEES[entry.sees]),
-        ("Install", html.Code(f"pip install 'anytask[{entry.extra}]'" if entry.extra else "pip install anytask")),
-    ]
-    parts: list[Any] = [html.Div(head), _facts(facts)]
     if ready:
         parts.append(layout.section("How to call it", layout.code(snippet(entry)), level=3))
         command = f"anytask compare {entry.problems[0]} --data FILE --systems {entry.key}"
         parts.append(layout.section("On your own data", layout.code(command), level=3))
-        parts.append(_evidence(entry))
-    parts.append(_paper(entry))
-    return parts
+        parts += _evidence(entry)
+    paper: list[Any] = [f"{entry.title}, {entry.year}. "]
+    if entry.arxiv:
+        paper.append(layout.away(f"arXiv:{entry.arxiv}", f"https://arxiv.org/abs/{entry.arxiv}"))
+    else:
+        paper.append("No arXiv number is recorded.")
+    return [*parts, layout.section("Paper", html.P(paper), level=3)]
+
+
+def _kicker(entry: Card) -> html.Span:
+    dot = layout.dot(FAMILY_COLOURS[entry.family])
+    return html.Span([dot, f"{entry.family} · {entry.year}"], className="kicker")
+
+
+def _state(ready: bool) -> html.Span:
+    return layout.badge("available", "plain") if ready else layout.badge("planned", "faint")
+
+
+def _outcome(outcome: str, before: str = "") -> html.Span:
+    return layout.badge(f"{before}{outcome}", OUTCOMES.get(outcome, "plain"))
 
 
 def split_use(use: str) -> tuple[str, str]:
@@ -164,30 +169,16 @@ def _as_script(source: str, wanted: str) -> str:
     return f"print({ast.unparse(body[0]) if '#' in source else source})\n" if echoed else f"{source}\n"
 
 
-def _problems(entry: Card) -> html.Ul:
-    return html.Ul(
-        [html.Li([html.Code(problem), f" {problem_words(problem)}"]) for problem in entry.problems],
-        className="plain",
-    )
-
-
-def _facts(pairs: list[tuple[str, Any]]) -> html.Dl:
-    return html.Dl([part for name, value in pairs for part in (html.Dt(name), html.Dd(value))], className="facts")
-
-
-def _evidence(entry: Card) -> Any:
-    evidence = read(entry.key)
+def _evidence(entry: Card) -> list[Any]:
+    evidence, title = read(entry.key), "Does it do what its paper says?"
     if evidence is None:
-        text = [
-            "Nothing is recorded yet. ",
-            html.Code(f"anytask verify {entry.key}"),
-            " runs the claim where there is one.",
-        ]
-        return layout.section("Does it do what its paper says?", html.P(text), level=3)
+        verify = html.Code(f"anytask verify {entry.key}")
+        text = html.P(["Nothing is recorded yet. ", verify, " runs the claim where there is one."])
+        return [layout.section(title, text, level=3)]
     outcome = evidence["outcome"]
     checks = [check for check in evidence["checks"] if isinstance(check, dict)]
     parts: list[Any] = [
-        html.P([layout.badge(outcome, OUTCOMES.get(outcome, "plain")), f" {_OUTCOME_WORDS.get(outcome, '')}"]),
+        html.P([_outcome(outcome), f" {_OUTCOME_WORDS.get(outcome, '')}"]),
         html.P(evidence["claim"]),
     ]
     if any(_number(check.get("mean")) for check in checks):
@@ -195,74 +186,55 @@ def _evidence(entry: Card) -> Any:
             "Each check has its own scale. The green band is where a value counts; the bar is the 95 % interval over "
             "seeds, the diamond its mean, dots are single seeds. Only a bar wholly inside the band shows the check."
         )
-        parts.append(
-            layout.figure(
-                evidence_figure(checks), caption, name=f"{entry.key}-evidence", label=f"Checks of {entry.name}"
-            )
-        )
+        name, label = f"{entry.key}-evidence", f"Checks of {entry.name}"
+        parts.append(layout.figure(evidence_figure(checks), caption, name=name, label=label))
     rows = [
         [
-            layout.badge(check["outcome"], OUTCOMES.get(check["outcome"], "plain")),
+            _outcome(check["outcome"]),
             [check["sentence"], html.Small(f" {check['why']}") if check.get("why") else ""],
             check.get("experiment", ""),
             _interval(check),
         ]
         for check in checks
     ]
-    listed = layout.table(
-        ["outcome", "check", "experiment", "mean [95 %]"], rows, numeric=(3,), label="The checks as a table"
-    )
-    parts.append(html.Details([html.Summary("The checks in numbers"), listed]))
+    head = ["outcome", "check", "experiment", "mean [95 %]"]
+    listed = layout.table(head, rows, numeric=(3,), label="The checks as a table")
+    parts.append(layout.fold("The checks in numbers", listed))
     if evidence.get("tried"):
-        parts.append(html.Details([html.Summary("What else was tried"), html.P(evidence["tried"])]))
-    kinds = [_KINDS.get(kind, kind) for kind in str(evidence.get("kind") or "").split(", ") if kind]
+        parts.append(layout.fold("What else was tried", html.P(evidence["tried"])))
+    kinds = [kind for kind in str(evidence.get("kind") or "").split(", ") if kind]
     if kinds:
-        words = f"Language model: {' and '.join(kinds)}. "
-        if {"tiny", "sim"} & set(str(evidence["kind"]).split(", ")):
+        words = f"Language model: {' and '.join(_KINDS.get(kind, kind) for kind in kinds)}. "
+        if {"tiny", "sim"} & set(kinds):
             words += "This is evidence about the algorithm, not about real models."
         parts.append(html.P(words, className="note"))
-    return html.Div(
-        [
-            layout.section("Does it do what its paper says?", *parts, level=3),
-            layout.section("What it costs", _cost(evidence), level=3),
-        ]
-    )
+    cost = layout.section("What it costs", *_cost(evidence), level=3)
+    return [layout.section(title, *parts, level=3), cost]
 
 
-def _cost(evidence: dict[str, Any]) -> html.Div:
+def _cost(evidence: dict[str, Any]) -> list[Any]:
     seconds, peak = evidence.get("seconds", math.nan), evidence.get("peak_bytes", math.nan)
     summary = [row for row in evidence.get("summary", []) if isinstance(row, dict)]
-    counted: dict[str, int] = {}
+    counted: dict[tuple[Any, Any], int] = {}
     for row in summary:  # each metric of an entrant counts the same runs
-        who = f"{row.get('experiment')}\n{row.get('name')}"
+        who = row.get("experiment"), row.get("name")
         counted[who] = max(counted.get(who, 0), int(row.get("n") or 0))
     runs = sum(counted.values())
     own = [row for row in summary if row.get("role") == "system" and "parameters" in str(row.get("metric"))]
-    tiles = []
+    tiles = {}
     if _number(seconds) and runs:
-        tiles.append((f"{seconds / runs:.3g} s", f"per run, over {runs} runs of the claim, baselines included"))
+        tiles[f"per run, over {runs} runs of the claim, baselines included"] = f"{seconds / runs:.3g} s"
     if _number(peak) and peak:
-        tiles.append((f"{peak / 2**20:,.0f} MiB", "largest memory of one run, with Python and its libraries"))
+        tiles["largest memory of one run, with Python and its libraries"] = f"{peak / 2**20:,.0f} MiB"
     if own:
-        tiles.append((f"{own[0]['mean']:,.0f}", str(own[0]["metric"]).replace("_", " ")))
+        tiles[str(own[0]["metric"]).replace("_", " ")] = f"{own[0]['mean']:,.0f}"
     else:
-        tiles.append(("–", "parameters: not recorded with the claim; a comparison on your data counts them"))
+        tiles["parameters: not recorded with the claim; a comparison on your data counts them"] = "–"
     when = str(evidence.get("recorded", ""))[:10]
-    return html.Div(
-        [
-            html.Dl([html.Div([html.Dt(text), html.Dd(value)]) for value, text in tiles], className="tiles"),
-            html.P(f"Recorded {when} on two cores without a GPU." if when else "", className="note"),
-        ]
-    )
-
-
-def _paper(entry: Card) -> html.Section:
-    if entry.arxiv:
-        link = layout.away(f"arXiv:{entry.arxiv}", f"https://arxiv.org/abs/{entry.arxiv}")
-        text: list[Any] = [f"{entry.title}, {entry.year}. ", link]
-    else:
-        text = [f"{entry.title}, {entry.year}. No arXiv number is recorded."]
-    return layout.section("Paper", html.P(text), level=3)
+    return [
+        html.Dl([html.Div([html.Dt(text), html.Dd(value)]) for text, value in tiles.items()], className="tiles"),
+        html.P(f"Recorded {when} on two cores without a GPU." if when else "", className="note"),
+    ]
 
 
 def _number(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
@@ -27,50 +27,31 @@ def layout(settings: Settings) -> Any:
         id="search", type="search", debounce=0.25, placeholder="for example: data that keep changing",
         autoComplete="off", className="search", maxLength=200,
     )  # fmt: skip
-    filters = html.Div(
-        [
-            pieces.control("Family", _dropdown("family", [(family, family) for family in FAMILIES])),
-            pieces.control(
-                "Problem", _dropdown("problem", [(key, f"{key}: {problem_words(key)}") for key in PROBLEMS]), wide=True
-            ),
-            pieces.control("Order", _dropdown("order", list(_ORDERS.items()), value="fit", clearable=False)),
-            pieces.choices(
-                "State",
-                dcc.RadioItems(
-                    id="state", value="all", inline=True,
-                    options=[{"label": word, "value": word} for word in ("all", "available", "planned")],
-                ),
-            ),
-        ],
-        className="filters",
-    )  # fmt: skip
+    states = ["all", "available", "planned"]
+    said = {key: f"{key}: {problem_words(key)}" for key in PROBLEMS}
+    filters = [
+        pieces.control("Family", _dropdown("family", {family: family for family in FAMILIES})),
+        pieces.control("Problem", _dropdown("problem", said), wide=True),
+        pieces.control("Order", _dropdown("order", _ORDERS, "fit")),
+        pieces.choices("State", dcc.RadioItems(states, "all", id="state", inline=True)),
+    ]
+    how = html.P(id="how", className="note", role="status")
+    close = html.Button("Close", id="sheet-close", type="button", className="quiet close")
+    times = [html.H2("When the papers appeared", className="small"), html.Div(id="timeline", className="timeline")]
     return pieces.page(
         "What do you want to learn, with what you have?",
         f"{len(SYSTEMS)} published systems for tasks that nobody announced: few labels, shifting data, new tasks every "
         f"week. {ready} of them can be used today.",
-        html.Div(
-            [
-                pieces.control("Search by meaning or name", search, wide=True),
-                html.P(id="how", className="note", role="status"),
-            ],
-            className="searching",
-        ),
-        filters,
-        html.Section(
-            [html.H2("When the papers appeared", className="small"), html.Div(id="timeline", className="timeline")],
-            className="times",
-        ),
+        html.Div([pieces.control("Search by meaning or name", search, wide=True), how], className="searching"),
+        html.Div(filters, className="filters"),
+        html.Section(times, className="times"),
         dcc.Store(id="years", data=[]),
         html.P(id="count", className="count", role="status"),
         html.Ul(id="cards", className="cards"),
         html.Dialog(
-            [
-                html.Button("Close", id="sheet-close", type="button", className="quiet close"),
-                html.Div(id="sheet", className="sheet"),
-            ],
-            id="dialog", **{"aria-labelledby": "sheet-title"},
+            [close, html.Div(id="sheet", className="sheet")], id="dialog", **{"aria-labelledby": "sheet-title"}
         ),
-    )  # fmt: skip
+    )
 
 
 def register(app: Dash, settings: Settings) -> None:
@@ -164,45 +145,28 @@ def timeline(fitting: Sequence[Card], chosen: Sequence[int]) -> list[html.Button
     columns = []
     for year in YEARS:
         papers = sorted((entry for entry in SYSTEMS if entry.year == year), key=appeared)
-        here = sum(entry.key in keys for entry in papers)
+        here, on = sum(entry.key in keys for entry in papers), year in chosen
         marks = [
             html.Span(
-                className="mark" if entry.key in keys else "mark pale",
+                className="mark" if entry.key in keys else "mark pale", title=f"{entry.name} ({entry.family})",
                 style={"backgroundColor": FAMILY_COLOURS[entry.family]},
-                title=f"{entry.name} ({entry.family})",
             )
             for entry in papers
+        ]  # fmt: skip
+        lines = [
+            html.Span(marks, className="marks", **{"aria-hidden": "true"}),
+            html.Span(str(year), className="year"),
+            html.Span(str(here), className="number"),
         ]
-        columns.append(
-            html.Button(
-                [
-                    html.Span(marks, className="marks", **{"aria-hidden": "true"}),
-                    html.Span(str(year), className="year"),
-                    html.Span(f"{here}", className="number"),
-                ],
-                id={"type": "year", "year": year},
-                type="button",
-                className="on" if year in chosen else "",
-                **{
-                    "aria-pressed": "true" if year in chosen else "false",
-                    "aria-label": f"{year}: {here} of {len(papers)} systems",
-                },
-            )
-        )
+        said = {"aria-pressed": str(on).lower(), "aria-label": f"{year}: {here} of {len(papers)} systems"}
+        id = {"type": "year", "year": year}
+        columns.append(html.Button(lines, id=id, type="button", className="on" if on else "", **said))
     return columns
 
 
-def _dropdown(
-    name: str, options: Sequence[tuple[str, str]], value: str | None = None, clearable: bool = True
-) -> dcc.Dropdown:
-    return dcc.Dropdown(
-        id=name,
-        options=[{"value": key, "label": label} for key, label in options],
-        value=value,
-        clearable=clearable,
-        placeholder="any",
-        searchable=len(options) > 15,
-    )
+def _dropdown(name: str, options: Mapping[str, str], value: str | None = None) -> dcc.Dropdown:
+    look = {"clearable": value is None, "placeholder": "any", "searchable": len(options) > 15}
+    return dcc.Dropdown(id=name, options=pieces.options(options), value=value, **look)
 
 
 def _count(shown: Sequence[Card], fit: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
@@ -12,63 +12,40 @@ from flask import Response, abort
 
 from anytask.app import layout as pieces
 from anytask.app.results.data import Overview, Snapshot, Unreadable, ranking_csv, runs_csv
-from anytask.app.results.panel import beside, cost_figure, file_name, panel, runs_table
+from anytask.app.results.panel import STATES, beside, cost_figure, file_name, panel, runs_table
 from anytask.app.results.panel import view as one_view
 from anytask.app.settings import Page, Settings
 
 #: Milliseconds between two looks at the store.
 LOOK_EVERY = 2000
 
-STATES = {
-    "running": ("running", "live"),
-    "stopping": ("stopping", "live"),
-    "silent": ("no sign of life", "bad"),
-    "done": ("done", "good"),
-    "stopped": ("stopped", "warn"),
-    "interrupted": ("interrupted", "warn"),
-}
-
-_DOWNLOADS = {"ranking.csv": "text/csv", "runs.csv": "text/csv", "report.html": "text/html"}
-
 
 def layout(settings: Settings) -> Any:
     """Return the page."""
-    filters = html.Div(
-        [
-            pieces.control(
-                "Data or problem contains",
-                dcc.Input(
-                    id="results-text", type="search", debounce=0.25, className="search", autoComplete="off",
-                    maxLength=200,
-                ),
-                wide=True,
-            ),
-            pieces.control(
-                "State",
-                dcc.Dropdown(
-                    id="results-state", placeholder="any", searchable=False,
-                    options=[{"value": key, "label": words} for key, (words, _) in STATES.items() if key != "stopping"],
-                ),
-            ),
-            pieces.control("Beside it", dcc.Dropdown(id="results-with", placeholder="nothing", options=[]), wide=True),
-        ],
-        className="filters",
-    )  # fmt: skip
-    return html.Div(
-        [
-            dcc.Interval(id="tick", interval=LOOK_EVERY),
-            dcc.Store(id="token"),
-            dcc.Store(id="shown"),
-            pieces.page(
-                "Who does best, by how much, at what cost?",
-                ["Every comparison in ", html.Code(str(settings.store)), "; what still runs is followed as it goes."],
-                filters,
-                html.Div(id="results-message", role="status"),
-                html.Ul(id="comparisons", className="comparisons"),
-                html.Div(id="stop-message", role="status"),
-                html.Div(html.P("Reading the store ...", className="note"), id="detail"),
-            ),
-        ]
+    words = dcc.Input(
+        id="results-text", type="search", debounce=0.25, className="search", autoComplete="off", maxLength=200
+    )
+    states = pieces.options({key: said for key, (said, _) in STATES.items() if key != "stopping"})
+    state = dcc.Dropdown(id="results-state", placeholder="any", searchable=False, options=states)
+    other = dcc.Dropdown(id="results-with", placeholder="nothing", options=[])
+    return pieces.page(
+        "Who does best, by how much, at what cost?",
+        ["Every comparison in ", html.Code(str(settings.store)), "; what still runs is followed as it goes."],
+        html.Div(
+            [
+                pieces.control("Data or problem contains", words, wide=True),
+                pieces.control("State", state),
+                pieces.control("Beside it", other, wide=True),
+            ],
+            className="filters",
+        ),
+        html.Div(id="results-message", role="status"),
+        html.Ul(id="comparisons", className="comparisons"),
+        html.Div(id="stop-message", role="status"),
+        html.Div(html.P("Reading the store ...", className="note"), id="detail"),
+        dcc.Interval(id="tick", interval=LOOK_EVERY),
+        dcc.Store(id="token"),
+        dcc.Store(id="shown"),
     )
 
 
@@ -98,9 +75,7 @@ def register(app: Dash, settings: Settings) -> None:
             return [], [], None, _unreadable(error, settings)
         one, other = chosen(snapshot, search)
         shown = [item for item in snapshot.overviews if matches(item, text, state)]
-        options = [
-            {"value": i.id, "label": f"{i.title}, {_when(i)}"} for i in snapshot.overviews if one and i.id != one.id
-        ]
+        options = pieces.options({i.id: f"{i.title}, {_when(i)}" for i in snapshot.overviews if one and i is not one})
         message = None
         if not snapshot.overviews:
             message = _empty(settings)
@@ -117,8 +92,7 @@ def register(app: Dash, settings: Settings) -> None:
         Output("url", "search"), Input("results-with", "value"), State("url", "search"), prevent_initial_call=True
     )
     def put_beside(with_id: str | None, search: str | None) -> Any:
-        wanted = {name: values[0] for name, values in parse_qs((search or "").lstrip("?")).items()}
-        if (wanted.get("with") or None) == with_id:
+        if _asked(search).get("with") == with_id:
             return no_update
         try:
             one, _ = chosen(view.snapshot(), search)
@@ -146,9 +120,7 @@ def register(app: Dash, settings: Settings) -> None:
             return (no_update, no_update) if "again" in str(error) else ([], "")
         if not both:
             return [], stamp
-        if len(both) == 1:
-            return panel(both[0], loaded[0], STATES), stamp
-        return beside(both, loaded, STATES), stamp
+        return panel(both[0], loaded[0]) if len(both) == 1 else beside(both, loaded), stamp
 
     @app.callback(
         Output("stop-message", "children"),
@@ -174,13 +146,7 @@ def register(app: Dash, settings: Settings) -> None:
         State({"type": "view", "id": MATCH}, "id"),
     )
     def show_view(name: str, place: dict[str, str]) -> Any:
-        try:
-            overview = view.snapshot().get(place["id"])
-            if overview is None:
-                return no_update
-            return one_view(overview, view.load(overview, details=name == "curves").comparison, name)
-        except Unreadable:
-            return no_update
+        return of(place["id"], lambda overview, comparison: one_view(overview, comparison, name), name == "curves")
 
     @app.callback(
         Output({"type": "runs", "id": MATCH}, "children"),
@@ -191,13 +157,7 @@ def register(app: Dash, settings: Settings) -> None:
         State({"type": "runs-page", "id": MATCH}, "id"),
     )
     def show_runs(entrant: str | None, status: str | None, order: str, page: int | None, place: dict[str, str]) -> Any:
-        try:
-            overview = view.snapshot().get(place["id"])
-            if overview is None:
-                return no_update
-            return runs_table(view.load(overview).comparison, entrant, status, order, page or 1)
-        except Unreadable:
-            return no_update
+        return of(place["id"], lambda _, comparison: runs_table(comparison, entrant, status, order, page or 1))
 
     @app.callback(
         Output({"type": "cost", "id": MATCH}, "children"),
@@ -206,30 +166,29 @@ def register(app: Dash, settings: Settings) -> None:
         prevent_initial_call=True,
     )
     def show_cost(by: str, place: dict[str, str]) -> Any:
+        return of(place["id"], lambda _, comparison: cost_figure(comparison, by))
+
+    def of(id: str, make: Callable[[Overview, Any], Any], details: bool = False) -> Any:
+        """Return what is made of a comparison; what stands there stays while the store cannot be read."""
         try:
-            overview = view.snapshot().get(place["id"])
-            return no_update if overview is None else cost_figure(view.load(overview).comparison, by)
+            overview = view.snapshot().get(id)
+            return no_update if overview is None else make(overview, view.load(overview, details).comparison)
         except Unreadable:
             return no_update
 
     @app.server.get("/download/<id>/<what>")
     def download(id: str, what: str) -> Response:
+        from anytask.bench.report import render
+
+        makers = {"ranking.csv": ranking_csv, "runs.csv": runs_csv, "report.html": render}
         try:
             overview = view.snapshot().get(id)
-            if overview is None or what not in _DOWNLOADS:
+            if overview is None or what not in makers:
                 abort(404)
-            comparison = view.load(overview, details=what == "report.html").comparison
+            text = makers[what](view.load(overview, details=what == "report.html").comparison)
         except Unreadable as error:
             abort(503, str(error))
-        if what == "report.html":
-            from anytask.bench.report import render
-
-            body = render(comparison)
-        else:
-            body = ranking_csv(comparison) if what == "ranking.csv" else runs_csv(comparison)
-        response = Response(body, content_type=f"{_DOWNLOADS[what]}; charset=utf-8")
-        response.headers["Content-Disposition"] = f'attachment; filename="{file_name(overview)}-{what}"'
-        return response
+        return pieces.as_file(text, f"{file_name(overview)}-{what}", f"text/{what.split('.')[1]}")
 
 
 PAGE = Page(path="/results", title="Results", place=1, layout=layout, register=register)
@@ -237,9 +196,8 @@ PAGE = Page(path="/results", title="Results", place=1, layout=layout, register=r
 
 def chosen(snapshot: Snapshot, search: str | None) -> tuple[Overview | None, Overview | None]:
     """Return the comparisons that an address asks for, ``?c=ID&with=ID``; the latest one where it asks for none."""
-    wanted = {name: values[0] for name, values in parse_qs((search or "").lstrip("?")).items()}
-    first = snapshot.get(wanted.get("c")) or (snapshot.overviews[0] if snapshot.overviews else None)
-    second = snapshot.get(wanted.get("with"))
+    first = snapshot.get(_asked(search).get("c")) or next(iter(snapshot.overviews), None)
+    second = snapshot.get(_asked(search).get("with"))
     return first, None if second is first else second
 
 
@@ -253,26 +211,24 @@ def matches(overview: Overview, text: str | None, state: str | None) -> bool:
 
 
 def _item(overview: Overview, here: bool) -> html.Li:
-    words, kind = STATES[overview.state]
     entrants, seeds = len(overview.record.body["entrants"]), len(overview.record.body["seeds"])
-    facts = [f"{_when(overview)} · {entrants} entrants × {seeds} {'seed' if seeds == 1 else 'seeds'}"]
-    if overview.loose:
-        facts.append(" · runs without a recorded comparison")
-    marks: list[Any] = [pieces.badge(words, kind)]
+    facts = f"{_when(overview)} · {entrants} entrants × {seeds} {'seed' if seeds == 1 else 'seeds'}"
+    facts += " · runs without a recorded comparison" if overview.loose else ""
+    marks: list[Any] = [pieces.badge(*STATES[overview.state])]
     if overview.done < overview.total:
         marks.append(html.Span(f"{overview.done} of {overview.total} runs", className="small"))
     if overview.failed:
         marks.append(pieces.badge(f"{overview.failed} failed", "bad"))
+    lines = [html.Strong(overview.title, className="name"), html.Span(facts, className="small")]
     link = dcc.Link(
-        [
-            html.Strong(overview.title, className="name"),
-            html.Span(facts, className="small"),
-            html.Span(marks, className="marks"),
-        ],
-        href=f"/results{_search(overview.id, None)}",
+        [*lines, html.Span(marks, className="marks")], href=f"/results{_search(overview.id, None)}",
         className="card comparison here" if here else "card comparison",
-    )
+    )  # fmt: skip
     return html.Li(link, key=overview.id)
+
+
+def _asked(search: str | None) -> dict[str, str]:
+    return {name: values[0] for name, values in parse_qs((search or "").lstrip("?")).items()}
 
 
 def _search(one: str | None, other: str | None) -> str:
