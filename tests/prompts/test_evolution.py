@@ -1,32 +1,40 @@
-"""The evolutionary search: its steps by their formulas, and the state that survives a kill."""
+"""The evolutionary search: its steps by their formulas, its budget, and the scores that survive a kill."""
 
 import json
-import signal
-import subprocess
-import sys
+import shutil
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anytask.prompts.promptquine.evolution import Individual, MaskEvolution, delete_some, survivors, tournament
+from anytask.lm.word_tokens import WordTokens
+from anytask.prompts.base import Candidate
+from anytask.prompts.baselines import GreedyPruning, RandomMasks
+from anytask.prompts.parts.prunable import PrunablePrompt
+from anytask.prompts.parts.search import Scores
+from anytask.prompts.promptquine import PromptQuine, TAPruning
+from anytask.prompts.promptquine.evolution import Evolution, delete_some, survivors, tournament
+
+EXAMPLES = [{"text": "a", "label": 0}, {"text": "b", "label": 1}]
 
 
-def _member(fitness, name="x"):
-    return Individual((0,), name, fitness)
+def _member(score, name="x"):
+    return Candidate(name, (0,), score)
 
 
-def _render(kept):
-    return " ".join(map(str, kept))
+def _prompt(n):
+    return " ".join([*map(str, range(n)), "{text}"])
 
 
-def _length(text):
-    return len(text.split())
+def _odd(prompts, examples):
+    """Words with odd numbers help, even ones harm."""
+    return [float(sum(1 if int(w) % 2 else -1 for w in p.split() if w.isdigit())) for p in prompts]
 
 
-def _odd(texts, half):
-    return [float(sum(1 if int(w) % 2 else -1 for w in text.split())) for text in texts]
+def _search(n, evaluator=_odd, cls=PromptQuine, state_file=None, **params):
+    searcher = cls(_prompt(n), evaluator=evaluator, **params)
+    return searcher.search(WordTokens(), EXAMPLES, state_file=state_file)
 
 
 def test_tournament_finds_the_single_best_with_probability_1_minus_29_30_to_the_6():
@@ -62,139 +70,156 @@ def test_with_fifty_children_no_parent_survives():
     old = [_member(10.0, "old")] * 30
     new = [_member(float(i)) for i in range(50)]
     kept = survivors(old, new, window=50, size=30)
-    assert [m.fitness for m in kept] == [float(i) for i in range(49, 19, -1)]
+    assert [m.score for m in kept] == [float(i) for i in range(49, 19, -1)]
 
 
 def test_with_twenty_children_thirty_old_ones_compete():
     old = [_member(float(i), "old") for i in range(40)]
     new = [_member(0.5, "new")] * 20
     kept = survivors(old, new, window=50, size=30)
-    assert [m.fitness for m in kept] == [float(i) for i in range(39, 9, -1)]  # the last 50 hold old members 10..39
+    assert [m.score for m in kept] == [float(i) for i in range(39, 9, -1)]  # the last 50 hold old members 10..39
+
+
+def _halving(values):
+    """Return an evolution with halving over "a b {text}", its scores, and what it asked."""
+    asked = []
+
+    def evaluate(prompts, examples):
+        asked.append((examples[0]["text"], [p.split()[0] for p in prompts]))
+        return [values[p.split()[0], examples[0]["text"]] for p in prompts]
+
+    scores = Scores(evaluate, EXAMPLES, 100, None, "")
+    units = PrunablePrompt("a b {text}", WordTokens(), ("text",))
+    search = PromptQuine("a b {text}", evaluator=evaluate, halving=True)
+    return Evolution(search, units, scores), scores, asked
 
 
 def test_halving_scores_the_second_half_only_from_the_minimum_on_and_counts_halves():
-    asked = []
-
-    def fitness(texts, half):
-        asked.append((half, list(texts)))
-        return [{"a": 0.4, "b": 0.6}[t] if half == 0 else 0.7 for t in texts]
-
-    search = MaskEvolution(2, (), lambda kept: "ab"[kept[0]], len, halving=True)
-    search._begin(lambda texts, half: [0.5] * len(texts))
-    search._cache.clear()
-    search.evaluations_, search.history_ = 0.0, []
-    members = search._score([(0,), (1,)], fitness, minimum=0.5)
-    assert [m.fitness for m in members] == pytest.approx([0.4, 0.65])
-    assert asked == [(0, ["a", "b"]), (1, ["b"])]
-    assert search.evaluations_ == 1.5
+    evolution, scores, asked = _halving({("a", "a"): 0.4, ("b", "a"): 0.6, ("b", "b"): 0.7})
+    members = evolution.score([(0, 2), (1, 2)], minimum=0.5)
+    assert [m.score for m in members] == pytest.approx([0.4, 0.65])
+    assert asked == [("a", ["a", "b"]), ("b", ["b"])]
+    assert scores.spent == 1.5
 
 
-def test_halving_scores_the_rest_of_a_cached_child_once_it_is_worthy():
-    search = MaskEvolution(2, (), lambda kept: "ab"[kept[0]], len, halving=True)
-    search._begin(lambda texts, half: [0.5] * len(texts))
-    search._score([(1,)], lambda texts, half: [0.6], minimum=0.9)
-    assert search._score([(1,)], lambda texts, half: [0.7], minimum=0.5)[0].fitness == pytest.approx(0.65)
+def test_halving_scores_the_rest_of_a_known_child_once_it_is_worthy():
+    evolution, _, _ = _halving({("b", "a"): 0.6, ("b", "b"): 0.7})
+    assert evolution.score([(1, 2)], minimum=0.9)[0].score == 0.6
+    assert evolution.score([(1, 2)], minimum=0.5)[0].score == pytest.approx(0.65)
+    assert evolution.score([(1, 2)], minimum=0.9)[0].score == pytest.approx(0.65)
+    assert [m.score for m in evolution.history] == pytest.approx([0.6, 0.65])
 
 
-@pytest.mark.parametrize("steady", [False, True])
+@pytest.mark.parametrize("algorithm", ["gga", "ssga"])
 @pytest.mark.parametrize("halving", [False, True])
-def test_scoring_one_by_one_gives_the_same_population(steady, halving):
-    def single(texts, half):
-        return [_odd([text], half)[0] for text in texts]
+def test_scoring_one_by_one_gives_the_same_search(algorithm, halving):
+    def single(prompts, examples):
+        return [_odd([prompt], examples)[0] for prompt in prompts]
 
-    runs = []
-    for fitness in (_odd, single):
-        search = MaskEvolution(20, {3}, _render, _length, min_length=8, steady=steady, halving=halving, seed=4)
-        search.run(fitness)
-        runs.append((search.population_, search.history_, search.evaluations_))
-    assert runs[0] == runs[1]
+    a, b = (_search(20, e, min_length=8, algorithm=algorithm, halving=halving, seed=4) for e in (_odd, single))
+    assert a == b
 
 
-def test_every_member_keeps_the_fixed_positions_and_a_text_is_paid_for_once():
+def test_a_text_is_paid_for_once():
     counts = {}
 
-    def fitness(texts, half):
-        for text in texts:
-            counts[text] = counts.get(text, 0) + 1
-        return _odd(texts, half)
+    def evaluate(prompts, examples):
+        for prompt in prompts:
+            counts[prompt] = counts.get(prompt, 0) + 1
+        return _odd(prompts, examples)
 
-    search = MaskEvolution(24, {2, 5}, _render, _length, init="random", seed=1)
-    search.run(fitness)
-    assert all({2, 5} <= set(m.kept) and list(m.kept) == sorted(m.kept) for m in search.history_)
+    result = _search(24, evaluate, init="random", seed=1)
     assert set(counts.values()) == {1}
-    assert search.evaluations_ == len(counts) == len(search.history_)
+    assert result.evaluations == len(counts) == len(result.trace)
 
 
-def test_the_search_ends_at_the_budget_and_where_nothing_can_be_deleted():
-    search = MaskEvolution(30, (), _render, _length, budget=60, min_length=1)
-    search.run(_odd)
-    assert 60 <= search.evaluations_ < 60 + 50
-    search = MaskEvolution(3, {0, 1}, _render, _length, min_length=0)
-    search.run(_odd)
-    assert search.evaluations_ == 1  # the full sequence: one free position cannot go
+@pytest.mark.parametrize(
+    ("cls", "params"),
+    [
+        *((PromptQuine, {"min_length": 1, **p}) for p in ({}, {"halving": True}, {"algorithm": "ssga"})),
+        *((cls, {}) for cls in (TAPruning, RandomMasks, GreedyPruning)),
+    ],
+)
+def test_no_search_scores_more_than_its_budget(cls, params):
+    asked = 0.0
+
+    def evaluate(prompts, examples):
+        nonlocal asked
+        asked += len(prompts) * len(examples) / len(EXAMPLES)
+        return _odd(prompts, examples)
+
+    result = _search(30, evaluate, cls, budget=40, **params)
+    assert result.evaluations == asked <= 40
+    assert asked > 39 or cls is TAPruning
+
+
+def test_a_search_ends_where_nothing_can_be_deleted():
+    assert _search(1, min_length=0).evaluations == 1  # one free position cannot go
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.integers(0, 1000), st.integers(1, 6), st.booleans(), st.booleans())
-def test_an_interrupted_search_ends_like_an_uninterrupted_one(tmp_path_factory, seed, stop, steady, halving):
-    def make():
-        return MaskEvolution(20, {0}, _render, _length, min_length=6, steady=steady, halving=halving, seed=seed)
+@given(st.integers(0, 1000), st.integers(1, 6), st.sampled_from(["gga", "ssga"]), st.booleans())
+def test_a_search_goes_on_from_its_state_file_to_the_same_result(tmp_path_factory, seed, stop, algorithm, halving):
+    params = {
+        "min_length": 6,
+        "algorithm": algorithm,
+        "halving": halving,
+        "seed": seed,
+        "population": 8,
+        "offspring": 12,
+        "budget": 120,
+    }
+    folder, calls, paid, dying = tmp_path_factory.mktemp("state"), 0, 0, False
+    path, dead = folder / "s.json", folder / "dead.json"
 
-    whole = make()
-    whole.run(_odd)
-    path = tmp_path_factory.mktemp("state") / "s.json"
-    calls = 0
-
-    def failing(texts, half):
-        nonlocal calls
-        calls += 1
-        if calls > stop:
+    def evaluate(prompts, examples):
+        nonlocal calls, paid
+        calls += dying
+        paid += len(prompts)
+        if calls == stop and path.exists():
+            shutil.copy(path, dead)  # what a process killed now leaves behind
+        if dying and calls > stop:
             raise KeyboardInterrupt
-        return _odd(texts, half)
+        return _odd(prompts, examples)
 
+    whole = _search(20, evaluate, **params)
+    full_price, dying = paid, True
     with pytest.raises(KeyboardInterrupt):
-        make().run(failing, state_file=path)
-    second = make()
-    second.run(_odd, state_file=path)
-    assert (second.history_, second.population_) == (whole.history_, whole.population_)
-    assert (second.evaluations_, second.generations_) == (whole.evaluations_, whole.generations_)
+        _search(20, evaluate, state_file=path, **params)
+    dying = False
+    for file in (path, dead):
+        paid = 0
+        assert _search(20, evaluate, state_file=file, **params) == whole
+        assert paid < full_price or file is dead
 
 
-_SCRIPT = """
-import json, os, signal, sys
-from anytask.prompts.promptquine.evolution import MaskEvolution
-path, kill = sys.argv[1], sys.argv[2:]
-def fitness(texts, half):
-    if kill and os.path.exists(path) and json.load(open(path))["generations"] >= 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return [float(sum(1 if int(w) % 2 else -1 for w in t.split())) for t in texts]
-search = MaskEvolution(40, {0}, lambda k: " ".join(map(str, k)), lambda t: len(t.split()), seed=3)
-search.run(fitness, state_file=path)
-print(search.evaluations_, max(search.history_, key=lambda m: m.fitness).text)
-"""
-
-
-def test_kill_9_loses_nothing_but_the_running_generation(tmp_path):
-    path = tmp_path / "state.json"
-    run = [sys.executable, "-c", _SCRIPT]
-    assert subprocess.run([*run, str(path), "kill"], check=False).returncode == -signal.SIGKILL
-    killed_at = json.loads(path.read_text())["generations"]
-    resumed = subprocess.run([*run, str(path)], capture_output=True, text=True, check=True).stdout
-    whole = subprocess.run([*run, str(tmp_path / "other.json")], capture_output=True, text=True, check=True).stdout
-    assert resumed == whole
-    assert 2 == killed_at < json.loads(path.read_text())["generations"]
-
-
-def test_a_foreign_or_damaged_state_is_refused(tmp_path):
+@pytest.mark.parametrize("cls", [PromptQuine, TAPruning, RandomMasks])
+def test_a_foreign_or_damaged_state_is_refused(cls, tmp_path):
     path = tmp_path / "s.json"
-    MaskEvolution(20, (), _render, _length).run(_odd, state_file=path)
+    _search(20, cls=cls, budget=60, state_file=path)
     with pytest.raises(ValueError, match="another search"):
-        MaskEvolution(20, (), _render, _length, seed=1).run(_odd, state_file=path)
-    path.write_text("{")
-    with pytest.raises(ValueError, match="damaged"):
-        MaskEvolution(20, (), _render, _length).run(_odd, state_file=path)
+        _search(21, cls=cls, budget=60, state_file=path)
+    for content in ("{", "[]", json.dumps({"fingerprint": ""}), json.dumps({"fingerprint": "", "scores": {}})):
+        path.write_text(content)
+        with pytest.raises(ValueError, match="damaged"):
+            _search(20, cls=cls, budget=60, state_file=path)
 
 
-def test_a_fitness_that_is_not_finite_is_refused():
-    with pytest.raises(ValueError, match="finite"):
-        MaskEvolution(5, (), _render, _length).run(lambda texts, half: [float("nan")] * len(texts))
+@pytest.mark.parametrize("cls", [PromptQuine, TAPruning, RandomMasks, GreedyPruning])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_discards_one_prompt_and_is_said(cls, wrong, tmp_path):
+    def evaluate(prompts, examples):
+        return [wrong if "3" not in p.split() else v for p, v in zip(prompts, _odd(prompts, examples))]
+
+    params = {"budget": 80, "state_file": tmp_path / "s.json"} | ({"min_length": 3} if cls is PromptQuine else {})
+    for _ in range(2):  # the second time from the file
+        with pytest.warns(UserWarning, match="NaN or infinite, and were left out"):
+            result = _search(12, evaluate, cls, **params)
+        assert result.discarded >= 1
+        assert "3" in result.prompt.split()
+        assert all(np.isfinite(c.score) and "3" in c.text.split() for c in result.trace)
+
+
+def test_scores_that_tell_nothing_apart_are_said():
+    with pytest.warns(UserWarning, match="all prompts scored 0.5"):
+        _search(8, lambda prompts, examples: [0.5] * len(prompts), min_length=3)

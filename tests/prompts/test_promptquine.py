@@ -15,46 +15,79 @@ from anytask.prompts.parts.evaluators import (
     Score,
     StyleEvaluator,
     VerbalizerEvaluator,
-    fill,
     margin_reward,
 )
-from anytask.prompts.parts.prunable import PLACEHOLDER, PrunablePrompt, protected
-from anytask.prompts.promptquine import PromptQuine, TAPruning, accepts, rerank
+from anytask.prompts.parts.prunable import PrunablePrompt, escape, fill
+from anytask.prompts.parts.search import rerank
+from anytask.prompts.promptquine import PromptQuine, TAPruning, accepts
 
 V = (" A", " B")
 
 
-class Pieces:
-    """A tokenizer with a fixed segmentation, for a text that is its concatenation."""
+NAMES = ("text", "sentence_1", "mask_token")
 
-    def __init__(self, pieces):
-        self.pieces = pieces
+
+class Letters:
+    """A tokenizer of single characters, which splits every placeholder, and merges "{" with what precedes it."""
 
     def encode(self, text):
-        ids, at = [], 0
-        while at < len(text):
-            i = max((i for i, p in enumerate(self.pieces) if text.startswith(p, at)), key=lambda i: len(self.pieces[i]))
-            ids.append(i)
-            at += len(self.pieces[i])
-        return ids
+        return [ord(char) for char in text]
 
     def decode(self, ids):
-        return "".join(self.pieces[i] for i in ids)
+        return "".join(map(chr, ids))
 
 
 @pytest.mark.parametrize(
-    ("pieces", "positions"),
+    ("text", "places"),
     [
-        (["Say", ": {", "text", "}.", " So"], {1, 2, 3}),
-        (["Say", " ", "{", "te", "xt", "}", "{mask", "_token}"], {2, 3, 4, 5, 6, 7}),
-        (['("{', "sentence_1", '}")', " is"], {0, 1, 2}),
-        (["{not a place}", " x"], set()),
+        ("Say: {text}. So", ["{text}"]),
+        ("Say {text}{mask_token}", ["{text}", "{mask_token}"]),
+        ('("{sentence_1}") is', ["{sentence_1}"]),
+        ("{not a place} {json} {{text}} x", []),
     ],
 )
-def test_placeholders_are_protected_however_their_braces_are_tokenised(pieces, positions):
-    lm = Pieces(pieces)
-    prompt = PrunablePrompt("".join(pieces), lm)
-    assert prompt.fixed == protected(range(len(pieces)), lm.decode) == positions
+def test_placeholders_are_units_however_the_tokenizer_splits_them(text, places):
+    prompt = PrunablePrompt(text, Letters(), NAMES)
+    assert [prompt.units[i] for i in sorted(prompt.fixed)] == places
+    assert prompt.render(range(prompt.n)) == text
+    assert prompt.length(text) == prompt.n
+    assert prompt.render(sorted(prompt.fixed)).replace(" ", "") == "".join(places)
+
+
+def test_a_deletion_that_makes_a_placeholder_or_uncovers_text_that_looks_like_one_is_no_prompt():
+    prompt = PrunablePrompt("{text} { text} {{text}}", Letters(), NAMES)
+    assert prompt.valid(prompt.render(range(prompt.n)))
+    without_blank = [i for i in range(prompt.n) if i != 2]
+    assert prompt.render(without_blank) == "{text} {text} {{text}}"
+    assert not prompt.valid(prompt.render(without_blank))
+    uncovered = [i for i in range(prompt.n) if i != prompt.n - 1]
+    assert prompt.render(uncovered).endswith("{{text}")
+    assert not prompt.valid(prompt.render(uncovered))
+    seen = []
+
+    def evaluate(prompts, examples):
+        seen.extend(prompts)
+        return [-len(p) for p in prompts]
+
+    for search in (PromptQuine, TAPruning, RandomMasks, GreedyPruning):
+        found = search("{ text} {text}", evaluator=evaluate, budget=60).search(Letters(), [{"text": "x"}])
+        assert found.prompt.count("{text}") == 1
+    assert all(text.count("{text}") == 1 for text in seen)
+
+
+def test_data_that_look_like_placeholders_stay_data():
+    text = "use {text} and {other}"
+    prompt = f"{escape(text, NAMES)} -> good; {{text}} -> {{mask_token}}."
+    query = {"text": "{mask_token} {text}", "label": 0}
+    assert fill(prompt, query, NAMES) == (f"{text} -> good; {{mask_token}} {{text}} -> ", ".")
+    with pytest.raises(ValueError, match=r"placeholder \{text\}"):
+        fill(prompt, {"other": 1}, NAMES)
+
+
+def test_braces_that_no_example_has_are_text_and_said():
+    search = TAPruning("a {question} {text}", evaluator=lambda prompts, examples: [-len(p) for p in prompts])
+    with pytest.warns(UserWarning, match=r"\{question\}, which no example has"):
+        assert search.search(WordTokens(), [{"text": "x"}]).prompt == "{text}"
 
 
 def test_a_closed_vocabulary_keeps_placeholders_and_white_space():
@@ -65,10 +98,10 @@ def test_a_closed_vocabulary_keeps_placeholders_and_white_space():
         def decode(self, ids):
             return " ".join(w if w.isalpha() else "<unk>" for w in super().decode(ids).split(" ") if w)
 
-    prompt = PrunablePrompt("Input: {text}\nLabel is {mask_token}", Closed())
+    prompt = PrunablePrompt("Input: {text}\nLabel is {mask_token}", Closed(), NAMES)
     assert prompt.n == 5
     assert prompt.fixed == {1, 4}
-    assert prompt.render((1, 2, 4)) == " {text}\nLabel {mask_token}"
+    assert prompt.render((1, 2, 4)) == "{text}\nLabel {mask_token}"
     assert prompt.length(prompt.render((1, 2, 4))) == 3
 
 
@@ -101,7 +134,8 @@ def test_threshold_accepting_leaves_best_and_returns_the_last_maximal_prompt():
 
 def test_the_steep_variant_accepts_strict_improvements_only():
     search = TAPruning("a b {text}", evaluator=lambda p, e: [0.5] * len(p), accept="improvement")
-    assert search.search(WordTokens(), [{"text": "x", "label": 0}]).prompt == "a b {text}"
+    with pytest.warns(UserWarning, match="tell none apart"):
+        assert search.search(WordTokens(), [{"text": "x", "label": 0}]).prompt == "a b {text}"
 
 
 def test_margin_reward_of_the_formula():
@@ -147,7 +181,7 @@ def test_every_explored_prompt_is_an_ordered_subsequence_with_all_placeholders(s
     for candidate in result.trace:
         assert list(candidate.kept) == sorted(set(candidate.kept))
         assert candidate.text == " ".join(words[i] for i in candidate.kept)
-        assert PLACEHOLDER.findall(candidate.text) == ["{text}"]
+        assert candidate.text.count("{text}") == 1
     assert result.prompt in {c.text for c in result.trace}
 
 
@@ -178,12 +212,10 @@ def test_the_filled_prompt_is_scored_up_to_the_mask_and_paid_for_once():
 
     lm = Recorder()
     evaluate = VerbalizerEvaluator(lm, V, reward="accuracy")
-    examples = [{"text": "{mask_token} is data", "label": 0}]
     evaluate(["q {text} -> {mask_token}!"], [{"text": "t", "label": 0}])
     assert lm.asked == (["q t -> "], [[" A!", " B!"]], "prompt-search")
     evaluate(["q {text} -> {mask_token}!"], [{"text": "t", "label": 1}])
     assert evaluate.calls == 1
-    assert fill("{text}", examples[0]) == "{mask_token} is data"
 
 
 def test_calls_are_counted_in_questions_to_the_model():

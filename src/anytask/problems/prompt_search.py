@@ -188,7 +188,7 @@ class PromptSearch(TrainingProblem):
         from anytask.prompts.parts.evaluators import VerbalizerEvaluator
 
         world, result = trained
-        judge = VerbalizerEvaluator(world.lm, world.verbalizers, "accuracy", tag="test")
+        judge = VerbalizerEvaluator(world.lm, world.verbalizers, reward="accuracy", tag="test")
         chosen, full = judge([result.prompt, world.prompt], world.test)
         metrics = {
             "accuracy": chosen.accuracy,

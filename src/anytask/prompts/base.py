@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
+from anytask.prompts.parts.prunable import fill, names_of
+
 __all__ = ["SearchResult"]
 
 #: One labelled example: the values of the prompt's placeholders, and the answer under ``"label"``.
@@ -118,6 +120,8 @@ class SearchResult:
         Explored prompts in the order of scoring (for threshold accepting: the accepted ones).
     kind : str or None
         Kind of the language model: ``http``, ``local``, ``tiny`` or ``sim``.
+    discarded : int
+        Prompts that were left out, because a score was NaN or infinite.
     """
 
     prompt: str
@@ -129,6 +133,11 @@ class SearchResult:
     lm_calls: int
     trace: tuple[Candidate, ...] = field(default=(), repr=False)
     kind: str | None = None
+    discarded: int = 0
+
+    def fill(self, **values: Any) -> str:
+        """Return the prompt for one input, up to the answer's place, its placeholders filled with ``values``."""
+        return fill(self.prompt, values, names_of([values]))[0]
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write everything but the trace to ``prompt.json`` in ``folder``."""

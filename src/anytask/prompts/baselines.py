@@ -13,10 +13,11 @@ import numpy as np
 from sklearn.exceptions import NotFittedError
 
 from anytask.core.estimator import Fitted
+from anytask.core.progress import Progress
 from anytask.core.settings import free, numbers, real, whole
-from anytask.prompts.base import Candidate, Compression, Example, SearchResult, check_rate
-from anytask.prompts.parts.evaluators import as_scores
-from anytask.prompts.promptquine import PruningSearch, top_field
+from anytask.prompts.base import Candidate, Compression, check_rate
+from anytask.prompts.parts.prunable import PrunablePrompt
+from anytask.prompts.parts.search import PruningSearch, Scores, top_field
 
 _WORD = re.compile(r"\S+")
 
@@ -206,19 +207,15 @@ class SurprisalCompressor(WordCompressor):
 class FullPrompt(PruningSearch):
     """The prompt as it is: no search, one evaluation."""
 
-    def search(self, lm: Any, examples: Sequence[Example], validation: Sequence[Example] = ()) -> SearchResult:
-        """Score the full prompt."""
-        units, evaluator, before = self._prepare(lm, examples)
-        text = units.render(range(units.n))
-        history = [Candidate(text, tuple(range(units.n)), as_scores(evaluator([text], examples))[0].reward)]
-        best, trace = self._choose(history, units, evaluator, validation)
-        return self._result(best, trace, units, evaluator, before, 1, lm)
+    def _explore(self, units: PrunablePrompt, scores: Scores, share: Progress) -> list[Candidate]:
+        return scores.candidates(units, [tuple(range(units.n))])
 
 
 class RandomMasks(PruningSearch):
     """Score random subsequences of the prompt, and choose as :class:`~anytask.prompts.PromptQuine` does.
 
-    Each mask keeps every free token with a probability of its own, drawn uniformly from ``keep``.
+    The full prompt is among them. Each mask keeps every free token with a probability of its own, drawn uniformly from
+    ``keep``.
 
     Parameters
     ----------
@@ -235,9 +232,7 @@ class RandomMasks(PruningSearch):
     )
     top: float = top_field()
 
-    def search(self, lm: Any, examples: Sequence[Example], validation: Sequence[Example] = ()) -> SearchResult:
-        """Score ``budget`` different masks, the full prompt among them."""
-        units, evaluator, before = self._prepare(lm, examples)
+    def _explore(self, units: PrunablePrompt, scores: Scores, share: Progress) -> list[Candidate]:
         rng = np.random.default_rng(self.seed)
         masks = {units.render(range(units.n)): tuple(range(units.n))}
         for _ in range(50 * self.budget):
@@ -245,12 +240,9 @@ class RandomMasks(PruningSearch):
                 break
             keep = rng.random(units.n) < rng.uniform(*self.keep)
             kept = tuple(i for i in range(units.n) if keep[i] or i in units.fixed)
-            if kept and (text := units.render(kept)).strip():
+            if units.valid(text := units.render(kept)):
                 masks.setdefault(text, kept)
-        scores = as_scores(evaluator(list(masks), examples))
-        history = [Candidate(text, kept, s.reward) for (text, kept), s in zip(masks.items(), scores, strict=True)]
-        best, trace = self._choose(history, units, evaluator, validation)
-        return self._result(best, trace, units, evaluator, before, len(masks), lm)
+        return scores.candidates(units, masks.values())
 
 
 class GreedyPruning(PruningSearch):
@@ -258,36 +250,17 @@ class GreedyPruning(PruningSearch):
 
     Parameters
     ----------
-    prompt, verbalizers, evaluator, reward, top, seed
+    prompt, verbalizers, evaluator, reward, budget, top, seed
         As in :class:`~anytask.prompts.PromptQuine`.
-    budget : int, default 10000
-        Prompts scored.
     """
 
-    budget: int = whole(10_000, "prompts scored")
     top: float = top_field()
 
-    def search(self, lm: Any, examples: Sequence[Example], validation: Sequence[Example] = ()) -> SearchResult:
-        """Climb from the full prompt."""
-        units, evaluator, before = self._prepare(lm, examples)
-        kept = tuple(range(units.n))
-        text = units.render(kept)
-        history = [Candidate(text, kept, as_scores(evaluator([text], examples))[0].reward)]
-        current = history[0]
-        while len(history) < self.budget:
-            trials = [tuple(j for j in kept if j != i) for i in kept if i not in units.fixed]
-            trials = [t for t in trials if t and units.render(t).strip()][: self.budget - len(history)]
-            if not trials:
-                break
-            texts = [units.render(t) for t in trials]
-            scores = as_scores(evaluator(texts, examples))
-            step = [Candidate(x, t, s.reward) for x, t, s in zip(texts, trials, scores, strict=True)]
-            history += step
-            best = max(step, key=lambda candidate: candidate.score)
-            if best.score <= current.score:
-                break
-            current = best
-            assert best.kept is not None
-            kept = best.kept
-        best, trace = self._choose(history, units, evaluator, validation)
-        return self._result(best, trace, units, evaluator, before, len(history), lm)
+    def _explore(self, units: PrunablePrompt, scores: Scores, share: Progress) -> list[Candidate]:
+        history = step = scores.candidates(units, [tuple(range(units.n))])
+        best = -math.inf
+        while step and (winner := max(step, key=lambda candidate: candidate.score)).score > best:
+            best, kept = winner.score, winner.kept or ()
+            step = scores.candidates(units, (tuple(j for j in kept if j != i) for i in kept if i not in units.fixed))
+            history = [*history, *step]
+        return history

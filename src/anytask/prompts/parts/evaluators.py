@@ -5,21 +5,24 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import attrs
 import numpy as np
+from scipy.special import softmax
 
-from anytask.core.checks import require_finite
+from anytask.core.settings import Settings, choice, free, numbers, real, text, whole
 from anytask.lm.protocol import require
 from anytask.prompts.base import Example
-from anytask.prompts.parts.prunable import PLACEHOLDER
-
-_MASK = "{mask_token}"
+from anytask.prompts.parts.prunable import fill, names_of
 
 
 class Score(NamedTuple):
-    """Worth of one prompt on some examples: ``reward`` steers the search, ``accuracy`` decides."""
+    """Worth of one prompt on some examples: ``reward`` steers the search, ``accuracy`` decides.
+
+    Both are NaN where the model, or a judge, gave a number that is not finite.
+    """
 
     reward: float
     accuracy: float
@@ -39,31 +42,6 @@ class Evaluator(Protocol):
 def as_scores(values: Iterable[Score | float]) -> list[Score]:
     """Turn plain numbers into scores whose accuracy is their reward."""
     return [value if isinstance(value, Score) else Score(float(value), float(value)) for value in values]
-
-
-def fill(prompt: str, example: Example) -> str:
-    """Put an example's values into the placeholders of a prompt; ``{mask_token}`` and unknown braces stay.
-
-    Raises
-    ------
-    ValueError
-        If the example lacks a placeholder of the prompt.
-
-    Examples
-    --------
-    >>> fill("{text} is {mask_token}", {"text": "{odd}", "label": 1})
-    '{odd} is {mask_token}'
-    """
-
-    def value(match: re.Match[str]) -> str:
-        name = match.group()[1:-1]
-        if match.group() == _MASK:
-            return _MASK
-        if name not in example:
-            raise ValueError(f"the prompt has the placeholder {{{name}}}, and the example has only {sorted(example)}")
-        return str(example[name])
-
-    return PLACEHOLDER.sub(value, prompt)
 
 
 def margin_reward(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -101,7 +79,55 @@ def check_verbalizers(verbalizers: Any) -> None:
         raise ValueError(f"verbalizers must be at least two different texts, one per class, got {verbalizers!r}")
 
 
-class VerbalizerEvaluator:
+class ModelEvaluator(Settings):
+    """Base of the evaluators that ask a language model: fills the prompts, and puts each filled one once.
+
+    Parameters
+    ----------
+    lm : ScoringModel
+    batch_size : int, default 256
+        Filled prompts per call of the model.
+    tag : str, default "prompt-search"
+        Name in the model's accounts.
+
+    Attributes
+    ----------
+    calls : int
+        Questions put to the model. A filled prompt that was put before costs nothing.
+    """
+
+    lm: Any = free(attrs.NOTHING, "the frozen language model", kw_only=False)
+    batch_size: int = whole(256, "filled prompts per call of the model")
+    tag: str = text("prompt-search", "name in the model's accounts")
+
+    #: Questions that one filled prompt costs.
+    _questions = 1
+
+    def _check_settings(self) -> None:
+        self.calls = 0
+        self._known: dict[bytes, Any] = {}
+
+    def _ask(self, filled: Sequence[tuple[str, str]]) -> Sequence[Any]:
+        """Return what the model says to filled prompts, given as the texts before and after the answer."""
+        raise NotImplementedError
+
+    def answers(self, prompts: Sequence[str], examples: Sequence[Example]) -> list[list[Any]]:
+        """Return what the model says to each prompt, filled with each example."""
+        if not examples:
+            raise ValueError("there must be at least one example")
+        names = names_of(examples)
+        filled = [fill(prompt, example, names) for prompt in prompts for example in examples]
+        keys = [hashlib.blake2b(repr(pair).encode(), digest_size=16).digest() for pair in filled]
+        new = [(key, pair) for key, pair in dict(zip(keys, filled)).items() if key not in self._known]
+        for start in range(0, len(new), self.batch_size):
+            asked, pairs = zip(*new[start : start + self.batch_size])
+            self._known.update(zip(asked, self._ask(pairs), strict=True))
+            self.calls += len(pairs) * self._questions
+        n = len(examples)
+        return [[self._known[key] for key in keys[i * n : (i + 1) * n]] for i in range(len(prompts))]
+
+
+class VerbalizerEvaluator(ModelEvaluator):
     """Score classification prompts by the probabilities that a frozen model gives to one word per class.
 
     The model sees the prompt up to ``{mask_token}`` (or all of it), and each class' word, followed by what the prompt
@@ -115,15 +141,8 @@ class VerbalizerEvaluator:
         One continuation per class, leading space included where the tokenizer wants one.
     reward : {"margin", "accuracy"}, default "margin"
         What steers the search: the mean of :func:`margin_reward`, or the accuracy.
-    batch_size : int, default 256
-        Filled prompts per call of ``lm.score``.
-    tag : str, default "prompt-search"
-        Name in the model's accounts.
-
-    Attributes
-    ----------
-    calls : int
-        Filled prompts that were put to the model. A filled prompt that was scored before costs nothing.
+    batch_size, tag
+        As in :class:`ModelEvaluator`.
 
     Examples
     --------
@@ -137,32 +156,20 @@ class VerbalizerEvaluator:
     [Score(reward=60.0, accuracy=1.0)]
     """
 
-    def __init__(
-        self,
-        lm: Any,
-        verbalizers: Sequence[str],
-        reward: str = "margin",
-        batch_size: int = 256,
-        tag: str = "prompt-search",
-    ) -> None:
-        if reward not in ("margin", "accuracy"):
-            raise ValueError(f"reward must be 'margin' or 'accuracy', got {reward!r}")
-        check_verbalizers(verbalizers)
-        require(lm, "logprobs", method="VerbalizerEvaluator")
-        self.lm, self.verbalizers, self.reward = lm, tuple(verbalizers), reward
-        self.batch_size, self.tag = batch_size, tag
-        self.calls = 0
-        self._cache: dict[bytes, np.ndarray] = {}
+    verbalizers: Sequence[str] = free(attrs.NOTHING, "one continuation per class", check_verbalizers, kw_only=False)
+    reward: str = choice("margin", ("margin", "accuracy"), "what steers the search")
+
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        require(self.lm, "logprobs", method="VerbalizerEvaluator")
 
     def __call__(self, prompts: Sequence[str], examples: Sequence[Example]) -> list[Score]:
         """Score each prompt on the examples, whose ``label`` is a class index."""
         labels = np.array([self._label(example, i) for i, example in enumerate(examples)])
-        p = self.probabilities(prompts, examples)  # (prompts, examples, C)
         out = []
-        for rows in p:
-            accuracy = float((rows.argmax(axis=1) == labels).mean())
-            reward = float(margin_reward(rows, labels).mean()) if self.reward == "margin" else accuracy
-            out.append(Score(reward, accuracy))
+        for p in self.probabilities(prompts, examples):  # (examples, C)
+            accuracy = float((p.argmax(axis=1) == labels).mean()) if np.isfinite(p).all() else np.nan
+            out.append(Score(float(margin_reward(p, labels).mean()) if self.reward == "margin" else accuracy, accuracy))
         return out
 
     def _label(self, example: Example, i: int) -> int:
@@ -173,24 +180,13 @@ class VerbalizerEvaluator:
 
     def probabilities(self, prompts: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
         """Return class probabilities of shape (prompts, examples, classes)."""
-        if not examples:
-            raise ValueError("there must be at least one example")
-        filled = [fill(prompt, example) for prompt in prompts for example in examples]
-        keys = [hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in filled]
-        new = {key: text for key, text in zip(keys, filled) if key not in self._cache}
-        todo = list(new.items())
-        for start in range(0, len(todo), self.batch_size):
-            batch = todo[start : start + self.batch_size]
-            cut = [text.partition(_MASK) for _, text in batch]
-            options = [[word + after for word in self.verbalizers] for _, _, after in cut]
-            scores = self.lm.score([before for before, _, _ in cut], options, tag=self.tag)
-            self.calls += len(batch)
-            logits = np.array([[option.logprob for option in row] for row in scores], dtype=float)  # (batch, C)
-            top = logits.max(axis=1, keepdims=True)
-            require_finite(top, "the best log-probability of a filled prompt")
-            p = np.exp(logits - top)
-            self._cache.update(zip((key for key, _ in batch), p / p.sum(axis=1, keepdims=True)))
-        return np.stack([self._cache[key] for key in keys]).reshape(len(prompts), len(examples), -1)
+        return np.array(self.answers(prompts, examples))
+
+    def _ask(self, filled: Sequence[tuple[str, str]]) -> Sequence[Any]:
+        options = [[word + after for word in self.verbalizers] for _, after in filled]
+        rows = self.lm.score([before for before, _ in filled], options, tag=self.tag)
+        with np.errstate(invalid="ignore"):  # NaN stays NaN, for the caller to see
+            return list(softmax([[option.logprob for option in row] for row in rows], axis=1))
 
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
@@ -208,73 +204,75 @@ def last_number(text: str) -> float | None:
     return float(found[-1].replace(",", "")) if found else None
 
 
-class ReasoningEvaluator:
-    """Score prompts by the share of questions whose last number in the model's output is the labelled one.
+class GenerationEvaluator(ModelEvaluator):
+    """Base of the evaluators that let the model write.
 
     Parameters
     ----------
     lm : ScoringModel
         ``generate`` is used.
-    samples : int, default 1
-        One greedy output, or a majority vote over this many sampled outputs.
-    max_tokens, stop, temperature
-        Passed to ``generate``; ``temperature`` (default 0.7) only matters for more than one sample.
-    extract : callable, default :func:`last_number`
-        Output -> answer, or None for no answer.
-
-    Attributes
-    ----------
-    calls : int
-        Outputs asked of the model; a filled prompt that was answered before costs nothing.
+    max_tokens, stop : int and sequence of str
+        Of an output.
+    batch_size, tag
+        As in :class:`ModelEvaluator`.
     """
 
-    def __init__(
-        self,
-        lm: Any,
-        samples: int = 1,
-        max_tokens: int = 256,
-        stop: Sequence[str] = (),
-        temperature: float = 0.7,
-        extract: Callable[[str], Any] = last_number,
-        tag: str = "prompt-search",
-    ) -> None:
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1, got {samples}")
-        require(lm, "completions", method="an evaluator of written answers")
-        self.lm, self.samples, self.max_tokens, self.stop = lm, samples, max_tokens, tuple(stop)
-        self.temperature, self.extract, self.tag = temperature, extract, tag
-        self.calls = 0
-        self._cache: dict[str, list[str]] = {}
+    max_tokens: int = whole(256, "most tokens of an output")
+    stop: Sequence[str] = free((), "texts that end an output")
 
-    def outputs(self, filled: Sequence[str]) -> list[list[str]]:
-        """Return the model's outputs, ``samples`` for each filled prompt."""
-        new = [text for text in dict.fromkeys(filled) if text not in self._cache]
-        drawn: list[list[str]] = [[] for _ in new]
-        for sample in range(self.samples if new else 0):
-            temperature = self.temperature if self.samples > 1 else 0.0
-            replies = self.lm.generate(
-                new, max_tokens=self.max_tokens, stop=self.stop, temperature=temperature, seed=sample, tag=self.tag
-            )
-            self.calls += len(new)
-            for row, reply in zip(drawn, replies, strict=True):
-                row.append(reply)
-        self._cache.update(zip(new, drawn))
-        return [self._cache[text] for text in filled]
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        require(self.lm, "completions", method="an evaluator of written answers")
+
+    def _write(self, filled: Sequence[tuple[str, str]], temperature: float = 0.0, seed: int = 0) -> list[str]:
+        settings: dict[str, Any] = {"max_tokens": self.max_tokens, "stop": tuple(self.stop), "tag": self.tag}
+        return self.lm.generate([before for before, _ in filled], temperature=temperature, seed=seed, **settings)
+
+    def _ask(self, filled: Sequence[tuple[str, str]]) -> Sequence[Any]:
+        return self._write(filled)
+
+
+class ReasoningEvaluator(GenerationEvaluator):
+    """Score prompts by the share of questions whose last number in the model's output is the labelled one.
+
+    Parameters
+    ----------
+    lm, max_tokens, stop, batch_size, tag
+        As in :class:`GenerationEvaluator`; ``max_tokens`` is 256 by default.
+    samples : int, default 1
+        One greedy output, or a majority vote over this many sampled outputs.
+    temperature : float, default 0.7
+        Only matters for more than one sample.
+    extract : callable, default :func:`last_number`
+        Output -> answer, or None for no answer.
+    """
+
+    samples: int = whole(1, "outputs that vote")
+    temperature: float = real(0.7, "of more than one sample", at_least=0)
+    extract: Callable[[str], Any] = free(last_number, "output -> answer, or None for no answer")
+
+    @property
+    def _questions(self) -> int:  # type: ignore[override]
+        return self.samples
+
+    def _ask(self, filled: Sequence[tuple[str, str]]) -> Sequence[Any]:
+        if self.samples == 1:
+            return [[output] for output in self._write(filled)]
+        return list(zip(*(self._write(filled, self.temperature, seed) for seed in range(self.samples)), strict=True))
 
     def __call__(self, prompts: Sequence[str], examples: Sequence[Example]) -> list[Score]:
         """Score each prompt; an example's ``label`` is the right number (or what ``extract`` returns)."""
-        outputs = self.outputs([fill(prompt, example) for prompt in prompts for example in examples])
-        right = []
-        for texts, example in zip(outputs, [example for _ in prompts for example in examples]):
-            votes = Counter(answer for answer in map(self.extract, texts) if answer is not None)
-            label = example["label"]
-            wanted = last_number(label) if isinstance(label, str) and self.extract is last_number else label
-            right.append(bool(votes) and votes.most_common(1)[0][0] == wanted)
-        shares = np.array(right, dtype=float).reshape(len(prompts), len(examples)).mean(axis=1)
-        return [Score(float(share), float(share)) for share in shares]
+        labels = [example["label"] for example in examples]
+        if self.extract is last_number:
+            labels = [last_number(label) if isinstance(label, str) else label for label in labels]
+        shares = []
+        for row in self.answers(prompts, examples):
+            votes = [Counter(a for a in map(self.extract, outputs) if a is not None) for outputs in row]
+            shares.append(np.mean([bool(v) and v.most_common(1)[0][0] == y for v, y in zip(votes, labels)]))
+        return as_scores(shares)
 
 
-class StyleEvaluator:
+class StyleEvaluator(GenerationEvaluator):
     """Score text-rewriting prompts by content preservation plus style strength.
 
     Parameters
@@ -287,42 +285,20 @@ class StyleEvaluator:
         (outputs, examples) -> numbers in [0, 1]: probability of the wanted style.
     weights : pair of float, default (1, 1)
         Of content and style in the reward.
-
-    Attributes
-    ----------
-    calls : int
-        Outputs asked of the model.
+    max_tokens, stop, batch_size, tag
+        As in :class:`GenerationEvaluator`; 64 tokens, to the end of the line, by default.
     """
 
-    def __init__(
-        self,
-        lm: Any,
-        content: Callable[[Sequence[str], Sequence[Example]], Sequence[float]],
-        style: Callable[[Sequence[str], Sequence[Example]], Sequence[float]],
-        weights: tuple[float, float] = (1.0, 1.0),
-        max_tokens: int = 64,
-        stop: Sequence[str] = ("\n",),
-        tag: str = "prompt-search",
-    ) -> None:
-        self.content, self.style, self.weights = content, style, weights
-        self._generation = ReasoningEvaluator(lm, 1, max_tokens, stop, tag=tag)
-
-    @property
-    def calls(self) -> int:
-        return self._generation.calls
+    content: Callable[..., Sequence[float]] = free(attrs.NOTHING, "(outputs, examples) -> numbers", kw_only=False)
+    style: Callable[..., Sequence[float]] = free(attrs.NOTHING, "(outputs, examples) -> numbers", kw_only=False)
+    weights: Sequence[float] = numbers((1.0, 1.0), "of content and style in the reward", at_least=0, length=2)
+    max_tokens: int = whole(64, "most tokens of an output")
+    stop: Sequence[str] = free(("\n",), "texts that end an output")
 
     def __call__(self, prompts: Sequence[str], examples: Sequence[Example]) -> list[Score]:
         """Score each prompt by the mean weighted sum over the examples."""
-        pairs = [(prompt, example) for prompt in prompts for example in examples]
-        outputs = [texts[0] for texts in self._generation.outputs([fill(p, e) for p, e in pairs])]
-        shown = [example for _, example in pairs]
-        parts = [np.asarray(judge(outputs, shown), dtype=float) for judge in (self.content, self.style)]
-        total = self.weights[0] * parts[0] + self.weights[1] * parts[1]
-        means = total.reshape(len(prompts), len(examples)).mean(axis=1)
-        return [Score(float(mean), float(mean)) for mean in means]
-
-
-def example_fingerprint(examples: Sequence[Mapping[str, Any]]) -> str:
-    """Return a hash of examples: field names, values and order."""
-    content = repr([sorted((str(k), repr(v)) for k, v in example.items()) for example in examples])
-    return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        means = []
+        for outputs in self.answers(prompts, examples):
+            parts = [np.mean(judge(outputs, examples)) for judge in (self.content, self.style)]
+            means.append(float(np.dot(self.weights, parts)))
+        return as_scores(means)

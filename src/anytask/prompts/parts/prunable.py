@@ -2,49 +2,71 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-#: What counts as a placeholder: {sentence_1}, {question_1}, {option_1}, {mask_token}, {text}, ...
-PLACEHOLDER = re.compile(r"\{[A-Za-z_][A-Za-z_0-9]*\}")
+#: Marks the answer's place in a prompt.
+MASK = "{mask_token}"
 
 
-def token_spans(ids: Sequence[int], decode: Any) -> tuple[str, list[tuple[int, int]]]:
-    """Return the decoded text and, for each token, the characters that it contributes.
-
-    A token's characters run from the end of the text of the tokens before it, as far as that text is a prefix of the
-    whole. This needs nothing of the tokenizer but ``decode``, and holds when a token is only a part of a character.
-    """
-    text = decode(ids)
-    ends = [0]
-    for i in range(1, len(ids) + 1):
-        prefix = decode(ids[:i])
-        size = min(len(prefix), len(text))
-        common = next((j for j in range(size) if prefix[j] != text[j]), size)
-        ends.append(max(ends[-1], common))
-    ends[-1] = len(text)
-    return text, list(pairwise(ends))
+@functools.lru_cache(256)
+def _places(names: tuple[str, ...]) -> re.Pattern[str]:
+    """Return the pattern of ``{name}`` for each name; doubled braces, ``{{name}}``, are text that looks like it."""
+    return re.compile(r"\{(\{)?(" + "|".join(map(re.escape, names)) + r")\}(?(1)\})")
 
 
-def protected(ids: Sequence[int], decode: Any) -> frozenset[int]:
-    """Return the positions of the tokens that share a character with a placeholder.
-
-    A brace that the tokenizer merged with its neighbours is thus protected too, with the neighbours in the same token.
+def names_of(examples: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the names that are placeholders in braces: the examples' fields but ``label``, and ``mask_token``.
 
     Examples
     --------
-    >>> pieces = ["It is", " {", "text", "}.", " So"]
-    >>> sorted(protected(range(5), lambda ids: "".join(pieces[i] for i in ids)))
-    [1, 2, 3]
+    >>> names_of([{"text": "x", "label": 0}])
+    ('mask_token', 'text')
     """
-    text, spans = token_spans(ids, decode)
-    # A token whose last character completes only with the next one (part of a code point) has an empty span: harmless,
-    # since placeholders are ASCII.
-    taken = [(match.start(), match.end()) for match in PLACEHOLDER.finditer(text)]
-    return frozenset(i for i, (a, b) in enumerate(spans) if any(a < end and start < b for start, end in taken))
+    return tuple(sorted({MASK[1:-1], *(name for example in examples for name in example)} - {"label"}))
+
+
+def escape(text: str, names: Sequence[str]) -> str:
+    """Double the braces of what looks like a placeholder, so that data in a prompt stay data.
+
+    Examples
+    --------
+    >>> escape("{text} and {other}", ["text"])
+    '{{text}} and {other}'
+    """
+    return _places(tuple(names)).sub(r"{\g<0>}", text)
+
+
+def fill(prompt: str, values: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, str]:
+    """Return a prompt with the values in its placeholders: what comes before ``{mask_token}``, and what comes after.
+
+    Other braces are text, and so are those of the values.
+
+    Raises
+    ------
+    ValueError
+        If there is no value for a placeholder of the prompt.
+
+    Examples
+    --------
+    >>> fill("{text} is {mask_token}.", {"text": "{odd}", "label": 1}, ("mask_token", "text"))
+    ('{odd} is ', '.')
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if match.group(1):
+            return match.group()[1:-1]
+        if match.group(2) not in values:
+            raise ValueError(f"the prompt has the placeholder {match.group()}, and an example has only {list(values)}")
+        return str(values[match.group(2)])
+
+    pattern = _places(names)
+    mask = next((match for match in pattern.finditer(prompt) if match.group() == MASK), None)
+    before, after = (prompt, "") if mask is None else (prompt[: mask.start()], prompt[mask.end() :])
+    return pattern.sub(value, before), pattern.sub(value, after)
 
 
 def check_prompt(prompt: Any) -> None:
@@ -53,31 +75,24 @@ def check_prompt(prompt: Any) -> None:
         raise ValueError(f"the prompt must be a text that is not empty, got {prompt!r}")
 
 
-@dataclass(frozen=True)
-class _Run:
-    """Consecutive units: token ids between two fixed texts, or a placeholder (no ids, all text)."""
-
-    ids: tuple[int, ...]
-    before: str
-    after: str
-
-
 class PrunablePrompt:
     """A prompt under a language model's tokenizer; any subset of its units that keeps the placeholders is a prompt.
 
-    Where the tokenizer can spell the placeholders, the prompt is tokenised as a whole and the units are its tokens.
-    Where it cannot (a closed vocabulary), the text between the placeholders is tokenised piece by piece, each
-    placeholder is one unit, and the white space around a piece stays.
+    The text between the placeholders is tokenised piece by piece, and each placeholder is one unit, so that no
+    tokenizer can merge it with its neighbours. The white space around a piece stays with it.
 
     Parameters
     ----------
     text : str
-        The prompt; placeholders are names in braces.
+        The prompt; placeholders are ``names`` in braces.
     lm : ScoringModel
         ``encode`` and ``decode`` are used.
+    names : sequence of str
 
     Attributes
     ----------
+    units : list
+        Token ids, and placeholders by name.
     n : int
         Number of units.
     fixed : frozenset of int
@@ -86,73 +101,66 @@ class PrunablePrompt:
     Examples
     --------
     >>> from anytask.lm.word_tokens import WordTokens
-    >>> prompt = PrunablePrompt("good film -> great {text} -> {mask_token}", WordTokens())
+    >>> prompt = PrunablePrompt("good film -> great {text} -> {mask_token}", WordTokens(), ("text", "mask_token"))
     >>> prompt.n, sorted(prompt.fixed)
     (7, [4, 6])
     >>> prompt.render((0, 3, 4, 6))
     'good great {text} {mask_token}'
     """
 
-    def __init__(self, text: str, lm: Any) -> None:
-        check_prompt(text)
-        self.text, self._lm = text, lm
-        names = PLACEHOLDER.findall(text)
-        ids = list(lm.encode(text))
-        self._ids: list[int] | None = None
-        self._runs: list[_Run] = []
-        if PLACEHOLDER.findall(lm.decode(ids)) == names and (names or lm.decode(ids).strip()):
-            self._ids = ids
-            self.n = len(ids)
-            self.fixed = protected(ids, lm.decode)
-        else:
-            self._cut(text)
-        if self.n == 0:
-            raise ValueError(f"the prompt {text!r} has no tokens under this tokenizer")
+    def __init__(self, text: str, lm: Any, names: Sequence[str]) -> None:
+        self._lm, self._names = lm, tuple(names)
+        self._runs: list[tuple[str, list[int], str, str]] = []
+        self.units: list[Any] = []
+        for piece, place in self._pieces(text):
+            core = piece.strip()
+            start = piece.index(core)
+            ids = list(lm.encode(core)) if core else []
+            self._runs.append((piece[:start], ids, piece[start + len(core) :], place))
+            self.units += [*ids, place] if place else ids
+        self.fixed = frozenset(i for i, unit in enumerate(self.units) if isinstance(unit, str))
+        self.n = len(self.units)
 
-    def _cut(self, text: str) -> None:
-        fixed: list[int] = []
-        at = n = 0
-        for match in [*PLACEHOLDER.finditer(text), None]:
-            piece = text[at : match.start() if match else len(text)]
-            if piece:
-                core = piece.strip()
-                head = piece[: len(piece) - len(piece.lstrip())]
-                ids = tuple(self._lm.encode(core)) if core else ()
-                self._runs.append(_Run(ids, head, piece[len(head) + len(core) :]))
-                n += len(ids)
-            if match:
-                self._runs.append(_Run((), match.group(), ""))
-                fixed.append(n)
-                n += 1
+    def _pieces(self, text: str) -> Iterator[tuple[str, str]]:
+        """Give the text before each placeholder with the placeholder, and the rest with ""."""
+        at = 0
+        for match in _places(self._names).finditer(text):
+            if not match.group(1):
+                yield text[at : match.start()], match.group()
                 at = match.end()
-        self.n, self.fixed = n, frozenset(fixed)
+        yield text[at:], ""
+
+    def check(self) -> None:
+        """Raise unless there is a placeholder for an example's input, and warn of what merely looks like one."""
+        text = self.render(range(self.n))
+        if not {unit for unit in self.units if isinstance(unit, str)} - {MASK}:
+            known = ", ".join(f"{{{name}}}" for name in self._names)
+            raise ValueError(f"the prompt has no placeholder for an example's input, such as {known}: {text!r}")
+        known_places = {f"{{{name}}}" for name in self._names}
+        if other := [p for p in re.findall(r"(?<!\{)\{[A-Za-z_]\w*\}", text) if p not in known_places]:
+            warnings.warn(f"the prompt has {other[0]}, which no example has: it is read as text", stacklevel=4)
+
+    def retokenised(self, kept: Sequence[int]) -> PrunablePrompt:
+        """Return the pruned prompt as a prompt of its own; its token borders may be others."""
+        return PrunablePrompt(self.render(kept), self._lm, self._names)
 
     def render(self, kept: Sequence[int]) -> str:
         """Return the text of the kept units, in their order."""
-        if self._ids is not None:
-            return self._lm.decode([self._ids[i] for i in kept])
         wanted, parts, at = set(kept), [], 0
-        for run in self._runs:
-            size = len(run.ids) or int(PLACEHOLDER.fullmatch(run.before) is not None)
-            ids = [t for i, t in enumerate(run.ids, start=at) if i in wanted]
-            parts += [run.before, self._lm.decode(ids) if ids else "", run.after]
-            at += size
+        for head, ids, tail, place in self._runs:
+            left = [token for i, token in enumerate(ids, start=at) if i in wanted]
+            if ids and not left:  # of a piece that is gone, white space stays between placeholders alone
+                head, tail = "", (head or tail) if at and place else ""
+            parts += [head, self._lm.decode(left) if left else "", tail, place]
+            at += len(ids) + bool(place)
         return "".join(parts)
+
+    def valid(self, text: str) -> bool:
+        """Return whether a pruned prompt still has the placeholders, and no other that the pruning made."""
+        places = [place for _, place in self._pieces(text) if place]
+        return places == [unit for unit in self.units if isinstance(unit, str)]
 
     def length(self, text: str) -> int:
         """Return the number of units of a pruned prompt once it is tokenised afresh."""
-        if self._ids is not None:
-            return len(self._lm.encode(text))
-        return sum(
-            1 if PLACEHOLDER.fullmatch(piece) else len(self._lm.encode(piece.strip())) if piece.strip() else 0
-            for piece in re.split(f"({PLACEHOLDER.pattern})", text)
-        )
-
-    def units(self) -> tuple[Any, ...]:
-        """Return what tells the units apart: token ids, and placeholders by name."""
-        if self._ids is not None:
-            return tuple(self._ids)
-        out: list[Any] = []
-        for run in self._runs:
-            out += run.ids or ([run.before] if PLACEHOLDER.fullmatch(run.before) else [])
-        return tuple(out)
+        pieces = ((piece.strip(), place) for piece, place in self._pieces(text))
+        return sum(len(self._lm.encode(core)) * bool(core) + bool(place) for core, place in pieces)
