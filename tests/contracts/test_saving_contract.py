@@ -125,7 +125,7 @@ def test_the_printed_lines_give_what_the_model_in_memory_gives(key, tmp_path):
         # The last line once more, with the objects that were saved in the place of the loaded ones.
         first, *rest = trained.parts
         in_memory = {"model": first, "policy": first, "compressor": first, "inputs": rest[0] if rest else None}
-        in_memory |= {"prompt": getattr(first, "prompt", None)}
+        in_memory |= {"found": first}
         exec(trained.usage[-1], in_memory := {**loaded, **in_memory})
         answer = trained.usage[-1].partition(" = ")[0]
         np.testing.assert_array_equal(np.asarray(loaded[answer]), np.asarray(in_memory[answer]), err_msg=entrant.name)

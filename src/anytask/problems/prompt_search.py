@@ -7,13 +7,14 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from anytask.core.checks import require_finite
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
 from anytask.core.settings import text, whole
 from anytask.datasets.text import TextData, load_text
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
 from anytask.problems.options import Options
-from anytask.problems.training import LoadedData, Progress, TrainingProblem, fingerprint_of, taken
+from anytask.problems.training import Builtin, LoadedData, Progress, TrainingProblem, taken
 
 
 class PromptSearchOptions(Options):
@@ -39,10 +40,10 @@ class PromptSearchOptions(Options):
     text: str = text("text", "name of the column or key that holds the input")
 
     def _check_settings(self) -> None:
-        for name in ("prompt", "format"):
+        for name, place in (("prompt", "{text}"), ("format", "{text}"), ("format", "{label}")):
             value = getattr(self, name)
-            if value is not None and "{text}" not in value:
-                raise ValueError(f"{name} must contain the place {{text}}, got {value!r}")
+            if value is not None and place not in value:
+                raise ValueError(f"{name} must contain the place {place}, got {value!r}")
 
 
 class _Instance(NamedTuple):
@@ -58,23 +59,13 @@ class _Instance(NamedTuple):
 
 @dataclass(frozen=True)
 class PromptSearchData(LoadedData):
-    """Where the examples come from (None: the scripted model), and the options."""
+    """Where the examples come from, and the options."""
 
-    source: TextData | None
-
-    @property
-    def name(self) -> str:
-        """Name of the source."""
-        return "scripted" if self.source is None else self.source.name
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the content and of every option."""
-        return fingerprint_of("scripted" if self.source is None else self.source.fingerprint, self.options)
+    source: TextData | Builtin
 
     def facts(self) -> dict[str, Any]:
         """Return the facts on the texts."""
-        return {} if self.source is None else self.source.describe()
+        return {} if isinstance(self.source, Builtin) else self.source.describe()
 
     def instance(self, seed: int, hold_out: bool = True) -> _Instance:
         """Return the model, the full prompt and the three sets of examples of one seed; alike for every entrant.
@@ -82,7 +73,7 @@ class PromptSearchData(LoadedData):
         Without ``hold_out``, what would be tested on is among the validation examples.
         """
         o = self.options
-        if self.source is None:
+        if isinstance(self.source, Builtin):
             from anytask.datasets.scripted_prompt import ScriptedPromptLM
 
             scripted = ScriptedPromptLM(seed)
@@ -90,6 +81,7 @@ class PromptSearchData(LoadedData):
             sets = [scripted.examples(n, part) for part, n in sizes]
             return _Instance(scripted, scripted.prompt, (" A", " B"), *[list(map(dict, s)) for s in sets])
         from anytask.lm import load_lm
+        from anytask.prompts.parts.prunable import escape, fill
 
         data, classes = self.source, self.source.classes
         rng = np.random.default_rng(derive(seed, "prompt-search"))
@@ -104,9 +96,10 @@ class PromptSearchData(LoadedData):
             shown[i] = (shown[i] + 1 + int(rng.integers(len(classes) - 1))) % len(classes)
         prompt = o.prompt
         if prompt is None:
-            lines = [o.format.format(text=data.texts[i], label=classes[shown[i]]) for i in rng.permutation(demos)]
-            query = o.format.format(text="{text}", label="{mask_token}").partition("{mask_token}")[0].rstrip(" ")
-            prompt = o.separator.join([*lines, query])
+            names = ("text", "mask_token")  # what looks like these in a demonstration is text
+            rows = ((escape(data.texts[i], names), escape(classes[shown[i]], names)) for i in rng.permutation(demos))
+            lines = [fill(o.format, {"text": a, "label": b}, ("text", "label"))[0] for a, b in rows]
+            prompt = o.separator.join([*lines, o.format.partition("{label}")[0].rstrip(" ")])
         examples = [{"text": text, "label": int(label)} for text, label in zip(data.texts, labels)]
         test = rest[n_validation : n_validation + o.max_test]
         parts = [[examples[i] for i in rows] for rows in (search, rest[:n_validation], test)]
@@ -144,7 +137,7 @@ class PromptSearch(TrainingProblem):
         """Read a .jsonl or .csv file or (texts, labels); or take the built-in ``scripted``."""
         o = self.check_options(options)
         if isinstance(source, str) and source == "scripted":
-            return PromptSearchData(None, o)
+            return PromptSearchData(Builtin(source), o)
         if not o.lm:
             raise BadData("prompt-search on your own data needs a language model: --lm FOLDER, a name or tiny:icl")
         data = load_text(source, text=o.text, label=o.target, min_rows=4)
@@ -161,12 +154,14 @@ class PromptSearch(TrainingProblem):
 
     def baselines(self, data: PromptSearchData) -> tuple[Entrant, ...]:
         """Return the full prompt, hill climbing with threshold accepting, greedy deletion, and random masks."""
-        return (
-            Entrant("full prompt", "anytask.prompts.baselines:FullPrompt", role="baseline"),
-            Entrant("TAPruning", "anytask.prompts:TAPruning", role="baseline"),
-            Entrant("greedy deletion", "anytask.prompts.baselines:GreedyPruning", role="baseline"),
-            Entrant("random masks", "anytask.prompts.baselines:RandomMasks", role="baseline"),
-        )
+        module = "anytask.prompts.baselines"
+        entries = {
+            "full prompt": f"{module}:FullPrompt",
+            "TAPruning": "anytask.prompts:TAPruning",
+            "greedy deletion": f"{module}:GreedyPruning",
+            "random masks": f"{module}:RandomMasks",
+        }
+        return tuple(Entrant(name, entry, role="baseline") for name, entry in entries.items())
 
     def refuses(self, entrant: Entrant, data: PromptSearchData) -> str | None:
         """Say why an entrant cannot take part."""
@@ -190,6 +185,7 @@ class PromptSearch(TrainingProblem):
         world, result = trained
         judge = VerbalizerEvaluator(world.lm, world.verbalizers, reward="accuracy", tag="test")
         chosen, full = judge([result.prompt, world.prompt], world.test)
+        require_finite(np.array([chosen.accuracy, full.accuracy]), "the language model's scores of the test examples")
         metrics = {
             "accuracy": chosen.accuracy,
             "gain": chosen.accuracy - full.accuracy,
@@ -208,16 +204,14 @@ class PromptSearch(TrainingProblem):
         }
         labels = float(len(world.search) + len(world.validation))
         cost = {"lm_calls": float(result.lm_calls), "labels": labels}
-        notes = ["The search score is optimistic: the prompt was chosen by it. The test accuracy is not."]
+        notes = [f"{result.discarded} prompts had no finite score."] if result.discarded else []
+        notes += ["The search score is optimistic: the prompt was chosen by it. The test accuracy is not."]
         return Outcome(metrics, details, cost, kind=result.kind, notes=notes)
 
     def unsaveable(self, entrant: Entrant, data: PromptSearchData) -> str | None:
         """Refuse the scripted model; every search finds a prompt, and that is what is saved."""
-        return (
-            "scripted is a simulated model, and a prompt for it is of no use elsewhere."
-            if data.source is None
-            else None
-        )
+        simulated = "scripted is a simulated model, and a prompt for it is of no use elsewhere."
+        return simulated if isinstance(data.source, Builtin) else None
 
     def refit(self, entrant: Entrant, data: PromptSearchData, seed: int, progress: Progress | None = None) -> Trained:
         """Search with the same examples, and choose on all of the others."""
@@ -227,9 +221,9 @@ class PromptSearch(TrainingProblem):
             "from anytask.lm import load_lm",
             "from anytask.lm.option_scoring import score_options",
             "from anytask.prompts import SearchResult",
-            f'lm, prompt = load_lm({data.options.lm!r}), SearchResult.load("{{folder}}").prompt',
+            f'lm, found = load_lm({data.options.lm!r}), SearchResult.load("{{folder}}")',
             f"labels = {list(world.verbalizers)}",
-            'label = labels[score_options(lm, [prompt.replace("{text}", text)], [labels], rule="sum")[0].argmax()]',
+            'label = labels[score_options(lm, [found.fill(text=text)], [labels], rule="sum")[0].argmax()]',
         )
         return Trained((result,), usage)
 

@@ -18,6 +18,18 @@ Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
+class Builtin:
+    """Content that a seed draws anew, known by its name."""
+
+    name: str
+
+    @property
+    def fingerprint(self) -> str:
+        """The name."""
+        return self.name
+
+
+@dataclass(frozen=True)
 class LoadedData:
     """What was loaded, with the checked options.
 
