@@ -21,20 +21,15 @@ CLAIM = Claim(
             "digits",
             (
                 Entrant("prd", PRD, _SMALL, "system", "prd"),
-                Entrant("prd (no distillation)", PRD, {**_SMALL, "beta": 0.0}, "ablation"),
-                Entrant(
-                    "prd (old prototypes frozen)",
-                    PRD,
-                    {**_SMALL, "distillation": {"evolve_prototypes": False}},
-                    "ablation",
+                *(
+                    Entrant(f"prd ({name})", PRD, {**_SMALL, **params}, "ablation")
+                    for name, params in (
+                        ("no distillation", {"beta": 0.0}),
+                        ("old prototypes frozen", {"distillation": {"evolve_prototypes": False}}),
+                        ("released code", {"distillation": {"axis": "prototypes", "relation": "raw"}}),
+                        ("kappa=0.5", {"distillation": {"kappa": 0.5}}),
+                    )
                 ),
-                Entrant(
-                    "prd (released code)",
-                    PRD,
-                    {**_SMALL, "distillation": {"axis": "prototypes", "relation": "raw"}},
-                    "ablation",
-                ),
-                Entrant("prd (kappa=0.5)", PRD, {**_SMALL, "distillation": {"kappa": 0.5}}, "ablation"),
                 Entrant("cosine fine-tuning", COSINE, {**_SMALL, "competitors": "batch"}, "baseline"),
                 Entrant("cosine fine-tuning (all classes)", COSINE, _SMALL, "baseline"),
             ),

@@ -1,20 +1,30 @@
 """TAME finds task borders by itself, routes at test time, and so does not forget."""
 
+from typing import Any
+
 from anytask.claims.base import Beats, Claim, Experiment, Reaches
 from anytask.problems.base import Entrant
 
 TAME = "anytask.continual:TAME"
-_NONE = {"identity": "none", "curve_points": 0}
-_SMALL = {"preset": "small"}
+_STREAM = {"identity": "none", "curve_points": 0, "n_tasks": 5, "batch_size": 16}
+_SPLIT = {**_STREAM, "epochs": 10, "labels": "local"}
 
-_tame = Entrant("tame", TAME, _SMALL, "system", "tame")
-_random = Entrant("tame (random routing)", TAME, {**_SMALL, "routing": "random"}, "ablation")
-_low_k = Entrant("tame (k=0.5)", TAME, {**_SMALL, "k": 0.5}, "ablation")
-_retrained = Entrant("tame (pruned)", TAME, {**_SMALL, "pruning": {"enabled": True}}, "ablation")
-_bare = Entrant(
-    "tame (pruned, not retrained)", TAME, {**_SMALL, "pruning": {"enabled": True, "retrain": False}}, "ablation"
-)
+
+def _variant(name: str, **params: Any) -> Entrant:
+    return Entrant(name, TAME, {"preset": "small", **params}, "ablation")
+
+
+_tame = Entrant("tame", TAME, {"preset": "small"}, "system", "tame")
+_random = _variant("tame (random routing)", routing="random")
+_low_k = _variant("tame (k=0.5)", k=0.5)
+_retrained = _variant("tame (pruned)", pruning={"enabled": True})
+_bare = _variant("tame (pruned, not retrained)", pruning={"enabled": True, "retrain": False})
 _wide = Entrant("fine-tuning (5x width)", "anytask.continual:FineTuning", {"hidden": [320, 320]}, "baseline")
+
+
+def _stream(name: str, entrants: tuple[Entrant, ...], options: dict[str, Any], **quick: Any) -> Experiment:
+    return Experiment(name, "task-stream", "digits", entrants, options, quick={**quick, "epochs": 2})
+
 
 CLAIM = Claim(
     system="tame",
@@ -24,47 +34,17 @@ CLAIM = Claim(
         "trained on the same stream."
     ),
     experiments=(
-        Experiment(
-            "permuted",
-            "task-stream",
-            "digits",
-            (_tame, _random, _wide),
-            {**_NONE, "scenario": "permuted", "n_tasks": 5, "epochs": 10, "batch_size": 16},
-            quick={"n_tasks": 2, "epochs": 2},
-        ),
-        Experiment(
-            "permuted, short tasks",
-            "task-stream",
-            "digits",
-            (_tame, _wide),
-            {**_NONE, "scenario": "permuted", "n_tasks": 5, "epochs": 4, "batch_size": 16},
-            quick={"n_tasks": 2, "epochs": 2},
-        ),
-        Experiment(
+        _stream("permuted", (_tame, _random, _wide), {**_STREAM, "scenario": "permuted", "epochs": 10}, n_tasks=2),
+        _stream("permuted, short tasks", (_tame, _wide), {**_STREAM, "scenario": "permuted", "epochs": 4}, n_tasks=2),
+        _stream(
             "split",
-            "task-stream",
-            "digits",
             (_tame, _random, _low_k, _retrained, _bare, _wide),
-            {**_NONE, "scenario": "class", "labels": "local", "n_tasks": 5, "epochs": 10, "batch_size": 16},
-            quick={"n_tasks": 2, "classes_per_task": 2, "epochs": 2},
+            {**_SPLIT, "scenario": "class"},
+            n_tasks=2,
+            classes_per_task=2,
         ),
-        Experiment(
-            "recurring",
-            "task-stream",
-            "digits",
-            (_tame, _wide),
-            {
-                **_NONE,
-                "scenario": "recurring",
-                "labels": "local",
-                "n_tasks": 5,
-                "order": "1,2,3,2,4",
-                "epochs": 10,
-                "batch_size": 16,
-            },
-            quick={"epochs": 2},
-        ),
-    ),
+        _stream("recurring", (_tame, _wide), {**_SPLIT, "scenario": "recurring", "order": "1,2,3,2,4"}),
+    ),  # fmt: skip
     checks=(
         Beats("tame", "fine-tuning (5x width)", 0.40, "accuracy", why="one network overwrites what it knew"),
         Reaches("tame", "experts", 4, 6, why="five tasks, give or take one"),
@@ -73,10 +53,8 @@ CLAIM = Claim(
         Reaches("tame", "experts", 4, 6, experiment="split", why="five tasks, give or take one"),
         Beats("tame", "tame (random routing)", 0.20, "accuracy", experiment="split"),
         Beats("tame", "tame (k=0.5)", 1, "experts", experiment="split", why="a low threshold splits tasks"),
-        Beats(
-            "tame", "tame (pruned, not retrained)", 0.02, "accuracy", experiment="split", why="nine weights in ten go"
-        ),
-        Beats("tame (pruned)", "tame (pruned, not retrained)", 0.0, "accuracy", experiment="split"),
+        Beats("tame", _bare.name, 0.02, "accuracy", experiment="split", why="nine weights in ten go"),
+        Beats("tame (pruned)", _bare.name, 0.0, "accuracy", experiment="split"),
         Beats("tame (pruned)", "tame", -0.05, "accuracy", experiment="split", why="retraining recovers most of it"),
         Reaches("tame", "experts", 3.5, 4.5, experiment="recurring", why="four different tasks, one of them twice"),
     ),
