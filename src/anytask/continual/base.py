@@ -119,10 +119,11 @@ class ContinualClassifier(ClassifierMixin, Estimator):
             if not self.__sklearn_is_fitted__():
                 self._first_chunk(X_, y_)
             self._check_structure()
-            codes = self._encode(y_)
-            self._count_task(codes, task)
+            codes, told = self._encode(y_), self._task_for_learner(task)
+            if told is not None:
+                self.task_codes_.setdefault(told, set()).update(np.unique(codes).tolist())
             with isolated(derive(self.seed, "chunk", self.n_chunks_)):
-                X_, told = X_.to(self._device), self._task_for_learner(task)
+                X_ = X_.to(self._device)
                 self._learn(X_, torch.from_numpy(codes).to(self._device), told)
                 require_finite_weights(self._trained(), f"after chunk {self.n_chunks_}")
                 self._check_answers(X_[:_PROBED], told)
@@ -289,19 +290,13 @@ class ContinualClassifier(ClassifierMixin, Estimator):
         chosen = scores[:, torch.from_numpy(order).to(scores.device)]
         return require_finite(chosen.softmax(dim=1), "a probability", _ADVICE)
 
-    def _count_task(self, codes: np.ndarray, task: object) -> None:
-        if task is not None and ACCESS.index(self.sees) >= ACCESS.index("train"):
-            self.task_codes_.setdefault(_task_key(task), set()).update(np.unique(codes).tolist())
-
     def _task_for_learner(self, task: object) -> object:
         return _task_key(task) if task is not None and ACCESS.index(self.sees) >= ACCESS.index("train") else None
 
     def _task_for_query(self, task: object) -> object:
-        if self.sees != "test" or task is None:
-            if self.needs == "test":
-                raise ValueError(
-                    f"{type(self).__name__} needs to know the task at test time: pass predict(X, task=...)"
-                )
+        if task is None and self.needs == "test":
+            raise ValueError(f"{type(self).__name__} needs to know the task at test time: pass predict(X, task=...)")
+        if task is None or self.sees != "test":
             return None
         if _task_key(task) not in self.task_codes_:
             raise ValueError(f"task {task!r} was never trained; known tasks: {sorted(map(str, self.task_codes_))}")
@@ -313,9 +308,8 @@ class ContinualClassifier(ClassifierMixin, Estimator):
         X_, y_ = check_inputs(X), check_labels(y)
         check_same_length(X_, y_)
         if task is None and ACCESS.index(self.needs) >= ACCESS.index("train"):
-            raise ValueError(
-                f"{type(self).__name__} needs to know the task in training: pass partial_fit(X, y, task=...)"
-            )
+            learner = type(self).__name__
+            raise ValueError(f"{learner} needs to know the task in training: pass partial_fit(X, y, task=...)")
         if self.__sklearn_is_fitted__() and not fresh:
             check_input_shape(X_, self.input_shape_, type(self).__name__)
             if (y_.dtype.kind in "US") != (self.classes_.dtype.kind in "US"):

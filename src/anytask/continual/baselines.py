@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -18,7 +17,7 @@ from anytask.continual.parts.stream import Reservoir, content_keys
 from anytask.core.checks import require_finite
 from anytask.core.rng import derive, isolated
 from anytask.core.settings import free, numbers, real, whole
-from anytask.models.build import Backbone, build_backbone
+from anytask.models.build import Backbone, build_backbone, output_shape
 from anytask.parts.distillation import Snapshot, kl_distillation
 
 __all__ = ["ExperienceReplay", "FineTuning", "JointTraining", "LwF", "NearestClassMean"]
@@ -475,15 +474,5 @@ def build_body(
             return nn.Flatten(), math.prod(input_shape)
         mlp = build_backbone(None, input_shape, hidden[-1], seed=seed, hidden=hidden[:-1])
         return nn.Sequential(mlp, nn.ReLU()), hidden[-1]
-    width = n_features
-    if isinstance(backbone, nn.Module):
-        probe = copy.deepcopy(backbone).cpu().eval()
-        with torch.no_grad(), isolated(seed):
-            try:
-                out = probe(torch.zeros(2, *input_shape))
-            except Exception as error:
-                raise ValueError(f"the backbone fails on inputs of shape {input_shape}: {error}") from error
-        if out.ndim != 2:
-            raise ValueError(f"the backbone maps 2 inputs to shape {tuple(out.shape)}, wanted (2, n_features)")
-        width = out.shape[1]
+    width = output_shape(backbone, input_shape)[-1] if isinstance(backbone, nn.Module) else n_features
     return build_backbone(backbone, input_shape, width, seed=seed), width

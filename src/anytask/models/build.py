@@ -163,21 +163,33 @@ def build_backbone(
             raise TypeError(
                 f"backbone must be None, a name, a torch module or a callable, got {type(backbone).__name__}"
             )
-        _check(module, input_shape, n_outputs)
+        shape = output_shape(module, input_shape)
+    if shape != (2, n_outputs):
+        raise ValueError(f"the backbone maps 2 inputs to shape {shape}, wanted (2, {n_outputs})")
     return module
 
 
-def _check(module: nn.Module, input_shape: tuple[int, ...], n_outputs: int) -> None:
+def output_shape(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of what a module in evaluation mode makes of two inputs; the module is left as it was.
+
+    Raises
+    ------
+    ValueError
+        If the module fails on such inputs.
+
+    Examples
+    --------
+    >>> output_shape(nn.Linear(4, 3), (4,))
+    (2, 3)
+    """
     training = module.training
     module.eval()
     first = next(module.parameters(), None)
     probe = torch.zeros(2, *input_shape, device=first.device if first is not None else "cpu")
     try:
         with torch.no_grad():
-            out = module(probe)
+            return tuple(module(probe).shape)
     except Exception as error:
         raise ValueError(f"the backbone fails on inputs of shape {input_shape}: {error}") from error
     finally:
         module.train(training)
-    if tuple(out.shape) != (2, n_outputs):
-        raise ValueError(f"the backbone maps 2 inputs to shape {tuple(out.shape)}, wanted (2, {n_outputs})")

@@ -235,18 +235,21 @@ class Reservoir:
 
     def data(self) -> tuple[Tensor, Tensor]:
         """Return the kept items (len, ...) and their tags (len,), in an order that depends on the sample alone."""
-        entries = sorted((e for heap in self._heaps.values() for e in heap), key=lambda e: e[0])
-        if not entries:
-            raise ValueError("the reservoir is empty")
-        return torch.stack([e[1] for e in entries]), torch.tensor([e[2] for e in entries])
+        return self._stacked(sorted(self._entries(), key=lambda e: e[0]))
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return ``n`` of the kept items, all different (all of them if there are fewer), and their tags."""
-        entries = [e for heap in self._heaps.values() for e in heap]
+        entries = self._entries()
+        return self._stacked([entries[i] for i in torch.randperm(len(entries), generator=generator)[:n].tolist()])
+
+    def _entries(self) -> list[tuple[int, Tensor, int]]:
+        return [entry for heap in self._heaps.values() for entry in heap]
+
+    def _stacked(self, entries: list[tuple[int, Tensor, int]]) -> tuple[Tensor, Tensor]:
         if not entries:
             raise ValueError("the reservoir is empty")
-        drawn = [entries[i] for i in torch.randperm(len(entries), generator=generator)[:n].tolist()]
-        return torch.stack([e[1] for e in drawn]), torch.tensor([e[2] for e in drawn])
+        _, rows, tags = zip(*entries, strict=True)
+        return torch.stack(rows), torch.tensor(tags)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -263,15 +266,12 @@ class Reservoir:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the content as tensors, for :meth:`load_state_dict`."""
-        flat = [(group, *e) for group, heap in self._heaps.items() for e in heap]
-        if not flat:
+        if not self._kept:
             return {}
-        return {
-            "groups": torch.tensor([e[0] for e in flat]),
-            "priorities": torch.tensor([e[1] for e in flat]),
-            "rows": torch.stack([e[2] for e in flat]),
-            "tags": torch.tensor([e[3] for e in flat]),
-        }
+        groups = [group for group, heap in self._heaps.items() for _ in heap]
+        rows, tags = self._stacked(self._entries())
+        priorities = torch.tensor([entry[0] for entry in self._entries()])
+        return {"groups": torch.tensor(groups), "priorities": priorities, "rows": rows, "tags": tags}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`state_dict` returned."""
