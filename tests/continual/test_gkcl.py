@@ -8,7 +8,10 @@ from torch import nn
 
 from anytask.continual.gkcl import GKCL
 from anytask.continual.gkcl.kernels import FeatureKernel, kernel_ridge
+from anytask.core.checks import NotFinite
 from anytask.core.rng import derive, isolated
+
+CONTRACT = {"trunk_dim": 16, "kernel": {"n_features": 8}, "generator": {"latent_dim": 4, "warm_up_steps": 5}}
 
 EXEMPT = {
     "test_training_does_not_depend_on_the_cut": "learns from one chunk at a time",
@@ -209,6 +212,38 @@ def test_a_task_may_come_back():
     model = trained(2)
     model.partial_fit(*blobs((0, 1), seed=30), task=0)
     assert model.components_ == {0: [0, 1], 1: [2, 3]} and model.losses_["L_replay"] > 0
+
+
+def test_rows_one_at_a_time_are_learned():
+    model = small(epochs=1, batch_size=10)
+    X, y = blobs((0, 1), n=100)
+    for i in range(len(X)):
+        model.partial_fit(X[i : i + 1], y[i : i + 1], task=0)
+    assert (model.predict(X, task=0) == y).mean() > 1 / 2 + 0.3  # chance is 1/2
+    real = GKCL(trunk_dim=16)
+    for row, label in zip(np.random.default_rng(0).normal(size=(12, 4)), "aaaaaaaaaabb"):
+        real.partial_fit(row[None], [label], task=0)
+    assert np.isfinite(real.predict_proba(np.zeros((1, 4)), task=0)).all()
+
+
+def test_a_frozen_extractor_that_gives_nan_is_named():
+    class Broken(nn.Module):
+        def forward(self, x):
+            return x.clamp_max(1.0).log()
+
+    model = small(frozen=Broken(), generator={"likelihood": "gaussian"})
+    with pytest.raises(NotFinite, match="the output of the frozen extractor is NaN or infinite"):
+        model.partial_fit(-np.ones((4, 12)), [0, 1, 0, 1], task=0)
+
+
+def test_components_or_labels_are_what_the_contrastive_term_tells_apart():
+    X, y = blobs((0, 1))
+    told = {}
+    for contrast in ("label", "component"):
+        model = small(generator={"contrast": contrast})
+        model.partial_fit(X, y, task="a").partial_fit(1 - X, y, task="b")
+        told[contrast] = model.losses_["L_con"]
+    assert told["label"] != told["component"]
 
 
 def test_it_learns_two_tasks_and_remembers_the_first():

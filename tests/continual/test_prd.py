@@ -8,6 +8,7 @@ import torch
 
 from anytask.continual.prd import PRD, relation_distillation
 
+CONTRACT = {"feature_dim": 16, "contrastive": {"hidden": (16,), "dim": 8}}
 EXEMPT = {"test_training_does_not_depend_on_the_cut": "views are drawn anew in every chunk"}
 
 Z_OLD = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
