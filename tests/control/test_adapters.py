@@ -339,3 +339,35 @@ def test_numbers_that_an_environment_gives_are_finite_or_refused_as_its_own(wron
     env.reset()
     with pytest.raises(ValueError, match=f"{said} that the environment gave is NaN or infinite"):
         env.step(torch.zeros(2, 2))
+
+
+class Thermostat(gymnasium.Env):
+    """Takes a single number, not a vector of one."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Box(-1, 1, (), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = 3
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.left -= 1
+        return np.zeros(2, np.float32), float(action), self.left == 0, False, {}
+
+
+def test_a_single_number_per_action_may_come_as_a_column():
+    class Half:
+        def __init__(self, *shape):
+            self.shape = shape
+
+        def act(self, obs, *, deterministic=True):
+            return torch.full((len(obs), *self.shape), 0.5)
+
+    env = make(Thermostat, 2)
+    for policy in (Half(), Half(1)):
+        assert evaluate(policy, env, 2).returns.tolist() == [1.5, 1.5]
+        assert collect(policy, env, 2).actions.shape == (6, 1)
+    with pytest.raises(ValueError, match="actions must have shape"):
+        evaluate(Half(2), env, 2)

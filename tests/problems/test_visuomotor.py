@@ -134,7 +134,7 @@ def test_who_cannot_learn_from_the_actions_is_left_out_before_anything_runs(monk
     demos = Episodes.from_list([Episode(np.zeros((3, 4)), [0, 1])])
     data = problem.load(demos, env="CartPole-v1")
     monkeypatch.setattr(Entrant, "load", lambda self: Picky)
-    assert problem.refuses(Entrant("picky", "x:y"), data) == "picky: it wants real actions"
+    assert problem.refuses(Entrant("picky", "x:y"), data) == "it wants real actions"
     monkeypatch.setattr(Entrant, "load", lambda self: Shared)
     assert problem.refuses(Entrant("shared", "x:y"), data) is None
 

@@ -304,6 +304,8 @@ class TensorVectorEnv(VectorEnv):
         space = self.single_action_space
         wanted = (self.num_envs, *(space.shape or ()))
         given = actions.detach().cpu().numpy() if isinstance(actions, Tensor) else np.asarray(actions)
+        if space.shape == () and given.shape == (self.num_envs, 1):
+            given = given[:, 0]  # a policy of vectors, whose actions are single numbers here
         if given.shape != wanted:
             raise ValueError(f"actions must have shape {wanted}, got {given.shape}")
         if isinstance(space, spaces.Box):

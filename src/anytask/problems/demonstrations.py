@@ -84,13 +84,9 @@ def fits(env: str, options: Mapping[str, Any], episodes: Episodes) -> bool:
 
 
 def refusal(entrant: Entrant, data: EpisodeData) -> str | None:
-    """Return why an entrant's class says that it cannot learn from the episodes, or None.
-
-    A class may have a static method ``refuses(episodes)``, which returns the reason or None.
-    """
+    """Return why an entrant's class says by its static method ``refuses(episodes)`` that it cannot learn from these."""
     refuses = getattr(entrant.load(), "refuses", lambda episodes: None)
-    reasons = [refuses(episodes) for episodes in data.episodes.values()]
-    return next((f"{entrant.name}: {reason}" for reason in reasons if reason), None)
+    return next(filter(None, map(refuses, data.episodes.values())), None)
 
 
 def about_returns(metric: Metric) -> Metric:
