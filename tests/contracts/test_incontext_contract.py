@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import zlib
 from functools import partial
 
@@ -158,7 +159,7 @@ def test_wrong_values_are_refused_by_name_at_construction_and_later(cls):
     for setting in checked:
         group, _, inner = setting.name.partition(".")
         for wrong in (object(), float("nan"), -1e9, "no such word"):
-            if isinstance(wrong, str) and setting.wanted.startswith("a string"):
+            if isinstance(wrong, str) and re.match("a string|.*a name|the name", setting.wanted):
                 continue
             with pytest.raises((ValueError, TypeError), match=inner or group):
                 MAKERS[cls](**{group: {inner: wrong} if inner else wrong})

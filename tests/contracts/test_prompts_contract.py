@@ -1,6 +1,7 @@
 """Every system of the prompts family, run through the family's protocol."""
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -78,6 +79,8 @@ def test_wrong_values_are_refused_by_name_at_construction_and_later(cls):
     for setting in (s for s in settings_of(cls) if s.wanted):
         group, _, inner = setting.name.partition(".")
         for wrong in (object(), float("nan"), -1e9, "no such word"):
+            if isinstance(wrong, str) and re.match("a string|.*a name|the name", setting.wanted):
+                continue
             with pytest.raises((ValueError, TypeError), match=inner or group):
                 MAKERS[cls](**{group: {inner: wrong} if inner else wrong})
         model = MAKERS[cls]()

@@ -46,6 +46,7 @@ def first_observations(env_id):
 #: Problem -> (data, options, what the printed lines use by its name in them).
 CASES = {
     "task-stream": (table, {"n_tasks": 2, "epochs": 1}, {"X": lambda data: new_rows()}),
+    "few-labels": (table, {"per_class": 3, "max_test": 8, "unlabeled": 6}, {"X": lambda data: new_rows()}),
     "few-shot-text": (
         lambda folder: (TEXTS, LABELS),
         {"lm": "tiny:icl", "labels": 6, "k": 2, "search_budget": 4},

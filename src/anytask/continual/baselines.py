@@ -17,7 +17,7 @@ from anytask.continual.parts.stream import Reservoir, content_keys
 from anytask.core.checks import require_finite
 from anytask.core.rng import derive, isolated
 from anytask.core.settings import free, numbers, real, whole
-from anytask.models.build import Backbone, build_backbone, output_shape
+from anytask.models.build import Backbone, backbone_field, build_backbone, output_shape
 from anytask.parts.distillation import Snapshot, kl_distillation
 
 __all__ = ["ExperienceReplay", "FineTuning", "JointTraining", "LwF", "NearestClassMean"]
@@ -75,7 +75,7 @@ class _Network(ContinualClassifier):
     STRUCTURE: ClassVar[tuple[str, ...]] = ("backbone", "hidden", "n_features")
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"batch_size": 16}}
 
-    backbone: Any = free(None, "the body: None for an MLP, a name, a module, or a callable")
+    backbone: Any = backbone_field(None, "the body; None for an MLP")
     hidden: Sequence[int] = numbers((64, 64), "hidden widths of the default body", at_least=1, integers=True)
     n_features: int = whole(512, "width of the features of a named or called body")
     lr: float = real(0.05, "learning rate of SGD", above=0)
@@ -374,7 +374,7 @@ class LwF(_Network):
 
 
 def _check_features(features: Any) -> None:
-    if not isinstance(features, nn.Module) and features not in ("raw", "random"):
+    if not isinstance(features, nn.Module) and not (isinstance(features, str) and features in ("raw", "random")):
         raise ValueError(f"features must be 'raw', 'random' or a torch module, got {features!r}")
 
 

@@ -10,22 +10,23 @@ which the paper leaves open, are those usual in its code base.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from gymnasium.vector import AutoresetMode, VectorEnv
+from torch import nn
 
 from anytask.control.adapters import batched_class_of, make
 from anytask.control.envs.rearrangement import Rearrangement
 from anytask.control.parts.recurrent import ACTIVATIONS
 from anytask.control.ppo import PPO
-from anytask.control.ppo.network import NetworkSettings, check_discrete, check_share
+from anytask.control.ppo.network import NetworkSettings, check_discrete
 from anytask.control.rollout import EpisodeResults, evaluate
 from anytask.control.stepping import OverlappedStepper
 from anytask.core.progress import Progress
-from anytask.core.settings import choice, flag, free, group, numbers, real, whole
+from anytask.core.settings import choice, flag, free, group, numbers, of_kind, real, whole
 
 __all__ = ["Galactic"]
 
@@ -37,10 +38,16 @@ class GalacticNetwork(NetworkSettings):
     activation: str = choice("relu", tuple(ACTIVATIONS), "activation of these layers")
     core: str = choice("gru", ("none", "gru", "lstm"), "memory, for worlds that are not seen in full")
     core_width: int = whole(512, "width of the memory")
-    share: Any = free(True, "one network for actions and values", check_share)
+    share: Any = flag(True, "one network for actions and values", words=("auto",))
     discrete: Any = free("auto", "values of discrete action columns; auto: what the environment names", check_discrete)
     previous_action: bool = flag(True, "feed the last action back")
-    trunk: Any = free("half-resnet18", "encoder of images; None: by their shape")
+    trunk: Any = of_kind(
+        "half-resnet18",
+        (str, nn.Module, Callable),
+        "a name, a module or a callable",
+        "encoder of images; None: by their shape",
+        optional=True,
+    )
     trunk_width: int | None = whole(512, "width of image features; None: the trunk's own", optional=True)
     embedding: int = whole(32, "width of linear embeddings of vectors and of the last action; 0: none", at_least=0)
 
@@ -109,7 +116,9 @@ class Galactic(PPO):
 
     overlapped: bool = flag(True, "let physics run in the background, so that what is seen is one step old")
     stagger: bool = flag(True, "cut first episodes, so that resets spread over time")
-    reward: Mapping[str, float] = free({}, "attributes of the environment that are replaced while learning")
+    reward: Mapping[str, float] = of_kind(
+        {}, (Mapping,), "a mapping", "attributes of the environment that are replaced while learning"
+    )
     num_envs: int = whole(128, "parallel environments (per process) that are made for an id or a function")
     horizon: int = whole(64, "steps per environment and round")
     epochs: int = whole(1, "passes over each round")

@@ -13,7 +13,7 @@ from anytask.core.cost import cost_of
 from anytask.core.estimator import Estimator
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
-from anytask.core.settings import free, group
+from anytask.core.settings import group, of_kind
 from anytask.datasets.episodes import Episodes, Statistics
 
 
@@ -57,7 +57,9 @@ class Imitator(Estimator):
     }  # fmt: skip
 
     cloning: CloningSettings = group(CloningSettings, "the policy and its training")
-    policy: Callable[[], Any] | None = free(None, "makes another policy; None: behavior cloning")
+    policy: Callable[[], Any] | None = of_kind(
+        None, (Callable,), "a callable", "makes another policy; None: behavior cloning", optional=True
+    )
 
     policy_: Any
     statistics_: dict[str, Statistics]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Self
@@ -20,7 +21,7 @@ _Check = Callable[[Any, Any, Any], None]
 
 
 def real(
-    default: float | None,
+    default: float | str | None,
     help: str,
     *,
     above: float | None = None,
@@ -28,6 +29,7 @@ def real(
     below: float | None = None,
     at_most: float | None = None,
     optional: bool = False,
+    words: Sequence[str] = (),
 ) -> Any:
     """Return a field for a finite number in a range.
 
@@ -40,6 +42,8 @@ def real(
         The range: open or closed ends.
     optional : bool
         Whether ``None`` is a value too; the help says what it means.
+    words : sequence of str
+        Words that stand for a number; the help says for which.
 
     Examples
     --------
@@ -53,21 +57,38 @@ def real(
     wanted = "a number" + _range(above, at_least, below, at_most)
 
     def fits(value: Any) -> bool:
-        return _is_real(value) and _within(value, above, at_least, below, at_most)
+        return _is_word(value, words) or (_is_real(value) and _within(value, above, at_least, below, at_most))
 
-    return _field(default, help, wanted, fits, optional)
+    return _field(default, help, wanted + _or(words), fits, optional)
 
 
 def whole(
-    default: int | None, help: str, *, at_least: int | None = 1, at_most: int | None = None, optional: bool = False
+    default: int | str | None,
+    help: str,
+    *,
+    at_least: int | None = 1,
+    at_most: int | None = None,
+    optional: bool = False,
+    words: Sequence[str] = (),
+    kw_only: bool = True,
 ) -> Any:
-    """Return a field for an integer in a range (at least 1 unless told otherwise)."""
+    """Return a field for an integer in a range (at least 1 unless told otherwise), or one of a few ``words``.
+
+    Examples
+    --------
+    >>> class Prompts(Settings):
+    ...     k: int | str = whole("max", "demonstrations, 'max': all that fit", at_least=0, words=("max",))
+    >>> Prompts(k="all")
+    Traceback (most recent call last):
+        ...
+    ValueError: k must be an integer of at least 0 or 'max', got 'all'
+    """
     wanted = "an integer" + _range(None, at_least, None, at_most)
 
     def fits(value: Any) -> bool:
-        return _is_whole(value) and _within(value, None, at_least, None, at_most)
+        return _is_word(value, words) or (_is_whole(value) and _within(value, None, at_least, None, at_most))
 
-    return _field(default, help, wanted, fits, optional)
+    return _field(default, help, wanted + _or(words), fits, optional, kw_only)
 
 
 def numbers(
@@ -118,14 +139,70 @@ def choice(default: str | None, options: Sequence[str], help: str, *, optional: 
     return _field(default, help, "one of " + ", ".join(map(repr, options)), fits, optional)
 
 
-def flag(default: bool | None, help: str, *, optional: bool = False) -> Any:
-    """Return a field for True or False."""
-    return _field(default, help, "True or False", lambda value: isinstance(value, (bool, np.bool_)), optional)
+def flag(default: bool | str | None, help: str, *, optional: bool = False, words: Sequence[str] = ()) -> Any:
+    """Return a field for True or False, or one of a few ``words``."""
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, (bool, np.bool_)) or _is_word(value, words)
+
+    return _field(default, help, "True or False" + _or(words), fits, optional)
 
 
 def text(default: str | None, help: str, *, optional: bool = False) -> Any:
     """Return a field for a string that is not empty."""
     return _field(default, help, "a string", lambda value: isinstance(value, str) and value != "", optional)
+
+
+def texts(
+    default: Sequence[str] | None,
+    help: str,
+    *,
+    options: Sequence[str] = (),
+    at_least: int = 0,
+    at_most: int | None = None,
+    distinct: bool = False,
+    optional: bool = False,
+) -> Any:
+    """Return a field for a sequence of strings that are not empty, out of ``options`` where these are given.
+
+    Parameters
+    ----------
+    default : sequence of str
+    help : str
+    options : sequence of str
+        The strings that there are; any if empty.
+    at_least, at_most : int
+        How many there may be.
+    distinct : bool
+        Whether all have to be different.
+    optional : bool
+        Whether ``None`` is a value too; the help says what it means.
+
+    Examples
+    --------
+    >>> class Task(Settings):
+    ...     labels: Sequence[str] = texts(("good", "bad"), "the answers", at_least=2, distinct=True)
+    >>> Task(labels="good")
+    Traceback (most recent call last):
+        ...
+    ValueError: labels must be a sequence of different strings, at least 2, got 'good'
+    """
+    wanted = f"a sequence of {'different ' if distinct else ''}strings"
+    wanted += " out of " + ", ".join(map(repr, options)) if options else ""
+    ends = [f"at least {at_least}"] * bool(at_least) + [f"at most {at_most}"] * (at_most is not None)
+    wanted += ", " + " and ".join(ends) if ends else ""
+
+    def fits(value: Any) -> bool:
+        return (
+            isinstance(value, (Sequence, np.ndarray))
+            and not isinstance(value, (str, bytes))
+            and all(isinstance(one, str) and one != "" and (not options or one in options) for one in value)
+            and at_least <= len(value)
+            and (at_most is None or len(value) <= at_most)
+            and (not distinct or len(set(value)) == len(value))
+        )
+
+    return _field(default, help, wanted, fits, optional)
 
 
 def free(default: Any, help: str, check: Callable[[Any], object] | None = None, *, kw_only: bool = True) -> Any:
@@ -151,6 +228,45 @@ def free(default: Any, help: str, check: Callable[[Any], object] | None = None, 
     """
     validator = [] if check is None else [lambda _instance, _attribute, value: check(value)]
     return attrs.field(default=default, validator=validator, kw_only=kw_only, metadata={"help": help, "wanted": ""})
+
+
+def of_kind(
+    default: Any, kinds: tuple[Any, ...], wanted: str, help: str, *, optional: bool = False, kw_only: bool = True
+) -> Any:
+    """Return a field for objects of some kinds, such as a module, the name of one, or a function that makes one.
+
+    Parameters
+    ----------
+    default : any
+        ``attrs.NOTHING`` for a value that has to be given.
+    kinds : tuple of type or protocol
+        What is taken (``collections.abc.Callable`` for functions); strings must not be empty.
+    wanted : str
+        The same in words.
+    help, kw_only
+        As in :func:`free`.
+    optional : bool
+        Whether ``None`` is a value too; the help says what it means.
+
+    Examples
+    --------
+    >>> class Method(Settings):
+    ...     backbone: object = of_kind("mlp", (str, Callable), "a name or a callable", "maps inputs to features")
+    >>> Method(backbone=3)
+    Traceback (most recent call last):
+        ...
+    ValueError: backbone must be a name or a callable, got 3
+    """
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, kinds) and not isinstance(value, bytes) and not (isinstance(value, str) and not value)
+
+    return _field(default, help, wanted, fits, optional, kw_only)
+
+
+def path(default: str | os.PathLike[str] | None, help: str, *, optional: bool = False) -> Any:
+    """Return a field for the name of a file or folder."""
+    return of_kind(default, (str, os.PathLike), "the name of a file or folder", help, optional=optional)
 
 
 def group(cls: type[Settings], help: str) -> Any:
@@ -256,7 +372,9 @@ def settings_of(cls: type) -> list[Setting]:
     return found
 
 
-def _field(default: Any, help: str, wanted: str, fits: Callable[[Any], bool], optional: bool) -> Any:
+def _field(
+    default: Any, help: str, wanted: str, fits: Callable[[Any], bool], optional: bool, kw_only: bool = True
+) -> Any:
     if optional:
         wanted += ", or None"
 
@@ -264,15 +382,29 @@ def _field(default: Any, help: str, wanted: str, fits: Callable[[Any], bool], op
         if not (optional and value is None) and not fits(value):
             raise ValueError(f"{attribute.name} must be {wanted}, got {value!r}")
 
-    return attrs.field(default=default, validator=check, metadata={"help": help, "wanted": wanted})
+    return attrs.field(default=default, validator=check, kw_only=kw_only, metadata={"help": help, "wanted": wanted})
+
+
+def _is_word(value: Any, words: Sequence[str]) -> bool:
+    return isinstance(value, str) and value in words
+
+
+def _or(words: Sequence[str]) -> str:
+    return "".join(f" or {word!r}" for word in words)
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, (bool, np.bool_))
+    # What arrays and random generators can hold: a larger integer would fail where it is used.
+    return isinstance(value, Integral) and not isinstance(value, (bool, np.bool_)) and -(2**63) <= int(value) < 2**63
 
 
 def _is_real(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, (bool, np.bool_)) and math.isfinite(value)
+    if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 def _within(

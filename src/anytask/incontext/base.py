@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-
-from anytask.core.settings import free
+from anytask.core.settings import whole
 from anytask.lm.prompting import Prompt, PromptTemplate
 
 
@@ -75,18 +73,13 @@ class Answer:
 
 def shots(**how: Any) -> Any:
     """Return the field of the number of demonstrations, alike wherever prompts are made."""
-    return free(8, "most demonstrations in a prompt, 'max': as many as fit", check_shots, **how)
-
-
-def check_shots(k: Any) -> None:
-    """Raise a ``ValueError`` unless ``k`` is a number of demonstrations or "max"."""
-    if k != "max" and (isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 0):
-        raise ValueError(f"k must be an integer of at least 0 or 'max', got {k!r}")
+    return whole(8, "most demonstrations in a prompt, 'max': as many as fit", at_least=0, words=("max",), **how)
 
 
 def check_choices(choices: Any) -> None:
     """Raise a ``ValueError`` unless ``choices`` is None or at least two different labels."""
-    if choices is not None and (isinstance(choices, str) or len(set(choices)) < max(2, len(choices))):
+    listed = isinstance(choices, Sequence) and not isinstance(choices, (str, bytes))
+    if choices is not None and not (listed and len(set(choices)) >= max(2, len(choices))):
         raise ValueError(f"choices must name at least 2 labels, all different, got {choices!r}")
 
 

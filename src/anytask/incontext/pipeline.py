@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import attrs
 import numpy as np
 from scipy.special import softmax
 
@@ -34,7 +33,7 @@ from anytask.incontext.retrievers import BM25Retriever, SimilarRetriever
 from anytask.incontext.selection import RandomSelection
 from anytask.lm.option_scoring import RULES, check_options
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
-from anytask.lm.protocol import MissingCapability
+from anytask.lm.protocol import MissingCapability, lm_field
 
 __all__ = ["Pipeline"]
 
@@ -129,7 +128,7 @@ class Pipeline(Fitted):
     [('select', 2), ('retrieve', 0), ('predict', 0)]
     """
 
-    lm: Any = free(attrs.NOTHING, "the frozen language model", kw_only=False)
+    lm: Any = lm_field("the frozen language model")
     choices: Sequence[str] | None = free(None, "possible labels, None: each query brings its own", check_choices)
     template: PromptTemplate = free(PromptTemplate(), "how examples are written", check_template)
     labels: int = whole(18, "labels that are bought", at_least=0)

@@ -18,7 +18,7 @@ from anytask.core.rng import derive
 from anytask.core.settings import Settings, choice, flag, free, real, whole
 from anytask.incontext.base import check_choices, check_template
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
-from anytask.lm.protocol import require
+from anytask.lm.protocol import lm_field, require
 from anytask.lm.search import as_vectors, unit
 
 Annotate = Callable[[Sequence[int]], Sequence[Any]]
@@ -394,7 +394,7 @@ class AnnotatedPrompter(Settings):
     """
 
     pool: Pool = free(attrs.NOTHING, "the annotated pool", kw_only=False)
-    lm: Any = free(attrs.NOTHING, "the frozen language model", kw_only=False)
+    lm: Any = lm_field("the frozen language model")
     template: PromptTemplate = free(PromptTemplate(), "how examples are written", check_template)
     choices: Sequence[str] | None = free(None, "possible answers, None: the model writes", check_choices)
     budget: int = whole(1000, "tokens of a prompt and its answer, at most the model's context")

@@ -14,10 +14,11 @@ import attrs
 import numpy as np
 from sklearn.exceptions import NotFittedError
 
-from anytask.core.settings import Settings, free, text
+from anytask.core.settings import Settings, free, of_kind, text
 from anytask.datasets.retrieval_tasks import RetrievalTask
 from anytask.incontext.feedback import LMFeedback
 from anytask.incontext.pool import embed, embedder_field
+from anytask.lm.protocol import check_lm
 from anytask.lm.search import BM25Index, unit
 
 
@@ -70,6 +71,11 @@ class BM25Retriever(Settings):
         return np.argsort(-self._index.scores(query), kind="stable")[:k].tolist()
 
 
+def _check_feedback(lm: Any) -> None:
+    if not callable(lm):
+        check_lm(lm)
+
+
 class LearnedRetriever(Settings):
     """A :class:`~anytask.incontext.UDR` on one task's labelled examples.
 
@@ -91,9 +97,11 @@ class LearnedRetriever(Settings):
     """
 
     udr: Any = free(attrs.NOTHING, "the retriever, trained or not", kw_only=False)
-    lm: Any = free(attrs.NOTHING, "the frozen language model that gives the feedback", kw_only=False)
+    lm: Any = free(attrs.NOTHING, "a language model, or what gives the feedback", _check_feedback, kw_only=False)
     instruction: str = free("", "one line that says what the task is")
-    choices: Sequence[str] | None = free(None, "all possible answers, None: any")
+    choices: Sequence[str] | None = of_kind(
+        None, (list, tuple), "a list of answers", "all possible answers, None: any", optional=True
+    )
     name: str = text("task", "the task's name within the retriever")
 
     def _check_settings(self) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from anytask.core.estimator import Estimator
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive, isolated
-from anytask.core.settings import Settings, choice, flag, free, group, real, whole
+from anytask.core.settings import Settings, choice, flag, free, group, path, real, whole
 from anytask.core.training import train
 from anytask.datasets.retrieval_tasks import RetrievalTask
 from anytask.incontext.feedback import TABBED, Feedback, LMFeedback, ScoreTable
@@ -175,7 +175,7 @@ class UDR(Estimator):
     max_grad_norm: float = real(2.0, "largest norm of the gradient", above=0)
     hidden: int = whole(64, "hidden width of the perceptrons")
     width: int = whole(32, "output width of the perceptrons")
-    scores: str | os.PathLike[str] | None = free(None, "file of the score table, None: in memory")
+    scores: str | os.PathLike[str] | None = path(None, "file of the score table, None: in memory", optional=True)
 
     # -- training ------------------------------------------------------------------------------------------------------
 

@@ -79,9 +79,9 @@ def unit(X: np.ndarray) -> np.ndarray:
 class VectorIndex(Fitted):
     """Find the stored vectors most similar to a query.
 
-    Pick ``kind="exact"`` up to some 100,000 vectors or where every neighbour counts, ``"hnsw"`` (a navigable
-    small-world graph) for millions of vectors with answers in milliseconds, and ``"cells"`` where the stored vectors are
-    the queries themselves.
+    Pick ``kind="exact"`` up to some 100,000 vectors or where every neighbor counts, ``"hnsw"`` (a navigable
+    small-world graph) for millions of vectors with answers in milliseconds, and ``"cells"`` where the stored vectors
+    are the queries themselves.
 
     Parameters
     ----------

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from anytask.core.discovery import decorated, load
 from anytask.core.rng import isolated
+from anytask.core.settings import of_kind
 from anytask.models.loading import load_pretrained
 
 __all__ = ["MLP", "build_backbone"]
@@ -106,6 +107,19 @@ def resnet18(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
         layer_type="basic",
     )  # fmt: skip
     return PretrainedVision(ResNetModel(config), n_outputs)
+
+
+def backbone_field(default: Backbone, help: str) -> Any:
+    """Return a field of settings for what :func:`build_backbone` takes.
+
+    Parameters
+    ----------
+    default : None, str, module or callable
+    help : str
+        What the module maps to what.
+    """
+    kinds = (str, nn.Module, Callable)
+    return of_kind(default, kinds, "a name, a folder, a module or a callable", help, optional=True)
 
 
 def build_backbone(

@@ -52,7 +52,7 @@ def jitter(x: Tensor, generator: torch.Generator, strength: float = 0.4) -> Tens
 
 def check_kind(kind: object) -> None:
     """Say so if ``kind`` is neither a callable nor one of :data:`KINDS`."""
-    if not callable(kind) and kind not in KINDS:
+    if not callable(kind) and not (isinstance(kind, str) and kind in KINDS):
         raise ValueError(f"kind must be a callable or one of {KINDS}, got {kind!r}")
 
 

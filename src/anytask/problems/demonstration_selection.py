@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
@@ -16,10 +17,16 @@ from anytask.datasets.labelled_vectors import LabelledVectors, load_vectors
 from anytask.datasets.text import BAD_ROWS, TextData
 from anytask.incontext.pool import AnnotatedPrompter, LMConfidence, NearestVote, Pool, check_selection
 from anytask.lm.prompting import PromptTemplate
+from anytask.lm.protocol import check_lm
 from anytask.problems.base import Entrant, Metric, Outcome
 from anytask.problems.language import answerable, model_of
 from anytask.problems.options import Options
 from anytask.problems.training import LoadedData, Progress, TrainingProblem, taken
+
+
+def _check_lm(lm: Any) -> None:
+    if not (lm is None or isinstance(lm, (str, Path))):
+        check_lm(lm)
 
 
 class SelectionOptions(Options):
@@ -34,7 +41,7 @@ class SelectionOptions(Options):
     test: int | None = whole(None, "test items (none: all the others, with a language model 256)", optional=True)
     n_neighbors: int = whole(3, "annotated items that vote on a test item")
     temperature: float = real(0.1, "temperature of the vote's weights", above=0)
-    lm: Any = free(None, "language model that predicts instead of the vote: a name or folder, for texts only")
+    lm: Any = free(None, "language model that predicts instead of the vote, for texts: a name or folder", _check_lm)
     label: str = text("label", "column of the labels")
     text: str = text("text", "column of the texts")
     bad_rows: str = choice("refuse", BAD_ROWS, "rows that cannot be used: an error, left out, or cut")

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
+from anytask.core.progress import silent
 from anytask.core.rng import derive
 from anytask.core.settings import real, whole
 from anytask.datasets.labelled import LabelledData
-from anytask.problems.base import Entrant, Metric, Outcome
-from anytask.problems.labelled import LabelledOptions, LabelledProblem, LabelledSet
+from anytask.problems.base import Entrant, Metric, Outcome, Trained
+from anytask.problems.labelled import LabelledOptions, LabelledProblem, LabelledSet, usable
 from anytask.problems.training import Progress
 
 _BASELINES = "anytask.robust.baselines"
@@ -127,6 +128,13 @@ class FewLabels(LabelledProblem):
         pool = data.pool(seed)
         shown = {"unlabeled": data.inputs(pool)} if len(pool) else {}
         return self.fit(model, data, data.split(seed)[0], progress, **shown)
+
+    def refit(self, entrant: Entrant, data: FewLabelsData, seed: int, progress: Progress | None = None) -> Trained:
+        """Fit a classifier to all of the rows."""
+        model = entrant.make("small", seed=seed, random_state=seed)
+        self.fit(model, data, np.arange(len(data.source.y)), progress or silent)
+        parts, usage = usable(entrant, model, data.source)
+        return Trained(parts, usage, (*data.source.notes, *data.notes))
 
     def test(self, entrant: Entrant, trained: Any, data: FewLabelsData, seed: int, progress: Progress) -> Outcome:
         """Measure the probabilities that a classifier gives to the test inputs."""

@@ -13,13 +13,13 @@ from sklearn.model_selection import train_test_split
 
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
-from anytask.core.settings import choice, free, real, text, whole
+from anytask.core.settings import choice, real, text, whole
 from anytask.datasets.text import BAD_ROWS, KINDS, TextData, load_text
 from anytask.lm.option_scoring import RULES
 from anytask.lm.prompting import PromptTemplate
 from anytask.lm.protocol import MissingCapability
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
-from anytask.problems.language import answerable, check_k, model_of
+from anytask.problems.language import answerable, model_of
 from anytask.problems.options import Options
 from anytask.problems.training import LoadedData, Progress, TrainingProblem, taken
 
@@ -37,7 +37,7 @@ class FewShotOptions(Options):
     target: str = text("label", "name of the column or key that holds the label or the answer")
     kind: str = choice("auto", ("auto", *KINDS), "kind of task; multiple-choice needs rows with choices")
     labels: int = whole(18, "how many labels may be bought", at_least=0)
-    k: Any = free(8, "most demonstrations in a prompt, or max: as many as fit", check_k)
+    k: Any = whole(8, "most demonstrations in a prompt, or max: as many as fit", at_least=0, words=("max",))
     context: int | None = whole(None, "most tokens of a prompt with its answer (none: the model's)", optional=True)
     scoring: str = choice("mean", RULES, "how options are ranked")
     description: str | None = text(None, "sentence that opens every prompt", optional=True)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from anytask.core.errors import BadData
-from anytask.core.progress import silent
-from anytask.core.settings import choice, free, text
+from anytask.core.settings import choice, of_kind, text
 from anytask.datasets.builtin import BUILTIN
 from anytask.datasets.inputs import Inputs
 from anytask.datasets.labelled import MISSING, LabelledData, load_labelled
-from anytask.problems.base import Entrant, Trained
+from anytask.problems.base import Entrant
 from anytask.problems.options import Options
 from anytask.problems.training import LoadedData, Progress, TrainingProblem, taken
 
@@ -26,14 +26,21 @@ class LabelledOptions(Options):
     read_only: ClassVar[tuple[str, ...]] = ("target", *READING)
 
     target: str | None = text(None, "column, array or file with the labels", optional=True)
-    image_size: Any = free(None, "size to which a folder's images are resized, as 32 or 32x48")
+    image_size: Any = of_kind(
+        None, (int, str, Sequence), "a whole number or a text such as 32x48",
+        "size to which a folder's images are resized, as 32 or 32x48", optional=True,
+    )  # fmt: skip
     missing: str = choice(
         "refuse",
         MISSING,
         "missing inputs: an error, the median of their column (impute), or NaN for who reads it (native)",
     )
-    missing_marks: Any = free((), "values that stand for a missing one beside empty cells, as NA,?")
-    categorical: Any = free((), "columns that are categories although they hold numbers, as zip,month")
+    missing_marks: Any = of_kind(
+        (), (str, Sequence), "a text or several", "values that stand for a missing one beside empty cells, as NA,?"
+    )
+    categorical: Any = of_kind(
+        (), (str, Sequence), "a text or several", "columns that are categories although they hold numbers, as zip,month"
+    )
     decimal: str = choice("auto", ("auto", ".", ","), "mark before the decimals of a table where it is not clear")
 
     def reading(self) -> dict[str, Any]:
@@ -119,13 +126,6 @@ class LabelledProblem(TrainingProblem):
         known = taken(model.fit, progress=progress, **offered)
         model.fit(data.inputs(rows), data.source.y[rows], **known)
         return model
-
-    def refit(self, entrant: Entrant, data: Any, seed: int, progress: Progress | None = None) -> Trained:
-        """Fit a classifier to all of the rows."""
-        model = entrant.make("small", seed=seed, random_state=seed)
-        self.fit(model, data, np.arange(len(data.source.y)), progress or silent)
-        parts, usage = usable(entrant, model, data.source)
-        return Trained(parts, usage, (*data.source.notes, *data.notes))
 
 
 def refuses_missing(entrant: Entrant, data: LabelledSet) -> str | None:

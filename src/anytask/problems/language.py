@@ -47,10 +47,3 @@ def answerable(
     longest = max((lm.count_tokens(template.completion(one)) for one in outputs), default=31) + 1
     alone = GPT3(lm, 0, template=template, budget=budget, scoring="generate", beam_width=1, max_tokens=longest)
     return data.fitting(alone.fit([], []).fits, f"a prompt of {alone.room} tokens with its answer", bad_rows)
-
-
-def check_k(k: Any) -> None:
-    """Raise a ``ValueError`` unless ``k`` is a number of demonstrations or "max"."""
-    from anytask.incontext.base import check_shots
-
-    check_shots(k)

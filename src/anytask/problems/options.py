@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import attrs
@@ -82,14 +84,22 @@ def listed(
         if value is None:
             return None
         parts = value.split(separator) if isinstance(value, str) else value
-        parts = list(parts) if hasattr(parts, "__iter__") else [parts]
+        parts = list(parts) if hasattr(parts, "__iter__") and not isinstance(parts, bytes) else [parts]
         one: Any = (lambda part: str(part).strip()) if kind is str else kind
         try:
             found: list[Any] = [one(part) for part in parts]
-            exact = kind is str or all(isinstance(p, str) or f == p for f, p in zip(found, parts))
+            exact = all(
+                isinstance(p, (str, Integral)) if kind is str else isinstance(p, str) or f == p
+                for f, p in zip(found, parts)
+            )
         except (TypeError, ValueError, OverflowError):
             found, exact = [], False
-        fits = (at_least is None or all(f >= at_least for f in found)) and (lengths is None or len(found) in lengths)
+        finite = kind is not float or all(math.isfinite(f) for f in found)
+        fits = (
+            finite
+            and (at_least is None or all(f >= at_least for f in found))
+            and (lengths is None or len(found) in lengths)
+        )
         if not found or not exact or not fits:
             raise ValueError(f"{field.name} must be {wanted}, got {value!r}")
         return tuple(found)

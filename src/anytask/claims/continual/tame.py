@@ -44,7 +44,7 @@ CLAIM = Claim(
             classes_per_task=2,
         ),
         _stream("recurring", (_tame, _wide), {**_SPLIT, "scenario": "recurring", "order": "1,2,3,2,4"}),
-    ),  # fmt: skip
+    ),
     checks=(
         Beats("tame", "fine-tuning (5x width)", 0.40, "accuracy", why="one network overwrites what it knew"),
         Reaches("tame", "experts", 4, 6, why="five tasks, give or take one"),

@@ -41,18 +41,13 @@ from anytask.continual.parts.sgd import tune
 from anytask.core.checks import require_finite
 from anytask.core.cost import parameter_count
 from anytask.core.rng import derive, isolated
-from anytask.core.settings import choice, flag, free, group, numbers, real, whole
-from anytask.models.build import PretrainedVision, build_backbone
+from anytask.core.settings import choice, flag, group, numbers, real, whole
+from anytask.models.build import PretrainedVision, backbone_field, build_backbone
 from anytask.parts.contrastive import supcon
 from anytask.parts.distillation import Snapshot
 from anytask.parts.vae import ConditionalVAE, ConvDecoder
 
 __all__ = ["GKCL"]
-
-
-def _check_frozen(frozen: Any) -> None:
-    if not (frozen is None or isinstance(frozen, str) or callable(frozen)):
-        raise TypeError(f"frozen must be None, a name, a torch module or a callable, got {type(frozen).__name__}")
 
 
 class GKCL(ContinualClassifier):
@@ -133,10 +128,8 @@ class GKCL(ContinualClassifier):
         },
     }  # fmt: skip
 
-    backbone: Any = free(None, "the trunk: None for an MLP, a name, a module, or a callable")
-    frozen: Any = free(
-        None, "a frozen feature extractor in front: None, a name, a module, or a callable", _check_frozen
-    )
+    backbone: Any = backbone_field(None, "the trunk; None for an MLP")
+    frozen: Any = backbone_field(None, "a frozen feature extractor in front")
     trunk_dim: int = whole(256, "width of the trunk's output")
     hidden: Sequence[int] = numbers((256,), "hidden widths of the default trunk", at_least=1, integers=True)
     dropout: float = real(0.25, "dropout after the trunk", at_least=0, below=1)

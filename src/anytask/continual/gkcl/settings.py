@@ -8,13 +8,8 @@ from anytask.core.settings import Settings, choice, flag, free, real, whole
 
 
 def _check_decoder(decoder: Any) -> None:
-    if not callable(decoder) and decoder not in ("mlp", "conv"):
+    if not callable(decoder) and not (isinstance(decoder, str) and decoder in ("mlp", "conv")):
         raise ValueError(f"decoder must be 'mlp', 'conv' or a callable, got {decoder!r}")
-
-
-def _check_replay_weight(weight: Any) -> None:
-    if weight != "tasks" and (isinstance(weight, (str, bool)) or not weight >= 0):
-        raise ValueError(f"replay_weight must be a number of at least 0 or 'tasks', got {weight!r}")
 
 
 class KernelSettings(Settings):
@@ -102,7 +97,7 @@ class GeneratorSettings(Settings):
     prior: Literal["class", "standard"] = choice("class", ("class", "standard"), "a Gaussian per class, or one for all")
     label: Literal["concat", "gate"] = choice("concat", ("concat", "gate"), "how the label enters the decoder")
     replay: bool = flag(True, "replay what the frozen copy of the generator makes")
-    replay_weight: Any = free(1.0, "weight of the replay, or 'tasks' for the number of others", _check_replay_weight)
+    replay_weight: Any = real(1.0, "weight of the replay; 'tasks': the number of others", at_least=0, words=("tasks",))
     replay_cap: float | None = real(None, "limit of 'tasks'; None for no limit", above=0, optional=True)
     contrast: str = choice("label", ("label", "component"), "what counts as the same in L_con")
     warm_up: str = choice("real", ("real", "vae", "none"), "the first steps of the first task")

@@ -13,8 +13,8 @@ from anytask.continual.parts.prototypes import Prototypes
 from anytask.continual.parts.sgd import ScheduleSettings, tune
 from anytask.core.checks import require_finite
 from anytask.core.rng import derive
-from anytask.core.settings import flag, free, group, numbers, real, whole
-from anytask.models.build import build_backbone
+from anytask.core.settings import flag, group, numbers, real, whole
+from anytask.models.build import backbone_field, build_backbone
 from anytask.parts.views import ViewSettings
 
 #: The values tested on a few hundred samples per task.
@@ -44,7 +44,7 @@ class CosineClassifier(ContinualClassifier):
     sees: ClassVar[str] = "test"
     STRUCTURE: ClassVar[tuple[str, ...]] = ("backbone", "feature_dim", "hidden", "relu")
 
-    backbone: Any = free(None, "the encoder: None for an MLP, a name, a module, or a callable")
+    backbone: Any = backbone_field(None, "the encoder; None for an MLP")
     feature_dim: int = whole(512, "width of features and prototypes")
     hidden: Sequence[int] = numbers((512, 512), "hidden widths of the default encoder", at_least=1, integers=True)
     relu: bool = flag(True, "ReLU on the encoder's output, as after a residual block")

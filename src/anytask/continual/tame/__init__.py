@@ -30,7 +30,7 @@ from anytask.core.checks import require_finite
 from anytask.core.cost import parameter_count
 from anytask.core.rng import derive, isolated
 from anytask.core.settings import Settings, choice, flag, free, group, numbers, real, whole
-from anytask.models.build import build_backbone
+from anytask.models.build import backbone_field, build_backbone
 
 __all__ = ["TAME"]
 
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def _check_selector(backbone: Any) -> None:
-    if isinstance(backbone, nn.Module):
+    if isinstance(backbone, nn.Module) or not (backbone is None or isinstance(backbone, str) or callable(backbone)):
         raise TypeError(
             "backbone of the selector must be None, a name or a callable: its width is the number of experts, "
             "which grows"
@@ -65,7 +65,7 @@ class SelectorSettings(Settings):
         CIFAR; 128; 5e-4 taken from the experts).
     """
 
-    backbone: Any = free(None, "None for an MLP, a name or a callable", _check_selector)
+    backbone: Any = free(None, "the network; None for an MLP, a name or a callable", _check_selector)
     hidden: Sequence[int] = numbers((128,), "hidden widths of the default network", at_least=1, integers=True)
     buffer: int = whole(5000, "samples kept for it")
     balanced: bool = flag(False, "keep the same number of samples of each label")
@@ -174,7 +174,7 @@ class TAME(ContinualClassifier):
         }
     }  # fmt: skip
 
-    backbone: Any = free(None, "the expert: None for an MLP, a name, a module, or a callable")
+    backbone: Any = backbone_field(None, "the expert; None for an MLP")
     n_classes: int | None = whole(
         None, "classes inside one task; None for the number of labels in the first chunk", at_least=2, optional=True
     )

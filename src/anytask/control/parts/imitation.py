@@ -18,7 +18,8 @@ from torch import Tensor
 
 from anytask.control.parts.acting import Given
 from anytask.control.parts.imitation_nets import PolicyNet, check_core, check_head
-from anytask.core.checks import check_counts, require_finite
+from anytask.control.parts.observation_encoders import trunk_field
+from anytask.core.checks import require_finite
 from anytask.core.estimator import Estimator
 from anytask.core.rng import derive
 from anytask.core.settings import Settings, choice, free, numbers, real, whole
@@ -91,11 +92,6 @@ class Rows:
 # -- the policy -------------------------------------------------------------------------------------------------------
 
 
-def _check_window(window: Any) -> None:
-    if window != "auto":
-        check_counts(window=window)
-
-
 def by_hundredths(curve: Sequence[float]) -> list[float]:
     """Return the means of a training curve over each hundredth of its steps."""
     every = max(len(curve) // 100, 1)
@@ -108,11 +104,11 @@ class CloningSettings(Settings):
     head: Any = free("gmm", "Gaussian mixture (gmm), Gaussian, the mean alone (mse), or a module", check_head)
     core: Any = free("lstm", "joins the features of the observation keys: lstm, mlp, or a module", check_core)
     hidden: Sequence[int] = numbers((400, 400), "layers of the core", at_least=1, integers=True)
-    window: Any = free("auto", "steps per training window; auto: 10 for the LSTM and 1 otherwise", _check_window)
+    window: Any = whole("auto", "steps per training window; auto: 10 for the LSTM, else 1", words=("auto",))
     modes: int = whole(5, "Gaussians of the mixture")
     min_std: float = real(1e-4, "least standard deviation, in units of that of the actions", above=0)
     evaluation: str = choice("low-noise", ("low-noise", "mode"), "best action: less spread, or the likeliest mean")
-    trunks: Any = free(None, "trunk of all images, or per observation key; None: by their shapes")
+    trunks: Any = trunk_field(None, "trunk of all observations, or per key")
     trunk_width: int | None = whole(128, "width of image features; None: the trunk's own", optional=True)
     crop: int | None = whole(None, "side of the square cut out of images; None: no crop", optional=True)
     lr: float = real(1e-4, "Adam's learning rate", above=0)

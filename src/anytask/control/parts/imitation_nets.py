@@ -19,7 +19,7 @@ from anytask.datasets.episodes import Statistics, is_image
 
 def check_head(head: Any) -> None:
     """Say so if ``head`` is neither a head's name nor a module."""
-    if not isinstance(head, nn.Module) and head not in ("gmm", "gaussian", "mse"):
+    if not isinstance(head, nn.Module) and not (isinstance(head, str) and head in ("gmm", "gaussian", "mse")):
         raise ValueError(f"head must be 'gmm', 'gaussian', 'mse' or a module, got {head!r}")
 
 
@@ -27,7 +27,7 @@ def check_core(core: Any) -> None:
     """Say so if ``core`` is neither a core's name nor a module with ``width``."""
     if isinstance(core, nn.Module) and not hasattr(core, "width"):
         raise ValueError(f"a core needs the attribute width, and {type(core).__name__} has none")
-    if not isinstance(core, nn.Module) and core not in ("lstm", "mlp"):
+    if not isinstance(core, nn.Module) and not (isinstance(core, str) and core in ("lstm", "mlp")):
         raise ValueError(f"core must be 'mlp', 'lstm' or a module, got {core!r}")
 
 

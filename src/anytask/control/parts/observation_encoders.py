@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytask.core.rng import isolated
+from anytask.core.settings import of_kind
 from anytask.datasets.episodes import CHANNELS, is_image
 from anytask.models.build import MLP
 from anytask.models.loading import load_pretrained
@@ -336,6 +337,14 @@ _TRUNKS: dict[str, Callable[..., nn.Module]] = {
     "half-resnet18": HalfResNet,
     "pointnet": PointCloudTrunk,
 }
+
+
+def trunk_field(default: Trunk, help: str) -> Any:
+    """Return the field of settings for what :func:`build_trunk` takes, or a mapping of observation keys to it."""
+    wanted = "a name, a module, a callable or a mapping of keys to these"
+    return of_kind(
+        default, (str, nn.Module, Mapping, Callable), wanted, help + "; None: by their shapes", optional=True
+    )
 
 
 def build_trunk(trunk: Trunk, shape: tuple[int, ...], *, seed: int, width: int | None = None) -> nn.Module:

@@ -7,7 +7,7 @@ core with or without a memory, an action head and a linear value.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,20 +23,14 @@ from anytask.control.parts.action_heads import make_head
 from anytask.control.parts.observation_encoders import as_images, build_trunk, image_shape, is_image
 from anytask.control.parts.recurrent import ACTIVATIONS, MLPCore, RecurrentCore
 from anytask.control.parts.running_stats import RunningStats
-from anytask.core.settings import Settings, choice, flag, free, numbers, real, whole
+from anytask.core.settings import Settings, choice, flag, free, numbers, of_kind, real, whole
 
 PREVIOUS = "previous action"  # its key among the observations
 
 
-def check_share(share: Any) -> None:
-    """Say so if ``share`` is none of its values."""
-    if share not in ("auto", True, False):
-        raise ValueError(f"share must be 'auto', True or False, got {share!r}")
-
-
 def check_discrete(discrete: Any) -> None:
     """Say so if ``discrete`` names no values by columns."""
-    if discrete is not None and discrete != "auto" and not isinstance(discrete, Mapping):
+    if not (discrete is None or isinstance(discrete, Mapping) or (isinstance(discrete, str) and discrete == "auto")):
         raise ValueError(f"discrete must be 'auto', None or a mapping of columns to values, got {discrete!r}")
 
 
@@ -51,12 +45,18 @@ class NetworkSettings(Settings):
     activation: str = choice("tanh", tuple(ACTIVATIONS), "activation of these layers")
     core: str = choice("none", ("none", "gru", "lstm"), "memory, for worlds that are not seen in full")
     core_width: int = whole(64, "width of the memory")
-    share: Any = free("auto", "one network for actions and values; auto: with a memory or images", check_share)
+    share: Any = flag("auto", "one network for actions and values; auto: with a memory or images", words=("auto",))
     discrete: Any = free(None, "values of discrete action columns; auto: what the environment names", check_discrete)
     previous_action: bool = flag(False, "feed the last action back")
     std: str = choice("free", ("free", "state"), "exploration alike everywhere, or as the state decides")
     log_std: float = real(0.0, "log standard deviation of continuous actions at the start")
-    trunk: Any = free(None, "encoder of images; None: by their shape")
+    trunk: Any = of_kind(
+        None,
+        (str, nn.Module, Callable),
+        "a name, a module or a callable",
+        "encoder of images; None: by their shape",
+        optional=True,
+    )
     trunk_width: int | None = whole(None, "width of image features; None: the trunk's own", optional=True)
     embedding: int = whole(0, "width of linear embeddings of vectors and of the last action; 0: none", at_least=0)
     blind: Sequence[int] = numbers((), "columns of the joined vectors that always read 0", at_least=0, integers=True)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -43,7 +43,7 @@ from anytask.core.cost import parameter_count
 from anytask.core.estimator import Estimator
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive, isolated
-from anytask.core.settings import choice, flag, free, group, real, whole
+from anytask.core.settings import choice, flag, group, real, texts, whole
 from anytask.datasets.episode_files import load_episodes, save_episodes
 from anytask.datasets.episodes import Episodes
 
@@ -51,11 +51,6 @@ __all__ = ["RL100"]
 
 STAGES = ("imitation", "offline", "online", "student")
 Folder = str | os.PathLike[str] | None
-
-
-def _check_stages(stages: Any) -> None:
-    if isinstance(stages, str) or not isinstance(stages, Iterable) or not set(stages) <= set(STAGES):
-        raise ValueError(f"stages must be among {STAGES}, got {stages!r}")
 
 
 class Stage(NamedTuple):
@@ -144,7 +139,7 @@ class RL100(Estimator):
     student: settings.StudentSettings = group(settings.StudentSettings, "the one-step student")
     use: str = choice("teacher", ("teacher", "student"), "who acts")
     best_of: int = whole(1, "candidates of which the one with the highest Q is acted by")
-    stages: Sequence[str] = free(STAGES, "stages that improve() runs", _check_stages)
+    stages: Sequence[str] = texts(STAGES, "stages that improve() runs", options=STAGES)
 
     shapes_: dict[str, tuple[int, ...]]
     action_dim_: int

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anytask.control.rl100 import RL100, _check_stages
+from anytask.control.rl100 import RL100, STAGES
 from anytask.control.rl100.diffusion import DenoisingMLP, Net, Process, gaussian_log_prob
-from anytask.core.settings import free
+from anytask.core.settings import texts
 
 __all__ = ["GaussianBC"]
 
@@ -66,7 +66,7 @@ class GaussianBC(RL100):
     (torch.Size([2, 2]), 1.0)
     """
 
-    stages: Sequence[str] = free(("imitation", "online"), "stages that improve() runs", _check_stages)
+    stages: Sequence[str] = texts(("imitation", "online"), "stages that improve() runs", options=STAGES)
 
     @property
     def process(self) -> Process:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from anytask.core.settings import Settings, choice, flag, free, numbers, real, whole
+from anytask.control.parts.observation_encoders import trunk_field
+from anytask.core.settings import Settings, choice, flag, numbers, of_kind, real, whole
 
 #: A few hundred short episodes with a few numbers as observations.
 SMALL: dict[str, Any] = {
@@ -23,15 +24,10 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _check_denoiser(denoiser: Any) -> None:
-    if denoiser is not None and not callable(denoiser):
-        raise TypeError(f"denoiser must be called as denoiser(action_shape, width), or be None, got {denoiser!r}")
-
-
 class EncoderSettings(Settings):
     """The encoder, as in :class:`~anytask.control.parts.observation_encoders.ObservationEncoder`."""
 
-    trunks: Any = free(None, "trunk for all observation keys, or one per key; None: by their shapes")
+    trunks: Any = trunk_field(None, "trunk of all observations, or per key")
     width: int | None = whole(None, "width of trunks that have a choice; None: their own", optional=True)
     bottleneck: int | None = whole(None, "width of a variational bottleneck; None: no bottleneck", optional=True)
     reconstruct: bool = flag(False, "regularize by reconstruction of what is seen")
@@ -54,7 +50,10 @@ class DiffusionSettings(Settings):
         "that ddim adds to a clipped action: as predicted, or recomputed from it (clipped entries have no gradient)",
     )  # fmt: skip
     action_share: float = real(1.0, "share of [-1, 1] at which the data's extreme actions lie", above=0, at_most=1)
-    denoiser: Any = free(None, "makes the network; None: a perceptron with the hidden layers", _check_denoiser)
+    denoiser: Any = of_kind(
+        None, (Callable,), "a callable (action_shape, width) -> module",
+        "makes the network; None: a perceptron with the hidden layers", optional=True,
+    )  # fmt: skip
     hidden: Sequence[int] = numbers((1024, 1024, 1024), "hidden layers of the perceptron", at_least=1, integers=True)
 
     def _check_settings(self) -> None:

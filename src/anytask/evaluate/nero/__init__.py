@@ -13,7 +13,7 @@ import numpy as np
 from anytask.core.checks import check_same_length
 from anytask.core.devices import resolve_device
 from anytask.core.progress import Progress, portion
-from anytask.core.settings import Settings, choice, flag, free, real, text, whole
+from anytask.core.settings import Settings, choice, flag, free, of_kind, real, text, whole
 from anytask.evaluate.nero.adapters import as_predictor, to_numpy
 from anytask.evaluate.nero.metrics import TASKS, NeroMetric
 from anytask.evaluate.nero.result import NeroResult
@@ -137,13 +137,17 @@ class NERO(Settings):
     )
     task: str = choice("auto", ("auto", *TASKS), "what the outputs are; 'auto' looks at them")
     psi: str | None = text(None, "kind of output that psi acts on, for regression; None: numbers stay", optional=True)
-    metrics: Sequence[str | NeroMetric] | Mapping[str, Callable[[Any, Any], Any]] | None = free(
-        None, "what to measure; None: all metrics of the task"
-    )
+    metrics: Sequence[str | NeroMetric] | Mapping[str, Callable[[Any, Any], Any]] | None = of_kind(
+        None, (list, tuple, Mapping), "a list of metrics or functions by name",
+        "what to measure; None: all metrics of the task", optional=True,
+    )  # fmt: skip
     consensus: bool = flag(True, "compute consensus and residuals too, where the group allows it")
     undo: bool = flag(True, "form the consensus with psi^-1")
     logits: bool | None = flag(None, "class outputs are logits; None: unless they are probabilities", optional=True)
-    classes: Sequence[Any] | None = free(None, "labels of the columns; None: those the model knows, else 0, 1, ...")
+    classes: Sequence[Any] | None = of_kind(
+        None, (Sequence, np.ndarray), "a sequence of labels",
+        "labels of the columns; None: those the model knows, else 0, 1, ...", optional=True,
+    )  # fmt: skip
     iou_threshold: float = real(0.5, "least IoU of a match", above=0, at_most=1)
     score_threshold: float = real(0.5, "least score that precision, recall and F count", at_least=0, at_most=1)
     pixel_offset: int = whole(0, "1: sides of boxes are x2 - x1 + 1", at_least=0, at_most=1)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Self
 
-import attrs
 import numpy as np
 from scipy.special import softmax
 
@@ -22,7 +21,7 @@ from anytask.core.settings import choice, flag, free, real, text, whole
 from anytask.incontext.base import Answer, Retriever, check_template, shots
 from anytask.lm.option_scoring import RULES, calibrate, check_options, score_options
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
-from anytask.lm.protocol import ChatRequest, MissingCapability, require
+from anytask.lm.protocol import ChatRequest, MissingCapability, lm_field, require
 
 __all__ = ["GPT3"]
 
@@ -104,7 +103,7 @@ class GPT3(Fitted):
     True
     """
 
-    lm: Any = free(attrs.NOTHING, "the frozen language model", kw_only=False)
+    lm: Any = lm_field("the frozen language model")
     k: int | Literal["max"] = shots(kw_only=False)
     template: PromptTemplate = free(PromptTemplate(), "how examples are written", check_template)
     description: str | None = text(None, "sentence that opens the prompt, None: the template's", optional=True)

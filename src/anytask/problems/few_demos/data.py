@@ -10,11 +10,12 @@ import numpy as np
 
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
-from anytask.core.settings import choice, free, real, text, whole
+from anytask.core.settings import choice, of_kind, real, text, whole
 from anytask.datasets.episodes import Episodes
 from anytask.problems.demonstrations import EpisodeData, read_episodes
 from anytask.problems.options import Options, mapping
 
+_SOURCE = (str, Path, Episodes)
 WORLD = "anytask/WaypointReach-v0"
 
 
@@ -27,8 +28,12 @@ class FewDemosOptions(Options):
         None, "Gymnasium id in which policies are tried out (none: held-out expert episodes)", optional=True
     )
     env_options: Any = mapping("what the environment is made with, as a mapping")
-    expert: Any = free(None, "path of the expert's episodes, where they are not DATA/expert.*")
-    prior: Any = free(None, "path of the prior episodes, where they are not DATA/prior.*")
+    expert: Any = of_kind(
+        None, _SOURCE, "a path or Episodes", "the expert's, where they are not DATA/expert.*", optional=True
+    )
+    prior: Any = of_kind(
+        None, _SOURCE, "a path or Episodes", "the prior ones, where they are not DATA/prior.*", optional=True
+    )
     episodes: int = whole(200, "episodes per trial")
     held_out: float = real(
         0.25, "share of the expert's episodes that is held out where there is no environment", above=0, below=1

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from anytask.core.errors import BadData
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
-from anytask.core.settings import choice, free, real, text, whole
+from anytask.core.settings import choice, path, real, text, whole
 from anytask.datasets.episodes import Episodes
 from anytask.problems.base import Entrant, Metric, Outcome, Trained, merged, policy_usage
 from anytask.problems.demonstrations import EpisodeData, about_returns, fits, read_episodes, refusal
@@ -31,7 +31,7 @@ class VisuomotorOptions(Options):
     env: str | None = text(
         None, "Gymnasium id in which policies play, where the data are a folder or file of episodes", optional=True
     )
-    demonstrations: Any = free(None, "path of the demonstrations, where the data are a Gymnasium id")
+    demonstrations: Any = path(None, "the demonstrations, where the data are a Gymnasium id", optional=True)
     env_options: Any = mapping("what the environment is made with, as a mapping")
     observation: str = choice("state", ("state", "pixels"), "of the built-in worlds: what is observed")
     demos: int = whole(80, "demonstrations of the built-in worlds")

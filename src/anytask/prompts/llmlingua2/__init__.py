@@ -24,12 +24,13 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
+from torch import nn
 
 from anytask.core.estimator import Estimator
 from anytask.core.persistence import load_tree
 from anytask.core.progress import Progress
 from anytask.core.rng import isolated
-from anytask.core.settings import choice, flag, free, group, real, whole
+from anytask.core.settings import choice, flag, free, group, of_kind, real, texts, whole
 from anytask.models.loading import pack_pretrained, unpack_pretrained
 from anytask.prompts.base import Compression
 from anytask.prompts.llmlingua2.classifier import Training, keep_probabilities, read_classifier, small_encoder
@@ -47,13 +48,6 @@ from anytask.prompts.llmlingua2.words import WordReader, Words, check_contexts, 
 __all__ = ["LLMLingua2"]
 
 _MAX_FORCED = 100
-
-
-def _check_force_tokens(force_tokens: Any) -> None:
-    if isinstance(force_tokens, str) or not all(isinstance(t, str) and t for t in force_tokens):
-        raise ValueError(f"force_tokens must be a list of texts that are not empty, got {force_tokens!r}")
-    if len(force_tokens) > _MAX_FORCED:
-        raise ValueError(f"force_tokens: at most {_MAX_FORCED} tokens can be forced, got {len(force_tokens)}")
 
 
 class LLMLingua2(Estimator):
@@ -115,15 +109,21 @@ class LLMLingua2(Estimator):
     arXiv:2403.12968.
     """
 
-    model: Any = free(None, "token classifier: a name, folder or module, None: the shipped weights", kw_only=False)
-    tokenizer: Any = free(None, "the module's tokenizer, None: the one beside the named weights")
+    model: Any = of_kind(
+        None, (str, os.PathLike, nn.Module), "a name, a folder or a module",
+        "token classifier; None: the shipped weights", optional=True, kw_only=False,
+    )  # fmt: skip
+    tokenizer: Any = of_kind(
+        None, (Callable,), "a transformers tokenizer",
+        "the module's tokenizer; None: the one beside the named weights", optional=True,
+    )  # fmt: skip
     rate: float = real(0.5, "share of the tokens to keep", above=0, at_most=1)
-    force_tokens: Sequence[str] = free((), "tokens that are always kept", _check_force_tokens)
+    force_tokens: Sequence[str] = texts((), "tokens that are always kept", at_most=_MAX_FORCED)
     force_digits: bool = flag(False, "keep every word that contains a digit")
     drop_consecutive: bool = flag(False, "of a forced token that recurs with nothing kept between, keep the first")
     cut: str = choice("percentile", ("percentile", "exact"), "the paper's threshold, or the most probable words")
     token_to_word: str = choice("mean", ("mean", "first"), "a word's probability from its tokens'")
-    chunk_ends: Sequence[str] = free((".", "\n"), "tokens after which a long text may be cut")
+    chunk_ends: Sequence[str] = texts((".", "\n"), "tokens after which a long text may be cut")
     max_length: int = whole(512, "tokens of one encoder input, special tokens included", at_least=3)
     batch_size: int = whole(50, "largest number of chunks in one batch")
     target: str | Callable[[str], int] | None = free(

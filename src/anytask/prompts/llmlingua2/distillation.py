@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from anytask.core.rng import derive
-from anytask.core.settings import Settings, free, real, whole
+from anytask.core.settings import Settings, free, of_kind, real, whole
 from anytask.lm.protocol import ChatRequest
 
 #: English endings, what takes their place, and the length that a word has to exceed.
@@ -225,14 +225,18 @@ class Distillation(Settings):
     """
 
     max_tokens: int = whole(512, "length of a chunk in tokens")
-    encode: Callable[[str], Sequence[Any]] = free(split_words, "the chat model's tokenizer, for the chunks' length")
+    encode: Callable[[str], Sequence[Any]] = of_kind(
+        split_words, (Callable,), "a callable", "the chat model's tokenizer, for the chunks' length"
+    )
     instruction: str = free(INSTRUCTION, "what the chat model is asked, with the place {text}", _check_instruction)
     temperature: float = real(0.3, "sampling temperature of the chat model", at_least=0)
     top_p: float = real(1.0, "share of the probability that is sampled from", above=0, at_most=1)
     window: int = whole(150, "words on either side in which a compressed word is looked for")
     variation: float = real(90, "percentile of the variation rate at which chunks are dropped", at_least=0, at_most=100)
     gap: float = real(90, "percentile of the alignment gap from which chunks are dropped", at_least=0, at_most=100)
-    lemmatize: Callable[[Sequence[str]], list[str]] = free(casefold_lemma, "words -> the forms that are compared")
+    lemmatize: Callable[[Sequence[str]], list[str]] = of_kind(
+        casefold_lemma, (Callable,), "a callable", "words -> the forms that are compared"
+    )
 
     def distill(self, chat: Any, texts: Sequence[str], *, seed: int = 0, max_concurrency: int = 8) -> Distilled:
         """Ask a chat model to compress texts, and label their words by its answers.

@@ -15,7 +15,7 @@ from anytask.core.progress import Progress
 from anytask.core.rng import derive
 from anytask.core.settings import flag, free, group, numbers, real, whole
 from anytask.core.training import train
-from anytask.models.build import build_backbone
+from anytask.models.build import backbone_field, build_backbone
 from anytask.parts.planar_groups import Rotations
 from anytask.parts.set_groups import Permutations
 from anytask.parts.transforms import CustomGroup, Group, Product, Transforms
@@ -42,7 +42,12 @@ def make_transforms(transforms: str | Transforms | Sequence[Callable[[Tensor], T
     """
     if isinstance(transforms, Transforms):
         return transforms
-    if isinstance(transforms, Sequence) and not isinstance(transforms, str) and all(map(callable, transforms)):
+    if (
+        isinstance(transforms, Sequence)
+        and not isinstance(transforms, str)
+        and transforms
+        and all(map(callable, transforms))
+    ):
         return CustomGroup([(t, None, None) for t in transforms])
     if not isinstance(transforms, str):
         raise TypeError(f"transforms must be names, a Transforms or a list of functions on batches, got {transforms!r}")
@@ -91,7 +96,7 @@ class TransformedTraining(RobustClassifier):
         }
     }  # fmt: skip
 
-    backbone: Any = free("resnet32", "as in build_backbone; maps images (channels, height, width) to features")
+    backbone: Any = backbone_field("resnet32", "maps images (channels, height, width) to features")
     feature_dim: int = whole(64, "width D of the features")
     transforms: Any = free(
         "rotations", "names of TRANSFORMS, or functions on batches, the identity first", make_transforms

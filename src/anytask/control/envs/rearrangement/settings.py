@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 
 from anytask.control.envs.rearrangement.scene import ROBOTS, EpisodeList, Robot, Scene
-from anytask.core.settings import Settings, choice, flag, free, numbers, real, whole
+from anytask.core.settings import Settings, choice, flag, free, numbers, of_kind, real, texts, whole
 
 __all__ = ["FetchSettings", "RearrangementSettings"]
 
@@ -30,11 +30,6 @@ def _episodes(value: Any) -> None:
     count = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1
     if not (value is None or count or isinstance(value, EpisodeList)):
         raise ValueError(f"episodes must be a number of at least 1 or an EpisodeList, got {value!r}")
-
-
-def _images(value: Any) -> None:
-    if isinstance(value, str) or not isinstance(value, Sequence) or not all(v in ("depth", "rgb") for v in value):
-        raise ValueError(f"images may be 'depth' and 'rgb', in a sequence, got {value!r}")
 
 
 class _WorldSettings(Settings):
@@ -70,12 +65,17 @@ class _SensorSettings(Settings):
         None, "sense where the target is, not where it stood at first (the paper's); None: planar robots", optional=True
     )
     observe_picked: bool = flag(True, "sense whether the target was ever grasped, on which bonus and success depend")
-    images: Sequence[str] = free((), "images of the head camera: 'depth', 'rgb' or both", _images)
+    images: Sequence[str] = texts((), "images of the head camera", options=("depth", "rgb"))
     image_size: Sequence[int] = numbers(
         (32, 32), "height and width in pixels; the paper's are (128, 128)", at_least=1, integers=True, length=2
     )
-    render: Any = free(None, "own renderer: render(env, rows) -> {key: (m, ...) tensor}; rows None: all")
-    render_space: Any = free(None, "spaces of what the own renderer returns, by key")
+    render: Any = of_kind(
+        None, (Callable,), "a callable", "own renderer: render(env, rows) -> {key: (m, ...) tensor}; rows None: all",
+        optional=True,
+    )  # fmt: skip
+    render_space: Any = of_kind(
+        None, (Mapping,), "a mapping", "spaces of what the own renderer returns, by key", optional=True
+    )
 
 
 class _RewardSettings(Settings):
@@ -118,10 +118,6 @@ class RearrangementSettings(_WorldSettings, _SensorSettings, _RewardSettings):
     """
 
     def _check_settings(self) -> None:
-        if not (self.render is None or callable(self.render)):
-            raise ValueError(f"render must be a function of environment and rows, got {self.render!r}")
-        if not (self.render_space is None or isinstance(self.render_space, Mapping)):
-            raise ValueError(f"render_space must be a mapping of keys to spaces, got {self.render_space!r}")
         if self.render is not None and not self.render_space:
             raise ValueError("render needs render_space, the spaces of what it returns by key")
 
