@@ -10,6 +10,7 @@ import pytest
 
 from anytask.lm import SimulatedChat
 from anytask.lm.protocol import ChatModel, ChatRequest
+from anytask.lm.sim.skill import Ability
 
 
 def ask(text: str, **fields) -> ChatRequest:
@@ -163,6 +164,14 @@ def test_similar_examples_help_and_wrong_ones_harm():
 def test_unknown_text_gets_a_reply_and_never_a_crash(text):
     reply = SimulatedChat().chat(ask(text))
     assert reply.text and reply.kind == "sim"
+
+
+@pytest.mark.parametrize("wrong", [{"direct": math.nan}, {"common": 1.5}, {"tool": math.inf}, {"read": 1}])
+def test_an_error_model_that_is_none_is_refused(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be a number"):
+        Ability(**wrong)
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be a number"):
+        SimulatedChat(ability=Ability().set_params(**wrong))
 
 
 def test_the_protocol_and_the_published_parameters():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from anytask.lm.local.codec import Codec, Joint, common_prefix
-from anytask.lm.local.runner import Runner
+from anytask.lm.local.runner import Runner, padded
 from anytask.lm.local.weights import Objective, context_length_of, objective_of
 from anytask.lm.protocol import BadNumber
 
@@ -109,14 +109,10 @@ class Reader:
             return tuple(self.codec.encode(prompt, special=True))
         return self.context((*self.codec.head, *self.codec.encode(prompt)))
 
-    def masked_logits(self, sequences: Sequence[Sequence[int]], **options: Any) -> Any:
-        """Run a masked model on padded sequences: its logits in float32, or its output where options are given."""
-        pad = self.tokenizer.pad_token_id or 0
-        tensors = [torch.as_tensor(sequence) for sequence in sequences]
-        ids = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=pad)
-        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(t) for t in tensors], batch_first=True)
-        out = self.model(input_ids=ids.to(self.runner.device), attention_mask=mask.to(self.runner.device), **options)
-        return out if options else out.logits.float()
+    def masked_logits(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """Return a masked model's logits (n, width, V) on padded sequences, in float32."""
+        ids, mask = padded(sequences, self.runner.device, self.tokenizer.pad_token_id or 0)
+        return self.model(input_ids=ids, attention_mask=mask).logits.float()
 
     def log_normalizer(self, logits: Tensor) -> Tensor:
         """Return the log-sum-exp (...) of ``logits`` (..., V), which is finite unless they are no logits."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass
@@ -122,18 +123,12 @@ class Runner:
         """
         if self.seq2seq:
             return self._encode(sequences)
-        n, width = len(sequences), max(map(len, sequences))
-        ids = torch.zeros(n, width, dtype=torch.long)
-        mask = torch.zeros(n, width, dtype=torch.long)
-        for row, sequence in enumerate(sequences):  # padded on the left, so that the last slot is the last token
-            ids[row, width - len(sequence) :] = torch.as_tensor(sequence)
-            mask[row, width - len(sequence) :] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
+        ids, mask = padded(sequences, self.device, side="left")  # so that the last slot is the last token
         before = 0 if prefix is None else int(prefix.position[0])
         positions = before + (mask.cumsum(1) - 1).clamp(min=0)
         cache = None
         if prefix is not None:
-            zeros = torch.zeros(n, dtype=torch.long, device=self.device)
+            zeros = torch.zeros(len(ids), dtype=torch.long, device=self.device)
             cache = _select(prefix.cache, zeros)
             mask = torch.cat([prefix.mask[zeros], mask], 1)
         logits, cache = self._forward(ids, mask, positions, cache, keep=1)
@@ -167,15 +162,9 @@ class Runner:
         return out.logits.float(), getattr(out, self._cache_name)
 
     def _encode(self, sequences: Sequence[Sequence[int]]) -> State:
-        n, width = len(sequences), max(map(len, sequences))
-        ids = torch.full((n, width), self.model.config.pad_token_id or 0, dtype=torch.long)
-        mask = torch.zeros(n, width, dtype=torch.long)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = torch.as_tensor(sequence)
-            mask[row, : len(sequence)] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
+        ids, mask = padded(sequences, self.device, self.model.config.pad_token_id or 0)
         hidden = self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
-        first = torch.full((n, 1), decoder_start(self.model), dtype=torch.long, device=self.device)
+        first = torch.full((len(ids), 1), decoder_start(self.model), dtype=torch.long, device=self.device)
         ones = torch.ones_like(first)
         logits, cache = self._decode(first, ones, None, (hidden, mask))
         return State(logits[:, -1], cache, ones, ones[:, 0], (hidden, mask))
@@ -192,6 +181,16 @@ class Runner:
             **{self._cache_name: cache},
         )
         return out.logits.float(), getattr(out, self._cache_name)
+
+
+def padded(
+    sequences: Sequence[Sequence[int]], device: torch.device, value: int = 0, *, side: str = "right"
+) -> tuple[Tensor, Tensor]:
+    """Return token sequences as one tensor (n, width) filled up with ``value``, and 1 where there are tokens."""
+    tensors = [torch.as_tensor(sequence, dtype=torch.long) for sequence in sequences]
+    ids = pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
+    mask = pad_sequence([torch.ones_like(t) for t in tensors], batch_first=True, padding_side=side)
+    return ids.to(device), mask.to(device)
 
 
 def decoder_start(model: Any) -> int:

@@ -9,7 +9,7 @@ import torch
 
 from anytask.lm.local.codec import Joint
 from anytask.lm.local.reader import Reader
-from anytask.lm.local.runner import State
+from anytask.lm.local.runner import State, padded
 from anytask.lm.protocol import OptionScore
 
 #: Scores of (prompt, option), batch by batch, and the tokens computed for them.
@@ -63,9 +63,8 @@ def _score_tails(
     while longer:
         take = longer[: max(1, reader.batch_tokens // (state.mask.shape[1] + len(rows[longer[-1]][1])))]
         longer = longer[len(take) :]
-        tokens = torch.nn.utils.rnn.pad_sequence([torch.as_tensor(rows[r][1]) for r in take], batch_first=True)
-        tokens = tokens.to(device)
-        lengths = torch.tensor([len(rows[r][1]) - 1 for r in take], device=device)
+        tokens, mask = padded([rows[r][1] for r in take], device)
+        lengths = mask.sum(1) - 1
         _, logits = reader.runner.extend(state.select(places[take]), tokens[:, :-1], lengths)
         values = reader.logprob(logits, tokens[:, 1:]).tolist()
         forward += int(lengths.sum())

@@ -6,8 +6,9 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
 from typing import Any, Literal
+
+from sklearn.base import clone
 
 from anytask.lm.accounts import Accounts
 from anytask.lm.protocol import Capabilities, ChatReply, ChatRequest, Choice, Kind, Usage
@@ -71,7 +72,7 @@ class SimulatedChat:
         if level not in LEVELS:
             raise ValueError(f"level is one of {', '.join(LEVELS)}, and {level!r} was given")
         self.level, self.seed, self.name = level, seed, f"sim-{level}"
-        self.ability = replace(ability or Ability(), shift=LEVELS[level])
+        self.ability = clone(ability or Ability()).set_params(shift=LEVELS[level])
         self.knowledge = dict(knowledge or {})
         self.usage = accounts if accounts is not None else Accounts()
         self.capabilities = Capabilities(tools=True, seed=True, n=True)
@@ -81,7 +82,7 @@ class SimulatedChat:
 
     def error_model(self) -> dict[str, Any]:
         """The parameters of the error model, to be reported with every result."""
-        return {"level": self.level, "seed": self.seed} | asdict(self.ability)
+        return {"level": self.level, "seed": self.seed} | self.ability.get_params()
 
     def count_tokens(self, text: str) -> int:
         """Words and punctuation marks."""
@@ -89,12 +90,6 @@ class SimulatedChat:
 
     def chat(self, request: ChatRequest) -> ChatReply:
         """Answer one request."""
-        if not request.messages:
-            raise ValueError("a request has no messages")
-        if request.n < 1 or request.temperature < 0:
-            raise ValueError(
-                f"n >= 1 and temperature >= 0 are wanted, and {request.n}, {request.temperature} were given"
-            )
         began = time.perf_counter()
         rendered = [(m.get("role"), _text(m.get("content")), m.get("tool_calls")) for m in request.messages]
         key = json.dumps([rendered, request.tools], sort_keys=True, default=str)

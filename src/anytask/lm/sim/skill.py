@@ -5,67 +5,41 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from anytask.core.settings import Settings, real
+
+
+def _share(default: float, help: str) -> Any:
+    return real(default, f"share: {help}", at_least=0, at_most=1)
+
 
 Outcomes = list[tuple[float, str]]  # probability and reply text; the probabilities sum to 1
 
 
-@dataclass(frozen=True)
-class Ability:
-    """The published error model of a level.
+class Ability(Settings):
+    """The published error model of a level: logits of being right, and shares of replies."""
 
-    Attributes
-    ----------
-    shift : float
-        Added to every logit of being right: -1 weak, 0 medium, +1 strong.
-    direct, direct_step : float
-        A direct reply to n operations is right with logistic(direct - direct_step (n - 1) - distractor d).
-    stepwise, stepwise_step : float
-        Step i of a stepwise reply is right with logistic(stepwise - stepwise_step (i - 1) - distractor d).
-    distractor : float
-        d is a quarter of the number of irrelevant sentences.
-    common : float
-        Share of wrong replies that make one common mistake; the rest spreads over 8 values.
-    check_finds, check_alarms : float
-        Self-check: chance to find a wrong answer, and to reject a right one.
-    tool : float
-        Chance to write a tool call correctly.
-    judge_noise, judge_bias : float
-        A judge's verdict flips with the first, and approves more often by the second.
-    known : float
-        Share of the knowledge base that is remembered.
-    read, read_decay : float
-        A fact in the prompt is read with read * exp(-read_decay * surplus facts).
-    unsure : float
-        Share of unknown facts that are admitted; the others become a wrong value of the same type.
-    p_rephrase : float
-        Share of texts that are rephrased where only removing words was asked for.
-    label, example_gain, example_harm : float
-        A label is right with logistic(label + example_gain ln(1 + k) - example_harm w): k similar solved examples, w
-        wrong ones.
-    """
-
-    shift: float = 0.0
-    direct: float = 1.2
-    direct_step: float = 0.9
-    stepwise: float = 2.6
-    stepwise_step: float = 0.25
-    distractor: float = 0.3
-    common: float = 0.4
-    check_finds: float = 0.7
-    check_alarms: float = 0.1
-    tool: float = 0.985
-    judge_noise: float = 0.15
-    judge_bias: float = 0.1
-    known: float = 0.35
-    read: float = 0.98
-    read_decay: float = 0.03
-    unsure: float = 0.25
-    p_rephrase: float = 0.1
-    label: float = 1.0
-    example_gain: float = 0.4
-    example_harm: float = 0.6
+    shift: float = real(0.0, "added to every logit of being right: -1 weak, 0 medium, +1 strong")
+    direct: float = real(1.2, "a direct reply to n operations: logistic(direct - direct_step (n - 1) - distractor d)")
+    direct_step: float = real(0.9, "what each further operation costs a direct reply")
+    stepwise: float = real(2.6, "step i of a stepwise reply: logistic(stepwise - stepwise_step (i - 1) - distractor d)")
+    stepwise_step: float = real(0.25, "what each further step costs a stepwise reply")
+    distractor: float = real(0.3, "what d, a quarter of the number of irrelevant sentences, costs")
+    common: float = _share(0.4, "wrong replies that make one common mistake; the rest spreads over 8 values")
+    check_finds: float = _share(0.7, "wrong answers that a self-check finds")
+    check_alarms: float = _share(0.1, "right answers that a self-check rejects")
+    tool: float = _share(0.985, "tool calls written correctly")
+    judge_noise: float = _share(0.15, "verdicts of a judge that flip")
+    judge_bias: float = _share(0.1, "by how much a judge approves more often")
+    known: float = _share(0.35, "the knowledge base that is remembered")
+    read: float = real(0.98, "a fact in the prompt is read with read exp(-read_decay surplus facts)", above=0, below=1)
+    read_decay: float = real(0.03, "what each surplus fact costs", at_least=0)
+    unsure: float = _share(0.25, "unknown facts that are admitted; the others become a wrong value of the same type")
+    p_rephrase: float = _share(0.1, "texts that are rephrased where only removing words was asked for")
+    label: float = real(1.0, "a label: logistic(label + example_gain ln(1 + k) - example_harm w)")
+    example_gain: float = real(0.4, "what k similar solved examples help")
+    example_harm: float = real(0.6, "what each of w wrong examples harms")
 
 
 def logistic(x: float) -> float:
