@@ -45,6 +45,21 @@ def test_cache_is_used_and_keyed_by_model(tmp_path, embedder):
     assert calls == ["new", "new"]
 
 
+def test_vectors_that_are_no_numbers_are_refused_and_never_kept(tmp_path):
+    broken = Embedder(device="cpu", cache=tmp_path / "vectors.sqlite")
+    encode = broken._model.encode
+
+    class Broken:
+        @staticmethod
+        def encode(batch, **options):
+            return encode(batch, **options) * np.where(np.arange(384) == 7, np.nan, 1)
+
+    broken._model = Broken
+    with pytest.raises(FloatingPointError, match=r"an embedding by .* is NaN"):
+        broken.embed(TEXTS)
+    assert len(broken.cache) == 0
+
+
 def test_embed_to_writes_a_memory_map(tmp_path, embedder):
     mapped = embedder.embed_to(tmp_path / "pool.npy", TEXTS)
     assert isinstance(mapped, np.memmap)

@@ -19,8 +19,10 @@ from pathlib import Path
 import pytest
 from misbehaving import answer, serving
 
+from anytask.incontext import GPT3
 from anytask.lm import BadNumber, Budget, BudgetExceeded, Endpoint, LMError, MissingCapability, ReplyCache, ReplyError
 from anytask.lm.protocol import ChatModel, ChatRequest, require
+from anytask.prompts.parts.evaluators import ReasoningEvaluator
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
@@ -428,6 +430,20 @@ def test_generation_needs_a_server_with_completions():
             lm.generate(["a"])
         assert server.bodies == []
         assert client(server, completions=True)[0].generate(["a"]) == ["x"]
+
+
+def test_a_method_that_writes_asks_a_server_for_what_it_has():
+    with serving(answer("yes"), {"choices": [{"text": "yes"}]}) as server:
+        for options, path in (({}, "chat/completions"), ({"completions": True}, "completions")):
+            lm, _ = client(server, **options)
+            method = GPT3(lm, k=0, scoring="generate", beam_width=1, budget=100)
+            assert method.fit([], []).predict(["x"]).tolist() == ["yes"]
+            assert server.paths[-1] == f"/v1/{path}"
+        with pytest.raises(MissingCapability, match="logprobs"):
+            GPT3(client(server)[0], k=0)
+        with pytest.raises(MissingCapability, match="completions=True"):
+            ReasoningEvaluator(client(server)[0])
+        assert len(server.bodies) == 2
 
 
 def test_a_cache_that_was_changed_is_an_error_that_names_the_file(tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_models import bpe_tokenizer, random_model, word_tokenizer
 
+from anytask.incontext import GPT3
 from anytask.lm import BadNumber, LocalLM, MissingCapability
 from anytask.lm.cache import ScoreCache
 from anytask.lm.local.generation import Sampling, draw, penalty
@@ -265,6 +266,11 @@ def test_a_token_that_the_model_rules_out_is_minus_infinity():
     lm.model.lm_head.forward = lambda x: forward(x).index_fill(-1, torch.tensor(token), float("-inf"))
     first, second = lm.score(["The film was"], [[" good", " bad"]])[0]
     assert first.logprob == float("-inf") and second.logprob > -100
+
+
+def test_a_masked_model_that_is_to_write_is_refused_at_construction():
+    with pytest.raises(MissingCapability, match=r"GPT3\(scoring='generate'\) needs a model with chat"):
+        GPT3(make("bert"), k=0, scoring="generate")
 
 
 def test_hidden_states_that_are_no_numbers_are_refused():

@@ -4,7 +4,10 @@ from hypothesis import strategies as st
 
 from anytask.lm.prompting import Demonstration, PromptTemplate
 
-text = st.text(alphabet="ab {}\n:", max_size=12)
+#: Texts that hold what templates hold, whole and in pieces.
+text = st.lists(st.sampled_from(["{input}", "{output}", "{text}", "{", "}", "{{", "input", "a", " ", "\n", "%s"])).map(
+    "".join
+)
 demos = st.lists(st.builds(Demonstration, text, text), max_size=6)
 
 
@@ -23,6 +26,15 @@ def test_spans_cover_the_text_without_gaps_and_hold_what_they_claim(shown, query
             assert piece == getattr(shown[span.index], span.part)
         if span.role == "query" and span.part == "input":
             assert piece == query
+
+
+@given(demos, text)
+def test_placeholders_are_positions_and_data_is_never_read_as_one(shown, query):
+    template = PromptTemplate("Q {input} A {output}.", separator="|", description="{input} {output} {other}")
+    prompt = template.assemble(shown, query)
+    lines = [f"Q {demo.input} A {demo.output}." for demo in shown]
+    assert prompt.text == "|".join(["{input} {output} {other}", *lines, f"Q {query} A"])
+    assert template.completion(query) == f" {query}"
 
 
 def test_query_followed_by_its_completion_reads_like_a_demonstration():
@@ -81,6 +93,8 @@ def test_empty_query_still_has_a_place():
     ("kwargs", "message"),
     [
         ({"demo_format": "{input}"}, "{output} exactly once"),
+        ({"demo_format": "no placeholder"}, "{input} exactly once"),
+        ({"demo_format": "{input} {input} {output}"}, "{input} exactly once"),
         ({"demo_format": "{output} {input}"}, "before {output}"),
         ({"demo_format": "Q {input} A {output}", "query_format": "X {input}"}, "beginning of demo_format"),
         ({"demo_format": "Q {input} A {output}", "query_format": "Q"}, "holds {input}"),
@@ -89,6 +103,12 @@ def test_empty_query_still_has_a_place():
 def test_bad_formats_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         PromptTemplate(**kwargs)
+
+
+@pytest.mark.parametrize("name", ["demo_format", "query_format", "separator", "description"])
+def test_a_format_that_is_no_string_is_refused(name):
+    with pytest.raises(TypeError, match=f"{name} must be a string, got 3"):
+        PromptTemplate(**{name: 3})
 
 
 def test_budget_without_a_counter_is_refused():

@@ -19,7 +19,7 @@ from typing import Literal, get_args
 import numpy as np
 from scipy.special import log_softmax
 
-from anytask.lm.protocol import OptionScore, ScoringModel
+from anytask.lm.protocol import LMError, OptionScore, ScoringModel
 
 Rule = Literal["sum", "mean", "bytes", "unconditional"]
 RULES: tuple[str, ...] = get_args(Rule)
@@ -108,6 +108,8 @@ def score_options(
     for i, given in enumerate(options):
         check_options(given, rule, f"options of prompt {i}")
     scores = lm.score(prompts, options, tag=tag)
+    if [len(row) for row in scores] != [len(given) for given in options]:
+        raise LMError(f"{lm.name!r} returned another number of scores than it was asked for")
     if rule != "unconditional":
         return [np.array([normalise(s, rule) for s in row]) for row in scores]
     if not answer_context:

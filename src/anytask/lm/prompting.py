@@ -151,6 +151,10 @@ class PromptTemplate:
     _query: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for field_name in ("demo_format", "query_format", "separator", "description"):
+            value = getattr(self, field_name)
+            if not isinstance(value, str) and not (value is None and field_name in ("query_format", "description")):
+                raise TypeError(f"{field_name} must be a string, got {value!r}")
         for name in ("{input}", "{output}"):
             if self.demo_format.count(name) != 1:
                 raise ValueError(f"demo_format must name {name} exactly once, got {self.demo_format!r}")
