@@ -18,6 +18,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 _Check = Callable[[Any, Any, Any], None]
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def real(

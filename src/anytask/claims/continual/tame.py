@@ -20,6 +20,7 @@ _low_k = _variant("tame (k=0.5)", k=0.5)
 _retrained = _variant("tame (pruned)", pruning={"enabled": True})
 _bare = _variant("tame (pruned, not retrained)", pruning={"enabled": True, "retrain": False})
 _wide = Entrant("fine-tuning (5x width)", "anytask.continual:FineTuning", {"hidden": [320, 320]}, "baseline")
+_judged = (_tame, _random, _low_k, _retrained, _bare, _wide)
 
 
 def _stream(name: str, entrants: tuple[Entrant, ...], options: dict[str, Any], **quick: Any) -> Experiment:
@@ -36,13 +37,7 @@ CLAIM = Claim(
     experiments=(
         _stream("permuted", (_tame, _random, _wide), {**_STREAM, "scenario": "permuted", "epochs": 10}, n_tasks=2),
         _stream("permuted, short tasks", (_tame, _wide), {**_STREAM, "scenario": "permuted", "epochs": 4}, n_tasks=2),
-        _stream(
-            "split",
-            (_tame, _random, _low_k, _retrained, _bare, _wide),
-            {**_SPLIT, "scenario": "class"},
-            n_tasks=2,
-            classes_per_task=2,
-        ),
+        _stream("split", _judged, {**_SPLIT, "scenario": "class"}, n_tasks=2, classes_per_task=2),
         _stream("recurring", (_tame, _wide), {**_SPLIT, "scenario": "recurring", "order": "1,2,3,2,4"}),
     ),
     checks=(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from anytask.core.settings import Settings, choice, flag, free, real, whole

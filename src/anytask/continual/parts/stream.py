@@ -81,7 +81,7 @@ class LossShiftDetector:
         if k <= 0 or floor < 0:
             raise ValueError(f"k must be positive and floor at least 0, got k={k!r} and floor={floor!r}")
         self.alpha, self.k, self.floor = alpha, k, floor
-        self.losses: deque[float] = deque([] if initial is None else [float(initial)], maxlen=window)
+        self.losses: deque[float] = deque([] if initial is None else [float(initial)], maxlen=int(window))
         self.ema: float | None = None
         self._enough = 2 if initial is None else 1
 
