@@ -7,7 +7,6 @@ A class of settings lists its fields, and has a keyword-only constructor that ch
 from __future__ import annotations
 
 import copy
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
@@ -400,12 +399,8 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_real(value: Any) -> bool:
-    if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer that no float can hold
-        return False
+    # Nor one that is infinite in single precision, in which tensors compute.
+    return isinstance(value, Real) and not isinstance(value, (bool, np.bool_)) and bool(abs(value) <= _LARGEST)  # type: ignore[operator]
 
 
 def _within(

@@ -155,7 +155,6 @@ def build_backbone(
     >>> build_backbone(None, (64,), 10, seed=0)(torch.zeros(2, 64)).shape
     torch.Size([2, 10])
     """
-    check_backbone(backbone)
     with isolated(seed):
         if backbone is None:
             module: nn.Module = MLP(input_shape, n_outputs, hidden)
@@ -172,8 +171,12 @@ def build_backbone(
                 from transformers import AutoModel
 
                 module = PretrainedVision(load_pretrained(AutoModel, backbone), n_outputs)
-        else:
+        elif callable(backbone):
             module = backbone(input_shape, n_outputs)
+        else:
+            raise TypeError(
+                f"backbone must be None, a name, a torch module or a callable, got {type(backbone).__name__}"
+            )
         shape = output_shape(module, input_shape)
     if shape != (2, n_outputs):
         raise ValueError(f"the backbone maps 2 inputs to shape {shape}, wanted (2, {n_outputs})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 from anytask.core.settings import Settings, choice, flag, free, real, whole
