@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from cases import cases, everyone
@@ -199,6 +200,27 @@ def test_bad_observations_are_refused(name):
     for bad, says in ((obs[:, :1], "shape"), (obs.numpy()[:, :1], "shape"), ({"other": obs}, "keys")):
         with pytest.raises(ValueError, match=says):
             policy.act(bad)
+    masked = np.ma.masked_array(obs.numpy(), mask=np.eye(*obs.shape))
+    for bad in (obs.to_sparse(), obs.to("meta"), obs + 1j, obs.numpy() + 1j, masked, "text", None, [[1.0], [2.0, 3.0]]):
+        with pytest.raises((ValueError, TypeError), match="observation"):
+            policy.act(bad)
+
+
+@each_policy
+def test_dense_observations_of_every_kind_are_the_same(name):
+    policy, obs = trained(name), seen()[0].double().round(decimals=1).half()  # what every kind below can say
+    array = obs.float().numpy()
+    locked = array.copy()
+    locked.setflags(write=False)
+    policy.reset()
+    wanted = policy.act(array)
+    frame = pd.DataFrame(array, index=[5, 5, 0])
+    kinds = (obs, obs.numpy(), array.astype(object), array.T.copy().T, array.tolist(), locked, frame, array[::-1][::-1])
+    for given in (*kinds, obs.float().requires_grad_(True), array.astype(">f4")):
+        policy.reset()
+        actions = policy.act(given)
+        assert not isinstance(actions, torch.Tensor) or not actions.requires_grad
+        np.testing.assert_allclose(np.asarray(actions), wanted, atol=1e-6)
 
 
 @each_policy

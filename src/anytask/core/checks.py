@@ -69,21 +69,29 @@ def check_counts(**named: Any) -> None:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
-def check_inputs(X: ArrayLike | Tensor, name: str = "X") -> Tensor:
-    """Return ``X`` as a finite float32 tensor of shape (n, ...), n >= 1, or say what is wrong with it."""
+def check_numbers(X: ArrayLike | Tensor, name: str = "X") -> Tensor:
+    """Return ``X`` as a dense tensor without gradients, or say what is wrong with it.
+
+    Of what is no tensor, whole numbers keep their type, and all others become float32.
+    """
     given = _dense(X, name)
     if isinstance(given, Tensor):
-        tensor = given
-    else:
-        if given.dtype.kind not in "biuf":
-            try:
-                if given.dtype.kind in "mM":
-                    raise TypeError("turn dates into numbers first")
-                given = given.astype(np.float64)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"{name} must be numeric, got {given.dtype}: {error}") from error
-        with np.errstate(over="ignore"):
-            tensor = torch.from_numpy(np.ascontiguousarray(given, dtype=np.float32))
+        return given
+    if given.dtype.kind not in "biuf":
+        try:
+            if given.dtype.kind in "mM":
+                raise TypeError("turn dates into numbers first")
+            given = given.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name} must be numeric, got {given.dtype}: {error}") from error
+    dtype = np.dtype(np.float32) if given.dtype.kind == "f" else given.dtype.newbyteorder("=")
+    with np.errstate(over="ignore"):
+        return torch.from_numpy(np.require(given, dtype, ["C", "W"]))
+
+
+def check_inputs(X: ArrayLike | Tensor, name: str = "X") -> Tensor:
+    """Return ``X`` as a finite float32 tensor of shape (n, ...), n >= 1, or say what is wrong with it."""
+    tensor = check_numbers(X, name)
     if tensor.ndim < 2:
         raise ValueError(f"{name} must have shape (n, features...), got {tuple(tensor.shape)}. Reshape your data.")
     if len(tensor) == 0:

@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from anytask.core.checks import check_numbers
 from anytask.datasets.episodes import OBSERVATION
 
 
@@ -64,7 +65,7 @@ class Given:
             raise ValueError(f"observations with the keys {sorted(shapes)} are wanted, got {sorted(parts)}")
         first = parts[next(iter(shapes))]
         self._from = first.device if isinstance(first, Tensor) else None
-        tensors = {key: torch.as_tensor(parts[key], device=device) for key in shapes}
+        tensors = {key: check_numbers(parts[key], f"observation {key!r}").to(device) for key in shapes}
         self._single = all(tuple(x.shape) == tuple(shapes[key]) for key, x in tensors.items())
         self.tensors = {key: x[None] for key, x in tensors.items()} if self._single else tensors
         for key, x in self.tensors.items():

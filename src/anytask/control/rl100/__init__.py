@@ -14,7 +14,6 @@ clipped entry the gradient then has the other sign than elsewhere; with ``diffus
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -503,7 +502,7 @@ class RL100(Estimator):
     def _build(self) -> None:
         e, device = self.encoder, self._device
         self.encoder_ = ObservationEncoder(
-            self.shapes_, self.n_obs, trunks=copy.deepcopy(e.trunks), width=e.width, bottleneck=e.bottleneck,
+            self.shapes_, self.n_obs, trunks=e.trunks, width=e.width, bottleneck=e.bottleneck,
             reconstruct=e.reconstruct, seed=derive(self.seed, "encoder") % 2**31,
         ).to(device)  # fmt: skip
         with isolated(derive(self.seed, "denoiser")):
