@@ -273,7 +273,7 @@ def test_in_front_of_a_frozen_backbone_everything_lives_in_its_features(tmp_path
         GKCL.load(tmp_path)
     loaded = GKCL.load(tmp_path, frozen=frozen)
     np.testing.assert_array_equal(loaded.predict_proba(X, task=0), model.predict_proba(X, task=0))
-    with pytest.raises(TypeError, match="frozen"):
+    with pytest.raises(ValueError, match="frozen must be"):
         small(frozen=3)
 
 
