@@ -107,7 +107,7 @@ def icl_batch(
         clean = np.array(document.clean[: len(places)], dtype=np.float32)
         weight[i, places] = clean
         example[i, places] = (
-            np.arange(1, len(places) + 1) * (clean > 0) * {"natural": -1, "coded": 1, "random": 0}[document.labelling]
+            np.arange(1, len(places) + 1) * (clean > 0) * {"natural": -1, "coded": 1, "random": 0}[document.labeling]
         )
     return torch.from_numpy(ids), torch.from_numpy(weight), torch.from_numpy(example)
 

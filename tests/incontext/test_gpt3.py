@@ -14,7 +14,7 @@ from anytask.incontext.gpt3.training import Pretraining, Recipe, next_token_loss
 from anytask.lm.accounts import Accounts
 from anytask.lm.local import LocalLM
 from anytask.lm.local.generation import penalty
-from anytask.lm.option_scoring import calibrate, check_options, normalise, score_options, score_shared_suffix
+from anytask.lm.option_scoring import calibrate, check_options, normalize, score_options, score_shared_suffix
 from anytask.lm.prompting import PromptTemplate
 from anytask.lm.protocol import Capabilities, ChatReply, Choice, OptionScore
 
@@ -353,7 +353,7 @@ def test_unconditional_beats_both_when_one_option_is_a_frequent_string():
 
 def test_bytes_are_not_tokens():
     score = OptionScore(-6.0, 2, 12)
-    assert normalise(score, "bytes") == -0.5 and normalise(score, "mean") == -3.0
+    assert normalize(score, "bytes") == -0.5 and normalize(score, "mean") == -3.0
 
 
 def test_partial_evaluation_scores_the_shared_suffix_alone(lm):
@@ -480,6 +480,6 @@ def test_options_that_no_rule_can_tell_apart_are_refused():
         check_options(["yes", "no", "yes please"], "sum")
     check_options(["yes", "no", "yes please"], "mean")
     with pytest.raises(ValueError, match="0 tokens"):
-        normalise(OptionScore(0.0, 0, 0), "mean")
+        normalize(OptionScore(0.0, 0, 0), "mean")
     with pytest.raises(ValueError, match="answer_context"):
         score_options(Scripted({}), ["p"], [[" a", " b"]], rule="unconditional")

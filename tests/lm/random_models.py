@@ -1,4 +1,4 @@
-"""Randomly initialised Hugging Face models with small tokenizers, for tests."""
+"""Randomly initialized Hugging Face models with small tokenizers, for tests."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_exclusion_of_something_not_among_the_nearest_drops_nothing():
 
 
 @pytest.mark.parametrize("method", ["exact", "cells", "hnsw"])
-def test_graph_finds_the_neighbours_without_self_loops(method):
+def test_graph_finds_the_neighbors_without_self_loops(method):
     X = _clustered(500, 8)
     graph = knn_graph(X, 6, method=method, threads=1)
     unit = X / np.linalg.norm(X, axis=1, keepdims=True)
@@ -68,8 +68,8 @@ def test_graph_ignores_scale_and_never_loops_even_with_duplicates(seed, n, scale
     np.testing.assert_allclose(similar(X, graph), similar(X, knn_graph(scale * X, k)), atol=1e-5)
 
 
-def test_isolated_cells_still_give_k_neighbours():
-    # Two far vectors fill a cell of their own: their other neighbours lie in cells that are not looked at first.
+def test_isolated_cells_still_give_k_neighbors():
+    # Two far vectors fill a cell of their own: their other neighbors lie in cells that are not looked at first.
     X = np.concatenate([_clustered(400, 4), 1e3 * np.array([[-1, -1, -1, -1], [-1, -1, -1, -1.1]])])
     graph = knn_graph(X, 30, method="cells")
     assert graph.min() >= 0 and all(len(set(row)) == 30 for row in graph.tolist())

@@ -58,8 +58,8 @@ def test_text_survives_the_tokenizer(icl):
     [
         ("natural 8", {"k": 8}),
         ("natural+i 0", {"k": 0, "instruction": True}),
-        ("coded 0", {"k": 0, "labelling": "coded"}),
-        ("coded 8", {"k": 8, "labelling": "coded"}),
+        ("coded 0", {"k": 0, "labeling": "coded"}),
+        ("coded 8", {"k": 8, "labeling": "coded"}),
     ],
 )
 def test_probe_repeats_the_published_accuracy(icl, condition, settings):
@@ -76,7 +76,7 @@ def test_examples_and_instruction_each_name_the_task(icl):
 
 
 def test_a_code_is_read_from_the_examples(icl):
-    assert icl_accuracy(icl, 8, n=200, labelling="coded") > icl_accuracy(icl, 0, n=200, labelling="coded") + 0.15
+    assert icl_accuracy(icl, 8, n=200, labeling="coded") > icl_accuracy(icl, 0, n=200, labeling="coded") + 0.15
 
 
 def test_more_examples_make_up_for_wrong_ones(icl):

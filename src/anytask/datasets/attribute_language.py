@@ -75,7 +75,7 @@ VERBS: tuple[str, ...] = ("seems", "looks", "is", "feels")
 _FUNCTION_WORDS = ("a", "the", "in", "near", "of", "input")
 
 
-Labelling = Literal["natural", "coded", "random"]
+Labeling = Literal["natural", "coded", "random"]
 """Labels are the values' own names, words of a code of :data:`CODES`, or words drawn anew for every document."""
 
 
@@ -94,7 +94,7 @@ class Document:
 
     text: str
     attribute: str
-    labelling: Labelling
+    labeling: Labeling
     labels: dict[str, str]  # attribute value -> label word
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -196,12 +196,12 @@ class AttributeLanguage:
     def _write(self, values: dict[str, str], words: dict[str, str], templates: Sequence[str]) -> Sentence:
         return Sentence(self._pick(templates).format(verb=self._pick(VERBS), **words), values, words)
 
-    def labels(self, attribute: str, labelling: Labelling) -> dict[str, str]:
+    def labels(self, attribute: str, labeling: Labeling) -> dict[str, str]:
         """Return a label word for each value of ``attribute``: its own name, a code's word, or a random word."""
         values = tuple(ATTRIBUTES[attribute])
-        if labelling == "natural":
+        if labeling == "natural":
             return {value: value for value in values}
-        if labelling == "coded":
+        if labeling == "coded":
             shift = int(self._rng.integers(len(values)))
             return {value: CODES[attribute][(i + shift) % len(values)] for i, value in enumerate(values)}
         words = self._rng.choice(len(LABEL_WORDS), size=len(values), replace=False)
@@ -232,8 +232,8 @@ class AttributeLanguage:
         """
         attribute = self._pick(tuple(ATTRIBUTES))
         draw = self._rng.random() - self.p_natural
-        labelling: Labelling = "natural" if draw < 0 else "coded" if draw < self.p_coded else "random"
-        labels = self.labels(attribute, labelling)
+        labeling: Labeling = "natural" if draw < 0 else "coded" if draw < self.p_coded else "random"
+        labels = self.labels(attribute, labeling)
         noise = self.noise if self._rng.random() < self.p_noisy else 0.0
         inputs, outputs, clean = [], [], []
         seen: list[Sentence] = []
@@ -250,7 +250,7 @@ class AttributeLanguage:
             right = labels[s.attributes[attribute]]
             wrong = self._rng.random() < noise
             shown = right
-            if wrong and labelling == "natural":  # the answer to another question about the same sentence
+            if wrong and labeling == "natural":  # the answer to another question about the same sentence
                 shown = self._pick([v for name, v in s.attributes.items() if name != attribute] or [right])
             elif wrong:
                 shown = self._pick([w for w in labels.values() if w != right])
@@ -260,4 +260,4 @@ class AttributeLanguage:
         text = "\n\n".join(f"Input: {x}\nLabel: {y}" for x, y in zip(inputs, outputs))
         if self._rng.random() < self.p_instruction:
             text = f"{INSTRUCTIONS[attribute]}\n\n{text}"
-        return Document(text, attribute, labelling, labels, tuple(inputs), tuple(outputs), tuple(clean))
+        return Document(text, attribute, labeling, labels, tuple(inputs), tuple(outputs), tuple(clean))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anytask.core.rng import derive
-from anytask.datasets.attribute_language import ATTRIBUTES, INSTRUCTIONS, AttributeLanguage, Labelling, Sentence
+from anytask.datasets.attribute_language import ATTRIBUTES, INSTRUCTIONS, AttributeLanguage, Labeling, Sentence
 from anytask.lm.tiny_models import TINY_MODELS, load_tiny
 
 if TYPE_CHECKING:
@@ -45,16 +45,16 @@ def probe_causal(lm: LocalLM, *, n: int = 400, seed: int = 0) -> dict[str, float
     the query, out of 40. ``template``: sentence templates kept from training.
     """
     conditions: list[tuple[str, dict[str, Any], Sequence[int]]] = [
-        ("natural", {"labelling": "natural"}, PROBE_SHOTS),
-        ("natural+i", {"labelling": "natural", "instruction": True}, PROBE_SHOTS),
-        ("natural noisy", {"labelling": "natural", "noise": 1 / 3}, (1, 2, 4, 8)),
-        ("natural template", {"labelling": "natural", "new_template": True}, (8,)),
-        ("coded", {"labelling": "coded"}, PROBE_SHOTS),
-        ("coded+i", {"labelling": "coded", "instruction": True}, PROBE_SHOTS),
-        ("coded noisy", {"labelling": "coded", "noise": 1 / 3}, (1, 2, 4, 8)),
-        ("coded nearest", {"labelling": "coded", "nearest": True}, (1, 2, 4, 8)),
-        ("coded nearest noisy", {"labelling": "coded", "nearest": True, "noise": 1 / 3}, (1, 2, 4, 8)),
-        ("random", {"labelling": "random"}, PROBE_SHOTS),
+        ("natural", {"labeling": "natural"}, PROBE_SHOTS),
+        ("natural+i", {"labeling": "natural", "instruction": True}, PROBE_SHOTS),
+        ("natural noisy", {"labeling": "natural", "noise": 1 / 3}, (1, 2, 4, 8)),
+        ("natural template", {"labeling": "natural", "new_template": True}, (8,)),
+        ("coded", {"labeling": "coded"}, PROBE_SHOTS),
+        ("coded+i", {"labeling": "coded", "instruction": True}, PROBE_SHOTS),
+        ("coded noisy", {"labeling": "coded", "noise": 1 / 3}, (1, 2, 4, 8)),
+        ("coded nearest", {"labeling": "coded", "nearest": True}, (1, 2, 4, 8)),
+        ("coded nearest noisy", {"labeling": "coded", "nearest": True, "noise": 1 / 3}, (1, 2, 4, 8)),
+        ("random", {"labeling": "random"}, PROBE_SHOTS),
     ]
     out = {}
     for condition, setting, shots in conditions:
@@ -67,7 +67,7 @@ def icl_accuracy(
     lm: LocalLM,
     k: int,
     *,
-    labelling: Labelling = "natural",
+    labeling: Labeling = "natural",
     instruction: bool = False,
     nearest: bool = False,
     noise: float = 0.0,
@@ -77,16 +77,16 @@ def icl_accuracy(
 ) -> float:
     """Share of ``n`` held-out queries that ``lm`` classifies right after ``k`` worked examples.
 
-    The options are all natural labels of the corpus for ``labelling="natural"`` (the task itself has to be found), else
+    The options are all natural labels of the corpus for ``labeling="natural"`` (the task itself has to be found), else
     the label words of the task. For the other settings see :func:`probe_causal`.
     """
-    rng = np.random.default_rng(derive(seed, "probe", k, labelling, instruction, nearest, noise, new_template))
-    language = AttributeLanguage(seed=derive(seed, "probe sentences", k, labelling, new_template))
+    rng = np.random.default_rng(derive(seed, "probe", k, labeling, instruction, nearest, noise, new_template))
+    language = AttributeLanguage(seed=derive(seed, "probe sentences", k, labeling, new_template))
     names = list(ATTRIBUTES)
     prompts, options, answers = [], [], []
     for i in range(n):
         attribute = names[i % len(names)]
-        labels = language.labels(attribute, labelling)
+        labels = language.labels(attribute, labeling)
         query = language.sentence(held_out=True, new_template=new_template)
         pool = [language.sentence(held_out=True, new_template=new_template) for _ in range(40 if nearest else k)]
         if nearest:
@@ -97,11 +97,11 @@ def icl_accuracy(
             label = labels[s.attributes[attribute]]
             if rng.random() < noise:
                 others = [v for name, v in s.attributes.items() if name != attribute]
-                wrong = others if labelling == "natural" else [w for w in labels.values() if w != label]
+                wrong = others if labeling == "natural" else [w for w in labels.values() if w != label]
                 label = str(rng.choice(wrong))
             lines.append(f"Input: {s.text}\nLabel: {label}")
         prompts.append("\n\n".join([*lines, f"Input: {query.text}\nLabel:"]))
-        words = [v for values in ATTRIBUTES.values() for v in values] if labelling == "natural" else [*labels.values()]
+        words = [v for values in ATTRIBUTES.values() for v in values] if labeling == "natural" else [*labels.values()]
         options.append([f" {word}" for word in words])
         answers.append(words.index(labels[query.attributes[attribute]]))
     scores = lm.score(prompts, options, tag="probe")

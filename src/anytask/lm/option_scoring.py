@@ -3,7 +3,7 @@
 For completion tokens c_1..c_n after prompt p, l(c | p) = sum_j log P(c_j | p, c_<j). The rules rank options by
 
 ===================  ===================  ============================================================
-``"sum"``            l(c | p)             favours short options
+``"sum"``            l(c | p)             favors short options
 ``"mean"``           l(c | p) / n         n = tokens; the default
 ``"bytes"``          l(c | p) / bytes     known as "acc_norm" in evaluation harnesses; not ``"mean"``
 ``"unconditional"``  l(c | p) - l(c | a)  a = answer context such as "Answer:"; undoes frequent strings
@@ -25,7 +25,7 @@ Rule = Literal["sum", "mean", "bytes", "unconditional"]
 RULES: tuple[str, ...] = get_args(Rule)
 
 
-def normalise(score: OptionScore, rule: Rule = "mean", unconditional: OptionScore | None = None) -> float:
+def normalize(score: OptionScore, rule: Rule = "mean", unconditional: OptionScore | None = None) -> float:
     """Return one option's rank value under ``rule``.
 
     Examples
@@ -33,10 +33,10 @@ def normalise(score: OptionScore, rule: Rule = "mean", unconditional: OptionScor
     A has token log-probabilities (-1.0), B has (-0.6, -0.6); l(A | a) = -1.2, l(B | a) = -3.0:
 
     >>> A, B = OptionScore(-1.0, 1, 4), OptionScore(-1.2, 2, 9)
-    >>> normalise(A, "sum") > normalise(B, "sum"), normalise(A, "mean") > normalise(B, "mean")
+    >>> normalize(A, "sum") > normalize(B, "sum"), normalize(A, "mean") > normalize(B, "mean")
     (True, False)
     >>> a, b = OptionScore(-1.2, 1, 4), OptionScore(-3.0, 2, 9)
-    >>> round(normalise(A, "unconditional", a), 6), round(normalise(B, "unconditional", b), 6)
+    >>> round(normalize(A, "unconditional", a), 6), round(normalize(B, "unconditional", b), 6)
     (0.2, 1.8)
     """
     if rule == "sum":
@@ -111,14 +111,14 @@ def score_options(
     if [len(row) for row in scores] != [len(given) for given in options]:
         raise LMError(f"{lm.name!r} returned another number of scores than it was asked for")
     if rule != "unconditional":
-        return [np.array([normalise(s, rule) for s in row]) for row in scores]
+        return [np.array([normalize(s, rule) for s in row]) for row in scores]
     if not answer_context:
         raise ValueError("rule 'unconditional' needs a non-empty answer_context, such as 'Answer:'")
     distinct = list(dict.fromkeys(option for row in options for option in row))
     (base,) = lm.score([answer_context], [distinct], tag=tag)
     unconditional = dict(zip(distinct, base))
     return [
-        np.array([normalise(s, rule, unconditional[option]) for s, option in zip(row, given)])
+        np.array([normalize(s, rule, unconditional[option]) for s, option in zip(row, given)])
         for row, given in zip(scores, options)
     ]
 

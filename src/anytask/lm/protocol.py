@@ -147,7 +147,7 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """One request, serialisable to JSON. Sampling parameters are always sent explicitly; temperature 0 is greedy.
+    """One request, serializable to JSON. Sampling parameters are always sent explicitly; temperature 0 is greedy.
 
     ``messages`` are OpenAI-style dicts (role, content, tool_calls, tool_call_id). ``tag`` names the calling component
     for the accounts ("planner", "distil"); it is never rendered into the prompt.
@@ -293,7 +293,7 @@ class ScoringModel(Protocol):
     ) -> list[list[OptionScore]]:
         """Score each prompt's continuations; the prompt's tokens are computed once for all of its options.
 
-        ``options[i]`` are continuations of ``prompts[i]``, tokenised jointly with it. One (prompt, options) pair is
+        ``options[i]`` are continuations of ``prompts[i]``, tokenized jointly with it. One (prompt, options) pair is
         one call in the accounts.
         """
         ...

@@ -1,7 +1,7 @@
-"""Nearest neighbours over vectors, and BM25 over words: what every retriever here stands on.
+"""Nearest neighbors over vectors, and BM25 over words: what every retriever here stands on.
 
 Three tools on well-kept libraries: :class:`VectorIndex` (faiss) finds the most similar stored vectors of a query,
-:func:`knn_graph` finds the neighbours of every vector of a pool at once, :class:`BM25Index` (bm25s) ranks texts by
+:func:`knn_graph` finds the neighbors of every vector of a pool at once, :class:`BM25Index` (bm25s) ranks texts by
 the words they share with a query. All three can leave an item out of its own results *by position*, so duplicates
 of an item stay in.
 """
@@ -23,7 +23,7 @@ from anytask.lm.protocol import check_texts
 
 __all__ = ["BM25Index", "VectorIndex"]
 
-#: From this many vectors on, :func:`knn_graph` looks for neighbours approximately unless told otherwise.
+#: From this many vectors on, :func:`knn_graph` looks for neighbors approximately unless told otherwise.
 EXACT_GRAPH_LIMIT = 20_000
 
 
@@ -31,7 +31,7 @@ def _faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise ImportError("nearest-neighbour search needs faiss: pip install 'anytask[text]'") from error
+        raise ImportError("nearest-neighbor search needs faiss: pip install 'anytask[text]'") from error
     return faiss
 
 
@@ -181,7 +181,7 @@ class VectorIndex(Fitted):
         with _faiss_threads(self.threads) as faiss:
             if self.kind == "hnsw":
                 options["params"] = faiss.SearchParametersHNSW(efSearch=max(self.ef_search, found))
-            elif self.kind == "cells":  # enough for 10 candidates per wanted neighbour, and never fewer than 8
+            elif self.kind == "cells":  # enough for 10 candidates per wanted neighbor, and never fewer than 8
                 n_cells = self.index_.nlist
                 probes = min(n_cells, max(8, int(np.ceil(10 * k * n_cells / len(self)))))
                 options["params"] = faiss.SearchParametersIVF(nprobe=probes)
@@ -189,7 +189,7 @@ class VectorIndex(Fitted):
         return (similarities, indices) if own is None else _drop(similarities, indices, own)
 
     def recall(self, queries: ArrayLike, k: int, exact: ArrayLike) -> float:
-        """Return the mean share of the ``exact`` neighbours, shape (n_queries, k), that :meth:`search` finds."""
+        """Return the mean share of the ``exact`` neighbors, shape (n_queries, k), that :meth:`search` finds."""
         wanted = np.asarray(exact)[:, :k]
         found = self.search(queries, k)[1]
         return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(found, wanted, strict=True)]))
@@ -231,7 +231,7 @@ def knn_graph(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Return the ``k`` nearest neighbours of every vector by cosine, itself left out by position.
+    """Return the ``k`` nearest neighbors of every vector by cosine, itself left out by position.
 
     Parameters
     ----------
@@ -252,7 +252,7 @@ def knn_graph(
     Returns
     -------
     ndarray of shape (n, k), int32
-        Neighbours, most similar first; equal similarities by smaller index (as far as they are not cut off).
+        Neighbors, most similar first; equal similarities by smaller index (as far as they are not cut off).
 
     Examples
     --------

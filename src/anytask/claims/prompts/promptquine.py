@@ -23,7 +23,7 @@ def coded_topics(n: int = 600, seed: int = 0) -> tuple[list[str], list[str]]:
     The code has to be read from the demonstrations, so wrong ones mislead.
     """
     language = AttributeLanguage(seed=seed)
-    code = language.labels("topic", labelling="coded")
+    code = language.labels("topic", labeling="coded")
     sentences = [language.sentence(held_out=True) for _ in range(n)]
     return [s.text for s in sentences], [code[s.attributes["topic"]] for s in sentences]
 

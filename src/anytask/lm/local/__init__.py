@@ -61,7 +61,7 @@ class LocalLM:
     batch_tokens : int, default 8192
         Tokens held in one forward pass, cached ones and padding included; sets memory and speed, not results.
     kind : {"local", "tiny"}, default "local"
-        What results are labelled with.
+        What results are labeled with.
     name : str, optional
         Default: the model's name or folder name.
     cache : path or ScoreCache, optional
@@ -88,7 +88,7 @@ class LocalLM:
 
     Notes
     -----
-    *Tokens of an option.* Prompt and option are tokenised together. Where a token spans their border, scoring starts
+    *Tokens of an option.* Prompt and option are tokenized together. Where a token spans their border, scoring starts
     behind the last token that the prompt alone and the joint text have in common; ``n_bytes`` counts the text that
     was really scored. *Sequence-to-sequence models* encode the prompt once, with the tokenizer's own special tokens,
     and the decoder scores the options, without an end token. *Masked models* score in two ways. A prompt that holds

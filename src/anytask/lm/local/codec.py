@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Joint:
-    """A prompt and its continuation, tokenised together.
+    """A prompt and its continuation, tokenized together.
 
     Attributes
     ----------

@@ -132,7 +132,7 @@ def continue_batch(
     endings, how
         When a text is over, and how tokens are chosen.
     seeds : sequence of int
-        One per prompt: what is sampled for it does not depend on its neighbours.
+        One per prompt: what is sampled for it does not depend on its neighbors.
     """
     rngs = [np.random.default_rng(seed) for seed in seeds]
     done = [Generated() for _ in prompts]

@@ -26,7 +26,7 @@ class SimulatedChat:
 
     It sees the rendered messages alone, parses the task in them, solves it, and replaces the solution by a plausible
     wrong one with a probability that depends on what real models react to: number of operations, distractors, asked
-    steps, tools, examples. Results are labelled ``sim``: they are evidence about an algorithm (its order among
+    steps, tools, examples. Results are labeled ``sim``: they are evidence about an algorithm (its order among
     others, its calls, its ablations), never about real models' accuracy. Sweep the levels before concluding.
 
     Parameters
