@@ -162,7 +162,7 @@ def test_the_setting_comes_before_the_answer_and_who_was_told_more_stands_apart(
     places = [words.index(text) for text in said + heads]
     assert places == sorted(places)
     table = html.partition("Told nothing of the task</span>")[2].partition("</table>")[0]
-    assert re.findall(r"<tbody.*?>", table) == ["<tbody class=apart>"] * 2
+    assert re.findall(r"<tbody.*?>", table) == ['<tbody class="apart">'] * 2
     assert "only those told the same are ranked against each other" in words
 
 
