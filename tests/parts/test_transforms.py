@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.ndimage import rotate
 
 from anytask.parts.planar_groups import Dihedral, Flips, Rotations, Shifts, TimeReversal, cyclic
-from anytask.parts.set_groups import AxisRotations, Permutations, SignFlips
+from anytask.parts.set_groups import AxisRotations, Permutations, QuaternionRotations, SignFlips
 from anytask.parts.transforms import (
     GROUPS,
     CustomGroup,
@@ -223,7 +223,8 @@ def test_positions_turn_about_the_centre_of_the_image():
 @pytest.mark.parametrize(
     "group",
     [
-        *(make_group(name) for name in GROUPS if name not in ("permutations", "sign-flips")),
+        *(make_group(name) for name in GROUPS if name not in ("permutations", "sign-flips", "quaternions")),
+        QuaternionRotations([[0, 0, 0, 1], [1, 0, 0, 1], [0, 1, 1, 0]]),
         make_group("permutations", n_items=4),
         make_group("sign-flips", n_features=3),
         Product(Dihedral(), TimeReversal()),
@@ -292,3 +293,27 @@ def test_permutations_list_all_orders_when_there_are_few_and_different_ones_when
     assert many.elements == Permutations(10, 24, seed=1).elements != Permutations(10, 24, seed=2).elements
     outputs = np.arange(6).reshape(1, 3, 2)
     np.testing.assert_array_equal(Permutations(3).psi((2, 0, 1), outputs, "items")[0], outputs[0, [2, 0, 1]])
+
+
+def test_quaternions_turn_as_their_axis_and_angle_do_and_are_undone():
+    half = np.sqrt(0.5)
+    group = QuaternionRotations([[half, 0, 0, half], [0, 0, 0, 2], [-half, 0, 0, -half]])  # a quarter about x, twice
+    axis = AxisRotations("xy", axis_step=90, angle_step=90)
+    points = np.random.default_rng(0).normal(size=(2, 5, 3))
+    moved = group.phi(group.elements[0], points)
+    np.testing.assert_allclose(moved, axis.phi(("xy", 0.0, 90.0), points), atol=1e-12)
+    np.testing.assert_allclose(group.undo(group.elements[0], moved, "points"), points, atol=1e-12)
+    assert group.identity == 1 and len(group.distinct) == 2 and group.labels[0] == "rotation 0 (90°)"
+    first = QuaternionRotations([[half, half, 0, 0]], scalar_first=True)
+    np.testing.assert_allclose(first.phi(first.elements[0], points), moved)
+    again = group_from_state(group_state(group))
+    np.testing.assert_array_equal(again.orbit(points), group.orbit(points))
+
+
+@pytest.mark.parametrize(("wrong", "says"), [
+    ([[0, 0, 0, 1], [0, 0, 0, 0]], "quaternion 1 is no rotation"), ([[np.nan, 0, 0, 1]], "quaternion 0 is no rotation"),
+    ([0, 0, 0, 1], r"shape \(m, 4\)"), ([[1, 0, 0]], r"got \(1, 3\)"), (np.zeros((0, 4)), "at least 1"),
+])  # fmt: skip
+def test_quaternions_that_are_no_rotations_are_refused(wrong, says):
+    with pytest.raises(ValueError, match=says):
+        QuaternionRotations(wrong)

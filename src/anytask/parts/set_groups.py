@@ -121,7 +121,30 @@ class SignFlips(Group):
         return self.phi(g, outputs)
 
 
-class AxisRotations(Group):
+class SpaceGroup(Group):
+    """Base of the rotations of points in space: a subclass says the matrix of each element."""
+
+    kinds = ("invariant", "points", "vectors")
+
+    def matrix(self, g: Any) -> np.ndarray:
+        """Return the 3 x 3 rotation matrix."""
+        raise NotImplementedError
+
+    def key(self, g: Any) -> Hashable:
+        return tuple((self.matrix(g).round(6) + 0.0).ravel().tolist())
+
+    def phi(self, g: Any, X: Batch) -> Batch:
+        if X.shape[-1] != 3:
+            raise ValueError(f"points in space have 3 coordinates on the last axis, got shape {tuple(X.shape)}")
+        return X @ _like(self.matrix(g).T, X)
+
+    def _psi_points(self, g: Any, outputs: Batch) -> Batch:
+        return self.phi(g, outputs)
+
+    _psi_vectors = _psi_points
+
+
+class AxisRotations(SpaceGroup):
     """Rotations of points in space about axes that lie in a coordinate plane.
 
     Parameters
@@ -149,7 +172,6 @@ class AxisRotations(Group):
     """
 
     name = "rotations-3d"
-    kinds = ("invariant", "points", "vectors")
 
     def __init__(
         self,
@@ -190,21 +212,60 @@ class AxisRotations(Group):
         axis[i], axis[j] = math.cos(math.radians(direction)), math.sin(math.radians(direction))
         return Rotation.from_rotvec(math.radians(angle) * axis).as_matrix()
 
-    def key(self, g: Any) -> Hashable:
-        return tuple((self.matrix(g).round(6) + 0.0).ravel().tolist())
-
     def inverse(self, g: Any) -> tuple[str, float, float]:
         return g[0], g[1], -g[2]
 
-    def phi(self, g: Any, X: Batch) -> Batch:
-        if X.shape[-1] != 3:
-            raise ValueError(f"points in space have 3 coordinates on the last axis, got shape {tuple(X.shape)}")
-        return X @ _like(self.matrix(g).T, X)
 
-    def _psi_points(self, g: Any, outputs: Batch) -> Batch:
-        return self.phi(g, outputs)
+class QuaternionRotations(SpaceGroup):
+    """Rotations of points in space, each given by a quaternion.
 
-    _psi_vectors = _psi_points
+    Parameters
+    ----------
+    quaternions : array of shape (m, 4)
+        x, y, z, w with the real part last, as SciPy has them; of any length but 0. q and -q are the same rotation, and
+        count once in averages.
+    scalar_first : bool, default False
+        The real part comes first: w, x, y, z.
+
+    Raises
+    ------
+    ValueError
+        For another shape, and for quaternions that are 0, NaN or infinite.
+
+    Examples
+    --------
+    >>> group = QuaternionRotations([[0, 0, 0, 1], [1, 0, 0, 1]])  # the second is a quarter turn about x
+    >>> group.phi(group.elements[1], np.array([[0.0, 0.0, 1.0]])).round(6).tolist(), group.identity
+    ([[0.0, -1.0, 0.0]], 0)
+    """
+
+    name = "quaternions"
+    ordered = False
+
+    def __init__(self, quaternions: Any, *, scalar_first: bool = False) -> None:
+        given = np.asarray(quaternions, dtype=np.float64)
+        if given.ndim != 2 or given.shape[1] != 4 or not len(given):
+            raise ValueError(f"quaternions must have shape (m, 4) with m of at least 1, got {given.shape}")
+        lengths = np.linalg.norm(given, axis=1, keepdims=True)
+        if not (np.isfinite(lengths) & (lengths > 0)).all():
+            row = int(np.argmin(np.isfinite(lengths) & (lengths > 0)))
+            raise ValueError(f"quaternion {row} is no rotation: {given[row].tolist()}")
+        self.options = {"quaternions": given.tolist(), "scalar_first": bool(scalar_first)}
+        unit = np.roll(given, -1, axis=1) if scalar_first else given
+        elements = [tuple(q) for q in (unit / lengths).tolist()]
+        degrees = [math.degrees(2 * math.acos(min(1.0, abs(q[3])))) for q in elements]
+        labels = [f"rotation {k} ({angle:.0f}°)" for k, angle in enumerate(degrees)]
+        super().__init__(
+            elements, np.arange(len(elements))[:, None], ["rotation"], labels, "line", (0.0, 0.0, 0.0, 1.0)
+        )
+
+    def matrix(self, g: Any) -> np.ndarray:
+        from scipy.spatial.transform import Rotation
+
+        return Rotation.from_quat(g).as_matrix()
+
+    def inverse(self, g: Any) -> tuple[float, ...]:
+        return -g[0], -g[1], -g[2], g[3]
 
 
 def _take(X: Batch, order: Sequence[int], axis: int) -> Batch:

@@ -33,6 +33,7 @@ GROUPS = {
     "permutations": "set_groups:Permutations",
     "sign-flips": "set_groups:SignFlips",
     "rotations-3d": "set_groups:AxisRotations",
+    "quaternions": "set_groups:QuaternionRotations",
 }
 
 
