@@ -9,7 +9,7 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,9 @@ def read_arrays(arrays: tuple[Any, ...]) -> Parts:
         raise BadData(f"a tuple of data is (X, y) or (X, y, task), got {len(arrays)} items")
     X, y, *rest = arrays
     rows: Any = X if isinstance(X, (np.memmap, MappedArray, ImageFiles)) else np.asanyarray(X)
-    # A whole C-ordered map is kept by its file name, so that it is not copied into memory when it goes to a worker.
-    if isinstance(rows, np.memmap):
-        whole = isinstance(rows.base, mmap.mmap) and rows.flags.c_contiguous and rows.filename is not None
-        if whole and rows.dtype.kind in "biuf":
-            rows = MappedArray(str(rows.filename), int(rows.offset), rows.shape, rows.dtype.str)
-    return _from_parts("arrays", rows, [("y", np.asanyarray(y)), *(("task", np.asanyarray(task)) for task in rest)])
+    return _from_parts(
+        "arrays", _mapped(rows), [("y", np.asanyarray(y)), *(("task", np.asanyarray(task)) for task in rest)]
+    )
 
 
 def read_npz(path: Path, target: str | None, task: str | None, group: str | None) -> Parts:
@@ -88,12 +85,15 @@ def read_npy(path: Path, target: str | None, task: str | None, group: str | None
         target = f"{stem}.npy"
     files = (target, task, group)
     labels = [(name or "", np.asarray(_load_npy(path.parent / name)) if name else None) for name in files]
-    on_disk = _load_npy(path)
-    X: Any = on_disk
-    if on_disk.dtype.kind in "biuf" and on_disk.ndim and isinstance(on_disk, np.memmap):
-        fortran = on_disk.flags.f_contiguous and not on_disk.flags.c_contiguous
-        X = MappedArray(str(path), int(on_disk.offset), on_disk.shape, on_disk.dtype.str, fortran)
-    return _from_parts(str(path), X, labels)
+    return _from_parts(str(path), _mapped(_load_npy(path)), labels)
+
+
+def _mapped(rows: Any) -> Any:
+    """Return a whole map by the name of its file, so that it is not copied into memory when it goes to a worker."""
+    whole = isinstance(rows, np.memmap) and isinstance(rows.base, mmap.mmap) and rows.filename is not None
+    if not whole or rows.dtype.kind not in "biuf" or not rows.ndim or not rows.flags.forc:
+        return rows
+    return MappedArray(str(rows.filename), int(rows.offset), rows.shape, rows.dtype.str, not rows.flags.c_contiguous)
 
 
 def read_inputs(path: Path) -> np.ndarray:
@@ -166,23 +166,15 @@ def _from_parts(where: str, X: Any, named: list[tuple[str, np.ndarray | None]]) 
             raise BadData(f"{where}: X has {len(X)} rows, and {what} has the shape {array.shape}: give one per row")
     notes = []
     images = dtype == np.uint8 and len(X.shape) in (3, 4)
-    masked = np.ma.getmaskarray(X) if isinstance(X, np.ma.MaskedArray) else None
+    rows: Rows = X
     if images:
         notes.append("uint8 images were divided by 255 and put into the order (channels, height, width).")
-        if masked is not None and masked.any():
+        if np.ma.is_masked(X):
             raise BadData(f"{where}: X holds images with masked pixels; fill them")
-        rows: Rows = (
-            MappedArray(X.path, X.offset, X.file_shape, X.dtype, X.fortran, True)
-            if isinstance(X, MappedArray)
-            else as_images(np.ma.getdata(X))
-        )
-    elif masked is not None:
-        rows = X.astype(np.float32).filled(np.nan)
-    elif isinstance(X, (MappedArray, ImageFiles)):
-        rows = X
-    else:
+        rows = replace(X, images=True) if isinstance(X, MappedArray) else as_images(np.ma.getdata(X))
+    elif not isinstance(X, (MappedArray, ImageFiles)):
         with np.errstate(over="ignore"):  # what is too large for float32 is found as infinite
-            rows = np.asarray(X, dtype=np.float32) if isinstance(X, np.memmap) else X.astype(np.float32)
+            rows = np.asarray(np.ma.filled(X.astype(np.float32), np.nan))
     read = [
         None if array is None else as_labels(array.reshape(-1), where, name, what=what)
         for (name, array), what in zip(named, ("labels", "tasks", "groups"))
