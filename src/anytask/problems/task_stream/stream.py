@@ -157,18 +157,14 @@ class Stream:
     @cached_property
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of one input, each of the shape of an input."""
+        from sklearn.preprocessing import StandardScaler
+
         # Of the training rows of the first task alone: a learner in the stream knows no more when it starts.
-        rows = self.tasks[self.visits[0]].train
-        total = squares = number = np.zeros(self.data.source.input_shape)
+        rows, source, scaler = self.tasks[self.visits[0]].train, self.data.source, StandardScaler()
         for part in np.array_split(rows, max(1, len(rows) // 4096)):
-            X = self.data.source.X[np.sort(part)].astype(np.float64)
-            present = ~np.isnan(X)
-            number, X = number + present.sum(0), np.where(present, X, 0)
-            total, squares = total + X.sum(0), squares + (X**2).sum(0)
-        mean = total / np.maximum(number, 1)
-        variance = np.maximum(squares / np.maximum(number, 1) - mean**2, 0)
-        constant = variance <= 1e-12 * (1 + mean**2)
-        return mean.astype(np.float32), np.where(constant, 1, np.sqrt(variance)).astype(np.float32)
+            scaler.partial_fit(source.X[np.sort(part)].reshape(len(part), -1).astype(np.float64))
+        mean, std = (values.astype(np.float32).reshape(source.input_shape) for values in (scaler.mean_, scaler.scale_))
+        return mean, std
 
     def _schedule(self) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[int], list[int]]:
         options = self.data.options
