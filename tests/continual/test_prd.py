@@ -78,7 +78,7 @@ def test_distillation_ignores_the_scale_of_prototypes(factor):
 
 def test_each_loss_reaches_what_it_may_reach():
     model = after_two_tasks()
-    model.prototypes_.grow([4, 5], torch.Generator().manual_seed(0))
+    model.prototypes_.grow(6, torch.Generator().manual_seed(0))
     x, y = blobs((4, 5))
     x, y = torch.from_numpy(x).float(), torch.from_numpy(y)
     y[:] = 4

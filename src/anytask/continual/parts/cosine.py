@@ -77,7 +77,7 @@ class CosineClassifier(ContinualClassifier):
         self.encoder_: nn.Module = nn.Sequential(encoder, nn.ReLU()) if self.relu else encoder
         self.encoder_.to(self._device)
         self.prototypes_ = Prototypes(self.feature_dim).to(self._device)
-        self.prototypes_.grow(range(len(self.labels_)))
+        self.prototypes_.grow(len(self.labels_))
         self.optimizer_ = self._fresh_optimizer()
 
     def _fresh_optimizer(self) -> torch.optim.SGD:
@@ -87,7 +87,7 @@ class CosineClassifier(ContinualClassifier):
         return {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
 
     def _learn(self, X: Tensor, y: Tensor, task: object) -> None:
-        self.prototypes_.grow(y.unique().tolist())
+        self.prototypes_.grow(len(self.labels_))
         augment = self.views.maker(self.input_shape_)
         for net in self._networks():
             net.train()
