@@ -235,9 +235,8 @@ class BehaviorRetrieval(Imitator):
         return Rows(replace(episodes, observations=seen, actions=actions), list(self.shapes_), self._device)
 
     def _select(self, expert_embeddings: np.ndarray, delta: float | None, quantile: float | None) -> None:
-        self.distances_ = nearest_distance(
-            self.prior_embeddings_, expert_embeddings, index=self.index, device=self._device
-        )
+        d = nearest_distance(self.prior_embeddings_, expert_embeddings, index=self.index, device=self._device)
+        self.distances_ = require_finite(d, "the distance of a prior transition to the expert's")
         if self.scramble:
             self.distances_ = np.random.default_rng(derive(self.seed, "scramble")).permutation(self.distances_)
         self.scores_ = similarity_scores(self.distances_)
@@ -271,9 +270,7 @@ class BehaviorRetrieval(Imitator):
         if prior is None:
             raise ValueError("the prior data are not saved with the system: correct(corrections, prior=...)")
         if prior.steps != len(self.prior_embeddings_):
-            raise ValueError(
-                f"prior has {prior.steps} steps, and the system was trained on {len(self.prior_embeddings_)}"
-            )
+            raise ValueError(f"prior has {prior.steps} steps, the system was fitted to {len(self.prior_embeddings_)}")
         new = corrections if isinstance(corrections, Episodes) else Episodes.from_list([corrections])
         check_fits(new, self.shapes_, self.action_dim_, "the corrections")
         c, kept_apart = self.corrections, {"_prior", "embedder_", "prior_embeddings_"}
@@ -291,19 +288,19 @@ class BehaviorRetrieval(Imitator):
 
     def _build(self) -> None:
         s, made = self.embedding, self.embedding.embedder
-        seed, trunks, width = derive(self.seed, "embedder"), self.cloning.trunks, self.cloning.trunk_width
-        common: dict[str, Any] = {"trunks": trunks, "trunk_width": width, "seed": seed}
+        common: dict[str, Any] = {"trunk_width": self.cloning.trunk_width, "seed": derive(self.seed, "embedder")}
+        common["trunks"] = made if str(made).startswith("frozen:") else self.cloning.trunks
         sizes: dict[str, Any] = {"latent_dim": s.latent_dim, "hidden": tuple(s.hidden), **common}
         if not isinstance(made, str):
-            made = copy.deepcopy(made)
+            self.embedder_ = copy.deepcopy(made)
         elif made == "vae":
-            more: dict[str, Any] = {"beta": s.beta, "decoder_channels": s.decoder_channels}
-            made = StateActionVAE(self.shapes_, self.action_dim_, **more, **sizes)
+            sizes |= {"beta": s.beta, "decoder_channels": s.decoder_channels}
+            self.embedder_ = StateActionVAE(self.shapes_, self.action_dim_, **sizes)
         elif made == "time-contrastive":
-            made = TimeContrastive(self.shapes_, self.action_dim_, **sizes)
+            self.embedder_ = TimeContrastive(self.shapes_, self.action_dim_, **sizes)
         else:
-            made = PlainFeatures(self.shapes_, **(common if made == "raw" else {**common, "trunks": made}))
-        self.embedder_ = made.to(self._device)
+            self.embedder_ = PlainFeatures(self.shapes_, **common)
+        self.embedder_.to(self._device)
 
     def _state(self) -> dict[str, Any]:
         state = super()._state()
@@ -354,9 +351,7 @@ def retrieve(scores: ArrayLike, delta: float | None = None, quantile: float | No
     s = np.asarray(scores, dtype=np.float64)
     if (delta is None) == (quantile is None):
         raise ValueError("give delta or quantile")
-    least = 0.0 if delta is None else delta
-    if quantile is not None:
-        least = float(np.sort(s)[-max(1, math.ceil(quantile * len(s) - 1e-9))])
+    least: Any = delta if quantile is None else np.sort(s)[-max(1, math.ceil(quantile * len(s) - 1e-9))]
     kept = s >= least
     if not kept.any():
         raise ValueError(f"no prior transition has a similarity of {least}: the highest is {s.max():.3f}, lower delta")

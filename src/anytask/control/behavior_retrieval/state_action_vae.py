@@ -107,8 +107,8 @@ class StateActionVAE(nn.Module):
     def decode(self, z: Tensor) -> dict[str, Tensor]:
         """Return every modality rebuilt, the action under ``"action"``; images as (n, channels, height, width)."""
         h = F.relu(self.decoder(z))
-        out = {key: layer(h).reshape(-1, *_seen_as(shape))
-               for (key, shape), layer in zip(self.shapes.items(), self.outputs)}  # fmt: skip
+        named = zip(self.shapes.items(), self.outputs)
+        out = {k: layer(h) if is_image(shape) else layer(h).reshape(-1, *shape) for (k, shape), layer in named}
         return out | {ACTION: self.action_output(h)}
 
     def loss(
@@ -189,10 +189,6 @@ class PlainFeatures(nn.Module):
 
     def embed(self, obs: Mapping[str, Tensor], action: Tensor) -> Tensor:
         return self.trunks(obs, action[:, :0])
-
-
-def _seen_as(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return image_shape(shape) if is_image(shape) else shape
 
 
 def _output(width: int, shape: tuple[int, ...], channels: int) -> nn.Module:

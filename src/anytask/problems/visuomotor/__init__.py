@@ -4,74 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from anytask.core.errors import BadData
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
-from anytask.core.settings import choice, path, real, text, whole
 from anytask.datasets.episodes import Episodes
 from anytask.problems.base import Entrant, Metric, Outcome, Trained, merged, policy_usage
-from anytask.problems.demonstrations import EpisodeData, about_returns, fits, read_episodes, refusal
-from anytask.problems.options import Options, mapping
+from anytask.problems.demonstrations import about_returns, fits, read_episodes, refusal
 from anytask.problems.training import TrainingProblem, taken
+from anytask.problems.visuomotor.data import WORLDS, VisuomotorData, VisuomotorOptions
 from anytask.problems.visuomotor.trial import Trial
-
-#: Built-in name -> environment.
-_WORLDS = {"reach": "anytask/Reach-v0", "walled-reach": "anytask/WalledReach-v0"}
-
-
-class VisuomotorOptions(Options):
-    """Where policies play, and how much."""
-
-    read_only: ClassVar[tuple[str, ...]] = ("env", "demonstrations")
-
-    env: str | None = text(
-        None, "Gymnasium id in which policies play, where the data are a folder or file of episodes", optional=True
-    )
-    demonstrations: Any = path(None, "the demonstrations, where the data are a Gymnasium id", optional=True)
-    env_options: Any = mapping("what the environment is made with, as a mapping")
-    observation: str = choice("state", ("state", "pixels"), "of the built-in worlds: what is observed")
-    demos: int = whole(80, "demonstrations of the built-in worlds")
-    slowest: float = real(
-        0.25, "smallest speed of their demonstrator; each episode draws one between it and 1", above=0, at_most=1
-    )
-    noise: float = real(0.3, "standard deviation of the noise on its actions", at_least=0)
-    rollouts: int = whole(200, "episodes that may be played for learning from records", at_least=0)
-    online_episodes: int = whole(256, "episodes that may be played while learning", at_least=0)
-    eval_episodes: int = whole(100, "episodes of each try-out")
-    num_envs: int = whole(64, "parallel environments")
-    params: Any = mapping("constructor arguments for all entrants, as a mapping; an entrant's own come first")
-    preset: str | None = text(
-        None, "preset of entrants that have it (none: small for the built-in worlds, else paper)", optional=True
-    )
-
-
-@dataclass(frozen=True)
-class VisuomotorData(EpisodeData):
-    """Demonstrations, or the built-in world that makes them anew for each seed, and where policies play."""
-
-    env: str
-
-    @property
-    def env_options(self) -> dict[str, Any]:
-        """What the environment is made with."""
-        own = {} if self.episodes else {"observation": self.options.observation}
-        return own | dict(self.options.env_options or {})
-
-    def demonstrations(self, seed: int) -> Episodes:
-        """Return the demonstrations of one seed; alike for every entrant."""
-        if self.episodes:
-            return self.episodes["demonstrations"]
-        from anytask.control.envs.experts import demonstrations
-
-        o = self.options
-        return demonstrations(
-            self.env, o.demos, speed=(o.slowest, 1.0), noise=o.noise, gap="random",
-            seed=derive(seed, "demonstrations") % 2**31, **self.env_options,
-        )  # fmt: skip
 
 
 class Visuomotor(TrainingProblem):
@@ -119,10 +64,10 @@ class Visuomotor(TrainingProblem):
         """Take a built-in world, a Gymnasium id with ``demonstrations``, or episodes with ``env``."""
         o = self.check_options(options)
         env, path = o.env, o.demonstrations
-        if isinstance(source, str) and source in _WORLDS:
+        if isinstance(source, str) and source in WORLDS:
             if env is not None or path is not None:
                 raise BadData(f"{source} has its own environment and demonstrations; env is for your own data")
-            return VisuomotorData(source, _WORLDS[source], o.evolve(preset=o.preset or "small"))
+            return VisuomotorData(source, WORLDS[source], o.evolve(preset=o.preset or "small"))
         o = o.evolve(preset=o.preset or "paper")
         if isinstance(source, Episodes):
             name, demos = str(source.attributes.get("name", "episodes")), source
@@ -133,7 +78,7 @@ class Visuomotor(TrainingProblem):
         elif isinstance(source, str) and "-v" in source:
             raise BadData(f"{source}: an environment also needs demonstrations=PATH")
         else:
-            raise BadData(f"{source!r} is neither {' nor '.join(_WORLDS)} nor a folder or file of episodes")
+            raise BadData(f"{source!r} is neither {' nor '.join(WORLDS)} nor a folder or file of episodes")
         env = env or demos.attributes.get("env_id")
         if not env:
             raise BadData(f"{name}: the episodes do not say where they were played; give env, a Gymnasium id")
