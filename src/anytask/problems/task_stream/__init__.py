@@ -12,8 +12,9 @@ from anytask.datasets.labelled import LabelledData, load_labelled
 from anytask.problems.base import LEVELS, Entrant, Metric, Outcome, Trained
 from anytask.problems.labelled import LabelledProblem, refuses_missing, usable
 from anytask.problems.task_stream.metrics import forward_transfer, match_borders, stream_metrics
-from anytask.problems.task_stream.options import IDENTITY, StreamOptions, fit_options
+from anytask.problems.task_stream.options import IDENTITY, StreamOptions
 from anytask.problems.task_stream.stream import Stream, StreamData
+from anytask.problems.task_stream.tasks import fit_options
 from anytask.problems.task_stream.walk import Exam, Walk
 from anytask.problems.training import Progress, own_cost
 

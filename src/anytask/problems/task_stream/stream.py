@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from anytask.core.errors import BadData
 from anytask.core.rng import derive
 from anytask.problems.labelled import LabelledSet
 from anytask.problems.task_stream.options import StreamOptions
@@ -100,9 +99,6 @@ class Stream:
     def __init__(self, data: StreamData, seed: int, hold_out: bool = True) -> None:
         self.data, self.seed = data, seed
         self.tasks, self.visits = make_tasks(data.source, data.options, seed)
-        for task in self.tasks:
-            if not len(task.test):
-                raise BadData(f"{data.name}: no row of the task {task.name!r} is left to test on")
         if not hold_out:
             self.tasks = [replace(t, train=np.sort(np.concatenate([t.train, t.test]))) for t in self.tasks]
         self.batches, self.ends, self.borders = self._schedule()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from anytask.core.errors import BadData
 from anytask.core.rng import derive
 from anytask.datasets.labelled import LabelledData
-from anytask.problems.task_stream.options import StreamOptions
+from anytask.problems.task_stream.options import IDENTITY, N_TASKS, StreamOptions
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,88 @@ class Task:
     train: np.ndarray
     test: np.ndarray
     level: Any = None
+
+
+def fit_options(options: StreamOptions, labelled: LabelledData) -> tuple[StreamOptions, tuple[str, ...]]:
+    """Return options that fit the data, and notes on what was settled, or say why they do not fit."""
+    name, order, n_tasks, sizes, notes = labelled.name, options.order, options.n_tasks, options.classes_per_task, []
+    classes = [str(c) for c in np.unique(labelled.y).tolist()]
+    scenario = options.scenario or ("class" if labelled.task is None else "domain")
+    if options.scenario is None and scenario == "class" and len(classes) < 4 and order is None and sizes is None:
+        scenario = "permuted"
+        notes.append(f"{len(classes)} classes cannot make tasks of 2 classes: each task permutes the inputs instead.")
+    if scenario in ("rotated", "blurred") and labelled.kind != "images" and len(labelled.input_shape) not in (2, 3):
+        hint = " (digits-images are the same digits as images)" if name == "digits" else ""
+        raise BadData(f"{name}: scenario {scenario!r} needs images, and inputs have the shape "
+                      f"{labelled.input_shape}{hint}")  # fmt: skip
+    if scenario == "domain":
+        if labelled.task is None:
+            raise BadData(f"{name}: scenario 'domain' needs the task of each row: name its column by task=...")
+        names = list(dict.fromkeys(map(str, labelled.task.tolist())))
+        if len(names) < 2:
+            raise BadData(f"{name}: the task column holds one task only ({names[0]!r}): at least 2 are needed")
+        _check_order(name, order, names, "tasks")
+        n_tasks = len(set(order or names))
+    elif scenario in ("class", "recurring"):
+        if scenario == "class" and order is not None:
+            _check_order(name, order, classes, "classes")
+            if len(set(order)) < len(order):
+                raise BadData("order names a class twice; scenario 'recurring' brings tasks back")
+            if len(order) < len(classes):
+                notes.append(f"Classes left out by order: {', '.join(c for c in classes if c not in order)}.")
+            classes = list(order)
+        if sizes is not None:
+            sizes = _sizes(sizes, len(classes))
+            if sum(sizes) != len(classes):
+                raise BadData(f"{name}: classes_per_task adds up to {sum(sizes)}, not to {len(classes)}")
+            n_tasks = len(sizes)
+        elif n_tasks == N_TASKS and len(classes) < 2 * N_TASKS:
+            n_tasks = max(2, len(classes) // 2)
+            notes.append(f"{len(classes)} classes make {n_tasks} tasks.")
+        if not 2 <= n_tasks <= len(classes):
+            raise BadData(f"{name}: {len(classes)} classes cannot make {n_tasks} tasks (at least 2)")
+    if options.levels is not None:
+        if n_tasks not in (N_TASKS, len(options.levels)) or len(options.levels) < 2:
+            raise BadData(f"levels names {len(options.levels)} tasks, and n_tasks is {n_tasks}")
+        n_tasks = len(options.levels)
+    if scenario not in ("class", "domain"):
+        _check_order(name, order, [str(k + 1) for k in range(n_tasks)], "tasks")
+    if labelled.group is not None:
+        _check_groups(labelled, options)
+    settled = options.evolve(n_tasks=n_tasks, scenario=scenario, classes_per_task=sizes)
+    tasks, _ = make_tasks(labelled, settled, seed=0)
+    single = [task.name for task in tasks if len(task.classes) < 2]
+    if single and (options.identity == IDENTITY[-1] or options.labels == "local"):
+        kept = tuple(task.name for task in tasks if task.name not in single)
+        if scenario != "domain" or order is not None or len(kept) < 2:
+            raise BadData(
+                f"{name}: {len(single)} of {n_tasks} tasks hold a single class, so whoever knows the task knows the "
+                "label: give each task 2 classes, take another scenario (such as permuted), or hide the task of "
+                "queries (identity=train, with labels=global)"
+            )
+        notes.append(f"Tasks left out, as they hold a single class: {', '.join(single)}.")
+        settled = settled.evolve(n_tasks=len(kept), order=kept)
+    return settled, tuple(notes)
+
+
+def _check_groups(labelled: LabelledData, options: StreamOptions) -> None:
+    if options.split == "ordered":
+        raise BadData(f"{labelled.name}: group draws whole groups to test on, and split='ordered' takes the last rows")
+    for label in np.unique(labelled.y).tolist():
+        if len(np.unique(labelled.group[labelled.y == label])) < 2:  # type: ignore[index]
+            raise BadData(
+                f"{labelled.name}: all rows of class {label!r} are of one group: 2 are needed to train and test"
+            )
+
+
+def _sizes(given: tuple[int, ...], n_classes: int) -> tuple[int, ...]:
+    """Return the classes in each task; one number holds for all, and a class that is left over joins the last task."""
+    if len(given) > 1:
+        return given
+    full, rest = divmod(n_classes, given[0])
+    if rest > 1 or not full:
+        return (*given * full, rest)
+    return (*given * (full - 1), given[0] + rest)
 
 
 def make_tasks(labelled: LabelledData, options: StreamOptions, seed: int) -> tuple[list[Task], list[int]]:
@@ -59,6 +145,9 @@ def make_tasks(labelled: LabelledData, options: StreamOptions, seed: int) -> tup
     else:
         levels = _levels(options, labelled.input_shape, seed)
         tasks = [Task(f"{options.scenario} {k + 1}", np.unique(y), train, test, at) for k, at in enumerate(levels)]
+    for task in tasks:
+        if not len(task.test):
+            raise BadData(f"{labelled.name}: no row of the task {task.name!r} is left to test on")
     visits = _visits(options, [task.name for task in tasks])
     kept = sorted(set(visits))
     return [tasks[k] for k in kept], [kept.index(k) for k in visits]
@@ -76,6 +165,20 @@ def _levels(options: StreamOptions, input_shape: tuple[int, ...], seed: int) -> 
     if options.scenario == "rotated":
         return [180.0 * k / n for k in range(n)]
     return [k * min(input_shape[-2:]) / 32 for k in range(n)]
+
+
+def _check_order(source: str, order: Sequence[str] | None, names: list[str], what: str) -> None:
+    if order is None:
+        return
+    for item in order:
+        if item not in names:
+            near = difflib.get_close_matches(item, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ";"
+            raise BadData(f"{source}: order names {item!r}, which is not there{hint} {what}: {', '.join(names)}")
+    if len(set(order)) < 2:
+        raise BadData(f"{source}: order must name at least 2 different {what}, got {', '.join(order)}")
+    if what == "tasks" and any(a == b for a, b in itertools.pairwise(order)):
+        raise BadData(f"{source}: order names a task twice in a row, which makes no border: {', '.join(order)}")
 
 
 def split_rows(
