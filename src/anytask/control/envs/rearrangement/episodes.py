@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,29 +12,11 @@ from anytask.control.envs.rearrangement.world import World
 from anytask.core.rng import derive
 
 
-class Starts(NamedTuple):
-    """A list of E episodes in tensors, episodes last."""
-
-    start: Tensor  # (3, E)
-    target: Tensor  # (E,)
-    goal: Tensor  # (3, E)
-    objects: Tensor  # (B, 3, E)
-    stage: Tensor  # (E,)
-
-
-def starts(e: EpisodeList, device: torch.device) -> Starts:
-    """Put a list into tensors."""
-
-    def real(values: np.ndarray) -> Tensor:
-        return torch.as_tensor(values, dtype=torch.float32, device=device)
-
-    return Starts(
-        real(e.start).T.contiguous(),
-        torch.as_tensor(e.target, device=device),
-        real(e.goal).T.contiguous(),
-        real(e.objects).permute(1, 2, 0).contiguous(),
-        torch.as_tensor(e.stage, device=device),
-    )
+def starts(e: EpisodeList, device: torch.device) -> tuple[Tensor, ...]:
+    """Return start (3, E), target (E,), goal (3, E), objects (B, 3, E) and stage (E,) of a list of E episodes."""
+    arrays = [np.moveaxis(array, 0, -1) for array in (e.start, e.target, e.goal, e.objects, e.stage)]
+    kinds = [np.float32 if array.dtype.kind == "f" else np.int64 for array in arrays]
+    return tuple(torch.tensor(array.astype(kind), device=device) for array, kind in zip(arrays, kinds))
 
 
 def faults(world: World, e: EpisodeList) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,9 +79,7 @@ def sample_episodes(world: World, count: int, seed: int = 0, least_way: float = 
         e = e[(~(hit | inside | wrong) & (way >= least_way)).nonzero()[0][: count - have]]
         kept, have = [*kept, e], have + len(e)
         if have == count:
-            return EpisodeList(
-                *(np.concatenate([getattr(e, f) for e in kept]) for f in EpisodeList.__dataclass_fields__)
-            )
+            return EpisodeList.joined(kept)
     raise ValueError(f"only {have} of {count} episodes could be sampled in {scene.name}: it is too full")
 
 

@@ -9,14 +9,15 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 Point = tuple[float, float, float]
-Box = tuple[Point, Point]  # centre and half extents
+Box = tuple[Point, Point]  # center and half extents
+_LISTED = ("start", "target", "goal", "objects", "stage")  # what a list of episodes holds
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,12 @@ class EpisodeList:
 
     def __getitem__(self, rows: Any) -> EpisodeList:
         rows = np.atleast_1d(np.arange(len(self))[rows])
-        return EpisodeList(*(getattr(self, name)[rows] for name in ("start", "target", "goal", "objects", "stage")))
+        return EpisodeList(*(getattr(self, name)[rows] for name in _LISTED))
+
+    @classmethod
+    def joined(cls, lists: Sequence[EpisodeList]) -> EpisodeList:
+        """Return one list of several."""
+        return cls(*(np.concatenate([getattr(e, name) for e in lists]) for name in _LISTED))
 
 
 @dataclass(frozen=True)
@@ -210,65 +216,48 @@ class Scene:
                 data = json.loads(Path(source).read_text(encoding="utf-8"))
             except json.JSONDecodeError as error:
                 raise ValueError(f"{where} is not JSON: {error}") from None
-            if not isinstance(data, dict):
-                raise ValueError(f"{where} must hold a JSON object, not a {type(data).__name__}")
-        assert isinstance(data, Mapping)
+        if not isinstance(data, Mapping):
+            raise ValueError(f"{where} must hold a JSON object, not a {type(data).__name__}")
         known = {"bounds", "boxes", "stages", "objects", "episodes", "name", "highest_surface"}
         if unknown := set(data) - known:
             raise ValueError(f"{where}: unknown key {min(unknown)!r}; known are {', '.join(sorted(known))}")
-        own = {"stage": {k: data[k] for k in ("bounds", "boxes") if k in data}}
-        stages = [_stage(name, value, where) for name, value in data.get("stages", own).items()]
+        stages = [_stage(name, value, where) for name, value in data.get("stages", {"stage": data}).items()]
         objects = []
         for i, thing in enumerate(data.get("objects", ())):
-            place = f"{where}: object {i}"
-            position = _vector(thing.get("position", [0.0, 0.0, 0.0]), 3, f"{place}: position")
-            objects.append(
-                Movable(str(thing.get("name", i)), _vector(thing.get("half"), 3, f"{place}: half"), position)
+            half, position = (
+                _vector(thing.get(key, default), 3, f"{where}: object {i}: {key}")
+                for key, default in (("half", None), ("position", (0.0, 0.0, 0.0)))
             )
+            objects.append(Movable(str(thing.get("name", i)), half, position))
         name = str(data.get("name", where if isinstance(source, Mapping) else Path(where).stem))
         scene = cls(stages, objects, None, name, float(data.get("highest_surface", 0.0)))
-        if "episodes" not in data:
-            return scene
-        episodes = _episodes(data["episodes"], stages, objects, where)
-        return cls(stages, objects, episodes, name, scene.highest_surface)
+        return replace(scene, episodes=_episodes(data["episodes"], scene, where)) if "episodes" in data else scene
 
-    def write(self, path: str | Path) -> None:
-        """Write the scene as a JSON file that :meth:`read` reads."""
-        data: dict[str, Any] = {"name": self.name, "highest_surface": self.highest_surface}
-        data["stages"] = {
-            s.name: {
-                "bounds": [list(map(float, b)) for b in s.bounds],
-                "boxes": [{"center": list(map(float, c)), "half": list(map(float, h))} for c, h in s.boxes],
-            }
-            for s in self.stages
-        }
-        data["objects"] = [{"name": o.name, "half": list(o.half), "position": list(o.position)} for o in self.objects]
+    def as_dict(self) -> dict[str, Any]:
+        """Return the scene in the form that :meth:`read` takes."""
+        stages = {}
+        for s in self.stages:
+            boxes = [{"center": np.array(c).tolist(), "half": np.array(h).tolist()} for c, h in s.boxes]
+            stages[s.name] = {"bounds": np.array(s.bounds, float).tolist(), "boxes": boxes}
+        objects = [{"name": o.name, "half": list(o.half), "position": list(o.position)} for o in self.objects]
+        data = {"name": self.name, "highest_surface": self.highest_surface, "stages": stages, "objects": objects}
         if (e := self.episodes) is not None:
             names = [o.name for o in self.objects]
             data["episodes"] = [
-                {
-                    "stage": self.stages[int(e.stage[i])].name,
-                    "start": [float(v) for v in e.start[i]],
-                    "target": names[int(e.target[i])],
-                    "goal": [float(v) for v in e.goal[i]],
-                    "objects": {n: [float(v) for v in p] for n, p in zip(names, e.objects[i])},
-                }
-                for i in range(len(e))
-            ]
-        Path(path).write_text(json.dumps(data), encoding="utf-8")
+                {"start": start, "target": names[target], "goal": goal, "objects": dict(zip(names, places)),
+                 "stage": self.stages[stage].name}
+                for start, target, goal, places, stage in zip(*(getattr(e, name).tolist() for name in _LISTED))
+            ]  # fmt: skip
+        return data
+
+    def write(self, path: str | Path) -> None:
+        """Write the scene as a JSON file that :meth:`read` reads."""
+        Path(path).write_text(json.dumps(self.as_dict()), encoding="utf-8")
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the content."""
-        stages = [
-            (s.name, np.asarray(s.bounds, float).tolist(), np.asarray(s.boxes, float).tolist()) for s in self.stages
-        ]
-        objects = [(o.name, *map(float, (*o.half, *o.position))) for o in self.objects]
-        digest = hashlib.sha256(json.dumps([stages, objects, self.highest_surface]).encode())
-        if (e := self.episodes) is not None:
-            for array in (e.start, e.target, e.goal, e.objects, e.stage):
-                digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()[:32]
+        """Hash of the content, whatever its name."""
+        return hashlib.sha256(json.dumps({**self.as_dict(), "name": ""}).encode()).hexdigest()[:32]
 
 
 def _check_box(box: Any, where: str) -> None:
@@ -291,44 +280,33 @@ def _stage(name: str, value: Mapping[str, Any], where: str) -> Stage:
     if "bounds" not in value:
         raise ValueError(f"{where}: {name} has no bounds [[x0, z0], [x1, z1]]")
     boxes = [
-        (
-            _vector(box.get("center"), 3, f"{where}: box {i} of {name}: center"),
-            _vector(box.get("half"), 3, f"{where}: box {i} of {name}: half"),
-        )
+        tuple(_vector(box.get(key), 3, f"{where}: box {i} of {name}: {key}") for key in ("center", "half"))
         for i, box in enumerate(value.get("boxes", ()))
     ]
     return Stage(value["bounds"], boxes, name)
 
 
-def _episodes(listed: Any, stages: Sequence[Stage], objects: Sequence[Movable], where: str) -> EpisodeList:
+def _episodes(listed: Any, scene: Scene, where: str) -> EpisodeList:
     if not listed:
         raise ValueError(f"{where}: the list of episodes is empty")
-    stage_names, names = [s.name for s in stages], [o.name for o in objects]
-    rows: dict[str, list[Any]] = {"start": [], "target": [], "goal": [], "objects": [], "stage": []}
+    stages, names, rows = [s.name for s in scene.stages], [o.name for o in scene.objects], []
     for i, episode in enumerate(listed):
         place = f"{where}: episode {i}"
-        target, stage = episode.get("target"), episode.get("stage", stage_names[0])
+        target, stage = episode.get("target"), episode.get("stage", stages[0])
         if target not in names and not (isinstance(target, int) and 0 <= target < len(names)):
             raise ValueError(f"{place}: target {target!r} is not one of the objects {', '.join(names)}")
-        if stage not in stage_names:
-            raise ValueError(f"{place}: stage {stage!r} is not one of {', '.join(stage_names)}")
-        positions = [list(o.position) for o in objects]
+        if stage not in stages:
+            raise ValueError(f"{place}: stage {stage!r} is not one of {', '.join(stages)}")
+        positions = [o.position for o in scene.objects]
         for name, position in episode.get("objects", {}).items():
             if name not in names:
                 raise ValueError(f"{place}: {name!r} is not one of the objects {', '.join(names)}")
-            positions[names.index(name)] = list(_vector(position, 3, f"{place}: position of {name}"))
-        rows["start"].append(_vector(episode.get("start"), 3, f"{place}: start"))
-        rows["target"].append(names.index(target) if target in names else target)
-        rows["goal"].append(_vector(episode.get("goal"), 3, f"{place}: goal"))
-        rows["objects"].append(positions)
-        rows["stage"].append(stage_names.index(stage))
-    return EpisodeList(
-        np.array(rows["start"], np.float32),
-        np.array(rows["target"], np.int64),
-        np.array(rows["goal"], np.float32),
-        np.array(rows["objects"], np.float32),
-        np.array(rows["stage"], np.int64),
-    )
+            positions[names.index(name)] = _vector(position, 3, f"{place}: position of {name}")
+        start, goal = (_vector(episode.get(key), 3, f"{place}: {key}") for key in ("start", "goal"))
+        number = names.index(target) if target in names else target
+        rows.append((start, number, goal, positions, stages.index(stage)))
+    kinds = (np.float32, np.int64, np.float32, np.float32, np.int64)
+    return EpisodeList(*(np.array(column, kind) for column, kind in zip(zip(*rows), kinds)))
 
 
 def _walled_arena() -> Scene:
