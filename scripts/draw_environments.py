@@ -8,6 +8,7 @@ still drawn. The pictures are committed, so that building the documentation need
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
@@ -22,7 +23,6 @@ from PIL import Image
 
 from anytask.control import ScriptedReach, filmstrip, make, record
 from anytask.control.base import Obs
-from anytask.control.images import save_image
 
 FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
 log = logging.getLogger("draw")
@@ -135,6 +135,20 @@ STRIPS: dict[str, Callable[[], Image.Image]] = {
 }
 #: Those that MuJoCo draws.
 MUJOCO = ("fetch-reach", "ant")
+
+
+def save_image(path: Path, image: Image.Image, most_bytes: int = 100_000) -> int:
+    """Write a PNG file of at most ``most_bytes`` bytes, with fewer colors if need be, and return its size in bytes."""
+    for colors in (None, 256, 64, 16):
+        small = image.convert("RGB")
+        if colors is not None:
+            small = small.quantize(colors, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        data = io.BytesIO()
+        small.save(data, format="PNG", optimize=True)
+        if data.tell() <= most_bytes:
+            path.write_bytes(data.getvalue())
+            return data.tell()
+    raise ValueError(f"an image of {image.width} x {image.height} doesn't fit into {most_bytes} bytes")
 
 
 def main(names: list[str]) -> None:

@@ -101,7 +101,7 @@ def test_each_stage_has_its_own_cells():
 def test_overlapping_intervals_are_merged_in_order():
     infinity = np.inf
     low = np.array([[-infinity, 0.5, infinity, 0.4, 2.0]])
-    high = np.array([[0.1, 0.9, -infinity, 0.6, 2.5]])
+    high = np.array([[0.1, 0.9, infinity, 0.6, 2.5]])
     # Floor to 0.1, then 0.4-0.9, then 2.0-2.5.
     assert _merged(low, high).tolist() == [[0.1, 0.4, 0.9, 2.0, 2.5]]
     assert _merged(np.array([[-infinity, 0.0]]), np.array([[0.1, infinity]])).tolist() == [[infinity]]
@@ -116,5 +116,5 @@ def test_slabs_of_a_large_stage_give_the_cells_of_one_piece(monkeypatch):
 
 @pytest.mark.parametrize(("radii", "cell"), [((), 0.1), ((0.0,), 0.1), ((0.1,), 0.0)])
 def test_impossible_sizes_are_refused(radii, cell):
-    with pytest.raises(ValueError, match="positive length"):
+    with pytest.raises(ValueError, match="positive lengths"):
         ColumnGrid([Stage(((0, 0), (1, 1)))], radii, cell)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anytask.control.images import filmstrip, learning_curves, save_film, save_image
+from anytask.control.images import filmstrip, learning_curves, save_film
 
 
 def test_a_band_is_students_interval_of_the_mean():
@@ -68,13 +68,3 @@ def test_films_have_every_frame(tmp_path, ending):
         save_film(tmp_path / "film.mp4", [])
     with pytest.raises(ValueError, match="frames"):
         save_film(path, [])
-
-
-def test_saved_images_keep_their_colors_where_they_fit_and_never_exceed_the_limit(tmp_path):
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
-    path = tmp_path / "image.png"
-    assert save_image(path, noise) == path.stat().st_size
-    assert np.array_equal(np.asarray(Image.open(path)), np.asarray(noise))
-    assert save_image(path, noise, 4000) == path.stat().st_size <= 4000
-    with pytest.raises(ValueError, match="64 x 64"):
-        save_image(path, noise, 100)

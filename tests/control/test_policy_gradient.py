@@ -158,8 +158,6 @@ def test_normalized_advantages_do_not_depend_on_scale_and_shift(values, scale, s
 def test_equal_advantages_and_padding_say_nothing():
     assert normalize(torch.full((4,), 3.0)).tolist() == [0, 0, 0, 0]
     assert normalize(torch.tensor([5.0])).tolist() == [0]
-    weighted = normalize(torch.tensor([1.0, 3.0, 1e6]), torch.tensor([1.0, 1.0, 0.0]))
-    torch.testing.assert_close(weighted[:2], normalize(torch.tensor([1.0, 3.0])))
     assert weighted_mean(torch.ones(3), torch.zeros(3)).item() == 0.0
 
 
@@ -172,7 +170,7 @@ def test_the_adaptive_rate_stays_within_its_bounds():
 
 
 def test_linear_decay_ends_at_its_end():
-    assert [linear_decay(3.0, d, 1.0) for d in (0, 0.5, 1, 2)] == [3.0, 2.0, 1.0, 1.0]
+    assert [linear_decay(3.0, d) for d in (0, 0.5, 1, 2)] == [3.0, 1.5, 0.0, 0.0]
 
 
 @given(st.integers(1, 50), st.integers(1, 50), st.integers(0, 99))
@@ -183,10 +181,12 @@ def test_minibatches_visit_every_item_once(n, pieces, seed):
     assert len(found) == count
     assert max(map(len, found)) - min(map(len, found)) <= 1
     assert sorted(torch.cat(found).tolist()) == list(range(n))
-    assert [len(p) for p in minibatches(n, size=pieces)][:-1] == [pieces] * ((n - 1) // pieces)
+    assert [len(p) for p in minibatches(n, size=pieces, generator=torch.Generator())][:-1] == [pieces] * (
+        (n - 1) // pieces
+    )
 
 
 def test_minibatches_refuse_what_cannot_be_cut():
     for wrong in ({}, {"count": 1, "size": 1}, {"count": 4}, {"size": 0}):
         with pytest.raises(ValueError):
-            list(minibatches(3, **wrong))
+            list(minibatches(3, **wrong, generator=torch.Generator()))

@@ -18,7 +18,7 @@ from torch import Tensor
 from anytask.control.base import BatchedEnv, Obs, replaced
 from anytask.control.envs import ENVIRONMENTS, batched_class
 from anytask.control.parts.acting import by_key
-from anytask.core.checks import require_finite
+from anytask.core.checks import check_counts, require_finite
 from anytask.core.devices import resolve_device
 
 __all__ = ["make"]
@@ -85,10 +85,8 @@ def make(
     >>> obs.shape, obs.dtype, reward.tolist()
     (torch.Size([4, 4]), torch.float32, [1.0, 1.0, 1.0, 1.0])
     """
-    if num_envs is not None and (isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer))):
-        raise TypeError(f"num_envs must be a whole number, got {num_envs!r}")
-    if num_envs is not None and num_envs < 1:
-        raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+    if num_envs is not None:
+        check_counts(num_envs=num_envs)
     if isinstance(env, VectorEnv):
         if options:
             raise ValueError(f"a vector environment is already made, and takes no {sorted(options)}")
@@ -284,21 +282,18 @@ class TensorVectorEnv(VectorEnv):
         return fresh
 
     def _success(self, infos: dict[str, Any], done: Tensor) -> Tensor:
-        known = torch.full((self.num_envs,), float("nan"), device=self.device)
+        known, ended = np.full(self.num_envs, np.nan, np.float32), done.cpu().numpy()
         # SAME_STEP puts the last step's own info aside, and in its place stands that of the reset.
-        for source in (infos, infos.get("final_info") or {}):
+        own = ~ended if self._mode == AutoresetMode.SAME_STEP else ended | True
+        for source, rows in ((infos, own), (infos.get("final_info") or {}, ended)):
             for key in ("is_success", "success"):
                 if key in source:
-                    there = np.array(source.get(f"_{key}", np.ones(self.num_envs, bool)), bool)
-                    if source is infos and self._mode == AutoresetMode.SAME_STEP:
-                        there = there & ~done.cpu().numpy()
-                    values = np.array([bool(v) for v in source[key]])
-                    rows = torch.as_tensor(there, device=self.device)
-                    known[rows] = torch.as_tensor(values[there], dtype=torch.float32, device=self.device)
+                    there = rows & np.array(source.get(f"_{key}", True), bool)
+                    known[there] = [bool(value) for value in np.asarray(source[key])[there]]
         if self._threshold is not None:
-            open_ = known.isnan() & done
-            known = torch.where(open_, (self.returns >= self._threshold).to(torch.float32), known)
-        return known
+            unknown = np.isnan(known) & ended
+            known[unknown] = (self.returns.cpu().numpy() >= self._threshold)[unknown]
+        return torch.as_tensor(known, device=self.device)
 
     def _checked(self, actions: Any) -> np.ndarray:
         space = self.single_action_space
@@ -328,9 +323,6 @@ class TensorVectorEnv(VectorEnv):
             return {key: self._tensor(value) for key, value in obs.items()}
         if isinstance(self._space, spaces.Box):
             return self._tensor(obs)
-        if isinstance(self._space, spaces.Dict) and all(isinstance(s, spaces.Box) for s in self._space.values()):
-            parts = [np.asarray(obs[key], np.float32).reshape(self.num_envs, -1) for key in self._space]
-            return self._tensor(np.concatenate(parts, 1))
         return self._tensors_of(list(gymnasium.vector.utils.iterate(self.vector.observation_space, obs)))
 
     def _tensors_of(self, single: list[Any]) -> Obs:
@@ -367,15 +359,14 @@ def _tensor_space(space: gymnasium.Space, as_dict: bool) -> gymnasium.Space:
     if as_dict:
         assert isinstance(space, spaces.Dict)
         return spaces.Dict({key: _tensor_space(part, False) for key, part in space.items()})
-    if isinstance(space, spaces.Box):
-        if space.dtype in (np.uint8, np.float32):
-            return space
-        return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
-    if not space.is_np_flattenable:
-        raise TypeError(f"observations of {space} have no fixed shape as a tensor")
-    flat = spaces.flatten_space(space)
-    assert isinstance(flat, spaces.Box)
-    return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
+    if not isinstance(space, spaces.Box):
+        if not space.is_np_flattenable:
+            raise TypeError(f"observations of {space} have no fixed shape as a tensor")
+        space = spaces.flatten_space(space)
+    assert isinstance(space, spaces.Box)
+    if space.dtype in (np.uint8, np.float32):
+        return space
+    return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
 
 
 def tells_success(env: VectorEnv) -> bool:

@@ -203,36 +203,6 @@ def filmstrip(
     return strip
 
 
-def save_image(path: str | os.PathLike[str], image: Image.Image, most_bytes: int = 100_000) -> int:
-    """Write a PNG file of at most ``most_bytes`` bytes, with fewer colors if need be, and return its size in bytes.
-
-    Raises
-    ------
-    ValueError
-        If 16 colors are still too many; nothing is written.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> strip = filmstrip([np.zeros((32, 32, 3), np.uint8)])
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_image(Path(folder) / "strip.png", strip) < 5000
-    True
-    """
-    from PIL import Image
-
-    for colors in (None, 256, 64, 16):
-        small = image.convert("RGB")
-        if colors is not None:
-            small = small.quantize(colors, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-        data = io.BytesIO()
-        small.save(data, format="PNG", optimize=True)
-        if data.tell() <= most_bytes:
-            Path(path).write_bytes(data.getvalue())
-            return data.tell()
-    raise ValueError(f"an image of {image.width} x {image.height} doesn't fit into {most_bytes} bytes")
-
-
 def save_film(path: str | os.PathLike[str], frames: Sequence[np.ndarray], fps: float = 10.0) -> None:
     """Write images as a film that any browser plays: ``.gif``, ``.webp`` or ``.png`` (animated).
 

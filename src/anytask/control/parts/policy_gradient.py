@@ -93,20 +93,16 @@ def gae(
     return advantages, advantages + values
 
 
-def normalize(advantages: Tensor, weights: Tensor | None = None, eps: float = 1e-8) -> Tensor:
-    """Return ``advantages`` with mean 0 and standard deviation 1; rows of weight 0 do not count.
-
-    Equal advantages say nothing about actions, and become 0.
+def normalize(advantages: Tensor, eps: float = 1e-8) -> Tensor:
+    """Return ``advantages`` with mean 0 and standard deviation 1; equal ones say nothing of actions, and become 0.
 
     Examples
     --------
     >>> normalize(torch.tensor([1.0, 2.0, 3.0]))
     tensor([-1.,  0.,  1.])
     """
-    counted = advantages if weights is None else advantages[weights > 0]
-    if counted.numel() < 2:
-        return torch.zeros_like(advantages)
-    return (advantages - counted.mean()) / (counted.std() + eps)
+    std = advantages.std() if advantages.numel() > 1 else 0.0
+    return (advantages - advantages.mean()) / (std + eps)
 
 
 @dataclass(frozen=True)
@@ -254,7 +250,7 @@ def kl_adaptive_lr(
     return min(bounds[1], lr * factor) if kl < target / tolerance else lr
 
 
-def linear_decay(initial: float, done: float, final: float = 0.0) -> float:
+def linear_decay(initial: float, done: float) -> float:
     """Return what is left of ``initial`` when the share ``done`` of training, in [0, 1], is over.
 
     Examples
@@ -262,11 +258,11 @@ def linear_decay(initial: float, done: float, final: float = 0.0) -> float:
     >>> [linear_decay(0.4, done) for done in (0.0, 0.5, 1.0)]
     [0.4, 0.2, 0.0]
     """
-    return initial + (final - initial) * min(max(done, 0.0), 1.0)
+    return initial * (1.0 - min(max(done, 0.0), 1.0))
 
 
 def minibatches(
-    n: int, *, count: int | None = None, size: int | None = None, generator: torch.Generator | None = None
+    n: int, *, count: int | None = None, size: int | None = None, generator: torch.Generator
 ) -> Iterator[Tensor]:
     """Yield index tensors that visit each of ``n`` items once, in random order.
 
@@ -280,8 +276,8 @@ def minibatches(
         Number of minibatches, of sizes that differ by one at most.
     size : int, optional
         Size of the minibatches instead; a last one may be smaller.
-    generator : torch.Generator, optional
-        Source of the order; the result lives on its device. Without one, items come in their own order.
+    generator : torch.Generator
+        Source of the order; the result lives on its device.
 
     Examples
     --------
@@ -292,10 +288,7 @@ def minibatches(
         raise ValueError("give either count or size")
     if n < 1 or (count is not None and not 1 <= count <= n) or (size is not None and size < 1):
         raise ValueError(f"cannot cut {n} items into {f'{count} minibatches' if size is None else f'sizes of {size}'}")
-    if generator is None:
-        order = torch.arange(n)
-    else:
-        order = torch.randperm(n, generator=generator, device=generator.device)
+    order = torch.randperm(n, generator=generator, device=generator.device)
     yield from order.tensor_split(count) if count is not None else order.split(size)
 
 

@@ -1,5 +1,8 @@
 """Mean and variance of what has been seen so far, updated in batches.
 
+Gymnasium's RunningMeanStd begins with a made-up count of 1e-4 and lives in NumPy; this one is exact, on the device, and
+part of what a network saves.
+
 References
 ----------
 Chan, Golub, LeVeque, 1983, "Algorithms for Computing the Sample Variance: Analysis and Recommendations".
@@ -16,10 +19,8 @@ class RunningStats(nn.Module):
 
     Parameters
     ----------
-    shape : tuple of int, default ()
+    shape : tuple of int
         Of one value.
-    eps : float, default 1e-8
-        Added to the variance before dividing.
 
     Attributes
     ----------
@@ -29,8 +30,8 @@ class RunningStats(nn.Module):
     Examples
     --------
     >>> stats = RunningStats((2,))
-    >>> stats.update(torch.tensor([[1.0, 10.0], [3.0, 30.0]]))
-    >>> stats.normalize(torch.tensor([2.0, 40.0]))
+    >>> stats.merge(torch.tensor(2.0), torch.tensor([2.0, 20.0]), torch.tensor([2.0, 200.0]))
+    >>> stats.normalize(torch.tensor([2.0, 40.0]), clip=10.0)
     tensor([0., 2.])
     """
 
@@ -38,26 +39,15 @@ class RunningStats(nn.Module):
     mean: Tensor  # shape
     m2: Tensor  # shape
 
-    def __init__(self, shape: tuple[int, ...] = (), eps: float = 1e-8) -> None:
+    def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.shape, self.eps = tuple(shape), eps
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("mean", torch.zeros(self.shape, dtype=torch.float64))
-        self.register_buffer("m2", torch.zeros(self.shape, dtype=torch.float64))
+        for name, size in (("count", ()), ("mean", shape), ("m2", shape)):
+            self.register_buffer(name, torch.zeros(size, dtype=torch.float64))
 
     @property
     def variance(self) -> Tensor:
         """Population variance; ones before anything was seen."""
         return self.m2 / self.count if self.count > 0 else torch.ones_like(self.m2)
-
-    @torch.no_grad()
-    def update(self, x: Tensor) -> None:
-        """Take in values of shape (..., \\*shape) with any leading axes."""
-        if x.shape[x.dim() - len(self.shape) :] != self.shape or not x.numel():
-            raise ValueError(f"values of shape (..., {', '.join(map(str, self.shape))}) wanted, got {tuple(x.shape)}")
-        x = x.to(torch.float64).reshape(-1, *self.shape)
-        mean = x.mean(0)
-        self.merge(x.new_tensor(float(len(x))), mean, (x - mean).square().sum(0))
 
     @torch.no_grad()
     def merge(self, count: Tensor, mean: Tensor, m2: Tensor) -> None:
@@ -68,8 +58,7 @@ class RunningStats(nn.Module):
         self.m2 += m2 + delta.square() * (self.count * count / total)
         self.count.copy_(total)
 
-    def normalize(self, x: Tensor, clip: float | None = None) -> Tensor:
-        """Return ``(x - mean) / sqrt(variance + eps)`` in the dtype of ``x``, cut to [-clip, clip] if given."""
-        mean, scale = self.mean.to(x.dtype), (self.variance + self.eps).rsqrt().to(x.dtype)
-        out = (x - mean) * scale
-        return out if clip is None else out.clamp(-clip, clip)
+    def normalize(self, x: Tensor, clip: float) -> Tensor:
+        """Return ``(x - mean) / sqrt(variance + 1e-8)`` in the dtype of ``x``, cut to [-clip, clip]."""
+        mean, scale = self.mean.to(x.dtype), (self.variance + 1e-8).rsqrt().to(x.dtype)
+        return ((x - mean) * scale).clamp(-clip, clip)

@@ -56,10 +56,8 @@ class ColumnGrid:
         cell: float = 0.02,
         device: str | torch.device = "cpu",
     ) -> None:
-        if not cell > 0:
-            raise ValueError(f"cell must be a positive length in metres, got {cell!r}")
-        if not radii or min(radii) <= 0:
-            raise ValueError(f"radii must be positive lengths in metres, got {list(radii)!r}")
+        if not cell > 0 or not radii or min(radii) <= 0:
+            raise ValueError(f"cell and radii must be positive lengths in metres, got {cell!r} and {list(radii)!r}")
         bounds = np.array([s.bounds for s in stages], np.float64)  # (stages, 2, 2)
         self.cell, self.radii = float(cell), tuple(float(r) for r in radii)
         # One ring of solid cells around everything: an index clamped to the grid finds "outside" there.
@@ -111,7 +109,7 @@ class ColumnGrid:
                 if (hit := rest > 0).any():
                     reach = np.sqrt(np.maximum(rest, 0))
                     low.append(np.where(hit, cy - hy - reach, np.inf))
-                    high.append(np.where(hit, cy + hy + reach, -np.inf))
+                    high.append(np.where(hit, cy + hy + reach, np.inf))
             slabs.append(_merged(np.stack(low, 1), np.stack(high, 1)))
         width = max(slab.shape[1] for slab in slabs)
         return np.concatenate(
@@ -120,22 +118,15 @@ class ColumnGrid:
 
 
 def _merged(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Merge the intervals (cells, m) of each row; return the ends after the first start, in order: (cells, k)."""
-    order = np.argsort(low, axis=1, kind="stable")
-    low, high = np.take_along_axis(low, order, 1), np.take_along_axis(high, order, 1)
-    reach = np.maximum.accumulate(high, axis=1)
-    begins = np.ones(low.shape, bool)
-    begins[:, 1:] = low[:, 1:] > reach[:, :-1]
-    begins &= low < np.inf
-    # An interval ends where the next one begins, with the reach collected so far.
-    ends = np.ones(low.shape, bool)
-    ends[:, :-1] = begins[:, 1:]
-    ends[:, :-1] |= (low[:, 1:] == np.inf) & (low[:, :-1] < np.inf)
-    ends &= low < np.inf
-    starts = np.sort(np.where(begins, low, np.inf), axis=1)[:, 1:]
-    stops = np.sort(np.where(ends, reach, np.inf), axis=1)
-    both = np.full((len(low), 2 * low.shape[1] - 1), np.inf)
-    both[:, 0::2] = stops
-    both[:, 1::2] = starts
+    """Merge the intervals (cells, m) of each row; return the ends after the first start, in order: (cells, k).
+
+    One of each row begins at -inf; places without an interval hold one from inf to inf.
+    """
+    heights = np.concatenate([low, high], 1)
+    order = np.argsort(heights, axis=1, kind="stable")  # where two touch, the start comes before the end
+    heights = np.take_along_axis(heights, order, 1)
+    inside = np.where(order < low.shape[1], 1, -1).cumsum(1)  # how many intervals hold what is above each height
+    switches = (inside == 0) | ((inside == 1) & (np.roll(inside, 1, 1) == 0))
+    both = np.sort(np.where(switches, heights, np.inf), axis=1)[:, 1:]  # without the start at -inf
     used = np.flatnonzero(np.isfinite(both).any(0))
     return both[:, : int(used.max()) + 1 if len(used) else 1]
