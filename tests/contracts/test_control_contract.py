@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import gymnasium
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,9 +17,11 @@ from sklearn.exceptions import NotFittedError
 
 from anytask.control import ScriptedReach, demonstrations, make
 from anytask.control.base import Policy
+from anytask.control.envs.reach import WaypointReach
 from anytask.core.settings import settings_of
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.filterwarnings("ignore:the policy was updated", "ignore:no reward above 0")
 
 STEPS = 25
 
@@ -276,6 +279,49 @@ def test_a_seed_makes_training_repeatable_and_no_global_generator_is_touched(nam
     assert torch.equal(acts(policy), acts(again))
     assert sampled.shape == (5, N, 2)
     assert not torch.equal(acts(policy), acts(trained(name, seed=1)))
+
+
+class Spoiled(WaypointReach):
+    """The way-point world, whose observations are infinite from the third step on."""
+
+    def _observe(self, rows=None):
+        return super()._observe(rows) + torch.where(self.elapsed.max() < 3, 0.0, torch.inf)
+
+
+class SpoiledElsewhere(gymnasium.Wrapper):
+    """The same as one environment of somebody else's."""
+
+    def __init__(self):
+        super().__init__(gymnasium.make(REACH))
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return obs / np.float32(self.env.unwrapped.batched.elapsed.item() < 3), *rest
+
+
+@pytest.mark.parametrize("name", [name for name, case in POLICIES.items() if hasattr(case.cls, "train")])
+@pytest.mark.parametrize("world", [Spoiled, SpoiledElsewhere])
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+def test_a_training_that_meets_an_infinite_observation_changes_nothing(name, world, tmp_path):
+    said = pytest.raises(FloatingPointError, match=r"observation .* NaN or infinite")
+    fresh = make_policy(name)
+    with said:
+        fresh.train(world, 999)
+    with pytest.raises(NotFittedError):
+        fresh.act(seen()[0])
+    policy, twin = trained(name, turn=2), trained(name, turn=3)
+    for one in (policy, twin):
+        acts(one, seen()[:3], deterministic=False)
+    with said:
+        policy.train(world, 999)
+    assert policy.history_ == twin.history_ and policy.steps_ == twin.steps_
+    # The memory, the generator of sampled actions, and, by their hash, all weights, optimizers and generators.
+    assert torch.equal(*(one.act(seen()[3], deterministic=False) for one in (policy, twin)))
+    saved = []
+    for place, one in enumerate((policy, twin)):
+        one.save(tmp_path / str(place))
+        saved.append([file.name for file in (tmp_path / str(place)).glob("state-*")])
+    assert saved[0] == saved[1]
 
 
 def test_scripted_experts_are_policies_of_the_world_they_walk_in():

@@ -139,6 +139,13 @@ def test_all_episodes_are_played_once():
         robot.evaluate(make(ARENA, 2))
 
 
+def test_policies_are_evaluated_wherever_they_learn():
+    robot = tiny().train("CartPole-v1", 32)
+    assert len(robot.evaluate("CartPole-v1")) == 100
+    assert len(robot.evaluate(make("CartPole-v1", 3), 5)) == 5
+    assert robot.evaluate("CartPole-v1", 4, max_episode_steps=3).lengths.tolist() == [3] * 4
+
+
 def test_transfer_to_another_stepping_and_to_another_world():
     robot = tiny(num_envs=16, horizon=16, epochs=4, lr=1e-2).train(Weigh(16), 4000)
     moved = robot.transfer(Weigh(16), OverlappedStepper(Weigh(16)), 32)

@@ -1,3 +1,4 @@
+import math
 import signal
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from anytask.control import evaluate
 from anytask.control.base import BatchedEnv
 from anytask.control.parts.observation_encoders import HalfResNet
+from anytask.control.parts.policy_gradient import weak_signals
 from anytask.control.ppo import PPO
 from anytask.control.ppo.collection import collect
 from anytask.control.ppo.network import ActorCritic, Encoder, NetworkSettings, space_from_tree, space_to_tree
@@ -297,6 +300,53 @@ def test_acting_refuses_what_it_cannot_see():
         learner.act({"other": torch.zeros(5, 2)})
 
 
+class Tracking(gymnasium.Env):
+    """Takes actions of any space, and refuses those that do not lie in it."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, action_space):
+        self.action_space = action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(np.asarray(action))
+        self.t += 1
+        return np.zeros(2, np.float32), float(np.mean(action)), False, self.t == 5, {}
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-1, 1, (), np.float32),
+        spaces.Box(-0.1, 0.3, (2, 2), np.float64),
+        spaces.Box(0, 3, (2,), np.int64),
+        spaces.Discrete(3, start=-1),
+        spaces.MultiDiscrete([2, 3]),
+        spaces.MultiDiscrete([2, 3], start=[1, -1]),
+    ],
+    ids=str,
+)
+def test_actions_of_every_space_are_learned_acted_saved_and_evaluated(space, tmp_path):
+    learner = small(network={"core": "gru", "previous_action": True}).train(lambda: Tracking(space), 64)
+    for deterministic in (True, False):
+        actions = learner.act(np.zeros((9, 2), np.float32), deterministic=deterministic)
+        assert all(space.contains(np.asarray(action, space.dtype)) for action in actions)
+        assert len(evaluate(learner, lambda: Tracking(space), 3, deterministic=deterministic)) == 3
+    learner.reset()
+    learner.save(tmp_path)
+    one = np.zeros(2, np.float32)
+    assert np.array_equal(PPO.load(tmp_path, device="cpu").act(one), learner.act(one))
+
+
+def test_one_step_is_a_whole_round_even_of_fewer_sequences_than_mini_batches():
+    assert PPO(network={"core": "gru"}, device="cpu").train("CartPole-v1", 1).steps_ == 8 * 256
+
+
 # -- state ------------------------------------------------------------------------------------------------------------
 
 
@@ -342,7 +392,8 @@ KILLED = """
     import os, signal, sys, torch
     torch.set_num_threads(1)
     from anytask.control import make
-    from anytask.control.ppo import PPO
+    from anytask.control.parts.policy_gradient import weak_signals
+from anytask.control.ppo import PPO
     world = make("anytask/Reach-v0", 16, device="cpu")
     if sys.argv[3:]:  # the number of calls after which the process kills itself
         step, left = world.step, iter(range(int(sys.argv[3])))
@@ -406,6 +457,34 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_policy_as_it_was():
     assert same(weights(learner), seen[-1])
     learner.train(Echo(4), 32)
     assert all(torch.isfinite(value).all() for value in weights(learner).values())
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [(lambda: Echo(4, cut=False), None), (lambda: Silent(4), "no reward above 0"), (lambda: Silent(4, cost=1), None)],
+)
+def test_a_training_says_where_there_was_nothing_to_learn_from(env, says, recwarn):
+    small(horizon=4).train(env(), 16 * 5)
+    assert [str(w.message) for w in recwarn] == [] if says is None else any(says in str(w.message) for w in recwarn)
+
+
+def test_few_rounds_and_equal_advantages_are_told():
+    with pytest.warns(UserWarning, match="in 2 rounds only"):
+        small().train(Echo(4), 64)
+    flat = {"reward_min": 0.0, "reward_max": 1.0, "advantage_std": 0.0, "success": math.nan}
+    assert len(weak_signals([flat] * 9, 9)) == 1 and "advantages" in weak_signals([flat] * 9, 9)[0]
+
+
+class Silent(Echo):
+    """Earns nothing, or costs by its actions, and never succeeds as far as anybody knows."""
+
+    def __init__(self, num_envs=1, *, cost=0.0):
+        super().__init__(num_envs)
+        self.cost = cost
+
+    def _advance(self, actions):
+        reward, ended, _ = super()._advance(actions)
+        return -self.cost * reward.square(), ended, torch.full((len(reward),), math.nan)
 
 
 def test_another_world_must_have_the_same_spaces():
@@ -483,7 +562,8 @@ def test_encoders_refuse_other_spaces():
 WORKER = """
     import sys, torch
     torch.set_num_threads(1)
-    from anytask.control.ppo import PPO
+    from anytask.control.parts.policy_gradient import weak_signals
+from anytask.control.ppo import PPO
     rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     network = {"normalize_observations": True}

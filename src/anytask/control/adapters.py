@@ -15,7 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from anytask.control.base import BatchedEnv, Obs, replaced
+from anytask.control.base import BatchedEnv, Obs, checked_actions, replaced
 from anytask.control.envs import ENVIRONMENTS, batched_class
 from anytask.control.parts.acting import by_key
 from anytask.core.checks import check_counts, require_finite
@@ -297,16 +297,9 @@ class TensorVectorEnv(VectorEnv):
 
     def _checked(self, actions: Any) -> np.ndarray:
         space = self.single_action_space
-        wanted = (self.num_envs, *(space.shape or ()))
         given = actions.detach().cpu().numpy() if isinstance(actions, Tensor) else np.asarray(actions)
-        if space.shape == () and given.shape == (self.num_envs, 1):
-            given = given[:, 0]  # a policy of vectors, whose actions are single numbers here
-        if given.shape != wanted:
-            raise ValueError(f"actions must have shape {wanted}, got {given.shape}")
+        given = checked_actions(given, space, self.num_envs)
         if isinstance(space, spaces.Box):
-            if not np.isfinite(given).all():
-                row = int(np.nonzero(~np.isfinite(given.reshape(len(given), -1)).all(1))[0][0])
-                raise ValueError(f"actions must be finite numbers, got {given[row].tolist()} in row {row}")
             return np.clip(given, space.low, space.high).astype(space.dtype)
         if given.dtype.kind not in "iu":
             raise TypeError(f"actions of {space} must be whole numbers, got {given.dtype}")

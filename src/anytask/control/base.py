@@ -8,6 +8,7 @@ An environment is a :class:`gymnasium.vector.VectorEnv`. Those of this package, 
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
@@ -212,7 +213,9 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
             if x.is_floating_point() and not bool(torch.isfinite(x.sum())):
                 for row in (~torch.isfinite(x)).flatten(1).any(1).nonzero()[:1, 0].tolist():
                     number = row if rows is None else int(rows[row])
-                    raise NotFinite(f"{key!r} of environment {number} is NaN or infinite: {x[row].tolist()}")
+                    raise NotFinite(
+                        f"observation {key!r} of environment {number} is NaN or infinite: {x[row].tolist()}"
+                    )
         return obs
 
     def _accepted(self, actions: Any) -> Tensor:
@@ -243,13 +246,7 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
 
     def _checked(self, actions: Any) -> Tensor:
         actions = torch.as_tensor(actions, dtype=torch.float32, device=self.device).detach()
-        wanted = (self.num_envs, *(self.single_action_space.shape or ()))
-        if actions.shape != wanted:
-            raise ValueError(f"actions must have shape {wanted}, got {tuple(actions.shape)}")
-        if not bool(torch.isfinite(actions).all()):
-            row = int((~torch.isfinite(actions)).flatten(1).any(1).nonzero()[0, 0])
-            raise ValueError(f"actions must be finite numbers, got {actions[row].tolist()} in row {row}")
-        return actions.clamp(self._low, self._high)
+        return checked_actions(actions, self.single_action_space, self.num_envs).clamp(self._low, self._high)
 
     def render(self) -> tuple[np.ndarray, ...] | None:  # type: ignore[override]
         """Return one image per environment with ``render_mode="rgb_array"``, else None."""
@@ -281,6 +278,31 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
         common = {"elapsed": self.elapsed, "returns": self.returns, "limits": self.limits, "ended": self.ended}
         streams = {"keys": self.random.keys, "counters": self.random.counters}
         return common | streams | {name: getattr(self, name) for name in self.STATE}
+
+
+def checked_actions(actions: Any, space: gymnasium.Space, n: int) -> Any:
+    """Return finite actions (n, ...) in the shape of the space; they may be given as flat rows.
+
+    Parameters
+    ----------
+    actions : Tensor or ndarray
+    space : gymnasium.Space
+        Of one action.
+    n : int
+
+    Examples
+    --------
+    >>> checked_actions(np.zeros((3, 1)), gymnasium.spaces.Box(-1, 1, ()), 3).shape
+    (3,)
+    """
+    wanted = (n, *(space.shape or ()))
+    if tuple(actions.shape) not in (wanted, (n, math.prod(wanted[1:]))):
+        raise ValueError(f"actions must have shape {wanted}, got {tuple(actions.shape)}")
+    rows = torch.isfinite(torch.as_tensor(actions)).reshape(n, -1).all(1)
+    if not bool(rows.all()):
+        row = int((~rows).nonzero()[0, 0])
+        raise ValueError(f"actions must be finite numbers, got {actions[row].tolist()} in row {row}")
+    return actions.reshape(wanted)
 
 
 def replaced(obs: Obs, rows: Tensor, fresh: Any) -> Obs:

@@ -90,7 +90,7 @@ class ActionDistribution:
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return the log-probabilities (log-densities) of raw actions, (...)."""
-        columns = actions.flatten(actions.dim() - len(self.shape)) if self.shape else actions[..., None]
+        columns = flat(actions, len(self.shape))
         terms = [] if self.gaussian is None else [self.gaussian.log_prob(columns[..., self._free]).sum(-1)]
         for c, (distribution, values) in self.choices.items():
             # Halfway between two values is the border, so that rounding in storage cannot change the choice.
@@ -172,6 +172,11 @@ class ActionHead(nn.Module):
             now = name.removeprefix(prefix).removeprefix("gaussian.")
             state_dict[prefix + (now.replace("linear", sole))] = state_dict.pop(name)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def flat(x: Tensor, axes: int) -> Tensor:
+    """Return ``x`` with its last ``axes`` axes, or a new one, as one."""
+    return x.reshape(*x.shape[: x.dim() - axes], -1)
 
 
 def make_head(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytask.control.parts.acting import by_space, shapes_of
-from anytask.control.parts.action_heads import make_head
+from anytask.control.parts.action_heads import flat, make_head
 from anytask.control.parts.observation_encoders import as_images, build_trunk, image_shape, is_image
 from anytask.control.parts.recurrent import ACTIVATIONS, MLPCore, RecurrentCore
 from anytask.control.parts.running_stats import RunningStats
@@ -147,7 +147,7 @@ class Encoder(nn.Module):
             if isinstance(part, spaces.Discrete):
                 found.append(F.one_hot(obs[key].long() - int(part.start), int(part.n)).float())
             else:
-                found.append(obs[key].float().flatten(obs[key].dim() - len(part.shape or ())))
+                found.append(flat(obs[key].float(), len(part.shape or ())))
         return torch.cat(found, -1)
 
     def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
@@ -256,7 +256,7 @@ class ActorCritic(nn.Module):
         if isinstance(space, spaces.Discrete):
             return F.one_hot(actions.long() - int(space.start), int(space.n)).float()
         # What the world will make of it; a raw sample can be far out.
-        return bounded(actions, space).float().flatten(actions.dim() - len(space.shape or ()))
+        return flat(bounded(actions, space).float(), len(space.shape or ()))
 
 
 def bounded(actions: Tensor, space: gymnasium.Space) -> Tensor:
