@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from anytask.continual.prd import PRD, relation_distillation
+from anytask.core.checks import NotFinite
 
 CONTRACT = {"feature_dim": 16, "contrastive": {"hidden": (16,), "dim": 8}}
 EXEMPT = {"test_training_does_not_depend_on_the_cut": "views are drawn anew in every chunk"}
@@ -218,6 +219,13 @@ def test_a_users_views_are_used():
 
     small(views={"kind": augment}).partial_fit(*blobs((0, 1), n=100))
     assert calls == [(64, 10), (64, 10), (36, 10), (36, 10)]
+
+
+def test_views_that_are_no_numbers_are_named_and_leave_no_trace():
+    model = small(views={"kind": lambda x, generator: x / 0})
+    with pytest.raises(NotFinite, match="a random view of the inputs is NaN or infinite"):
+        model.partial_fit(*blobs((0, 1)))
+    assert not hasattr(model, "classes_")
 
 
 def test_fit_is_one_task_and_repeats_with_the_seed():

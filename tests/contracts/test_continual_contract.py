@@ -191,9 +191,15 @@ def test_before_the_first_chunk_there_is_nothing_to_ask_save_or_count(name, tmp_
 def test_bad_queries(name):
     x, y = chunk(0)
     model = fed(name, (0,))
-    with pytest.raises(ValueError, match="3 features"):
-        ask(model, x[:, :3])
+    for kind, (spoil, says) in BAD.items():
+        spoiled, labels = spoil(x, y)
+        if labels is y and kind != "lengths":
+            with pytest.raises((ValueError, TypeError), match=says) as refused:
+                ask(model, spoiled)
+            assert "\n" not in str(refused.value), kind
     if model.sees == "test":
+        with pytest.raises(TypeError, match="task must be an integer or a string, got float"):
+            model.partial_fit(x, y, task=0.5)
         with pytest.raises(ValueError, match="'new' was never trained"):
             model.predict(x, task="new")
     if model.needs in ("train", "test"):

@@ -95,7 +95,7 @@ class CosineClassifier(ContinualClassifier):
             generator = torch.Generator(X.device).manual_seed(derive(self.seed, "views", self.n_chunks_, number))
             for _ in range(self.first_task_steps if self.first_task_ else 1):
                 views = torch.cat([augment(X[part], generator), augment(X[part], generator)])  # (2B, *input_shape)
-                self._step(views, y[part].repeat(2))
+                self._step(require_finite(views, "a random view of the inputs"), y[part].repeat(2))
 
     def _step(self, x: Tensor, y: Tensor) -> None:
         tune(self.optimizer_, **{**self._sgd(), "lr": self.schedule.rate(self.lr, self.steps_)})
