@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import math
 import os
 import socket
 import sqlite3
@@ -201,6 +202,14 @@ def test_a_reply_out_of_form_is_repaired_once_and_then_an_error():
             lm.chat(ask(response_format=schema))
         assert caught.value.raw == '{"x": "one"}' and len(server.bodies) == 2
         assert server.bodies[0]["response_format"]["json_schema"]["schema"] == schema
+
+
+@pytest.mark.parametrize("text", ['{"x": NaN}', '{"x": -Infinity}', "[" * 100_000])
+def test_numbers_that_json_does_not_have_never_become_an_answer(text):
+    with serving(answer(text)) as server:
+        lm, _ = client(server)
+        with pytest.raises(ReplyError, match="not JSON"):
+            lm.chat(ask(response_format={"type": "object", "properties": {"x": {"type": "number"}}}))
 
 
 def test_samples_are_asked_one_by_one_where_the_server_has_no_n():
@@ -471,8 +480,11 @@ def test_the_key_is_sent_but_never_shown(monkeypatch, caplog, tmp_path):
 
 
 def test_bad_settings_are_refused():
-    for wrong in ({"base_url": "localhost:8000"}, {"model": ""}, {"attempts": 0}, {"logprobs": "yes"}):
-        with pytest.raises(ValueError):
+    for wrong in (
+        *({"base_url": "localhost:8000"}, {"model": ""}, {"attempts": 0}, {"logprobs": "yes"}, {"timeout": math.nan}),
+        *({"deadline": 0}, {"prices": (math.nan, 0)}, {"prices": (-1, 0)}, {"max_reply_bytes": 0}),
+    ):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
             Endpoint(**({"base_url": "http://localhost:1/v1", "model": "m"} | wrong))
 
 

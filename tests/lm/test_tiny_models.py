@@ -39,6 +39,10 @@ def test_changed_files_are_refused(tmp_path, monkeypatch):
     weights.write_bytes(data)
     with pytest.raises(ValueError, match="damaged or were changed"):
         load_tiny("icl")
+    weights.unlink()
+    with pytest.raises(ValueError, match="damaged or were changed") as caught:
+        load_tiny("icl")
+    assert str(tmp_path) in str(caught.value)
 
 
 def test_unknown_name_is_refused():

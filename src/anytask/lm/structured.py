@@ -39,8 +39,8 @@ def parse_reply(text: str, response_format: str | dict[str, Any] | None) -> Any:
     if body.startswith("```") and body.endswith("```"):
         body = body.removeprefix("```").removeprefix("json").removesuffix("```")
     try:
-        value = json.loads(body)
-    except json.JSONDecodeError as error:
+        value = json.loads(body, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"the reply is not JSON: {error}") from error
     if isinstance(response_format, dict):
         try:
@@ -52,6 +52,10 @@ def parse_reply(text: str, response_format: str | dict[str, Any] | None) -> Any:
             place = "/".join(map(str, problem.absolute_path)) or "the top"
             raise ValueError(f"the reply does not fit the schema at {place}: {problem.message}")
     return value
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def schema_of(response_format: dict[str, Any]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def checksum(folder: Path) -> str:
     digest = hashlib.sha256()
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         digest.update(name.encode())
-        digest.update((folder / name).read_bytes())
+        digest.update((folder / name).read_bytes() if (folder / name).is_file() else b"")
     return digest.hexdigest()
 
 

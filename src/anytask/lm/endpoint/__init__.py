@@ -142,8 +142,10 @@ class Endpoint:
         if logprobs not in ("none", "echo"):
             raise ValueError(f"logprobs is 'none' or 'echo', and {logprobs!r} was given")
         check_counts(attempts=attempts, max_concurrency=max_concurrency, max_reply_bytes=max_reply_bytes)
-        if not timeout > 0 or not deadline > 0:
+        if not 0 < timeout < math.inf or not 0 < deadline < math.inf:
             raise ValueError(f"timeout and deadline must be above 0 seconds, got {timeout!r} and {deadline!r}")
+        if len(prices) != 2 or not all(0 <= price < math.inf for price in prices):
+            raise ValueError(f"prices must be two numbers of at least 0, got {prices!r}")
         self.base_url, self.name = base_url, model
         self.capabilities = Capabilities(
             logprobs=logprobs == "echo",
