@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from anytask.incontext.gpt3 import GPT3
 from anytask.incontext.gpt3.model import SIZES, GPT3ForCausalLM, build_gpt3, count_parameters, gpt3_config
-from anytask.incontext.gpt3.training import Pretraining, Recipe, next_token_loss, pack, parameter_groups
+from anytask.incontext.gpt3.training import Recipe, next_token_loss, pack, parameter_groups, pretrain
 from anytask.lm.accounts import Accounts
 from anytask.lm.local import LocalLM
 from anytask.lm.local.generation import penalty
@@ -162,28 +162,52 @@ def test_no_mask_between_packed_documents():
     assert not torch.allclose(model(a).logits[0, -1], model(b).logits[0, -1])
 
 
-def test_recipe_uses_decay_on_matrices_only_and_clips():
+def test_recipe_uses_decay_on_matrices_only_and_clips(monkeypatch):
     model = build_gpt3(gpt3_config(L=1, d=16, heads=2, n_ctx=8, vocab_size=9))
     decayed, free = parameter_groups(model, 0.1)
     assert decayed["weight_decay"] == 0.1 and free["weight_decay"] == 0.0
     assert all(p.ndim == 2 for p in decayed["params"]) and all(p.ndim == 1 for p in free["params"])
-    run = Pretraining(model, Recipe.scaled(8 * 64, lr=1e-3, batch_tokens=8 * 4, max_grad_norm=1e-3))
-    run.step(torch.randint(9, (4, 8), generator=torch.Generator().manual_seed(0)))
+    made = []
+    adam = torch.optim.AdamW
+    monkeypatch.setattr(torch.optim, "AdamW", lambda *args, **how: made.append(adam(*args, **how)) or made[0])
+    ids = torch.randint(9, (4, 8), generator=torch.Generator().manual_seed(0)).tolist()
+    assert len(pretrain(model, Recipe.scaled(8 * 64, lr=1e-3, batch_tokens=8 * 4, max_grad_norm=1e-3), ids)) == 1
     norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
     assert norm.item() == pytest.approx(1e-3, rel=1e-3)
-    group = run._optimizer.param_groups[0]
+    group = made[0].param_groups[0]
     assert group["betas"] == (0.9, 0.95) and group["eps"] == 1e-8
 
 
+def test_batches_grow_and_rates_follow_the_tokens_seen_until_the_total():
+    recipe = Recipe(
+        lr=1.0,
+        total_tokens=200,
+        warmup_tokens=40,
+        decay_tokens=150,
+        first_batch_tokens=20,
+        batch_tokens=60,
+        ramp_tokens=80,
+    )
+    # 20 tokens, then 20 + 40/4 = 30, 20 + 50 * 40/80 = 45, and 60; in sequences of 10.
+    assert list(recipe.batches(10)) == [(2, 20), (3, 50), (4, 90), (6, 150), (6, 210)]
+    model = build_gpt3(gpt3_config(L=1, d=16, heads=2, n_ctx=10, vocab_size=9))
+    with pytest.raises(ValueError, match="no sequence"):
+        pretrain(model, recipe, [])
+    shares = []
+    assert (
+        len(pretrain(model, Recipe(**recipe.get_params() | {"lr": 1e-3}), [[1] * 10] * 6, progress=shares.append)) == 3
+    )
+    assert shares == sorted(shares) and shares[-1] == 1.0  # the third batch has what is left, one sequence
+
+
 def test_micro_batches_make_the_same_step():
-    ids = torch.randint(9, (5, 8), generator=torch.Generator().manual_seed(0))
-    runs = []
+    ids = torch.randint(9, (5, 8), generator=torch.Generator().manual_seed(0)).tolist()
+    losses = []
     for micro in (5, 2):
         model = build_gpt3(gpt3_config(L=1, d=16, heads=2, n_ctx=8, vocab_size=9))
-        runs.append(Pretraining(model, Recipe.scaled(8 * 500, lr=1e-3, batch_tokens=40), micro_batch=micro))
-        runs[-1].step(ids)
-    assert runs[0].losses[0] == pytest.approx(runs[1].losses[0], abs=1e-6)
-    assert runs[0].tokens == 40
+        recipe = Recipe.scaled(8 * 500, lr=1e-3, batch_tokens=40)
+        losses.append(pretrain(model, recipe, [*ids, *ids], micro_batch=micro))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5) and len(losses[0]) == 2
 
 
 def test_initial_loss_is_that_of_the_uniform_distribution():
@@ -197,8 +221,8 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_alone():
     with torch.no_grad():
         model.transformer.ln_f.bias[0] = float("inf")
     before = model.transformer.wpe.weight.clone()
-    with pytest.raises(FloatingPointError, match="those before this step"):
-        Pretraining(model, Recipe.scaled(8 * 64, lr=1e-3, batch_tokens=16)).step(torch.ones(2, 8, dtype=torch.long))
+    with pytest.raises(FloatingPointError, match="the loss of pre-training at step 1"):
+        pretrain(model, Recipe.scaled(8 * 64, lr=1e-3, batch_tokens=16), [[1] * 8] * 2)
     assert torch.equal(before, model.transformer.wpe.weight)
 
 

@@ -34,7 +34,8 @@ def train(
     net : torch.nn.Module
         In training mode during each step, in evaluation mode while ``select`` looks at it and at the end.
     draw : callable
-        ``draw(step)`` returns the batch of a step, counted from 1.
+        ``draw(step)`` returns the batch of a step, counted from 1; a ``StopIteration`` says that the data ended, and
+        ends the training.
     losses : callable
         ``losses(batch)`` returns a loss or yields several; each is propagated back before the next is asked for, so a
         generator accumulates gradients without holding all graphs at once.
@@ -77,10 +78,15 @@ def train(
     best, kept = float("-inf"), None
     curve = []
     for step in range(1, steps + 1):
+        try:
+            batch = draw(step)
+        except StopIteration:
+            progress(1.0)
+            break
         net.train()
         optimizer.zero_grad(set_to_none=True)
         total = torch.zeros(())
-        for loss in _each(losses(draw(step))):
+        for loss in _each(losses(batch)):
             loss.backward()
             total = total + loss.detach().cpu()
         require_finite(total, f"the loss of {stage} at step {step}", "lower lr, or check the scale of the inputs")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.utils.validation import check_is_fitted
+
+from anytask.core.settings import Settings, real, whole
 
 MIXTURE: dict[str, float] = {"crawl": 0.60, "curated": 0.22, "books1": 0.08, "books2": 0.08, "encyclopedia": 0.03}
 """The paper's sampling weights by source (as printed they sum to 1.01; :func:`mix` normalises)."""
@@ -27,7 +31,7 @@ def keep_probability(score: float | np.ndarray, shape: float = 9.0) -> float | n
     return (2.0 - np.asarray(score, dtype=float)) ** -shape
 
 
-class QualityFilter:
+class QualityFilter(Settings):
     """Keep raw documents that read like curated text, and now and then one that does not.
 
     Parameters
@@ -53,10 +57,10 @@ class QualityFilter:
     1
     """
 
-    def __init__(self, n_features: int = 2**18, shape: float = 9.0, C: float = 1.0, seed: int = 0) -> None:
-        if shape <= 0:
-            raise ValueError(f"shape must be positive, got {shape}")
-        self.n_features, self.shape, self.C, self.seed = n_features, shape, C, seed
+    n_features: int = whole(2**18, "hashed word features")
+    shape: float = real(9.0, "shape of the Pareto rule", above=0)
+    C: float = real(1.0, "inverse regularization of the logistic regression", above=0)
+    seed: int = whole(0, "seed of the Pareto draws", at_least=0)
 
     def fit(self, curated: Iterable[str], raw: Iterable[str]) -> QualityFilter:
         """Learn to tell ``curated`` text (positive) from the ``raw`` crawl (negative)."""
@@ -71,8 +75,7 @@ class QualityFilter:
 
     def score_samples(self, documents: Sequence[str]) -> np.ndarray:
         """Return each document's probability of being curated, shape (n,)."""
-        if not hasattr(self, "classifier_"):
-            raise ValueError("this QualityFilter is not fitted: call fit(curated, raw) first")
+        check_is_fitted(self)
         return self.classifier_.predict_proba(self._vectorizer.transform(documents))[:, 1]
 
     def filter(self, documents: Iterable[str], *, batch: int = 1000) -> Iterator[str]:
@@ -85,7 +88,7 @@ class QualityFilter:
                     yield document
 
 
-class FuzzyDeduplicator:
+class FuzzyDeduplicator(Settings):
     """Drop documents whose word sets nearly equal an earlier one's (MinHash with locality-sensitive hashing).
 
     Two documents with Jaccard similarity J agree in a hash with probability J; they are candidates when all hashes of
@@ -112,27 +115,26 @@ class FuzzyDeduplicator:
 
     _PRIME = (1 << 61) - 1
 
-    def __init__(
-        self, n_hashes: int = 10, bands: int = 5, threshold: float = 0.8, n_features: int = 2**18, seed: int = 0
-    ) -> None:
-        if n_hashes < 1 or bands < 1 or n_hashes % bands:
-            raise ValueError(f"bands must divide n_hashes, got n_hashes={n_hashes} and bands={bands}")
-        if not 0 < threshold <= 1:
-            raise ValueError(f"threshold must lie in (0, 1], got {threshold}")
-        self.n_hashes, self.bands, self.threshold, self.n_features, self.seed = (
-            n_hashes, bands, threshold, n_features, seed,
-        )  # fmt: skip
-        rng = np.random.default_rng(seed)
-        self._a = rng.integers(1, 1 << 31, size=n_hashes, dtype=np.uint64)
-        self._b = rng.integers(0, 1 << 31, size=n_hashes, dtype=np.uint64)
-        self._vectorizer = HashingVectorizer(n_features=n_features, alternate_sign=False, norm=None, binary=True)
+    n_hashes: int = whole(10, "hash functions")
+    bands: int = whole(5, "bands of hashes that are looked up")
+    threshold: float = real(0.8, "least share of agreeing hashes of a duplicate", above=0, at_most=1)
+    n_features: int = whole(2**18, "hashed word features, the quality filter's", at_most=2**30)
+    seed: int = whole(0, "seed of the hash functions", at_least=0)
+
+    def _check_settings(self) -> None:
+        if self.n_hashes % self.bands:
+            raise ValueError(f"bands must divide n_hashes, got n_hashes={self.n_hashes} and bands={self.bands}")
 
     def signatures(self, documents: Sequence[str]) -> np.ndarray:
         """Return the MinHash signatures, shape (n, n_hashes); a document without words gets the largest value."""
-        X: csr_matrix = self._vectorizer.transform(documents).tocsr()
+        words = HashingVectorizer(n_features=self.n_features, alternate_sign=False, norm=None, binary=True)
+        X: csr_matrix = words.transform(documents).tocsr()
+        rng = np.random.default_rng(self.seed)
+        a = rng.integers(1, 1 << 31, size=self.n_hashes, dtype=np.uint64)
+        b = rng.integers(0, 1 << 31, size=self.n_hashes, dtype=np.uint64)
         out = np.full((X.shape[0], self.n_hashes), self._PRIME, dtype=np.uint64)
         # a * x + b stays below 2^61: x < n_features, a < 2^31
-        hashed = (X.indices.astype(np.uint64)[:, None] * self._a + self._b) % np.uint64((1 << 31) - 1)
+        hashed = (X.indices.astype(np.uint64)[:, None] * a + b) % np.uint64((1 << 31) - 1)
         for i in range(X.shape[0]):
             rows = hashed[X.indptr[i] : X.indptr[i + 1]]
             if len(rows):
@@ -181,26 +183,20 @@ def mix(
     if not len(w) or (w < 0).any() or w.sum() <= 0 or not np.isfinite(w).all():
         raise ValueError(f"weights must be >= 0 with a positive sum, got {dict(weights)}")
     rng = np.random.default_rng(seed)
-    passes = {name: iter(sources[name]()) for name in names}
+    passes: dict[str, Iterator[Any]] = {name: iter(()) for name in names}
+    nothing = object()
     while True:
         name = names[rng.choice(len(names), p=w / w.sum())]
-        try:
-            document = next(passes[name])
-        except StopIteration:
+        document = next(passes[name], nothing)
+        if document is nothing:
             passes[name] = iter(sources[name]())
-            try:
-                document = next(passes[name])
-            except StopIteration:
-                raise ValueError(f"source {name!r} is empty") from None
+            document = next(passes[name], nothing)
+        if document is nothing:
+            raise ValueError(f"source {name!r} is empty")
         yield name, document
 
 
 def _chunks(documents: Iterable[str], size: int) -> Iterator[list[str]]:
-    chunk: list[str] = []
-    for document in documents:
-        chunk.append(document)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
+    source = iter(documents)
+    while chunk := list(islice(source, size)):
         yield chunk

@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import attrs
 import numpy as np
 from scipy.special import log_softmax
 
 from anytask.core.checks import require_finite
+from anytask.core.settings import Settings, flag, free
 from anytask.datasets.retrieval_tasks import RetrievalTask
+from anytask.incontext.base import check_template
 from anytask.lm.prompting import Demonstration, PromptTemplate
 from anytask.lm.protocol import require
 
@@ -31,7 +34,7 @@ class Feedback(Protocol):
         ...
 
 
-class LMFeedback:
+class LMFeedback(Settings):
     """How likely a frozen language model finds the right answer after reading one demonstration.
 
     Parameters
@@ -46,11 +49,12 @@ class LMFeedback:
         How the demonstration and the query are written (the paper's).
     """
 
-    def __init__(self, lm: Any, normalize: bool = True, template: PromptTemplate = TABBED) -> None:
-        require(lm, "logprobs", method="UDR")
-        self.lm = lm
-        self.normalize = normalize
-        self.template = template
+    lm: Any = free(attrs.NOTHING, "the frozen model", kw_only=False)
+    normalize: bool = flag(True, "divide by the probability of all choices, where there are some")
+    template: PromptTemplate = free(TABBED, "how the demonstration and the query are written", check_template)
+
+    def _check_settings(self) -> None:
+        require(self.lm, "logprobs", method="UDR")
 
     @property
     def name(self) -> str:

@@ -246,7 +246,7 @@ class Pipeline(Fitted):
                 votes.update([place for place in self._ranked(demo.input) if place != own][:size])
             block = [place for place, _ in votes.most_common(size)][::-1]  # the favourite next to the query
             reserve = self._longest_option() + max(count(demo.input) for demo in demos)
-            whole = self._learner._assemble([demos[i] for i in block], "{text}", reserve)
+            whole = self._learner.assemble([demos[i] for i in block], "{text}", reserve)
             rest = [i for i in range(len(demos)) if i not in block]
             examples = [{"text": self._shorten(demos[i].input), "label": choices.index(demos[i].output)} for i in rest]
             searcher = self.prune(whole.text, self._completions(), seed=derive(self.seed, "prune"))

@@ -16,7 +16,8 @@ from anytask.core.checks import require_finite
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
 from anytask.core.settings import Settings, choice, flag, free, real, whole
-from anytask.incontext.base import check_choices, check_template
+from anytask.incontext.base import Answer, check_choices, check_template
+from anytask.incontext.gpt3 import GPT3
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
 from anytask.lm.protocol import lm_field, require
 from anytask.lm.search import as_vectors, unit
@@ -409,8 +410,14 @@ class AnnotatedPrompter(Settings):
     def _check_settings(self) -> None:
         if self.pool.texts is None:
             raise ValueError("prompts need the pool's texts: Pool(..., texts=...)")
-        if self.choices is not None:
-            require(self.lm, "logprobs", method="AnnotatedPrompter(choices=...)")
+        self._learner()  # what it refuses is refused now
+
+    def _learner(self) -> GPT3:
+        """Judges and writes; which demonstrations are shown is settled here."""
+        return GPT3(
+            self.lm, "max", template=self.template, scoring="generate" if self.choices is None else "mean",
+            budget=self.budget, beam_width=1, max_tokens=self.max_tokens, stop=self.stop, seed=self.seed,
+        ).fit([], [], options=self.choices or [])  # fmt: skip
 
     def retrieve(self, texts: Sequence[str], vectors: ArrayLike | None = None) -> list[Retrieved]:
         """Return the demonstrations and the prompt of each text; ``vectors`` spare their embedding."""
@@ -424,9 +431,7 @@ class AnnotatedPrompter(Settings):
         head, tail = self.template.demo_format.split("{output}")
         written = [head.replace("{input}", demo.input) + demo.output + tail for demo in demos]
         short = np.array([self.lm.count_tokens(text) for text in written], dtype=np.int64) <= self.cap
-        reserve = self.max_tokens
-        if self.choices is not None:
-            reserve = max(self.lm.count_tokens(self.template.completion(choice)) for choice in self.choices)
+        learner = self._learner()
         cosine = placed @ self.pool.vectors[known].T  # (n, n_known)
         out = []
         for row, text in enumerate(texts):
@@ -439,11 +444,7 @@ class AnnotatedPrompter(Settings):
                 rng = np.random.default_rng(derive(self.seed, "random demonstrations", text))
                 best_first = rng.permutation(len(known))
             chosen = best_first[usable[best_first]][: self.n][::-1]  # most similar last
-            prompt = self.template.assemble(
-                [demos[i] for i in chosen], text,
-                count_tokens=self.lm.count_tokens, budget=min(self.budget, self.lm.context_length),
-                reserve=reserve,
-            )  # fmt: skip
+            prompt = learner.assemble([demos[i] for i in chosen], text)
             used = chosen[list(prompt.demos_used)]
             similarities = cosine[row, used] if self.order == "similar" else np.full(len(used), np.nan)
             out.append(Retrieved(known[used], similarities, prompt))
@@ -451,33 +452,26 @@ class AnnotatedPrompter(Settings):
 
     def predict(self, texts: Sequence[str], vectors: ArrayLike | None = None) -> list[str]:
         """Return the model's answer to each text."""
-        prompts = [r.prompt.text for r in self.retrieve(texts, vectors)]
-        if self.choices is None:
-            return [text.strip() for text in self._write(prompts)]
-        return [self.choices[i] for i in self._score(prompts).argmax(axis=1)]
+        return [answer.output for answer in self._answer(self.retrieve(texts, vectors))]
 
-    def _confidence(self, prompts: list[str]) -> np.ndarray:
-        """The mean log-probability of the tokens of each prompt's answer."""
+    def _answer(self, found: Sequence[Retrieved]) -> list[Answer]:
+        prompts = [one.prompt for one in found]
+        if self.choices is None:
+            return self._learner().write(prompts)
+        return self._learner().judge(prompts, [self.choices] * len(prompts))
+
+    def _confidence(self, answers: Sequence[Answer]) -> np.ndarray:
+        """The mean log-probability of the tokens of each answer."""
         if self.choices is not None:
-            return self._score(prompts).max(axis=1)
-        written = self._write(prompts)
-        said = [i for i, text in enumerate(written) if text]
-        rows = self.lm.score([prompts[i] for i in said], [[written[i]] for i in said], tag="confidence")
-        means = np.full(len(prompts), -np.inf)
+            return np.array([max(answer.scores.values()) for answer in answers])
+        means = np.full(len(answers), -np.inf)
+        said = [i for i, answer in enumerate(answers) if answer.output]
+        options = [[self.template.completion(answers[i].output)] for i in said]
+        rows = self.lm.score([answers[i].prompt.text for i in said], options, tag="confidence")
         means[said] = require_finite(
             np.array([row[0].mean for row in rows]), "the language model's score of its answer"
         )
         return means
-
-    def _score(self, prompts: list[str]) -> np.ndarray:
-        assert self.choices is not None
-        options = [self.template.completion(choice) for choice in self.choices]
-        rows = self.lm.score(prompts, [options] * len(prompts), tag="predict")
-        means = np.array([[score.mean for score in row] for row in rows])  # (n, n_choices)
-        return require_finite(means, "the language model's score of a choice")
-
-    def _write(self, prompts: list[str]) -> list[str]:
-        return self.lm.generate(prompts, max_tokens=self.max_tokens, stop=tuple(self.stop), tag="predict")
 
 
 class LMConfidence:
@@ -504,4 +498,4 @@ class LMConfidence:
         prompter = AnnotatedPrompter(pool, self.lm, **self.options)
         assert pool.texts is not None
         found = prompter._retrieve([pool.texts[i] for i in queries], pool.vectors[queries], [int(i) for i in queries])
-        return prompter._confidence([r.prompt.text for r in found])
+        return prompter._confidence(prompter._answer(found))

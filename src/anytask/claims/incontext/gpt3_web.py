@@ -14,7 +14,7 @@ from anytask.core.settings import whole
 from anytask.datasets.task_web import Questions, TaskWeb, web_tokenizer
 from anytask.incontext.gpt3 import GPT3
 from anytask.incontext.gpt3.model import build_gpt3, gpt3_config
-from anytask.incontext.gpt3.training import Pretraining, Recipe, pack
+from anytask.incontext.gpt3.training import Recipe, pack, pretrain
 from anytask.lm.local import LocalLM
 from anytask.lm.option_scoring import score_options
 from anytask.lm.prompting import PromptTemplate
@@ -47,7 +47,7 @@ def train_web_model(
     model = build_gpt3(config, seed=derive(seed, "weights"))
     sequences = pack(web.stream(derive(seed, "documents")), n_ctx, tokenizer.eos_token_id)
     recipe = Recipe.scaled(steps * batch * n_ctx, lr=lr, batch_tokens=batch * n_ctx, warmup_tokens=20 * batch * n_ctx)
-    Pretraining(model, recipe).run(sequences)
+    pretrain(model, recipe, sequences)
     return LocalLM((model.eval(), tokenizer), kind="tiny", name=f"web-d{d}-L{L}")
 
 

@@ -21,7 +21,7 @@ from anytask.core.settings import choice, flag, free, real, text, whole
 from anytask.incontext.base import Answer, Retriever, check_template, shots
 from anytask.lm.option_scoring import RULES, calibrate, check_options, score_options
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
-from anytask.lm.protocol import ChatRequest, MissingCapability, lm_field, require
+from anytask.lm.protocol import ChatRequest, MissingCapability, check_texts, lm_field, require
 
 __all__ = ["GPT3"]
 
@@ -71,7 +71,7 @@ class GPT3(Fitted):
         the inputs as they are.
     answer_context, budget : str and int, optional
         Prompt of the unconditional rule ("Label:"); tokens of prompt and completion, at most the model's context.
-    beam_width, length_penalty, max_tokens : int, float, int, defaults 4, 0.6, 32
+    beam_width, length_penalty, max_tokens, stop : int, float, int, sequence of str, defaults 4, 0.6, 32, a line break
         Of generated answers; a model without local weights has no beams, and needs ``beam_width=1``.
     seed : int, default 0
 
@@ -120,6 +120,7 @@ class GPT3(Fitted):
     beam_width: int = whole(4, "beams of a generated answer")
     length_penalty: float = real(0.6, "exponent of the length that divides a beam's log-probability", at_least=0)
     max_tokens: int = whole(32, "most tokens of a generated answer")
+    stop: Sequence[str] = free(("\n",), "where a generated answer ends")
 
     def _check_settings(self) -> None:
         if self.scoring in RULES:
@@ -129,13 +130,14 @@ class GPT3(Fitted):
                 raise MissingCapability(f"{error}; or ask for generated answers with scoring='generate'") from None
         elif self.calibrate:
             raise ValueError(f"calibrate corrects the scores of options, and scoring={self.scoring!r} has none")
-        elif not self.lm.capabilities.completions:
-            require(self.lm, "chat", method=f"GPT3(scoring={self.scoring!r})")
-        if self.scoring not in RULES and self.beam_width > 1 and not self.lm.capabilities.local_weights:
-            raise MissingCapability(
-                f"beam_width={self.beam_width} needs a model with local weights, and {self.lm.name!r} is none: "
-                "give beam_width=1"
-            )
+        else:
+            if not self.lm.capabilities.completions:
+                require(self.lm, "chat", method=f"GPT3(scoring={self.scoring!r})")
+            if self.beam_width > 1 and not self.lm.capabilities.local_weights:
+                raise MissingCapability(
+                    f"beam_width={self.beam_width} needs a model with local weights, and {self.lm.name!r} is none: "
+                    "give beam_width=1"
+                )
         if self.balanced and not isinstance(self.demos, str):
             raise ValueError("balanced goes with random draws, and demos is a retriever, which chooses by the query")
         if self.scoring == "unconditional" and not self._context:
@@ -146,7 +148,7 @@ class GPT3(Fitted):
         elif not hasattr(self.lm, "count_tokens"):
             raise ValueError(f"budget={self.room} tokens need a model that counts them: this one has no count_tokens")
         else:
-            self._assemble([], "", 0 if self.scoring in RULES else self.max_tokens)
+            self.assemble([], "", 0 if self.scoring in RULES else self.max_tokens)
 
     @property
     def room(self) -> int | None:
@@ -188,7 +190,7 @@ class GPT3(Fitted):
             For unequal lengths, empty outputs, empty or repeated options.
         """
         self._check_settings()
-        X, y = _texts(X, "X"), _texts(y, "y")
+        X, y = check_texts(X, "X"), check_texts(y, "y")
         if len(X) != len(y):
             raise ValueError(f"X and y must have equal lengths, got {len(X)} inputs and {len(y)} outputs")
         if ids is not None and len(ids) != len(X):
@@ -196,7 +198,7 @@ class GPT3(Fitted):
         empty = [i for i, text in enumerate(y) if not text.strip()]
         if empty:
             raise ValueError(f"y[{empty[0]}] is empty; a demonstration without an answer shows nothing")
-        chosen = sorted(set(y)) if options is None else _texts(options, "options")
+        chosen = sorted(set(y)) if options is None else check_texts(options, "options")
         if self.scoring in RULES and chosen:
             check_options(chosen, str(self.scoring))
         names = range(len(X)) if ids is None else ids
@@ -211,26 +213,25 @@ class GPT3(Fitted):
         """
         self._check_fitted()
         places = self._draw(query)
-        reserve = self._reserved() if reserve is None else reserve
         write = self.rewrite or str
         shown = [replace(self.pool_[i], input=write(self.pool_[i].input)) for i in places]
-        prompt = self._assemble(shown, write(query), reserve)
+        prompt = self.assemble(shown, write(query), reserve)
         return replace(prompt, demos_used=tuple(places[i] for i in prompt.demos_used))
+
+    def assemble(self, demos: Sequence[Demonstration], query: str, reserve: int | None = None) -> Prompt:
+        """Write these demonstrations and the query, as many of the last as fit; ``reserve`` as in :meth:`prompt`."""
+        if reserve is None:
+            reserve = self._reserve(self.options_ or ()) if self.scoring in RULES else self.max_tokens
+        count = getattr(self.lm, "count_tokens", None)
+        return self._template.assemble(demos, query, count_tokens=count, budget=self.room, reserve=reserve)
 
     def fits(self, query: str) -> bool:
         """Whether a query fits into a prompt, without any demonstration, beside what the completion needs."""
         try:
-            self._assemble([], query, self._reserved())
+            self.assemble([], query)
         except ValueError:
             return False
         return True
-
-    def _reserved(self) -> int:
-        return self._reserve(self.options_ or ()) if self.scoring in RULES else self.max_tokens
-
-    def _assemble(self, demos: Sequence[Demonstration], query: str, reserve: int) -> Prompt:
-        count = getattr(self.lm, "count_tokens", None)
-        return self._template.assemble(demos, query, count_tokens=count, budget=self.room, reserve=reserve)
 
     def _reserve(self, options: Sequence[str]) -> int:
         count = self.lm.count_tokens
@@ -252,9 +253,9 @@ class GPT3(Fitted):
             If options are missing, a query stands in the pool (``leak="error"``), or description and query do not fit.
         """
         self._check_fitted()
-        X = _texts(X, "X")
+        X = check_texts(X, "X")
         accounts = getattr(getattr(self.lm, "usage", None), "total", None)
-        answers = self._choose(X, options) if self.scoring in RULES else self._write(X)
+        answers = self._choose(X, options) if self.scoring in RULES else self.write([self.prompt(x) for x in X])
         self.cost_ = None if accounts is None else self.lm.usage.total - accounts
         return answers
 
@@ -273,7 +274,7 @@ class GPT3(Fitted):
 
     def score(self, X: Sequence[str], y: Sequence[str]) -> float:
         """Return the share of queries answered exactly right."""
-        return float(np.mean(self.predict(X) == np.array(_texts(y, "y"), dtype=object)))
+        return float(np.mean(self.predict(X) == np.array(check_texts(y, "y"), dtype=object)))
 
     def _state(self) -> Any:
         return {"pool": [(d.input, d.output, d.id) for d in self.pool_], "options": self.options_}
@@ -340,25 +341,18 @@ class GPT3(Fitted):
             for row, s, p in zip(options, scores, prompts)
         ]
 
-    def _write(self, X: list[str]) -> list[Answer]:
-        prompts = [self.prompt(x) for x in X]
-        texts = [p.text for p in prompts]
+    def write(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        """Go on from prompts that are written already."""
+        texts, stop = [p.text for p in prompts], tuple(self.stop)
         if self.lm.capabilities.completions:
             written = self.lm.generate(
-                texts,
-                max_tokens=self.max_tokens,
-                stop=("\n",),
-                beam_width=self.beam_width,
-                length_penalty=self.length_penalty,
-                seed=self.seed,
-                tag="gpt3",
-            )
+                texts, max_tokens=self.max_tokens, stop=stop, beam_width=self.beam_width,
+                length_penalty=self.length_penalty, seed=self.seed, tag="gpt3",
+            )  # fmt: skip
         else:  # a chat-only endpoint: greedy, since it has no beams
-            requests = [
-                ChatRequest(({"role": "user", "content": t},), max_tokens=self.max_tokens, stop=("\n",), tag="gpt3")
-                for t in texts
-            ]
-            written = [reply.text for reply in self.lm.chat_many(requests)]
+            asked: dict[str, Any] = {"max_tokens": self.max_tokens, "stop": stop, "tag": "gpt3"}
+            replies = self.lm.chat_many([ChatRequest(({"role": "user", "content": t},), **asked) for t in texts])
+            written = [reply.text for reply in replies]
         outputs = [text.strip() for text in written]
         if self.scoring == "cloze":
             outputs = [(text.split() or [""])[0] for text in outputs]
@@ -371,13 +365,3 @@ class GPT3(Fitted):
 
 def _key(text: str) -> str:
     return " ".join(text.lower().split())
-
-
-def _texts(values: Sequence[str], name: str) -> list[str]:
-    if isinstance(values, str):
-        raise TypeError(f"{name} must be a sequence of strings, got one string")
-    values = list(values)
-    for i, value in enumerate(values):
-        if not isinstance(value, str):
-            raise TypeError(f"{name}[{i}] must be a string, got {type(value).__name__}: labels are words here")
-    return [str(v) for v in values]

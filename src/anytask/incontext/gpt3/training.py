@@ -1,22 +1,19 @@
-"""GPT-3's pre-training recipe: schedules counted in tokens, packed documents, AdamW, one page of loop."""
+"""GPT-3's pre-training recipe: schedules counted in tokens, packed documents, AdamW."""
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytask.core.checks import NotFinite
-from anytask.core.progress import Progress, portion
+from anytask.core.progress import Progress
 from anytask.core.settings import Settings, numbers, real, whole
-
-log = logging.getLogger(__name__)
+from anytask.core.training import train
 
 
 class Recipe(Settings):
@@ -106,6 +103,14 @@ class Recipe(Settings):
         grown = (self.batch_tokens - self.first_batch_tokens) * tokens / self.ramp_tokens
         return int(self.first_batch_tokens + grown)
 
+    def batches(self, n_ctx: int) -> Iterator[tuple[int, int]]:
+        """Yield (sequences, tokens seen after it) of every batch until ``total_tokens`` are seen."""
+        tokens = 0
+        while tokens < self.total_tokens:
+            size = max(1, self.batch_size(tokens) // n_ctx)
+            tokens += size * n_ctx
+            yield size, tokens
+
 
 def pack(documents: Iterable[Iterable[int]], n_ctx: int, end_of_text: int) -> Iterator[list[int]]:
     """Yield full sequences of ``n_ctx`` ids from documents laid end to end, ``end_of_text`` after each.
@@ -143,24 +148,37 @@ def next_token_loss(model: nn.Module, ids: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
 
-@dataclass
-class Pretraining:
-    """Train a left-to-right language model on packed sequences.
+def pretrain(
+    model: nn.Module,
+    recipe: Recipe,
+    sequences: Iterable[list[int]],
+    *,
+    micro_batch: int = 64,
+    progress: Progress | None = None,
+) -> list[float]:
+    """Train a left-to-right language model in place until the recipe's tokens are seen or the sequences end.
 
     Parameters
     ----------
     model : nn.Module
-        Any causal model whose output has ``logits``; trained in place.
+        Any causal model whose output has ``logits``.
     recipe : Recipe
+    sequences : iterable of list of int
+        Token ids, all of one length, such as :func:`pack` makes.
     micro_batch : int, default 64
         Sequences in one forward pass; a step's batch is made of as many as it needs.
+    progress : callable, optional
+        Told the finished share.
 
-    Attributes
-    ----------
-    tokens : int
-        Tokens trained on so far.
-    losses : list of float
+    Returns
+    -------
+    list of float
         Loss of every step, nats per token.
+
+    Raises
+    ------
+    NotFinite
+        If a loss is NaN or infinite; the weights are those before that step.
 
     Examples
     --------
@@ -168,68 +186,39 @@ class Pretraining:
     >>> model = build_gpt3(gpt3_config(L=1, d=16, heads=2, n_ctx=8, vocab_size=9))
     >>> sequences = pack(([i % 8 + 1 for i in range(s, s + 7)] for s in range(4000)), n_ctx=8, end_of_text=0)
     >>> recipe = Recipe.scaled(total_tokens=8 * 3200, lr=1e-2, batch_tokens=8 * 32)
-    >>> run = Pretraining(model, recipe).run(sequences)
-    >>> run.tokens, run.losses[-1] < run.losses[0] / 2
-    (25600, True)
+    >>> losses = pretrain(model, recipe, sequences)
+    >>> len(losses), losses[-1] < losses[0] / 2
+    (100, True)
 
     References
     ----------
     Brown et al., "Language Models are Few-Shot Learners" (2020), arXiv 2005.14165.
     """
+    source = iter(sequences)
+    first = next(source, None)
+    if first is None:
+        raise ValueError("there is no sequence to train on")
+    source = chain([first], source)
+    plan = list(recipe.batches(len(first)))
+    device = next(model.parameters()).device
+    groups = parameter_groups(model, recipe.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps)
 
-    model: nn.Module
-    recipe: Recipe
-    micro_batch: int = 64
-    tokens: int = field(init=False, default=0)
-    losses: list[float] = field(init=False, default_factory=list)
+    def rate(step: int) -> float:  # the update that ends the warm-up's first batch already moves
+        return recipe.learning_rate(plan[min(step, len(plan) - 1)][1]) / recipe.lr
 
-    def __post_init__(self) -> None:
-        r = self.recipe
-        groups = parameter_groups(self.model, r.weight_decay)
-        self._optimizer = torch.optim.AdamW(groups, lr=r.lr, betas=r.betas, eps=r.eps)
+    def draw(step: int) -> Tensor:
+        batch = list(islice(source, plan[step - 1][0]))
+        if not batch:
+            raise StopIteration
+        return torch.tensor(batch, device=device)
 
-    def run(self, sequences: Iterable[list[int]], *, progress: Progress | None = None) -> Pretraining:
-        """Train until ``recipe.total_tokens`` are seen or ``sequences`` (equal lengths) ends."""
-        r, source, share = self.recipe, iter(sequences), portion(progress, 0.0, 1.0)
-        device = next(self.model.parameters()).device
-        was_training = self.model.training
-        self.model.train()
-        try:
-            while self.tokens < r.total_tokens and (batch := self._next_batch(source)):
-                self.step(torch.tensor(batch, device=device))
-                share(min(1.0, self.tokens / r.total_tokens))
-        finally:
-            self.model.train(was_training)
-        if self.tokens < r.total_tokens:
-            log.info("the sequences ended after %d tokens", self.tokens)
-        share(1.0)
-        return self
+    def losses(ids: Tensor) -> Iterator[Tensor]:
+        for part in ids.split(micro_batch):
+            yield next_token_loss(model, part) * (len(part) / len(ids))
 
-    def step(self, ids: Tensor) -> float:
-        """Make one update on a batch of ids, shape (B, n_ctx); returns its loss."""
-        for group in self._optimizer.param_groups:
-            # the update that ends the warm-up's first batch already moves
-            group["lr"] = self.recipe.learning_rate(self.tokens + ids.numel())
-        self._optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        for part in ids.split(self.micro_batch):
-            loss = next_token_loss(self.model, part) * (len(part) / len(ids))
-            loss.backward()
-            total += loss.item()
-        if not math.isfinite(total):
-            self._optimizer.zero_grad(set_to_none=True)
-            raise NotFinite(f"the loss is {total} after {self.tokens} tokens; the weights are those before this step")
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
-        self._optimizer.step()
-        self.tokens += ids.numel()
-        self.losses.append(total)
-        return total
-
-    def _next_batch(self, source: Iterator[list[int]]) -> list[list[int]]:
-        batch: list[list[int]] = []
-        size = self.recipe.batch_size(self.tokens)
-        for sequence in source:
-            batch.append(sequence)
-            if (len(batch) + 1) * len(sequence) > size:
-                break
-        return batch
+    return train(
+        model, draw, losses, steps=len(plan), optimizer=optimizer,
+        schedule=torch.optim.lr_scheduler.LambdaLR(optimizer, rate),
+        max_grad_norm=recipe.max_grad_norm, stage="pre-training", progress=progress,
+    )  # fmt: skip
