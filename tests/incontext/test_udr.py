@@ -270,7 +270,12 @@ def test_feedback_reads_one_demonstration_and_the_query():
 def test_feedback_is_named_by_model_rule_and_the_whole_prompt():
     a, b = _lm({}), SimpleNamespace(**{**vars(_lm({})), "fingerprint": lambda: "weights"})
     templates = [PromptTemplate("{input}\t{output}", **more) for more in ({}, {"separator": " "}, {"description": "D"})]
-    names = {LMFeedback(lm, normalize=rule, template=one).name for lm in (a, b) for rule in (True, False) for one in templates}
+    names = {
+        LMFeedback(lm, normalize=rule, template=one).name
+        for lm in (a, b)
+        for rule in (True, False)
+        for one in templates
+    }
     assert len(names) == 2 * 2 * 3
 
 

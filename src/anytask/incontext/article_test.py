@@ -153,27 +153,23 @@ def article_test(
     if len(raters) < 4:
         raise ValueError(f"two groups of at least two raters are needed for a t-test, got {len(raters)} raters")
     rng = np.random.default_rng(derive(seed, "article test"))
-    order = rng.permutation(len(raters))
-    right: list[list[float]] = [[], []]
-    undecided: list[list[float]] = [[], []]
-    for place, i in enumerate(order):
-        group = place % 2
-        shown = [(a, False) for a in human] + [(a, True) for a in (model, control)[group]]
+    groups: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])  # each rater's shares of right and undecided answers
+    for place, i in enumerate(rng.permutation(len(raters)).tolist()):
+        machines = (model, control)[place % 2]
+        shown = [(a, False) for a in human] + [(a, True) for a in machines]
         answers = []
         for j in rng.permutation(len(shown)):
             article, machine = shown[int(j)]
-            answer = raters[int(i)](Article(article.title, article.subtitle, article.text))
+            answer = raters[i](Article(article.title, article.subtitle, article.text))
             if answer not in (1, 2, 3, 4, 5):
-                raise ValueError(f"rater {int(i)} answered {answer!r}; an answer is a whole number from 1 to 5")
+                raise ValueError(f"rater {i} answered {answer!r}; an answer is a whole number from 1 to 5")
             answers.append((answer > 3 if machine else answer < 3, answer == 3))
-        right[group].append(float(np.mean([r for r, _ in answers])))
-        undecided[group].append(float(np.mean([u for _, u in answers])))
-    if np.ptp(right[0]) == 0 and np.ptp(right[1]) == 0:  # no spread at all: the statistic's limit
-        same = right[0][0] == right[1][0]
-        t, p = (0.0, 1.0) if same else (float(np.sign(right[0][0] - right[1][0])) * float("inf"), 0.0)
+        groups[place % 2].append(np.mean(answers, axis=0))
+    (right, undecided), (control_right, control_undecided) = (np.transpose(group) for group in groups)
+    if np.ptp(right) == 0 and np.ptp(control_right) == 0:  # no spread at all: the statistic's limit
+        sign = np.sign(right[0] - control_right[0])
+        t, p = (float(sign * np.inf), 0.0) if sign else (0.0, 1.0)
     else:
-        t, p = (float(v) for v in stats.ttest_ind(right[0], right[1], equal_var=False))
-    return ArticleTest(
-        mean_interval(right[0]), mean_interval(right[1]), t, p,
-        float(np.mean(undecided[0])), float(np.mean(undecided[1])),
-    )  # fmt: skip
+        t, p = map(float, stats.ttest_ind(right, control_right, equal_var=False))
+    intervals = mean_interval(right), mean_interval(control_right)
+    return ArticleTest(*intervals, t, p, float(undecided.mean()), float(control_undecided.mean()))

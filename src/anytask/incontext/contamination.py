@@ -13,6 +13,8 @@ from itertools import chain
 import numpy as np
 from scipy import stats
 
+from anytask.core.checks import check_counts
+
 # Punctuation of every script, loose accents, and characters without a width: what editors and typesetters change.
 _KINDS = {"Cf", "Sk", "Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps"}
 _CHANGED = "".join(chr(i) for i in range(0x10000) if unicodedata.category(chr(i)) in _KINDS)
@@ -99,6 +101,7 @@ def find_dirty(items: Sequence[str], corpus: Iterable[str], n: int | None = None
     [False, True, True]
     """
     n = choose_n(items) if n is None else n
+    check_counts(n=n)
     owners: dict[tuple[str, ...], list[int]] = {}
     for i, item in enumerate(items):
         w = words(item)
@@ -192,6 +195,7 @@ def clean_corpus(
     >>> [(p[0], len(p)) for p in pieces]
     [('a', 301), ('b', 301)]
     """
+    check_counts(n=n, max_pieces=max_pieces, max_documents=max_documents)
     wanted = {tuple(w[j : j + n]) for w in map(words, items) for j in range(len(w) - n + 1)}
     seen: Counter[tuple[str, ...]] = Counter(
         chain.from_iterable({gram for gram, _, _ in _matches(document, wanted, n)} for document in corpus)
@@ -244,6 +248,6 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     """
     if len(values) < 2:
         raise ValueError(f"an interval needs at least two values, got {len(values)}")
-    found = stats.ttest_1samp(values, 0.0)
-    low, high = found.confidence_interval(level)
-    return Interval(float(np.mean(values)), float(low), float(high))
+    mean = float(np.mean(values))
+    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1) * stats.sem(values))
+    return Interval(mean, mean - half, mean + half)

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -217,31 +218,33 @@ class UDR(Estimator):
                 f"the tasks' vectors differ in width (query, demonstration): {sorted(widths)}; pad them alike"
             )
         candidates = [self._initial(task) for task in tasks]  # (n, c) each: all that were met so far
-        table, history, asked, encoders = ScoreTable(self.scores), [], 0, None
-        try:
+        history, asked, coders = [], 0, None
+        with closing(ScoreTable(self.scores)) as table:
             if self.scores is not None:
                 for task in tasks:
                     table.open_task(task, feedback)
             for round_ in range(self.rounds):
+                if coders is not None:
+                    E = [[_encode(one, of) for of in features] for one, features in zip(coders, (queries, demos))]
+                    mined = [_others(E_q, E_z, self.candidates.n_mined, "inner") for E_q, E_z in zip(*E)]
+                    candidates = [np.hstack(both) for both in zip(candidates, mined)]
                 lists = []
                 for i, task in enumerate(tasks):
                     ranked, n = self._rank(task, candidates[i], feedback, table)
                     lists.append(ranked)
                     asked += n
                     share((round_ + 0.6 * (i + 1) / len(tasks)) / self.rounds)
-                Eq, Ep, facts = self._train(round_, queries, demos, lists, encoders)
-                encoders = None if self.restart else (Eq, Ep)
+                coders, facts = self._train(round_, queries, demos, lists, None if self.restart else coders)
                 history.append(facts)
                 logger.info("round %d: %s", round_, facts)
                 share((round_ + 1) / self.rounds)
-                if round_ + 1 < self.rounds:
-                    mined = [self._mine(_encode(Eq, q), _encode(Ep, z)) for q, z in zip(queries, demos, strict=True)]
-                    candidates = [np.hstack(both) for both in zip(candidates, mined)]
-        finally:
-            table.close()
-        self.query_encoder_, self.demo_encoder_, self.widths_ = Eq, Ep, widths.pop()
-        self._indexes = {task.name: VectorIndex(metric="inner").fit(_encode(Ep, z)) for task, z in zip(tasks, demos)}
-        self.tasks_, self.history_, self.n_feedback_ = {task.name: task for task in tasks}, history, asked
+        assert coders is not None
+        (self.query_encoder_, self.demo_encoder_), self.widths_ = coders, widths.pop()
+        self.history_, self.n_feedback_ = history, asked
+        self.tasks_: dict[str, RetrievalTask] = {}
+        self._indexes: dict[str, VectorIndex] = {}
+        for task, z in zip(tasks, demos):
+            self._store(task, z)
 
     def _initial(self, task: RetrievalTask) -> np.ndarray:
         # (n, L) indices of other examples of the task.
@@ -252,7 +255,7 @@ class UDR(Estimator):
         if c.initial == "bm25":
             found = BM25Index(task.outputs).search(task.outputs, L, exclude=own, shuffle=rng)[1]
         else:
-            found = VectorIndex().fit(self._inputs(task)).search(self._inputs(task), L, exclude=own)[1]
+            found = _others(self._inputs(task), self._inputs(task), L, "cosine")
         if c.n_random:
             for i, row in enumerate(found):
                 kept = row[: max(0, L - c.n_random)]
@@ -282,17 +285,9 @@ class UDR(Estimator):
             out.append((ordered, [known[z] for z in ordered]))
         return out, asked
 
-    def _mine(self, E_q: np.ndarray, E_z: np.ndarray) -> np.ndarray:
-        n = len(E_q)
-        return (
-            VectorIndex(metric="inner")
-            .fit(E_z)
-            .search(E_q, min(self.candidates.n_mined, n - 1), exclude=np.arange(n))[1]
-        )
-
     def _train(
         self, round_: int, queries: Sequence[Any], demos: Sequence[Any], lists: list, start: Any
-    ) -> tuple[Any, Any, dict]:
+    ) -> tuple[tuple[nn.Module, nn.Module], dict]:
         c = self.candidates
         drawers = [CandidateDrawer(ranked, c.l, c.n_top) for ranked in lists]
         usable = [i for i, drawer in enumerate(drawers) if len(drawer.queries)]
@@ -334,7 +329,7 @@ class UDR(Estimator):
             "steps": steps, "queries": n_queries, **{name: float(value.detach()) for name, value in last.items()},
             "top5": [float(np.mean([np.mean(scores[:5]) for _, scores in ranked])) for ranked in lists],
         }  # fmt: skip
-        return Eq, Ep, facts
+        return (Eq, Ep), facts
 
     # -- encoders ------------------------------------------------------------------------------------------------------
 
@@ -389,9 +384,12 @@ class UDR(Estimator):
             raise ValueError(
                 f"task {task.name!r} gives vectors of width {_width(features)}, trained were {self.widths_[1]}"
             )
+        self._store(task, features)
+        return self
+
+    def _store(self, task: RetrievalTask, features: Any) -> None:
         self._indexes[task.name] = VectorIndex(metric="inner").fit(_encode(self.demo_encoder_, features))
         self.tasks_[task.name] = task
-        return self
 
     def retrieve(
         self,
@@ -402,9 +400,7 @@ class UDR(Estimator):
         vectors: ArrayLike | None = None,
         exclude: Sequence[int] | None = None,
         template: PromptTemplate = TABBED,
-        count_tokens: Callable[[str], int] | None = None,
-        budget: int | None = None,
-        reserve: int = 0,
+        **room: Any,
     ) -> list[Retrieved]:
         """Return the demonstrations of each query, the most similar last, and the prompt made of them.
 
@@ -420,9 +416,11 @@ class UDR(Estimator):
             Vectors of the queries, for tasks that were given as vectors.
         exclude : sequence of int, optional
             One example per query that must not be retrieved: the query itself, for queries of the training split.
-        template, count_tokens, budget, reserve
-            How the prompt is written, and its token budget (the paper: 1600 for generation), see
-            :class:`~anytask.lm.prompting.PromptTemplate`.
+        template : PromptTemplate, default "{input}\\t{output}" joined by newlines
+            How the prompt is written.
+        **room
+            Its token budget (the paper: 1600 for generation): ``count_tokens``, ``budget`` and ``reserve`` of
+            :meth:`~anytask.lm.prompting.PromptTemplate.assemble`.
         """
         self._check_fitted()
         if task not in self.tasks_:
@@ -439,7 +437,7 @@ class UDR(Estimator):
         out = []
         for text, sims, found in zip(inputs, similarities[:, ::-1], indices[:, ::-1], strict=True):
             demos = [Demonstration(known.inputs[z], known.outputs[z], int(z)) for z in found]
-            prompt = template.assemble(demos, text, count_tokens=count_tokens, budget=budget, reserve=reserve)
+            prompt = template.assemble(demos, text, **room)
             used = list(prompt.demos_used)
             out.append(Retrieved(found[used], sims[used], prompt))
         return out
@@ -475,6 +473,12 @@ class UDR(Estimator):
 
 def _width(features: Any) -> int:
     return 0 if isinstance(features, list) else int(features.shape[1])  # texts have no width
+
+
+def _others(queries: np.ndarray, vectors: np.ndarray, k: int, metric: str) -> np.ndarray:
+    """The places of the ``k`` vectors nearest to each query, its own left out."""
+    n = len(vectors)
+    return VectorIndex(metric=metric).fit(vectors).search(queries, min(k, n - 1), exclude=np.arange(n))[1]
 
 
 def _on(features: Any, module: nn.Module) -> Any:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anytask.incontext import suites
+from anytask.datasets import reasoning_suites as suites
 
 
 @pytest.mark.parametrize("task", suites.ARITHMETIC)
