@@ -77,22 +77,15 @@ def read_folder(path: Path, image_size: int | str | Sequence[int] | None) -> Par
     top = _subfolders(path)
     if not top:
         raise BadData(f"{path}: a folder of images has one subfolder per class, and here is no subfolder")
-    flat = [folder for folder in top if image_files(folder)]
-    deep = [folder for folder in top if folder not in flat]
-    two_levels = not flat and any(_subfolders(folder) for folder in deep)
-    if not two_levels and deep:
-        raise BadData(f"{deep[0]}: no image in this class folder (wanted: {', '.join(SUFFIXES)})")
-    paths: list[Path] = []
-    y: list[str] = []
-    task: list[str] = []
-    for folder in top:
-        for class_folder in _subfolders(folder) if two_levels else [folder]:
-            files = image_files(class_folder)
-            if not files:
-                raise BadData(f"{class_folder}: no image in this class folder (wanted: {', '.join(SUFFIXES)})")
-            paths += files
-            y += [class_folder.name] * len(files)
-            task += [folder.name] * len(files)
+    two_levels = not any(map(image_files, top)) and any(map(_subfolders, top))
+    pairs = [(task, label) for task in top for label in _subfolders(task)] if two_levels else [(f, f) for f in top]
+    found: list[tuple[Path, str, str]] = []  # file, class and task
+    for domain, label in pairs:
+        files = image_files(label)
+        if not files:
+            raise BadData(f"{label}: no image in this class folder (wanted: {', '.join(SUFFIXES)})")
+        found += [(file, label.name, domain.name) for file in files]
+    paths, y, tasks = zip(*found)
     seen = _Survey()
     for file in paths:
         seen.add(file)
@@ -108,10 +101,9 @@ def read_folder(path: Path, image_size: int | str | Sequence[int] | None) -> Par
     if left_out:
         notes.append(f"{left_out} files in the folder are not images in a class folder and were left out.")
     digest = hashlib.sha256(seen.content.digest() + repr((images.shape, ranges)).encode()).digest()
-    tasks = np.array(task) if two_levels else None
-    return Parts(
-        images, np.array(y), tasks, kind="images", target="class folders", notes=notes + seen.notes(), digest=digest
-    )
+    task = np.array(tasks) if two_levels else None
+    notes += seen.notes()
+    return Parts(images, np.array(y), task, None, "images", "class folders", notes, digest=digest)
 
 
 def image_files(path: Path) -> list[Path]:

@@ -32,24 +32,19 @@ class TableOptions:
             raise BadData(f"decimal must be auto, . or , (a comma), got {self.decimal!r}")
 
 
-def read_frame(path: Path) -> tuple[pd.DataFrame, Locate]:
-    """Return a .csv file (as texts) or a .parquet file, and how its rows are named."""
+def read_frame(path: Path, kept: Collection[str] = (), notes: list[str] | None = None) -> tuple[pd.DataFrame, Locate]:
+    """Return a .csv file (as texts) or a .parquet file, and how its rows are named; ``kept`` columns stay precise."""
     if path.suffix.lower() == ".csv":
         frame, form = read_csv(path)
         return frame, lambda row: line_of(path, form, row)
-    parts = list(_batches(path, set()))
-    return pd.concat(parts, ignore_index=True), row_number
+    return pd.concat(list(_batches(path, kept, notes)), ignore_index=True), row_number
 
 
 def read_table(path: Path, target: str | None, task: str | None, group: str | None, options: TableOptions) -> Parts:
     """Return a table as numbers, with the encoding that makes them; missing values are NaN."""
     notes: list[str] = []
     kept = {name for name in (target, task, group) if name} | set(_TARGETS)
-    if path.suffix.lower() == ".csv":
-        frame, form = read_csv(path)
-        locate: Locate = lambda row: line_of(path, form, row)  # noqa: E731
-    else:
-        frame, locate = pd.concat(list(_batches(path, kept, notes)), ignore_index=True), row_number
+    frame, locate = read_frame(path, kept, notes)
     frame = _without_index(frame, notes)
     columns = list(map(str, frame.columns))
     target = _target_column(path, columns, target)
