@@ -69,6 +69,26 @@ def test_array_files_that_cannot_be_read_are_refused_in_one_line(tmp_path):
     np.testing.assert_array_equal(inputs(tmp_path / "x.npz"), X.astype(np.float32))
 
 
+@pytest.mark.parametrize("X", [[["a", "b", "c"]], [[1, 2, 3], [4]], np.array([[None, {}, 3]]), 5])
+def test_what_holds_no_numbers_is_refused_in_one_line(X):
+    with pytest.raises(BadData) as told:
+        Inputs((3,))(X)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda t: t[:-9], lambda t: "[]", lambda t: t.replace("kind", "sort"), lambda t: "{}"]
+)
+def test_damaged_inputs_name_their_folder(tmp_path, spoil):
+    inputs = Inputs((3,), fill=np.zeros(3, np.float32), ranges=((0.0, 1.0), (0.0, 2.0)))
+    inputs.save(tmp_path)
+    loaded = Inputs.load(tmp_path)
+    assert loaded.input_shape == (3,) and loaded.ranges == inputs.ranges and loaded.fill.tolist() == [0, 0, 0]
+    (tmp_path / "inputs.json").write_text(spoil((tmp_path / "inputs.json").read_text()))
+    with pytest.raises(ValueError, match=f"the inputs saved in {tmp_path} are damaged"):
+        Inputs.load(tmp_path)
+
+
 def test_images_come_out_alike_from_files_and_arrays(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 5), dtype=np.uint8)
     for i, image in enumerate(pixels):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +19,7 @@ from anytask.datasets.encoding import TableEncoding
 from anytask.datasets.images import ImageFiles, image_files
 from anytask.datasets.labelled import LabelledData
 from anytask.datasets.labels import Locate, row_number
+from anytask.datasets.rows import one_line
 from anytask.datasets.tables import read_frame
 
 _FILE = "inputs.json"
@@ -124,22 +126,32 @@ class Inputs:
         path = Path(folder) / _FILE
         if not path.is_file():
             raise FileNotFoundError(f"no saved inputs in {folder}: {_FILE} is missing")
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        fields["input_shape"] = tuple(fields["input_shape"])
-        if fields["encoding"] is not None:
-            fields["encoding"] = TableEncoding.from_json(fields["encoding"])
-        if fields["ranges"] is not None:
-            fields["ranges"] = tuple(tuple(pair) for pair in fields["ranges"])
-        for name in ("fill", "mean", "std"):
-            fields[name] = None if fields[name] is None else np.array(fields[name], dtype=np.float32)
-        return cls(**fields)
+        made: dict[str, Callable[[Any], Any]] = {
+            "input_shape": tuple,
+            "encoding": TableEncoding.from_json,
+            "ranges": lambda pairs: tuple(map(tuple, pairs)),
+            **dict.fromkeys(("fill", "mean", "std"), lambda values: np.array(values, dtype=np.float32)),
+        }
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            given = {name: value for name, value in fields.items() if value is not None}
+            return cls(**{name: made.get(name, lambda value: value)(value) for name, value in given.items()})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"the inputs saved in {folder} are damaged: {error}") from error
 
     def _read(self, source: Any) -> np.ndarray:
         if isinstance(source, pd.DataFrame):
             return self._encode(source, row_number, "the table")
         if not isinstance(source, (str, os.PathLike)):
-            X = np.ma.filled(source.astype(np.float32), np.nan) if np.ma.isMaskedArray(source) else np.asarray(source)
-            return as_images(X) if X.dtype == np.uint8 and X.ndim in (3, 4) else X.astype(np.float32)
+            try:
+                X = (
+                    np.ma.filled(source.astype(np.float32), np.nan)
+                    if np.ma.isMaskedArray(source)
+                    else np.asarray(source)
+                )
+                return as_images(X) if X.dtype == np.uint8 and X.ndim in (3, 4) else X.astype(np.float32)
+            except (RuntimeError, TypeError, ValueError) as error:
+                raise BadData(f"X holds no numbers of one shape ({one_line(error)}); wanted: {self.wanted}") from error
         if source in BUILTIN:
             return read_builtin(str(source)).X[:]
         path = Path(source).expanduser()
