@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anytask.lm.protocol import BadNumber
 from anytask.lm.word_tokens import WordTokens
 from anytask.prompts.base import Candidate
-from anytask.prompts.baselines import GreedyPruning, RandomMasks
+from anytask.prompts.baselines import FullPrompt, GreedyPruning, RandomMasks
 from anytask.prompts.parts.prunable import PrunablePrompt
 from anytask.prompts.parts.search import Scores
 from anytask.prompts.promptquine import PromptQuine, TAPruning
@@ -206,9 +207,11 @@ def test_a_foreign_or_damaged_state_is_refused(cls, tmp_path):
 
 
 @pytest.mark.parametrize("cls", [PromptQuine, TAPruning, RandomMasks, GreedyPruning])
-@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), BadNumber])
 def test_a_score_that_is_not_finite_discards_one_prompt_and_is_said(cls, wrong, tmp_path):
     def evaluate(prompts, examples):
+        if wrong is BadNumber and any("3" not in p.split() for p in prompts):
+            raise BadNumber("a log-probability is NaN")
         return [wrong if "3" not in p.split() else v for p, v in zip(prompts, _odd(prompts, examples))]
 
     params = {"budget": 80, "state_file": tmp_path / "s.json"} | ({"min_length": 3} if cls is PromptQuine else {})
@@ -218,6 +221,17 @@ def test_a_score_that_is_not_finite_discards_one_prompt_and_is_said(cls, wrong, 
         assert result.discarded >= 1
         assert "3" in result.prompt.split()
         assert all(np.isfinite(c.score) and "3" in c.text.split() for c in result.trace)
+
+
+@pytest.mark.parametrize("cls", [PromptQuine, TAPruning, RandomMasks, GreedyPruning, FullPrompt])
+def test_a_search_without_a_finite_score_ends_with_the_cause(cls):
+    def broken(prompts, examples):
+        raise BadNumber("a score of 'lm' is NaN: its weights are damaged")
+
+    with pytest.raises(FloatingPointError, match="no prompt could be scored: .* its weights are damaged"):
+        _search(8, broken, cls)
+    with pytest.raises(FloatingPointError, match="no prompt could be scored: their scores are NaN"):
+        _search(8, lambda prompts, examples: [float("nan")] * len(prompts), cls)
 
 
 def test_scores_that_tell_nothing_apart_are_said():

@@ -20,7 +20,7 @@ from anytask.core.files import write_whole
 from anytask.core.progress import Progress, portion
 from anytask.core.settings import Settings, choice, free, real, whole
 from anytask.prompts.base import Candidate, Example, SearchResult
-from anytask.prompts.parts.evaluators import Evaluator, VerbalizerEvaluator, as_scores, check_verbalizers
+from anytask.prompts.parts.evaluators import Evaluator, Score, VerbalizerEvaluator, as_scores, check_verbalizers
 from anytask.prompts.parts.prunable import PrunablePrompt, check_prompt, names_of
 
 #: Parts of the search examples: all of them, and their halves.
@@ -38,6 +38,17 @@ def rerank(history: Sequence[Candidate], top: float) -> list[Candidate]:
         return last[: int(top)]
     floor = float(np.percentile([candidate.score for candidate in last], 100 * (1 - top)))
     return [candidate for candidate in last if candidate.score >= floor]
+
+
+def score_each(evaluator: Evaluator, prompts: Sequence[str], examples: Sequence[Example]) -> tuple[list[Score], str]:
+    """Return the scores of prompts, NaN for those at which the evaluator, or its model, met NaN; and what it said."""
+    try:
+        return as_scores(evaluator(prompts, examples)), ""
+    except NotFinite as error:
+        if len(prompts) == 1:
+            return [Score(math.nan, math.nan)], str(error)
+        found = [score_each(evaluator, [prompt], examples) for prompt in prompts]
+        return [score for scores, _ in found for score in scores], str(error)
 
 
 class Scores:
@@ -60,6 +71,8 @@ class Scores:
         Texts that this search scored, an interrupted run of it included.
     discarded : int
         Those whose score is no finite number.
+    cause : str
+        What the evaluator, or its model, said of the last of them.
 
     Raises
     ------
@@ -77,7 +90,7 @@ class Scores:
         self._evaluator, self._budget, self._path, self._fingerprint = evaluator, budget, path, fingerprint
         self._paid: dict[str, dict[str, float | None]] = {part: {} for part in self._examples}
         self._seen: dict[tuple[str, str], float | None] = {}
-        self.spent, self._unsaved = 0.0, 0
+        self.spent, self._unsaved, self.cause = 0.0, 0, "their scores are NaN or infinite"
         if path is None or not path.exists():
             return
         try:
@@ -114,15 +127,16 @@ class Scores:
         cost, paid = 1.0 if part == ALL else 0.5, self._paid[part]
         new = [text for text in dict.fromkeys(texts) if not self.knows(text, part)][: int(self.left / cost)]
         if asked := [text for text in new if text not in paid]:
-            rewards = [score.reward for score in as_scores(self._evaluator(asked, self._examples[part]))]
+            found, cause = score_each(self._evaluator, asked, self._examples[part])
+            self.cause, rewards = cause or self.cause, [score.reward for score in found]
             paid.update(zip(asked, [r if math.isfinite(r) else None for r in rewards], strict=True))
             self._unsaved += len(asked)
         self._seen |= {(part, text): paid[text] for text in new}
         self.spent += cost * len(new)
         if self._unsaved >= self._EVERY:
             self.save()
-        found = {text: self._seen.get((part, text)) for text in texts}
-        return {text: reward for text, reward in found.items() if reward is not None}
+        known = {text: self._seen.get((part, text)) for text in texts}
+        return {text: reward for text, reward in known.items() if reward is not None}
 
     def candidates(self, units: PrunablePrompt, masks: Iterable[tuple[int, ...]]) -> list[Candidate]:
         """Score the prompts that keep these units, and return those with a score."""
@@ -228,12 +242,12 @@ class PruningSearch(Settings):
         shortlist = self._shortlist(trace)
         considered = len(shortlist)
         if validation and shortlist:
-            judged = zip(shortlist, as_scores(evaluator([c.text for c in shortlist], validation)), strict=True)
-            shortlist = [replace(c, validation=s.accuracy) for c, s in judged if math.isfinite(s.accuracy)]
+            judged, cause = score_each(evaluator, [c.text for c in shortlist], validation)
+            scores.cause, pairs = cause or scores.cause, zip(shortlist, judged, strict=True)
+            shortlist = [replace(c, validation=s.accuracy) for c, s in pairs if math.isfinite(s.accuracy)]
         discarded = scores.discarded + considered - len(shortlist)
         if not shortlist:
-            cause = "the evaluator's scores" if self.evaluator else "the language model's log-probabilities"
-            raise NotFinite(f"no prompt could be scored: {cause} are NaN or infinite, or of the validation examples")
+            raise NotFinite(f"no prompt could be scored: {scores.cause}")
         if discarded:
             warnings.warn(
                 f"{discarded} of {len(trace) + scores.discarded} prompts had a score that is NaN or infinite, "
