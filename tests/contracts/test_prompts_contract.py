@@ -22,6 +22,7 @@ from anytask.prompts.baselines import (
     RandomMasks,
     SurprisalCompressor,
     Truncation,
+    Uncompressed,
 )
 
 V = (" A", " B")
@@ -46,6 +47,7 @@ SEARCHERS = {
 COMPRESSORS = {
     LLMLingua2: lambda **kw: LLMLingua2(**{"device": "cpu", **kw}),
     Truncation: Truncation,
+    Uncompressed: Uncompressed,
     RandomDeletion: RandomDeletion,
     SurprisalCompressor: SurprisalCompressor,
 }

@@ -1,8 +1,10 @@
 """The prompt-compression problem: languages with known answers, metrics, and users' files."""
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from anytask import problems
 from anytask.core.errors import BadData
@@ -16,10 +18,10 @@ RANDOM = Entrant("random deletion", "anytask.prompts.baselines:RandomDeletion", 
 
 def test_the_modifiers_language_has_the_published_rate_and_noise():
     language = Modifiers(0)
-    texts, labels = language.train(400)
-    truth = [language.gold(text.split()) for text in texts]
+    texts, labels = language.labelled(400)
+    truth = [language.gold(text) for text in texts]
     flat = [flag for row in truth for flag in row]
-    assert len(set(" ".join(texts).split())) == 40
+    assert len({word for text in texts for word in text}) == 40
     assert sum(flat) / len(flat) == pytest.approx(0.39, abs=0.015)
     wrong = [a != b for t, y in zip(truth, labels) for a, b in zip(t, y)]
     assert sum(wrong) / len(wrong) == pytest.approx(0.05, abs=0.006)
@@ -27,7 +29,8 @@ def test_the_modifiers_language_has_the_published_rate_and_noise():
 
 def test_the_reader_and_the_chat_model_use_the_text_alone():
     world = KeyValue(0)
-    text, key, value = world.questions(1, "test")[0]
+    (item,) = world.items(1)
+    text, key, value = item.text, item.question, item.answer
     assert world.read(text, key) == value
     assert world.read(text.replace(value, "value99"), key) == "value99"
     assert world.read("key1 key2 value3", "key1") == "unknown"
@@ -40,6 +43,9 @@ def test_baselines_are_judged_on_both_languages():
         data = P.load(name, train=50, test=50, **options)
         for entrant in P.baselines(data):
             outcome = P.run(entrant, data, 0)
+            if entrant.name == "uncompressed":
+                assert (outcome.metrics["rate"], outcome.metrics.get("exact_match", 1.0)) == (1.0, 1.0)
+                continue
             assert outcome.metrics["rate_error"] < 0.05
             json.dumps([outcome.metrics, outcome.details])
         truncation = P.run(P.baselines(data)[0], data, 0).metrics
@@ -78,9 +84,10 @@ def test_files_are_read_and_checked(tmp_path):
     assert "no compress" in P.refuses(Entrant("x", "anytask.prompts:PromptQuine"), data)
     for content, message in (
         ("{", "line 1, character 2: not JSON"),
-        ('{"text": ""}', "line 1: an object with a text"),
+        ('{"text": ""}', "line 1, column 'text': a text is wanted"),
         ('{"text": "a", "question": "q"}', "must come together"),
-        ("", "is empty"),
+        ("", "there is no text"),
+        ('{"text": "cut \\ud83d"}', "line 1, column 'text': NUL or half of a surrogate pair"),
     ):
         path.write_text(content)
         with pytest.raises(BadData, match=message):
@@ -91,3 +98,26 @@ def test_files_are_read_and_checked(tmp_path):
         P.load("modifiers", rate=0)
     with pytest.raises(BadData, match="row 1"):
         P.load(["a", 3])
+
+
+@pytest.mark.parametrize("options", [{}, {"lm": "tiny:icl"}])
+def test_without_quality_the_figures_are_shown_and_what_is_missing_is_said(tmp_path, options):
+    from anytask.bench import compare
+
+    texts = ["\u8bf7\u6ce8\u610f\uff0c\u5217\u8f66\u5c06\u51fa\u53d1\u3002", "the library opens at nine"]
+    row = {} if options else {"question": "when?", "answer": "nine"}
+    path = tmp_path / "texts.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text, **row}) for text in texts))
+    result = compare(P, path, ["llmlingua2"], seeds=1, jobs=1, store=tmp_path / "s.sqlite", progress=False, **options)
+    (note,) = result.data.describe()["notes"]
+    wanted = "questions with answers" if options else "--lm, a language model"
+    assert note.startswith(f"No quality was measured: give {wanted}")
+    assert not result.failed
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(result.rich_table())
+    shown = console.export_text()
+    assert "No quality was measured" in shown
+    assert "tokens_per_second" in shown and "rate_error" in shown
+    assert "nan" not in shown
+    for run in result.runs:
+        assert 0 < run.metrics["rate"] <= 1

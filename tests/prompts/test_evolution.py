@@ -228,7 +228,7 @@ def test_a_search_without_a_finite_score_ends_with_the_cause(cls):
     def broken(prompts, examples):
         raise BadNumber("a score of 'lm' is NaN: its weights are damaged")
 
-    with pytest.raises(FloatingPointError, match="no prompt could be scored: .* its weights are damaged"):
+    with pytest.raises(FloatingPointError, match=r"no prompt could be scored: .* its weights are damaged"):
         _search(8, broken, cls)
     with pytest.raises(FloatingPointError, match="no prompt could be scored: their scores are NaN"):
         _search(8, lambda prompts, examples: [float("nan")] * len(prompts), cls)

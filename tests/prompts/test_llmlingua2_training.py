@@ -119,8 +119,7 @@ def test_labels_go_to_all_tokens_of_a_word_and_specials_get_0(small_classifiers)
 
 def _data(n=60):
     language = Modifiers(0, length=12)
-    texts, labels = language.train(n)
-    return [text.split() for text in texts], labels
+    return language.labelled(n)
 
 
 def test_training_resumes_to_the_same_weights(tmp_path):

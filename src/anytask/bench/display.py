@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from pathlib import Path
 from typing import Any, Self
@@ -62,7 +63,8 @@ class Display:
             reason = (about.error["message"].splitlines() or [""])[0][:100]
             self._print(f"[red]✗[/] {label}: {about.error['type']}: {escape(reason)}")
         else:
-            value = f"{self._primary.label} {about.metrics[self._primary.key]:.3g}"
+            reached = about.metrics[self._primary.key]
+            value = f"{self._primary.label} {reached:.3g}" if math.isfinite(reached) else "done"
             known = " [dim](from the store)[/]" if what == "stored" else f", {seconds:.1f} s"
             self._print(f"[green]✓[/] {label}: {escape(value)}{known}")
 

@@ -113,6 +113,8 @@ def sentences(comparison: Results) -> list[str]:
     groups = sorted(comparison.groups, key=lambda group: group is not comparison.main)
     if not any(row.done for row in comparison.rows):
         return [f"No run finished, so there is nothing to rank ({len(comparison.failed)} failed)."]
+    if not any(_finite(row.primary.mean) for row in comparison.rows):
+        return [f"No {metric.label.lower()} was measured, so nothing is ranked."]
     entered = [group for group in groups if any(row.entrant.role != "baseline" for row in group.rows)]
     said = [sentence for group in entered or groups[:1] for sentence in _of_group(comparison, group)]
     if entered and not any(group.best_baseline for group in groups):
@@ -255,6 +257,8 @@ class TerminalTable:
     def _title(self) -> Text:
         comparison = self.comparison
         metric = comparison.primary
+        if not any(_finite(row.primary.mean) for row in comparison.rows):
+            return Text("What was measured, in no order:", style="dim")
         better = "higher" if metric.higher_is_better else "lower"
         said = f"{metric.label} ({better} is better)"
         if len(comparison.plan.seeds) > 1:
@@ -300,17 +304,22 @@ class TerminalTable:
             ("#", "right", [str(row.rank or "–") for row in rows]),
             ("name", "left", names),
             ("role", "left", [role(row) for row in rows]),
-            (metric.key, "left", [escape(with_interval(row.primary, metric)) for row in rows]),
-            ("difference", "left", [_difference_cell(comparison, row) for row in rows]),
         ]
+        others = [m for m in comparison.problem.metrics[1:] if any(_finite(row.metrics.get(m.key)) for row in rows)]
+        rest: list[_Column] = [(m.key, "right", [number(row.metrics.get(m.key), m) for row in rows]) for m in others]
+        if any(_finite(row.primary.mean) for row in rows):
+            must += [
+                (metric.key, "left", [escape(with_interval(row.primary, metric)) for row in rows]),
+                ("difference", "left", [_difference_cell(comparison, row) for row in rows]),
+            ]
+        else:  # nothing says who is best: what else was measured is what there is to see
+            must, rest = must + rest, []
         failures = [f"[red]{row.failures}[/]" if row.failures else "0" for row in rows]
         may: list[_Column] = [
             ("seconds", "right", [_seconds(row.cost.get("wall_seconds")) for row in rows]),
             ("failures", "right", failures),
         ]
-        others = [m for m in comparison.problem.metrics[1:] if any(_finite(row.metrics.get(m.key)) for row in rows)]
-        may += [(m.key, "right", [number(row.metrics.get(m.key), m) for row in rows]) for m in others[:2]]
-        return must, may
+        return must, may + rest[:2]
 
 
 _Column = tuple[str, Literal["left", "right"], list[str]]

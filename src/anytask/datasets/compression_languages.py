@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from anytask.core.rng import derive
+from anytask.datasets.questions import CompressionItem
 from anytask.lm.protocol import Capabilities, ChatReply, ChatRequest, Choice, Kind
 
 #: Kinds of words of :class:`Modifiers`: how many there are, and how often one is drawn.
@@ -58,16 +60,24 @@ class Modifiers:
         rows = rng.choice(len(self._words), size=(n, self.length), p=self._p)
         return [[self._words[i] for i in row] for row in rows], rng
 
-    def train(self, n: int) -> tuple[list[str], list[list[bool]]]:
-        """Return texts and noisy labels."""
+    def documents(self, n: int, part: str) -> list[str]:
+        """Return ``n`` texts; ``part`` names independent sets."""
+        return [" ".join(text) for text in self._draw(n, part)[0]]
+
+    def labelled(self, n: int) -> tuple[list[list[str]], list[list[bool]]]:
+        """Return the words of the training texts, and noisy labels."""
         texts, rng = self._draw(n, "train")
         flips = rng.random((n, self.length)) < self.noise
-        labels = [[bool(g) != bool(f) for g, f in zip(self.gold(text), flip)] for text, flip in zip(texts, flips)]
-        return [" ".join(text) for text in texts], labels
+        return texts, [[bool(g) != bool(f) for g, f in zip(self.gold(text), flip)] for text, flip in zip(texts, flips)]
 
-    def test(self, n: int) -> list[tuple[str, tuple[bool, ...]]]:
-        """Return texts and true labels."""
-        return [(" ".join(text), self.gold(text)) for text in self._draw(n, "test")[0]]
+    def items(self, n: int) -> list[CompressionItem]:
+        """Return test texts and true labels."""
+        return [CompressionItem(" ".join(text), self.gold(text)) for text in self._draw(n, "test")[0]]
+
+    def teach(self, compressor: Any, n: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Fit a compressor on the labels of ``n`` texts; return nothing to measure, and no cost."""
+        compressor.fit(*self.labelled(n))
+        return {}, {}
 
 
 class KeyValue:
@@ -112,15 +122,24 @@ class KeyValue:
             out.append(" ".join(words))
         return out
 
-    def questions(self, n: int, part: str) -> list[tuple[str, str, str]]:
-        """Return documents, each with a key to ask for and its value."""
-        rng = np.random.default_rng(derive(self.seed, "questions", part))
+    def items(self, n: int) -> list[CompressionItem]:
+        """Return test documents, each with a key to ask for and its value."""
+        rng = np.random.default_rng(derive(self.seed, "questions", "test"))
         out = []
-        for text in self.documents(n, part):
+        for text in self.documents(n, "test"):
             keys = [word for word in text.split() if word.startswith("key")]
             key = keys[int(rng.integers(len(keys)))]
-            out.append((text, key, self.read(text, key)))
+            out.append(CompressionItem(text, self.gold(text), key, self.read(text, key)))
         return out
+
+    def teach(self, compressor: Any, n: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Let a compressor distil from ``n`` documents; return what came of the rephrased ones, and the cost."""
+        texts = self.documents(n, "train")
+        compressor.distill(self, texts)
+        kept = {compressor.distilled_.chunks[i] for i in compressor.distilled_.kept}
+        rephrased = [text for text in texts if self.rephrases(text)]
+        share = sum(text in kept for text in rephrased) / max(1, len(rephrased))
+        return {"rephrased_kept": share}, {"lm_calls": float(self.calls)}
 
     def gold(self, text: str) -> tuple[bool, ...]:
         """Return which words are needed: keys and values."""

@@ -161,7 +161,7 @@ def load_text(
     if isinstance(source, (tuple, list)):
         name, rows = "texts", _from_memory(source, text, label)
     else:
-        name, rows = Path(source).name, _from_file(Path(source))
+        name, rows = Path(source).name, rows_of(Path(source))
     kept: list[tuple[Any, ...]] = []
     faults: list[str] = []
     blanks = False
@@ -169,7 +169,7 @@ def load_text(
         where = f"{name}, {place}"
         try:
             row = read(where)
-            clean = {column: _cleaned(row[column]) for column in row if column in (text, label, "id", "choices")}
+            clean = {column: cleaned(row[column]) for column in row if column in (text, label, "id", "choices")}
             if strange := [column for column in clean if clean[column] != row[column]]:
                 fault = f"{where}, column {strange[0]!r}: NUL or half of a surrogate pair (bad_rows=cut takes it out)"
                 if bad_rows != "cut":
@@ -212,7 +212,8 @@ def _from_memory(source: Sequence[Any], text: str, label: str) -> _Rows:
         yield f"row {number}", partial(_by_name, [text, label], [a, b])
 
 
-def _from_file(path: Path) -> _Rows:
+def rows_of(path: Path) -> _Rows:
+    """Read the rows of a .jsonl, .csv or .tsv file, each when it is asked for."""
     kind = path.suffix.lower()
     if kind not in (".jsonl", ".ndjson", ".csv", ".tsv"):
         raise BadData(f"{path}: a .jsonl, .ndjson, .csv or .tsv file is wanted")
@@ -261,10 +262,10 @@ def _by_name(names: Sequence[str], values: Sequence[Any], where: str) -> Mapping
     return dict(zip(names, values))
 
 
-def _cleaned(value: Any) -> Any:
+def cleaned(value: Any) -> Any:
     """Return a value without characters that cannot be used."""
     if isinstance(value, list):
-        return [_cleaned(one) for one in value]
+        return [cleaned(one) for one in value]
     return _UNUSABLE.sub("", value) if isinstance(value, str) else value
 
 

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from sklearn.metrics import f1_score
 
-from anytask.core.errors import BadData
 from anytask.core.settings import real, text, whole
+from anytask.datasets.compression_languages import KeyValue, Modifiers
+from anytask.datasets.questions import CompressionItem, CompressionTexts, load_questions
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
 from anytask.problems.options import Options
-from anytask.problems.training import LoadedData, Progress, TrainingProblem
+from anytask.problems.training import Builtin, LoadedData, Progress, TrainingProblem
 
 _BUILTIN = ("modifiers", "key-value")
-
-
-@dataclass(frozen=True)
-class CompressionItem:
-    """One text, with the words that a perfect compressor keeps, and a question about it, where there are any."""
-
-    text: str
-    gold: tuple[bool, ...] | None = None
-    question: str | None = None
-    answer: str | None = None
 
 
 class CompressionOptions(Options):
@@ -51,32 +41,19 @@ class CompressionOptions(Options):
 
 
 @dataclass(frozen=True)
-class CompressionItems:
-    """The user's items; None for a built-in language, drawn anew for each seed."""
-
-    name: str
-    items: tuple[CompressionItem, ...] | None = None
-
-    @property
-    def fingerprint(self) -> str:
-        """The content: it is hashed with the options."""
-        return json.dumps([self.name, self.items and [[i.text, i.gold, i.question, i.answer] for i in self.items]])
-
-
-@dataclass(frozen=True)
 class CompressionData(LoadedData):
-    """The items and the options."""
+    """The user's items, or a built-in language, drawn anew for each seed; and the options."""
 
-    source: CompressionItems
+    source: CompressionTexts | Builtin
 
     @property
-    def items(self) -> tuple[CompressionItem, ...] | None:
-        """The user's items."""
-        return self.source.items
+    def items(self) -> tuple[CompressionItem, ...]:
+        """The user's items, none for a built-in language."""
+        return () if isinstance(self.source, Builtin) else self.source.items
 
     def facts(self) -> dict[str, Any]:
         """Return the number of texts."""
-        return {} if self.items is None else {"texts": len(self.items)}
+        return {"texts": len(self.items)} if self.items else {}
 
 
 @dataclass
@@ -98,7 +75,8 @@ class PromptCompression(TrainingProblem):
     Built in are ``modifiers``, a language in which a modifier matters only before certain words (gold labels are known;
     the training labels have 5 % noise), and ``key-value``, documents of facts between filler words that a scripted chat
     model compresses for training (rephrasing every tenth) and a scripted reader answers questions from. Your own data:
-    a .jsonl file with ``text`` and, where you have them, ``question`` and ``answer``; with ``lm``, that model reads. A
+    a .jsonl or .csv file with ``text`` and, where you have them, ``question`` and ``answer``; with ``lm``, that model
+    reads. A
     compressor without weights of its own then uses the tiny ones that ship with the package.
 
     Metrics
@@ -121,31 +99,33 @@ class PromptCompression(TrainingProblem):
         Metric("rephrased_kept", "Rephrased training texts kept", higher_is_better=False),
     )
     options_class = CompressionOptions
+    bounds: ClassVar = {"uncompressed": "upper"}
+    privileges: ClassVar = {"uncompressed": "all of the text"}
 
     def load(self, source: Any = "modifiers", **options: Any) -> CompressionData:
         """Take a built-in language, a .jsonl file, or a list of texts."""
         o = self.check_options(options)
         if isinstance(source, str) and source in _BUILTIN:
-            return CompressionData(CompressionItems(source), o)
-        items = _from_file(Path(source)) if isinstance(source, (str, Path)) else _from_texts(source)
-        name = Path(source).name if isinstance(source, (str, Path)) else "texts"
-        return CompressionData(CompressionItems(name, tuple(items[: o.test])), o)
+            return CompressionData(Builtin(source), o)
+        texts = load_questions(source)
+        texts = CompressionTexts(texts.name, texts.items[: o.test])
+        wanted = "questions with answers in the data" if not texts.asks else "--lm, a language model that answers"
+        missing = () if o.lm and texts.asks else (f"No quality was measured: give {wanted}.",)
+        return CompressionData(texts, o, missing)
 
     def baselines(self, data: CompressionData) -> tuple[Entrant, ...]:
-        """Return truncation, random deletion and bigram surprisal."""
-        module = "anytask.prompts.baselines"
-        return (
-            Entrant("truncation", f"{module}:Truncation", role="baseline"),
-            Entrant("random deletion", f"{module}:RandomDeletion", role="baseline"),
-            Entrant("bigram surprisal", f"{module}:SurprisalCompressor", role="baseline"),
-        )
+        """Return truncation, random deletion, bigram surprisal, and the whole text as a reference."""
+        classes = {
+            "truncation": "Truncation",
+            "random deletion": "RandomDeletion",
+            "bigram surprisal": "SurprisalCompressor",
+            "uncompressed": "Uncompressed",
+        }
+        return tuple(Entrant(n, f"anytask.prompts.baselines:{c}", role="baseline") for n, c in classes.items())
 
     def refuses(self, entrant: Entrant, data: CompressionData) -> str | None:
         """Say why an entrant cannot take part."""
-        cls = entrant.load()
-        if not hasattr(cls, "compress"):
-            return f"{entrant.name} has no compress(text, rate)"
-        return None
+        return None if hasattr(entrant.load(), "compress") else f"{entrant.name} has no compress(text, rate)"
 
     def system_of(self, trained: _Shown) -> Any:
         """Return the compressor."""
@@ -153,43 +133,28 @@ class PromptCompression(TrainingProblem):
 
     def train(self, entrant: Entrant, data: CompressionData, seed: int, progress: Progress) -> _Shown:
         """Show the training texts to the entrant, if it can learn from them."""
-        from anytask.datasets.compression_languages import KeyValue, Modifiers
-
         o, compressor = data.options, entrant.make(seed=seed)
+        shown = _Shown(compressor, list(data.items), o.rate or 0.5)
+        if isinstance(data.source, Builtin):
+            world = Modifiers(seed, o.length, o.noise) if data.name == "modifiers" else KeyValue(seed, o.rephrased)
+            shown.items, shown.reader = world.items(o.test), getattr(world, "read", None)
+            shown.kind = getattr(world, "kind", None)
+            if data.name == "modifiers" and o.rate is None:
+                shown.rate = float(np.mean([flag for item in shown.items for flag in item.gold or ()]))
+        elif o.lm:
+            shown.reader, shown.kind = _model_reader(o.lm, o.max_answer)
         distills = hasattr(compressor, "distill")
-        trainable = distills and compressor.model is None
-        if data.items is not None:
+        if isinstance(data.source, Builtin) and distills and compressor.model is None:
+            shown.metrics, shown.cost = world.teach(compressor, o.train)
+        elif hasattr(compressor, "fit") and not distills:
             texts = [item.text for item in data.items]
-            reader, kind = _model_reader(o.lm, o.max_answer) if o.lm else (None, None)
-            shown = _Shown(compressor, list(data.items), 0.5, reader, kind)
-        elif data.name == "modifiers":
-            language = Modifiers(seed, o.length, o.noise)
-            texts, labels = language.train(o.train)
-            items = [CompressionItem(text, gold) for text, gold in language.test(o.test)]
-            shown = _Shown(compressor, items, _gold_rate(items))
-            if trainable:
-                compressor.fit([text.split() for text in texts], labels)
-        else:
-            world = KeyValue(seed, o.rephrased)
-            texts = world.documents(o.train, "train")
-            asked = world.questions(o.test, "test")
-            items = [CompressionItem(text, world.gold(text), key, value) for text, key, value in asked]
-            shown = _Shown(compressor, items, 0.5, world.read, "sim")
-            if trainable:
-                compressor.distill(world, texts)
-                kept = {compressor.distilled_.chunks[i] for i in compressor.distilled_.kept}
-                rephrased = [text for text in texts if world.rephrases(text)]
-                shown.metrics["rephrased_kept"] = sum(t in kept for t in rephrased) / max(1, len(rephrased))
-                shown.cost["lm_calls"] = float(world.calls)
-        if hasattr(compressor, "fit") and not distills:
-            compressor.fit(texts)
+            compressor.fit(texts or world.documents(o.train, "train"))
         return shown
 
     def test(self, entrant: Entrant, trained: _Shown, data: CompressionData, seed: int, progress: Progress) -> Outcome:
         """Compress the test texts, and judge them."""
         compressor, items, reader = trained.compressor, trained.items, trained.reader
-        rate = data.options.rate or trained.rate
-        metrics, cost, details = dict(trained.metrics), dict(trained.cost), {}
+        rate, metrics, cost = trained.rate, dict(trained.metrics), dict(trained.cost)
         many = hasattr(compressor, "compress_many")
         texts = [item.text for item in items]
         start = time.perf_counter()
@@ -209,22 +174,20 @@ class PromptCompression(TrainingProblem):
             if hits:
                 metrics["exact_match"] = float(np.mean(hits))
         metrics["quality"] = metrics.get("f1", metrics.get("exact_match", float("nan")))
-        details["examples"] = [{"text": i.text, "compressed": r.text} for i, r in zip(items[:5], results)]
+        examples = [{"text": i.text, "compressed": r.text} for i, r in zip(items[:5], results)]
+        details: dict[str, Any] = {"examples": examples}
         if hasattr(compressor, "accuracies_"):
             details["validation_accuracy"] = compressor.accuracies_
-        if hasattr(compressor, "model_"):
-            cost["trainable_parameters"] = float(sum(p.numel() for p in compressor.model_.parameters()))
         return Outcome(metrics, details, cost, kind=trained.kind or getattr(compressor, "kind", None))
 
     def unsaveable(self, entrant: Entrant, data: CompressionData) -> str | None:
         """Refuse the built-in languages, and compressors without ``save`` and ``load``."""
-        if data.items is None:
+        if not data.items:
             return f"{data.name} is an artificial language, and a compressor of it is of no use elsewhere."
         return super().unsaveable(entrant, data)
 
     def refit(self, entrant: Entrant, data: CompressionData, seed: int, progress: Progress | None = None) -> Trained:
         """Make the compressor, and show it the texts if it learns from them."""
-        assert data.items is not None
         compressor = entrant.make(seed=seed)
         if hasattr(compressor, "fit") and not hasattr(compressor, "distill"):
             compressor.fit([item.text for item in data.items])
@@ -236,23 +199,11 @@ class PromptCompression(TrainingProblem):
         return Trained((compressor,), usage)
 
 
-def _gold_rate(items: Sequence[CompressionItem]) -> float:
-    return float(np.mean([flag for item in items for flag in item.gold or ()]))
-
-
 def _f1(items: Sequence[CompressionItem], results: Sequence[Any]) -> float:
     """F1 of the kept words over all texts together."""
-    both = kept = gold = 0
-    for item, result in zip(items, results):
-        assert item.gold is not None
-        flags = np.array(result.labels)
-        truth = np.array(item.gold)
-        if len(flags) != len(truth):
-            raise ValueError(f"a compressor must label the {len(truth)} words of a text, got {len(flags)} labels")
-        both += int((flags & truth).sum())
-        kept += int(flags.sum())
-        gold += int(truth.sum())
-    return 2 * both / max(1, kept + gold)
+    kept = np.concatenate([result.labels for result in results])
+    gold = np.concatenate([item.gold or () for item in items])
+    return float(f1_score(gold, kept, zero_division=0.0))
 
 
 def _normal(text: str) -> str:
@@ -271,41 +222,3 @@ def _model_reader(spec: str, max_tokens: int) -> tuple[Callable[[str, str], str]
         return lm.generate([prompt], max_tokens=max_tokens, stop=("\n",), tag="reader")[0]
 
     return read, lm.kind
-
-
-def _from_texts(source: Any) -> list[CompressionItem]:
-    texts = list(source)
-    for i, found in enumerate(texts):
-        if not isinstance(found, str) or not found.strip():
-            raise BadData(f"texts, row {i}: a text is wanted, got {found!r:.40}")
-    if not texts:
-        raise BadData("texts: there is none")
-    return [CompressionItem(text) for text in texts]
-
-
-def _from_file(path: Path) -> list[CompressionItem]:
-    if not path.is_file():
-        raise BadData(f"{path}: there is no such file (built in are {' and '.join(_BUILTIN)})")
-    if path.suffix.lower() not in (".jsonl", ".ndjson"):
-        raise BadData(f"{path.name}: a .jsonl file is wanted, with one object per line")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise BadData(f"{path.name}: not UTF-8; save the file as UTF-8") from error
-    items = []
-    for place, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadData(f"{path.name}, line {place}, character {error.colno}: not JSON ({error.msg})") from error
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
-            raise BadData(f"{path.name}, line {place}: an object with a text under 'text' is wanted")
-        question, answer = row.get("question"), row.get("answer")
-        if (question is None) != (answer is None):
-            raise BadData(f"{path.name}, line {place}: 'question' and 'answer' must come together")
-        items.append(CompressionItem(row["text"], None, question, None if answer is None else str(answer)))
-    if not items:
-        raise BadData(f"{path.name}: the file is empty")
-    return items

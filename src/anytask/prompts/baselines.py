@@ -12,21 +12,25 @@ from typing import Any, Self
 import numpy as np
 from sklearn.exceptions import NotFittedError
 
+from anytask.core.checks import require_finite
 from anytask.core.estimator import Fitted
 from anytask.core.progress import Progress
+from anytask.core.rng import derive
 from anytask.core.settings import free, numbers, real, whole
 from anytask.prompts.base import Candidate, Compression, check_rate
 from anytask.prompts.parts.prunable import PrunablePrompt
 from anytask.prompts.parts.search import PruningSearch, Scores, top_field
+from anytask.prompts.parts.words import NO_SPACES, Words, check_contexts, compressed, runs, write_contexts
 
-_WORD = re.compile(r"\S+")
+#: White space, and a word: what stands between white space, but a character at a time in scripts without spaces.
+_WORD = re.compile(rf"(\s*)([^\s{NO_SPACES}]+|[{NO_SPACES}](?:(?!\w)[{NO_SPACES}])*)")
 
 
 # Compression --------------------------------------------------------------------------------------------------------
 
 
 def count_words(text: str) -> int:
-    """Return the number of words between white space."""
+    """Return the number of words between white space, and of characters in scripts without spaces."""
     return len(_WORD.findall(text))
 
 
@@ -53,38 +57,48 @@ class WordCompressor(Fitted):
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
-    def scores(self, words: Sequence[str]) -> np.ndarray:
-        """Return one number per word, larger for words to keep."""
+    def scores(self, words: Words) -> np.ndarray:
+        """Return one number per word of a context, larger for words to keep."""
         raise NotImplementedError
 
     def compress(self, text: str | Sequence[str], rate: float | None = None) -> Compression:
         """Compress one text, or several contexts, to ``ceil(rate * n)`` of their n words each."""
         rate = self.rate if rate is None else rate
         check_rate(rate)
-        contexts = [text] if isinstance(text, str) else list(text)
-        texts: list[str] = []
-        words: list[str] = []
-        labels: list[bool] = []
-        probabilities: list[float] = []
-        owner: list[int] = []
-        for i, context in enumerate(contexts):
-            found = _WORD.findall(context)
-            score = np.asarray(self.scores(found), dtype=float) if found else np.zeros(0)
-            keep = np.zeros(len(found), dtype=bool)
-            keep[np.argsort(-score, kind="stable")[: math.ceil(rate * len(found) - 1e-9)]] = True
-            rank = np.empty(len(found))
-            rank[np.argsort(score, kind="stable")] = np.arange(1, len(found) + 1) / max(1, len(found))
-            texts.append(context if keep.all() else " ".join(w for w, k in zip(found, keep) if k))
-            words += found
-            labels += keep.tolist()
-            probabilities += rank.tolist()
-            owner += [i] * len(found)
-        joined = "\n\n".join(texts)
-        return Compression(
-            *(joined, tuple(texts), tuple(words), tuple(labels), tuple(probabilities), tuple(owner)),
-            origin_tokens=sum(map(self.count_tokens, contexts)),
-            compressed_tokens=sum(map(self.count_tokens, texts)),
+        contexts = check_contexts([text] if isinstance(text, str) else text)
+        found = [(i, match) for i, context in enumerate(contexts) for match in _WORD.finditer(context)]
+        context = np.array([i for i, _ in found], dtype=int)
+        spelled = np.array([match.group(2) for _, match in found], dtype=object)
+        gap = np.array([match.group(1) != "" for _, match in found], dtype=bool)
+        words = Words(spelled, gap, context, context, *(np.ones(len(found)) for _ in range(3)))
+        kept = np.zeros(len(found), dtype=bool)
+        for rows in runs(context):
+            score = np.asarray(self.scores(words.take(rows)), dtype=float)
+            require_finite(score, f"a word's score by {type(self).__name__}", "its language model's are, or its counts")
+            kept[rows[np.argsort(-score, kind="stable")[: math.ceil(rate * len(rows) - 1e-9)]]] = True
+            words.forced_p[rows[np.argsort(score, kind="stable")]] = np.arange(1, len(rows) + 1) / len(rows)
+        texts = write_contexts(contexts, words, kept)
+        return compressed(
+            words, kept, texts, (sum(map(self.count_tokens, contexts)), sum(map(self.count_tokens, texts)))
         )
+
+
+class Uncompressed(WordCompressor):
+    """Keep every word, whatever the rate: what a compression is measured against.
+
+    Examples
+    --------
+    >>> Uncompressed().compress("a b", rate=0.5).text
+    'a b'
+    """
+
+    def compress(self, text: str | Sequence[str], rate: float | None = None) -> Compression:
+        """Return the text as it is."""
+        check_rate(self.rate if rate is None else rate)
+        return super().compress(text, 1.0)
+
+    def scores(self, words: Words) -> np.ndarray:
+        return np.ones(len(words.text))
 
 
 class Truncation(WordCompressor):
@@ -96,8 +110,8 @@ class Truncation(WordCompressor):
     'a b'
     """
 
-    def scores(self, words: Sequence[str]) -> np.ndarray:
-        return -np.arange(len(words), dtype=float)
+    def scores(self, words: Words) -> np.ndarray:
+        return -np.arange(len(words.text), dtype=float)
 
 
 class RandomDeletion(WordCompressor):
@@ -109,9 +123,8 @@ class RandomDeletion(WordCompressor):
     2
     """
 
-    def scores(self, words: Sequence[str]) -> np.ndarray:
-        content = np.frombuffer(" ".join(words).encode("utf-8", "surrogatepass"), dtype=np.uint8)
-        return np.random.default_rng([self.seed, *content[:256].tolist(), len(words)]).random(len(words))
+    def scores(self, words: Words) -> np.ndarray:
+        return np.random.default_rng(derive(self.seed, *words.text)).random(len(words.text))
 
 
 class SurprisalCompressor(WordCompressor):
@@ -150,7 +163,7 @@ class SurprisalCompressor(WordCompressor):
             self.unigrams_: Counter[str] = Counter()
             self.bigrams_: Counter[str] = Counter()
             for text in texts:
-                words = ["", *_WORD.findall(text)]
+                words = ["", *(match.group(2) for match in _WORD.finditer(text))]
                 self.unigrams_.update(words)
                 self.bigrams_.update(f"{a} {b}" for a, b in pairwise(words))
         return self
@@ -159,44 +172,33 @@ class SurprisalCompressor(WordCompressor):
         for name, counts in state["values"].items():
             setattr(self, name, Counter(counts))
 
-    def scores(self, words: Sequence[str]) -> np.ndarray:
+    def scores(self, words: Words) -> np.ndarray:
         if self.lm is not None:
             return self._lm_surprisal(words)
         if not hasattr(self, "unigrams_"):
             raise NotFittedError(
                 "SurprisalCompressor without a language model must be fitted on texts first: fit(texts)"
             )
-        size = len(self.unigrams_) + 1
+        size, total = len(self.unigrams_) + 1, sum(self.unigrams_.values())
+        known = ((self.bigrams_[f"{a} {b}"], self.unigrams_[a]) for a, b in pairwise(["", *words.text]))
         if self.order == 1:
-            total = sum(self.unigrams_.values())
-            return np.array([-math.log((self.unigrams_[w] + 1) / (total + size)) for w in words])
-        return np.array(
-            [
-                -math.log((self.bigrams_[f"{a} {b}"] + 1) / (self.unigrams_[a] + size))
-                for a, b in zip(["", *words], words)
-            ]
-        )
+            known = ((self.unigrams_[word], total) for word in words.text)
+        return np.array([-math.log((n + 1) / (of + size)) for n, of in known])
 
-    def _lm_surprisal(self, words: Sequence[str]) -> np.ndarray:
+    def _lm_surprisal(self, words: Words) -> np.ndarray:
         """Mean surprisal of each word's tokens, the text scored as the continuation of its own first word."""
-        spaced = [words[0], *(f" {word}" for word in words[1:])]
-        if len(words) == 1:
+        spaced = [f" {word}" if gap and i else word for i, (word, gap) in enumerate(zip(words.text, words.gap))]
+        if len(spaced) == 1:
             return np.zeros(1)
         option = self.lm.score([spaced[0]], [["".join(spaced[1:])]], tag="surprisal")[0][0]
         ids = self.lm.encode("".join(spaced))
-        logprobs = list(option.token_logprobs)
-        shares = np.zeros(len(words))
-        counts = np.zeros(len(words))
+        text = np.array([len(self.lm.decode(ids[:i])) for i in range(len(ids) + 1)])
+        middle = ((text[:-1] + text[1:]) / 2)[len(ids) - len(option.token_logprobs) :]  # the first word has no score
         ends = np.cumsum([len(piece) for piece in spaced])
-        text = 0
-        for position in range(1, len(ids) + 1):
-            start, text = text, len(self.lm.decode(ids[:position]))
-            scored = position - 1 - (len(ids) - len(logprobs))  # the first word's tokens have no score
-            if scored >= 0:
-                word = int(np.searchsorted(ends, min((start + text) / 2, ends[-1] - 0.5), side="right"))
-                shares[word] -= logprobs[scored]
-                counts[word] += 1
-        surprisal = shares / np.maximum(counts, 1)
+        word = np.searchsorted(ends, np.minimum(middle, ends[-1] - 0.5), side="right")
+        lost = -np.maximum(option.token_logprobs, -1e4)  # NaN stays, and log 0 does not
+        counts = np.maximum(np.bincount(word, minlength=len(spaced)), 1)
+        surprisal = np.bincount(word, weights=lost, minlength=len(spaced)) / counts
         surprisal[0] = surprisal[1:].mean()
         return surprisal
 

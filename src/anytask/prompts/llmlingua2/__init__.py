@@ -43,7 +43,8 @@ from anytask.prompts.llmlingua2.selection_rules import (
     select_contexts,
     select_words,
 )
-from anytask.prompts.llmlingua2.words import WordReader, Words, check_contexts, check_target, counter_of, write_contexts
+from anytask.prompts.llmlingua2.words import WordReader, check_target, counter_of
+from anytask.prompts.parts.words import Words, check_contexts, compressed, write_contexts
 
 __all__ = ["LLMLingua2"]
 
@@ -267,7 +268,8 @@ class LLMLingua2(Estimator):
             part = words.take(inside)
             kept[inside] = self._select(part, np.zeros_like(part.context), rate, asked.threshold)
         texts = [write_contexts(contexts, words, kept)[i] for i in keep]
-        return self._result(words, kept, texts, int(origin.sum()), int(reader.lengths(texts).sum()))
+        lengths = (int(origin.sum()), int(reader.lengths(texts).sum()))
+        return compressed(words, kept, texts, lengths, (self.kind, self._weights))
 
     def compress_many(
         self,
@@ -314,8 +316,8 @@ class LLMLingua2(Estimator):
         words = replace(words, context=np.zeros_like(words.context))
         rows = zip(written, reader.lengths(contexts), reader.lengths(written), borders, borders[1:])
         return [
-            self._result(words.take(slice(a, b)), kept[a:b], [text], int(before), int(after))
-            for text, before, after, a, b in rows
+            compressed(words.take(slice(a, b)), kept[a:b], [text], (int(n), int(m)), (self.kind, self._weights))
+            for text, n, m, a, b in rows
         ]
 
     def _classify(self, reader: WordReader, contexts: Sequence[str], progress: Progress | None = None) -> Words:
@@ -347,12 +349,6 @@ class LLMLingua2(Estimator):
             text = f"no word of {saved} prompts reaches threshold={threshold}: the most probable one is kept"
             warnings.warn(text, stacklevel=3)
         return kept
-
-    def _result(self, words: Words, kept: np.ndarray, texts: Sequence[str], before: int, after: int) -> Compression:
-        columns = (words.text, kept, words.forced_p, words.context)
-        text, labels, p, context = (tuple(column[words.text != ""].tolist()) for column in columns)
-        together = "\n\n".join(texts)
-        return Compression(together, tuple(texts), text, labels, p, context, before, after, self.kind, self._weights)
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text by the target tokenizer."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from anytask.core.settings import Settings, flag, numbers, real, whole
-from anytask.prompts.llmlingua2.words import Words, runs
+from anytask.prompts.parts.words import Words, runs
 
 
 class Budget(Settings):

@@ -1,4 +1,4 @@
-"""From text to words and back: which tokens make a word, where a text may be cut, and how kept words are written."""
+"""From text to words: which tokens make a word, what it costs, and where a text may be cut."""
 
 from __future__ import annotations
 
@@ -8,24 +8,19 @@ import math
 import re
 import string
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
+from anytask.prompts.parts.words import NO_SPACES, Words, is_unspaced, runs
+
 _PUNCTUATION = frozenset(string.punctuation)
 _MARKS = "\u2581\u0120\u010a\u0109\u010d"  # how tokenizers spell white space: the metaspace, and byte-level ones' bytes
-#: Scripts without spaces between words: Thai to Tibetan, Burmese, Khmer, Tai, Chinese and Japanese.
-_NO_SPACES = (
-    "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u2e80-\u312f\u3190-\u9fff\ua9e0-\ua9ff\uaa60-\uaadf"
-    "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
-)
-_UNSPACED = re.compile(f"[{_NO_SPACES}]")
 #: Letters and digits in a row, a number's sign before them, and marks between digits: 1,234.56 is one word, 2024-03-01
 #: and 10:45 are, -5 and 3.5e-7 too.
 _WORD = re.compile(
-    rf"(?:(?<!\w)[+\-\u2212]?\.?(?=\d))?[^\W_{_NO_SPACES}]+"
-    rf"(?:(?<=\d)(?:[.,:/_'\u2019\u00b7\u2010-\u2013\uff0c\uff0e\uff1a-]|[eE][+-])(?=\d)[^\W_{_NO_SPACES}]+"
+    rf"(?:(?<!\w)[+\-\u2212]?\.?(?=\d))?[^\W_{NO_SPACES}]+"
+    rf"(?:(?<=\d)(?:[.,:/_'\u2019\u00b7\u2010-\u2013\uff0c\uff0e\uff1a-]|[eE][+-])(?=\d)[^\W_{NO_SPACES}]+"
     rf"|(?<=\d[eE])[+-](?=\d)\d+)*"
 )
 
@@ -60,16 +55,6 @@ def counter_of(target: str | Callable[[str], int]) -> Callable[[str], int]:
     return functools.lru_cache(100_000)(lambda text: len(encoding.encode_ordinary(text)))
 
 
-def is_unspaced(char: str) -> bool:
-    """Return whether a character belongs to a script without spaces between words."""
-    return _UNSPACED.match(char) is not None
-
-
-def runs(labels: np.ndarray) -> list[np.ndarray]:
-    """Return the rows of each run of equal labels."""
-    return np.split(np.arange(len(labels)), np.flatnonzero(np.diff(labels)) + 1) if len(labels) else []
-
-
 #: Token ids of model inputs -> their tokens' keep-probabilities.
 Classify = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 
@@ -77,23 +62,6 @@ Classify = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 def undecided(chunks: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return probabilities of 0, where only the words are wanted."""
     return [np.zeros(len(chunk)) for chunk in chunks]
-
-
-@dataclass(frozen=True)
-class Words:
-    """The words of some contexts, in order, as the columns of a table."""
-
-    text: np.ndarray  # (w,) of str, "" for a border mark that stands alone
-    gap: np.ndarray  # (w,) white space before the word
-    context: np.ndarray  # (w,) index of the context
-    chunk: np.ndarray  # (w,) index of the model input, over all contexts
-    cost: np.ndarray  # (w,) tokens of the target model
-    p: np.ndarray  # (w,) keep-probability before forcing
-    forced_p: np.ndarray  # (w,) with forced words at 1
-
-    def take(self, rows: np.ndarray | slice) -> Self:
-        """Return some of the rows."""
-        return type(self)(*(column[rows] for column in vars(self).values()))
 
 
 class WordReader:
@@ -257,37 +225,3 @@ class WordReader:
         done = np.maximum.accumulate(np.append(0, begin + [len(word) for word in words]))
         gap = [word != "" and any(map(str.isspace, text[a:b])) for word, a, b in zip(words, done, begin)]
         return [self._stands_for.get(word, word) for word in words], gap
-
-
-def check_contexts(contexts: Sequence[str]) -> list[str]:
-    """Return the contexts of a prompt as a list, or say which of them is no text."""
-    contexts = list(contexts)
-    for i, context in enumerate(contexts):
-        if not isinstance(context, str):
-            raise TypeError(f"context {i} must be a text, got {type(context).__name__}")
-        if broken := re.search("[\ud800-\udfff]", context):
-            raise ValueError(
-                f"context {i} has half a character (a lone surrogate) at {broken.start()}: repair the text"
-            )
-    if not contexts:
-        raise ValueError("there is no context to compress")
-    return contexts
-
-
-def write_contexts(contexts: Sequence[str], words: Words, kept: np.ndarray) -> list[str]:
-    """Return each context with its kept words, or as it was if all of them are kept.
-
-    Words keep the white space before them; where a deletion would fuse two words, a space is put between, but not in
-    scripts that have none.
-    """
-    parts: list[list[str]] = [[] for _ in contexts]
-    before_kept = [True] * len(contexts)
-    real = words.text != ""
-    for word, gap, i, keep in zip(*(c[real] for c in (words.text, words.gap, words.context, kept))):
-        if keep:
-            border = parts[i][-1][-1] + word[0] if parts[i] else ""
-            fused = not before_kept[i] and border.isalnum() and not any(map(is_unspaced, border))
-            parts[i].append(f" {word}" if border and (gap or fused) else word)
-        before_kept[i] = keep
-    shortened = set(words.context[real & ~kept].tolist())
-    return ["".join(parts[i]) if i in shortened else context for i, context in enumerate(contexts)]
