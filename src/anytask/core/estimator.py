@@ -75,7 +75,8 @@ class Fitted(Settings):
         """
         self._check_fitted()
         params = {name: param_to_json(getattr(self, name)) for name in self._param_names() if name != "device"}
-        save_tree(folder, {"class": class_name(type(self)), "params": params, "state": self._state()})
+        fitted = sorted(self._fitted())
+        save_tree(folder, {"class": class_name(type(self)), "params": params, "fitted": fitted, "state": self._state()})
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, device: str = "auto", **params: Any) -> Self:
@@ -100,12 +101,14 @@ class Fitted(Settings):
             raise ValueError(f"{folder} holds no saved model")
         if tree["class"] != class_name(cls):
             raise ValueError(f"{folder} holds a {tree['class']}, not a {class_name(cls)}")
-        saved = {name: param_from_json(name, p) for name, p in tree["params"].items() if name not in params}
         place = {"device": device} if "device" in cls._param_names() else {}
         try:
+            saved = {name: param_from_json(name, p) for name, p in tree["params"].items() if name not in params}
             model = cls(**{**saved, **params, **place})
             model._load_state(tree["state"])
-        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+            if sorted(model._fitted()) != tree.get("fitted", sorted(model._fitted())):
+                raise ValueError(f"it had {', '.join(tree['fitted'])} when it was saved")
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"the model saved in {folder} does not fit {class_name(cls)}: {error}") from error
         return model
 
@@ -129,10 +132,17 @@ class Fitted(Settings):
 
     def _load_state(self, state: Any) -> None:
         """Put back what :meth:`_state` returned."""
+        if set(state) != {"values", "modules"}:
+            raise ValueError(f"its state has {', '.join(map(str, state))}, wanted are values and modules")
         for name, value in state["values"].items():
+            if not name.endswith("_") or name.startswith("_"):
+                raise ValueError(f"{name!r} names no fitted attribute")
             setattr(self, name, _to(value, self._device))
         with isolated(derive(self.seed, "init")):
             self._build()
+        built = {name for name in self._fitted() if _stateful(getattr(self, name))}
+        if built != set(state["modules"]):
+            raise ValueError(f"it has weights of {', '.join(state['modules'])}, wanted are {', '.join(sorted(built))}")
         for name, weights in state["modules"].items():
             getattr(self, name).load_state_dict(weights)
 

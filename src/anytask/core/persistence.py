@@ -95,12 +95,12 @@ def load_tree(folder: str | os.PathLike[str], device: str | torch.device = "cpu"
         data = (folder / name).read_bytes()
         if f"state-{_digest(data)}.safetensors" != name:
             raise ValueError(f"the checksum of {name} is wrong")
-        if "sha256" in head and _digest(json.dumps(tree).encode()) != head["sha256"]:
+        if _digest(json.dumps(tree).encode()) != head["sha256"]:
             raise ValueError(f"the checksum of {_TREE} is wrong")
-        tensors = load(data)
+        return _decode(tree, load(data), torch.device(device))
     except Exception as error:
-        raise ValueError(f"the saved state in {folder} is damaged: {error}") from error
-    return _decode(tree, tensors, torch.device(device))
+        said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"the saved state in {folder} is damaged: {said}") from error
 
 
 def _encode(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
