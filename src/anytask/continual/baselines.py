@@ -106,12 +106,12 @@ class _Network(ContinualClassifier):
             self.steps_ += 1
 
     def _observe(self, X: Tensor, y: Tensor) -> None:
-        self._grow(y)
-        sgd_step(self.network_, self.optimizer_, lambda: cross_entropy(self.network_(X), y), len(X))
-
-    def _grow(self, y: Tensor) -> None:
-        # Per mini-batch, not per chunk: how the stream is cut must not decide which outputs a step sees.
+        # Grown per mini-batch, not per chunk: how the stream is cut must not decide which outputs a step sees.
         self.network_.grow(int(y.max()) + 1, self.optimizer_)
+        sgd_step(self.network_, self.optimizer_, lambda: self._loss(X, y), len(X))
+
+    def _loss(self, X: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(self.network_(X), y)
 
     @torch.no_grad()
     def _scores(self, X: Tensor, task: object) -> Tensor:
@@ -358,19 +358,12 @@ class LwF(_Network):
         self.teacher_, self.n_old_ = Snapshot(self.network_), len(self.labels_)
         return self
 
-    def _observe(self, X: Tensor, y: Tensor) -> None:
-        self._grow(y)
-        teacher = self.teacher_
-        if teacher is None:
-            super()._observe(X, y)
-            return
-        old = teacher(X)  # (n, n_old_)
-
-        def loss() -> Tensor:
-            f = self.network_(X)
-            return cross_entropy(f, y) + self.lambda_ * kl_distillation(f[:, : self.n_old_], old, self.T, scale=True)
-
-        sgd_step(self.network_, self.optimizer_, loss, len(X))
+    def _loss(self, X: Tensor, y: Tensor) -> Tensor:
+        f = self.network_(X)
+        if self.teacher_ is None:
+            return cross_entropy(f, y)
+        old = self.teacher_(X)  # (n, n_old_)
+        return cross_entropy(f, y) + self.lambda_ * kl_distillation(f[:, : self.n_old_], old, self.T, scale=True)
 
 
 def _check_features(features: Any) -> None:
