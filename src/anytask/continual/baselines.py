@@ -422,15 +422,13 @@ class NearestClassMean(ContinualClassifier):
         self.encoder_ = body.to(self._device).eval().requires_grad_(False)
 
     def _learn(self, X: Tensor, y: Tensor, task: object) -> None:
-        codes, more = y.cpu().numpy(), len(self.labels_) - len(self.counts_)
+        codes, n = y.cpu().numpy(), len(self.labels_)
         # Row by row: adding up a chunk first would round differently for every way to cut the stream.
         for rows in self._minibatches(len(X)):
             z = self._encode_inputs(X[rows])
-            self.sums_ = self.sums_ if len(self.sums_) else np.zeros((0, z.shape[1]))
-            self.sums_ = np.pad(self.sums_, ((0, len(self.labels_) - len(self.sums_)), (0, 0)))
+            self.sums_ = np.pad(self.sums_.reshape(-1, z.shape[1]), ((0, n - len(self.sums_)), (0, 0)))
             np.add.at(self.sums_, codes[rows], z)
-        self.counts_ = np.pad(self.counts_, (0, more))
-        np.add.at(self.counts_, codes, 1)
+        self.counts_ = np.pad(self.counts_, (0, n - len(self.counts_))) + np.bincount(codes, minlength=n)
         require_finite(self.sums_, "the sum of the features")
 
     @torch.no_grad()
