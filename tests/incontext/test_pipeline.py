@@ -9,6 +9,7 @@ import pytest
 from anytask.datasets.attribute_language import AttributeLanguage
 from anytask.incontext import GPT3, Pipeline
 from anytask.lm import load_tiny
+from anytask.lm.prompting import PromptTemplate
 from anytask.prompts import TAPruning
 from anytask.prompts.base import SearchResult
 
@@ -177,3 +178,29 @@ def test_bad_pools_are_refused(lm, data, choices):
         pipeline.fit(texts[:6], labels[:5])
     with pytest.raises(ValueError, match="not among"):
         pipeline.fit(texts[:6], ["politics"] * 6)
+
+
+def test_data_that_look_like_places_stay_data(lm, data, choices):
+    texts, labels = data
+    odd = [f"{text} {{text}} and {{key}} {{mask_token}}" for text in texts]
+
+    class Whole:
+        """Keeps the prompt as it is, and looks at what it would be filled with."""
+
+        def __init__(self, prompt, verbalizers, seed):
+            self.prompt = prompt
+
+        def search(self, lm, examples, validation=()):
+            found = TAPruning(self.prompt, [" a", " b"], budget=1)
+            found.search(lm, [{**e, "label": 0} for e in examples], validation and [{**validation[0], "label": 0}])
+            return SearchResult(self.prompt, 0.0, None, None, 1, 0, 0)
+
+    template = PromptTemplate("{input} {key} -> {output}", description="Answer {text}.")
+    made = {"choices": choices, "labels": 6, "k": 2, "retrieve": "fixed", "template": template}
+    pruned = Pipeline(lm, **made, prune=Whole).fit(odd[:30], labels[:30])
+    (prompt,) = pruned.prompts([odd[35]])
+    shown = [demo for demo in pruned.demos_ if f"{demo.input} {{key}} -> {demo.output}" in prompt]
+    assert len(shown) == 2
+    assert prompt.startswith("Answer {text}.\n\n") and prompt.endswith(f"\n\n{odd[35]} {{key}} ->")
+    plain = Pipeline(lm, **made).fit(odd[:30], labels[:30])
+    assert plain.prompts([odd[35]])[0].endswith(f"\n\n{odd[35]} {{key}} ->")

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anytask.datasets.scripted_prompt import ScriptedPromptLM
+from anytask.lm.placeholders import escape, fill
 from anytask.lm.protocol import Capabilities
 from anytask.lm.word_tokens import WordTokens
 from anytask.prompts.base import Candidate
@@ -17,7 +18,7 @@ from anytask.prompts.parts.evaluators import (
     VerbalizerEvaluator,
     margin_reward,
 )
-from anytask.prompts.parts.prunable import PrunablePrompt, escape, fill
+from anytask.prompts.parts.prunable import PrunablePrompt
 from anytask.prompts.parts.search import rerank
 from anytask.prompts.promptquine import PromptQuine, TAPruning, accepts
 

@@ -32,11 +32,14 @@ from anytask.incontext.pool import Annotate, Pool, embedder_field
 from anytask.incontext.retrievers import BM25Retriever, SimilarRetriever
 from anytask.incontext.selection import RandomSelection
 from anytask.lm.option_scoring import RULES, check_options
+from anytask.lm.placeholders import escape, fill, names_of
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
 from anytask.lm.protocol import MissingCapability, lm_field
 
 __all__ = ["Pipeline"]
 
+#: What a prompt searcher takes for places in a prompt; of these only ``{text}`` is one.
+PLACES = names_of([{"text": ""}])
 RETRIEVALS = ("random", "fixed", "similar", "bm25")
 
 
@@ -107,7 +110,7 @@ class Pipeline(Fitted):
     demos_ : list of Demonstration
         The labelled examples; ``id`` is the place in the pool.
     prompt_ : str or None
-        The pruned prompt, with ``{text}`` where the query goes.
+        The pruned prompt, with ``{text}`` where the query goes; braces of data that look alike are doubled.
     stages_ : list of StageReport
         What each stage did and cost; the last one, "predict", grows with every call of :meth:`predict`.
 
@@ -246,14 +249,17 @@ class Pipeline(Fitted):
                 votes.update([place for place in self._ranked(demo.input) if place != own][:size])
             block = [place for place, _ in votes.most_common(size)][::-1]  # the favourite next to the query
             reserve = self._longest_option() + max(count(demo.input) for demo in demos)
-            whole = self._learner.assemble([demos[i] for i in block], "{text}", reserve)
+            shown = self._learner.assemble([demos[i] for i in block], "", reserve)
+            (query,) = [span for span in shown.spans if span.role == "query" and span.part == "input"]
+            around = shown.text[: query.start], shown.text[query.end :]
+            whole = "{text}".join(escape(part, PLACES) for part in around)
             rest = [i for i in range(len(demos)) if i not in block]
             examples = [{"text": self._shorten(demos[i].input), "label": choices.index(demos[i].output)} for i in rest]
-            searcher = self.prune(whole.text, self._completions(), seed=derive(self.seed, "prune"))
+            searcher = self.prune(whole, self._completions(), seed=derive(self.seed, "prune"))
             found = searcher.search(self.lm, examples[::2], examples[1::2])
             self.prompt_ = found.prompt
             report.facts = {
-                "tokens_before": count(whole.text),
+                "tokens_before": count(whole),
                 "tokens_after": found.n_tokens,
                 "evaluations": found.evaluations,
                 "validation": found.validation,
@@ -296,7 +302,7 @@ class Pipeline(Fitted):
     def _prompt(self, text: str) -> Prompt:
         if self.prompt_ is None:
             return self._learner.prompt(text)
-        written = self.prompt_.replace("{text}", self._shorten(text))
+        written, _ = fill(self.prompt_, {"text": self._shorten(text)}, PLACES)
         return Prompt(written, (), n_tokens=self.lm.count_tokens(written))
 
     def answer(self, texts: Sequence[str], *, options: Sequence[Sequence[str]] | None = None) -> list[Answer]:

@@ -81,7 +81,7 @@ class PromptSearchData(LoadedData):
             sets = [scripted.examples(n, part) for part, n in sizes]
             return _Instance(scripted, scripted.prompt, (" A", " B"), *[list(map(dict, s)) for s in sets])
         from anytask.lm import load_lm
-        from anytask.prompts.parts.prunable import escape, fill
+        from anytask.lm.placeholders import escape, fill
 
         data, classes = self.source, self.source.classes
         rng = np.random.default_rng(derive(seed, "prompt-search"))

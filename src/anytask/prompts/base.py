@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
-from anytask.prompts.parts.prunable import fill, names_of
+from anytask.lm.placeholders import fill, names_of
 
 __all__ = ["SearchResult"]
 

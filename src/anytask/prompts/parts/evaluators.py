@@ -13,9 +13,9 @@ import numpy as np
 from scipy.special import softmax
 
 from anytask.core.settings import Settings, choice, free, numbers, real, text, whole
+from anytask.lm.placeholders import fill, names_of
 from anytask.lm.protocol import require
 from anytask.prompts.base import Example
-from anytask.prompts.parts.prunable import fill, names_of
 
 
 class Score(NamedTuple):

@@ -19,9 +19,10 @@ from anytask.core.checks import NotFinite
 from anytask.core.files import write_whole
 from anytask.core.progress import Progress, portion
 from anytask.core.settings import Settings, choice, free, real, whole
+from anytask.lm.placeholders import names_of
 from anytask.prompts.base import Candidate, Example, SearchResult
 from anytask.prompts.parts.evaluators import Evaluator, Score, VerbalizerEvaluator, as_scores, check_verbalizers
-from anytask.prompts.parts.prunable import PrunablePrompt, check_prompt, names_of
+from anytask.prompts.parts.prunable import PrunablePrompt, check_prompt
 
 #: Parts of the search examples: all of them, and their halves.
 ALL, FIRST, SECOND = "", "first half", "second half"
