@@ -94,8 +94,6 @@ def test_gae_refuses_what_does_not_fit():
         gae(r, torch.zeros(2), NEVER, NEVER, torch.tensor(0.0), gamma=0.9, lambda_=0.9)
     with pytest.raises(ValueError, match="last_value"):
         gae(r, r, NEVER, NEVER, torch.zeros(1), gamma=0.9, lambda_=0.9)
-    with pytest.raises(ValueError, match="gamma"):
-        gae(r, r, NEVER, NEVER, torch.tensor(0.0), gamma=1.1, lambda_=0.9)
 
 
 def test_a_ratio_of_one_gives_the_plain_policy_gradient():
@@ -134,8 +132,6 @@ def test_sub_steps_share_the_advantage_and_keep_their_own_ratios():
         ppo_loss(new, old, A[:5])
     with pytest.raises(ValueError, match="differ"):
         ppo_loss(new, old[0], A)
-    with pytest.raises(ValueError, match="clip"):
-        ppo_loss(new, old, A, 0.0)
 
 
 def test_value_loss_is_clipped_to_the_worse_of_two():

@@ -121,7 +121,7 @@ def test_where_an_environment_has_no_notion_of_success_the_return_ranks():
     problem = problems.get("rearrangement")
     data = problem.load("Pendulum-v1", episodes=2, total_steps=2, num_envs=2)
     assert problem.primary.key == "return" and problems.get("rearrangement").primary.key == "success"
-    random = Entrant("random policy", "anytask.problems.rearrangement:RandomPolicy", role="baseline")
+    random = Entrant("random policy", "anytask.control.baselines:RandomPolicy", role="baseline")
     metrics = problem.run(random, data, 0).metrics
     assert metrics["return"] < 0 and "success" not in metrics
 

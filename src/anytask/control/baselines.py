@@ -1,7 +1,8 @@
-"""What retrieval has to beat: other ways to use a few demonstrations and a large data set of other behaviour."""
+"""What systems have to beat: other ways to use a few demonstrations and a large data set, and acting at random."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -199,6 +200,29 @@ class GoalConditioned(_InTurn):
     def _load_state(self, state: Mapping[str, Any]) -> None:
         super()._load_state(state)
         self.reset()
+
+
+class RandomPolicy:
+    """Actions drawn evenly from the action space.
+
+    Parameters
+    ----------
+    seed : int, default 0
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def train(self, env: Any, total_steps: int, progress: Progress | None = None) -> RandomPolicy:
+        """Look at the action space, and learn nothing."""
+        self.space = copy.deepcopy(env.single_action_space)
+        self.space.seed(derive(self.seed, "random policy") % 2**31)
+        return self
+
+    def act(self, obs: Any, *, deterministic: bool = True) -> Any:
+        """Return random actions (n, ...), whatever is asked for."""
+        first = next(iter(obs.values())) if isinstance(obs, dict) else obs
+        return torch.as_tensor(np.stack([self.space.sample() for _ in range(len(first))]), device=first.device)
 
 
 def with_goals(episodes: Episodes, goals: Mapping[str, np.ndarray] | None = None) -> Episodes:

@@ -16,6 +16,7 @@ from anytask.control.base import BatchedEnv, Obs, replaced
 __all__ = ["OverlappedStepper"]
 
 _Results = tuple[Any, Any, Any, Any, dict[str, Any]]
+_OUTCOME = ("reward", "terminated", "success")  # of the physics of a step
 
 
 class OverlappedStepper(VectorWrapper):
@@ -103,17 +104,13 @@ class OverlappedStepper(VectorWrapper):
             raise RuntimeError("the step before failed in the background: call reset()")
         if self._first is None and self._pending is None:
             raise RuntimeError("call reset() before step()")
-        if not self._split:
-            results = self._nothing_yet() if self._pending is None else self._waited()
-            self._launch(self.env.step, actions)
-            return results
         env: Any = self.env
-        checked = env._accepted(actions)
-        if self._pending is None:
-            results = self._nothing_yet()
-            self._launch(env._advance, checked)
-            return results
-        outcome = self._waited()
+        work, given = (env._advance, env._accepted(actions)) if self._split else (env.step, actions)
+        outcome = self._nothing_yet() if self._pending is None else self._waited()
+        if self._first is not None or not self._split:
+            self._first = None
+            self._launch(work, given)
+            return outcome
         rewards, terminated, truncated, infos = env._counted(*outcome)
         last, rows = _snapshot(env), None
         then = last
@@ -121,7 +118,7 @@ class OverlappedStepper(VectorWrapper):
             rows = infos["_final_obs"].nonzero()[:, 0]
             env._begin(rows)
             then = _snapshot(env)
-        self._launch(env._advance, checked)
+        self._launch(work, given)
         obs = last._shown()
         if rows is not None:
             infos["final_obs"] = obs
@@ -132,27 +129,22 @@ class OverlappedStepper(VectorWrapper):
         """Return the state of all worlds and, where a step is under way, what it led to."""
         if not self._split:
             raise AttributeError(f"{type(self.env).__name__} cannot be copied")
-        state = {}
-        if self._pending is not None:
-            for name, value in zip(("reward", "terminated", "success"), self._pending.result()):
-                state[f"pending_{name}"] = value.clone()
-        return self.env.state() | state  # type: ignore[attr-defined]
+        led_to = () if self._pending is None else self._pending.result()
+        pending = {f"pending_{name}": value.clone() for name, value in zip(_OUTCOME, led_to)}
+        return self.env.state() | pending  # type: ignore[attr-defined]
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Put back what :meth:`state` returned."""
         if not self._split:
             raise AttributeError(f"{type(self.env).__name__} cannot be restored")
         self._abandon()
-        pending = [state[f"pending_{name}"].clone() for name in ("reward", "terminated", "success")
-                   if f"pending_{name}" in state]  # fmt: skip
-        env: Any = self.env
-        env.restore({name: value for name, value in state.items() if not name.startswith("pending_")})
-        self._broken = False
+        state, env = dict(state), self.env
+        pending = [state.pop(f"pending_{name}").clone() for name in _OUTCOME if f"pending_{name}" in state]
+        env.restore(state)  # type: ignore[attr-defined]
+        self._broken, self._first = False, None if pending else env._shown()  # type: ignore[attr-defined]
         if pending:
             self._pending = Future()
             self._pending.set_result(tuple(pending))
-        else:
-            self._first = env._shown()
 
     def close(self, **kwargs: Any) -> None:
         """Wait for the step under way, end the thread and close the environment."""
@@ -182,11 +174,9 @@ class OverlappedStepper(VectorWrapper):
             self._pending = None
 
     def _nothing_yet(self) -> _Results:
-        obs, self._first = self._first, None
-        n = self.num_envs
-        device = obs.device if isinstance(obs, Tensor) else getattr(self.env, "device", "cpu")
-        nothing = torch.zeros(n, dtype=torch.bool, device=device)
-        return obs, torch.zeros(n, device=device), nothing, nothing.clone(), {"success": nothing.clone()}
+        device = getattr(self.env, "device", "cpu")
+        nothing = torch.zeros(self.num_envs, dtype=torch.bool, device=device)
+        return self._first, nothing.float(), nothing, nothing.clone(), {"success": nothing.clone()}
 
 
 def _snapshot(env: BatchedEnv) -> BatchedEnv:

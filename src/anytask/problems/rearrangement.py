@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,9 +33,7 @@ class RearrangementOptions(Options):
     task: str = choice("rearrange", tuple(_BUILT_IN), "what is to be done in a scene of your own")
     robot: str = choice("disc", ("disc", "fetch"), "who does it")
     preset: str = text("small", "preset of entrants that have it and name no other")
-    deterministic: bool = flag(
-        True, "test policies by their best action; False by a sampled one, as Galactic's authors do"
-    )
+    deterministic: bool = flag(True, "test the best action; False: a sampled one, as Galactic's authors do")
     env_options: Any = mapping("more options of the environment, as a mapping")
 
 
@@ -79,11 +76,9 @@ class RearrangementData(LoadedData):
 
     def test_world(self, seed: int) -> Any:
         """Return the environment of the test, with episodes that nobody trained on."""
-        o, episodes = self.options, self._episodes(seed, "test")
         if isinstance(self.source, Task):
-            return self._world(min(o.episodes, 64), derive(seed, "test worlds") % 2**31, {})
-        count = episodes["episodes"] if isinstance(episodes["episodes"], int) else len(episodes["episodes"])
-        return self._world(min(count, 512), 0, {**episodes, "order": "once"})
+            return self._world(min(self.options.episodes, 64), derive(seed, "test worlds") % 2**31, {})
+        return self._world(min(self.options.episodes, 512), 0, {**self._episodes(seed, "test"), "order": "once"})
 
     def _episodes(self, seed: int, part: str) -> dict[str, Any]:
         if self.listed is None:
@@ -153,19 +148,19 @@ class Rearrangement(TrainingProblem):
                 found = Scene.read(source)
                 found = found if isinstance(source, Mapping) else replace(found, name=Path(name).name)
             else:
-                find_spec(name)
+                try:
+                    find_spec(name)
+                except ValueError as error:
+                    other = f"{source!r} is not built in ({', '.join(_BUILT_IN)}) nor a .json file"
+                    raise BadData(f"{other}, and {error}") from None
+            if o.total_steps is None:
+                o = o.evolve(total_steps=_BUILT_IN["pick" if isinstance(found, Task) else o.task])
+            data = RearrangementData(found, o)
+            world = data._world(1, 0, {} if data.listed is None else {"episodes": data.listed})
         except OSError as error:
             raise BadData(f"{source}: {error.strerror or error}") from None
-        except ValueError as error:
-            other = f"{source!r} is not built in ({', '.join(_BUILT_IN)}) nor a .json file, and "
-            raise BadData(f"{other if isinstance(found, Task) and not name.endswith('.json') else ''}{error}") from None
-        if o.total_steps is None:
-            o = o.evolve(total_steps=_BUILT_IN["pick" if isinstance(found, Task) else o.task])
-        data = RearrangementData(found, o)
-        try:
-            world = data._world(1, 0, {} if data.listed is None else {"episodes": data.listed})
-        except ValueError as error:
-            raise BadData(f"{data.name}: {error}") from None
+        except (ValueError, TypeError) as error:
+            raise BadData(f"{getattr(found, 'name', name)}: {error}") from None
         if isinstance(found, Task) and not tells_success(world):
             # The environment has no notion of success, so the return ranks.
             self.metrics = tuple(m for m in self.metrics if m.key != "success")  # type: ignore[misc]
@@ -182,7 +177,7 @@ class Rearrangement(TrainingProblem):
         if not isinstance(data.source, Task):
             sparse = {"reward": {"progress": 0.0, "pick_bonus": 0.0}}
             entrants.append(Entrant("sparse reward", "anytask.control:Galactic", sparse, role="baseline"))
-        entrants.append(Entrant("random policy", "anytask.problems.rearrangement:RandomPolicy", role="baseline"))
+        entrants.append(Entrant("random policy", "anytask.control.baselines:RandomPolicy", role="baseline"))
         return tuple(entrants)
 
     def refuses(self, entrant: Entrant, data: RearrangementData) -> str | None:
@@ -214,10 +209,8 @@ class Rearrangement(TrainingProblem):
         }
         metrics = {name: value for name, value in metrics.items() if not np.isnan(value)}
         metrics |= {f"{kind}_sps": float(rate) for kind, rate in getattr(trained, "throughput_", {}).items()}
-        details: dict[str, Any] = {
-            "lengths": results.lengths.tolist(),
-            "curve": _curve(getattr(trained, "history_", [])),
-        }
+        history = getattr(trained, "history_", [])
+        details: dict[str, Any] = {"lengths": results.lengths.tolist(), "curve": _curve(history)}
         if seed == 0 and listed:
             once = data._world(1, 0, {**data._episodes(seed, "test"), "order": "once"})
             details["filmstrip"] = as_text(record(trained, once).filmstrip(7, height=140))
@@ -260,31 +253,6 @@ def _learned(entrant: Entrant, world: Any, o: RearrangementOptions, seed: int, p
     model.train(world, total_steps=o.total_steps, progress=progress)
     world.close()
     return model
-
-
-class RandomPolicy:
-    """Actions drawn evenly from the action space.
-
-    Parameters
-    ----------
-    seed : int, default 0
-    """
-
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
-
-    def train(self, env: Any, total_steps: int, progress: Progress | None = None) -> RandomPolicy:
-        """Look at the action space, and learn nothing."""
-        self.space = copy.deepcopy(env.single_action_space)
-        self.space.seed(derive(self.seed, "random policy") % 2**31)
-        return self
-
-    def act(self, obs: Any, *, deterministic: bool = True) -> Any:
-        """Return random actions (n, ...), whatever is asked for."""
-        import torch
-
-        first = next(iter(obs.values())) if isinstance(obs, dict) else obs
-        return torch.as_tensor(np.stack([self.space.sample() for _ in range(len(first))]), device=first.device)
 
 
 def _curve(history: Sequence[Mapping[str, float]], most: int = 100) -> dict[str, list[float]]:

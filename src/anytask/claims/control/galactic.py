@@ -29,7 +29,7 @@ CLAIM = Claim(
                 Entrant("galactic", GALACTIC, _SMALL, "system", "galactic"),
                 Entrant("galactic (object and goal not sensed)", GALACTIC,
                         {**_SMALL, "network": {"blind": _POINTERS}}, "ablation"),
-                Entrant("random policy", "anytask.problems.rearrangement:RandomPolicy", {}, "baseline"),
+                Entrant("random policy", "anytask.control.baselines:RandomPolicy", {}, "baseline"),
             ),
             {"total_steps": 300_000, "deterministic": False},
             quick=_QUICK,

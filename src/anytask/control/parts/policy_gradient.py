@@ -73,9 +73,6 @@ def gae(
             )
     if last_value.shape != rewards.shape[1:]:
         raise ValueError(f"last_value must have shape {tuple(rewards.shape[1:])}, got {tuple(last_value.shape)}")
-    for name, value in (("gamma", gamma), ("lambda_", lambda_)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
     next_values = torch.cat([values[1:], last_value[None]])
     done = terminated | truncated
     next_values = next_values.masked_fill(done, 0.0)
@@ -174,8 +171,6 @@ def ppo_loss(
         raise ValueError(f"log_prob {tuple(log_prob.shape)} and old_log_prob {tuple(old_log_prob.shape)} differ")
     if advantages.shape != log_prob.shape[log_prob.dim() - advantages.dim() :]:
         raise ValueError(f"advantages {tuple(advantages.shape)} do not fit log_prob {tuple(log_prob.shape)}")
-    if not clip > 0:
-        raise ValueError(f"clip must be above 0, got {clip!r}")
     log_ratio = log_prob - old_log_prob
     rho = log_ratio.exp()
     gain = torch.minimum(rho * advantages, rho.clamp(1 - clip, 1 + clip) * advantages)
