@@ -10,23 +10,21 @@ which the paper leaves open, are those usual in its code base.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from gymnasium.vector import AutoresetMode, VectorEnv
-from torch import nn
 
 from anytask.control.adapters import batched_class_of, make
 from anytask.control.envs.rearrangement import Rearrangement
-from anytask.control.parts.recurrent import ACTIVATIONS
 from anytask.control.ppo import PPO
-from anytask.control.ppo.network import NetworkSettings, check_discrete
+from anytask.control.ppo.network import NetworkSettings
 from anytask.control.rollout import EpisodeResults, evaluate
 from anytask.control.stepping import OverlappedStepper
 from anytask.core.progress import Progress
-from anytask.core.settings import choice, flag, free, group, numbers, of_kind, real, whole
+from anytask.core.settings import flag, group, of_kind
 
 __all__ = ["Galactic"]
 
@@ -34,22 +32,16 @@ __all__ = ["Galactic"]
 class GalacticNetwork(NetworkSettings):
     """The paper's network."""
 
-    hidden: Sequence[int] = numbers((), "layers between encoder and core", at_least=1, integers=True)
-    activation: str = choice("relu", tuple(ACTIVATIONS), "activation of these layers")
-    core: str = choice("gru", ("none", "gru", "lstm"), "memory, for worlds that are not seen in full")
-    core_width: int = whole(512, "width of the memory")
-    share: Any = flag(True, "one network for actions and values", words=("auto",))
-    discrete: Any = free("auto", "values of discrete action columns; auto: what the environment names", check_discrete)
-    previous_action: bool = flag(True, "feed the last action back")
-    trunk: Any = of_kind(
-        "half-resnet18",
-        (str, nn.Module, Callable),
-        "a name, a module or a callable",
-        "encoder of images; None: by their shape",
-        optional=True,
-    )
-    trunk_width: int | None = whole(512, "width of image features; None: the trunk's own", optional=True)
-    embedding: int = whole(32, "width of linear embeddings of vectors and of the last action; 0: none", at_least=0)
+    hidden = ()
+    activation = "relu"
+    core = "gru"
+    core_width = 512
+    share = True
+    discrete = "auto"
+    previous_action = True
+    trunk = "half-resnet18"
+    trunk_width = 512
+    embedding = 32
 
 
 class Galactic(PPO):
@@ -119,17 +111,17 @@ class Galactic(PPO):
     reward: Mapping[str, float] = of_kind(
         {}, (Mapping,), "a mapping", "attributes of the environment that are replaced while learning"
     )
-    num_envs: int = whole(128, "parallel environments (per process) that are made for an id or a function")
-    horizon: int = whole(64, "steps per environment and round")
-    epochs: int = whole(1, "passes over each round")
-    minibatches: int = whole(2, "parts of each pass: of samples, or with a memory of whole sequences")
-    lr: float = real(3.5e-4, "Adam's learning rate", above=0)
-    schedule: str = choice("linear", ("constant", "linear", "adaptive"), "of lr: falling to 0, or KL-adaptive")
-    value_coefficient: float = real(0.5, "weight of the value loss", at_least=0)
-    entropy_coefficient: float = real(0.001, "weight of the entropy", at_least=0)
-    max_grad_norm: float | None = real(2.0, "norm to which gradients are clipped", above=0, optional=True)
-    bootstrap_timeouts: bool = flag(False, "value what comes after a time limit; False takes it for a failure")
     network: GalacticNetwork = group(GalacticNetwork, "layers, memory, action heads and encoder of images")
+    num_envs = 128
+    horizon = 64
+    epochs = 1
+    minibatches = 2
+    lr = 3.5e-4
+    schedule = "linear"
+    value_coefficient = 0.5
+    entropy_coefficient = 0.001
+    max_grad_norm = 2.0
+    bootstrap_timeouts = False
 
     # -- training -------------------------------------------------------------------------------------------------
 

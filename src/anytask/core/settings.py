@@ -298,8 +298,9 @@ class Settings(BaseEstimator):
     """Base of every class with settings: its fields become a keyword-only constructor that checks each value.
 
     A subclass lists fields made by :func:`real`, :func:`whole`, ...; names annotated without one of these stay plain
-    annotations. Checks across fields go into :meth:`_check_settings`. Values set later, by ``set_params`` or by
-    assignment, are checked as at construction.
+    annotations, and an inherited field's name with a plain value gives that field another default. Checks across fields
+    go into :meth:`_check_settings`. Values set later, by ``set_params`` or by assignment, are checked as at
+    construction.
 
     Examples
     --------
@@ -312,6 +313,10 @@ class Settings(BaseEstimator):
     Traceback (most recent call last):
         ...
     ValueError: lr must be a number above 0, got -1
+    >>> class FastSgd(Sgd):
+    ...     lr = 1.0
+    >>> FastSgd().lr, Sgd().lr
+    (1.0, 0.1)
     """
 
     if TYPE_CHECKING:  # what attrs makes of the fields; checkers that want keywords for defaults cannot follow it
@@ -321,6 +326,10 @@ class Settings(BaseEstimator):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         own = {name: value for name, value in vars(cls).items() if type(value).__name__ == "_CountingAttr"}
+        inherited = {f.name: f for base in reversed(cls.__mro__[1:]) if attrs.has(base) for f in attrs.fields(base)}
+        for name in [name for name in vars(cls) if name in inherited and name not in own]:  # another default
+            kept = {part: getattr(inherited[name], part) for part in ("validator", "converter", "metadata", "kw_only")}
+            own[name] = attrs.field(default=vars(cls)[name], **kept)
         attrs.define(cls, these=own, kw_only=True, eq=False, slots=False, repr=False)
 
     def __attrs_post_init__(self) -> None:

@@ -26,6 +26,7 @@ from anytask.control.parts.running_stats import RunningStats
 from anytask.core.settings import Settings, choice, flag, free, numbers, of_kind, real, whole
 
 PREVIOUS = "previous action"  # its key among the observations
+TRUNK = ((str, nn.Module, Callable), "a name, a module or a callable")
 
 
 def check_discrete(discrete: Any) -> None:
@@ -50,13 +51,7 @@ class NetworkSettings(Settings):
     previous_action: bool = flag(False, "feed the last action back")
     std: str = choice("free", ("free", "state"), "exploration alike everywhere, or as the state decides")
     log_std: float = real(0.0, "log standard deviation of continuous actions at the start")
-    trunk: Any = of_kind(
-        None,
-        (str, nn.Module, Callable),
-        "a name, a module or a callable",
-        "encoder of images; None: by their shape",
-        optional=True,
-    )
+    trunk: Any = of_kind(None, *TRUNK, "encoder of images; None: by their shape", optional=True)
     trunk_width: int | None = whole(None, "width of image features; None: the trunk's own", optional=True)
     embedding: int = whole(0, "width of linear embeddings of vectors and of the last action; 0: none", at_least=0)
     blind: Sequence[int] = numbers((), "columns of the joined vectors that always read 0", at_least=0, integers=True)

@@ -138,4 +138,4 @@ class RearrangementSettings(_WorldSettings, _SensorSettings, _RewardSettings):
 class FetchSettings(RearrangementSettings):
     """The same with the Fetch robot unless told otherwise."""
 
-    robot: Any = free("fetch", "'disc', 'fetch' or a Robot", _robot)
+    robot = "fetch"
