@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anytask.core.persistence import load_tree, save_tree
 from anytask.lm import tiny_models
 from anytask.lm.tiny_models import TINY_MODELS, load_tiny
 from anytask.prompts.baselines import RandomDeletion, SurprisalCompressor, Truncation
@@ -223,6 +224,39 @@ def test_first_and_mean_differ_only_for_words_of_several_tokens(small_classifier
             assert a == pytest.approx(b)
 
 
+def test_settings_may_change_between_calls(small_classifiers):
+    compressor = _compressor(small_classifiers, "wordpiece")
+    model = compressor.model_
+    assert "The answer is" not in compressor.compress("Nobody asked. The answer is 12.", 0.1).kept
+    compressor.set_params(force_tokens=["The answer is"])
+    assert "The answer is" in compressor.compress("Nobody asked. The answer is 12.", 0.1).kept
+    assert compressor.model_ is model
+    assert compressor.set_params(model=None, tokenizer=None).compress(TEXT).weights == "compressor"
+
+
+def test_folders_saved_when_none_stood_for_values_by_the_encoder_still_load(small_classifiers, tmp_path):
+    compressor = _compressor(small_classifiers, "wordpiece", rate=0.4)
+    compressor.save(tmp_path)
+    state = load_tree(tmp_path)
+    state["params"]["training"]["group"] |= {key: {"value": None} for key in ("epochs", "lr", "batch_size")}
+    save_tree(tmp_path, state)
+    loaded = LLMLingua2.load(tmp_path)
+    assert loaded.training.epochs == 15
+    assert loaded.compress(TEXT) == compressor.compress(TEXT)
+
+
+def test_the_fresh_encoders_step_size_is_warned_of_for_a_given_one(small_classifiers):
+    words, labels = [["the", "cat"], ["a", "library"]], [[False, True]] * 2
+    with pytest.warns(UserWarning, match="ruins a pretrained one"):
+        _compressor(small_classifiers, "wordpiece", training={"epochs": 1}).fit(words, labels)
+    model, tokenizer = copy.deepcopy(small_classifiers["wordpiece"])
+    compressor = LLMLingua2.from_preset("paper", model=model, tokenizer=tokenizer, training={"epochs": 1})
+    assert (compressor.training.lr, compressor.training.batch_size) == (1e-5, 10)
+    assert compressor.fit(words, labels).accuracies_
+    with pytest.raises(ValueError, match="keep every word"):
+        compressor.fit(words, [[True, True]] * 2)
+
+
 def test_save_and_load_compress_alike(small_classifiers, tmp_path):
     compressor = _compressor(small_classifiers, "metaspace", force_tokens=["\n"], rate=0.4)
     compressor.save(tmp_path / "m")
@@ -280,9 +314,40 @@ def test_scripts_without_spaces_are_cut_word_by_word_and_get_no_spaces(classifie
     assert mixed.text == " ".join(mixed.kept).replace(" .", ".")
 
 
+JAPANESE = "会議は三月二日に、ビルの四階で行われます。ｶﾞ"
+LAO = "ສະບາຍດີ"
+
+
+@pytest.mark.parametrize("text", [JAPANESE, LAO, THAI, CHINESE])
+@pytest.mark.parametrize("cls", [Truncation, RandomDeletion])
+def test_plain_compressors_cut_scripts_without_spaces_and_put_none_in(text, cls):
+    result = cls(rate=0.5).compress(text)
+    assert 0 < len(result.text) < len(text)
+    assert " " not in result.text
+    assert "".join(result.words) == text
+    assert _is_subsequence(result.text, text)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_forced_numbers_keep_their_inner_marks(small_classifiers, kind):
-    numbers = ("1,234.56", "2024-03-01", "10:45")
+def test_a_number_within_unspaced_script_is_a_word(classifier_for, kind):
+    text = "\u5217\u8f66\u4e0a\u534810:45\u51fa\u53d1\uff0c\u7968\u4ef71,234.56\u5143\u3002"
+    model, tokenizer = classifier_for(kind, " ".join(text) * 3)
+    result = LLMLingua2(model, tokenizer=tokenizer, force_digits=True).compress(text, 0.2)
+    assert {"10:45", "1,234.56"} <= set(result.kept)
+    assert len(result.kept) < len(result.words)  # the numbers are words of their own
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        ("1,234.56", "2024-03-01", "10:45"),
+        ("-5", "3.5e-7", "1'234.50"),
+        ("192.168.0.1", "3/4", "10\u201312"),
+        (".5", "1_000", "+49-30-1234"),
+    ],
+)
+def test_forced_numbers_keep_their_inner_marks(small_classifiers, kind, numbers):
     text = "The invoice of {} is due on {} at {}, they said.".format(*numbers)
     for rate in (0.1, 0.5):
         result = _compressor(small_classifiers, kind, force_digits=True).compress(text, rate)
@@ -318,6 +383,56 @@ def test_repeats_of_forced_tokens_are_judged_by_the_cut_itself():
     assert kept.tolist() == [True, False, False, False, False]
     plain = select_words(words, one, 0.8)
     assert plain.tolist() == [True, False, True, False, False]
+
+
+def test_a_question_in_an_unspaced_script_favours_its_words():
+    library, pool = "\u56fe\u4e66\u9986\u4e5d\u70b9\u5f00\u95e8\u3002", "\u6cf3\u6c60\u516d\u70b9\u5173\u95e8\u3002"
+    result = LLMLingua2().compress([library, pool], 0.5, question="\u6cf3\u6c60?", context_filter=True, n_contexts=1)
+    assert {"\u6cf3", "\u6c60"} <= set(result.kept)
+
+
+def test_a_threshold_that_no_word_reaches_keeps_one_and_says_so(small_classifiers):
+    compressor = _compressor(small_classifiers, "wordpiece")
+    with pytest.warns(UserWarning, match="no word of 1 prompts reaches threshold=1"):
+        assert len(compressor.compress(TEXT, threshold=1.0).kept) == 1
+
+
+def test_different_texts_that_become_one_are_said():
+    compressor = LLMLingua2(force_tokens=["boat"])
+    with pytest.warns(UserWarning, match="all 2 different texts became 'boat'"):
+        compressor.compress_many(["the boat", "a boat"], 0.1)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({"n_contexts": 1}, "n_contexts .* needs context_filter"),
+        ({"force_contexts": [0]}, "force_contexts .* needs context_filter"),
+        ({"token_filter": False}, "token_filter=False .* needs context_filter"),
+        ({"context_filter": True, "n_contexts": 1, "context_rate": 0.5}, "one of context_rate and n_contexts"),
+        ({"target_tokens": 5, "threshold": 0.5}, "not both"),
+        ({"context_filter": True, "context_rate": 0}, "context_rate"),
+        ({"threshold": "x"}, "threshold"),
+    ],
+)
+def test_budgets_that_contradict_themselves_are_refused(budget, message):
+    with pytest.raises(ValueError, match=message):
+        LLMLingua2().compress([TEXT, TEXT], **budget)
+    with pytest.raises(ValueError, match="no context"):
+        LLMLingua2().compress([])
+
+
+def test_a_forced_token_makes_its_word_certain_but_not_in_the_released_convention(small_classifiers):
+    tokenizer = small_classifiers["wordpiece"][1]
+    word = "everybodynear"
+    first = tokenizer.tokenize(word)[0]
+    assert first != word
+    paper, released = (
+        _compressor(small_classifiers, "wordpiece", force_tokens=[first], convention=convention).compress(word, 0.999)
+        for convention in ("paper", "released")
+    )
+    assert paper.probabilities == (1.0,)
+    assert released.probabilities[0] < 1.0
 
 
 @pytest.mark.parametrize("value", [0, -3, 1.5, True])

@@ -75,27 +75,19 @@ def keep_probabilities(
     """
     device = next(model.parameters()).device
     room = max_length * batch_size if device.type != "cpu" else min(max_length * batch_size, _CPU_TOKENS)
-    order = sorted(range(len(chunks)), key=lambda i: len(chunks[i]))
-    batches: list[list[int]] = []
-    for i in order:  # texts of similar length go together, so that little is padded
-        n = len(chunks[i]) + len(prefix) + len(suffix)
-        batch = batches[-1] if batches else []
-        fits = batch and len(batch) < batch_size and n * (len(batch) + 1) <= room
-        if fits and len(chunks[i]) <= 1.25 * len(chunks[batch[0]]) + 8:
-            batch.append(i)
-        else:
-            batches.append([i])
-    out: list[np.ndarray] = [np.zeros(0)] * len(chunks)
+    rows = [np.concatenate([prefix, chunk, suffix]).astype(np.int64)[:max_length] for chunk in chunks]
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))  # texts of similar length together: little is padded
+    out: list[np.ndarray] = [np.zeros(0)] * len(rows)
     share, done = portion(progress, 0.0, 1.0), 0
-    for batch in batches:
-        rows = [np.concatenate([prefix, chunks[i], suffix]).astype(np.int64)[:max_length] for i in batch]
+    while done < len(rows):
+        batch = order[done : done + max(1, min(batch_size, room // len(rows[order[done]])))]
         with torch.inference_mode():
-            logits = model(**model_inputs(rows, pad, device)).logits  # (b, n, 2)
+            logits = model(**model_inputs([rows[i] for i in batch], pad, device)).logits  # (b, n, 2)
             keep = require_finite(logits.float(), "the token classifier's output", _ADVICE).softmax(dim=-1)[..., 1]
-        for row, i in zip(keep.cpu().numpy().astype(np.float64), batch):
-            out[i] = row[len(prefix) : len(prefix) + len(chunks[i])]
+        for p, i in zip(keep.cpu().numpy().astype(np.float64), batch):
+            out[i] = p[len(prefix) : len(prefix) + len(chunks[i])]
         done += len(batch)
-        share(done / len(chunks))
+        share(done / len(rows))
     return out
 
 
@@ -258,6 +250,8 @@ def encode(
             raise TypeError(f"text {i}: words must be a list of words, got one text")
         if len(w) != len(y) or not len(w):
             raise ValueError(f"text {i}: it has {len(w)} words and {len(y)} labels")
+    if len({bool(flag) for y in labels for flag in y}) == 1:
+        raise ValueError(f"labels {'keep' if labels[0][0] else 'drop'} every word: there is nothing to learn from them")
     encoded = tokenizer([list(w) for w in words], is_split_into_words=True, truncation=True, max_length=max_length)
     owners = [encoded.word_ids(i) for i in range(len(words))]
     flags = [[0 if i is None else int(y[i]) for i in owner] for owner, y in zip(owners, labels)]

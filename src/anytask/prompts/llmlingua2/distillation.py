@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,19 +51,18 @@ def chunk_text(text: str, encode: Callable[[str], Sequence[Any]], max_tokens: in
     >>> chunk_text("One two. Three four five. Six", str.split, max_tokens=3)
     ['One two.', ' Three four five.', ' Six']
     """
-    chunks = []
-    while len(encode(text)) > max_tokens:
-        low, high = 1, len(text)  # the longest prefix that fits, by bisection over the token count
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if len(encode(text[:middle])) <= max_tokens else (low, middle - 1)
-        end = max(text.rfind(".", 0, low), text.rfind("\n", 0, low)) + 1
-        end = end or low
-        chunks.append(text[:end])
-        text = text[end:]
-    if text.strip():
-        chunks.append(text)
-    return chunks
+    chunks: list[str] = []
+    start = 0
+
+    def too_long(n: int) -> bool:
+        return len(encode(text[start : start + n])) > max_tokens
+
+    while too_long(len(text)):
+        fits = start + max(1, bisect_left(range(1, len(text) - start), True, key=too_long))
+        end = max(text.rfind(".", start, fits), text.rfind("\n", start, fits)) + 1 or fits
+        chunks.append(text[start:end])
+        start = end
+    return [*chunks, text[start:]] if text[start:].strip() else chunks
 
 
 def split_words(text: str) -> list[str]:
