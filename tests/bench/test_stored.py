@@ -40,7 +40,7 @@ def test_the_report_of_a_stored_comparison_is_the_same_but_for_its_time(tmp_path
     (pieces, other) = (render(made), render(read_back(path)[1]))
     # Plotly names each figure by chance, and the report says when it was written.
     assert len(pieces) == pytest.approx(len(other), abs=10)
-    assert "tame ranks first on toy" in other and "compare(Toy(), &#x27;toy&#x27;" in other
+    assert "tame ranks first on toy" in other and "compare(Toy(), &#39;toy&#39;" in other
 
 
 def test_a_record_of_a_version_that_noted_no_setting_is_read_and_its_options_limit_what_was_told():
