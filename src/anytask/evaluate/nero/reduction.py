@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from typing import Any, NamedTuple
 
@@ -10,11 +9,12 @@ import numpy as np
 
 __all__ = ["reduce_orbits"]
 
-logger = logging.getLogger(__name__)
-
-METHODS = ("pca", "ica", "isomap", "tsne", "umap")
-_PERPLEXITY = 30.0
-_NEIGHBOURS = 5
+_PERPLEXITY, _NEIGHBORS = 30.0, 5
+#: What each method is called, and how many samples are too few for it.
+METHODS = {
+    "pca": ("PCA", -1), "ica": ("ICA", 2), "isomap": ("Isomap", _NEIGHBORS), "tsne": ("t-SNE", int(3 * _PERPLEXITY)),
+    "umap": ("UMAP", _NEIGHBORS),
+}  # fmt: skip
 
 
 class Reduction(NamedTuple):
@@ -35,7 +35,7 @@ def reduce_orbits(orbits: Any, method: str = "pca", *, seed: int = 12) -> Reduct
     orbits : array of shape (n, m)
         One row of metric values per sample. Rows that are not finite get NaN.
     method : {"pca", "ica", "isomap", "tsne", "umap"}, default "pca"
-        Isomap and UMAP look at 5 neighbours, t-SNE has a perplexity of 30 and, as in the paper, 250 iterations; UMAP
+        Isomap and UMAP look at 5 neighbors, t-SNE has a perplexity of 30 and, as in the paper, 250 iterations; UMAP
         has min_dist 0.3 and needs the package umap-learn. Where there are too few samples for a method, PCA takes its
         place and the notice says so.
     seed : int, default 12
@@ -63,24 +63,20 @@ def reduce_orbits(orbits: Any, method: str = "pca", *, seed: int = 12) -> Reduct
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     good = np.isfinite(X).all(axis=1)
-    points = np.full((len(X), 2), np.nan)
-    notice = _too_few(int(good.sum()), method)
-    used = "pca" if notice else method
-    if notice:
-        logger.info(notice)
-    if good.any():
+    points, n = np.full((len(X), 2), np.nan), int(good.sum())
+    title, too_few = METHODS[method]
+    notice = f"{title} needs more than {too_few} samples, and there are {n}: PCA instead" if n <= too_few else ""
+    if n and not notice:
         try:
-            points[good] = same_scale(_reduce(X[good], used, seed))
-        except ImportError:
-            raise
-        except Exception as error:
-            if used == "pca":
+            points[good] = same_scale(_reduce(X[good], method, seed))
+        except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
+            if method == "pca":
                 raise
-            notice = f"{_name(used)} failed ({error}): PCA instead"
-            logger.warning(notice)
-            used = "pca"
-            points[good] = same_scale(_reduce(X[good], used, seed))
-    return Reduction(points, used, notice)
+            notice = f"{title} failed ({error}): PCA instead"
+    if notice:
+        method = "pca"
+        points[good] = same_scale(_reduce(X[good], method, seed)) if n else np.nan
+    return Reduction(points, method, notice)
 
 
 def same_scale(points: np.ndarray) -> np.ndarray:
@@ -97,22 +93,13 @@ def same_scale(points: np.ndarray) -> np.ndarray:
     return 2 * (points - low) / (high - low) - 1
 
 
-def _too_few(n: int, method: str) -> str:
-    least = {"tsne": int(3 * _PERPLEXITY), "isomap": _NEIGHBOURS, "umap": _NEIGHBOURS, "ica": 2}.get(method, 0)
-    return f"{_name(method)} needs more than {least} samples, and there are {n}: PCA instead" if n <= least else ""
-
-
-def _name(method: str) -> str:
-    return {"tsne": "t-SNE", "isomap": "Isomap"}.get(method, method.upper())
-
-
 def _reduce(X: np.ndarray, method: str, seed: int) -> np.ndarray:
     if method == "umap":
         try:
             import umap
         except ImportError as error:
             raise ImportError("UMAP needs the package umap-learn: pip install umap-learn") from error
-        return umap.UMAP(n_neighbors=_NEIGHBOURS, min_dist=0.3, random_state=seed).fit_transform(X)
+        return umap.UMAP(n_neighbors=_NEIGHBORS, min_dist=0.3, random_state=seed).fit_transform(X)
     from sklearn.decomposition import PCA, FastICA
     from sklearn.manifold import TSNE, Isomap
 
@@ -122,7 +109,7 @@ def _reduce(X: np.ndarray, method: str, seed: int) -> np.ndarray:
         if method == "ica":
             points = FastICA(k, random_state=seed, whiten="unit-variance").fit_transform(X)
         elif method == "isomap":
-            points = Isomap(n_neighbors=_NEIGHBOURS, n_components=k).fit_transform(X)
+            points = Isomap(n_neighbors=_NEIGHBORS, n_components=k).fit_transform(X)
         elif method == "tsne":
             points = TSNE(perplexity=_PERPLEXITY, max_iter=250, init="pca", random_state=seed).fit_transform(X)
         elif np.ptp(X, axis=0).max() == 0:

@@ -107,16 +107,12 @@ class Reading:
 def _guess(raw: Any, predictor: Predictor, classes: np.ndarray | None, y: Any) -> str:
     if is_detections(raw):
         return "detection"
-    if predictor.answers_labels:
-        return "classification"
-    if raw.ndim == 4 and raw.shape[1] == 2:
+    if raw.ndim == 4 and raw.shape[1] == 2 and not predictor.answers_labels:
         return "field"
-    if raw.ndim == 2 and raw.shape[1] > 1:
-        if np.ndim(y) > 1:
-            return "regression"
-        if classes is not None or y is not None or are_probabilities(raw):
-            return "classification"
-    return "regression"
+    columns = raw.ndim == 2 and raw.shape[1] > 1 and np.ndim(y) < 2
+    told = classes is not None or y is not None
+    classes_ = predictor.answers_labels or (columns and (told or are_probabilities(raw)))
+    return "classification" if classes_ else "regression"
 
 
 @dataclass(frozen=True)

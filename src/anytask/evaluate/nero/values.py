@@ -54,14 +54,12 @@ class OrbitValues:
         failures: Sequence[Failure], seconds: float,
     ) -> None:  # fmt: skip
         self.group, self._task, self.X, self.y, self.shape = group, task, X, y, shape
-        self._parts = dict(parts)
-        self.failures, self.seconds = list(failures), float(seconds)
-        self.task, self.kind, self.metrics = task.key, task.kind, task.metrics
-        self.models = tuple(self._parts)
-        measured = {reference for reference, _ in self._parts[self.models[0]].values}
+        self._parts, self.failures, self.seconds = dict(parts), list(failures), float(seconds)
+        self.task, self.kind, self.metrics, self.models = task.key, task.kind, task.metrics, tuple(parts)
+        measured = {reference for reference, _ in parts[self.models[0]].values}
         self.references: tuple[str, ...] = tuple(r for r in ("truth", "consensus") if r in measured)
-        self.classes = {name: part.reading.classes for name, part in self._parts.items()}
-        self.consensus: dict[str, Consensus] = {n: part.consensus for n, part in self._parts.items() if part.consensus}
+        self.classes = {name: part.reading.classes for name, part in parts.items()}
+        self.consensus: dict[str, Consensus] = {n: part.consensus for n, part in parts.items() if part.consensus}
         self._maps: dict[tuple[str, str, str], tuple[np.ndarray, str]] = {}
         self._place = np.searchsorted(group.distinct, group.representative)  # element -> row among the different ones
 
@@ -118,8 +116,8 @@ class OrbitValues:
         """Return the mean or the variance of every sample's orbit, shape (models, n)."""
         if by not in ("mean", "variance"):
             raise ValueError(f"by must be 'mean' or 'variance', got {by!r}")
-        mean, std, *_ = along_orbits(self.values(metric, reference), self.group.weights, True)
-        return mean if by == "mean" else std**2
+        found = along_orbits(self.values(metric, reference), self.group.weights, True)
+        return found["mean"] if by == "mean" else found["std"] ** 2
 
     def reduce(
         self, method: str = "pca", metric: str | None = None, reference: str | None = None
@@ -181,9 +179,7 @@ class OrbitValues:
         """Return the classes that occur among the samples, sorted; [] for tasks without classes."""
         if self.task not in ("classification", "detection"):
             return []
-        found: set[Any] = set()
-        for row in self.labels():
-            found |= row if isinstance(row, set) else {row}
+        found = {name for row in self.labels() for name in (row if isinstance(row, set) else {row})}
         return sorted(found - {None}, key=lambda name: (str(type(name)), name))
 
     def aggregate(
@@ -226,24 +222,22 @@ class OrbitValues:
         import pandas as pd
 
         rows: list[dict[str, Any]] = []
-        chosen = {name: self.rows(subset, class_, name) for name in self.models}
-        consensus = {name: self._about_consensus(name, chosen[name]) for name in self.models}
-        for reference in self.references:
-            for metric in self.metrics.values():
-                curves = self.aggregate(metric.key, reference, subset=subset, class_=class_)
-                values = self.values(metric.key, reference)
-                for j, name in enumerate(self.models):
-                    mine = values[j : j + 1, :, chosen[name]]
-                    curve = along_orbits(curves[j : j + 1, :, None], self.group.weights, metric.higher_is_better)
-                    along = along_orbits(mine, self.group.weights, metric.higher_is_better)
-                    mean, _, worst, gap = (float(one[0, 0]) for one in curve)
-                    std, sample_worst, sample_gap = (float(nanmean(one[0], axis=0)) for one in along[1:])
-                    here = np.nan if self.group.identity is None else float(curves[j, self.group.identity])
-                    rows.append({
-                        "model": name, "reference": reference, "metric": metric.key, "identity": here, "mean": mean,
-                        "worst": worst, "gap": gap, "sample_std": std, "sample_worst": sample_worst,
-                        "sample_gap": sample_gap, **consensus[name],
-                    })  # fmt: skip
+        chosen = [self.rows(subset, class_, name) for name in self.models]
+        consensus = [self._about_consensus(name, mine) for name, mine in zip(self.models, chosen)]
+        identity, weights = self.group.identity, self.group.weights
+        for reference, metric in ((r, m) for r in self.references for m in self.metrics.values()):
+            curves = self.aggregate(metric.key, reference, subset=subset, class_=class_)
+            values = self.values(metric.key, reference)
+            of_curve = along_orbits(curves[:, :, None], weights, metric.higher_is_better)
+            for j, name in enumerate(self.models):
+                of_samples = along_orbits(values[j : j + 1, :, chosen[j]], weights, metric.higher_is_better)
+                rows.append({
+                    "model": name, "reference": reference, "metric": metric.key,
+                    "identity": np.nan if identity is None else float(curves[j, identity]),
+                    **{key: float(of_curve[key][j, 0]) for key in ("mean", "worst", "gap")},
+                    **{f"sample_{key}": float(nanmean(of_samples[key][0], axis=0)) for key in ("std", "worst", "gap")},
+                    **consensus[j],
+                })  # fmt: skip
         return pd.DataFrame(rows)
 
     def table(self) -> pd.DataFrame:
@@ -259,17 +253,14 @@ class OrbitValues:
         reference, metric = self._key(metric, reference)
         chosen = np.arange(len(self)) if samples is None else np.array([self._sample(i) for i in samples])
         values, higher = self.values(metric, reference)[:, :, chosen], self.metrics[metric].higher_is_better
-        frames = []
-        for name, *columns in zip(self.models, *along_orbits(values, self.group.weights, higher)):
-            frame = pd.DataFrame(
-                {"model": name, "sample": chosen, **dict(zip(("mean", "std", "worst", "gap"), columns))}
-            )
+        along, frames = along_orbits(values, self.group.weights, higher), []
+        for j, name in enumerate(self.models):
+            columns = {"model": name, "sample": chosen, **{key: one[j] for key, one in along.items()}}
             if agreed := self.consensus.get(name):
-                for key in ("residual", "agreement", "coverage"):
-                    frame[key] = getattr(agreed, key)[chosen]
+                columns |= {key: getattr(agreed, key)[chosen] for key in ("residual", "agreement", "coverage")}
                 if self.task == "classification":
-                    frame["consensus"] = self.classes[name][agreed.labels()[chosen]]  # type: ignore[index]
-            frames.append(frame)
+                    columns["consensus"] = self.classes[name][agreed.labels()[chosen]]  # type: ignore[index]
+            frames.append(pd.DataFrame(columns))
         return pd.concat(frames).set_index(["model", "sample"])
 
     def _about_consensus(self, name: str, rows: np.ndarray) -> dict[str, float]:
@@ -395,7 +386,7 @@ def nanmean(values: np.ndarray, axis: int) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def along_orbits(values: np.ndarray, weights: np.ndarray, higher: bool) -> tuple[np.ndarray, ...]:
+def along_orbits(values: np.ndarray, weights: np.ndarray, higher: bool) -> dict[str, np.ndarray]:
     """Return mean, std, worst and gap over the elements of (models, m, n), NaN left out; each (models, n)."""
     good = np.isfinite(values)
     w = np.where(good, weights[None, :, None], 0.0)
@@ -408,4 +399,5 @@ def along_orbits(values: np.ndarray, weights: np.ndarray, higher: bool) -> tuple
     mean = low + (w * above).sum(axis=1) / safe
     variance = (w * np.where(good, filled - mean[:, None], 0.0) ** 2).sum(axis=1) / safe
     gap = np.where(some, high, 0) - np.where(some, low, 0)
-    return tuple(np.where(some, t, np.nan) for t in (mean, np.sqrt(variance), low if higher else high, gap))
+    found = {"mean": mean, "std": np.sqrt(variance), "worst": low if higher else high, "gap": gap}
+    return {key: np.where(some, one, np.nan) for key, one in found.items()}
