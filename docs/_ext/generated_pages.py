@@ -12,9 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from plotly.offline import get_plotlyjs
+
 import anytask
 from anytask import catalogue, claims
 from anytask.claims.evidence import read_evidence
+from anytask.claims.figure import evidence_figure
 from anytask.core import discovery
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def setup(app: Any) -> dict[str, bool]:
     app.connect("builder-inited", lambda app: write_pages(Path(app.srcdir)))
+    app.connect("build-finished", lambda app, error: write_plotly(Path(app.outdir) / "_static"))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -33,6 +37,12 @@ def write_pages(docs: Path) -> None:
     from changelog import assembled
 
     replace(docs / "changelog.md", assembled(ROOT))
+
+
+def write_plotly(folder: Path) -> None:
+    """Put Plotly's script beside the pages, whose figures then load nothing from a network."""
+    folder.mkdir(exist_ok=True)
+    replace(folder / "plotly.min.js", get_plotlyjs())
 
 
 def write(folder: Path, pages: dict[str, str]) -> None:
@@ -124,6 +134,7 @@ def evidence_section(key: str) -> list[str]:
     if evidence is None:
         return [*lines, claims.get(key).statement, "", f"Not recorded yet: `anytask verify {key}` runs it.", ""]
     lines += [evidence["claim"], "", f"Outcome: **{evidence['outcome']}**", ""]
+    lines += evidence_drawing(evidence["checks"])
     lines += ["| check | experiment | outcome | mean and 95 % interval |", "|---|---|---|---|"]
     for check in evidence["checks"]:
         band = "failed" if check["mean"] is None else f"{check['mean']:.3f}"
@@ -145,6 +156,18 @@ def evidence_section(key: str) -> list[str]:
         "",
     ]
     return lines
+
+
+def evidence_drawing(checks: list[dict[str, Any]]) -> list[str]:
+    """Return the figure of a claim's checks, and how to read it."""
+    figure = evidence_figure(checks).update_layout(paper_bgcolor="white", plot_bgcolor="white")
+    config = {"displayModeBar": False, "responsive": True}
+    html = figure.to_html(full_html=False, include_plotlyjs="../_static/plotly.min.js", config=config)
+    text = (
+        "Each check has its own scale. The green band is where a value counts; the bar is the 95 % interval over "
+        "seeds, the diamond its mean, dots are single seeds. Only a bar wholly inside the band shows the check."
+    )
+    return ["```{raw} html", *html.splitlines(), "```", "", text, ""]
 
 
 def _outcome(key: str) -> str:

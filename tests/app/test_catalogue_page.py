@@ -10,8 +10,8 @@ from anytask import catalogue, claims
 from anytask.app.catalogue import cards as catalogue_cards
 from anytask.app.catalogue import page as catalogue_page
 from anytask.app.catalogue.cards import FAMILY_COLOURS, read, snippet, split_use
-from anytask.app.evidence_figure import bounds_of, evidence_figure
 from anytask.catalogue import FAMILIES, SYSTEMS
+from anytask.claims.figure import bounds_of, evidence_figure
 
 READY = [card for card in SYSTEMS if catalogue.state(card) == "available"]
 TAME = catalogue.get("tame")

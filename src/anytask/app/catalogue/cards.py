@@ -15,8 +15,8 @@ from dash import html
 from anytask import catalogue
 from anytask.app import layout
 from anytask.app.catalogue.search import problem_words
-from anytask.app.evidence_figure import evidence_figure
 from anytask.catalogue import FAMILIES, Card
+from anytask.claims.figure import evidence_figure
 from anytask.core.colors import PALETTE
 from anytask.core.discovery import docstring, published
 
