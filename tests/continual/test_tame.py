@@ -198,7 +198,7 @@ def test_predictions_leave_no_trace_in_the_training():
 
 def test_a_short_tail_joins_the_mini_batch_before():
     model = small(batch_size=10)
-    sizes = {n: [r.stop - r.start for r in model._joined(n)] for n in (4, 10, 14, 15, 23, 25)}
+    sizes = {n: [r.stop - r.start for r in model._minibatches(n)] for n in (4, 10, 14, 15, 23, 25)}
     assert sizes == {4: [4], 10: [10], 14: [14], 15: [10, 5], 23: [10, 13], 25: [10, 10, 5]}
 
 

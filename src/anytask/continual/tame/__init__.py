@@ -223,16 +223,14 @@ class TAME(ContinualClassifier):
         for expert in self.experts_:
             detector = expert.detector
             detector.alpha, detector.k, detector.floor = self.alpha, self.k, self.floor
-        for rows in self._joined(len(X)):
+        for rows in self._minibatches(len(X)):
             self._observe(X[rows], y[rows])
 
-    def _joined(self, n: int) -> Iterator[slice]:
-        """Mini-batches of a chunk, a last one of less than half the size joined to the one before."""
-        slices = list(self._minibatches(n))
-        if len(slices) > 1 and 2 * (slices[-1].stop - slices[-1].start) < slices[0].stop:
-            tail = slices.pop()
-            slices[-1] = slice(slices[-1].start, tail.stop)
-        yield from slices
+    def _minibatches(self, n: int) -> Iterator[slice]:
+        """Give the mini-batches of a chunk, a last one of less than half the size joined to the one before."""
+        size = self.batch_size
+        starts = size * np.arange(max(1, n // size + (2 * (n % size) >= size)))
+        yield from map(slice, starts, [*starts[1:], n])
 
     def _observe(self, X: Tensor, y: Tensor) -> None:
         """One mini-batch: measure every loss, judge, choose, step, and only then let the loss into the window."""
@@ -325,7 +323,8 @@ class TAME(ContinualClassifier):
         optimizer = torch.optim.SGD(network.parameters(), **self._sgd())
         detector = LossShiftDetector(self.alpha, self.window, self.k, self.floor, initial=math.log(self.n_slots_))
         samples = Reservoir(self.pruning.buffer, derive(self.seed, "pruning buffer", m))
-        self.experts_.append(Expert(network, optimizer, detector, self.n_slots_, samples))
+        slots = np.zeros((self.n_slots_, 0), dtype=np.int64)
+        self.experts_.append(Expert(network, optimizer, detector, samples, slots))
 
     def _network(self, backbone: Any, width: int, hidden: Sequence[int], *path: object) -> nn.Module:
         seed = derive(self.seed, *path)
@@ -352,33 +351,32 @@ class TAME(ContinualClassifier):
             if expert.masks or not expert.steps:
                 continue
             expert.about_to_change()
-            X, y = expert.samples.data() if len(expert.samples) else (None, None)
-            targets = None if y is None else y % self.n_slots_
-            expert.masks = self._prune(expert.network, s.rho_expert, X, targets, s.lr, "retrain", m)
+            expert.masks = self._prune(expert.network, s.rho_expert, expert.samples, self.n_slots_, s.lr, "retrain", m)
             expert.samples.clear()
             # Momentum from before would push against the mask should the expert become active again.
             expert.optimizer.load_state_dict({**expert.optimizer.state_dict(), "state": {}})
 
     def _prune(
-        self, network: nn.Module, rho: float, X: Tensor | None, y: Tensor | None, lr: float, *path: object
+        self, network: nn.Module, rho: float, samples: Reservoir, width: int, lr: float, *path: object
     ) -> dict[str, Tensor]:
         """Set the smallest weights of a network to 0 and retrain the others; return which they are."""
         masks, s = magnitude_masks(network, rho), self.pruning
         apply_masks(network, masks)
-        if s.retrain and X is not None and y is not None:
+        if s.retrain and len(samples):
             sgd = {"lr": lr, "weight_decay": s.weight_decay}
-            self._train(network, X, y, sgd, s.epochs, self.batch_size, masks, *path)
+            self._train(network, samples, width, sgd, s.epochs, self.batch_size, masks, *path)
         return masks
 
     def _train(
-        self, network: nn.Module, X: Tensor, y: Tensor, sgd: dict[str, float], epochs: int, batch_size: int,
+        self, network: nn.Module, samples: Reservoir, width: int, sgd: dict[str, float], epochs: int, batch_size: int,
         masks: dict[str, Tensor] | None, *path: object,
     ) -> None:  # fmt: skip
+        X, y = (t.to(self._device) for t in samples.data())
         steps, seed = epochs * math.ceil(len(X) / batch_size), derive(self.seed, *path)
         optimizer = torch.optim.SGD(network.parameters(), **{**self._sgd(), **sgd})
         with isolated(seed):
             train_on(
-                network, optimizer, X.to(self._device), y.to(self._device), self._cross_entropy,
+                network, optimizer, X, y % width, self._cross_entropy,
                 batch_size=batch_size, steps=steps, seed=seed, masks=masks, stage=f"the {path[0]}",
             )  # fmt: skip
 
@@ -388,14 +386,11 @@ class TAME(ContinualClassifier):
         """Train the selector on its buffer (x -> expert), unless nothing was added since; None for a single expert."""
         if self.n_experts_ == 1 or self.selector_ is not None:
             return self.selector_
-        s = self.selector
-        X, experts = self.buffer_.data()
-        network = self._fresh_selector()
+        s, p, width, network = self.selector, self.pruning, self.n_experts_, self._fresh_selector()
         sgd = {"lr": s.lr, "weight_decay": s.weight_decay}
-        self._train(network, X, experts, sgd, s.epochs, s.batch_size, None, "selector order")
-        if self.pruning.enabled:
-            p = self.pruning
-            self._prune(network, p.rho_selector, X, experts, p.selector_lr, "retrain selector")
+        self._train(network, self.buffer_, width, sgd, s.epochs, s.batch_size, None, "selector order")
+        if p.enabled:
+            self._prune(network, p.rho_selector, self.buffer_, width, p.selector_lr, "retrain selector")
         self.selector_ = network.eval()
         return network
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from anytask.continual.parts.stream import LossShiftDetector, Reservoir
 _PARTS = ("network", "optimizer", "detector", "samples")
 
 
+@dataclass(eq=False)
 class Expert:
     """One expert: a network with its own optimizer, loss statistics, label slots and pruning buffer.
 
@@ -38,16 +40,15 @@ class Expert:
         The expert's own (x, y), kept for retraining after pruning.
     """
 
-    def __init__(
-        self, network: nn.Module, optimizer: torch.optim.SGD, detector: LossShiftDetector, n_slots: int,
-        samples: Reservoir,
-    ) -> None:  # fmt: skip
-        self.network, self.optimizer, self.detector, self.samples = network, optimizer, detector, samples
-        self.r: float | None = None
-        self.steps = 0
-        self.slots = np.zeros((n_slots, 0), dtype=np.int64)
-        self.masks: dict[str, Tensor] = {}
-        self._kept: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+    network: nn.Module
+    optimizer: torch.optim.SGD
+    detector: LossShiftDetector
+    samples: Reservoir
+    slots: np.ndarray
+    r: float | None = None
+    steps: int = 0
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    _kept: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
     def count(self, slots: np.ndarray, codes: np.ndarray) -> None:
         """Note which label code met which output."""
