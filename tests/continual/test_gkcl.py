@@ -117,7 +117,7 @@ def test_switches_remove_their_losses():
 def test_replay_weight_counts_other_tasks_up_to_its_cap():
     losses = {}
     for weight, cap in (("tasks", None), ("tasks", 1.0), (2.0, None), (1.0, None)):
-        model = trained(3, generator={"replay_weight": 1.0})
+        model = trained(3, chunks=1, generator={"replay_weight": 1.0})
         model.set_params(generator__replay_weight=weight, generator__replay_cap=cap)
         x, y = torch.from_numpy(blobs((4, 5))[0]).float(), torch.full((32,), 4)
         with torch.random.fork_rng():
@@ -130,7 +130,7 @@ def test_replay_weight_counts_other_tasks_up_to_its_cap():
 
 @pytest.mark.parametrize("kernel", ["linear", "polynomial", "rbf", "gaussian", "rff", "vrff"])
 def test_every_kernel_learns_repeats_and_is_saved(kernel, tmp_path):
-    model = trained(1, chunks=25, kernel={"name": kernel})
+    model = trained(1, chunks=12, kernel={"name": kernel})
     X, y = blobs((0, 1), n=100, seed=77)
     probabilities = model.predict_proba(X, task=0)
     assert (probabilities.argmax(1) == y).mean() > 1 / 2 + 0.3  # chance is 1/2
@@ -216,7 +216,7 @@ def test_a_task_may_come_back():
 
 def test_rows_one_at_a_time_are_learned():
     model = small(epochs=1, batch_size=10)
-    X, y = blobs((0, 1), n=100)
+    X, y = blobs((0, 1), n=60)
     for i in range(len(X)):
         model.partial_fit(X[i : i + 1], y[i : i + 1], task=0)
     assert (model.predict(X, task=0) == y).mean() > 1 / 2 + 0.3  # chance is 1/2
@@ -247,7 +247,7 @@ def test_components_or_labels_are_what_the_contrastive_term_tells_apart():
 
 
 def test_it_learns_two_tasks_and_remembers_the_first():
-    model = trained(2, chunks=60)
+    model = trained(2, chunks=20)
     for task in (0, 1):
         X, y = blobs((2 * task, 2 * task + 1), n=200, seed=999)
         assert (model.predict(X, task=task) == y).mean() > 1 / 2 + 0.3  # chance is 1/2
@@ -295,14 +295,18 @@ def test_the_learning_rate_falls_with_each_task_down_to_its_floor():
 
 def test_defaults_learn_two_tasks_of_digits_and_the_published_values_do_not():
     X, y = load_digits(return_X_y=True)
-    X, train = X / 16, np.arange(len(X)) < 1200
+    X, train = X / 16, np.arange(len(X)) < 600
     accuracy = {}
     for name, make in {"defaults": GKCL, "paper": lambda: GKCL.from_preset("paper", epochs=5)}.items():
         model, pairs = make(), [(0, 1), (2, 3)]
-        for pair in pairs:
-            rows = train & np.isin(y, pair)
-            for _ in range(model.epochs):
-                model.partial_fit(X[rows], y[rows], task=str(pair))
+        accuracy[name] = 1 / 2
+        try:
+            for pair in pairs:
+                rows = train & np.isin(y, pair)
+                for _ in range(model.epochs):
+                    model.partial_fit(X[rows], y[rows], task=str(pair))
+        except NotFinite:  # the published rate may also diverge, which is no better than chance
+            continue
         tests = [~train & np.isin(y, pair) for pair in pairs]
         parts = [(model.predict(X[rows], task=str(pair)) == y[rows]).mean() for rows, pair in zip(tests, pairs)]
         accuracy[name] = np.mean(parts)

@@ -230,7 +230,7 @@ def test_schedule_counts_the_experts_own_steps():
     assert [e.optimizer.param_groups[0]["lr"] for e in model.experts_] == [0.25, 1.0]  # of the steps before the last
 
 
-PRUNED = {"hidden": (32, 32), "pruning": {"enabled": True, "epochs": 30}}
+PRUNED = {"hidden": (32, 32), "pruning": {"enabled": True, "epochs": 5}}
 
 
 def zeros(network):
