@@ -80,3 +80,13 @@ def test_progress_ends_at_one_and_batches_are_drawn_in_order():
 
     train(net, draw, lambda x: net(x).sum(), steps=4, optimizer=sgd, progress=shares.append)
     assert shares == [0.25, 0.5, 0.75, 1.0] and steps == [1, 2, 3, 4]
+
+
+def test_data_that_end_end_the_training():
+    net, sgd = line()
+    batches, shares = iter([X, X]), []
+    curve = train(
+        net, lambda step: next(batches), lambda x: (net(x) - 1).square().sum(), steps=9, optimizer=sgd,
+        progress=shares.append,
+    )  # fmt: skip
+    assert len(curve) == 2 and shares[-1] == 1.0 and not net.training

@@ -114,6 +114,21 @@ def test_few_demonstrations_are_shown_unless_all_that_fit_are_wanted(problem, fi
     assert [one[0]["prompt"].count("Label:") for one in examples] == [8 + 1, 12 + 1]
 
 
+def test_answers_that_are_all_alike_are_said(problem, data):
+    class Same:
+        def fit(self, X, y):
+            self.answer_ = y[0]
+
+        def predict(self, X):
+            return [self.answer_] * len(X)
+
+    entrant = Entrant("same", f"{__name__}:Same")
+    object.__setattr__(entrant, "load", lambda: Same)
+    (note,) = problem.run(entrant, data, 0).notes
+    assert note.startswith("8 of 8 answers are ")
+    assert problem.run(Entrant("gpt3", "anytask.incontext:GPT3"), data, 0).notes == []
+
+
 @pytest.fixture(scope="module", params=["surrogate", "long"])
 def one_bad_row(request, rows, tmp_path_factory):
     path, texts = tmp_path_factory.mktemp("bad") / "bad.jsonl", [text for text, _ in rows]

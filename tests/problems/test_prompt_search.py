@@ -71,5 +71,9 @@ def test_bad_input_is_named():
         P.load((list("abcdef"), ["x"] * 6), lm="tiny:icl")
     with pytest.raises(BadData, match="at least 10 are needed"):
         P.load((list("abcdef"), ["x", "y"] * 3), lm="tiny:icl")
+    half = ([*(f"text {i}" for i in range(40)), "half \ud83d"], [*"xy" * 20, "x"])
+    with pytest.raises(BadData, match=r"row 40, column 'text'.*bad_rows=skip"):
+        P.load(half, lm="tiny:icl")
+    assert len(P.load(half, lm="tiny:icl", bad_rows="skip").source) == 40
     entrant = Entrant("truncation", "anytask.prompts.baselines:Truncation")
     assert "no search" in P.refuses(entrant, P.load("scripted"))

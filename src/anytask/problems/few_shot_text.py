@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -200,7 +201,11 @@ class FewShotText(TrainingProblem):
             for i, answer, right, prompt in zip(test, answers, truth, shown)
         ]
         details = {"stages": [asdict(stage) for stage in getattr(learner, "stages_", [])], "examples": examples}
-        return Outcome(metrics, details, spent, kind=lm.kind if used.calls else None)
+        said, n = Counter(answers).most_common(1)[0]
+        notes = []
+        if kind == "classification" and n > 0.9 * len(test) >= truth.count(said):
+            notes.append(f"{n} of {len(test)} answers are {said!r}, which is right for {truth.count(said)}.")
+        return Outcome(metrics, details, spent, kind=lm.kind if used.calls else None, notes=notes)
 
     def unsaveable(self, entrant: Entrant, data: FewShotData) -> str | None:
         """Refuse what is asked again for each query and has no ``save``; of other stages the result is kept."""

@@ -10,8 +10,8 @@ import numpy as np
 from anytask.core.checks import require_finite
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
-from anytask.core.settings import text, whole
-from anytask.datasets.text import TextData, load_text
+from anytask.core.settings import choice, text, whole
+from anytask.datasets.text import BAD_ROWS, TextData, load_text
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
 from anytask.problems.options import Options
 from anytask.problems.training import Builtin, LoadedData, Progress, TrainingProblem, taken
@@ -20,7 +20,7 @@ from anytask.problems.training import Builtin, LoadedData, Progress, TrainingPro
 class PromptSearchOptions(Options):
     """What is searched with which model, and on how many examples."""
 
-    read_only: ClassVar[tuple[str, ...]] = ("text", "target")
+    read_only: ClassVar[tuple[str, ...]] = ("text", "target", "bad_rows")
 
     lm: str | None = text(
         None, "language model with log-probabilities: a folder, a Hugging Face name or tiny:NAME", optional=True
@@ -38,6 +38,7 @@ class PromptSearchOptions(Options):
     max_test: int = whole(2000, "most test examples")
     budget: int = whole(1000, "prompts that a search may score")
     text: str = text("text", "name of the column or key that holds the input")
+    bad_rows: str = choice("refuse", BAD_ROWS, "rows that cannot be used: an error, left out, or cut")
 
     def _check_settings(self) -> None:
         for name, place in (("prompt", "{text}"), ("format", "{text}"), ("format", "{label}")):
@@ -140,7 +141,7 @@ class PromptSearch(TrainingProblem):
             return PromptSearchData(Builtin(source), o)
         if not o.lm:
             raise BadData("prompt-search on your own data needs a language model: --lm FOLDER, a name or tiny:icl")
-        data = load_text(source, text=o.text, label=o.target, min_rows=4)
+        data = load_text(source, text=o.text, label=o.target, min_rows=4, bad_rows=o.bad_rows)
         classes = data.classes
         if len(classes) < 2:
             raise BadData(f"{data.name}: all rows have the label {classes[0]!r}, and at least two classes are needed")
