@@ -26,16 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytask.continual.base import ContinualClassifier
-from anytask.continual.gkcl.kernels import (
-    FeatureKernel,
-    Frequencies,
-    Kernel,
-    KernelRidge,
-    gaussian,
-    kernel_ridge,
-    laplacian,
-    polynomial,
-)  # fmt: skip
+from anytask.continual.gkcl import kernels
 from anytask.continual.gkcl.settings import GeneratorSettings, KernelSettings, SupportSettings
 from anytask.continual.parts.sgd import tune
 from anytask.core.checks import require_finite
@@ -179,13 +170,13 @@ class GKCL(ContinualClassifier):
             label=s.label, likelihood=self.likelihood_ or "bernoulli",
         ).to(self._device)  # fmt: skip
         variational = self.kernel.name == "vrff"
-        self.frequencies_ = Frequencies(self.trunk_dim, self.kernel.n_features, variational).to(self._device)
+        self.frequencies_ = kernels.Frequencies(self.trunk_dim, self.kernel.n_features, variational).to(self._device)
         self.vae_.grow(self.n_old_)
         self.old_: Snapshot | None = Snapshot(self.vae_) if self.n_old_ else None
         self.vae_.grow(len(self.code_of_))
         self.scalars_ = nn.ModuleList([self._fresh_scalars() for _ in self.components_])
         self.optimizer_: Any = None if self.task_ is None else self._fresh_optimizer()
-        self._cache: dict[object, KernelRidge] = {}
+        self._cache: dict[object, kernels.KernelRidge] = {}
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -374,15 +365,15 @@ class GKCL(ContinualClassifier):
         scores[:, [self.code_of_[c] for c in self.components_[task]]] = values
         return scores
 
-    def _solve(self, task: object, S: Tensor, c_s: Tensor, generator: torch.Generator | None) -> KernelRidge:
+    def _solve(self, task: object, S: Tensor, c_s: Tensor, generator: torch.Generator | None) -> kernels.KernelRidge:
         """Return alpha of a task on support features S with components c_s."""
         targets = _one_hot(c_s, self.components_[task])
-        return kernel_ridge(self._kernel_for(S, generator), S, targets, self._ridge(task))
+        return kernels.kernel_ridge(self._kernel_for(S, generator), S, targets, self._ridge(task))
 
     def _ridge(self, task: object) -> Tensor:
         return self._numbers(task)["lambda"].double().abs() + 0.01
 
-    def _classify(self, task: object, ridge: KernelRidge, Q: Tensor) -> Tensor:
+    def _classify(self, task: object, ridge: kernels.KernelRidge, Q: Tensor) -> Tensor:
         numbers = self._numbers(task)
         return numbers["gamma"] * ridge(Q) + numbers["beta"]
 
@@ -393,15 +384,17 @@ class GKCL(ContinualClassifier):
             return (h - h.min()) / (h.max() - h.min()).clamp_min(1e-8)
         return h
 
-    def _kernel_for(self, S: Tensor, generator: torch.Generator | None) -> Kernel:
+    def _kernel_for(self, S: Tensor, generator: torch.Generator | None) -> kernels.Kernel:
         name, sigma = self.kernel.name, self.kernel.sigma
         if name == "rff":
             return self.frequencies_.fixed(sigma)
         if name == "vrff":
             return self.frequencies_.variational(S, generator)
         if name == "gaussian":
-            return partial(gaussian, sigma=sigma)
-        plain: dict[str, Kernel] = {"linear": FeatureKernel(), "polynomial": polynomial, "rbf": laplacian}
+            return partial(kernels.gaussian, sigma=sigma)
+        plain: dict[str, kernels.Kernel] = {
+            "linear": kernels.FeatureKernel(), "polynomial": kernels.polynomial, "rbf": kernels.laplacian
+        }  # fmt: skip
         return plain[name]
 
     def _features(self, X: Tensor) -> Tensor:
