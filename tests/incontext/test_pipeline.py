@@ -154,6 +154,18 @@ def test_the_predict_stage_adds_up_over_calls(lm, data, choices):
     assert stage.facts["prompt_tokens"] == pytest.approx(np.mean(lengths))
 
 
+def test_settings_of_the_answers_take_effect_on_a_fitted_pipeline_at_once(lm, data, choices):
+    texts, labels = data
+    pipeline = Pipeline(lm, choices=choices, labels=6, compress=FirstTwoWords(), rate=0.4).fit(texts[:30], labels[:30])
+    for k in (1, 3):
+        pipeline.set_params(k=k)
+        assert pipeline.prompts([texts[35]])[0].count("Label:") == k + 1
+    plain = pipeline.predict_proba(texts[35:37])
+    assert not np.allclose(pipeline.set_params(calibrate=True).predict_proba(texts[35:37]), plain)
+    pipeline.set_params(rate=0.7).prompts(texts[35:36])
+    assert (texts[35], 0.7) in pipeline.compress.asked
+
+
 def test_zero_labels_is_zero_shot(lm, data, choices):
     pipeline = Pipeline(lm, choices=choices, labels=0).fit(data[0][:30], data[1][:30])
     assert pipeline.prompts([data[0][35]]) == [f"Input: {data[0][35]}\nLabel:"]

@@ -31,7 +31,7 @@ from anytask.incontext.gpt3 import GPT3
 from anytask.incontext.pool import Annotate, Pool, embedder_field
 from anytask.incontext.retrievers import BM25Retriever, SimilarRetriever
 from anytask.incontext.selection import RandomSelection
-from anytask.lm.option_scoring import RULES, check_options
+from anytask.lm.option_scoring import RULES
 from anytask.lm.placeholders import escape, fill, names_of
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
 from anytask.lm.protocol import MissingCapability, lm_field
@@ -148,9 +148,7 @@ class Pipeline(Fitted):
     embedder: Any = embedder_field()
 
     def _check_settings(self) -> None:
-        if self.choices is not None:
-            check_options(self._completions(), self.scoring, "choices")
-        self._learner_of("fixed" if self.retrieve == "fixed" else "per-item")  # what it refuses is refused now
+        self._learner()  # what it refuses is refused now
         if hasattr(self.retrieve, "check"):
             self.retrieve.check(self.labels, self.choices)
         if self.prune is not None:
@@ -174,11 +172,14 @@ class Pipeline(Fitted):
         if not hasattr(searcher, "search"):
             raise TypeError(f"prune must make an object with search(lm, examples), got {searcher!r}")
 
-    def _learner_of(self, demos: Any) -> GPT3:
+    def _learner(self) -> GPT3:
+        """What asks the model with the settings as they are now; before :meth:`fit` it knows no example."""
+        demos: Any = getattr(self, "_retriever", None) or ("fixed" if self.retrieve == "fixed" else "per-item")
+        known = getattr(self, "demos_", ())
         return GPT3(
             self.lm, self.k, template=self.template, scoring=self.scoring, demos=demos, calibrate=self.calibrate,
             rewrite=self._shorten, budget=self.context, beam_width=self.beam_width, seed=self.seed,
-        )  # fmt: skip
+        ).fit([d.input for d in known], [d.output for d in known], options=self.choices)  # fmt: skip
 
     # -- the stages -----------------------------------------------------------------------------------------------
 
@@ -221,17 +222,13 @@ class Pipeline(Fitted):
         return [Demonstration(texts[i], str(label), i) for i, label in pool.labels.items()]
 
     def _get_ready(self, search: bool) -> None:
-        self._short: dict[str, str] = {}
-        inputs, outputs = [d.input for d in self.demos_], [d.output for d in self.demos_]
-        demos: Any = "fixed" if self.retrieve == "fixed" else "per-item"
+        self._short: dict[tuple[str, float], str] = {}
         with self._spending(self._report("retrieve", _name(self.retrieve, "random"))):
             self._retriever: Any = None
-            if inputs and self.retrieve not in ("random", "fixed"):
+            if self.demos_ and self.retrieve not in ("random", "fixed"):
                 makers = {"similar": lambda: SimilarRetriever(self.embedder), "bm25": BM25Retriever}
                 self._retriever = makers[self.retrieve]() if isinstance(self.retrieve, str) else self.retrieve
-                self._retriever.index(inputs, outputs)
-                demos = self._retriever
-        self._learner = self._learner_of(demos).fit(inputs, outputs, options=self.choices)
+                self._retriever.index([d.input for d in self.demos_], [d.output for d in self.demos_])
         if search:
             self._prune()
         if self.compress is not None:
@@ -249,7 +246,7 @@ class Pipeline(Fitted):
                 votes.update([place for place in self._ranked(demo.input) if place != own][:size])
             block = [place for place, _ in votes.most_common(size)][::-1]  # the favourite next to the query
             reserve = self._longest_option() + max(count(demo.input) for demo in demos)
-            shown = self._learner.assemble([demos[i] for i in block], "", reserve)
+            shown = self._learner().assemble([demos[i] for i in block], "", reserve)
             (query,) = [span for span in shown.spans if span.role == "query" and span.part == "input"]
             around = shown.text[: query.start], shown.text[query.end :]
             whole = "{text}".join(escape(part, PLACES) for part in around)
@@ -274,9 +271,10 @@ class Pipeline(Fitted):
     def _shorten(self, text: str) -> str:
         if self.compress is None:
             return text
-        if text not in self._short:
-            self._short[text] = self.compress.compress(text, self.rate).text
-        return self._short[text]
+        key = text, self.rate
+        if key not in self._short:
+            self._short[key] = self.compress.compress(text, self.rate).text
+        return self._short[key]
 
     def _report(self, stage: str, method: str) -> StageReport:
         self.stages_.append(StageReport(stage, method))
@@ -297,13 +295,13 @@ class Pipeline(Fitted):
     def prompts(self, texts: Sequence[str]) -> list[str]:
         """Return the prompt of each query, as the model will read it."""
         self._check_fitted()
-        return [self._prompt(text).text for text in texts]
+        return [prompt.text for prompt in self._prompts(texts, self._learner())]
 
-    def _prompt(self, text: str) -> Prompt:
+    def _prompts(self, texts: Sequence[str], learner: GPT3) -> list[Prompt]:
         if self.prompt_ is None:
-            return self._learner.prompt(text)
-        written, _ = fill(self.prompt_, {"text": self._shorten(text)}, PLACES)
-        return Prompt(written, (), n_tokens=self.lm.count_tokens(written))
+            return [learner.prompt(text) for text in texts]
+        written = [fill(self.prompt_, {"text": self._shorten(text)}, PLACES)[0] for text in texts]
+        return [Prompt(prompt, (), n_tokens=self.lm.count_tokens(prompt)) for prompt in written]
 
     def answer(self, texts: Sequence[str], *, options: Sequence[Sequence[str]] | None = None) -> list[Answer]:
         """Answer each query, with scores and prompt; ``options`` are each query's own, where there are no choices."""
@@ -313,10 +311,11 @@ class Pipeline(Fitted):
         if self.prompt_ is not None and options is not None:
             raise ValueError("the prompt was pruned for the pipeline's own choices: options cannot be given")
         with self._spending(self.stages_[-1]) as report:
+            learner = self._learner()
             if self.prompt_ is None:
-                found = self._learner.answer(texts, options=options)
+                found = learner.answer(texts, options=options)
             else:
-                found = self._learner.judge([self._prompt(text) for text in texts], [self.choices or ()] * len(texts))
+                found = learner.judge(self._prompts(texts, learner), [self.choices or ()] * len(texts))
         seen = report.facts.get("queries", 0)
         total = report.facts.get("prompt_tokens", 0.0) * seen + sum(a.prompt.n_tokens or 0 for a in found)
         report.facts = {"queries": seen + len(found), "prompt_tokens": total / (seen + len(found))}
