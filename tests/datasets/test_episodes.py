@@ -151,8 +151,20 @@ def test_what_does_not_fit_is_refused(change, message):
         dataclasses.replace(make(), **change)
 
 
+def test_what_was_seen_last_may_be_given_apart():
+    whole = Episodes.from_list([Episode([[0.0], [1.0], [2.0]], [[1.0], [1.0]])])
+    apart = Episodes.from_list(
+        [Episode([[0.0], [1.0]], [[1.0], [1.0]], final_observations={"observation": np.array([2.0])})]
+    )
+    assert apart.fingerprint == whole.fingerprint
+    with pytest.raises(ValueError, match=r"episode 0: final observations \['b'\] are of no key"):
+        Episodes.from_list([Episode([[0.0]], [[1.0]], final_observations={"b": [2.0]})])
+
+
 def test_other_mistakes_are_named():
     e = make()
+    with pytest.raises(TypeError, match="episode 0: object of type 'float' has no len"):
+        Episodes.from_list([Episode([[0.0]], 1.0)])
     with pytest.raises(ValueError, match="2 actions and 5 rows"):
         Episodes.from_list([Episode(np.zeros((5, 1)), np.zeros((2, 1)))])
     with pytest.raises(ValueError, match=r"episode 1 has observations \['b'\] instead of .* in episode 0"):

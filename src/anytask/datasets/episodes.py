@@ -325,7 +325,8 @@ class Episodes:
             try:
                 parts.append(cls._of(episode))
             except (TypeError, ValueError) as error:
-                raise type(error)(f"{name}: {error}") from error
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"{name}: {error}") from error
         return cls._joined(parts, names, attributes or {})
 
     @classmethod
@@ -339,6 +340,8 @@ class Episodes:
             if len(value) not in (n, n + 1):
                 raise ValueError(f"{n} actions and {len(value)} rows of {key!r}: {n + 1} are wanted")
         given = {str(k): np.asarray(v)[None] for k, v in episode.final_observations.items()}
+        if unknown := set(given) - set(rows):
+            raise ValueError(f"final observations {sorted(unknown)} are of no key of the observations")
         at_end = np.arange(n) == n - 1
         truncated = not episode.terminated if episode.truncated is None else episode.truncated
         return cls(
@@ -347,7 +350,7 @@ class Episodes:
             np.zeros(n) if episode.rewards is None else episode.rewards,  # type: ignore[arg-type]
             at_end & bool(episode.terminated),
             at_end & bool(truncated),
-            {k: v[-1:] for k, v in rows.items()} | given,
+            {k: given[k] if k in given else v[-1:] for k, v in rows.items()},
             np.array([n]),
             {name: np.asarray([value]) for name, value in episode.attributes.items()},
         )
