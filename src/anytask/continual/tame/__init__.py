@@ -118,8 +118,9 @@ class TAME(ContinualClassifier):
         ``hidden`` are the widths of the default one.
     n_classes : int, at least 2, optional
         C, the number of classes inside one task; the loss of a guess, ln C, starts each expert's window. ``None``: the
-        number of labels in the first chunk. The i-th label to appear belongs to output i mod C, and each expert counts
-        which labels it met at each output, so tasks may have labels of their own (C per task) or share them.
+        number of labels in the first chunk; labels that would then share an output are refused. The i-th label to
+        appear belongs to output i mod C, and each expert counts which labels it met at each output, so tasks may have
+        labels of their own (C per task) or share them.
     alpha, window, k, floor
         Weight of the newest loss in the moving averages, and the threshold mean + ``k`` * max(std, ``floor``) of the
         last ``window`` losses (paper: 0.2, 100, 3, 0.005; its released script for split MNIST: a window of 35).
