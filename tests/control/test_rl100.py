@@ -198,7 +198,7 @@ def test_policy_optimization_follows_the_critic(demos, monkeypatch):
 
 def test_a_roll_holds_whole_episodes_one_after_another(demos):
     policy = tiny(**CHUNKS, online={"decisions": 30}).fit(demos)
-    e, (t, last, chain) = policy._roll(make(REACH, 4), policy.net_, 10, 0)
+    e, (t, last, chain) = policy._rollout(make(REACH, 4), policy.net_, 10, 0)
     # Four parallel environments play an episode each, again and again, until there are 30 decisions or 10 episodes.
     assert len(e) in (4, 8, 10) and (t.n >= 30 or len(e) == 10) and set(e.lengths) <= set(range(1, 21))
     counts = -(-e.lengths // 3)
@@ -360,11 +360,16 @@ def test_all_stages_run_in_order_with_other_parts(demos, params):
     told = []
     policy = tiny(**CHUNKS, **params).fit(demos)
     policy.improve(make(REACH, 8), demos, rollouts=8, online_episodes=8, on_stage=told.append)
+    told_offline = []
+    tiny(**CHUNKS, **params).fit(demos).improve(
+        None, demos, rollouts=0, online_episodes=0, on_stage=told_offline.append
+    )
+    assert [(s.name, s.episodes) for s in told_offline] == [("offline", 0), ("student", 0)]
     assert [(s.name, s.episodes) for s in told] == [("offline", 8), ("online", 16), ("student", 16)]
     assert 0 <= evaluate(policy, REACH, 10).success_rate <= 1
 
 
-def test_pictures_and_vectors_go_in_together(demos):
+def test_images_and_vectors_go_in_together(demos):
     rng = np.random.default_rng(0)
     episodes = Episodes.from_list([
         Episode(

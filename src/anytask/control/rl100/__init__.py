@@ -2,14 +2,14 @@
 
 With ``checkpoint=folder`` each stage saves itself there; call the same methods again after a crash and finished stages
 are read back, the interrupted one goes on bit for bit as if nothing had happened (its last ``checkpoint_every`` steps,
-or the running roll, are lost). The gate is as good as the critics are: where they are wrong it accepts what fails. Look
-at the success of what is delivered, not at the gate.
+or the running rollout, are lost). The gate is as good as the critics are: where they are wrong it accepts what fails.
+Look at the success of what is delivered, not at the gate.
 
 Departures: no entropy bonus, since the noise of a denoising step is fixed by the schedule, so that the bonus has no
 gradient. The encoder stays frozen online too, since recorded chains and the student depend on its features. The default
 denoiser is a perceptron; a one-dimensional U-Net or transformer goes in by ``diffusion.denoiser``. Clean actions are
-clipped, and the noise beside them stays as predicted, as in the paper's formula and the released scheduler. At a
-clipped entry the gradient then has the other sign than elsewhere; with ``diffusion={"noise": "recomputed"}`` it is 0.
+clipped, and the noise beside them stays as predicted, as the released scheduler keeps it. At a clipped entry the
+gradient then has the other sign than elsewhere; with ``diffusion={"noise": "recomputed"}`` it is 0.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from anytask.control.rl100.data import ActionRange, Transitions, Window
 from anytask.control.rl100.diffusion import Chain, Consistency
 from anytask.control.rl100.imitation import Run, distil_student, imitate
 from anytask.control.rl100.offline import improve_behind_gate
-from anytask.control.rl100.online import Decided, Learner, Recorder, Roll, improve_by_playing, joined
+from anytask.control.rl100.online import Decided, Learner, Recorder, Rollout, improve_by_playing, joined
 from anytask.control.rl100.policy import ChunkPolicy
 from anytask.control.rollout import collect
 from anytask.core.checks import NotFinite, check_counts, require_finite_weights
@@ -241,11 +241,11 @@ class RL100(ChunkPolicy):
         check_counts(episodes=episodes)
 
         def learn(run: Run) -> None:
-            s, world = self.online, self._world_of(env, episodes)
+            s, world = self.online, self._vector_env(env, episodes)
             value = self.value_ or (self._new_value() if self.world_ is None else self.world_.iql.v_net)
             learner = Learner(self.net_, value, self.student_, s, self.student)
             log = improve_by_playing(
-                learner, lambda *asked: self._roll(world, *asked), episodes, self.process, s,
+                learner, lambda *asked: self._rollout(world, *asked), episodes, self.process, s,
                 self.gamma**self.n_executed, self.max_grad_norm, self.student.weight, run,
             )  # fmt: skip
             _warn_of_few(len(log), 3, "rounds")
@@ -292,7 +292,7 @@ class RL100(ChunkPolicy):
         self._check_fitted()
         check_counts(episodes=episodes)
         with self._update():
-            return self._play(self._world_of(env, episodes), self.net_, episodes, "rollouts")[0]
+            return self._play(self._vector_env(env, episodes), self.net_, episodes, "rollouts")[0]
 
     def improve(
         self,
@@ -328,7 +328,7 @@ class RL100(ChunkPolicy):
         if "online" in todo and not online_episodes:
             todo.remove("online")
         if "online" in todo or ("offline" in todo and rollouts):
-            env = self._world_of(env, max(rollouts, online_episodes))  # who cannot be played in is told at once
+            env = self._vector_env(env, max(rollouts, online_episodes))  # who cannot be played in is told at once
         for i, name in enumerate(todo):
             told = portion(progress, i / len(todo), (i + 1) / len(todo))
             if name == "offline":
@@ -412,7 +412,7 @@ class RL100(ChunkPolicy):
         seed = derive(self.seed, "play", self.stage_, *path) % 2**31
         return collect(recorder, env, episodes, seed=seed), recorder
 
-    def _roll(self, env: Any, net: nn.Module, most: int, number: int) -> tuple[Episodes, Roll]:
+    def _rollout(self, env: Any, net: nn.Module, most: int, number: int) -> tuple[Episodes, Rollout]:
         """Play one episode per environment again and again, until there are enough decisions."""
         new: list[Episodes] = []
         parts: list[tuple[Tensor, Chain]] = []
@@ -426,7 +426,7 @@ class RL100(ChunkPolicy):
         steps = -(-episodes.lengths // self.n_executed)  # decisions of each episode
         last = torch.zeros(len(c), dtype=torch.bool, device=self._device)
         last[torch.as_tensor(steps.cumsum() - 1)] = True
-        return episodes, Roll(self._transitions(episodes, self.n_executed)._replace(features=c), last, chain)
+        return episodes, Rollout(self._transitions(episodes, self.n_executed)._replace(features=c), last, chain)
 
     # -- stages on disk -------------------------------------------------------------------------------------------
 

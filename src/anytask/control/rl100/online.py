@@ -75,7 +75,7 @@ class Recorder:
         return c[rows], Chain(chain.states[:, rows], chain.log_prob[:, rows])
 
 
-class Roll(NamedTuple):
+class Rollout(NamedTuple):
     """Decisions of whole episodes, one after another: ``last`` (n,) is True at the end of each episode."""
 
     transitions: Transitions
@@ -126,10 +126,10 @@ class Learner:
 
 
 def update(
-    learner: Learner, process: Process, roll: Roll, settings: OnlineSettings, discount: float, max_grad_norm: float,
-    student_weight: float, generator: torch.Generator, warmup: int = 0,
+    learner: Learner, process: Process, rollout: Rollout, settings: OnlineSettings, discount: float,
+    max_grad_norm: float, student_weight: float, generator: torch.Generator, warmup: int = 0,
 ) -> dict[str, float]:  # fmt: skip
-    """Make ``epochs`` passes over one roll: of the clipped surrogate, the student's loss, and the value loss.
+    """Make ``epochs`` passes over one rollout: of the clipped surrogate, the student's loss, and the value loss.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def update(
     warmup : int
         Passes of the value network before.
     """
-    s, t, chain = settings, roll.transitions, roll.chain
+    s, t, chain = settings, rollout.transitions, rollout.chain
 
     def fit_value(returns: Tensor) -> None:
         for rows in minibatches(t.n, size=s.batch_size, generator=generator):
@@ -148,8 +148,8 @@ def update(
             descend(learner.value_optimizer, loss, max_grad_norm)
 
     for _ in range(warmup):
-        fit_value(advantages(t, roll.last, learner.value, discount, s.lambda_)[1])
-    A, returns = advantages(t, roll.last, learner.value, discount, s.lambda_)
+        fit_value(advantages(t, rollout.last, learner.value, discount, s.lambda_)[1])
+    A, returns = advantages(t, rollout.last, learner.value, discount, s.lambda_)
     A, kl, lr = normalized(A), 0.0, s.lr
     for _ in range(s.epochs):
         kls = []
@@ -171,7 +171,7 @@ def update(
 
 
 def improve_by_playing(
-    learner: Learner, play: Callable[[nn.Module, int, int], tuple[Episodes, Roll]], episodes: int, process: Process,
+    learner: Learner, play: Callable[[nn.Module, int, int], tuple[Episodes, Rollout]], episodes: int, process: Process,
     settings: OnlineSettings, discount: float, max_grad_norm: float, student_weight: float, run: Run,
 ) -> list[dict[str, float]]:  # fmt: skip
     """Play and update until ``episodes`` ones were played; return the facts on each round.
@@ -185,10 +185,10 @@ def improve_by_playing(
     played, found = run.saved.resume(moving), run.saved.found
     log: list[dict[str, float]] = [] if found is None else found["log"]
     while played < episodes:
-        new, roll = play(learner.net, episodes - played, len(log))
+        new, rollout = play(learner.net, episodes - played, len(log))
         played += len(new)
         facts = update(
-            learner, process, roll, settings, discount, max_grad_norm, student_weight,
+            learner, process, rollout, settings, discount, max_grad_norm, student_weight,
             run.generator("online", len(log)), 0 if log else settings.value_warmup,
         )  # fmt: skip
         log.append({**facts, "episodes": float(played), "success": float(np.mean(new.attributes["success"]))})

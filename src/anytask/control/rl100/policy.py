@@ -169,7 +169,7 @@ class ChunkPolicy(Estimator):
     def _decisions(self, episodes: Episodes) -> Decisions:
         return Decisions(episodes, self.n_obs, self.horizon, self.n_executed, self.scale_, self._device)
 
-    def _world_of(self, env: Any, episodes: int) -> Any:
+    def _vector_env(self, env: Any, episodes: int) -> Any:
         """Return the environment in which to play, and keep the bounds of its actions."""
         n = None if isinstance(env, VectorEnv) else 1 if isinstance(env, Env) else min(episodes, 32)
         env = make(env, n, seed=derive(self.seed, "env") % 2**31, device=str(self._device))
