@@ -94,28 +94,27 @@ def same_scale(points: np.ndarray) -> np.ndarray:
 
 
 def _reduce(X: np.ndarray, method: str, seed: int) -> np.ndarray:
+    from sklearn.decomposition import PCA, FastICA
+    from sklearn.manifold import TSNE, Isomap
+
+    k = min(2, *X.shape)
+    if np.ptp(X, axis=0).max() == 0:
+        return np.zeros((len(X), 2))  # all alike: there is no direction to find
+    makers: dict[str, Any] = {
+        "pca": PCA(k, random_state=seed, svd_solver="full"),
+        "ica": FastICA(k, random_state=seed, whiten="unit-variance"),
+        "isomap": Isomap(n_neighbors=_NEIGHBORS, n_components=k),
+        "tsne": TSNE(perplexity=_PERPLEXITY, max_iter=250, init="pca", random_state=seed),
+    }
     if method == "umap":
         try:
             import umap
         except ImportError as error:
             raise ImportError("UMAP needs the package umap-learn: pip install umap-learn") from error
-        return umap.UMAP(n_neighbors=_NEIGHBORS, min_dist=0.3, random_state=seed).fit_transform(X)
-    from sklearn.decomposition import PCA, FastICA
-    from sklearn.manifold import TSNE, Isomap
-
-    k = min(2, *X.shape)
+        makers["umap"] = umap.UMAP(n_neighbors=_NEIGHBORS, min_dist=0.3, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about convergence, or graphs of several pieces: the picture is still one
-        if method == "ica":
-            points = FastICA(k, random_state=seed, whiten="unit-variance").fit_transform(X)
-        elif method == "isomap":
-            points = Isomap(n_neighbors=_NEIGHBORS, n_components=k).fit_transform(X)
-        elif method == "tsne":
-            points = TSNE(perplexity=_PERPLEXITY, max_iter=250, init="pca", random_state=seed).fit_transform(X)
-        elif np.ptp(X, axis=0).max() == 0:
-            points = np.zeros((len(X), k))  # all alike: there is no direction to find
-        else:
-            points = PCA(k, random_state=seed, svd_solver="full").fit_transform(X)
+        warnings.simplefilter("ignore")  # about convergence, or graphs of several pieces: the map is still one
+        points = makers[method].fit_transform(X)
     if not np.isfinite(points).all():
         raise ValueError("the result is not finite")
     return np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
