@@ -365,6 +365,18 @@ def test_nan_outputs_are_failures_that_name_the_element_and_end_it_when_they_are
         NERO(cyclic(4)).evaluate(lambda x: 1 / 0, X, Y)
 
 
+def test_an_error_too_large_to_be_told_is_a_failure_and_not_averaged_away():
+    marked = X.copy()
+    marked[5] *= 1e30
+    total = lambda x: np.asarray(x, dtype=float).sum(axis=(1, 2))  # noqa: E731
+    with pytest.warns(UserWarning, match="sample 5 at 0°: mse against the truth is infinite"):
+        result = NERO(cyclic(4)).evaluate(total, marked, np.zeros(12))
+    assert [f.sample for f in result.failures] == [5]
+    for metric in result.metrics:
+        assert np.isnan(result.values(metric)[0, :, 5]).all() and np.isfinite(result.aggregate(metric)).all()
+    assert np.isnan(result.consensus["model"].agreement[5])
+
+
 @pytest.mark.parametrize("answer", [np.nan, 7.0])
 def test_a_label_that_is_no_class_is_a_failure_and_not_a_row_of_zeros(answer):
     class Estimator:

@@ -28,7 +28,8 @@ class NeroMetric:
     limits : tuple of float or None
         Range of its values, if it has one.
     of : callable, optional
-        ``of(outputs, targets) -> (n,)`` for metrics of your own; outputs and targets are batches.
+        ``of(outputs, targets) -> (n,)`` for metrics of your own; outputs and targets are batches. NaN stands for a
+        value that is undefined, and takes no part in averages; an infinite one makes the sample a failure.
     """
 
     key: str

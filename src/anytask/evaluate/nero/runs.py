@@ -358,21 +358,27 @@ class ModelRun:
             right["truth"] = self.truth[rows]
             if boxes and len(said := {_kind_of_label(one) for one in (*flat, *right["truth"])} - {""}) > 1:
                 raise ValueError(f"the labels of boxes are {' and '.join(sorted(said))}: those of {self.name} and of y")
+        agreed = None
         if self.settings.consensus and (task.kind == "invariant" or isinstance(self.group, Group)):
             agreed = orbit_consensus(self.group, elements, outputs, task.kind, task.key, self.shape, self.settings.undo)
-            for name, values in vars(agreed).items():
-                self._put(self.agreed, name, rows, values)
             right["consensus"] = agreed.labels() if task.key == "classification" else agreed.value
+        tables, targets = {}, {}
         for reference, value in right.items():
-            targets = move_targets(self.group, elements, value, task.kind, self.shape)
-            measured = task.measure(flat, targets.reshape(-1, *targets.shape[2:]))
-            for key, values in measured.items():
-                table = values.reshape(len(elements), -1).astype(np.float32)
-                self._put(self.values, (reference, key), rows, table, axis=1)
-            if isinstance(task, Detection) and "map" in task.metrics:
+            moved = targets[reference] = move_targets(self.group, elements, value, task.kind, self.shape)
+            for key, values in task.measure(flat, moved.reshape(-1, *moved.shape[2:])).items():
+                with np.errstate(over="ignore"):
+                    table = tables[reference, key] = values.reshape(len(elements), -1).astype(np.float32)
+                if np.isinf(table).any():  # nothing is put anywhere until all of it can be
+                    raise BadOutput(f"{key} against the {reference} is infinite", int(np.isinf(table).argmax()))
+        for name, values in vars(agreed).items() if agreed else ():
+            self._put(self.agreed, name, rows, values)
+        for place, table in tables.items():
+            self._put(self.values, place, rows, table, axis=1)
+        if isinstance(task, Detection) and "map" in task.metrics:
+            for reference, moved in targets.items():
                 found = self.matches.setdefault(reference, [[] for _ in elements])
                 for k, part in enumerate(found):
-                    part.append(matched(task, outputs[k], targets[k], rows))
+                    part.append(matched(task, outputs[k], moved[k], rows))
         if self.keeps is None:  # as long as details need not compute them again when they are asked for
             size = sum(64.0 * len(one["scores"]) + 400 for one in flat) if boxes else flat.size * 4
             self.keeps = size / len(rows) * len(self.X) <= _KEPT_BYTES
