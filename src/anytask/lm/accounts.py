@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from typing import Any
 
 from anytask.lm.protocol import BudgetExceeded
@@ -206,8 +207,10 @@ class Budget:
     ) -> None:
         limits = {"calls": calls, "tokens": tokens, "money": money, "seconds": seconds}
         for name, value in limits.items():
-            if value is not None and not value >= 0:
+            if value is not None and (not isinstance(value, Real) or isinstance(value, bool) or not value >= 0):
                 raise ValueError(f"a budget of {name} is a number >= 0, and {value!r} was given")
+        if not callable(clock):
+            raise TypeError(f"clock must be callable, got {clock!r}")
         self._limits = {name: value for name, value in limits.items() if value is not None}
         self.seconds = seconds
         self._used: Counter[str] = Counter()

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from anytask.core.checks import check_counts, require_finite
+from anytask.core.devices import resolve_device
 from anytask.core.progress import Progress, silent
 from anytask.lm.cache import Store
-from anytask.lm.protocol import check_texts
+from anytask.lm.protocol import check_texts, instance_of
 from anytask.models.loading import read_pretrained
 
 __all__ = ["Embedder"]
@@ -70,11 +71,14 @@ class Embedder:
         cache: str | os.PathLike[str] | None = None,
     ) -> None:
         check_counts(batch_size=batch_size)
+        instance_of("model", str, os.PathLike)(model)
+        instance_of("cache", str, os.PathLike)(cache)
+        place = str(resolve_device(device))
         self.name = str(_packaged_model() if model is None else model)
         self.batch_size = batch_size
         self.device = device
         self.cache = None if cache is None else VectorCache(cache)
-        self._model: Any = _load(self.name, device)
+        self._model: Any = _load(self.name, place)
         self.dim = int(self._model.encode([""], show_progress_bar=False).shape[1])
         self.fingerprint = _fingerprint(self.name)
 
@@ -180,7 +184,7 @@ def _load(name: str, device: str) -> Any:
 
 @lru_cache(maxsize=2)  # read-only, and often asked for by several parts of one run
 def _read(model_class: Any, name: str, device: str) -> Any:
-    return read_pretrained(name, model_class, device=None if device == "auto" else device)
+    return read_pretrained(name, model_class, device=device)
 
 
 def _fingerprint(name: str) -> str:

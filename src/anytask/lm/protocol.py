@@ -14,7 +14,7 @@ A ``tiny`` or ``sim`` result is evidence about an algorithm, never about real mo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -80,11 +80,32 @@ def check_texts(values: Sequence[str], name: str) -> list[str]:
     """Return a sequence of strings as a list, or say which is none."""
     if isinstance(values, str):
         raise TypeError(f"{name} must be a sequence of strings, got one string: wrap it in a list")
+    if not isinstance(values, Iterable) or isinstance(values, (dict, set)):
+        raise TypeError(f"{name} must be a sequence of strings, got {values!r}")
     texts = list(values)
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"{name}[{i}] must be a string, got {type(text).__name__}")
     return texts
+
+
+def instance_of(name: str, *kinds: Any, optional: bool = True) -> Callable[[Any], None]:
+    """Return a check that a value is of one of some kinds, or None if that is a value too.
+
+    Examples
+    --------
+    >>> instance_of("name", str)(3)
+    Traceback (most recent call last):
+        ...
+    TypeError: name must be a str, got 3
+    """
+
+    def check(value: Any) -> None:
+        fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+        if not fits and not (optional and value is None):
+            raise TypeError(f"{name} must be a {' or a '.join(kind.__name__ for kind in kinds)}, got {value!r}")
+
+    return check
 
 
 def check_options(prompts: Sequence[str], options: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -124,9 +145,9 @@ def check_sampling(max_tokens: int, temperature: float, top_p: float, n: int = 1
     for name, count in (("max_tokens", max_tokens), ("n", n)):
         if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {count!r}")
-    if not isinstance(temperature, Real) or not 0 <= temperature < math.inf:
+    if not isinstance(temperature, Real) or isinstance(temperature, bool) or not 0 <= temperature < math.inf:
         raise ValueError(f"temperature must be a number of at least 0, got {temperature!r}")
-    if not isinstance(top_p, Real) or not 0 < top_p <= 1:
+    if not isinstance(top_p, Real) or isinstance(top_p, bool) or not 0 < top_p <= 1:
         raise ValueError(f"top_p must be a number above 0 and of at most 1, got {top_p!r}")
 
 
@@ -171,6 +192,19 @@ class ChatRequest:
     def __post_init__(self) -> None:
         if not self.messages:
             raise ValueError("a request has no messages")
+        for name in ("messages", "tools"):
+            value = getattr(self, name)
+            if not isinstance(value, (tuple, list)) or not all(isinstance(item, dict) for item in value):
+                raise TypeError(f"{name} must be a tuple of mappings, got {value!r}")
+        check_texts(self.stop, "stop")
+        instance_of("seed", int)(self.seed)
+        for name, kind in (("tag", str), ("metadata", dict), ("tool_choice", str), ("logprobs", bool)):
+            instance_of(name, kind, optional=False)(getattr(self, name))
+        if self.response_format not in (None, "json") and not isinstance(self.response_format, dict):
+            raise ValueError(f"response_format must be None, 'json' or a schema, got {self.response_format!r}")
+        instance_of("top_logprobs", int, optional=False)(self.top_logprobs)
+        if self.top_logprobs < 0:
+            raise ValueError(f"top_logprobs must be at least 0, got {self.top_logprobs}")
         check_sampling(self.max_tokens, self.temperature, self.top_p, self.n)
 
 

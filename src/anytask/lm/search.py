@@ -8,9 +8,11 @@ of an item stay in.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -323,6 +325,9 @@ class BM25Index:
             raise ImportError("BM25 needs bm25s: pip install 'anytask[text]'") from error
         if not (texts := check_texts(texts, "texts")):
             raise ValueError("texts must be a sequence of at least one text")
+        for name, value, most in (("k1", k1, math.inf), ("b", b, 1)):
+            if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= most or value == math.inf:
+                raise ValueError(f"{name} must be a number of at least 0 (b: and of at most 1), got {value!r}")
         words = [_words(text) for text in texts]
         self.n = len(texts)
         # An index needs a vocabulary; texts without a single word score 0 for every query.

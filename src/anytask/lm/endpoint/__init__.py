@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from numbers import Integral
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from anytask.core.checks import check_counts
-from anytask.lm.accounts import Accounts, Budget
+from anytask.lm.accounts import Accounts
 from anytask.lm.cache import ReplyCache
-from anytask.lm.endpoint.transport import Transport
+from anytask.lm.endpoint.transport import Options, Transport
 from anytask.lm.endpoint.wire import body_of, choice_of, choices_of, echoed, usage_of
 from anytask.lm.protocol import (
     Capabilities,
@@ -58,6 +56,7 @@ class Endpoint:
         Default: the environment variable named by ``api_key_env``, or none where it is not set (local servers need
         none). It is never logged, shown, or part of an error, even where the server sends it back.
     api_key_env : str, default "OPENAI_API_KEY"
+        This and all that follows are given by name.
     logprobs : {"none", "echo"}, default "none"
         "echo": the server's ``/completions`` returns log-probabilities of the prompt with ``echo=True`` (vLLM,
         llama-cpp-python), so :meth:`score` works.
@@ -106,78 +105,30 @@ class Endpoint:
 
     kind: Kind = "http"
 
-    def __init__(
-        self,
-        base_url: str,
-        model: str,
-        api_key: str | None = None,
-        *,
-        api_key_env: str = "OPENAI_API_KEY",
-        logprobs: Literal["none", "echo"] = "none",
-        completions: bool = False,
-        tools: bool = False,
-        json_schema: bool = False,
-        images: bool = False,
-        seed: bool = True,
-        n: bool = False,
-        budget: Budget | None = None,
-        cache: ReplyCache | str | os.PathLike[str] | None = None,
-        accounts: Accounts | None = None,
-        prices: tuple[float, float] = (0.0, 0.0),
-        timeout: float = 60.0,
-        deadline: float = 600.0,
-        attempts: int = 6,
-        max_concurrency: int = 8,
-        max_reply_bytes: int = 2**26,
-        extra_body: dict[str, Any] | None = None,
-        context_length: int = 10**9,
-        count_tokens: Callable[[str], int] | None = None,
-        sleep: Callable[[float], None] = time.sleep,
-        jitter: Callable[[], float] | None = None,
-    ) -> None:
+    def __init__(self, base_url: str, model: str, api_key: str | None = None, **options: Any) -> None:
+        for name, value in (("base_url", base_url), ("model", model), ("api_key", api_key)):
+            if not isinstance(value, str) and not (name == "api_key" and value is None):
+                raise TypeError(f"{name} must be a string, got a {type(value).__name__}")
         if not base_url.startswith(("http://", "https://")):
             raise ValueError(f"base_url starts with http:// or https://, and {base_url!r} was given")
         if not model:
             raise ValueError("an endpoint needs the name of a model on the server")
-        if logprobs not in ("none", "echo"):
-            raise ValueError(f"logprobs is 'none' or 'echo', and {logprobs!r} was given")
-        check_counts(attempts=attempts, max_concurrency=max_concurrency, max_reply_bytes=max_reply_bytes)
-        if not 0 < timeout < math.inf or not 0 < deadline < math.inf:
-            raise ValueError(f"timeout and deadline must be above 0 seconds, got {timeout!r} and {deadline!r}")
-        if len(prices) != 2 or not all(0 <= price < math.inf for price in prices):
-            raise ValueError(f"prices must be two numbers of at least 0, got {prices!r}")
+        self.options = o = Options(**options)
         self.base_url, self.name = base_url, model
         self.capabilities = Capabilities(
-            logprobs=logprobs == "echo",
-            completions=completions or logprobs == "echo",
-            tools=tools,
-            json_schema=json_schema,
-            seed=seed,
-            images=images,
-            n=n,
+            logprobs=o.logprobs == "echo",
+            completions=o.completions or o.logprobs == "echo",
+            tools=o.tools,
+            json_schema=o.json_schema,
+            seed=o.seed,
+            images=o.images,
+            n=o.n,
         )
-        self.budget = budget
-        self.cache = cache if cache is None or isinstance(cache, ReplyCache) else ReplyCache(cache)
-        self.usage = accounts if accounts is not None else Accounts()
-        self.extra_body, self.context_length = dict(extra_body or {}), context_length
-        self.max_concurrency = max_concurrency
-        self._count = count_tokens
-        self._transport = Transport(
-            base_url,
-            (api_key or os.environ.get(api_key_env) or "").strip(),
-            model,
-            usage=self.usage,
-            budget=budget,
-            prices=prices,
-            timeout=timeout,
-            deadline=deadline,
-            attempts=attempts,
-            max_concurrency=max_concurrency,
-            max_reply_bytes=max_reply_bytes,
-            extra_body=self.extra_body,
-            sleep=sleep,
-            jitter=jitter if jitter is not None else random.Random().random,
-        )
+        self.cache = ReplyCache(o.cache) if isinstance(o.cache, (str, os.PathLike)) else o.cache
+        self.usage = o.accounts if o.accounts is not None else Accounts()
+        self.extra_body, self.context_length = dict(o.extra_body or {}), o.context_length
+        key = (api_key or os.environ.get(o.api_key_env) or "").strip()
+        self._transport = Transport(base_url, key, model, self.usage, o)
 
     def __repr__(self) -> str:
         return f"Endpoint({self.name!r}, base_url={self.base_url!r})"
@@ -233,7 +184,7 @@ class Endpoint:
         """
         return self._many(self.chat, list(requests), max_concurrency)
 
-    def _many(self, ask: Callable[[Any], T], items: list[Any], max_concurrency: int) -> list[T]:
+    def _many(self, ask: Callable[[Any], T], items: list[Any], most: int = 10**9) -> list[T]:
         results: list[T | None] = [None] * len(items)
         failed = threading.Event()
         errors: dict[int, Exception] = {}
@@ -247,7 +198,7 @@ class Endpoint:
                 errors[i] = error
                 failed.set()
 
-        with ThreadPoolExecutor(max(1, min(max_concurrency, self.max_concurrency, len(items)))) as pool:
+        with ThreadPoolExecutor(max(1, min(most, self.options.max_concurrency, len(items)))) as pool:
             list(pool.map(one, range(len(items))))
         if errors:
             first = errors[min(errors)]
@@ -347,7 +298,7 @@ class Endpoint:
             return [[next(scores) for _ in row] for row in options]
 
         try:
-            return rows(self._many(lambda pair: self._score_one(pair[0], pair[1], tag), pairs, self.max_concurrency))
+            return rows(self._many(lambda pair: self._score_one(pair[0], pair[1], tag), pairs))
         except LMError as error:
             error.finished = [None if None in row else row for row in rows(error.finished)]
             raise
@@ -432,13 +383,13 @@ class Endpoint:
                 body["seed"] = seed
             return self._complete(body, lambda choice: {"text": choice["text"]}, _text, max_tokens, tag)
 
-        return self._many(one, check_texts(prompts, "prompts"), self.max_concurrency)
+        return self._many(one, check_texts(prompts, "prompts"))
 
     def count_tokens(self, text: str) -> int:
         """Number of tokens of ``text``: the user's counter, or an estimate of one per 4 UTF-8 bytes."""
-        if self._count is None:
+        if self.options.count_tokens is None:
             return math.ceil(len(text.encode("utf-8", "surrogatepass")) / 4)
-        n = self._count(text)
+        n = self.options.count_tokens(text)
         if not isinstance(n, Integral) or n < 0:
             raise TypeError(f"count_tokens must return an integer of at least 0, got {n!r}")
         return int(n)

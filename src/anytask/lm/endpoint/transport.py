@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from anytask.core.settings import Settings, choice, flag, free, numbers, real, text, whole
 from anytask.lm.accounts import Accounts, Budget
-from anytask.lm.protocol import BadNumber, LMError, Usage
+from anytask.lm.cache import ReplyCache
+from anytask.lm.protocol import BadNumber, LMError, Usage, instance_of
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -34,6 +38,35 @@ class Unusable(Exception):
         self.wait = wait
 
 
+class Options(Settings):
+    """What an :class:`~anytask.lm.Endpoint` is told beside server, model and key."""
+
+    api_key_env: str = text("OPENAI_API_KEY", "environment variable of the key")
+    logprobs: str = choice("none", ("none", "echo"), "how the server returns log-probabilities of prompts")
+    completions: bool = flag(False, "the server continues text")
+    tools: bool = flag(False, "the server calls tools")
+    json_schema: bool = flag(False, "the server takes a schema")
+    images: bool = flag(False, "the server reads images")
+    seed: bool = flag(True, "the server takes a seed")
+    n: bool = flag(False, "the server gives several samples at once")
+    budget: Budget | None = free(None, "checked before every request", instance_of("budget", Budget))
+    cache: Any = free(None, "where replies are kept", instance_of("cache", ReplyCache, str, os.PathLike))
+    accounts: Accounts | None = free(None, "counters to add to, None: new ones", instance_of("accounts", Accounts))
+    prices: tuple[float, float] = numbers((0.0, 0.0), "money per 1000 prompt, completion tokens", at_least=0, length=2)
+    timeout: float = real(60.0, "seconds for one attempt", above=0)
+    deadline: float = real(600.0, "seconds for one request with all attempts", above=0, at_most=threading.TIMEOUT_MAX)
+    attempts: int = whole(6, "attempts in all")
+    max_concurrency: int = whole(8, "requests in flight")
+    max_reply_bytes: int = whole(2**26, "longest reply")
+    extra_body: dict[str, Any] | None = free(None, "merged into every body last", instance_of("extra_body", Mapping))
+    context_length: int = whole(10**9, "tokens of a prompt")
+    count_tokens: Any = free(None, "counts the tokens of a text", instance_of("count_tokens", Callable))
+    sleep: Any = free(time.sleep, "waits some seconds", instance_of("sleep", Callable, optional=False))
+    jitter: Any = free(
+        random.Random().random, "a random share of a wait", instance_of("jitter", Callable, optional=False)
+    )
+
+
 @dataclass
 class Transport:
     """Posts JSON to a server until it answers, and keeps the accounts.
@@ -42,26 +75,15 @@ class Transport:
     ----------
     base_url, key, name : str
         The server, the secret it is sent ("" for none), and the model's name, for messages.
-    usage, budget, prices, timeout, deadline, attempts, max_reply_bytes, extra_body, sleep, jitter
-        As in :class:`~anytask.lm.Endpoint`.
-    max_concurrency : int
-        Most requests in flight.
+    usage : Accounts
+    options : Options
     """
 
     base_url: str
     key: str = field(repr=False)
     name: str
     usage: Accounts
-    budget: Budget | None
-    prices: tuple[float, float]
-    timeout: float
-    deadline: float
-    attempts: int
-    max_concurrency: int
-    max_reply_bytes: int
-    extra_body: dict[str, Any]
-    sleep: Callable[[float], None]
-    jitter: Callable[[], float]
+    options: Options
 
     def __post_init__(self) -> None:
         try:
@@ -71,7 +93,7 @@ class Transport:
         if not (self.key.isascii() and self.key.isprintable()):
             raise ValueError("api_key must be one line of ASCII characters, and another text was given")
         self._client = DefaultHttpxClient(follow_redirects=False)
-        self._slots = threading.BoundedSemaphore(self.max_concurrency)
+        self._slots = threading.BoundedSemaphore(self.options.max_concurrency)
 
     def post(
         self,
@@ -94,15 +116,16 @@ class Transport:
             The most that the request may use, for the budget.
         tag : str
         """
-        data = json.dumps(body | self.extra_body).encode()
+        o, budget = self.options, self.options.budget
+        data = json.dumps(body | dict(o.extra_body or {})).encode()
         most = self._money(prompt_tokens, completion_tokens)
-        end = time.monotonic() + self.deadline
-        for attempt in range(1, self.attempts + 1):
-            held = self.budget.reserve(prompt_tokens + completion_tokens, most) if self.budget is not None else None
+        end = time.monotonic() + o.deadline
+        for attempt in range(1, o.attempts + 1):
+            held = budget.reserve(prompt_tokens + completion_tokens, most) if budget is not None else None
             began = time.perf_counter()
             try:
-                left = self.budget.seconds_left() if self.budget is not None else None
-                seconds = min(self.timeout, end - time.monotonic(), self.timeout if left is None else left)
+                left = budget.seconds_left() if budget is not None else None
+                seconds = min(o.timeout, end - time.monotonic(), o.timeout if left is None else left)
                 with self._slots:
                     reply = self._exchange(path, data, max(0.01, seconds))
                 result, usage = self._understood(reply, read)
@@ -125,20 +148,20 @@ class Transport:
                     money=money,
                 )
                 return result, attempt
-            if attempt == self.attempts:
+            if attempt == o.attempts:
                 break
-            wait = max(min(60.0, 2.0 ** (attempt - 1)) * self.jitter(), least)
+            wait = max(min(60.0, 2.0 ** (attempt - 1)) * o.jitter(), least)
             if time.monotonic() + wait >= end:
                 raise LMError(
-                    f"{self.name!r} gave no reply within {self.deadline:g} s ({attempt} attempts; last: {problem})"
+                    f"{self.name!r} gave no reply within {o.deadline:g} s ({attempt} attempts; last: {problem})"
                 )
-            _log.info("%s: %s, attempt %d of %d, next in %.1f s", self.name, problem, attempt, self.attempts, wait)
-            self.sleep(wait)
-        raise LMError(f"{self.name!r} gave no reply in {self.attempts} attempts; last: {problem}")
+            _log.info("%s: %s, attempt %d of %d, next in %.1f s", self.name, problem, attempt, o.attempts, wait)
+            o.sleep(wait)
+        raise LMError(f"{self.name!r} gave no reply in {o.attempts} attempts; last: {problem}")
 
-    def hide(self, text: str) -> str:
+    def hide(self, told: str) -> str:
         """Return a text without the key, which a server may send back."""
-        return text.replace(self.key, "***") if self.key else text
+        return told.replace(self.key, "***") if self.key else told
 
     def _exchange(self, path: str, data: bytes, seconds: float) -> Any:
         """Return the JSON of one reply, or say what is wrong with it."""
@@ -156,8 +179,8 @@ class Transport:
                 read = bytearray()
                 for part in response.iter_bytes():
                     read += part
-                    if len(read) > self.max_reply_bytes:
-                        raise LMError(f"{self.name!r} sent a reply of more than {self.max_reply_bytes} bytes")
+                    if len(read) > self.options.max_reply_bytes:
+                        raise LMError(f"{self.name!r} sent a reply of more than {self.options.max_reply_bytes} bytes")
                     if time.monotonic() > end:
                         raise TimeoutError
                 return response.status_code, response.headers, bytes(read)
@@ -178,8 +201,8 @@ class Transport:
                 "give that address as base_url, if you trust it"
             )
         if status >= 400:
-            text = self.hide(" ".join(read.decode(errors="replace").split()))
-            raise LMError(f"{self.name!r} refused the request with status {status}: {text[:300]}")
+            told = self.hide(" ".join(read.decode(errors="replace").split()))
+            raise LMError(f"{self.name!r} refused the request with status {status}: {told[:300]}")
         try:
             return json.loads(read)
         except (ValueError, RecursionError):
@@ -201,7 +224,7 @@ class Transport:
             held.settle(0)  # an attempt counts as a call, because servers count it
 
     def _money(self, prompt_tokens: int, completion_tokens: int) -> float:
-        return (prompt_tokens * self.prices[0] + completion_tokens * self.prices[1]) / 1000
+        return (prompt_tokens * self.options.prices[0] + completion_tokens * self.options.prices[1]) / 1000
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from anytask.core.checks import check_counts, require_finite
+from anytask.core.devices import resolve_device
 from anytask.core.rng import derive
 from anytask.lm.accounts import Accounts
 from anytask.lm.cache import ScoreCache
@@ -35,6 +36,7 @@ from anytask.lm.protocol import (
     Usage,
     check_options,
     check_texts,
+    instance_of,
 )
 from anytask.lm.structured import parse_reply
 
@@ -126,8 +128,15 @@ class LocalLM:
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype is 'float32' or 'bfloat16', and {dtype!r} was given")
         check_counts(batch_tokens=batch_tokens)
+        if context_length is not None:
+            check_counts(context_length=context_length)
+        if kind not in ("local", "tiny"):
+            raise ValueError(f"kind is 'local' or 'tiny', and {kind!r} was given")
+        instance_of("name", str)(name)
+        instance_of("cache", str, os.PathLike, ScoreCache)(cache)
+        instance_of("accounts", Accounts)(accounts)
+        place = resolve_device(device)
         if isinstance(model, (str, os.PathLike)):
-            place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
             if dtype == "bfloat16" and place.type != "cuda":
                 raise ValueError(f"dtype 'bfloat16' is for CUDA, and the device is {place}")
             self.model, self.tokenizer = load_pair(str(model), tokenizer, place, dtype)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sklearn.base import clone
 
 from anytask.lm.accounts import Accounts
-from anytask.lm.protocol import Capabilities, ChatReply, ChatRequest, Choice, Kind, Usage
+from anytask.lm.protocol import Capabilities, ChatReply, ChatRequest, Choice, Kind, Usage, instance_of
 from anytask.lm.sim.language import classify, compress, read_value
 from anytask.lm.sim.reasoning import STEPS, Arithmetic, check, facts
 from anytask.lm.sim.skill import Ability, Outcomes, uniform
@@ -69,8 +69,12 @@ class SimulatedChat:
         ability: Ability | None = None,
         accounts: Accounts | None = None,
     ) -> None:
-        if level not in LEVELS:
+        if not isinstance(level, str) or level not in LEVELS:
             raise ValueError(f"level is one of {', '.join(LEVELS)}, and {level!r} was given")
+        instance_of("seed", int, optional=False)(seed)
+        instance_of("knowledge", Mapping)(knowledge)
+        instance_of("ability", Ability)(ability)
+        instance_of("accounts", Accounts)(accounts)
         self.level, self.seed, self.name = level, seed, f"sim-{level}"
         self.ability = clone(ability or Ability()).set_params(shift=LEVELS[level])
         self.knowledge = dict(knowledge or {})
