@@ -75,9 +75,9 @@ class PromptCompression(TrainingProblem):
     Built in are ``modifiers``, a language in which a modifier matters only before certain words (gold labels are known;
     the training labels have 5 % noise), and ``key-value``, documents of facts between filler words that a scripted chat
     model compresses for training (rephrasing every tenth) and a scripted reader answers questions from. Your own data:
-    a .jsonl or .csv file with ``text`` and, where you have them, ``question`` and ``answer``; with ``lm``, that model
-    reads. A
-    compressor without weights of its own then uses the tiny ones that ship with the package.
+    a .jsonl, .csv or .tsv file with ``text`` and, where you have them, ``question`` and ``answer``; with ``lm``, that
+    model reads. Without either no quality is measured, and what else was measured is shown. A compressor without
+    weights of its own then uses the tiny ones that ship with the package. The uncompressed text is a reference.
 
     Metrics
     -------
@@ -103,7 +103,7 @@ class PromptCompression(TrainingProblem):
     privileges: ClassVar = {"uncompressed": "all of the text"}
 
     def load(self, source: Any = "modifiers", **options: Any) -> CompressionData:
-        """Take a built-in language, a .jsonl file, or a list of texts."""
+        """Take a built-in language, a .jsonl, .csv or .tsv file, or a list of texts."""
         o = self.check_options(options)
         if isinstance(source, str) and source in _BUILTIN:
             return CompressionData(Builtin(source), o)
@@ -115,13 +115,10 @@ class PromptCompression(TrainingProblem):
 
     def baselines(self, data: CompressionData) -> tuple[Entrant, ...]:
         """Return truncation, random deletion, bigram surprisal, and the whole text as a reference."""
-        classes = {
-            "truncation": "Truncation",
-            "random deletion": "RandomDeletion",
-            "bigram surprisal": "SurprisalCompressor",
-            "uncompressed": "Uncompressed",
-        }
-        return tuple(Entrant(n, f"anytask.prompts.baselines:{c}", role="baseline") for n, c in classes.items())
+        names = ("truncation", "random deletion", "bigram surprisal", "uncompressed")
+        classes = ("Truncation", "RandomDeletion", "SurprisalCompressor", "Uncompressed")
+        module = "anytask.prompts.baselines"
+        return tuple(Entrant(name, f"{module}:{cls}", role="baseline") for name, cls in zip(names, classes))
 
     def refuses(self, entrant: Entrant, data: CompressionData) -> str | None:
         """Say why an entrant cannot take part."""
@@ -137,8 +134,8 @@ class PromptCompression(TrainingProblem):
         shown = _Shown(compressor, list(data.items), o.rate or 0.5)
         if isinstance(data.source, Builtin):
             world = Modifiers(seed, o.length, o.noise) if data.name == "modifiers" else KeyValue(seed, o.rephrased)
-            shown.items, shown.reader = world.items(o.test), getattr(world, "read", None)
-            shown.kind = getattr(world, "kind", None)
+            shown.items = world.items(o.test)
+            shown.reader, shown.kind = (getattr(world, name, None) for name in ("read", "kind"))
             if data.name == "modifiers" and o.rate is None:
                 shown.rate = float(np.mean([flag for item in shown.items for flag in item.gold or ()]))
         elif o.lm:
@@ -174,8 +171,7 @@ class PromptCompression(TrainingProblem):
             if hits:
                 metrics["exact_match"] = float(np.mean(hits))
         metrics["quality"] = metrics.get("f1", metrics.get("exact_match", float("nan")))
-        examples = [{"text": i.text, "compressed": r.text} for i, r in zip(items[:5], results)]
-        details: dict[str, Any] = {"examples": examples}
+        details: dict[str, Any] = {"examples": [{"text": t, "compressed": r.text} for t, r in zip(texts[:5], results)]}
         if hasattr(compressor, "accuracies_"):
             details["validation_accuracy"] = compressor.accuracies_
         return Outcome(metrics, details, cost, kind=trained.kind or getattr(compressor, "kind", None))

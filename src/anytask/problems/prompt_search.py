@@ -145,24 +145,18 @@ class PromptSearch(TrainingProblem):
         classes = data.classes
         if len(classes) < 2:
             raise BadData(f"{data.name}: all rows have the label {classes[0]!r}, and at least two classes are needed")
-        need = o.shots + o.search + 1
-        for label in classes:
-            if (have := data.labels.count(label)) < need:
-                raise BadData(f"{data.name}: {have} rows with label {label!r}, and at least {need} are needed")
+        have, label = min((data.labels.count(label), label) for label in classes)
+        if have < (need := o.shots + o.search + 1):
+            raise BadData(f"{data.name}: {have} rows with label {label!r}, and at least {need} are needed")
         if o.wrong > o.shots * len(classes):
             raise BadData(f"wrong is {o.wrong}, and there are only {o.shots * len(classes)} demonstrations")
         return PromptSearchData(data, o)
 
     def baselines(self, data: PromptSearchData) -> tuple[Entrant, ...]:
         """Return the full prompt, hill climbing with threshold accepting, greedy deletion, and random masks."""
-        module = "anytask.prompts.baselines"
-        entries = {
-            "full prompt": f"{module}:FullPrompt",
-            "TAPruning": "anytask.prompts:TAPruning",
-            "greedy deletion": f"{module}:GreedyPruning",
-            "random masks": f"{module}:RandomMasks",
-        }
-        return tuple(Entrant(name, entry, role="baseline") for name, entry in entries.items())
+        names = ("full prompt", "TAPruning", "greedy deletion", "random masks")
+        entries = (".baselines:FullPrompt", ":TAPruning", ".baselines:GreedyPruning", ".baselines:RandomMasks")
+        return tuple(Entrant(name, f"anytask.prompts{entry}", role="baseline") for name, entry in zip(names, entries))
 
     def refuses(self, entrant: Entrant, data: PromptSearchData) -> str | None:
         """Say why an entrant cannot take part."""
@@ -187,24 +181,13 @@ class PromptSearch(TrainingProblem):
         judge = VerbalizerEvaluator(world.lm, world.verbalizers, reward="accuracy", tag="test")
         chosen, full = judge([result.prompt, world.prompt], world.test)
         require_finite(np.array([chosen.accuracy, full.accuracy]), "the language model's scores of the test examples")
-        metrics = {
-            "accuracy": chosen.accuracy,
-            "gain": chosen.accuracy - full.accuracy,
-            "evaluations": float(result.evaluations),
-            "lm_calls": float(result.lm_calls),
-            "prompt_tokens": float(result.n_tokens),
-        }
+        cost = {"lm_calls": float(result.lm_calls), "labels": float(len(world.search) + len(world.validation))}
+        metrics = {"accuracy": chosen.accuracy, "gain": chosen.accuracy - full.accuracy, "lm_calls": cost["lm_calls"]}
+        metrics |= {"evaluations": float(result.evaluations), "prompt_tokens": float(result.n_tokens)}
         if result.validation is not None:
             metrics["validation"] = result.validation
-        best = np.maximum.accumulate([c.score for c in result.trace]).tolist() if result.trace else []
-        details = {
-            "prompt": result.prompt,
-            "full_prompt": world.prompt,
-            "search_score": result.score,
-            "best_so_far": best,
-        }
-        labels = float(len(world.search) + len(world.validation))
-        cost = {"lm_calls": float(result.lm_calls), "labels": labels}
+        details = {"prompt": result.prompt, "full_prompt": world.prompt, "search_score": result.score}
+        details["best_so_far"] = np.maximum.accumulate([candidate.score for candidate in result.trace]).tolist()
         notes = [f"{result.discarded} prompts had no finite score."] if result.discarded else []
         notes += ["The search score is optimistic: the prompt was chosen by it. The test accuracy is not."]
         return Outcome(metrics, details, cost, kind=result.kind, notes=notes)
@@ -231,5 +214,4 @@ class PromptSearch(TrainingProblem):
 
 def _search(entrant: Entrant, world: _Instance, budget: int, seed: int, progress: Progress | None) -> Any:
     searcher = entrant.make(prompt=world.prompt, verbalizers=world.verbalizers, seed=seed, budget=budget)
-    known = taken(searcher.search, progress=progress)
-    return searcher.search(world.lm, world.search, world.validation, **known)
+    return searcher.search(world.lm, world.search, world.validation, **taken(searcher.search, progress=progress))

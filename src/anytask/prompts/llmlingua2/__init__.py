@@ -1,12 +1,12 @@
 """LLMLingua-2: shorten prompts by deleting words, chosen by a small bidirectional token classifier.
 
 Departures from the paper: kept words are cut out of the original text by their character offsets, so that spelling
-survives unknown tokens and lower-casing tokenizers. A forced token makes its whole word certain, and forced words match
-whole words only, so that they survive at every rate. A number with inner marks is one word, and so is each token of a
-script without spaces. A cut by rate leaves at least the most probable word. Repeats of forced tokens are judged by the
-cut itself, which is then made again. With a question, the context that alone names one of its words stays. Tokens that
-the encoder doesn't know count as one for every four bytes. Dynamic rates across samples and query conditioning are own
-formulations.
+survives unknown tokens and lower-casing tokenizers. A forced token makes its whole word certain, and forced words
+match whole words only, so that they survive at every rate. A number with its sign and inner marks is one word, and so
+is each token of a script without spaces. Every prompt keeps at least its most probable word. Repeats of forced tokens
+are judged by the cut itself, which is then made again. With a question, the context that alone names one of its words
+stays. Tokens that the encoder doesn't know count as one for every four bytes. Dynamic rates across samples and query
+conditioning are own formulations.
 
 With ``convention="released"``, as the released code has it, words are counted with the tokenizer's border mark, a
 forced token raises its own probability and not its word's, forced tokens match inside words, and chunks may be one

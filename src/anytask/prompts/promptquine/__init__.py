@@ -4,8 +4,11 @@ Report ``result.validation`` or a test score, never ``result.score``: with few e
 model's kind is in ``result.kind``; a ``tiny`` or ``sim`` result is evidence about the search alone.
 
 Departures from the paper: one random generator for the whole search instead of re-seeding by the clock, so that a seed
-gives one result. Skipped children and texts that were scored before don't count as evaluations. A search also ends when
-20 generations in a row find nothing new. Text after ``{mask_token}`` is scored as part of the continuation.
+gives one result. Skipped children and texts that were scored before don't count as evaluations, and no more prompts are
+scored than the budget says, in the last generation either. A search also ends when 20 generations in a row find nothing
+new. Text after ``{mask_token}`` is scored as part of the continuation. The text between placeholders is tokenised piece
+by piece, and the white space beside a placeholder stays with its piece. A deletion that makes a placeholder of braces
+is not taken, and a prompt whose score is not finite is left out.
 """
 
 from __future__ import annotations
