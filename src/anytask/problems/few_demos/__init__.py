@@ -139,11 +139,8 @@ class FewDemos(TrainingProblem):
         if films:
             text = "One trial of each entrant from the same start, with the first seed."
             out.append(("Trials", text, strips(films)))
-        retrieved: dict[str, Any] = {}
-        for run in done:
-            if "similarity" in run.details:
-                retrieved.setdefault(run.entrant_name, run)
-        for name, run in retrieved.items():
+        first = {run.entrant_name: run for run in reversed(done) if "similarity" in run.details}  # of each entrant
+        for name, run in reversed(first.items()):
             d = run.details["similarity"]
             text = f"Mean similarity of the prior episodes to the demonstrations, with quartiles (seed {run.seed})."
             out.append((f"Similarity over time: {name}", text, similarity_over_time(d["curves"], d["delta"])))
@@ -193,13 +190,15 @@ def _retrieval(model: Any, world: Instance, details: dict[str, Any]) -> dict[str
         from anytask.control.baselines import relevant_steps
 
         out["precision"] = float(relevant_steps(prior)[selected].mean())
-    if world.groups is not None:
-        of = world.groups.astype(str)[prior.episode_of]
-        details["retrieved_by_task"] = {str(g): float((of[selected] == g).mean()) for g in np.unique(of)}
+    tasks = prior.attributes.get("task")  # of each episode, where it is known
+    tasks = tasks if isinstance(tasks, np.ndarray) and tasks.shape == (len(prior),) else None
+    if tasks is not None:
+        of = tasks.astype(str)[prior.episode_of]
+        details["retrieved_by_task"] = {str(task): float((of[selected] == task).mean()) for task in np.unique(of)}
     if hasattr(model, "scores_"):
         from anytask.control.behavior_retrieval.figures import embedding_points, similarity_curves
 
         delta = float(model.scores_[selected].min())
-        details["similarity"] = {"curves": similarity_curves(model.scores_, prior, world.groups), "delta": delta}
+        details["similarity"] = {"curves": similarity_curves(model.scores_, prior, tasks), "delta": delta}
         details["map"] = embedding_points(model.expert_embeddings_, model.prior_embeddings_, selected, most=600)
     return out

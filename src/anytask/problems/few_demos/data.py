@@ -55,12 +55,11 @@ class FewDemosOptions(Options):
 
 
 class Instance(NamedTuple):
-    """What one seed's run sees; ``groups`` is a label per prior episode, for figures."""
+    """What one seed's run sees."""
 
     expert: Episodes
     prior: Episodes
     held_out: Episodes | None = None
-    groups: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -85,13 +84,11 @@ class FewDemosData(EpisodeData):
         if not self.episodes:
             return _waypoints(self.options, seed)
         expert, prior = self.episodes["expert"], self.episodes["prior"]
-        groups = prior.attributes.get("task")
-        groups = groups if isinstance(groups, np.ndarray) and groups.shape == (len(prior),) else None
         if self.env is not None or not hold_out:
-            return Instance(expert, prior, groups=groups)
+            return Instance(expert, prior)
         order = np.random.default_rng(derive(seed, "few-demos")).permutation(len(expert))
         n = max(1, round(self.options.held_out * len(order)))
-        return Instance(expert.select(order[n:]), prior, expert.select(order[:n]), groups)
+        return Instance(expert.select(order[n:]), prior, expert.select(order[:n]))
 
 
 def read(source: Any, name: str, path: Any) -> Episodes:
@@ -127,9 +124,8 @@ def _waypoints(o: FewDemosOptions, seed: int) -> Instance:
         places = parts[-1] if o.observation == "state" else demonstrations(WORLD, o.prior_episodes, **made)
         relevant.append(_helps(task, places))
     prior = Episodes.concatenate(parts)
-    tasks = np.repeat(list("ABCD"), o.prior_episodes)
-    facts = {**prior.attributes, "relevant": np.concatenate(relevant), "task": tasks}
-    return Instance(expert, replace(prior, attributes=facts), groups=tasks)
+    facts = {"relevant": np.concatenate(relevant), "task": np.repeat(list("ABCD"), o.prior_episodes)}
+    return Instance(expert, replace(prior, attributes={**prior.attributes, **facts}))
 
 
 def _helps(task: str, episodes: Episodes) -> np.ndarray:
