@@ -208,13 +208,17 @@ def _normal(text: str) -> str:
 
 def _model_reader(spec: str, max_tokens: int) -> tuple[Callable[[str, str], str], str]:
     from anytask.lm import load_lm
-    from anytask.lm.protocol import require
+    from anytask.lm.protocol import ChatRequest, require
 
     lm = load_lm(spec)
-    require(lm, "completions", method="the option lm")
+    if not lm.capabilities.completions:
+        require(lm, "chat", method="the reader")
 
     def read(text: str, question: str) -> str:
         prompt = f"{text}\n\nQuestion: {question}\nAnswer:"
-        return lm.generate([prompt], max_tokens=max_tokens, stop=("\n",), tag="reader")[0]
+        if lm.capabilities.completions:
+            return lm.generate([prompt], max_tokens=max_tokens, stop=("\n",), tag="reader")[0]
+        request = ChatRequest(({"role": "user", "content": prompt},), max_tokens=max_tokens, stop=("\n",), tag="reader")
+        return lm.chat(request).text
 
     return read, lm.kind
