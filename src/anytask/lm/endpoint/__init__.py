@@ -212,13 +212,8 @@ class Endpoint:
             isinstance(message.get("content"), list) and any(part.get("type") != "text" for part in message["content"])
             for message in request.messages
         )
-        for wanted, name in ((bool(request.tools), "tools"), (images, "images"), (request.logprobs, "logprobs")):
-            if wanted and not getattr(self.capabilities, name):
-                raise MissingCapability(
-                    f"the request needs {name}, and the endpoint {self.name!r} was set up without; "
-                    f"construct it with {'logprobs=' + repr('echo') if name == 'logprobs' else name + '=True'} "
-                    "if the server offers that"
-                )
+        asked = {"tools": bool(request.tools), "images": images, "logprobs": request.logprobs}
+        require(self, *(name for name, wanted in asked.items() if wanted), method="the request")
 
     def _asked(self, request: ChatRequest, sample: int, tag: str, **changes: Any) -> ChatReply:
         """Ask the server, correct a reply out of form, and store the choices from place ``sample`` on."""
