@@ -597,7 +597,7 @@ def test_signals_that_teach_nothing_warn(demos, distilled):
         policy.improve_offline(worthless)
     with pytest.warns(UserWarning, match="updated in 4 steps only"):
         tiny(offline={"steps": 4}).fit(demos).improve_offline(demos)
-    with pytest.warns(UserWarning, match="updated in 1 rounds only"):
+    with pytest.warns(UserWarning, match="updated in 1 round only"):
         policy.improve_online(make(REACH, 4), 4)
     with pytest.warns(UserWarning, match="advantages are flat"):
         assert normalized(torch.full((8,), 0.3)).abs().max() < 1

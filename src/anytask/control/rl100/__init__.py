@@ -203,7 +203,7 @@ class RL100(ChunkPolicy):
         """
         self._check_data(episodes)
         _warn_of_rewards(episodes)
-        _warn_of_few(self.offline.steps, 5, "steps")
+        _warn_of_few(self.offline.steps, 5, "step")
 
         def learn(run: Run) -> None:
             t, world = self._transitions(episodes), self._new_world()
@@ -248,7 +248,7 @@ class RL100(ChunkPolicy):
                 learner, lambda *asked: self._rollout(world, *asked), episodes, self.process, s,
                 self.gamma**self.n_executed, self.max_grad_norm, self.student.weight, run,
             )  # fmt: skip
-            _warn_of_few(len(log), 3, "rounds")
+            _warn_of_few(len(log), 3, "round")
             self.net_, self.value_, self.online_log_ = learner.net, learner.value, self.online_log_ + log
             self.student_ = learner.student and learner.average.module
 
@@ -479,4 +479,5 @@ def _warn_of_rewards(episodes: Episodes) -> None:
 
 def _warn_of_few(count: int, least: int, what: str) -> None:
     if count < least:
-        warnings.warn(f"the policy was updated in {count} {what} only: that is hardly any training", stacklevel=2)
+        times = f"{count} {what}" + "s" * (count > 1)
+        warnings.warn(f"the policy was updated in {times} only: that is hardly any training", stacklevel=2)
