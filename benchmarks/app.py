@@ -33,7 +33,7 @@ def fill(path: Path, comparisons: int, entrants: int, seeds: int) -> None:
     """Write comparisons of made-up runs, each with a curve of 100 points."""
     rng = np.random.default_rng(0)
     people = tuple(Entrant(f"e{i}", "m:A", {"i": i}, "baseline" if i % 3 == 0 else "system") for i in range(entrants))
-    problem = StoredProblem("made-up", "Made-up problem", METRICS, {})
+    problem = StoredProblem("made-up", {"title": "Made-up problem", "metrics": METRICS, "bounds": {}})
     with RunStore(path) as store:
         store._execute("PRAGMA synchronous = OFF", ())
         for c in range(comparisons):

@@ -31,7 +31,6 @@ _EMPTY_WORDS = frozenset(
 )
 
 
-@cache
 def problem_words(key: str) -> str:
     """Return what a kind of problem is, as its own class says it; the words of its key where it has none yet.
 
@@ -40,8 +39,14 @@ def problem_words(key: str) -> str:
     >>> problem_words("equivariance"), problem_words("few-labels")
     ('Classify images that may come turned, shifted or mirrored.', 'few labels')
     """
-    entry = keyed("anytask.problems", "key").get(key)
-    return " ".join(docstring(entry).split("\n\n")[0].split()) if entry else key.replace("-", " ")
+    return _summaries().get(key, key.replace("-", " "))
+
+
+@cache
+def _summaries() -> dict[str, str]:
+    """The first sentence of each problem's class; reading all of their files takes a moment."""
+    found = keyed("anytask.problems", "key")
+    return {key: " ".join(docstring(entry).split("\n\n")[0].split()) for key, entry in found.items()}
 
 
 @dataclass(frozen=True)
