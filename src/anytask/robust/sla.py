@@ -2,8 +2,7 @@
 
 Departures from the paper
 -------------------------
-* A checkpoint is selected on held-out training images (``validation_fraction``), by single inference; the released code
-  selects on the test set's accuracy.
+* The checkpoint is selected on images held out of the training set (``validation_fraction``), by single inference.
 * The heads for few-shot episodes (:class:`~anytask.robust.parts.few_shot.FewShotHead`) follow our reading: each support
   image enters under all M transformations as N M classes, and a query is scored by the mean over its own columns. Their
   "ridge" head is the closed form that stands for MetaOptNet's convex solver; no meta-training is included.
@@ -33,6 +32,10 @@ class SLA(TransformedTraining):
     network need not be invariant to them, as plain augmentation asks it to be. Pick it when labels are few and images
     have an orientation or colors that carry meaning; training costs M forward passes, prediction M or one.
 
+    What is not listed here (``backbone``, ``transforms``, ``views``, ``steps``, ``lr`` and so on) is as in
+    :class:`~anytask.robust.parts.transformed.TransformedTraining`. The defaults are those of CIFAR;
+    ``SLA.from_preset("small")`` is for some hundred small images.
+
     Parameters
     ----------
     inference : {"aggregated", "single", "distilled"}, default "aggregated"
@@ -47,9 +50,6 @@ class SLA(TransformedTraining):
         Multiply the loss by M, as the released code does for ImageNet and iNaturalist.
     accumulate : bool, default False
         One transformation at a time, for M times less memory; the same gradients unless batch statistics are used.
-    backbone, transforms, views, steps, lr, ...
-        As in :class:`~anytask.robust.parts.transformed.TransformedTraining`. The defaults are those of CIFAR;
-        ``SLA.from_preset("small")`` is for some hundred small images.
 
     Examples
     --------
