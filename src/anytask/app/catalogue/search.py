@@ -36,8 +36,8 @@ def problem_words(key: str) -> str:
 
     Examples
     --------
-    >>> problem_words("equivariance"), problem_words("few-labels")
-    ('Classify images that may come turned, shifted or mirrored.', 'few labels')
+    >>> problem_words("equivariance"), problem_words("tea-tasting")
+    ('Classify images that may come turned, shifted or mirrored.', 'tea tasting')
     """
     return _summaries().get(key, key.replace("-", " "))
 
@@ -108,7 +108,8 @@ class CatalogueSearch:
         return thread
 
     def load(self) -> bool:
-        """Load the embedding model and embed the cards now; return whether searches go by meaning."""
+        """Make the index of words and the embeddings of the cards now; return whether searches go by meaning."""
+        self._by_words("")
         with self._lock:
             if self.meaning and self._vectors is None:
                 try:
