@@ -60,15 +60,11 @@ class Sensors:
                 place = chosen(of(world.objects.movedim(0, -1)), of(world.target))
             else:
                 place = of(world.object_start.T)
-            if world.body.aligned:
-                ways = torch.stack([place, place, e, goal, goal]).sub_(torch.stack([p, e, p, p, e]))
-                parts.append(_turned(ways, cos, sin, planar).flatten(0, 1))
-            else:
-                from_base = _turned(torch.stack([place, e, goal]).sub_(p), cos, sin, planar)
-                frame = of(world.frame.movedim(0, -1))
-                a, b, c = (torch.stack([place, goal]).sub_(e)[:, None] * (frame[::2] if planar else frame)).unbind(2)
-                from_gripper = a + b + c
-                parts += [from_base[0], from_gripper[0], from_base[1], from_base[2], from_gripper[1]]
+            from_base = _turned(torch.stack([place, e, goal]).sub_(p), cos, sin, planar)
+            frame = of(world.frame.movedim(0, -1))
+            a, b, c = (torch.stack([place, goal]).sub_(e)[:, None] * (frame[::2] if planar else frame)).unbind(2)
+            from_gripper = (a + b).add_(c)
+            parts += [from_base[0], from_gripper[0], from_base[1], from_base[2], from_gripper[1]]
         else:
             parts.append(_turned((e - p)[None], cos, sin, planar)[0])
         parts.append((of(world.held) >= 0).to(torch.float32)[None])

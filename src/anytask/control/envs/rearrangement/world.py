@@ -43,7 +43,7 @@ class World:
     effector : Tensor (n, 3)
         The gripper's point; a held object's centre is there.
     frame : Tensor (n, 3, 3)
-        The gripper's axes, each a row; kept up to date where joints turn.
+        The gripper's axes, each a row.
     objects : Tensor (n, B, 3)
         Centres of the movable boxes, whose half extents are ``halves`` (B, 3).
     held : Tensor (n,) of int64
@@ -189,11 +189,8 @@ class World:
         new = torch.cat([torch.stack([now[0] + forward * cos, now[1] - forward * sin, yaw]), joints])  # (3 + J, n)
         pose = self.body.pose(new, cos, sin)
         test = self._tested(pose)
-        values = [new, pose.effector, test.contact, test.held_hit]
-        olds = [now, self.effector.T, self.contact.T, None]
-        if not self.body.aligned:
-            values.append(self.body.frame(pose))
-            olds.append(self.frame.movedim(0, -1))
+        values = [new, pose.effector, test.contact, test.held_hit, self.body.frame(pose)]
+        olds = [now, self.effector.T, self.contact.T, None, self.frame.movedim(0, -1)]
         rows = test.blocked.nonzero()[:, 0]
         if len(rows):
             less, free = self._reduced(rows, now, new) if self.sliding else (values, None)
@@ -204,8 +201,7 @@ class World:
                     kept = torch.where(free, reduced, kept)
                 value.index_copy_(-1, rows, kept)
         self.configuration, self.effector, self.contact = new.T, values[1].T, values[2].T
-        if not self.body.aligned:
-            self.frame = values[4].movedim(-1, 0)
+        self.frame = values[4].movedim(-1, 0)
         self.held_clear = self.held_clear | ~values[3]
 
     def _reduced(self, rows: Tensor, now: Tensor, new: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -217,9 +213,7 @@ class World:
         test = self._tested(pose, rows.repeat(4))
         best, first = ((~test.blocked).view(4, m) * self._preference).max(0)
         pick = first * m + torch.arange(m, device=rows.device)
-        values = [tries, pose.effector, test.contact, test.held_hit]
-        if not self.body.aligned:
-            values.append(self.body.frame(pose))
+        values = [tries, pose.effector, test.contact, test.held_hit, self.body.frame(pose)]
         return [value.index_select(-1, pick) for value in values], best > 0
 
     def grasp_and_release(self, intent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -281,8 +275,7 @@ class World:
         configuration = torch.cat([start, self.body.start.expand(-1, len(rows))])
         pose = self.body.pose(configuration)
         self.configuration[rows], self.effector[rows] = configuration.T, pose.effector.T
-        if not self.body.aligned:
-            self.frame[rows] = self.body.frame(pose).movedim(-1, 0)
+        self.frame[rows] = self.body.frame(pose).movedim(-1, 0)
         self.objects[rows], self.target[rows], self.goal[rows] = objects.movedim(-1, 0), target, goal.T
         self.object_start[rows], self.stage[rows] = chosen(objects, target).T, stage
         self.held[rows], self.held_clear[rows], self.contact[rows], self.failed_drops[rows] = -1, False, False, 0
