@@ -28,8 +28,6 @@ class Body:
 
     Attributes
     ----------
-    aligned : bool
-        No joint turns: the gripper's frame is the base's.
     links : list of int
         The link of each sphere. Those of the last link, which touch objects freely, come last.
     solid : int
@@ -48,7 +46,6 @@ class Body:
         self.high = torch.tensor([[j.high] for j in robot.joints], **column)
         self.start = torch.tensor([[j.start] for j in robot.joints], **column)
         self.steps = torch.tensor([[robot.yaw_step], *([j.step] for j in robot.joints)], **column)
-        self.aligned = all(joint.slides for joint in robot.joints)
         last = len(robot.joints)
         self.spheres = sorted(robot.spheres, key=lambda s: s[0] == last)
         self.links = [link for link, _, _ in self.spheres]
@@ -73,10 +70,8 @@ class Body:
         axes = [torch.stack([cos, zero, -sin]), self._up, torch.stack([sin, zero, cos])]
         p = torch.stack([x, zero, z])
         origins, frames = [p], [axes]
-        turns = configuration[3:]
-        if not self.aligned:
-            turns = turns.contiguous()
-            cosines, sines = turns.cos(), turns.sin()
+        turns = configuration[3:].contiguous()
+        cosines, sines = turns.cos(), turns.sin()
         for k, joint in enumerate(self.robot.joints):
             offset: list[Any] = list(joint.offset)
             if joint.slides:
