@@ -6,6 +6,7 @@ import pytest
 
 from anytask import problems
 from anytask.core.errors import BadData
+from anytask.lm.protocol import Capabilities
 from anytask.problems.base import Entrant
 
 P = problems.get("prompt-search")
@@ -29,7 +30,7 @@ def test_runs_report_held_out_accuracy_and_cost():
         outcome = P.run(entrant, data, 0)
         assert set(outcome.metrics) == {m.key for m in P.metrics}
         assert outcome.kind == "sim"
-        assert outcome.metrics["evaluations"] <= 120 + 50
+        assert outcome.metrics["evaluations"] <= 120
         json.dumps([outcome.metrics, outcome.details, outcome.cost])
         if entrant is full:
             assert outcome.metrics["gain"] == 0.0
@@ -58,6 +59,26 @@ def test_user_data_become_a_prompt_with_wrong_demonstrations(monkeypatch):
     groups = [{e["text"] for e in part} for part in (world.search, world.validation, world.test)]
     assert [len(g) for g in groups] == [6, 10, 20]
     assert not (groups[0] & groups[1] or groups[1] & groups[2] or groups[0] & groups[2])
+
+
+def test_data_that_look_like_placeholders_stay_data_in_the_prompt_and_in_queries():
+    texts = [f"use {{text}} or {{other}} {i}" for i in range(24)]
+    labels = ["good" if i % 2 else "{mask_token}" for i in range(24)]
+    data = P.load((texts, labels), lm="tiny:icl", shots=1, search=2, validation=6, max_test=4, budget=5)
+    world = data.instance(0)
+    assert world.prompt.count("{{text}}") == 2
+    outcome = P.run(Entrant("PromptQuine", "anytask.prompts:PromptQuine"), data, 0)
+    assert outcome.metrics["evaluations"] <= 5
+
+
+def test_a_model_without_log_probabilities_leaves_every_search_out_with_the_reason(monkeypatch):
+    class ChatOnly:
+        name, capabilities = "chat", Capabilities()
+
+    data = P.load(([f"text {i}" for i in range(24)], ["a", "b"] * 12), lm="tiny:chat", search=2)
+    monkeypatch.setattr("anytask.problems.prompt_search.model_of", lambda spec: ChatOnly())
+    for entrant in (*P.baselines(data), Entrant("PromptQuine", "anytask.prompts:PromptQuine")):
+        assert "logprobs" in P.refuses(entrant, data)
 
 
 def test_bad_input_is_named():

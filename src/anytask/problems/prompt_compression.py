@@ -13,7 +13,9 @@ from sklearn.metrics import f1_score
 from anytask.core.settings import real, text, whole
 from anytask.datasets.compression_languages import KeyValue, Modifiers
 from anytask.datasets.questions import CompressionItem, CompressionTexts, load_questions
+from anytask.lm.protocol import ChatRequest, require
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
+from anytask.problems.language import model_of
 from anytask.problems.options import Options
 from anytask.problems.training import Builtin, LoadedData, Progress, TrainingProblem
 
@@ -207,10 +209,7 @@ def _normal(text: str) -> str:
 
 
 def _model_reader(spec: str, max_tokens: int) -> tuple[Callable[[str, str], str], str]:
-    from anytask.lm import load_lm
-    from anytask.lm.protocol import ChatRequest, require
-
-    lm = load_lm(spec)
+    lm = model_of(spec)
     if not lm.capabilities.completions:
         require(lm, "chat", method="the reader")
 

@@ -12,7 +12,9 @@ from anytask.core.errors import BadData
 from anytask.core.rng import derive
 from anytask.core.settings import choice, text, whole
 from anytask.datasets.text import BAD_ROWS, TextData, load_text
+from anytask.lm.protocol import MissingCapability, require
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
+from anytask.problems.language import model_of
 from anytask.problems.options import Options
 from anytask.problems.training import Builtin, LoadedData, Progress, TrainingProblem, taken
 
@@ -81,7 +83,6 @@ class PromptSearchData(LoadedData):
             sizes = (("search", 64), ("validation", o.validation), ("test", o.max_test))
             sets = [scripted.examples(n, part) for part, n in sizes]
             return _Instance(scripted, scripted.prompt, (" A", " B"), *[list(map(dict, s)) for s in sets])
-        from anytask.lm import load_lm
         from anytask.lm.placeholders import escape, fill
 
         data, classes = self.source, self.source.classes
@@ -104,7 +105,7 @@ class PromptSearchData(LoadedData):
         examples = [{"text": text, "label": int(label)} for text, label in zip(data.texts, labels)]
         test = rest[n_validation : n_validation + o.max_test]
         parts = [[examples[i] for i in rows] for rows in (search, rest[:n_validation], test)]
-        return _Instance(load_lm(o.lm), prompt, tuple(f" {c}" for c in classes), *parts)
+        return _Instance(model_of(o.lm), prompt, tuple(f" {c}" for c in classes), *parts)
 
 
 class PromptSearch(TrainingProblem):
@@ -160,7 +161,14 @@ class PromptSearch(TrainingProblem):
 
     def refuses(self, entrant: Entrant, data: PromptSearchData) -> str | None:
         """Say why an entrant cannot take part."""
-        return None if hasattr(entrant.load(), "search") else f"{entrant.name} has no search(lm, examples)"
+        if not hasattr(entrant.load(), "search"):
+            return f"{entrant.name} has no search(lm, examples)"
+        try:
+            if not isinstance(data.source, Builtin):
+                require(model_of(data.options.lm), "logprobs", method=entrant.name)
+        except MissingCapability as error:
+            return str(error)
+        return None
 
     def train(self, entrant: Entrant, data: PromptSearchData, seed: int, progress: Progress) -> tuple[_Instance, Any]:
         """Search, and choose on the validation examples."""
