@@ -58,3 +58,18 @@ def test_variants_of_inference_share_one_training_and_the_winner_can_be_saved(tm
     usage = "\n".join(trained.usage).replace("{folder}", str(tmp_path))
     exec(usage.replace("inputs(X)", "inputs(X.astype('uint8')[:, 0])"), used)
     assert used["labels"].shape == (3,)
+
+
+def test_groups_and_time_are_kept_apart(tmp_path):
+    rng = np.random.default_rng(0)
+    y, patient = np.tile([0, 1], 60), np.repeat(np.arange(20), 6)
+    np.savez(tmp_path / "t.npz", X=rng.normal(size=(120, 3)), y=y, patient=patient)
+    data = PROBLEM.load(tmp_path / "t.npz", per_class=5, group="patient", unlabeled=20)
+    for seed in range(5):
+        rows, test = data.split(seed)
+        seen = set(patient[rows]) | set(patient[data.pool(seed)])
+        assert not seen & set(patient[test]) and len(test) >= 20 and len(rows) == 10
+    rows, test = PROBLEM.load(tmp_path / "t.npz", per_class=5, split="ordered").split(0)
+    assert rows.max() < test.min() and np.bincount(y[test]).tolist() == [15, 15]
+    with pytest.raises(BadData, match="choose one"):
+        PROBLEM.load(tmp_path / "t.npz", group="patient", split="ordered")

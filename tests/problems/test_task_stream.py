@@ -22,6 +22,7 @@ from anytask.core.colors import PALETTE, colour_of
 from anytask.core.errors import BadData
 from anytask.datasets.labelled import load_labelled
 from anytask.problems.base import Entrant
+from anytask.problems.splits import split_rows
 from anytask.problems.task_stream import (
     IDENTITY,
     TaskStream,
@@ -29,7 +30,6 @@ from anytask.problems.task_stream import (
     match_borders,
     stream_metrics,
 )
-from anytask.problems.task_stream.tasks import split_rows
 
 PROBLEM = TaskStream()
 RNG = np.random.default_rng(0)

@@ -11,15 +11,18 @@ from sklearn.metrics import balanced_accuracy_score, log_loss
 from anytask.core.progress import silent
 from anytask.core.rng import derive
 from anytask.core.settings import real, whole
-from anytask.datasets.labelled import LabelledData
+from anytask.datasets.labelled import LabelledData, load_labelled
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
-from anytask.problems.labelled import LabelledOptions, LabelledProblem, LabelledSet, usable
+from anytask.problems.labelled import LabelledProblem, LabelledSet, usable
+from anytask.problems.splits import SplitOptions, check_groups, split_rows
 from anytask.problems.training import Progress
 
+#: Share of each class that is tested on where the last rows or whole groups are.
+HELD_OUT = 0.25
 _BASELINES = "anytask.robust.baselines"
 
 
-class FewLabelsOptions(LabelledOptions):
+class FewLabelsOptions(SplitOptions):
     """How many labels there are, and what else is shown."""
 
     per_class: int = whole(10, "labelled examples of each class")
@@ -42,27 +45,34 @@ class FewLabelsData(LabelledSet):
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the labelled rows and those to test on; the classes' sizes fall geometrically in their order."""
-        order, taken = self._draw(seed)
-        rest = order[~np.isin(order, taken)]
-        return np.sort(taken), np.sort(rest[: self.options.max_test])
+        return self._draw(seed)[:2]
 
     def pool(self, seed: int) -> np.ndarray:
         """Return the rows that are shown without labels."""
-        order, taken = self._draw(seed)
-        rest = order[~np.isin(order, taken)][self.options.max_test :]
-        return np.sort(rest[: self.options.unlabeled])
+        return self._draw(seed)[2]
 
-    def _draw(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        y, o = self.source.y, self.options
+    def _draw(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        y, o, groups = self.source.y, self.options, self.source.group
         order = np.random.default_rng(derive(seed, "few-labels", "split")).permutation(len(y))
-        classes = np.unique(y)
+        apart = o.split == "ordered" or groups is not None
+        tested = np.zeros(len(y), dtype=bool)
+        if apart:
+            tested[split_rows(y, None, HELD_OUT, None, seed, ordered=o.split == "ordered", groups=groups)[1]] = True
+        free, classes = order[~tested[order]], np.unique(y)
         sizes = np.rint(o.per_class * o.imbalance ** np.linspace(0, 1, len(classes))).clip(1).astype(int)
-        return order, np.concatenate([order[y[order] == c][:n] for c, n in zip(classes, sizes)])
+        own = [free[y[free] == c][:n] for c, n in zip(classes, sizes)]
+        if short := [c for c, rows, n in zip(classes.tolist(), own, sizes) if len(rows) < n]:
+            raise ValueError(f"class {short[0]!r} has too few examples apart from those tested on: lower per_class")
+        taken = np.concatenate(own)
+        rest = free[~np.isin(free, taken)]
+        test, pool = (order[tested[order]], rest) if apart else (rest[: o.max_test], rest[o.max_test :])
+        return np.sort(taken), np.sort(test[: o.max_test]), np.sort(pool[: o.unlabeled])
 
 
 class FewLabels(LabelledProblem):
     """Classify from a few labelled examples of each class, drawn anew with every seed; the rest is for testing.
 
+    With ``split=ordered`` the last quarter of each class is for testing, with ``group`` whole groups are.
     With ``imbalance`` below 1 some classes have fewer labels than others; with ``unlabeled`` learners whose ``fit`` has
     an argument of that name see further inputs without labels, which nobody is tested on. A system with a preset
     ``small`` takes part with it, unless its entrant names another.
@@ -93,6 +103,10 @@ class FewLabels(LabelledProblem):
     data_class = FewLabelsData
     builtin: ClassVar[dict[str, str]] = {"digits": "digits-images"}
 
+    def read(self, source: Any, options: FewLabelsOptions) -> LabelledData:
+        """Return what the source holds, with the group of each row where there is one."""
+        return load_labelled(source, options.target, group=options.group, **options.reading())
+
     def fit_options(
         self, options: FewLabelsOptions, labelled: LabelledData
     ) -> tuple[FewLabelsOptions, tuple[str, ...]]:
@@ -101,6 +115,7 @@ class FewLabels(LabelledProblem):
         if counts.min() <= options.per_class:
             few = classes[counts.argmin()]
             raise ValueError(f"class {few} has {counts.min()} examples, not {options.per_class} and one to test on")
+        check_groups(labelled)
         data = FewLabelsData(labelled, options)
         if (left := len(data.pool(0))) < options.unlabeled:
             raise ValueError(f"{left} examples are left to show unlabeled, not {options.unlabeled}: lower max_test")

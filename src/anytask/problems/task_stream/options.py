@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from anytask.core.settings import choice, real, text, whole
-from anytask.problems.labelled import LabelledOptions
 from anytask.problems.options import listed
+from anytask.problems.splits import SplitOptions
 
 SCENARIOS = ("class", "permuted", "rotated", "blurred", "domain", "recurring")
 #: What the stream can show of the tasks, from least to most, in the places of :data:`anytask.problems.base.LEVELS`.
@@ -14,10 +14,10 @@ IDENTITY = ("none", "boundary", "train", "train+test")
 N_TASKS = 5
 
 
-class StreamOptions(LabelledOptions):
+class StreamOptions(SplitOptions):
     """How tasks arise from the data, and what is shown of them."""
 
-    read_only: ClassVar[tuple[str, ...]] = (*LabelledOptions.read_only, "task", "group")
+    read_only: ClassVar[tuple[str, ...]] = (*SplitOptions.read_only, "task")
 
     scenario: str = choice(
         None,
@@ -41,14 +41,6 @@ class StreamOptions(LabelledOptions):
     epochs: int = whole(10, "passes over each task before the next")
     batch_size: int = whole(16, "rows in a mini-batch")
     test_size: float = real(0.25, "share of each class that is kept for testing", above=0, below=1)
-    split: str = choice(
-        "random",
-        ("random", "ordered"),
-        "which rows are tested on: drawn by seed, or the last ones of each class (as in time)",
-    )
-    group: str | None = text(
-        None, "column, array or file of what must not be trained and tested on at once, as a patient", optional=True
-    )
     task: str | None = text(None, "column, array or file with the task of each row", optional=True)
     scale: str = choice(
         "auto",
@@ -70,6 +62,7 @@ class StreamOptions(LabelledOptions):
     curve_points: int = whole(4, "evaluations per task for the curve over the stream; 0 for no curve", at_least=0)
 
     def _check_settings(self) -> None:
+        super()._check_settings()
         scenario = self.scenario
         if scenario is None:
             return

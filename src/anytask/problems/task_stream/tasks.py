@@ -14,6 +14,7 @@ import numpy as np
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
 from anytask.datasets.labelled import LabelledData
+from anytask.problems.splits import check_groups, split_rows
 from anytask.problems.task_stream.options import IDENTITY, N_TASKS, StreamOptions
 
 
@@ -72,8 +73,7 @@ def fit_options(options: StreamOptions, labelled: LabelledData) -> tuple[StreamO
         n_tasks = len(options.levels)
     if scenario not in ("class", "domain"):
         _check_order(name, order, [str(k + 1) for k in range(n_tasks)], "tasks")
-    if labelled.group is not None:
-        _check_groups(labelled, options)
+    check_groups(labelled)
     settled = options.evolve(n_tasks=n_tasks, scenario=scenario, classes_per_task=sizes)
     tasks, _ = make_tasks(labelled, settled, seed=0)
     single = [task.name for task in tasks if len(task.classes) < 2]
@@ -88,16 +88,6 @@ def fit_options(options: StreamOptions, labelled: LabelledData) -> tuple[StreamO
         notes.append(f"Tasks left out, as they hold a single class: {', '.join(single)}.")
         settled = settled.evolve(n_tasks=len(kept), order=kept)
     return settled, tuple(notes)
-
-
-def _check_groups(labelled: LabelledData, options: StreamOptions) -> None:
-    if options.split == "ordered":
-        raise BadData(f"{labelled.name}: group draws whole groups to test on, and split='ordered' takes the last rows")
-    for label in np.unique(labelled.y).tolist():
-        if len(np.unique(labelled.group[labelled.y == label])) < 2:  # type: ignore[index]
-            raise BadData(
-                f"{labelled.name}: all rows of class {label!r} are of one group: 2 are needed to train and test"
-            )
 
 
 def _sizes(given: tuple[int, ...], n_classes: int) -> tuple[int, ...]:
@@ -179,49 +169,6 @@ def _check_order(source: str, order: Sequence[str] | None, names: list[str], wha
         raise BadData(f"{source}: order must name at least 2 different {what}, got {', '.join(order)}")
     if what == "tasks" and any(a == b for a, b in itertools.pairwise(order)):
         raise BadData(f"{source}: order names a task twice in a row, which makes no border: {', '.join(order)}")
-
-
-def split_rows(
-    y: np.ndarray, domains: np.ndarray | None, test_size: float, max_per_class: int | None, seed: int, *,
-    ordered: bool = False, groups: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Return (training rows, test rows): of each class (of each domain) at least one each, disjoint, by seed.
-
-    A class with a single row in a domain is trained on and not tested there. With ``ordered`` the last rows of each
-    class are tested on. With ``groups`` no group is trained and tested on; a class of which all groups were drawn for
-    testing is not tested there.
-    """
-    rng = np.random.default_rng(derive(seed, "task-stream", "split"))
-    codes = np.unique(y, return_inverse=True)[1]
-    if domains is not None:
-        codes = codes + (codes.max() + 1) * np.unique(domains, return_inverse=True)[1]
-    by_code = np.argsort(codes, kind="stable")
-    held_out = np.zeros(len(y), dtype=bool) if groups is None else _drawn_groups(codes, groups, test_size, seed)
-    train, test = [], []
-    for rows in np.split(by_code, np.flatnonzero(np.diff(codes[by_code])) + 1):
-        chosen = (rows[::-1] if ordered else rng.permutation(rows))[:max_per_class]
-        if groups is None:
-            n_test = min(max(1, round(test_size * len(chosen))), len(chosen) - 1)
-            held_out[chosen[:n_test]] = True
-        test.append(chosen[held_out[chosen]])
-        train.append(chosen[~held_out[chosen]])
-    return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))
-
-
-def _drawn_groups(codes: np.ndarray, groups: np.ndarray, test_size: float, seed: int) -> np.ndarray:
-    """Return which rows are of groups drawn for testing: about ``test_size`` of each class, never all of its groups."""
-    names, group = np.unique(groups, return_inverse=True)
-    sizes = np.zeros((len(names), codes.max() + 1), dtype=int)  # rows of each class in each group
-    np.add.at(sizes, (group, codes), 1)
-    drawn = np.zeros(len(names), dtype=bool)
-    order = np.random.default_rng(derive(seed, "task-stream", "groups")).permutation(len(names))
-    total = sizes.sum(axis=0)
-    for enough, least in ((np.all, test_size * total), (np.any, np.minimum(1, total))):  # then classes not yet tested
-        for i in order[~drawn[order]]:
-            own, tested = sizes[i] > 0, sizes[drawn].sum(axis=0)
-            left = (sizes[~drawn][:, own] > 0).sum(axis=0)
-            drawn[i] = left.min() > 1 and enough(tested[own] < least[own])
-    return drawn[group]
 
 
 def _visits(options: StreamOptions, names: list[str]) -> list[int]:
