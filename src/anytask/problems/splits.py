@@ -33,7 +33,7 @@ class SplitOptions(LabelledOptions):
 
 
 def check_groups(labelled: LabelledData) -> None:
-    """Raise a :class:`BadData` unless every class has a group to train on and one to test on, where groups are given."""
+    """Raise a :class:`BadData` unless every class has one group to train on and one to test on, if any."""
     for label in np.unique(labelled.y).tolist() if labelled.group is not None else ():
         if len(np.unique(labelled.group[labelled.y == label])) < 2:  # type: ignore[index]
             raise BadData(

@@ -17,7 +17,7 @@ from scipy.special import softmax
 from anytask.core.checks import require_finite
 from anytask.core.estimator import Fitted
 from anytask.core.rng import derive
-from anytask.core.settings import choice, flag, free, real, text, whole
+from anytask.core.settings import choice, flag, free, real, text, texts, whole
 from anytask.incontext.base import Answer, Retriever, check_template, shots
 from anytask.lm.option_scoring import RULES, calibrate, check_options, score_options
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
@@ -120,7 +120,7 @@ class GPT3(Fitted):
     beam_width: int = whole(4, "beams of a generated answer")
     length_penalty: float = real(0.6, "exponent of the length that divides a beam's log-probability", at_least=0)
     max_tokens: int = whole(32, "most tokens of a generated answer")
-    stop: Sequence[str] = free(("\n",), "where a generated answer ends")
+    stop: Sequence[str] = texts(("\n",), "where a generated answer ends")
 
     def _check_settings(self) -> None:
         if self.scoring in RULES:
