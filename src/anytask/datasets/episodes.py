@@ -163,7 +163,7 @@ class Episodes:
 
     @property
     def action_dim(self) -> int:
-        """Numbers per action."""
+        """Action dimension."""
         return self.actions.shape[1]
 
     @cached_property
@@ -494,7 +494,7 @@ def _actions(value: Any) -> np.ndarray:
     array = _array(value, "actions")
     array = array[:, None] if array.ndim == 1 else array
     if array.ndim != 2 or array.shape[1] == 0:
-        raise ValueError(f"actions must have the shape (steps, numbers per action), got {array.shape}")
+        raise ValueError(f"actions must have the shape (steps, action dimension), got {array.shape}")
     return _floats(array) if array.dtype.kind == "f" else array.astype(np.int64)
 
 

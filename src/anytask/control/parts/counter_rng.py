@@ -1,8 +1,8 @@
-"""Random numbers for thousands of copies at once: one independent stream per copy, drawn without a loop.
+"""Random numbers for thousands of parallel environments: one independent stream each, drawn without a loop.
 
 A stream is a key and a counter, and its numbers are a hash of both (splitmix64; Steele, Lea, Flood, 2014, "Fast
-Splittable Pseudorandom Number Generators"). What one copy draws does not depend on how many others there are, where it
-stands among them, or the device.
+Splittable Pseudorandom Number Generators"). What one environment draws does not depend on how many others there are,
+where it stands among them, or the device.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def _mix(z: Tensor) -> Tensor:
 
 
 class CounterRandom:
-    """One random stream per copy.
+    """One random stream per environment.
 
     Parameters
     ----------
     seeds : Tensor of int64, shape (n,)
-        Seed of each copy's stream.
+        Seed of each environment's stream.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class CounterRandom:
         self.counters = torch.zeros_like(self.keys)
 
     def bits(self, k: int, rows: Tensor | None = None) -> Tensor:
-        """Return the next ``k`` 64-bit integers of each copy (n, k), or of the copies ``rows`` (m,) -> (m, k)."""
+        """Return the next ``k`` 64-bit integers of each environment (n, k), or of those at ``rows`` (m,) -> (m, k)."""
         keys, counters = (self.keys, self.counters) if rows is None else (self.keys[rows], self.counters[rows])
         steps = torch.arange(1, k + 1, device=keys.device)
         out = _mix(keys[:, None] + (counters[:, None] + steps) * _GAMMA)
@@ -65,16 +65,16 @@ class CounterRandom:
         return out
 
     def uniform(self, k: int, low: float = 0.0, high: float = 1.0, rows: Tensor | None = None) -> Tensor:
-        """Return ``k`` float32 numbers per copy, uniform on [low, high)."""
+        """Return ``k`` float32 numbers per environment, uniform on [low, high)."""
         unit = _shift(self.bits(k, rows), 40).to(torch.float32) * 2.0**-24
         return low + (high - low) * unit
 
     def normal(self, k: int, rows: Tensor | None = None) -> Tensor:
-        """Return ``k`` standard normal float32 numbers per copy (Box-Muller)."""
+        """Return ``k`` standard normal float32 numbers per environment (Box-Muller)."""
         u = _shift(self.bits(2 * k, rows), 40).to(torch.float32)
         radius = (-2.0 * ((u[:, :k] + 1.0) * 2.0**-24).log()).sqrt()
         return radius * (2.0 * math.pi * u[:, k:] * 2.0**-24).cos()
 
     def integers(self, k: int, high: int, rows: Tensor | None = None) -> Tensor:
-        """Return ``k`` integers per copy, uniform on 0..high-1."""
+        """Return ``k`` integers per environment, uniform on 0..high-1."""
         return _shift(self.bits(k, rows), 33) % high

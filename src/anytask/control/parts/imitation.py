@@ -302,7 +302,7 @@ class BehaviorCloning(CloningSettings, Estimator):
         return out[:, 0]
 
     def reset(self, rows: Tensor | None = None) -> None:
-        """Forget the recurrent state of the copies ``rows`` (m,), or all, and then start the noise afresh."""
+        """Forget the recurrent state of the environments ``rows`` (m,), or all, and then start the noise afresh."""
         if rows is None:
             self._memory = None
             self._generator = torch.Generator(self._device).manual_seed(derive(self.seed, "act"))

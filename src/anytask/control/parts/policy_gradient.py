@@ -1,7 +1,7 @@
 """Proximal policy optimisation as parts: advantages, surrogate, value loss, learning rates, minibatches.
 
-Everything is time-major: a roll-out of ``T`` steps in ``n`` copies is (T, n). What makes the log-probabilities does not
-matter: a Gaussian, a mix of discrete and continuous actions, or a chain of denoising steps.
+Everything is time-major: a roll-out of ``T`` steps in ``n`` environments is (T, n). What makes the log-probabilities
+does not matter: a Gaussian, a mix of discrete and continuous actions, or a chain of denoising steps.
 
 References
 ----------
@@ -45,7 +45,7 @@ def gae(
     terminated, truncated : Tensor of bool, like ``rewards``
         Whether step t ended an episode: in the world, or by the clock.
     last_value : Tensor of shape (n,) or ()
-        Value of the observation after step T - 1; unused for copies whose last step ended an episode.
+        Value of the observation after step T - 1; unused for environments whose last step ended an episode.
     gamma, lambda_ : float in [0, 1]
         Discount and trace decay.
     final_values : Tensor like ``rewards``, optional
@@ -262,7 +262,7 @@ def minibatches(
     """Yield index tensors that visit each of ``n`` items once, in random order.
 
     The items are whatever the learner may tear apart: all ``T * n`` samples of a roll-out (index ``x.flatten(0, 1)``),
-    or, for recurrent policies, its ``n`` copies (index ``x[:, rows]``), whose sequences then stay whole.
+    or, for recurrent policies, its ``n`` environments (index ``x[:, rows]``), whose sequences then stay whole.
 
     Parameters
     ----------

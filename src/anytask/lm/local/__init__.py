@@ -247,7 +247,7 @@ class LocalLM:
         """Log-probability of every token of every text given the tokens before it (causal models).
 
         What prompt compressors call self-information is the negative of these. The first token follows the tokenizer's
-        beginning token, or the end token where it has none.
+        BOS token, or the end token where it has none.
         """
         if self.objective != "causal":
             raise MissingCapability(f"token_logprobs needs a causal model, and {self.name!r} is {self.objective}")

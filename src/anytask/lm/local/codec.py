@@ -16,7 +16,7 @@ class Joint:
     Attributes
     ----------
     ids : tuple of int
-        The prompt's beginning token if the tokenizer has one, the prompt, and the continuation.
+        The prompt's BOS token if the tokenizer has one, the prompt, and the continuation.
     start : int
         First token of the continuation. Tokens before it are the same as in the prompt alone.
     n_bytes : int

@@ -93,7 +93,7 @@ class Reader:
         for special in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
             if special is not None:
                 return (int(special),)
-        raise ValueError(f"a prompt is empty, and the tokenizer of {self.name!r} has no beginning token to start from")
+        raise ValueError(f"a prompt is empty, and the tokenizer of {self.name!r} has no BOS token to start from")
 
     def check_length(self, n: int, text: str, what: str) -> None:
         """Say so if ``n`` tokens of a text do not fit into the context."""
