@@ -9,7 +9,7 @@ import pytest
 from anytask import catalogue, claims
 from anytask.app.catalogue import cards as catalogue_cards
 from anytask.app.catalogue import page as catalogue_page
-from anytask.app.catalogue.cards import FAMILY_COLOURS, read, snippet, split_use
+from anytask.app.catalogue.cards import FAMILY_COLORS, read, snippet, split_use
 from anytask.catalogue import FAMILIES, SYSTEMS
 from anytask.claims.figure import bounds_of, evidence_figure
 
@@ -56,7 +56,7 @@ def test_the_time_line_counts_every_paper_once():
 
 
 def test_each_family_has_a_colour_of_its_own():
-    assert len(set(FAMILY_COLOURS.values())) == len(FAMILIES)
+    assert len(set(FAMILY_COLORS.values())) == len(FAMILIES)
 
 
 @pytest.mark.parametrize("card", READY, ids=lambda card: card.key)

@@ -139,9 +139,9 @@ def code(text: str) -> html.Div:
     )
 
 
-def dot(colour: str) -> html.Span:
+def dot(color: str) -> html.Span:
     """Return a dot in the colour that a name has in the figures."""
-    return html.Span(className="dot", style={"backgroundColor": colour}, **{"aria-hidden": "true"})
+    return html.Span(className="dot", style={"backgroundColor": color}, **{"aria-hidden": "true"})
 
 
 def away(text: str, address: str) -> html.A:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 _INK, _LINE = "#2b3138", "#e3e7eb"
-_COLOURS = {"shown": PALETTE[2], "not shown": "#b45309", "contradicted": PALETTE[9]}
+_COLORS = {"shown": PALETTE[2], "not shown": "#b45309", "contradicted": PALETTE[9]}
 _NUMBER = r"(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
 _ROW = 84
 
@@ -84,7 +84,7 @@ def _draw(figure: go.Figure, row: int, check: Mapping[str, Any]) -> None:
     low, high = (float(check[end]) if _finite(check.get(end)) else mean for end in ("low", "high"))
     seeds = [float(value) for value in check.get("values", []) if _finite(value)]
     outcome, (at_least, at_most) = str(check.get("outcome")), bounds_of(check)
-    colour = _COLOURS.get(outcome, _INK)
+    color = _COLORS.get(outcome, _INK)
     edges = [edge for edge in (at_least, at_most) if math.isfinite(edge)]
     marks = [low, high, mean, *seeds, *edges, 0.0]
     room = 0.08 * (max(marks) - min(marks)) or 0.1
@@ -97,11 +97,11 @@ def _draw(figure: go.Figure, row: int, check: Mapping[str, Any]) -> None:
         figure.add_shape(type="line", x0=edge, x1=edge, y0=-1, y1=1, line=line, **axes)
     figure.add_scatter(
         x=seeds, y=[-0.42] * len(seeds), mode="markers", hovertemplate="one seed: %{x:.3f}<extra></extra>",
-        marker={"color": colour, "size": 7, "opacity": 0.55}, **axes,
+        marker={"color": color, "size": 7, "opacity": 0.55}, **axes,
     )  # fmt: skip
-    bar = {"color": colour, "width": 5}
+    bar = {"color": color, "width": 5}
     figure.add_scatter(x=[low, high], y=[0.25, 0.25], mode="lines", line=bar, hoverinfo="skip", **axes)
-    diamond = {"color": colour, "size": 13, "symbol": "diamond", "line": {"color": "white", "width": 1.5}}
+    diamond = {"color": color, "size": 13, "symbol": "diamond", "line": {"color": "white", "width": 1.5}}
     said = f"mean {mean:.3f}, 95 % interval {low:.3f} to {high:.3f}<extra></extra>"
     figure.add_scatter(x=[mean], y=[0.25], mode="markers", marker=diamond, hovertemplate=said, **axes)
     figure.update_xaxes(range=[left, right], **axes)

@@ -23,7 +23,7 @@ from anytask.core.discovery import docstring, published
 logger = logging.getLogger(__name__)
 
 #: Twelve families, twelve colours.
-FAMILY_COLOURS = dict(zip(FAMILIES, PALETTE, strict=True))
+FAMILY_COLORS = dict(zip(FAMILIES, PALETTE, strict=True))
 
 OUTCOMES = {"shown": "good", "not shown": "warn", "contradicted": "bad"}
 
@@ -97,7 +97,7 @@ def sheet(entry: Card) -> list[Any]:
 
 
 def _kicker(entry: Card) -> html.Span:
-    dot = layout.dot(FAMILY_COLOURS[entry.family])
+    dot = layout.dot(FAMILY_COLORS[entry.family])
     return html.Span([dot, f"{entry.family} · {entry.year}"], className="kicker")
 
 

@@ -9,7 +9,7 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, 
 
 from anytask import catalogue
 from anytask.app import layout as pieces
-from anytask.app.catalogue.cards import FAMILY_COLOURS, card, sheet
+from anytask.app.catalogue.cards import FAMILY_COLORS, card, sheet
 from anytask.app.catalogue.search import problem_words
 from anytask.app.settings import Page, Settings
 from anytask.catalogue import FAMILIES, PROBLEMS, SYSTEMS, Card
@@ -149,7 +149,7 @@ def timeline(fitting: Sequence[Card], chosen: Sequence[int]) -> list[html.Button
         marks = [
             html.Span(
                 className="mark" if entry.key in keys else "mark pale", title=f"{entry.name} ({entry.family})",
-                style={"backgroundColor": FAMILY_COLOURS[entry.family]},
+                style={"backgroundColor": FAMILY_COLORS[entry.family]},
             )
             for entry in papers
         ]  # fmt: skip
