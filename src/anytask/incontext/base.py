@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from anytask.core.settings import whole
+from anytask.core.settings import of_kind, texts, whole
 from anytask.lm.prompting import Prompt, PromptTemplate
 
 
@@ -76,14 +76,11 @@ def shots(**how: Any) -> Any:
     return whole(8, "most demonstrations in a prompt, 'max': as many as fit", at_least=0, words=("max",), **how)
 
 
-def check_choices(choices: Any) -> None:
-    """Raise a ``ValueError`` unless ``choices`` is None or at least two different labels."""
-    listed = isinstance(choices, Sequence) and not isinstance(choices, (str, bytes))
-    if choices is not None and not (listed and len(set(choices)) >= max(2, len(choices))):
-        raise ValueError(f"choices must name at least 2 labels, all different, got {choices!r}")
+def template_field(default: PromptTemplate, help: str = "how examples are written") -> Any:
+    """Return the field of how demonstrations and queries are written."""
+    return of_kind(default, (PromptTemplate,), "a PromptTemplate", help)
 
 
-def check_template(template: Any) -> None:
-    """Raise a ``TypeError`` unless ``template`` says how examples are written."""
-    if not isinstance(template, PromptTemplate):
-        raise TypeError(f"template must be a PromptTemplate, got {template!r}")
+def choices_field(help: str) -> Any:
+    """Return the field of the possible answers."""
+    return texts(None, help, at_least=2, distinct=True, optional=True)

@@ -8,16 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import attrs
 import numpy as np
 from scipy.special import log_softmax
 
 from anytask.core.checks import require_finite
-from anytask.core.settings import Settings, flag, free
+from anytask.core.settings import Settings, flag
 from anytask.datasets.retrieval_tasks import RetrievalTask
-from anytask.incontext.base import check_template
+from anytask.incontext.base import template_field
 from anytask.lm.prompting import Demonstration, PromptTemplate
-from anytask.lm.protocol import require
+from anytask.lm.protocol import lm_field, require
 
 #: One-shot prompts as the paper writes them.
 TABBED = PromptTemplate("{input}\t{output}", separator="\n")
@@ -49,9 +48,9 @@ class LMFeedback(Settings):
         How the demonstration and the query are written (the paper's).
     """
 
-    lm: Any = free(attrs.NOTHING, "the frozen model", kw_only=False)
+    lm: Any = lm_field("the frozen model")
     normalize: bool = flag(True, "divide by the probability of all choices, where there are some")
-    template: PromptTemplate = free(TABBED, "how the demonstration and the query are written", check_template)
+    template: PromptTemplate = template_field(TABBED, "how the demonstration and the query are written")
 
     def _check_settings(self) -> None:
         require(self.lm, "logprobs", method="UDR")

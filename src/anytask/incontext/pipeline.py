@@ -26,7 +26,7 @@ from scipy.special import softmax
 from anytask.core.estimator import Fitted
 from anytask.core.rng import derive
 from anytask.core.settings import choice, flag, free, real, whole
-from anytask.incontext.base import Answer, check_choices, check_template, shots
+from anytask.incontext.base import Answer, choices_field, shots, template_field
 from anytask.incontext.gpt3 import GPT3
 from anytask.incontext.pool import Annotate, Pool, embedder_field
 from anytask.incontext.retrievers import BM25Retriever, SimilarRetriever
@@ -132,8 +132,8 @@ class Pipeline(Fitted):
     """
 
     lm: Any = lm_field("the frozen language model")
-    choices: Sequence[str] | None = free(None, "possible labels, None: each query brings its own", check_choices)
-    template: PromptTemplate = free(PromptTemplate(), "how examples are written", check_template)
+    choices: Sequence[str] | None = choices_field("possible labels, None: each query brings its own")
+    template: PromptTemplate = template_field(PromptTemplate())
     labels: int = whole(18, "labels that are bought", at_least=0)
     select: Any = free(None, "selector of what is labelled, None: a random sample", _check_has("select", "select"))
     retrieve: Any = free("random", "which labelled examples a query is shown", _check_retrieve)

@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike
 from anytask.core.checks import require_finite
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
-from anytask.core.settings import Settings, choice, flag, free, real, whole
-from anytask.incontext.base import Answer, check_choices, check_template
+from anytask.core.settings import Settings, choice, flag, free, real, texts, whole
+from anytask.incontext.base import Answer, choices_field, template_field
 from anytask.incontext.gpt3 import GPT3
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
 from anytask.lm.protocol import lm_field, require
@@ -396,15 +396,15 @@ class AnnotatedPrompter(Settings):
 
     pool: Pool = free(attrs.NOTHING, "the annotated pool", kw_only=False)
     lm: Any = lm_field("the frozen language model")
-    template: PromptTemplate = free(PromptTemplate(), "how examples are written", check_template)
-    choices: Sequence[str] | None = free(None, "possible answers, None: the model writes", check_choices)
+    template: PromptTemplate = template_field(PromptTemplate())
+    choices: Sequence[str] | None = choices_field("possible answers, None: the model writes")
     budget: int = whole(1000, "tokens of a prompt and its answer, at most the model's context")
     cap: int = whole(250, "tokens of the longest example shown")
     n: int | None = whole(None, "most demonstrations, None: as many as fit", at_least=0, optional=True)
     order: str = choice("similar", ("similar", "random"), "which annotated examples are shown")
     skip_identical: bool = flag(True, "leave out examples identical to the query")
     max_tokens: int = whole(32, "most tokens the model writes")
-    stop: Sequence[str] = free(("--", "\n", ";", "#"), "where a written answer ends")
+    stop: Sequence[str] = texts(("--", "\n", ";", "#"), "where a written answer ends")
     seed: int = whole(0, "seed of the random order", at_least=0)
 
     def _check_settings(self) -> None:

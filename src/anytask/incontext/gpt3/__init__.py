@@ -17,8 +17,8 @@ from scipy.special import softmax
 from anytask.core.checks import require_finite
 from anytask.core.estimator import Fitted
 from anytask.core.rng import derive
-from anytask.core.settings import choice, flag, free, real, text, texts, whole
-from anytask.incontext.base import Answer, Retriever, check_template, shots
+from anytask.core.settings import choice, flag, free, of_kind, real, text, texts, whole
+from anytask.incontext.base import Answer, Retriever, shots, template_field
 from anytask.lm.option_scoring import RULES, calibrate, check_options, score_options
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
 from anytask.lm.protocol import ChatRequest, MissingCapability, check_texts, lm_field, require
@@ -31,11 +31,6 @@ CONTENT_FREE = ("N/A", "[MASK]", "")
 def _check_demos(demos: Any) -> None:
     if demos not in ("per-item", "fixed") if isinstance(demos, str) else not isinstance(demos, Retriever):
         raise TypeError(f"demos must be 'per-item', 'fixed' or have retrieve(query, k), got {demos!r}")
-
-
-def _check_rewrite(rewrite: Any) -> None:
-    if rewrite is not None and not callable(rewrite):
-        raise TypeError(f"rewrite must be a callable str -> str or None, got {rewrite!r}")
 
 
 class GPT3(Fitted):
@@ -105,7 +100,7 @@ class GPT3(Fitted):
 
     lm: Any = lm_field("the frozen language model")
     k: int | Literal["max"] = shots(kw_only=False)
-    template: PromptTemplate = free(PromptTemplate(), "how examples are written", check_template)
+    template: PromptTemplate = template_field(PromptTemplate())
     description: str | None = text(None, "sentence that opens the prompt, None: the template's", optional=True)
     scoring: str = choice("mean", (*RULES, "generate", "cloze"), "how options are ranked, or that answers are written")
     demos: Any = free(
@@ -114,7 +109,9 @@ class GPT3(Fitted):
     balanced: bool = flag(False, "draw the same number of every output")
     calibrate: bool = flag(False, "divide out the label bias on inputs without content")
     leak: str = choice("exclude", ("exclude", "error", "allow"), "what to do when a query stands in the pool")
-    rewrite: Callable[[str], str] | None = free(None, "what is done to inputs before they are written", _check_rewrite)
+    rewrite: Callable[[str], str] | None = of_kind(
+        None, (Callable,), "a callable str -> str", "what is done to inputs before they are written", optional=True
+    )
     answer_context: str | None = text(None, "prompt of the unconditional rule, None: the template's", optional=True)
     budget: int | None = whole(None, "tokens of prompt and completion, None: the model's context", optional=True)
     beam_width: int = whole(4, "beams of a generated answer")
