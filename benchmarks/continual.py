@@ -35,11 +35,11 @@ SYSTEMS = {
 def stream(rows: int, tasks: int = 4) -> list[tuple[int, np.ndarray, np.ndarray]]:
     """Return (task, X, y) chunks: two classes of 64 values per task."""
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(2 * tasks, 64))
+    centers = rng.normal(size=(2 * tasks, 64))
     chunks = []
     for t in range(tasks):
         y = rng.integers(0, 2, rows // tasks) + 2 * t
-        chunks.append((t, (centres[y] + rng.normal(size=(len(y), 64))).astype(np.float32), y))
+        chunks.append((t, (centers[y] + rng.normal(size=(len(y), 64))).astype(np.float32), y))
     return chunks
 
 

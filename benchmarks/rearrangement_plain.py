@@ -47,7 +47,7 @@ class PlainRearrangement(gymnasium.Env):
         self.boxes = [(*c, *h) for c, h in stage.boxes]
         self.angles = np.arange(chosen.rays) * (2 * math.pi / chosen.rays)
         high = [b for b in self.boxes if abs(b[1] - robot.ray_height) <= b[4]]
-        self.ray_centres = np.array([(b[0], b[2]) for b in high]).reshape(-1, 2, 1)
+        self.ray_centers = np.array([(b[0], b[2]) for b in high]).reshape(-1, 2, 1)
         self.ray_halves = np.array([(b[3], b[5]) for b in high]).reshape(-1, 2, 1)
         self.ray_height, self.ray_range = robot.ray_height, chosen.ray_range
 
@@ -199,11 +199,11 @@ class PlainRearrangement(gymnasium.Env):
         here = np.array([[self.x], [self.z]])
         low, high = np.array([[self.x0], [self.z0]]), np.array([[self.x1], [self.z1]])
         nearest = np.maximum((low - here) * inverse, (high - here) * inverse).min(0)
-        centres, halves = self.ray_centres, self.ray_halves
+        centers, halves = self.ray_centers, self.ray_halves
         if not self.held and abs(self.thing[1] - self.ray_height) <= self.half[1]:
-            centres = np.concatenate([centres, [[[self.thing[0]], [self.thing[2]]]]])
+            centers = np.concatenate([centers, [[[self.thing[0]], [self.thing[2]]]]])
             halves = np.concatenate([halves, [[[self.half[0]], [self.half[2]]]]])
-        middle, wide = (centres - here) * inverse, halves * np.abs(inverse)
+        middle, wide = (centers - here) * inverse, halves * np.abs(inverse)
         enter, leave = (middle - wide).max(1), (middle + wide).min(1)  # (boxes, rays)
         hit = (leave >= enter) & (leave >= 0)
         nearest = np.minimum(nearest, np.where(hit, np.maximum(enter, 0), np.inf).min(0, initial=np.inf))

@@ -14,13 +14,13 @@ import numpy as np
 from anytask.lm.search import VectorIndex, unit
 
 
-def clustered(n: int, d: int, rng: np.random.Generator, centres: np.ndarray) -> np.ndarray:
+def clustered(n: int, d: int, rng: np.random.Generator, centers: np.ndarray) -> np.ndarray:
     """Return ``n`` unit vectors around random centres, made block by block."""
     out = np.empty((n, d), dtype=np.float32)
     for start in range(0, n, 50_000):
         stop = min(start + 50_000, n)
         noise = rng.standard_normal(size=(stop - start, d), dtype=np.float32)
-        out[start:stop] = unit(centres[rng.integers(len(centres), size=stop - start)] + noise)
+        out[start:stop] = unit(centers[rng.integers(len(centers), size=stop - start)] + noise)
     return out
 
 
@@ -37,9 +37,9 @@ def main() -> None:
     parser.add_argument("--ef-search", type=int, nargs="+", default=[128, 512, 1024])
     o = parser.parse_args()
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal(size=(max(10, o.n // 500), o.dimensions), dtype=np.float32)
-    X = clustered(o.n, o.dimensions, rng, centres)
-    queries = clustered(o.queries, o.dimensions, rng, centres)
+    centers = rng.standard_normal(size=(max(10, o.n // 500), o.dimensions), dtype=np.float32)
+    X = clustered(o.n, o.dimensions, rng, centers)
+    queries = clustered(o.queries, o.dimensions, rng, centers)
     best = np.zeros((o.queries, 0), dtype=np.int64)
     scores = np.zeros((o.queries, 0), dtype=np.float32)
     for start in range(0, o.n, 100_000):  # exact neighbours, without a second copy of the vectors

@@ -55,7 +55,7 @@ def test_the_time_line_counts_every_paper_once():
     assert [text_of(c.children[2]) for c in pale] == ["1" if y == 2022 else "0" for y in catalogue_page.YEARS]
 
 
-def test_each_family_has_a_colour_of_its_own():
+def test_each_family_has_a_color_of_its_own():
     assert len(set(FAMILY_COLORS.values())) == len(FAMILIES)
 
 

@@ -8,11 +8,11 @@ import pytest
 CSS = (files("anytask.app") / "assets" / "app.css").read_text(encoding="utf-8")
 
 
-def colours(block):
+def colors(block):
     return dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})\b", block))
 
 
-LIGHT, DARK = (colours(block) for block in re.findall(r":root \{(.*?)\}", CSS, flags=re.S)[:2])
+LIGHT, DARK = (colors(block) for block in re.findall(r":root \{(.*?)\}", CSS, flags=re.S)[:2])
 
 TEXT = [
     *((ink, back) for ink in ("ink", "soft", "accent") for back in ("page", "card", "hover", "faint-back")),
@@ -23,8 +23,8 @@ TEXT = [
 EDGES = [("edge", "card"), ("edge", "page"), ("accent", "page"), ("accent", "card"), ("bad", "page")]
 
 
-def luminance(colour):
-    parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+def luminance(color):
+    parts = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
     linear = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
     return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear))
 
@@ -38,7 +38,7 @@ def test_contrast_of_black_on_white_is_21():
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
 
 
-def test_both_schemes_name_the_same_colours():
+def test_both_schemes_name_the_same_colors():
     assert set(LIGHT) == set(DARK) and len(LIGHT) >= 15
 
 

@@ -128,7 +128,7 @@ def test_systems_that_cannot_run_are_refused_before_any_run(monkeypatch, tmp_pat
     assert problem.made() == []
 
 
-def test_an_unknown_system_names_its_neighbours():
+def test_an_unknown_system_names_its_neighbors():
     with pytest.raises(catalogue.UnknownSystem, match="did you mean 'tame'"):
         run(["tme"])
 

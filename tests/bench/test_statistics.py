@@ -17,7 +17,7 @@ from anytask.bench.statistics import (
     indistinguishable_groups,
     nemenyi,
     paired_difference,
-    summarise,
+    summarize,
 )
 
 values = st.lists(st.floats(-100, 100), min_size=2, max_size=8)
@@ -25,7 +25,7 @@ values = st.lists(st.floats(-100, 100), min_size=2, max_size=8)
 
 def test_summary_of_two_values():
     """Resamples of (0, 2) have means 0, 1, 2 with chances 1/4, 1/2, 1/4: the 95 % interval is [0, 2]."""
-    summary = summarise([0.0, 2.0])
+    summary = summarize([0.0, 2.0])
     assert (summary.n, summary.mean, summary.sd) == (2, 1.0, pytest.approx(math.sqrt(2)))
     assert (summary.low, summary.high) == (0.0, 2.0)
 
@@ -37,13 +37,13 @@ def test_percentile_intervals_are_those_of_scipy_to_the_last_digit(n, seed):
     wanted = stats.bootstrap(
         (x,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(seed)
     ).confidence_interval
-    found = summarise(x, seed=seed)
+    found = summarize(x, seed=seed)
     assert (found.low, found.high) == (wanted.low, wanted.high)
 
 
 def test_bootstrap_interval_of_many_values_nears_the_normal_one():
     x = np.random.default_rng(0).standard_normal(400)
-    summary = summarise(x)
+    summary = summarize(x)
     half = 1.96 * x.std() / math.sqrt(400)
     assert summary.low == pytest.approx(x.mean() - half, abs=0.01)
     assert summary.high == pytest.approx(x.mean() + half, abs=0.01)
@@ -51,30 +51,30 @@ def test_bootstrap_interval_of_many_values_nears_the_normal_one():
 
 def test_bca_leans_towards_the_long_tail():
     x = np.random.default_rng(1).exponential(size=15)
-    assert summarise(x, method="BCa").high > summarise(x).high
+    assert summarize(x, method="BCa").high > summarize(x).high
 
 
 @pytest.mark.parametrize("x", [[0.7], []])
 def test_fewer_than_two_values_have_no_interval(x):
-    summary = summarise(x)
+    summary = summarize(x)
     assert summary.low is None and summary.high is None and math.isnan(summary.sd)
 
 
 def test_equal_values_have_an_interval_of_no_width():
-    summary = summarise([0.1 + 0.2, 0.3, 0.3])
+    summary = summarize([0.1 + 0.2, 0.3, 0.3])
     assert summary.low == summary.high == pytest.approx(0.3)
 
 
 def test_the_same_seed_gives_the_same_interval_and_the_global_generator_rests():
     x = [0.1, 0.5, 0.9, 0.4]
     before = np.random.get_state()[1].tolist()  # noqa: NPY002
-    assert summarise(x, seed=3) == summarise(x, seed=3)
+    assert summarize(x, seed=3) == summarize(x, seed=3)
     assert np.random.get_state()[1].tolist() == before  # noqa: NPY002
 
 
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match="method must be"):
-        summarise([1.0, 2.0], method="magic")
+        summarize([1.0, 2.0], method="magic")
 
 
 def test_paired_p_value_is_that_of_the_t_distribution():

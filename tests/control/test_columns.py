@@ -20,9 +20,9 @@ def occupied(grid, points, base):
 
 def random_stage(seed, boxes=6):
     rng = np.random.default_rng(seed)
-    centres = rng.uniform((-1, 0.1, -1), (1, 1.2, 1), (boxes, 3))
+    centers = rng.uniform((-1, 0.1, -1), (1, 1.2, 1), (boxes, 3))
     halves = rng.uniform(0.03, 0.3, (boxes, 3))
-    return Stage(((-1.2, -1.0), (1.1, 1.3)), [(tuple(c), tuple(h)) for c, h in zip(centres.tolist(), halves.tolist())])
+    return Stage(((-1.2, -1.0), (1.1, 1.3)), [(tuple(c), tuple(h)) for c, h in zip(centers.tolist(), halves.tolist())])
 
 
 def touches(stage, point, radius):

@@ -78,6 +78,6 @@ def test_integers_are_uniform():
 
 
 @pytest.mark.parametrize("seeds", [torch.tensor([0, 1]), torch.tensor([2**62, 2**62 + 1])])
-def test_neighbouring_seeds_share_nothing(seeds):
+def test_neighboring_seeds_share_nothing(seeds):
     a, b = CounterRandom(seeds).bits(64).tolist()
     assert not set(a) & set(b)

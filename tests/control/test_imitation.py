@@ -172,8 +172,8 @@ def test_padded_steps_do_not_count():
 
 def test_crops_are_random_in_training_and_central_when_acting():
     image = torch.arange(36.0).reshape(1, 1, 6, 6).expand(200, 1, 6, 6)
-    centre = _cropped(image, 4, None)
-    assert torch.equal(centre, image[..., 1:5, 1:5])
+    center = _cropped(image, 4, None)
+    assert torch.equal(center, image[..., 1:5, 1:5])
     crops = _cropped(image, 4, torch.Generator().manual_seed(0))
     corners = {int(c[0, 0, 0]) for c in crops}
     assert corners == {r * 6 + c for r in range(3) for c in range(3)}

@@ -92,8 +92,8 @@ def test_frozen_features_have_no_weights_to_train_or_to_store(vision_model, tmp_
     assert not vision_model.training
     vision_model.save_pretrained(tmp_path)
     named = build_trunk(f"frozen:{tmp_path}", (16, 16, 3), seed=0)
-    grey = torch.rand(2, 16, 16, 3, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(named(grey), trunk(grey))
+    gray = torch.rand(2, 16, 16, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(named(gray), trunk(gray))
     assert all(torch.equal(v, before[k]) for k, v in vision_model.state_dict().items())
 
 

@@ -215,7 +215,7 @@ def test_schedules_set_the_rate():
     assert [r["lr"] for r in adaptive.history_] == pytest.approx([1e-3, 1.5e-3, 2.25e-3])
 
 
-def test_observations_are_normalised_by_what_was_seen_before():
+def test_observations_are_normalized_by_what_was_seen_before():
     learner = small(network={"normalize_observations": True}).train(Echo(4), 32)
     stats = learner.network_.encoder.stats
     assert stats.count.item() == 32

@@ -39,17 +39,17 @@ def test_an_episode_lasts_twenty_steps():
     assert longer.step([[0.0, 0.0]])[0][0, 2].item() == pytest.approx(1 / 30)
 
 
-@pytest.mark.parametrize(("world", "centre", "width"), [(Reach, (-0.7, -0.7), 0.25), (WalledReach, (-0.7, 0), 0.25),
+@pytest.mark.parametrize(("world", "center", "width"), [(Reach, (-0.7, -0.7), 0.25), (WalledReach, (-0.7, 0), 0.25),
                                                         (WaypointReach, (0, 0), 0.6)])  # fmt: skip
-def test_starts_fill_their_square(world, centre, width):
+def test_starts_fill_their_square(world, center, width):
     env = world(4000)
     env.reset()
-    offset = (env.position - torch.tensor(centre)) / width
+    offset = (env.position - torch.tensor(center)) / width
     assert offset.abs().max() <= 1 and offset.max() > 0.99 and offset.min() < -0.99
     assert abs(float(offset.mean())) < 4 / math.sqrt(3 * 8000)
     narrow = world(100, start_width=0.05)
     narrow.reset()
-    assert (narrow.position - torch.tensor(centre)).abs().max() <= 0.0501
+    assert (narrow.position - torch.tensor(center)).abs().max() <= 0.0501
 
 
 def test_noise_of_the_world_has_its_standard_deviation():
@@ -170,9 +170,9 @@ def test_images_show_where_the_point_is():
     env = put(Reach(3, observation="pixels"), (-0.5, 0.5), (0.0, 0.0), (-0.5, 0.5))
     obs = env._observe()
     blue = (obs.to(int) - torch.tensor([0, 114, 178])).abs().sum(-1) < 60  # (copies, rows, columns)
-    centre = [[float(v) for v in mask.nonzero().to(torch.float32).mean(0)] for mask in blue]
+    center = [[float(v) for v in mask.nonzero().to(torch.float32).mean(0)] for mask in blue]
     # x = -0.5 is a quarter of the width from the left, y = 0.5 a quarter of the height from above: pixel edge 8.
-    assert centre[0] == pytest.approx([7.5, 7.5]) and centre[1] == pytest.approx([15.5, 15.5])
+    assert center[0] == pytest.approx([7.5, 7.5]) and center[1] == pytest.approx([15.5, 15.5])
     assert torch.equal(obs[0], obs[2])
 
 

@@ -160,9 +160,9 @@ def test_nothing_ever_enters_an_obstacle():
     boxes = env.scene.stages[0].boxes
     for a in moving(60, 128, 4):
         env.step(a)
-        centre = torch.stack([env.x, torch.full_like(env.x, 0.15), env.z], 1)
+        center = torch.stack([env.x, torch.full_like(env.x, 0.15), env.z], 1)
         for c, h in boxes:
-            gap = ((centre - torch.tensor(c)).abs() - torch.tensor(h)).clamp(min=0)
+            gap = ((center - torch.tensor(c)).abs() - torch.tensor(h)).clamp(min=0)
             assert bool((gap.norm(dim=1) >= 0.15 - 1e-5).all())
         assert bool((torch.maximum(env.x.abs(), env.z.abs()) <= 1.35 + 1e-5).all())
 

@@ -157,9 +157,9 @@ def test_uint8_arrays_are_images_with_channels_first(tmp_path: Path) -> None:
     assert data.kind == "images" and data.X.shape == (6, 3, 5, 4)
     np.testing.assert_allclose(data.X[np.array([2])][0, 1], X[2, :, :, 1] / 255, rtol=1e-6)
     np.savez(tmp_path / "d.npz", X=X[..., 0], y=Y6)
-    grey = load_labelled(tmp_path / "d.npz")
-    assert grey.X.shape == (6, 1, 5, 4) and grey.kind == "images"
-    np.testing.assert_allclose(grey.X[np.array([3])][0, 0], X[3, :, :, 0] / 255, rtol=1e-6)
+    gray = load_labelled(tmp_path / "d.npz")
+    assert gray.X.shape == (6, 1, 5, 4) and gray.kind == "images"
+    np.testing.assert_allclose(gray.X[np.array([3])][0, 0], X[3, :, :, 0] / 255, rtol=1e-6)
 
 
 def test_folder_of_images(tmp_path: Path) -> None:
@@ -175,8 +175,8 @@ def test_folder_of_images(tmp_path: Path) -> None:
     resized = load_labelled(tmp_path, image_size="6x8")
     assert resized.X.shape == (4, 1, 6, 8) and resized.fingerprint != data.fingerprint
     image(tmp_path / "dog" / "red.png", mode="RGB", value=255)
-    colour = load_labelled(tmp_path)
-    np.testing.assert_array_equal(colour.X[np.array([4])][0, :, 0, 0], [1, 0, 0])
+    color = load_labelled(tmp_path)
+    np.testing.assert_array_equal(color.X[np.array([4])][0, :, 0, 0], [1, 0, 0])
 
 
 def test_folder_of_tasks_of_classes(tmp_path: Path) -> None:

@@ -288,16 +288,16 @@ def test_regression_of_one_number_is_invariant_and_vectors_need_psi():
     result = NERO(cyclic(4)).evaluate(lambda x: x.sum(axis=(1, 2)), X, total)
     assert result.task == "regression" and result.values("mae").max() < 1e-6
 
-    def centre(x):  # the centre of mass as (x, y), one point per image
+    def center(x):  # the centre of mass as (x, y), one point per image
         places = np.arange(6) + 0.5
         mass = x.sum(axis=(1, 2))
         return np.stack([x.sum(axis=1) @ places / mass, x.sum(axis=2) @ places / mass], axis=1)[:, None]
 
     with pytest.raises(ValueError, match="psi is missing"):
-        NERO(cyclic(4)).evaluate(centre, X, centre(X))
+        NERO(cyclic(4)).evaluate(center, X, center(X))
     with pytest.raises(ValueError, match="psi is missing"):
-        NERO(Permutations(6), psi="positions").evaluate(centre, X, centre(X))
-    moved = NERO(cyclic(4), psi="positions").evaluate(centre, X, centre(X))
+        NERO(Permutations(6), psi="positions").evaluate(center, X, center(X))
+    moved = NERO(cyclic(4), psi="positions").evaluate(center, X, center(X))
     assert moved.values("mae").max() < 1e-6 and moved.values("mae", "consensus").max() < 1e-6
 
 

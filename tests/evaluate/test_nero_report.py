@@ -84,7 +84,7 @@ def test_aggregate_and_individual_show_the_values_and_name_the_elements(result):
             np.testing.assert_allclose(values[index >= 0], curves[j][index[index >= 0]], rtol=1e-5)
 
 
-def test_the_sample_map_shares_colours_and_knows_its_samples(result):
+def test_the_sample_map_shares_colors_and_knows_its_samples(result):
     figure = sample_map(result, selected=3, color_by="variance")
     points = [trace for trace in figure.data if trace.customdata is not None]
     assert len(points) == len(result.models)
@@ -103,7 +103,7 @@ def escape_free(figure):
     return EVIL not in figure.to_json().replace("\\u003c", "<").replace("\\u003e", ">").replace("\\u002f", "/")
 
 
-def test_models_keep_their_colours_when_only_one_is_drawn():
+def test_models_keep_their_colors_when_only_one_is_drawn():
     result = make("polar")
     alone = aggregate_figure(result, models=[EVIL])
     assert alone.data[0].line.color == PALETTE[1]

@@ -213,7 +213,7 @@ def test_rotations_move_boxes_with_the_pixels():
             np.testing.assert_allclose(box, [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], atol=1e-9)
 
 
-def test_positions_turn_about_the_centre_of_the_image():
+def test_positions_turn_about_the_center_of_the_image():
     angle = math.radians(30)
     moved = Rotations(step=30).psi(30.0, np.array([[[5.0, 2.0]]]), "positions", (4, 4))
     # 3 to the right of the centre (2, 2); y grows downwards, so a turn to the left goes up.

@@ -28,14 +28,14 @@ def test_flips_mirror_about_half_of_the_images():
     assert torch.equal(flipped.sort(-1).values, image)
 
 
-def test_noise_has_its_scale_and_jitter_keeps_shape_and_grey_images_grey():
+def test_noise_has_its_scale_and_jitter_keeps_shape_and_gray_images_gray():
     x = torch.zeros(100, 100)
     assert noise(x, generator(), 0.3).std().item() == pytest.approx(0.3, rel=0.05)
-    colour = torch.rand(50, 3, 4, 4, generator=generator())
-    out = jitter(colour, generator())
-    assert out.shape == colour.shape
-    grey = (out == out[:, :1]).flatten(1).all(1).float().mean()
-    assert 0.05 < grey < 0.4
+    color = torch.rand(50, 3, 4, 4, generator=generator())
+    out = jitter(color, generator())
+    assert out.shape == color.shape
+    gray = (out == out[:, :1]).flatten(1).all(1).float().mean()
+    assert 0.05 < gray < 0.4
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_a_model_without_log_probabilities_leaves_every_search_out_with_the_reas
 
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="no option"):
-        P.load("scripted", colour=1)
+        P.load("scripted", color=1)
     with pytest.raises(ValueError, match="budget must be an integer of at least 1"):
         P.load("scripted", budget=0)
     with pytest.raises(ValueError, match="language model"):

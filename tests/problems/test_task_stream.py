@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from anytask import problems
 from anytask.bench import compare
-from anytask.core.colors import PALETTE, colour_of
+from anytask.core.colors import PALETTE, color_of
 from anytask.core.errors import BadData
 from anytask.datasets.labelled import load_labelled
 from anytask.problems.base import Entrant
@@ -729,7 +729,7 @@ def finished(n_seeds: int, n_entrants: int, status: str = "done") -> list[Any]:
     return runs
 
 
-def test_figures_show_every_finished_entrant_in_one_colour() -> None:
+def test_figures_show_every_finished_entrant_in_one_color() -> None:
     runs = finished(n_seeds=2, n_entrants=3)
     runs.append(
         SimpleNamespace(entrant_name="broken", role="system", seed=0, metrics={}, details={}, cost={}, status="failed")
@@ -745,7 +745,7 @@ def test_figures_show_every_finished_entrant_in_one_colour() -> None:
     np.testing.assert_allclose(np.array(matrices.data[0].z, float), expected)
     names = [f"learner {e}" for e in range(3)]
     lines = {trace.name: trace.line.color for trace in curves.data if trace.name}
-    assert lines == {name: colour_of(name, [*names, "broken"]) for name in names}
+    assert lines == {name: color_of(name, [*names, "broken"]) for name in names}
     assert {trace.y[0] for trace in forgetting.data if trace.type == "bar"} == set(names)
     for _, caption, figure in figures:
         assert caption.endswith(".") and json.loads(figure.to_json())
@@ -767,12 +767,12 @@ def test_figures_of_one_seed_and_of_nothing() -> None:
     assert PROBLEM.figures(data, finished(1, 1, status="failed")) == []
 
 
-def test_colours_differ_and_stay() -> None:
+def test_colors_differ_and_stay() -> None:
     names = [f"n{i}" for i in range(30)]
-    colours = [colour_of(name, names) for name in names]
-    assert len(set(colours)) == 30 and colours[: len(PALETTE)] == list(PALETTE)
+    colors = [color_of(name, names) for name in names]
+    assert len(set(colors)) == 30 and colors[: len(PALETTE)] == list(PALETTE)
     with pytest.raises(ValueError, match="is not one of"):
-        colour_of("x", names)
+        color_of("x", names)
 
 
 def test_a_stream_without_a_curve_has_the_same_metrics_and_no_curve_figure():

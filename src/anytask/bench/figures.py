@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from anytask.bench.results import Results, Row
 from anytask.bench.statistics import Ranking, indistinguishable_groups
 from anytask.bench.wording import blocks, in_sentence, number
-from anytask.core.colors import colour_of
+from anytask.core.colors import color_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -42,10 +42,10 @@ _SYMBOLS = {
 }
 
 
-def colour(comparison: Results, name: str) -> str:
+def color(comparison: Results, name: str) -> str:
     """Return the colour of an entrant, the same in all figures of the report, the problem's own ones included."""
     names = dict.fromkeys(run.entrant_name for run in comparison.runs if run.status == "done")
-    return colour_of(name, [*names, *(e.name for e in comparison.plan.entrants if e.name not in names)])
+    return color_of(name, [*names, *(e.name for e in comparison.plan.entrants if e.name not in names)])
 
 
 def ranking(comparison: Results) -> go.Figure:
@@ -62,7 +62,7 @@ def ranking(comparison: Results) -> go.Figure:
             x=list(seeds.values()),
             y=[escape(row.name)] * len(seeds),
             mode="markers",
-            marker={"color": colour(comparison, row.name), "size": 7, "opacity": 0.45},
+            marker={"color": color(comparison, row.name), "size": 7, "opacity": 0.45},
             hovertemplate=[f"seed {seed}: {number(value, metric)}<extra></extra>" for seed, value in seeds.items()],
             showlegend=False,
         )
@@ -78,7 +78,7 @@ def ranking(comparison: Results) -> go.Figure:
             text=[f" {number(mean, metric)}"],
             textposition="top center",
             textfont={"size": 12, "color": _INK},
-            marker={"color": colour(comparison, row.name), "size": 13, "symbol": symbol, "line": {"width": 2}},
+            marker={"color": color(comparison, row.name), "size": 13, "symbol": symbol, "line": {"width": 2}},
             error_x={
                 "type": "data",
                 "symmetric": False,
@@ -168,7 +168,7 @@ def critical_difference(comparison: Results, names: Sequence[str], ranking: Rank
         on_left = place < half
         height = first_line - 0.7 * (place if on_left else k - 1 - place)
         edge = left if on_left else right
-        tint = colour(comparison, names[i])
+        tint = color(comparison, names[i])
         label = escape(names[i] if len(names[i]) <= _LONGEST else names[i][: _LONGEST - 1] + "…")
         figure.add_shape(
             type="path",
@@ -240,7 +240,7 @@ def cost(comparison: Results, by: str = "wall_seconds") -> go.Figure:
             # Neighbours in time put their names on different sides.
             textposition=("top right", "bottom right", "top left", "bottom left")[place % 4],
             textfont={"size": 12, "color": _INK},
-            marker={"color": colour(comparison, row.name), "size": 13, "symbol": symbol, "line": {"width": 2}},
+            marker={"color": color(comparison, row.name), "size": 13, "symbol": symbol, "line": {"width": 2}},
             error_y={
                 "type": "data",
                 "symmetric": False,

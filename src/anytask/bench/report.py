@@ -141,7 +141,7 @@ def _row(comparison: Results, row: Row) -> dict[str, Any]:
     params = ", ".join(f"{name}={value!r}" for name, value in row.entrant.settings.items())
     return {
         "name": row.name,
-        "color": figures.colour(comparison, row.name),
+        "color": figures.color(comparison, row.name),
         "lm": row.kind,
         "role": role(row),
         "told": privilege(comparison, row) if row.bound == "upper" else told(row),

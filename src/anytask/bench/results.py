@@ -273,7 +273,7 @@ class Results:
     @cached_property
     def _summaries(self) -> dict[str, statistics.Summary]:
         key = self.primary.key
-        return {e.name: statistics.summarise(list(self.values(e.name, key).values())) for e in self.plan.entrants}
+        return {e.name: statistics.summarize(list(self.values(e.name, key).values())) for e in self.plan.entrants}
 
     @property
     def _in_order(self) -> list[Entrant]:

@@ -59,7 +59,7 @@ class Ranking:
     n: int
 
 
-def summarise(values: ArrayLike, *, method: str = "percentile", seed: int = 0) -> Summary:
+def summarize(values: ArrayLike, *, method: str = "percentile", seed: int = 0) -> Summary:
     """Return mean, standard deviation (n - 1) and bootstrap 95 % interval of one metric over seeds.
 
     With five seeds a percentile interval is too narrow (it holds the mean about 84 times in a hundred if values are

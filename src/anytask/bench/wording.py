@@ -378,5 +378,5 @@ def _difference_cell(comparison: Results, row: Row) -> str:
         return text + to
     if not distinguishable(row):
         return f"{text} [dim]p={row.p_holm:.2f}[/]{to}"
-    colour = "green" if row.difference.mean > 0 else "red"
-    return f"[{colour}]{text}[/] [dim]p{'<.001' if row.p_holm < 0.001 else f'={row.p_holm:.3f}'}[/]{to}"
+    color = "green" if row.difference.mean > 0 else "red"
+    return f"[{color}]{text}[/] [dim]p{'<.001' if row.p_holm < 0.001 else f'={row.p_holm:.3f}'}[/]{to}"

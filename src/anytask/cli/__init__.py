@@ -179,7 +179,7 @@ def _show_evidence(evidence: dict[str, Any] | None, key: str) -> None:
     if evidence is None:
         _out.print(f"  none recorded; `anytask verify {key}` runs the claim where there is one", highlight=False)
         return
-    _out.print(f"  {_coloured(evidence['outcome'])}: {_escape(evidence['claim'])}", highlight=False)
+    _out.print(f"  {_colored(evidence['outcome'])}: {_escape(evidence['claim'])}", highlight=False)
     for check in evidence["checks"]:
         _out.print(f"  {_check_line(check)}", highlight=False)
     kind = f", language model: {evidence['kind']}" if evidence.get("kind") else ""
@@ -188,16 +188,16 @@ def _show_evidence(evidence: dict[str, Any] | None, key: str) -> None:
     )
 
 
-def _coloured(outcome: str) -> str:
-    colour = {"shown": "green", "not shown": "yellow", "contradicted": "red"}[outcome]
-    return f"[{colour}]{outcome}[/]"
+def _colored(outcome: str) -> str:
+    color = {"shown": "green", "not shown": "yellow", "contradicted": "red"}[outcome]
+    return f"[{color}]{outcome}[/]"
 
 
 def _check_line(check: dict[str, Any]) -> str:
     band = "" if check["low"] is None else f" \\[{check['low']:.3f}, {check['high']:.3f}]"
     mean = "failed" if check["mean"] is None else f"{check['mean']:.3f}{band}"
     return (
-        f"{_coloured(check['outcome'])}  {_escape(check['sentence'])} [dim]({_escape(check['experiment'])})[/]: {mean}"
+        f"{_colored(check['outcome'])}  {_escape(check['sentence'])} [dim]({_escape(check['experiment'])})[/]: {mean}"
     )
 
 
@@ -400,7 +400,7 @@ def _print_verdict(found: dict[str, Any], quick: bool) -> None:
         )
     else:
         _out.print(
-            f"[bold]{found['system']}[/] {_coloured(found['outcome'])}: {_escape(found['claim'])}", highlight=False
+            f"[bold]{found['system']}[/] {_colored(found['outcome'])}: {_escape(found['claim'])}", highlight=False
         )
     for check in found["checks"]:
         if quick:

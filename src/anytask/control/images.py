@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anytask.core.colors import colour_of, translucent
+from anytask.core.colors import color_of, translucent
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -71,7 +71,7 @@ def learning_curves(
         shown = count > 0
         x, table, known, count = x[shown], table[:, shown], known[:, shown], count[shown]
         mean = np.where(known, table, 0).sum(0) / count
-        tint = colour_of(name, order)
+        tint = color_of(name, order)
         band = None
         if (count > 1).any():
             spread = np.where(known, (table - mean) ** 2, 0).sum(0)

@@ -12,7 +12,7 @@ PALETTE = (
 )  # fmt: skip
 
 
-def colour_of(name: str, names: Sequence[str]) -> str:
+def color_of(name: str, names: Sequence[str]) -> str:
     """Return the colour of ``name`` among ``names``, as ``#rrggbb``.
 
     Parameters
@@ -44,7 +44,7 @@ def colour_of(name: str, names: Sequence[str]) -> str:
     return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
 
 
-def translucent(colour: str, alpha: float) -> str:
+def translucent(color: str, alpha: float) -> str:
     """Return a ``#rrggbb`` colour as ``rgba(...)`` with this opacity, for bands and fills.
 
     Examples
@@ -52,5 +52,5 @@ def translucent(colour: str, alpha: float) -> str:
     >>> translucent("#0072b2", 0.2)
     'rgba(0, 114, 178, 0.2)'
     """
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red}, {green}, {blue}, {alpha})"

@@ -101,7 +101,7 @@ class Blocks:
     n_train: int = 300
     n_test: int = 60
     block: int = 8
-    n_centres: int = 6
+    n_centers: int = 6
     spread: float = 2.0  # standard deviation of the centres
     noise: float = 0.7  # standard deviation around a centre
     feedback_noise: float = 0.3  # standard deviation of the scripted language model's scores
@@ -117,20 +117,20 @@ class Blocks:
     def draw(self, seed: int) -> tuple[list[RetrievalTask], list[tuple[np.ndarray, np.ndarray]]]:
         """Return the tasks, and the held-out queries of each as (vectors, labels)."""
         rng = np.random.default_rng(derive(seed, "blocks"))
-        centres = self.spread * rng.normal(size=(self.n_tasks, self.n_centres, self.block))
+        centers = self.spread * rng.normal(size=(self.n_tasks, self.n_centers, self.block))
         tasks, queries = [], []
         for t in range(self.n_tasks):
             n = self.n_train + self.n_test
-            codes = rng.integers(self.n_centres, size=(n, self.n_tasks))
-            X = np.concatenate([centres[b, codes[:, b]] for b in range(self.n_tasks)], axis=1)  # (n, n_tasks * block)
+            codes = rng.integers(self.n_centers, size=(n, self.n_tasks))
+            X = np.concatenate([centers[b, codes[:, b]] for b in range(self.n_tasks)], axis=1)  # (n, n_tasks * block)
             X = X + self.noise * rng.normal(size=X.shape)
             labels = codes[:, t]
             train, test = slice(None, self.n_train), slice(self.n_train, None)
             tasks.append(
                 RetrievalTask(
                     f"block {t}", [f"input {i}" for i in range(self.n_train)], labels[train].astype(str).tolist(),
-                    choices=[str(c) for c in range(self.n_centres)], vectors=X[train],
-                    output_vectors=np.eye(self.n_centres)[labels[train]], instruction_vector=np.eye(self.n_tasks)[t],
+                    choices=[str(c) for c in range(self.n_centers)], vectors=X[train],
+                    output_vectors=np.eye(self.n_centers)[labels[train]], instruction_vector=np.eye(self.n_tasks)[t],
                 )
             )  # fmt: skip
             queries.append((X[test], labels[test].astype(str)))

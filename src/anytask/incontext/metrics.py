@@ -11,7 +11,7 @@ from collections.abc import Sequence
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def normalise_answer(text: str) -> str:
+def normalize_answer(text: str) -> str:
     """Lower-case, drop punctuation and English articles, and join the words by one space.
 
     Examples
@@ -25,7 +25,7 @@ def normalise_answer(text: str) -> str:
 
 def exact_match(prediction: str, references: str | Sequence[str]) -> float:
     """Return 1.0 if the normalised prediction equals any normalised reference, else 0.0."""
-    return float(normalise_answer(prediction) in {normalise_answer(r) for r in _several(references)})
+    return float(normalize_answer(prediction) in {normalize_answer(r) for r in _several(references)})
 
 
 def token_f1(prediction: str, references: str | Sequence[str]) -> float:
@@ -38,8 +38,8 @@ def token_f1(prediction: str, references: str | Sequence[str]) -> float:
     >>> round(token_f1("king harold", "Harold"), 4)
     0.6667
     """
-    words = normalise_answer(prediction).split()
-    return max(_f1(words, normalise_answer(r).split()) for r in _several(references))
+    words = normalize_answer(prediction).split()
+    return max(_f1(words, normalize_answer(r).split()) for r in _several(references))
 
 
 def _f1(prediction: list[str], reference: list[str]) -> float:

@@ -90,8 +90,8 @@ class PlanarGroup(Group):
         return torch.stack(parts, dim=1)
 
     def _psi_positions(self, g: Any, points: Batch, shape: tuple[int, int]) -> Batch:
-        centre = np.array([shape[1] / 2, shape[0] / 2])
-        return (np.asarray(points) - centre) @ self._in_rows(self.matrix(g)).T + centre
+        center = np.array([shape[1] / 2, shape[0] / 2])
+        return (np.asarray(points) - center) @ self._in_rows(self.matrix(g)).T + center
 
     @staticmethod
     def _in_rows(M: np.ndarray) -> np.ndarray:

@@ -46,8 +46,8 @@ def jitter(x: Tensor, generator: torch.Generator, strength: float = 0.4) -> Tens
     brightness, contrast = 1 + strength * (2 * torch.rand(2, *shape, generator=generator, device=x.device) - 1)
     mean = x.flatten(1).mean(dim=1).reshape(shape)
     x = ((x - mean) * contrast + mean) * brightness
-    grey = torch.rand(shape, generator=generator, device=x.device) < 0.2
-    return torch.where(grey, x.mean(dim=1, keepdim=True).expand_as(x), x) if x.ndim == 4 else x
+    gray = torch.rand(shape, generator=generator, device=x.device) < 0.2
+    return torch.where(gray, x.mean(dim=1, keepdim=True).expand_as(x), x) if x.ndim == 4 else x
 
 
 def check_kind(kind: object) -> None:

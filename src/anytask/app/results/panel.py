@@ -381,5 +381,5 @@ def _both(overviews: Sequence[Overview], comparisons: Sequence[Comparison]) -> l
 def _name(comparison: Comparison, who: Row | str) -> html.Span:
     name, kind = (who, None) if isinstance(who, str) else (who.name, who.kind)
     small = [html.Small(f" ({kind} LM)")] if kind else []
-    named = [pieces.dot(figures.colour(comparison, name)), name, *small]
+    named = [pieces.dot(figures.color(comparison, name)), name, *small]
     return html.Span(named, className="who" if len(name) <= 40 else "")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anytask.core.colors import colour_of
+from anytask.core.colors import color_of
 from anytask.evaluate.nero.figures import BELOW, CLEAR, INK, SOFT, TRUTH, axis_id, chosen_models, color_axis, panels
 from anytask.evaluate.nero.metrics import NOTHING
 from anytask.parts.planar_groups import PlanarGroup
@@ -129,7 +129,7 @@ def _draw_classes(figure: go.Figure, result: OrbitValues, detail: Detail, names:
         outline = {"color": [INK if one else CLEAR for one in right], "width": 2.5}
         figure.add_bar(
             x=ticks, y=p[order], name=escape(name), meta={"part": "output", "model": j}, **_OUTPUT,
-            marker={"color": colour_of(name, result.models), "line": outline}, hovertemplate="class %{x}: %{y:.3f}",
+            marker={"color": color_of(name, result.models), "line": outline}, hovertemplate="class %{x}: %{y:.3f}",
         )  # fmt: skip
         shown |= dict.fromkeys(ticks)
     title = "class" if detail.truth is None else "class (outlined: the true one)"
@@ -139,7 +139,7 @@ def _draw_classes(figure: go.Figure, result: OrbitValues, detail: Detail, names:
 
 def _draw_boxes(figure: go.Figure, result: OrbitValues, detail: Detail, names: Sequence[str]) -> None:
     """Boxes over the input, one line with gaps per model and for what is right, and a list of them beside it."""
-    colors, listed = [colour_of(name, result.models) for name in names], []
+    colors, listed = [color_of(name, result.models) for name in names], []
     right: list[tuple[Any, ...]] = [("true", detail.truth, TRUTH, "target")]
     if detail.truth is None:
         right = [(f"consensus of {n}", detail.consensus.get(n), color, "target") for n, color in zip(names, colors)]
@@ -204,7 +204,7 @@ def _draw_numbers(figure: go.Figure, result: OrbitValues, detail: Detail, names:
         return {"x": np.arange(len(shown)), "y": shown, **_OUTPUT}
 
     for j, name in enumerate(names):
-        color = {"color": colour_of(name, result.models)}
+        color = {"color": color_of(name, result.models)}
         mine = numbers(detail.outputs.get(name, ()))
         figure.add_bar(**mine, name=escape(name), marker=color, meta={"part": "output", "model": j})
     right = next(iter(detail.consensus.values()), ()) if detail.truth is None else detail.truth

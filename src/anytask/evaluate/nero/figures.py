@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from anytask.core.colors import colour_of, translucent
+from anytask.core.colors import color_of, translucent
 from anytask.evaluate.nero.metrics import NeroMetric
 from anytask.parts.transforms import Transforms
 
@@ -187,7 +187,7 @@ def _curves(group: Transforms, curves: np.ndarray, names: Sequence[str], everyon
     filled = closes and len(names) == 1
     figure = go.Figure(layout={"template": style(), "height": 440 if turns else 400})
     for j, (name, curve) in enumerate(zip(names, curves)):
-        color = colour_of(name, everyone)
+        color = color_of(name, everyone)
         figure.add_trace({
             "type": kind, across: x[order], up: curve[order], "name": escape(name), "customdata": order,
             "mode": "lines+markers" if group.ordered else "markers", "text": [group.labels[k] for k in order],

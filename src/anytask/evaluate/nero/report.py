@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from anytask.core.colors import colour_of
+from anytask.core.colors import color_of
 from anytask.core.files import write_whole
 from anytask.evaluate.nero import detail, figures
 from anytask.evaluate.nero.metrics import TASKS
@@ -136,7 +136,7 @@ def _data(result: OrbitValues, shown: np.ndarray) -> dict[str, Any]:
     thinned = "" if len(shown) == len(result) else f", {len(shown)} of them shown one by one"
     error = next(iter(TASKS[task](result.kind).metrics.values())) if task != "detection" else TASKS[task].known[2]
     return {
-        "task": task, "models": names, "colors": [colour_of(name, names) for name in names],
+        "task": task, "models": names, "colors": [color_of(name, names) for name in names],
         "facts": f"{len(names)} model{'s' * (len(names) > 1)}, {len(result)} samples{thinned}, {len(group)} elements "
         f"({len(group.distinct)} different): {', '.join(group.axes)}. Evaluated in {result.seconds:.1f} s.",
         "metrics": [{"key": m.key, "label": m.label, "higher": m.higher_is_better, "limits": m.limits}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from anytask.core.colors import colour_of, translucent
+from anytask.core.colors import color_of, translucent
 
 _FONT = {"family": "Inter, Helvetica, Arial, sans-serif", "size": 13, "color": "#222222"}
 _GRID = "#e6e6e6"
@@ -100,13 +100,13 @@ def _curves(done: dict[str, list[Any]], names: Sequence[str], blur: float, found
 
     figure = go.Figure()
     n_segments = len(next(iter(done.values()))[0].details["visits"])
-    grey = {"fillcolor": "#9a9a9a", "opacity": 0.15, "line_width": 0, "layer": "below"}
+    gray = {"fillcolor": "#9a9a9a", "opacity": 0.15, "line_width": 0, "layer": "below"}
     for s in range(1, n_segments):
         if blur:
-            figure.add_vrect(x0=s - blur / 2, x1=s + blur / 2, **grey)
+            figure.add_vrect(x0=s - blur / 2, x1=s + blur / 2, **gray)
         figure.add_vline(x=s, line={"color": "#9a9a9a", "width": 1, "dash": "dot"}, layer="below")
     for name, mine in done.items():
-        colour, shared = colour_of(name, names), {"legendgroup": name, "showlegend": False}
+        color, shared = color_of(name, names), {"legendgroup": name, "showlegend": False}
         # Positions count from the start of each segment, so seeds whose segments differ by some batches still agree.
         seeds = [[point["accuracy"] for point in r.details["curve"]] for r in mine]
         shortest = min(map(len, seeds))
@@ -115,11 +115,11 @@ def _curves(done: dict[str, list[Any]], names: Sequence[str], blur: float, found
         if len(mine) > 1:
             figure.add_scatter(
                 x=[*x, *x[::-1]], y=[*high, *low[::-1]], mode="lines", line={"width": 0}, hoverinfo="skip",
-                fill="toself", fillcolor=translucent(colour, 0.15), **shared,
+                fill="toself", fillcolor=translucent(color, 0.15), **shared,
             )  # fmt: skip
         figure.add_scatter(
             x=x, y=mean, mode="lines+markers", name=escape(name), legendgroup=name,
-            customdata=np.stack([low, high], axis=-1), line={"color": colour, "width": 2.5}, marker={"size": 5},
+            customdata=np.stack([low, high], axis=-1), line={"color": color, "width": 2.5}, marker={"size": 5},
             hovertemplate=f"<b>{escape(name)}</b>: %{{y:.1%}} "
             "(%{customdata[0]:.1%} to %{customdata[1]:.1%})<extra></extra>",
         )  # fmt: skip
@@ -127,7 +127,7 @@ def _curves(done: dict[str, list[Any]], names: Sequence[str], blur: float, found
             marks = [_position(b, r.details["segment_ends"]) for r in mine for b in _found(r) if b]
             figure.add_scatter(
                 x=marks, y=[-0.04 * (1 + found.index(name))] * len(marks), mode="markers",
-                marker={"symbol": "triangle-up", "size": 8, "color": translucent(colour, 0.6)}, **shared,
+                marker={"symbol": "triangle-up", "size": 8, "color": translucent(color, 0.6)}, **shared,
                 hovertemplate=f"<b>{escape(name)}</b> found a border at %{{x:.2f}}<extra></extra>",
             )  # fmt: skip
     figure.update_xaxes(
@@ -150,16 +150,16 @@ def _forgetting(done: dict[str, list[Any]], names: Sequence[str]) -> Any:
     values = {name: np.array([r.metrics["forgetting"] for r in mine], dtype=float) for name, mine in done.items()}
     for name in sorted(values, key=lambda name: -float(np.mean(values[name]))):
         mean, low, high = (float(v) for v in _over_seeds(values[name]))
-        colour, said = colour_of(name, names), f"<b>{escape(name)}</b>"
+        color, said = color_of(name, names), f"<b>{escape(name)}</b>"
         figure.add_bar(
-            x=[mean], y=[escape(name)], orientation="h", marker={"color": translucent(colour, 0.75)}, width=0.6,
+            x=[mean], y=[escape(name)], orientation="h", marker={"color": translucent(color, 0.75)}, width=0.6,
             error_x={"array": [high - mean], "arrayminus": [mean - low], "color": "#333333", "thickness": 1.3},
             hovertemplate=f"{said}<br>forgetting %{{x:.1%}}<br>seeds {low:.1%} to {high:.1%}<extra></extra>",
         )  # fmt: skip
         if len(values[name]) > 1:
             figure.add_scatter(
                 x=values[name], y=[escape(name)] * len(values[name]), mode="markers",
-                marker={"color": "white", "size": 7, "line": {"color": colour, "width": 1.5}},
+                marker={"color": "white", "size": 7, "line": {"color": color, "width": 1.5}},
                 customdata=[r.seed for r in done[name]],
                 hovertemplate=f"{said}, seed %{{customdata}}<br>forgetting %{{x:.1%}}<extra></extra>",
             )  # fmt: skip

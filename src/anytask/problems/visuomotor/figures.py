@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from anytask.control.images import framed
-from anytask.core.colors import colour_of
+from anytask.core.colors import color_of
 
 _ORDER = ("imitation", "offline", "online", "student")
 
@@ -56,7 +56,7 @@ def _stages(done: dict[str, list[Any]], names: Sequence[str], measure: str) -> A
         mean = values.mean(0)
         figure.add_scatter(
             x=stages, y=mean, name=escape(name), mode="lines+markers",
-            line={"color": colour_of(name, names), "width": 2.5}, marker={"size": 9},
+            line={"color": color_of(name, names), "width": 2.5}, marker={"size": 9},
             error_y={"type": "data", "symmetric": False, "array": values.max(0) - mean,
                      "arrayminus": mean - values.min(0), "thickness": 1.2, "width": 4},
             hovertemplate=f"<b>{escape(name)}</b><br>after %{{x}}: %{{y{number}}}<extra></extra>",
@@ -74,7 +74,7 @@ def _gate(logs: dict[str, list[Any]], names: Sequence[str]) -> Any:
     figure = go.Figure()
     for name, log in logs.items():
         steps, values, best, accepted = zip(*log, strict=True)
-        tint = colour_of(name, names)
+        tint = color_of(name, names)
         figure.add_scatter(
             x=steps, y=np.maximum.accumulate([best[0], *values])[1:], mode="lines", line={"color": tint, "width": 1.2},
             hoverinfo="skip", showlegend=False, opacity=0.6,

@@ -81,7 +81,7 @@ class PrunablePrompt:
         if other := [p for p in re.findall(r"(?<!\{)\{[A-Za-z_]\w*\}", text) if p not in known_places]:
             warnings.warn(f"the prompt has {other[0]}, which no example has: it is read as text", stacklevel=4)
 
-    def retokenised(self, kept: Sequence[int]) -> PrunablePrompt:
+    def retokenized(self, kept: Sequence[int]) -> PrunablePrompt:
         """Return the pruned prompt as a prompt of its own; its token borders may be others."""
         return PrunablePrompt(self.render(kept), self._lm, self._names)
 

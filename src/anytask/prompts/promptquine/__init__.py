@@ -182,7 +182,7 @@ class TAPruning(PruningSearch):
                         log.append(Candidate(found.text, places, s))
                 share((step + 1) / len(free) * (1 - len(kept) / n))
             before = [units.units[i] for i in kept]
-            units = units.retokenised(kept)
+            units = units.retokenized(kept)
             origin = None if origin is None or units.units != before else [origin[i] for i in kept]
             kept = tuple(range(units.n))
         return log
