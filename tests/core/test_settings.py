@@ -103,7 +103,7 @@ def test_set_params_changes_all_or_nothing():
 
 
 def test_a_group_of_another_kind_is_refused():
-    with pytest.raises(TypeError, match="optimizer must be a Optimizer or a mapping"):
+    with pytest.raises(TypeError, match="optimizer must be an Optimizer or a mapping"):
         Learner(optimizer=3)
 
 

@@ -46,6 +46,16 @@ def test_networks_for_images_are_left_out_of_tables_with_the_reason():
         assert PROBLEM.run(entrant, data, 0).metrics["accuracy"] > 0.7
 
 
+def test_images_that_are_not_square_or_have_no_channel_axis_get_the_networks_that_suit_them():
+    rng = np.random.default_rng(0)
+    names = {}
+    for shape in ((1, 8, 6), (8, 8)):
+        data = PROBLEM.load((rng.normal(size=(60, *shape)).astype(np.float32), np.tile([0, 1], 30)), per_class=5)
+        names[shape] = [entrant.name for entrant in PROBLEM.baselines(data)]
+    assert names[1, 8, 6] == ["plain training", "linear"]
+    assert names[8, 8] == ["plain training", "rotations as augmentation", "rotations as a second task", "linear"]
+
+
 def test_variants_of_inference_share_one_training_and_the_winner_can_be_saved(tmp_path):
     data = PROBLEM.load("digits", per_class=2, max_test=50)
     single = Entrant("sla (single)", SLA.entry, SLA.params, after={"inference": "single"})

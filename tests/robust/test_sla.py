@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from anytask.parts.planar_groups import Rotations
 from anytask.robust import SLA, FewShotHead, PlainTraining, Spreading, TransformAugmentation
 from anytask.robust.parts.joint_labels import aggregate, joint_labels
 from anytask.robust.parts.transformed import make_transforms
@@ -28,6 +29,7 @@ def sla(**settings):
     model = SLA.from_preset("small", transforms="rotations2", backbone=Features(), feature_dim=4, **settings)
     model.classes_, model.input_shape_, model._weight = np.arange(2), (1, 1, 2), None
     model._build()
+    model._learned_with = model._settings_of_the_fit()
     with torch.no_grad():
         model.net_["w"].weight.copy_(torch.eye(4))
         model.net_["w"].bias.zero_()
@@ -165,9 +167,45 @@ def test_label_spreading_uses_what_has_no_labels():
     chains = np.concatenate([np.c_[steps * 10, steps * 0], np.c_[steps * 10, steps * 0 + 1.5]]).astype(np.float32)
     truth = np.repeat([0, 1], 40)
     ends = [0, 79]
-    with_pool = Spreading(neighbors=3).fit(chains[ends], truth[ends], unlabeled=chains)
-    without = Spreading(neighbors=1).fit(chains[ends], truth[ends])
-    assert (with_pool.predict(chains) == truth).mean() > (without.predict(chains) == truth).mean() + 0.2
+    middle = np.delete(np.arange(80), ends)
+    spread = Spreading(neighbors=2).fit(chains[ends], truth[ends], unlabeled=chains[middle])
+    assert (spread.predict(chains) == truth).all()
+    alone = Spreading(neighbors=2).fit(chains[ends], truth[ends])
+    assert alone.predict(chains[ends]).tolist() == [0, 1]  # the nearest counts most
+    assert (alone.predict(chains) == truth).mean() < 0.7
+
+
+def test_label_spreading_is_its_closed_form():
+    # Rows at 0, 3 and, unlabeled, 1: W joins neighbors, S = D^-1/2 W D^-1/2, F = (I - alpha S)^-1 Y.
+    X = np.array([[0.0], [1.0], [3.0]], dtype=np.float32)
+    model = Spreading(neighbors=1, alpha=0.5).fit(X[[0, 2]], [0, 1], unlabeled=X[[1]])
+    W = np.array([[0, 0, 1], [0, 0, 1], [1, 1, 0]], dtype=float)
+    d = 1 / np.sqrt(W.sum(1))
+    F = np.linalg.solve(np.eye(3) - 0.5 * d[:, None] * W * d, np.eye(3)[:, :2])
+    np.testing.assert_allclose(model.shares_, F / F.sum(1, keepdims=True), atol=1e-9)
+
+
+def test_what_defines_the_fit_may_not_be_changed_after_it(tmp_path):
+    inputs, labels = images()
+    model = SLA.from_preset("small", backbone=mlp, steps=2).fit(inputs, labels)
+    model.set_params(inference="single").predict(inputs)
+    for changed in ({"feature_dim": 32}, {"transforms": "rotations2+rotations2"}, {"distill": True}):
+        before = {name: getattr(model, name) for name in changed}
+        model.set_params(**changed)
+        for call in (lambda: model.predict(inputs), lambda: model.save(tmp_path)):
+            with pytest.raises(ValueError, match="fit again"):
+                call()
+        model.set_params(**before)
+    head = FewShotHead(model).fit(inputs[:6], labels[:6])
+    before = head.predict_proba(inputs)
+    model.fit(inputs[::-1].copy(), labels)
+    assert np.array_equal(head.predict_proba(inputs), before)  # it keeps the network that it was fitted on
+    other = SLA.from_preset("small", backbone=mlp, steps=2, transforms="rotations2").fit(inputs, labels)
+    head.save(tmp_path)
+    with pytest.raises(ValueError, match=r"load\(folder, model="):
+        FewShotHead.load(tmp_path)
+    with pytest.raises(ValueError, match="model is another one"):
+        FewShotHead.load(tmp_path, model=other)
 
 
 @pytest.mark.parametrize(("settings", "says"), [
@@ -183,7 +221,14 @@ def test_settings_that_cannot_be_used(settings, says):
     ({}, (1, 4, 3), "square images"), ({}, (16,), "learns from images"),
     ({"transforms": [lambda x: x, lambda x: x[..., :2]]}, (1, 4, 4), "keep the shape"),
     ({"transforms": [lambda x: x.flip(-1)]}, (1, 4, 4), "must be the identity"),
-    ({"transforms": "colors"}, (1, 4, 4), "3 color channels"),
+    ({"transforms": "colors"}, (1, 4, 4), "3 color channels"), ({}, (4, 4, 3), "move the channels first"),
+    ({"transforms": [lambda x: x, lambda x: x.neg_()]}, (1, 4, 4), "changes them in place"),
+    ({"transforms": [lambda x: x, lambda x: x[:1]]}, (1, 4, 4), "keep the shape"),
+    ({"transforms": [lambda x: x, lambda x: 5]}, (1, 4, 4), "gives int"),
+    ({"transforms": [lambda x: x, lambda x: x / 0]}, (1, 4, 4), "NaN or infinite"),
+    ({"transforms": Rotations(90)}, (1, 4, 4), "4 of these 5"),
+    ({"validation_fraction": 0.9}, (1, 4, 4), "every class"),
+    ({"batch_size": 1, "accumulate": True}, (1, 4, 4), "batch_size must be at least 2"),
     ({"views": {"image_shape": (1, 5, 5)}}, (16,), "does not hold"),
     ({"validation_fraction": 0.1}, (1, 4, 4), "validation_fraction"),
 ])  # fmt: skip

@@ -122,7 +122,7 @@ def compare(
     layout = plan(problem, loaded, [*named, *others], seeds, options=defaults | options)
     refused = {left.name: left.reason for left in layout.left_out}
     unable = {entrant.name: refused[entrant.name] for entrant in named if entrant.name in refused}
-    if unable and len(unable) == len(named):  # nobody that was asked for
+    if unable and len(unable) == len(named) and (systems != "all" or not others):  # nobody that was asked for
         raise ValueError("; ".join(f"{name} cannot take part: {reason}" for name, reason in unable.items()))
     if save_best is not None:
         saving.check_entrants(problem, loaded, layout.entrants)

@@ -222,6 +222,8 @@ def class_name(cls: type) -> str:
 
 def param_to_json(value: Any) -> Any:
     """Return a setting as JSON; what cannot be saved is marked, so that loading asks for it."""
+    if isinstance(value, Fitted):  # its settings are not what makes it
+        return {"again": type(value).__name__}
     if isinstance(value, Settings):
         fields = {f.name: param_to_json(getattr(value, f.name)) for f in attrs.fields(type(value))}
         return {"group": fields}

@@ -287,7 +287,9 @@ def group(cls: type[Settings], help: str) -> Any:
 
     def check(_instance: Any, attribute: Any, value: Any) -> None:
         if not isinstance(value, cls):
-            raise TypeError(f"{attribute.name} must be a {cls.__name__} or a mapping of its values, got {value!r}")
+            article = "an" if cls.__name__[0] in "AEIOU" else "a"
+            wanted = f"{article} {cls.__name__} or a mapping of its values"
+            raise TypeError(f"{attribute.name} must be {wanted}, got {value!r}")
 
     return attrs.field(
         factory=cls, converter=convert, validator=check, metadata={"help": help, "wanted": cls.__name__, "group": cls}

@@ -123,19 +123,15 @@ class FewLabels(LabelledProblem):
 
     def baselines(self, data: FewLabelsData) -> tuple[Entrant, ...]:
         """Return networks for images, label spreading where inputs are shown unlabeled, and a linear model."""
-        rows: list[tuple[str, str, dict[str, Any]]] = []
-        shape = data.source.input_shape
-        if len(shape) == 3:
-            rows.append(("plain training", f"{_BASELINES}:PlainTraining", {}))
-        if len(shape) == 3 and shape[1] == shape[2]:
-            rows += [
-                ("rotations as augmentation", f"{_BASELINES}:TransformAugmentation", {}),
-                ("rotations as a second task", f"{_BASELINES}:TransformMultiTask", {}),
-            ]
-        if data.options.unlabeled:
-            rows.append(("label spreading", f"{_BASELINES}:Spreading", {}))
-        rows.append(("linear", "anytask.evaluate.baselines:LinearClassifier", {}))
-        return tuple(Entrant(name, entry, params, "baseline") for name, entry, params in rows)
+        rows = [
+            ("plain training", f"{_BASELINES}:PlainTraining"),
+            ("rotations as augmentation", f"{_BASELINES}:TransformAugmentation"),
+            ("rotations as a second task", f"{_BASELINES}:TransformMultiTask"),
+            *([("label spreading", f"{_BASELINES}:Spreading")] if data.options.unlabeled else []),
+            ("linear", "anytask.evaluate.baselines:LinearClassifier"),
+        ]
+        found = (Entrant(name, entry, {}, "baseline") for name, entry in rows)
+        return tuple(entrant for entrant in found if self.refuses(entrant, data) is None)
 
     def train(self, entrant: Entrant, data: FewLabelsData, seed: int, progress: Progress) -> Any:
         """Fit a classifier to the labelled rows, with the unlabeled inputs where it takes them."""

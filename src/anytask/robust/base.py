@@ -7,6 +7,7 @@ the softmax of its ``_scores``. A fit that fails leaves the model as it was. Sys
 
 from __future__ import annotations
 
+import os
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -43,6 +44,8 @@ class RobustClassifier(ClassifierMixin, Estimator):
 
     #: What a system looks at of the task; see :class:`~anytask.continual.base.ContinualClassifier`.
     sees: ClassVar[str] = "none"
+    #: Settings that may be changed on a fitted model; all others belong to the fit.
+    INFERENCE: ClassVar[tuple[str, ...]] = ()
 
     def fit(self, X: ArrayLike | Tensor, y: ArrayLike | Tensor, *, progress: Progress | None = None) -> Self:
         """Learn from labelled inputs.
@@ -66,7 +69,7 @@ class RobustClassifier(ClassifierMixin, Estimator):
         check_same_length(X_, y_)
         classes, codes = np.unique(y_, return_inverse=True)
         if len(classes) < 2:
-            raise ValueError(f"y has one class only ({classes[0]!r}): a classifier needs at least 2 classes")
+            raise ValueError(f"y has one class only ({classes.tolist()[0]!r}): a classifier needs at least 2 classes")
         self.check_shape(tuple(X_.shape[1:]))
         with self._refit():
             self.classes_, self.input_shape_ = classes, tuple(X_.shape[1:])
@@ -75,12 +78,13 @@ class RobustClassifier(ClassifierMixin, Estimator):
                 self._build()
             with isolated(derive(self.seed, "train")):
                 self._train(X_.to(self._device), torch.from_numpy(codes).to(self._device), progress or silent)
+            self._learned_with = self._settings_of_the_fit()
         return self
 
     def predict_proba(self, X: ArrayLike | Tensor) -> Any:
         """Return class probabilities, shape (n, n_classes), columns in the order of ``classes_``."""
         self._check_fitted()
-        self._check_settings()
+        self._check_unchanged()
         X_ = check_inputs(X)
         check_input_shape(X_, self.input_shape_, type(self).__name__)
         with torch.no_grad():
@@ -96,8 +100,32 @@ class RobustClassifier(ClassifierMixin, Estimator):
             return torch.from_numpy(labels).to(X.device)
         return labels
 
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the model to ``folder`` as safetensors + JSON; :meth:`load` gives the same answers."""
+        self._check_fitted()
+        self._check_unchanged()
+        super().save(folder)
+
     def check_shape(self, input_shape: tuple[int, ...]) -> None:
         """Raise a ``ValueError`` for inputs of a shape that the system cannot learn from."""
+
+    # -- shared steps ---------------------------------------------------------------------------------------------
+
+    def _load_state(self, state: Any) -> None:
+        super()._load_state(state)
+        self._learned_with = self._settings_of_the_fit()
+
+    def _settings_of_the_fit(self) -> dict[str, str]:
+        names = [name for name in self._param_names() if name not in (*self.INFERENCE, "device")]
+        return {name: repr(getattr(self, name)) for name in names}
+
+    def _check_unchanged(self) -> None:
+        self._check_settings()
+        for name, now in self._settings_of_the_fit().items():
+            if now != self._learned_with[name]:
+                raise ValueError(
+                    f"{name} was {self._learned_with[name]} when it was fitted and is {now} now: fit again"
+                )
 
     # -- what a system writes -------------------------------------------------------------------------------------
 

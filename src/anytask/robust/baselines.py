@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from sklearn.neighbors import NearestNeighbors
-from sklearn.semi_supervised import LabelSpreading
+from scipy import sparse
+from scipy.sparse.linalg import splu
+from sklearn.neighbors import NearestNeighbors, kneighbors_graph
 from torch import Tensor
 from torch.nn import functional as F
 
-from anytask.core.checks import check_input_shape, check_inputs
+from anytask.core.checks import check_inputs
 from anytask.core.progress import Progress
 from anytask.core.settings import flag, real, whole
 from anytask.robust.base import RobustClassifier
@@ -23,6 +24,8 @@ __all__ = ["PlainTraining", "Spreading", "TransformAugmentation", "TransformMult
 
 class PlainTraining(TransformedTraining):
     """Cross-entropy on the images as they are."""
+
+    transforms: Any = "identity"
 
     def _head_sizes(self, N: int, M: int) -> dict[str, int]:
         return {"u": N}
@@ -46,6 +49,9 @@ class TransformAugmentation(PlainTraining):
         Predict by the mean logits over the transformed images; may be changed after training.
     """
 
+    INFERENCE: ClassVar = ("average",)
+
+    transforms: Any = "rotations"
     average: bool = flag(False, "average the logits over the transformations when predicting")
 
     def _losses(self, x: Tensor, y: Tensor) -> Iterator[Tensor]:
@@ -58,6 +64,8 @@ class TransformAugmentation(PlainTraining):
 
 class TransformMultiTask(PlainTraining):
     """One head for the class and one for the transformation, on every transformed image."""
+
+    transforms: Any = "rotations"
 
     def _head_sizes(self, N: int, M: int) -> dict[str, int]:
         return {"u": N, "v": M}
@@ -76,8 +84,8 @@ class Spreading(RobustClassifier):
     ----------
     neighbors : int
         Neighbors of each input in the graph, and of a query.
-    clamping : float in (0, 1)
-        How far a label may be changed by its neighborhood.
+    alpha : float in (0, 1)
+        Weight of the neighborhood against the given labels.
 
     Attributes
     ----------
@@ -87,8 +95,8 @@ class Spreading(RobustClassifier):
         The labels' shares there.
     """
 
-    neighbors: int = whole(7, "neighbors of each input in the graph")
-    clamping: float = real(0.2, "how far a label may be changed by its neighborhood", above=0, below=1)
+    neighbors: int = whole(7, "neighbors of each input in the graph, and of a query")
+    alpha: float = real(0.99, "weight of the neighborhood against the given labels", above=0, below=1)
 
     def fit(self, X: Any, y: Any, *, unlabeled: Any = None, progress: Progress | None = None) -> Self:
         """Spread the labels y (n,) of the inputs X (n, ...) over them and over ``unlabeled`` (m, ...)."""
@@ -100,17 +108,26 @@ class Spreading(RobustClassifier):
 
     def _train(self, X: Tensor, y: Tensor, progress: Progress) -> None:
         if self._pool is not None:
-            check_input_shape(self._pool, self.input_shape_, "unlabeled")
+            if tuple(self._pool.shape[1:]) != self.input_shape_:
+                shape = tuple(self._pool.shape[1:])
+                raise ValueError(f"unlabeled holds inputs of shape {shape}, and X of shape {self.input_shape_}")
             X = torch.cat([X, self._pool.to(X.device)])
-        rows = X.flatten(1).cpu().numpy()
-        labels = np.concatenate([y.cpu().numpy(), np.full(len(rows) - len(y), -1)])
-        k = min(self.neighbors, len(rows))
-        # A tight tolerance: labels have to travel along the graph, one neighbor in each iteration.
-        spread = LabelSpreading(kernel="knn", n_neighbors=k, alpha=self.clamping, max_iter=1000, tol=1e-12)
-        self.inputs_, self.shares_ = rows, spread.fit(rows, labels).label_distributions_
+        rows = X.flatten(1).double().cpu().numpy()
+        Y = np.zeros((len(rows), len(self.classes_)))
+        Y[np.arange(len(y)), y.cpu().numpy()] = 1
+        near = kneighbors_graph(rows, min(self.neighbors, len(rows) - 1))
+        W = near.maximum(near.T)  # symmetric, the rows themselves left out
+        d = 1 / np.sqrt(np.asarray(W.sum(axis=1)).ravel())
+        S = W.multiply(d[:, None]).multiply(d[None, :])
+        F = splu((sparse.eye(len(rows)) - self.alpha * S).tocsc()).solve(Y)  # the limit of the spreading
+        total = F.sum(axis=1, keepdims=True)
+        self.inputs_ = rows
+        self.shares_ = np.where(total > 1e-12, F / np.maximum(total, 1e-12), 1 / len(self.classes_))
         progress(1.0)
 
     def _scores(self, X: Tensor) -> Tensor:
         near = NearestNeighbors(n_neighbors=min(self.neighbors, len(self.inputs_))).fit(self.inputs_)
-        shares = self.shares_[near.kneighbors(X.flatten(1).cpu().numpy(), return_distance=False)].mean(1)
+        distances, places = near.kneighbors(X.flatten(1).double().cpu().numpy())
+        weights = 1 / np.maximum(distances, 1e-9)
+        shares = (self.shares_[places] * (weights / weights.sum(axis=1, keepdims=True))[:, :, None]).sum(axis=1)
         return torch.from_numpy(shares + 1e-6).log()

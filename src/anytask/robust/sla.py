@@ -47,7 +47,7 @@ class SLA(TransformedTraining):
     temperature, beta : float, default 1.0 and 1.0
         T of the distillation, and the weight of the head's cross-entropy.
     sum_over_transforms : bool, default False
-        Multiply the loss by M, as the released code does for ImageNet and iNaturalist.
+        Multiply the loss of the joint labels by M, as the released code does for ImageNet and iNaturalist.
     accumulate : bool, default False
         One transformation at a time, for M times less memory; the same gradients unless batch statistics are used.
 
@@ -69,13 +69,14 @@ class SLA(TransformedTraining):
     Lee, Hwang, Shin, 2020, "Self-supervised Label Augmentation via Input Transformations", ICML, arXiv:1910.05872.
     """
 
+    INFERENCE: ClassVar = ("inference",)
     MODES: ClassVar = ("aggregated", "single", "distilled")
 
     inference: str = choice("aggregated", MODES, "how to predict")
     distill: bool = flag(False, "train the distilled head along")
     temperature: float = real(1.0, "T of the distillation", above=0)
     beta: float = real(1.0, "weight of the distilled head's cross-entropy", at_least=0)
-    sum_over_transforms: bool = flag(False, "multiply the loss by M")
+    sum_over_transforms: bool = flag(False, "multiply the loss of the joint labels by M")
     accumulate: bool = flag(False, "back-propagate one transformation at a time")
 
     def _check_settings(self) -> None:

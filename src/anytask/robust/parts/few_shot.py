@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, ClassVar, Self
 
 import attrs
 import torch
@@ -54,6 +55,8 @@ class FewShotHead(RobustClassifier):
     ['new', 'new']
     """
 
+    INFERENCE: ClassVar = ("temperature",)
+
     model: Any = free(attrs.NOTHING, "a fitted SLA, or one of its baselines", _check_model, kw_only=False)
     head: str = choice("cosine", ("cosine", "prototype", "ridge"), "how queries are compared with the support")
     joint: bool = flag(True, "transformed images are classes of their own")
@@ -63,8 +66,29 @@ class FewShotHead(RobustClassifier):
     def check_shape(self, input_shape: tuple[int, ...]) -> None:
         """Raise a ``ValueError`` for inputs of another shape than the model learned from."""
         self.model._check_fitted()
+        self.model._check_unchanged()
         if input_shape != self.model.input_shape_:
             raise ValueError(f"inputs have shape {input_shape}, and the model learned from {self.model.input_shape_}")
+
+    def __sklearn_clone__(self) -> Self:
+        # The trained model is a setting here, and a clone's is the same one.
+        return type(self)(**{name: getattr(self, name) for name in self._param_names()})
+
+    def _build(self) -> None:
+        # A copy, so that the head stays as it is when the model learns on.
+        self._model = copy.deepcopy(self.model)
+        self.check_shape(self.input_shape_)
+
+    def _load_state(self, state: Any) -> None:
+        super()._load_state(state)
+        joint = self.weights_.shape[1] if self.head == "ridge" else self.prototypes_.shape[:2].numel()
+        width = self.weights_.shape[0] if self.head == "ridge" else self.prototypes_.shape[2]
+        if (joint, width) != (len(self.classes_) * self._M, self._model.feature_dim):
+            raise ValueError(f"the head was fitted on {width} features and {joint} joint classes: model is another one")
+
+    @property
+    def _M(self) -> int:
+        return self._model.M if self.joint else 1
 
     def _train(self, X: Tensor, y: Tensor, progress: Progress) -> None:
         Z, N = self._features(X), len(self.classes_)  # (n, M, D)
@@ -89,7 +113,7 @@ class FewShotHead(RobustClassifier):
         return -(Z[:, None] - self.prototypes_).square().sum(-1).mean(-1)
 
     def _features(self, X: Tensor) -> Tensor:
-        x = self.model.images(X.to(self.model._device))
-        js = range(self.model.M if self.joint else 1)
+        model, js = self._model, range(self._M)
+        x = model.images(X.to(model._device))
         with torch.no_grad():
-            return self.model.f(self.model.expand(x, js)).unflatten(0, (len(x), len(js))).to(X.device)
+            return model.f(model.expand(x, js)).unflatten(0, (len(x), len(js))).to(X.device)

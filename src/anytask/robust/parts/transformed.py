@@ -11,6 +11,7 @@ import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
+from anytask.core.checks import require_finite
 from anytask.core.progress import Progress
 from anytask.core.rng import derive
 from anytask.core.settings import flag, free, group, numbers, real, whole
@@ -150,26 +151,34 @@ class TransformedTraining(RobustClassifier):
         """Raise a ``ValueError`` for inputs that are no images, or that the transformations do not suit."""
         shape, names = self._image_shape(input_shape), str(self.transforms).split("+")
         if "rotations" in names and shape[-1] != shape[-2]:
-            raise ValueError(f"quarter turns need square images, got {shape[-2:]}: use transforms='rotations2'")
+            hint = "move the channels first" if shape[0] == shape[1] else "use transforms='rotations2'"
+            raise ValueError(f"quarter turns need square images, got {shape[-2:]} of {shape}: {hint}")
         if shape[0] != 3 and {"colors", "colors3"} & set(names):
             raise ValueError(f"transforms={self.transforms!r} permutes 3 color channels, the images have {shape[0]}")
-        probe, family = (
-            torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)),
-            make_transforms(self.transforms),
-        )
-        moved = [family.phi(g, probe) for g in family.elements]
-        if shapes := [tuple(m.shape) for m in moved if m.shape != probe.shape]:
-            raise ValueError(f"transformations must keep the shape {tuple(probe.shape)}, one gives {shapes[0]}")
-        if not torch.equal(moved[0], probe):
-            raise ValueError("the first transformation must be the identity: single inference relies on it")
+        family = make_transforms(self.transforms)
+        probe = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+        for place, (g, label) in enumerate(zip(family.elements, family.labels)):
+            given = probe.clone()
+            moved = family.phi(g, given)
+            if not isinstance(moved, Tensor) or moved.shape != probe.shape:
+                got = tuple(moved.shape) if isinstance(moved, Tensor) else type(moved).__name__
+                raise ValueError(f"transformations must keep the shape {tuple(probe.shape)}, {label} gives {got}")
+            if not torch.equal(given, probe):
+                raise ValueError(f"transformations must leave their inputs as they are, {label} changes them in place")
+            require_finite(moved, f"what {label} makes of finite images")
+            if place == 0 and not torch.equal(moved, probe):
+                raise ValueError("the first transformation must be the identity: single inference relies on it")
+        if (different := len(family.distinct)) < len(family):
+            raise ValueError(f"transformations must differ: {different} of these {len(family)} do")
 
     def _image_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         shape = tuple(self.views.image_shape or input_shape)
         if np.prod(shape) != np.prod(input_shape):
             raise ValueError(f"image_shape {shape} does not hold the {np.prod(input_shape)} values of an input")
         if len(shape) not in (2, 3):
+            what = "image_shape is" if self.views.image_shape else "inputs have shape"
             raise ValueError(
-                f"{type(self).__name__} learns from images, and inputs have shape {shape}: "
+                f"{type(self).__name__} learns from images, and {what} {shape}: "
                 "pass views={'image_shape': (height, width)} for flat ones"
             )
         return (1, *shape)[-3:]
@@ -190,6 +199,9 @@ class TransformedTraining(RobustClassifier):
         order = torch.Generator().manual_seed(derive(self.seed, "batches"))
         views = torch.Generator(X.device).manual_seed(derive(self.seed, "views"))
         counts = torch.bincount(y[rows], minlength=len(self.classes_))
+        together = min(self.batch_size, len(rows)) * (1 if getattr(self, "accumulate", False) else self.M)
+        if together == 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.net_.modules()):
+            raise ValueError("batch_size must be at least 2: the backbone normalizes over the images of a step")
         self._weight = len(rows) / (len(counts) * counts.float()) if self.balanced else None  # (N,)
 
         def draw(step: int) -> tuple[Tensor, Tensor]:
@@ -211,8 +223,11 @@ class TransformedTraining(RobustClassifier):
 
 def _held_out(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     try:
-        return train_test_split(np.arange(len(y)), test_size=fraction, stratify=y, random_state=seed)
+        rows, held = train_test_split(np.arange(len(y)), test_size=fraction, stratify=y, random_state=seed)
+        if len(set(y[rows]) & set(y[held])) < len(set(y)):
+            raise ValueError("a class would be missing on one side")
     except ValueError as error:
         raise ValueError(
             f"validation_fraction {fraction} of {len(y)} images cannot hold every class ({error}): set it to 0"
         ) from error
+    return rows, held
