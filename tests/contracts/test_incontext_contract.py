@@ -367,7 +367,7 @@ def prune(*args, **kwargs):
         (lambda: Pipeline(LM, choices=CHOICES, prune=lambda *args, **kwargs: None), "object with search"),
         (lambda: Pipeline(LM, choices=CHOICES, prune=partial(PromptQuine, budget=-1)), "budget must be"),
         (lambda: Pipeline(LM, choices=["a"]), "at least 2"),
-        (lambda: Pipeline(LM, choices=["a", "a"]), "all different"),
+        (lambda: Pipeline(LM, choices=["a", "a"]), "different strings"),
         (lambda: Pipeline(LM, choices=CHOICES, context=1), "are never cut"),
         (lambda: LearnedRetriever(small_udr(), Endpoint(False)), "logprobs"),
         (

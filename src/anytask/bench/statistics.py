@@ -76,10 +76,10 @@ def summarize(values: ArrayLike, *, method: str = "percentile", seed: int = 0) -
 
     Examples
     --------
-    >>> summary = summarise([0.8, 0.9, 1.0])
+    >>> summary = summarize([0.8, 0.9, 1.0])
     >>> round(summary.mean, 3), round(summary.sd, 3), round(summary.low, 3), round(summary.high, 3)
     (0.9, 0.1, 0.8, 1.0)
-    >>> summarise([0.8]).low is None
+    >>> summarize([0.8]).low is None
     True
     """
     x = _vector(values, "values")
@@ -104,7 +104,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, method: str = "percentile",
     a, b : array of shape (n,)
         Values of two entrants, in the order of the same seeds.
     method : {"percentile", "BCa"}
-        See :func:`summarise`.
+        See :func:`summarize`.
     seed : int, default 0
         Seed of the resampling.
 

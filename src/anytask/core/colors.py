@@ -29,7 +29,7 @@ def color_of(name: str, names: Sequence[str]) -> str:
 
     Examples
     --------
-    >>> colour_of("tame", ["tame", "replay"]), colour_of("replay", ["tame", "replay"])
+    >>> color_of("tame", ["tame", "replay"]), color_of("replay", ["tame", "replay"])
     ('#0072b2', '#d55e00')
     """
     order = list(dict.fromkeys(names))

@@ -16,7 +16,7 @@ def normalize_answer(text: str) -> str:
 
     Examples
     --------
-    >>> normalise_answer("The  Battle, of Hastings!")
+    >>> normalize_answer("The  Battle, of Hastings!")
     'battle of hastings'
     """
     bare = re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(_PUNCTUATION))
