@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from cases import cases, everyone
+from damaged import damaged_files_are_refused
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
@@ -249,6 +250,7 @@ def test_a_folder_tells_its_class_and_no_device(name, tmp_path):
     assert "device" not in (tmp_path / "policy" / "state.json").read_text()
     with pytest.raises(FileNotFoundError):
         type(policy).load(tmp_path / "nothing")
+    damaged_files_are_refused(lambda: type(policy).load(tmp_path / "policy"), tmp_path / "policy")
 
 
 @each_policy

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from damaged import damaged_files_are_refused
 from sklearn.base import clone
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 
@@ -193,6 +194,8 @@ def test_results_are_loaded_alike_and_damage_and_other_trees_are_refused(tmp_pat
     state.write_text(state.read_text().replace("confidence", "confidenze"))
     with pytest.raises(ValueError, match="damaged"):
         NeroResult.load(tmp_path / "result")
+    result.save(tmp_path / "again")
+    damaged_files_are_refused(lambda: NeroResult.load(tmp_path / "again"), tmp_path / "again")
 
 
 # -- seeds, progress, global state ------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from damaged import damaged_files_are_refused
 from sklearn.exceptions import NotFittedError
 
 from anytask import incontext
@@ -206,6 +207,7 @@ def test_a_saved_model_answers_alike_and_other_folders_are_refused(cls, tmp_path
             other.load(tmp_path, **again[other])
     with pytest.raises(FileNotFoundError):
         cls.load(tmp_path / "missing", **again[cls])
+    damaged_files_are_refused(lambda: cls.load(tmp_path, **again[cls]), tmp_path)
 
 
 @pytest.mark.parametrize("cls", SAVED, ids=ids)

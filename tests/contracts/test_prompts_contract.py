@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from damaged import damaged_files_are_refused
 from sklearn.exceptions import NotFittedError
 
 from anytask import prompts
@@ -143,6 +144,7 @@ def test_a_saved_compressor_compresses_alike_and_other_folders_are_refused(cls, 
             other.load(tmp_path)
     with pytest.raises(FileNotFoundError):
         cls.load(tmp_path / "missing")
+    damaged_files_are_refused(lambda: cls.load(tmp_path), tmp_path)
 
 
 def test_a_found_prompt_is_saved_without_its_trace(tmp_path):

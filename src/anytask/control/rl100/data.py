@@ -13,7 +13,7 @@ from anytask.control.parts.acting import Given
 from anytask.core.checks import require_finite
 from anytask.datasets.episodes import Episodes
 
-#: Windows, key -> (m, n_obs, *shape).
+# Windows, key -> (m, n_obs, *shape).
 Window = Mapping[str, Tensor]
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -144,7 +144,7 @@ class LocalLM:
         else:
             self.model, self.tokenizer = as_pair(model, tokenizer)
             default_name = type(self.model).__name__
-        self.name, self.kind = name or default_name, kind
+        self.name, self.kind = name or default_name, cast(Kind, kind)  # not narrowed by the check above
         self.usage = accounts if accounts is not None else Accounts()
         device_type = next(self.model.parameters()).device.type
         if dtype == "bfloat16" and device_type != "cuda":
