@@ -115,8 +115,8 @@ class Meter:
     Examples
     --------
     >>> with Meter() as meter:
-    ...     block = bytearray(50_000_000)
-    >>> meter.cost["peak_increase_bytes"] > 40_000_000
+    ...     block = bytearray(300_000_000)
+    >>> meter.cost["peak_increase_bytes"] > 100_000_000
     True
     """
 
