@@ -1,5 +1,7 @@
 """Every system of the robust family, run through the family's protocol."""
 
+import copy
+import pickle
 import random
 
 import numpy as np
@@ -13,6 +15,7 @@ from sklearn.exceptions import NotFittedError
 
 from anytask.core.checks import NotFinite
 from anytask.core.settings import settings_of
+from anytask.parts.planar_groups import Rotations
 from anytask.robust import SLA, FewShotHead, RobustClassifier
 
 RNG = np.random.default_rng(0)
@@ -104,6 +107,14 @@ def test_save_and_load_give_the_same_answers(name, make, tmp_path, trained):
     model.save(tmp_path)
     again = {"model": trained} if type(model) is FewShotHead else {}
     assert np.array_equal(type(model).load(tmp_path, device="cpu", **again).predict_proba(X), model.predict_proba(X))
+
+
+@everyone
+def test_copies_and_pickles_answer_alike(name, make):
+    given = {"transforms": Rotations(90, closed=False)} if "transforms" in CASES[name].cls._param_names() else {}
+    model = make(name, **given).fit(X, Y)
+    for same in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert np.array_equal(same.predict_proba(X), model.predict_proba(X))
 
 
 @everyone

@@ -193,7 +193,7 @@ def test_what_defines_the_fit_may_not_be_changed_after_it(tmp_path):
         before = {name: getattr(model, name) for name in changed}
         model.set_params(**changed)
         for call in (lambda: model.predict(inputs), lambda: model.save(tmp_path)):
-            with pytest.raises(ValueError, match="fit again"):
+            with pytest.raises(ValueError, match="shapes the fitted model"):
                 call()
         model.set_params(**before)
     head = FewShotHead(model).fit(inputs[:6], labels[:6])

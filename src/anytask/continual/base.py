@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from operator import attrgetter
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -21,10 +20,12 @@ from torch import Tensor, nn
 from anytask.continual.parts.stream import Reservoir
 from anytask.core.checks import (
     NotFinite,
+    as_given,
     check_input_shape,
     check_inputs,
     check_labels,
     check_same_length,
+    most_probable,
     require_finite,
     require_finite_weights,
 )
@@ -161,18 +162,12 @@ class ContinualClassifier(ClassifierMixin, Estimator):
         with torch.no_grad(), isolated(derive(self.seed, "predict")):
             scores = torch.cat([self._scores(part.to(self._device), task) for part in X_.split(4096)])
         probabilities = self._probabilities(scores)
-        if isinstance(X, Tensor):
-            return probabilities.to(X.device)
-        return probabilities.cpu().numpy().astype(np.float64)
+        return as_given(probabilities, X)
 
     def predict(self, X: ArrayLike | Tensor, task: object = None) -> Any:
         """Return the most probable label of each input, shape (n,); a tensor for tensors with numeric labels."""
         probabilities = self.predict_proba(X, task)
-        best = probabilities.argmax(1)
-        labels = self.classes_[best.cpu().numpy() if isinstance(best, Tensor) else best]
-        if isinstance(X, Tensor) and labels.dtype.kind in "iufb":
-            return torch.from_numpy(labels).to(X.device)
-        return labels
+        return most_probable(probabilities, self.classes_)
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters, nested ones as ``group__name``, from the next chunk or the next prediction on."""
@@ -255,24 +250,16 @@ class ContinualClassifier(ClassifierMixin, Estimator):
         self.task_codes_: dict[Any, set[int]] = {}
         self.n_chunks_ = 0
         self._start()
-        self._structure = self._structure_now()
+        self._structure = self._shape(("seed", *self.STRUCTURE))
         with isolated(derive(self.seed, "init")):
             self._build()
 
     def _load_state(self, state: Any) -> None:
         super()._load_state(state)
-        self._structure = self._structure_now()
-
-    def _structure_now(self) -> dict[str, str]:
-        return {name: repr(attrgetter(name)(self)) for name in ("seed", *self.STRUCTURE)}
+        self._structure = self._shape(("seed", *self.STRUCTURE))
 
     def _check_structure(self) -> None:
-        for name, now in self._structure_now().items():
-            if now != self._structure[name]:
-                raise ValueError(
-                    f"{name} shapes the fitted model, which has {self._structure[name]}, and is {now} now: "
-                    "set it back, or call fit"
-                )
+        self._check_shape_kept(self._structure)
 
     def _encode(self, y: np.ndarray) -> np.ndarray:
         code_of = {label: code for code, label in enumerate(self.labels_)}

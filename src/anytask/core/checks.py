@@ -177,3 +177,22 @@ def check_input_shape(X: Tensor, shape: tuple[int, ...], learner: str) -> None:
     if len(shape) == 1 and X.ndim == 2:  # scikit-learn's own words, which its tools look for
         raise ValueError(f"X has {X.shape[1]} features, but {learner} is expecting {shape[0]} features as input.")
     raise ValueError(f"X holds inputs of shape {tuple(X.shape[1:])}, but {learner} learned from {tuple(shape)}")
+
+
+def as_given(values: Tensor, X: ArrayLike | Tensor) -> Any:
+    """Return an answer as its question came: a tensor where X is, or a float64 array."""
+    return values.to(X.device) if isinstance(X, Tensor) else values.cpu().numpy().astype(np.float64)
+
+
+def most_probable(probabilities: Any, classes: np.ndarray) -> Any:
+    """Return the most probable label of each row, shape (n,); a tensor for tensors, where labels are numbers.
+
+    Examples
+    --------
+    >>> most_probable(np.array([[0.2, 0.8]]), np.array(["a", "b"])).tolist()
+    ['b']
+    """
+    best = probabilities.argmax(1)
+    labels = classes[best.cpu().numpy() if isinstance(best, Tensor) else best]
+    as_tensor = isinstance(best, Tensor) and labels.dtype.kind in "iufb"
+    return torch.from_numpy(labels).to(best.device) if as_tensor else labels

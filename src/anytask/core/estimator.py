@@ -6,8 +6,9 @@ import dataclasses
 import importlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any, ClassVar, Self
 
 import attrs
@@ -164,6 +165,23 @@ class Fitted(Settings):
     def _check_fitted(self) -> None:
         if not self.__sklearn_is_fitted__():
             raise NotFittedError(f"this {type(self).__name__} has not been fitted yet: call fit first")
+
+    def _shape(self, names: Iterable[str]) -> dict[str, tuple[str, str]]:
+        """Return settings that shape the fitted state, those of groups as ``group.name``, to compare and to show.
+
+        They are compared as they are saved, so that copies and pickles of a model are the same.
+        """
+        values = {name: attrgetter(name)(self) for name in names}
+        return {name: (json.dumps(param_to_json(v), sort_keys=True), repr(v)) for name, v in values.items()}
+
+    def _check_shape_kept(self, before: Mapping[str, tuple[str, str]]) -> None:
+        """Raise a ``ValueError`` if one of the settings that :meth:`_shape` returned has changed."""
+        for name, (now, shown) in self._shape(before).items():
+            if now != before[name][0]:
+                raise ValueError(
+                    f"{name} shapes the fitted model, which has {before[name][1]}, and is {shown} now: "
+                    "set it back, or call fit"
+                )
 
     @contextmanager
     def _refit(self) -> Iterator[None]:

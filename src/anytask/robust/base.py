@@ -16,7 +16,15 @@ from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
 from torch import Tensor
 
-from anytask.core.checks import check_input_shape, check_inputs, check_labels, check_same_length, require_finite
+from anytask.core.checks import (
+    as_given,
+    check_input_shape,
+    check_inputs,
+    check_labels,
+    check_same_length,
+    most_probable,
+    require_finite,
+)
 from anytask.core.estimator import Estimator
 from anytask.core.progress import Progress, silent
 from anytask.core.rng import derive, isolated
@@ -90,15 +98,11 @@ class RobustClassifier(ClassifierMixin, Estimator):
         with torch.no_grad():
             scores = torch.cat([self._scores(part.to(self._device)) for part in X_.split(1024)])
         probabilities = require_finite(scores, "a score").double().softmax(dim=1)
-        return probabilities.to(X.device) if isinstance(X, Tensor) else probabilities.cpu().numpy()
+        return as_given(probabilities, X)
 
     def predict(self, X: ArrayLike | Tensor) -> Any:
         """Return the most probable label of each input, shape (n,); a tensor for tensors with numeric labels."""
-        best = self.predict_proba(X).argmax(1)
-        labels = self.classes_[best.cpu().numpy() if isinstance(best, Tensor) else best]
-        if isinstance(X, Tensor) and labels.dtype.kind in "iufb":
-            return torch.from_numpy(labels).to(X.device)
-        return labels
+        return most_probable(self.predict_proba(X), self.classes_)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the model to ``folder`` as safetensors + JSON; :meth:`load` gives the same answers."""
@@ -115,17 +119,12 @@ class RobustClassifier(ClassifierMixin, Estimator):
         super()._load_state(state)
         self._learned_with = self._settings_of_the_fit()
 
-    def _settings_of_the_fit(self) -> dict[str, str]:
-        names = [name for name in self._param_names() if name not in (*self.INFERENCE, "device")]
-        return {name: repr(getattr(self, name)) for name in names}
+    def _settings_of_the_fit(self) -> dict[str, tuple[str, str]]:
+        return self._shape(name for name in self._param_names() if name not in (*self.INFERENCE, "device"))
 
     def _check_unchanged(self) -> None:
         self._check_settings()
-        for name, now in self._settings_of_the_fit().items():
-            if now != self._learned_with[name]:
-                raise ValueError(
-                    f"{name} was {self._learned_with[name]} when it was fitted and is {now} now: fit again"
-                )
+        self._check_shape_kept(self._learned_with)
 
     # -- what a system writes -------------------------------------------------------------------------------------
 
