@@ -222,10 +222,13 @@ def _cost(comparison: Results) -> dict[str, Any] | None:
     keys += sorted({key for row in rows for key in row.cost} - set(_COSTS))
     with_lm = any(row.kind for row in rows)
     host = next((run.host for run in comparison.runs if run.host), {})
+    cores, threads, jobs = (
+        _plural(host[name], word) if name in host else f"? {word}s"
+        for name, word in (("cores", "core"), ("threads", "thread"), ("jobs", "run"))
+    )
     note = (
-        f"Means per run, on {host.get('cores', '?')} cores with {host.get('threads', '?')} threads per run and "
-        f"{host.get('jobs', '?')} runs at a time. Peak memory is that of the whole process; the run’s own leaves out "
-        "what was there before it."
+        f"Means per run, on {cores} with {threads} per run and {jobs} at a time. Peak memory is that of the whole "
+        "process; the run’s own leaves out what was there before it."
     )
     up = comparison.primary.higher_is_better
     text = f"{'Up' if up else 'Down'} and to the left is best: {'good' if up else 'low'} "

@@ -33,7 +33,7 @@ class FewShotHead(RobustClassifier):
     Parameters
     ----------
     model : SLA or one of its baselines
-        Fitted, on any classes.
+        Fitted, on any classes. A head keeps a copy of it, and saves itself without it: ``load(folder, model=...)``.
     head : {"cosine", "prototype", "ridge"}, default "cosine"
         ``"cosine"``: similarity to the mean direction of each joint class, divided by ``temperature``;
         ``"prototype"``: minus the squared distance to the mean (Snell et al., 2017); ``"ridge"``: regression on
