@@ -316,6 +316,8 @@ NUMBERS = [
     ({"usage": {"prompt_tokens": -5, "completion_tokens": 1}}, "prompt_tokens is -5"),
     ({"usage": {"prompt_tokens": 5, "completion_tokens": 1.5}}, "completion_tokens is 1.5"),
     ({"usage": {"prompt_tokens": True, "completion_tokens": 1}}, "prompt_tokens is True"),
+    ({"usage": {"prompt_tokens": 10**400, "completion_tokens": 1}}, "prompt_tokens is 1000"),
+    ({"usage": {"prompt_tokens": "5", "completion_tokens": 1}}, "prompt_tokens is a str"),
 ]
 
 
@@ -333,22 +335,28 @@ def test_logprobs_that_cannot_be_are_refused_by_name(value, tmp_path):
     logprobs = {"tokens": ["a", " b", "!"], "token_logprobs": [None, value, -1.0]}
     chat = answer("fine")
     chat["choices"][0]["logprobs"] = {"content": [{"token": "fine", "logprob": value}]}
-    wanted = "NaN" if value != value else repr(value)
-    with serving({"choices": [{"text": "a b!", "logprobs": logprobs}]}, chat) as server:
+    wanted = {"x": "a str", None: "a NoneType"}.get(value, "NaN" if value != value else repr(value))
+    beside = answer("fine")
+    token = {"token": "fine", "logprob": -1.0, "top_logprobs": [{"token": "good", "logprob": value}]}
+    beside["choices"][0]["logprobs"] = {"content": [token]}
+    with serving({"choices": [{"text": "a b!", "logprobs": logprobs}]}, chat, beside) as server:
         lm, _ = client(server, logprobs="echo", cache=tmp_path / "c.sqlite")
         with pytest.raises(LMError, match="no log-probability" if value is None else f"'m' sent .* is {wanted}"):
             lm.score(["a"], [[" b"]])
-        with pytest.raises(BadNumber, match=f"'m' sent .* is {wanted}"):
-            lm.chat(ask(logprobs=True))
-        assert len(server.bodies) == 2 and len(lm.cache) == 0
+        for _ in range(2):
+            with pytest.raises(BadNumber, match=f"'m' sent .* is {wanted}"):
+                lm.chat(ask(logprobs=True))
+        assert len(server.bodies) == 3 and len(lm.cache) == 0
 
 
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        ({"choices": 3}, "choices is '3', and a list"),
+        ({"choices": 3}, "choices is 3, and a list"),
+        ({"choices": "3"}, "choices is a str, and a list"),
+        ({"choices": [{"message": {"tool_calls": [3]}}]}, "a tool call that is no object"),
         ({"choices": [3]}, "a list of objects"),
-        ({"choices": {"0": {}}}, "a list of objects"),
+        ({"choices": {"0": {}}}, "choices is a dict, and a list of objects"),
         (answer("a", "b"), "2 choices, and 1 were asked for"),
         ({"choices": [{"message": "hello"}]}, "without content"),
         ({"choices": [{"message": {"content": ["a"]}}]}, "no string"),
@@ -372,27 +380,48 @@ def test_echoes_that_do_not_fit_together_are_refused():
             lm.score(["a"], [[" b"]])
 
 
+def told_by(error: BaseException | None) -> str:
+    """Everything that an exception and those behind it show: message, representation and attributes."""
+    told = ""
+    while error is not None:
+        told += f"{error} {error!r} {vars(error)} {getattr(error, 'doc', '')}\n"
+        error = error.__cause__ or error.__context__
+    return told
+
+
 def test_an_error_never_contains_the_key():
-    key = "sk-very-secret"
+    key = 'sk-"very-secret'
     echo = f"wrong key {key} for the request"
     script = [
         ("status", 401, {}, echo),
+        ("status", 401, {}, json.dumps({"error": echo})),
         ("status", 307, {"Location": f"http://evil.example/?key={key}"}),
-        answer(json.dumps({"x": key})),
+        ("status", 307, {"Location": "x" * 195 + key}),
+        ("raw", b"{}", {"Content-Encoding": "x" * 35 + key}),
+        {"choices": "x" * 50 + key},
+        answer("x", usage={"prompt_tokens": key, "completion_tokens": 1}),
+        {"choices": [{"message": {"content": "x"}, "logprobs": {"content": [{"logprob": key}]}}]},
+        json.dumps({"choices": key}).encode()[:-2],
         answer(json.dumps({"x": key})),
     ]
     with serving(*script) as server:
-        lm, _ = client(server, api_key=key)
+        lm, _ = client(server, api_key=key, attempts=1)
         schema = {"type": "object", "properties": {"x": {"type": "integer"}}}
-        for request in (ask(), ask(), ask(response_format=schema)):
+        for place in range(len(script)):
             with pytest.raises(LMError) as caught:
-                lm.chat(request)
-            told = "".join(traceback.format_exception(caught.value))
-            assert key not in told.replace(f"key = {key!r}", "") and key not in getattr(caught.value, "raw", "")
-            assert "***" in told
-        assert [headers["Authorization"] for headers in server.headers] == [f"Bearer {key}"] * 4
+                lm.chat(ask(response_format=schema if place == 9 else None))
+            told = "".join(traceback.format_exception(caught.value)) + told_by(caught.value)
+            assert "secret" not in told.replace(f"key = {key!r}", ""), place
+        assert {headers["Authorization"] for headers in server.headers} == {f"Bearer {key}"}
     with pytest.raises(ValueError, match="one line of ASCII") as caught:
         Endpoint("http://localhost:1/v1", "m", api_key="a\nb-secret")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["user:secret@localhost:1/v1", "localhost:1/v1?key=secret", "localhost/v1#secret"])
+def test_an_address_that_holds_a_secret_is_refused_without_showing_it(place):
+    with pytest.raises(ValueError, match=r"base_url of localhost .* give api_key") as caught:
+        Endpoint(f"http://{place}", "m")
     assert "secret" not in str(caught.value)
 
 

@@ -136,8 +136,20 @@ def check_logprobs(values: Iterable[Any], what: str) -> None:
     """
     for value in values:
         if not isinstance(value, Real) or isinstance(value, bool) or not value <= ROUNDING:
-            shown = "NaN" if value != value else repr(value)
-            raise BadNumber(f"{what} is {shown}, and a log-probability is a number of at most 0")
+            raise BadNumber(f"{what} is {shown(value)}, and a log-probability is a number of at most 0")
+
+
+def shown(value: Any) -> str:
+    """Return a number as messages show it, and of anything else, which a server may fill with secrets, the type.
+
+    Examples
+    --------
+    >>> shown(-5), shown(float("nan")), shown("sk-secret")
+    ('-5', 'NaN', 'a str')
+    """
+    if not isinstance(value, Real):
+        return f"a {type(value).__name__}"
+    return "NaN" if value != value else f"{value!r:.40}"
 
 
 def check_sampling(max_tokens: int, temperature: float, top_p: float, n: int = 1) -> None:
@@ -219,8 +231,8 @@ class Usage:
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "completion_tokens"):
             value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
-                raise BadNumber(f"{name} is {value!r}, and a count of tokens is an integer of at least 0")
+            if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value <= 2**53:
+                raise BadNumber(f"{name} is {shown(value)}, and a count of tokens is an integer of at least 0")
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -244,7 +256,8 @@ class Choice:
 
     def __post_init__(self) -> None:
         listed = self.logprobs.get("content") if isinstance(self.logprobs, dict) else None
-        check_logprobs((token.get("logprob") for token in listed or ()), "the log-probability of a token")
+        tokens = [one for token in listed or () for one in (token, *(token.get("top_logprobs") or ()))]
+        check_logprobs((token.get("logprob") for token in tokens), "the log-probability of a token")
 
     @property
     def text(self) -> str:

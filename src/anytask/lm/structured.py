@@ -54,6 +54,15 @@ def parse_reply(text: str, response_format: str | dict[str, Any] | None) -> Any:
     return value
 
 
+def misfit(text: str, response_format: str | dict[str, Any] | None) -> str | None:
+    """Return what keeps a reply from the form asked for, None: nothing."""
+    try:
+        parse_reply(text, response_format)
+    except ValueError as problem:
+        return str(problem)
+    return None
+
+
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number in JSON")
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from numbers import Integral
 from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 from anytask.lm.accounts import Accounts
 from anytask.lm.cache import ReplyCache
@@ -33,7 +34,7 @@ from anytask.lm.protocol import (
     check_texts,
     require,
 )
-from anytask.lm.structured import parse_reply, repair_request
+from anytask.lm.structured import misfit, repair_request
 
 __all__ = ["Endpoint"]
 
@@ -109,8 +110,11 @@ class Endpoint:
         for name, value in (("base_url", base_url), ("model", model), ("api_key", api_key)):
             if not isinstance(value, str) and not (name == "api_key" and value is None):
                 raise TypeError(f"{name} must be a string, got a {type(value).__name__}")
-        if not base_url.startswith(("http://", "https://")):
-            raise ValueError(f"base_url starts with http:// or https://, and {base_url!r} was given")
+        place = urlsplit(base_url)
+        if place.scheme not in ("http", "https") or not place.hostname:
+            raise ValueError(f"base_url starts with http:// or https:// and a host, and {base_url!r} was given")
+        if "@" in place.netloc or place.query or place.fragment:
+            raise ValueError(f"base_url of {place.hostname} ends with its path and holds no password: give api_key")
         if not model:
             raise ValueError("an endpoint needs the name of a model on the server")
         self.options = o = Options(**options)
@@ -246,16 +250,14 @@ class Endpoint:
 
     def _in_form(self, request: ChatRequest, reply: ChatReply, tag: str) -> ChatReply:
         for place, choice in enumerate(reply.choices):
-            try:
-                parse_reply(choice.text, request.response_format)
+            problem = misfit(choice.text, request.response_format)
+            if problem is None:
                 continue
-            except ValueError as problem:
-                again = self._ask(repair_request(request, choice.text, str(problem)), tag)
-            try:
-                parse_reply(again.text, request.response_format)
-            except ValueError as error:
+            again = self._ask(repair_request(request, choice.text, problem), tag)
+            problem = misfit(again.text, request.response_format)
+            if problem is not None:
                 hide = self._transport.hide
-                raise ReplyError(hide(f"{self.name!r} did not correct its reply: {error}"), hide(again.text)) from None
+                raise ReplyError(hide(f"{self.name!r} did not correct its reply: {problem}"), hide(again.text))
             choices = (*reply.choices[:place], again.choices[0], *reply.choices[place + 1 :])
             attempts = reply.attempts + again.attempts
             reply = replace(reply, choices=choices, usage=reply.usage + again.usage, attempts=attempts)

@@ -124,9 +124,9 @@ class Transport:
             held = budget.reserve(prompt_tokens + completion_tokens, most) if budget is not None else None
             began = time.perf_counter()
             try:
-                left = budget.seconds_left() if budget is not None else None
-                seconds = min(o.timeout, end - time.monotonic(), o.timeout if left is None else left)
                 with self._slots:
+                    left = budget.seconds_left() if budget is not None else None
+                    seconds = min(o.timeout, end - time.monotonic(), o.timeout if left is None else left)
                     reply = self._exchange(path, data, max(0.01, seconds))
                 result, usage = self._understood(reply, read)
             except Unusable as error:
@@ -160,8 +160,10 @@ class Transport:
         raise LMError(f"{self.name!r} gave no reply in {o.attempts} attempts; last: {problem}")
 
     def hide(self, told: str) -> str:
-        """Return a text without the key, which a server may send back."""
-        return told.replace(self.key, "***") if self.key else told
+        """Return a text without the key, which a server may send back, as it is or as JSON writes it."""
+        for form in (self.key, json.dumps(self.key)[1:-1]):
+            told = told.replace(form, "***") if form else told
+        return told
 
     def _exchange(self, path: str, data: bytes, seconds: float) -> Any:
         """Return the JSON of one reply, or say what is wrong with it."""
@@ -174,8 +176,9 @@ class Transport:
             url = self.base_url.rstrip("/") + path
             with self._client.stream("POST", url, content=data, headers=headers, timeout=seconds) as response:
                 encoding = response.headers.get("content-encoding", "identity")
-                if encoding not in _ENCODINGS:
-                    raise LMError(f"{self.name!r} sent a reply encoded as {encoding[:40]!r}, which was not asked for")
+                if encoding.lower() not in _ENCODINGS:
+                    told = self.hide(encoding)[:40]
+                    raise LMError(f"{self.name!r} sent a reply encoded as {told!r}, which was not asked for")
                 read = bytearray()
                 for part in response.iter_bytes():
                     read += part

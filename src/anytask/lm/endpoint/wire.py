@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from anytask.lm.endpoint.transport import Unusable
-from anytask.lm.protocol import Capabilities, ChatRequest, Choice, LMError, OptionScore, Usage, check_logprobs
+from anytask.lm.protocol import Capabilities, ChatRequest, Choice, LMError, OptionScore, Usage, check_logprobs, shown
 from anytask.lm.structured import schema_of
 
 _FINISH = ("stop", "length", "tool_calls", "content_filter")
@@ -52,7 +52,7 @@ def choices_of(raw: dict[str, Any], n: int) -> list[dict[str, Any]]:
     if not choices:
         raise Unusable("a reply without choices")
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-        raise Unusable(f"choices is {str(choices)[:60]!r}, and a list of objects is wanted")
+        raise Unusable(f"choices is {shown(choices)}, and a list of objects is wanted")
     if len(choices) != n:
         raise Unusable(f"{len(choices)} choices, and {n} were asked for")
     return choices
@@ -67,8 +67,11 @@ def choice_of(raw: dict[str, Any]) -> Choice:
             raise LMError(f"the reply is empty because of {finish}; raise max_tokens or change the prompt")
         raise Unusable("a reply without content")
     kept = {k: v for k, v in message.items() if k in ("role", "content", "tool_calls") and v is not None}
-    if not isinstance(kept.get("content", ""), str) or not isinstance(kept.get("tool_calls", []), list):
+    calls = kept.get("tool_calls", [])
+    if not isinstance(kept.get("content", ""), str) or not isinstance(calls, list):
         raise Unusable("a message whose content is no string, or whose tool_calls are no list")
+    if not all(isinstance(call, dict) for call in calls):
+        raise Unusable("a message with a tool call that is no object")
     return Choice({"role": "assistant"} | kept, cast(Any, finish if finish in _FINISH else "stop"), raw.get("logprobs"))
 
 

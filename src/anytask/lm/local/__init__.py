@@ -38,7 +38,7 @@ from anytask.lm.protocol import (
     check_texts,
     instance_of,
 )
-from anytask.lm.structured import parse_reply
+from anytask.lm.structured import misfit
 
 __all__ = ["LocalLM"]
 
@@ -456,12 +456,11 @@ class TokenLogprobs:
 def _in_form(requests: Sequence[ChatRequest], replies: list[Any]) -> list[ChatReply]:
     for request, reply in zip(requests, replies):
         for choice in reply.choices:
-            try:
-                parse_reply(choice.text, request.response_format)
-            except ValueError as problem:
-                error = ReplyError(str(problem), choice.text)
+            problem = misfit(choice.text, request.response_format)
+            if problem is not None:
+                error = ReplyError(problem, choice.text)
                 error.finished = replies
-                raise error from problem
+                raise error
     return replies
 
 
