@@ -17,8 +17,8 @@ from anytask.control.behavior_retrieval.figures import (
 )
 from anytask.control.behavior_retrieval.nearest import nearest_distance
 from anytask.core.checks import NotFinite
+from anytask.core.settings import merged
 from anytask.datasets.episodes import Episode, Episodes
-from anytask.problems.base import merged
 
 CONTRACT = {
     "embedding": {"steps": 5, "hidden": (8,)}, "delta": 0.1,

@@ -16,8 +16,8 @@ from anytask.control.baselines import (
     RandomSubset,
     with_goals,
 )
+from anytask.core.settings import merged
 from anytask.datasets.episodes import Episode, Episodes
-from anytask.problems.base import merged
 
 EXEMPT = {
     "GoalConditioned": {"test_a_copy_that_was_reset_acts_as_one_that_has_just_begun": "draws a goal at every reset"},

@@ -22,8 +22,8 @@ from anytask.control.rl100.data import ActionRange, Decisions, Memory, Transitio
 from anytask.control.rl100.diffusion import DDIM, Consistency
 from anytask.control.rl100.offline import IQL, CriticMLP, EnsembleDynamics, OPEGate, normalized
 from anytask.control.rl100.online import Learner, advantages
+from anytask.core.settings import merged
 from anytask.datasets.episodes import Episode, Episodes
-from anytask.problems.base import merged
 
 CONTRACT = {
     "diffusion": {"hidden": (16,)}, "imitation": {"epochs": 2}, "critics": {"hidden": (8,), "epochs": 1},

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import runpy
 import shutil
 import subprocess
 import sys
@@ -136,3 +137,14 @@ def test_a_new_system_is_found_everywhere_with_no_table_edited(tmp_path):
     command, env = [sys.executable, "-c", ASKED], {"PYTHONPATH": "src"}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_stubs_say_what_a_package_publishes(tmp_path):
+    package = tmp_path / "anytask" / "continual"
+    package.mkdir(parents=True)
+    package.joinpath("__init__.py").write_text("__getattr__, __dir__ = publish(__name__)\n")
+    setup = ROOT / "setup.py"
+    before = list(sys.path)
+    runpy.run_path(str(setup))["write_stubs"](tmp_path)
+    sys.path[:] = before
+    assert "from anytask.continual.tame import TAME as TAME\n" in package.joinpath("__init__.pyi").read_text()

@@ -1,10 +1,24 @@
 """Settings: ranges, choices, groups, and scikit-learn's parameter protocol."""
 
+import inspect
+
 import numpy as np
 import pytest
 from sklearn.base import clone
 
-from anytask.core.settings import Settings, choice, flag, free, group, numbers, real, settings_of, text, whole
+from anytask.core.settings import (
+    Settings,
+    choice,
+    flag,
+    free,
+    group,
+    numbers,
+    positional,
+    real,
+    settings_of,
+    text,
+    whole,
+)
 
 
 def even(value):
@@ -112,3 +126,16 @@ def test_settings_are_listed_with_those_of_groups():
     assert listed["steps"].default == 20 and listed["steps"].wanted == "an integer of at least 1"
     assert listed["optimizer.lr"].help == "learning rate"
     assert "optimizer" not in listed and listed["optimizer.milestones"].default == (60, 120)
+
+
+def test_checkers_see_keywords_with_defaults_and_what_may_be_given_by_place():
+    class Method(Settings):
+        lm: str = positional(free, "the model", kw_only=False)
+        k: int = positional(whole, "how many", default=8, kw_only=False)
+        cap: int = whole(3, "at most")
+
+    assert repr(inspect.signature(Method)) == "<Signature (lm: str, k: int = 8, *, cap: int = 3) -> None>"
+    with pytest.raises(ValueError, match="k must be an integer of at least 1, got 0"):
+        Method("tiny", 0)
+    told = Settings.__dataclass_transform__
+    assert told["kw_only_default"] and told["field_specifiers"] == (positional,)

@@ -22,7 +22,7 @@ from anytask.core.devices import resolve_device
 from anytask.core.persistence import load_tree, save_tree
 from anytask.core.rng import derive, isolated
 from anytask.core.rollback import rollback
-from anytask.core.settings import Settings, free, whole
+from anytask.core.settings import Settings, free, merged, whole
 
 
 class Fitted(Settings):
@@ -50,7 +50,7 @@ class Fitted(Settings):
 
     @classmethod
     def from_preset(cls, preset: str, **params: Any) -> Self:
-        """Return an estimator with the values of one of :attr:`PRESETS`, but for those given.
+        """Return an estimator with the values of one of :attr:`PRESETS`, but for those given, in groups too.
 
         Raises
         ------
@@ -60,11 +60,7 @@ class Fitted(Settings):
         if preset not in cls.PRESETS:
             known = ", ".join(cls.PRESETS) or "none"
             raise ValueError(f"{cls.__name__} has no preset {preset!r}; presets: {known}")
-        chosen = dict(cls.PRESETS[preset])
-        for name, value in params.items():
-            both = isinstance(value, Mapping) and isinstance(chosen.get(name), Mapping)
-            chosen[name] = {**chosen[name], **value} if both else value
-        return cls(**chosen)
+        return cls(**merged(cls.PRESETS[preset], params))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the model to ``folder`` as safetensors + JSON; :meth:`load` gives the same answers.

@@ -10,7 +10,7 @@ import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self, dataclass_transform
 
 import attrs
 import numpy as np
@@ -70,7 +70,6 @@ def whole(
     at_most: int | None = None,
     optional: bool = False,
     words: Sequence[str] = (),
-    kw_only: bool = True,
 ) -> Any:
     """Return a field for an integer in a range (at least 1 unless told otherwise), or one of a few ``words``.
 
@@ -88,7 +87,7 @@ def whole(
     def fits(value: Any) -> bool:
         return _is_word(value, words) or (_is_whole(value) and _within(value, None, at_least, None, at_most))
 
-    return _field(default, help, wanted + _or(words), fits, optional, kw_only)
+    return _field(default, help, wanted + _or(words), fits, optional)
 
 
 def numbers(
@@ -205,7 +204,7 @@ def texts(
     return _field(default, help, wanted, fits, optional)
 
 
-def free(default: Any, help: str, check: Callable[[Any], object] | None = None, *, kw_only: bool = True) -> Any:
+def free(default: Any, help: str, check: Callable[[Any], object] | None = None) -> Any:
     """Return a field of any kind, such as a module or a name out of several registries.
 
     Parameters
@@ -216,23 +215,12 @@ def free(default: Any, help: str, check: Callable[[Any], object] | None = None, 
     check : callable, optional
         Called with the value at construction; raises ``ValueError`` or ``TypeError`` for one that cannot be used.
         The message should name the parameter.
-    kw_only : bool
-        False for what may be given by place, such as the language model of a method for language models.
-
-    Examples
-    --------
-    >>> class Method(Settings):
-    ...     lm: str = free(attrs.NOTHING, "the language model", kw_only=False)
-    >>> Method("tiny").lm
-    'tiny'
     """
     validator = [] if check is None else [lambda _instance, _attribute, value: check(value)]
-    return attrs.field(default=default, validator=validator, kw_only=kw_only, metadata={"help": help, "wanted": ""})
+    return attrs.field(default=default, validator=validator, metadata={"help": help, "wanted": ""})
 
 
-def of_kind(
-    default: Any, kinds: tuple[Any, ...], wanted: str, help: str, *, optional: bool = False, kw_only: bool = True
-) -> Any:
+def of_kind(default: Any, kinds: tuple[Any, ...], wanted: str, help: str, *, optional: bool = False) -> Any:
     """Return a field for objects of some kinds, such as a module, the name of one, or a function that makes one.
 
     Parameters
@@ -243,8 +231,7 @@ def of_kind(
         What is taken (``collections.abc.Callable`` for functions); strings must not be empty.
     wanted : str
         The same in words.
-    help, kw_only
-        As in :func:`free`.
+    help : str
     optional : bool
         Whether ``None`` is a value too; the help says what it means.
 
@@ -261,7 +248,7 @@ def of_kind(
     def fits(value: Any) -> bool:
         return isinstance(value, kinds) and not isinstance(value, bytes) and not (isinstance(value, str) and not value)
 
-    return _field(default, help, wanted, fits, optional, kw_only)
+    return _field(default, help, wanted, fits, optional)
 
 
 def path(default: str | os.PathLike[str] | None, help: str, *, optional: bool = False) -> Any:
@@ -296,6 +283,35 @@ def group(cls: type[Settings], help: str) -> Any:
     )
 
 
+def positional(kind: Callable[..., Any], *how: Any, kw_only: bool, default: Any = attrs.NOTHING, **options: Any) -> Any:
+    """Return a field that may be given by its place too, such as the language model of a method for language models.
+
+    Parameters
+    ----------
+    kind : callable
+        :func:`free` or another function of this module.
+    *how, **options
+        What ``kind`` takes after the default.
+    kw_only : bool
+        False. Editors and type checkers, which do not run the code, look for it where the field is written.
+    default : any
+        Left out where the value has to be given.
+
+    Examples
+    --------
+    >>> class Method(Settings):
+    ...     lm: str = positional(free, "the language model", kw_only=False)
+    ...     k: int = positional(whole, "demonstrations", default=8, kw_only=False)
+    >>> Method("tiny"), Method("tiny", 4)
+    (Method(lm='tiny'), Method(k=4, lm='tiny'))
+    """
+    field = kind(default, *how, **options)
+    field.kw_only = kw_only
+    return field
+
+
+# To a checker, all fields but those of `positional` are what they look like: a keyword with the default on their right.
+@dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(positional,))
 class Settings(BaseEstimator):
     """Base of every class with settings: its fields become a keyword-only constructor that checks each value.
 
@@ -320,10 +336,6 @@ class Settings(BaseEstimator):
     >>> FastSgd().lr, Sgd().lr
     (1.0, 0.1)
     """
-
-    if TYPE_CHECKING:  # what attrs makes of the fields; checkers that want keywords for defaults cannot follow it
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -351,6 +363,18 @@ class Settings(BaseEstimator):
             self.__dict__.update(before)
             raise
         return self
+
+
+def merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return constructor arguments of which ``own`` come first, in groups of settings too.
+
+    Examples
+    --------
+    >>> merged({"lr": 0.1, "offline": {"steps": 5, "lr": 0.1}}, {"offline": {"lr": 0.2}})
+    {'lr': 0.1, 'offline': {'steps': 5, 'lr': 0.2}}
+    """
+    both = {k: v for k, v in own.items() if isinstance(v, Mapping) and isinstance(base.get(k), Mapping)}
+    return {**base, **own, **{k: {**base[k], **v} for k, v in both.items()}}
 
 
 @attrs.frozen
@@ -383,9 +407,7 @@ def settings_of(cls: type) -> list[Setting]:
     return found
 
 
-def _field(
-    default: Any, help: str, wanted: str, fits: Callable[[Any], bool], optional: bool, kw_only: bool = True
-) -> Any:
+def _field(default: Any, help: str, wanted: str, fits: Callable[[Any], bool], optional: bool) -> Any:
     if optional:
         wanted += ", or None"
 
@@ -393,7 +415,7 @@ def _field(
         if not (optional and value is None) and not fits(value):
             raise ValueError(f"{attribute.name} must be {wanted}, got {value!r}")
 
-    return attrs.field(default=default, validator=check, kw_only=kw_only, metadata={"help": help, "wanted": wanted})
+    return attrs.field(default=default, validator=check, metadata={"help": help, "wanted": wanted})
 
 
 def _is_word(value: Any, words: Sequence[str]) -> bool:

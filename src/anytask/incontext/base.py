@@ -71,9 +71,9 @@ class Answer:
     kind: str = ""
 
 
-def shots(**how: Any) -> Any:
+def shots(default: int = 8) -> Any:
     """Return the field of the number of demonstrations, alike wherever prompts are made."""
-    return whole(8, "most demonstrations in a prompt, 'max': as many as fit", at_least=0, words=("max",), **how)
+    return whole(default, "most demonstrations in a prompt, 'max': as many as fit", at_least=0, words=("max",))
 
 
 def template_field(default: PromptTemplate, help: str = "how examples are written") -> Any:

@@ -12,11 +12,11 @@ import numpy as np
 from scipy.special import log_softmax
 
 from anytask.core.checks import require_finite
-from anytask.core.settings import Settings, flag
+from anytask.core.settings import Settings, flag, free, positional
 from anytask.datasets.retrieval_tasks import RetrievalTask
 from anytask.incontext.base import template_field
 from anytask.lm.prompting import Demonstration, PromptTemplate
-from anytask.lm.protocol import lm_field, require
+from anytask.lm.protocol import check_lm, require
 
 #: One-shot prompts as the paper writes them.
 TABBED = PromptTemplate("{input}\t{output}", separator="\n")
@@ -48,7 +48,7 @@ class LMFeedback(Settings):
         How the demonstration and the query are written (the paper's).
     """
 
-    lm: Any = lm_field("the frozen model")
+    lm: Any = positional(free, "the frozen model", check_lm, kw_only=False)
     normalize: bool = flag(True, "divide by the probability of all choices, where there are some")
     template: PromptTemplate = template_field(TABBED, "how the demonstration and the query are written")
 

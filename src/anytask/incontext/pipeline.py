@@ -25,7 +25,7 @@ from scipy.special import softmax
 
 from anytask.core.estimator import Fitted
 from anytask.core.rng import derive
-from anytask.core.settings import choice, flag, free, real, whole
+from anytask.core.settings import choice, flag, free, positional, real, whole
 from anytask.incontext.base import Answer, choices_field, shots, template_field
 from anytask.incontext.gpt3 import GPT3
 from anytask.incontext.pool import Annotate, Pool, embedder_field
@@ -34,7 +34,7 @@ from anytask.incontext.selection import RandomSelection
 from anytask.lm.option_scoring import RULES
 from anytask.lm.placeholders import escape, fill, names_of
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
-from anytask.lm.protocol import MissingCapability, lm_field
+from anytask.lm.protocol import MissingCapability, check_lm
 
 __all__ = ["Pipeline"]
 
@@ -131,7 +131,7 @@ class Pipeline(Fitted):
     [('select', 2), ('retrieve', 0), ('predict', 0)]
     """
 
-    lm: Any = lm_field("the frozen language model")
+    lm: Any = positional(free, "the frozen language model", check_lm, kw_only=False)
     choices: Sequence[str] | None = choices_field("possible labels, None: each query brings its own")
     template: PromptTemplate = template_field(PromptTemplate())
     labels: int = whole(18, "labels that are bought", at_least=0)

@@ -8,18 +8,17 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
-import attrs
 import numpy as np
 from numpy.typing import ArrayLike
 
 from anytask.core.checks import require_finite
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
-from anytask.core.settings import Settings, choice, flag, free, real, texts, whole
+from anytask.core.settings import Settings, choice, flag, free, positional, real, texts, whole
 from anytask.incontext.base import Answer, choices_field, template_field
 from anytask.incontext.gpt3 import GPT3
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
-from anytask.lm.protocol import lm_field, require
+from anytask.lm.protocol import check_lm, require
 from anytask.lm.search import as_vectors, unit
 
 Annotate = Callable[[Sequence[int]], Sequence[Any]]
@@ -29,10 +28,10 @@ class Unannotated(LookupError):
     """A label was asked for that nobody has annotated."""
 
 
-def embedder_field(**how: Any) -> Any:
+def embedder_field(default: str = "minilm") -> Any:
     """Return the field of what makes vectors of texts; "minilm" is the packaged MiniLM."""
     help = "'minilm', a model's name or folder, or an object with embed(texts)"
-    return free("minilm", help, _check_embedder, **how)
+    return free(default, help, _check_embedder)
 
 
 def embed(embedder: Any, texts: Sequence[str], device: Any = "auto") -> np.ndarray:
@@ -394,8 +393,8 @@ class AnnotatedPrompter(Settings):
         Seed of the random order.
     """
 
-    pool: Pool = free(attrs.NOTHING, "the annotated pool", kw_only=False)
-    lm: Any = lm_field("the frozen language model")
+    pool: Pool = positional(free, "the annotated pool", kw_only=False)
+    lm: Any = positional(free, "the frozen language model", check_lm, kw_only=False)
     template: PromptTemplate = template_field(PromptTemplate())
     choices: Sequence[str] | None = choices_field("possible answers, None: the model writes")
     budget: int = whole(1000, "tokens of a prompt and its answer, at most the model's context")

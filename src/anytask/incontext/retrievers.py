@@ -10,11 +10,10 @@ import os
 from collections.abc import Sequence
 from typing import Any, Self
 
-import attrs
 import numpy as np
 from sklearn.exceptions import NotFittedError
 
-from anytask.core.settings import Settings, free, of_kind, text
+from anytask.core.settings import Settings, free, of_kind, positional, text
 from anytask.datasets.retrieval_tasks import RetrievalTask
 from anytask.incontext.feedback import LMFeedback
 from anytask.incontext.pool import embed, embedder_field
@@ -37,7 +36,7 @@ class SimilarRetriever(Settings):
     [2, 0]
     """
 
-    embedder: Any = embedder_field(kw_only=False)
+    embedder: Any = positional(embedder_field, default="minilm", kw_only=False)
 
     def index(self, inputs: Sequence[str], outputs: Sequence[str] | None = None) -> Self:
         """Embed the examples; their outputs are not looked at."""
@@ -96,8 +95,8 @@ class LearnedRetriever(Settings):
         The task's name within ``udr``.
     """
 
-    udr: Any = free(attrs.NOTHING, "the retriever, trained or not", kw_only=False)
-    lm: Any = free(attrs.NOTHING, "a language model, or what gives the feedback", _check_feedback, kw_only=False)
+    udr: Any = positional(free, "the retriever, trained or not", kw_only=False)
+    lm: Any = positional(free, "a language model, or what gives the feedback", _check_feedback, kw_only=False)
     instruction: str = free("", "one line that says what the task is")
     choices: Sequence[str] | None = of_kind(
         None, (list, tuple), "a list of answers", "all possible answers, None: any", optional=True

@@ -19,10 +19,7 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import attrs
-
 from anytask.core.checks import NotFinite
-from anytask.core.settings import free
 
 __all__ = [
     "BadNumber",
@@ -374,11 +371,6 @@ class ScoringModel(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids."""
         ...
-
-
-def lm_field(help: str) -> Any:
-    """Return the field of settings for a language model, which may be given by its place."""
-    return free(attrs.NOTHING, help, check_lm, kw_only=False)
 
 
 def check_lm(lm: Any) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 from anytask.core.errors import BadData
-from anytask.core.settings import settings_of
+from anytask.core.settings import merged, settings_of
 from anytask.problems.options import Options
 
 Role = Literal["system", "baseline", "ablation"]
@@ -136,18 +136,6 @@ class Entrant:
     def import_line(self) -> str:
         """The line of Python that imports the class."""
         return f"from {self.entry.split(':')[0]} import {self.class_name}"
-
-
-def merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return constructor arguments of which ``own`` come first, in groups of settings too.
-
-    Examples
-    --------
-    >>> merged({"lr": 0.1, "offline": {"steps": 5, "lr": 0.1}}, {"offline": {"lr": 0.2}})
-    {'lr': 0.1, 'offline': {'steps': 5, 'lr': 0.2}}
-    """
-    both = {k: v for k, v in own.items() if isinstance(v, Mapping) and isinstance(base.get(k), Mapping)}
-    return {**base, **own, **{k: {**base[k], **v} for k, v in both.items()}}
 
 
 @dataclass

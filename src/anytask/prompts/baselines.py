@@ -16,7 +16,7 @@ from anytask.core.checks import require_finite
 from anytask.core.estimator import Fitted
 from anytask.core.progress import Progress
 from anytask.core.rng import derive
-from anytask.core.settings import free, numbers, real, whole
+from anytask.core.settings import free, numbers, positional, real, whole
 from anytask.prompts.base import Candidate, Compression, check_rate
 from anytask.prompts.parts.prunable import PrunablePrompt
 from anytask.prompts.parts.search import PruningSearch, Scores, top_field
@@ -151,7 +151,9 @@ class SurprisalCompressor(WordCompressor):
     arXiv:2310.06201 (Selective Context), on words instead of phrases.
     """
 
-    lm: Any = free(None, "gives token log-probabilities, None: an n-gram model of fit's texts", kw_only=False)
+    lm: Any = positional(
+        free, "gives token log-probabilities, None: an n-gram model of fit's texts", default=None, kw_only=False
+    )
     order: int = whole(2, "of the n-gram model: word frequencies, or bigrams", at_most=2)
 
     def __sklearn_is_fitted__(self) -> bool:

@@ -3,7 +3,8 @@
 from typing import Any
 
 from anytask.claims.base import Beats, Claim, Experiment, Reaches
-from anytask.problems.base import Entrant, merged
+from anytask.core.settings import merged
+from anytask.problems.base import Entrant
 
 RL100 = "anytask.control:RL100"
 _OFFLINE = ["imitation", "offline"]

@@ -13,7 +13,7 @@ import numpy as np
 from anytask.core.checks import check_same_length
 from anytask.core.devices import resolve_device
 from anytask.core.progress import Progress, portion
-from anytask.core.settings import Settings, choice, flag, free, of_kind, real, text, whole
+from anytask.core.settings import Settings, choice, flag, free, of_kind, positional, real, text, whole
 from anytask.evaluate.nero.adapters import as_predictor, to_numpy
 from anytask.evaluate.nero.metrics import TASKS, NeroMetric
 from anytask.evaluate.nero.result import NeroResult
@@ -132,8 +132,8 @@ class NERO(Settings):
 
     sees: ClassVar[str] = "none"
 
-    group: Transforms | str = free(
-        "rotations", "the changes to inputs: a Transforms, or the name of a group", _group, kw_only=False
+    group: Transforms | str = positional(
+        free, "the changes to inputs: a Transforms, or the name of a group", _group, default="rotations", kw_only=False
     )
     task: str = choice("auto", ("auto", *TASKS), "what the outputs are; 'auto' looks at them")
     psi: str | None = text(None, "kind of output that psi acts on, for regression; None: numbers stay", optional=True)

@@ -17,11 +17,11 @@ from scipy.special import softmax
 from anytask.core.checks import require_finite
 from anytask.core.estimator import Fitted
 from anytask.core.rng import derive
-from anytask.core.settings import choice, flag, free, of_kind, real, text, texts, whole
+from anytask.core.settings import choice, flag, free, of_kind, positional, real, text, texts, whole
 from anytask.incontext.base import Answer, Retriever, shots, template_field
 from anytask.lm.option_scoring import RULES, calibrate, check_options, score_options
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
-from anytask.lm.protocol import ChatRequest, MissingCapability, check_texts, lm_field, require
+from anytask.lm.protocol import ChatRequest, MissingCapability, check_lm, check_texts, require
 
 __all__ = ["GPT3"]
 
@@ -98,8 +98,8 @@ class GPT3(Fitted):
     True
     """
 
-    lm: Any = lm_field("the frozen language model")
-    k: int | Literal["max"] = shots(kw_only=False)
+    lm: Any = positional(free, "the frozen language model", check_lm, kw_only=False)
+    k: int | Literal["max"] = positional(shots, default=8, kw_only=False)
     template: PromptTemplate = template_field(PromptTemplate())
     description: str | None = text(None, "sentence that opens the prompt, None: the template's", optional=True)
     scoring: str = choice("mean", (*RULES, "generate", "cloze"), "how options are ranked, or that answers are written")

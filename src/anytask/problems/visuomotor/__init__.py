@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 from anytask.core.errors import BadData
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
+from anytask.core.settings import merged
 from anytask.datasets.episodes import Episodes
-from anytask.problems.base import Entrant, Metric, Outcome, Trained, merged, policy_usage
+from anytask.problems.base import Entrant, Metric, Outcome, Trained, policy_usage
 from anytask.problems.demonstrations import about_returns, fits, read_episodes, refusal
 from anytask.problems.training import TrainingProblem, taken
 from anytask.problems.visuomotor.data import WORLDS, VisuomotorData, VisuomotorOptions

@@ -30,7 +30,7 @@ from anytask.core.estimator import Estimator
 from anytask.core.persistence import load_tree
 from anytask.core.progress import Progress
 from anytask.core.rng import isolated
-from anytask.core.settings import choice, flag, free, group, of_kind, real, texts, whole
+from anytask.core.settings import choice, flag, free, group, of_kind, positional, real, texts, whole
 from anytask.models.loading import pack_pretrained, unpack_pretrained
 from anytask.prompts.base import Compression
 from anytask.prompts.llmlingua2.classifier import Training, keep_probabilities, read_classifier, small_encoder
@@ -110,9 +110,9 @@ class LLMLingua2(Estimator):
     arXiv:2403.12968.
     """
 
-    model: Any = of_kind(
-        None, (str, os.PathLike, nn.Module), "a name, a folder or a module",
-        "token classifier; None: the shipped weights", optional=True, kw_only=False,
+    model: Any = positional(
+        of_kind, (str, os.PathLike, nn.Module), "a name, a folder or a module",
+        "token classifier; None: the shipped weights", optional=True, default=None, kw_only=False,
     )  # fmt: skip
     tokenizer: Any = of_kind(
         None, (Callable,), "a transformers tokenizer",

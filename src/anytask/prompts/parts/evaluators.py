@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import attrs
 import numpy as np
 from scipy.special import softmax
 
-from anytask.core.settings import Settings, choice, free, numbers, real, text, whole
+from anytask.core.settings import Settings, choice, free, numbers, positional, real, text, whole
 from anytask.lm.placeholders import fill, names_of
 from anytask.lm.protocol import require
 from anytask.prompts.base import Example
@@ -96,7 +95,7 @@ class ModelEvaluator(Settings):
         Questions put to the model. A filled prompt that was put before costs nothing.
     """
 
-    lm: Any = free(attrs.NOTHING, "the frozen language model", kw_only=False)
+    lm: Any = positional(free, "the frozen language model", kw_only=False)
     batch_size: int = whole(256, "filled prompts per call of the model")
     tag: str = text("prompt-search", "name in the model's accounts")
 
@@ -156,7 +155,7 @@ class VerbalizerEvaluator(ModelEvaluator):
     [Score(reward=60.0, accuracy=1.0)]
     """
 
-    verbalizers: Sequence[str] = free(attrs.NOTHING, "one continuation per class", check_verbalizers, kw_only=False)
+    verbalizers: Sequence[str] = positional(free, "one continuation per class", check_verbalizers, kw_only=False)
     reward: str = choice("margin", ("margin", "accuracy"), "what steers the search")
 
     def _check_settings(self) -> None:
@@ -289,8 +288,8 @@ class StyleEvaluator(GenerationEvaluator):
         As in :class:`GenerationEvaluator`; 64 tokens, to the end of the line, by default.
     """
 
-    content: Callable[..., Sequence[float]] = free(attrs.NOTHING, "(outputs, examples) -> numbers", kw_only=False)
-    style: Callable[..., Sequence[float]] = free(attrs.NOTHING, "(outputs, examples) -> numbers", kw_only=False)
+    content: Callable[..., Sequence[float]] = positional(free, "(outputs, examples) -> numbers", kw_only=False)
+    style: Callable[..., Sequence[float]] = positional(free, "(outputs, examples) -> numbers", kw_only=False)
     weights: Sequence[float] = numbers((1.0, 1.0), "of content and style in the reward", at_least=0, length=2)
     max_tokens: int = whole(64, "most tokens of an output")
     stop: Sequence[str] = free(("\n",), "texts that end an output")

@@ -12,13 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import attrs
 import numpy as np
 
 from anytask.core.checks import NotFinite
 from anytask.core.files import write_whole
 from anytask.core.progress import Progress, portion
-from anytask.core.settings import Settings, choice, free, real, whole
+from anytask.core.settings import Settings, choice, free, positional, real, whole
 from anytask.lm.placeholders import names_of
 from anytask.prompts.base import Candidate, Example, SearchResult
 from anytask.prompts.parts.evaluators import Evaluator, Score, VerbalizerEvaluator, as_scores, check_verbalizers
@@ -169,9 +168,9 @@ class PruningSearch(Settings):
         As in :class:`~anytask.prompts.PromptQuine`.
     """
 
-    prompt: str = free(attrs.NOTHING, "the full prompt", check_prompt, kw_only=False)
-    verbalizers: Sequence[str] | None = free(
-        None, "one continuation per class, None: an evaluator", check_verbalizers, kw_only=False
+    prompt: str = positional(free, "the full prompt", check_prompt, kw_only=False)
+    verbalizers: Sequence[str] | None = positional(
+        free, "one continuation per class, None: an evaluator", check_verbalizers, default=None, kw_only=False
     )
     evaluator: Evaluator | None = free(None, "scores prompts on examples, None: verbalizers", _check_evaluator)
     reward: str = choice("margin", ("margin", "accuracy"), "what steers a classification search")

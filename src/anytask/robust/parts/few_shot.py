@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 from typing import Any, ClassVar, Self
 
-import attrs
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from anytask.core.progress import Progress
-from anytask.core.settings import choice, flag, free, real
+from anytask.core.settings import choice, flag, free, positional, real
 from anytask.robust.base import RobustClassifier
 from anytask.robust.parts.joint_labels import aggregate
 from anytask.robust.parts.transformed import TransformedTraining
@@ -57,7 +56,7 @@ class FewShotHead(RobustClassifier):
 
     INFERENCE: ClassVar = ("temperature",)
 
-    model: Any = free(attrs.NOTHING, "a fitted SLA, or one of its baselines", _check_model, kw_only=False)
+    model: Any = positional(free, "a fitted SLA, or one of its baselines", _check_model, kw_only=False)
     head: str = choice("cosine", ("cosine", "prototype", "ridge"), "how queries are compared with the support")
     joint: bool = flag(True, "transformed images are classes of their own")
     temperature: float = real(0.1, "of the cosine head", above=0)
