@@ -16,6 +16,7 @@ import numpy as np
 
 from anytask.core.errors import BadData
 from anytask.datasets.csv_files import layout, records
+from anytask.datasets.text_sets import TEXT_SETS, text_set
 
 #: What may be done with rows that cannot be used: an error, leave them out, or cut them to what can be used.
 BAD_ROWS = ("refuse", "skip", "cut")
@@ -129,9 +130,10 @@ def load_text(
     Parameters
     ----------
     source : path, TextData, or pair (texts, labels)
-        A ``.jsonl``/``.ndjson`` file (one JSON object per line), a ``.csv``/``.tsv`` file with a header, or what is in
-        memory. UTF-8; the separator of a .csv file is told from its rows. The columns ``id`` and ``choices`` (a JSON
-        list, or in CSV choices joined by ``|``) are read where they are. Blanks around labels are removed.
+        ``"reviews"``, ``"customer-intents"`` or ``"topics"`` (texts written for this project), a ``.jsonl``/``.ndjson``
+        file (one JSON object per line), a ``.csv``/``.tsv`` file with a header, or what is in memory. UTF-8; the
+        separator of a .csv file is told from its rows. The columns ``id`` and ``choices`` (a JSON list, or in CSV
+        choices joined by ``|``) are read where they are. Blanks around labels are removed.
     text, label : str
         Names of the columns with the inputs and the answers.
     min_rows : int, default 1
@@ -160,6 +162,10 @@ def load_text(
         return source
     if isinstance(source, (tuple, list)):
         name, rows = "texts", _from_memory(source, text, label)
+    elif str(source) in TEXT_SETS:
+        if (text, label) != ("text", "label"):
+            raise BadData(f"{source}: built-in texts have the columns 'text' and 'label', not {text!r} and {label!r}")
+        name, rows = str(source), rows_of(text_set(str(source)))
     else:
         name, rows = Path(source).name, rows_of(Path(source))
     kept: list[tuple[Any, ...]] = []
@@ -216,7 +222,7 @@ def rows_of(path: Path) -> _Rows:
     """Read the rows of a .jsonl, .csv or .tsv file, each when it is asked for."""
     kind = path.suffix.lower()
     if kind not in (".jsonl", ".ndjson", ".csv", ".tsv"):
-        raise BadData(f"{path}: a .jsonl, .ndjson, .csv or .tsv file is wanted")
+        raise BadData(f"{path}: a .jsonl, .ndjson, .csv or .tsv file is wanted, or {', '.join(TEXT_SETS)}")
     if not path.is_file():
         raise BadData(f"{path}: there is no such file")
     raw = path.read_bytes()
