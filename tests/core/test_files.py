@@ -29,3 +29,11 @@ def test_others_may_read_it_as_far_as_the_umask_allows(tmp_path):
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
     assert (tmp_path / "a").read_text(encoding="utf-8") == "\u2013"
+
+
+def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANYTASK_CACHE", str(tmp_path / "own"))
+    assert files.cache_folder("models") == tmp_path / "own" / "models" and (tmp_path / "own" / "models").is_dir()
+    monkeypatch.delenv("ANYTASK_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert files.cache_folder() == tmp_path / "anytask"

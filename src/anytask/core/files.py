@@ -36,3 +36,20 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def cache_folder(*names: str) -> Path:
+    """Return a folder below the user's cache, made where it is not there.
+
+    ``$ANYTASK_CACHE`` names the cache; else it is ``anytask`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be made.
+    """
+    given = os.environ.get("ANYTASK_CACHE")
+    above = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = (Path(given) if given else Path(above) / "anytask").expanduser().joinpath(*names)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
