@@ -60,22 +60,6 @@ def test_vectors_that_are_no_numbers_are_refused_and_never_kept(tmp_path):
     assert len(broken.cache) == 0
 
 
-def test_embed_to_writes_a_memory_map(tmp_path, embedder):
-    mapped = embedder.embed_to(tmp_path / "pool.npy", TEXTS)
-    assert isinstance(mapped, np.memmap)
-    np.testing.assert_allclose(mapped, embedder.embed(TEXTS), atol=1e-6)
-    assert [p.name for p in tmp_path.iterdir()] == ["pool.npy"]
-
-
-def test_failed_embed_to_leaves_no_file(tmp_path, embedder):
-    def fail(share):
-        raise RuntimeError("stop")
-
-    with pytest.raises(RuntimeError, match="stop"):
-        embedder.embed_to(tmp_path / "pool.npy", TEXTS, progress=fail)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_progress_ends_at_one(embedder):
     shares = []
     embedder.embed(TEXTS, progress=shares.append)

@@ -10,9 +10,10 @@ from random_models import bpe_tokenizer, random_model
 
 from anytask.core.settings import settings_of
 from anytask.lm import Budget, ChatRequest, Embedder, Endpoint, LocalLM, SimulatedChat
+from anytask.lm.bm25 import BM25Index
 from anytask.lm.endpoint.transport import Options
 from anytask.lm.prompting import PromptTemplate
-from anytask.lm.search import BM25Index, VectorIndex
+from anytask.lm.search import VectorIndex
 
 WRONG = [math.nan, math.inf, -1, 0, "x", "", None, True, [], {}]
 TOKENIZER = bpe_tokenizer()

@@ -64,25 +64,6 @@ def test_budget_keeps_the_longest_run_of_demonstrations_next_to_the_query(length
     assert prompt.text.startswith("Do it now\n") and prompt.text.endswith("q =>")
 
 
-def test_token_origins_and_protection():
-    template = PromptTemplate("{input} {output}", separator="|", description="D")
-    prompt = template.assemble([Demonstration("aa", "b", id="first")], "cc")
-    assert prompt.text == "D|aa b|cc"
-    offsets = [(0, 1), (1, 2), (2, 4), (4, 6), (6, 9), (9, 9)]
-    origins = prompt.origins(offsets)
-    assert [(s.role, s.part) for s in origins] == [
-        ("description", "text"),
-        ("separator", "format"),
-        ("demonstration", "input"),
-        ("demonstration", "format"),  # " b" is one character of each: the earlier one owns it
-        ("query", "input"),
-        ("query", "input"),
-    ]
-    assert origins[2].id == "first" and origins[2].index == 0
-    assert prompt.protected(offsets) == [False, False, False, False, True, False]
-    assert prompt.protected(offsets, roles=("demonstration",), parts=("output",)) == [False] * 3 + [True, False, False]
-
-
 def test_empty_query_still_has_a_place():
     prompt = PromptTemplate().assemble([], "")
     (span,) = [s for s in prompt.spans if s.part == "input"]
@@ -114,8 +95,3 @@ def test_a_format_that_is_no_string_is_refused(name):
 def test_budget_without_a_counter_is_refused():
     with pytest.raises(ValueError, match="count_tokens"):
         PromptTemplate().assemble([], "x", budget=10)
-
-
-def test_offsets_outside_the_prompt_are_refused():
-    with pytest.raises(ValueError, match="outside the prompt"):
-        PromptTemplate().assemble([], "x").origins([(0, 99)])

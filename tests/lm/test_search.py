@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import NotFittedError
 
-from anytask.lm.search import BM25Index, VectorIndex, knn_graph
+from anytask.lm.bm25 import BM25Index
+from anytask.lm.search import VectorIndex, knn_graph
 
 
 def _clustered(n, d, seed=0):
@@ -80,12 +81,14 @@ def test_cells_are_deterministic():
     np.testing.assert_array_equal(knn_graph(X, 5, method="cells", seed=3), knn_graph(X, 5, method="cells", seed=3))
 
 
-def test_hnsw_recall_is_measured_against_exact():
+def test_hnsw_finds_nearly_what_exact_search_finds():
     X, Q = _clustered(2000, 16), _clustered(50, 16, seed=2)
     exact = VectorIndex().fit(X).search(Q, 10)[1]
-    index = VectorIndex(kind="hnsw", M=16).fit(X)
-    assert VectorIndex().fit(X).recall(Q, 10, exact) == 1.0
-    assert index.recall(Q, 10, exact) > VectorIndex().fit(X[::-1].copy()).recall(Q, 10, exact) + 0.5
+
+    def recall(index):
+        return np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(index.search(Q, 10)[1], exact)])
+
+    assert recall(VectorIndex(kind="hnsw", M=16).fit(X)) > recall(VectorIndex().fit(X[::-1].copy())) + 0.5
 
 
 @pytest.mark.parametrize("kind", ["exact", "hnsw", "cells"])

@@ -12,9 +12,7 @@ from numpy.typing import ArrayLike
 from sklearn.exceptions import DataConversionWarning
 from torch import Tensor, nn
 
-
-class NotFinite(FloatingPointError, ValueError):
-    """A number that training or a model made is NaN or infinite; the message names the stage."""
+from anytask.core.errors import NotFinite
 
 
 def require_finite(value: Tensor | np.ndarray | float, stage: str, advice: str = "") -> Any:
@@ -38,7 +36,7 @@ def require_finite(value: Tensor | np.ndarray | float, stage: str, advice: str =
     >>> require_finite(torch.tensor([1.0, float("nan")]), "the loss at step 3", "lower lr")
     Traceback (most recent call last):
         ...
-    anytask.core.checks.NotFinite: the loss at step 3 is NaN or infinite: lower lr
+    anytask.core.errors.NotFinite: the loss at step 3 is NaN or infinite: lower lr
     """
     finite = torch.isfinite(value).all() if isinstance(value, Tensor) else np.isfinite(value).all()
     if not bool(finite):

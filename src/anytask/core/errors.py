@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class BadData(ValueError):
     """The user's data cannot be used; the message is one line naming file, column and row."""
+
+
+class NotFinite(FloatingPointError, ValueError):
+    """A number that training or a model made is NaN or infinite; the message names the stage."""

@@ -17,8 +17,9 @@ from anytask.core.settings import Settings, free, of_kind, positional, text
 from anytask.datasets.retrieval_tasks import RetrievalTask
 from anytask.incontext.feedback import LMFeedback
 from anytask.incontext.pool import embed, embedder_field
+from anytask.lm.bm25 import BM25Index
 from anytask.lm.protocol import check_lm
-from anytask.lm.search import BM25Index, unit
+from anytask.lm.search import unit
 
 
 class SimilarRetriever(Settings):

@@ -33,8 +33,9 @@ from anytask.datasets.retrieval_tasks import RetrievalTask
 from anytask.incontext.feedback import TABBED, Feedback, LMFeedback, ScoreTable
 from anytask.incontext.listwise import CandidateDrawer, listwise_loss, task_probabilities
 from anytask.incontext.pool import Retrieved, embed, embedder_field
+from anytask.lm.bm25 import BM25Index
 from anytask.lm.prompting import Demonstration, PromptTemplate
-from anytask.lm.search import BM25Index, VectorIndex, as_vectors
+from anytask.lm.search import VectorIndex, as_vectors
 from anytask.models.build import MLP
 from anytask.models.loading import load_pretrained, pack_pretrained, unpack_pretrained
 from anytask.parts.contrastive import dot_scores, info_nce

@@ -97,26 +97,6 @@ class Embedder:
         self._into(out, texts, progress)
         return out
 
-    def embed_to(
-        self, path: str | os.PathLike[str], texts: Sequence[str], progress: Progress | None = None
-    ) -> np.ndarray:
-        """Write the vectors to a ``.npy`` file block by block and return it memory-mapped, for pools beyond memory."""
-        texts = check_texts(texts, "texts")
-        if not texts:
-            raise ValueError("texts is empty: an empty array cannot be memory-mapped")
-        path = Path(path)
-        beside = path.with_name(f".{path.name}.part")
-        try:
-            shape = (len(texts), self.dim)
-            out = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
-            self._into(out, texts, progress)
-            out.flush()
-            del out
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
-        return np.load(path, mmap_mode="r")
-
     def _into(self, out: np.ndarray, texts: list[str], progress: Progress | None) -> None:
         # Blocks bound memory and are committed one by one, so an interrupted run resumes from the cache.
         tell = progress or silent

@@ -62,55 +62,6 @@ class Prompt:
     demos_used: tuple[int, ...] = ()
     n_tokens: int | None = None
 
-    def origins(self, offsets: Sequence[tuple[int, int]]) -> list[Span]:
-        """Return, for each token's character range, the span that owns most of it (the earlier one in a tie).
-
-        A token of width zero belongs to the span that holds its place.
-
-        Examples
-        --------
-        >>> prompt = PromptTemplate("Q: {input}\\nA: {output}").assemble([Demonstration("2+2", "4")], "3+3")
-        >>> prompt.text
-        'Q: 2+2\\nA: 4\\n\\nQ: 3+3\\nA:'
-        >>> [(s.role, s.part) for s in prompt.origins([(10, 11), (16, 19)])]
-        [('demonstration', 'output'), ('query', 'input')]
-        """
-        if not self.spans:
-            raise ValueError("the prompt is empty: no character has an origin")
-        origins, first = [], 0
-        for start, end in offsets:
-            if not 0 <= start <= end <= len(self.text):
-                raise ValueError(
-                    f"token offset ({start}, {end}) lies outside the prompt of {len(self.text)} characters"
-                )
-            if self.spans[first].start > start:
-                first = 0
-            while first + 1 < len(self.spans) and self.spans[first].end <= start:
-                first += 1
-            best, most = first, -1
-            for i in range(first, len(self.spans)):
-                span = self.spans[i]
-                if i > first and span.start >= end:
-                    break
-                overlap = min(end, span.end) - max(start, span.start)
-                if overlap > most:
-                    best, most = i, overlap
-            origins.append(self.spans[best])
-        return origins
-
-    def protected(
-        self,
-        offsets: Sequence[tuple[int, int]],
-        roles: Sequence[Role] = ("query",),
-        parts: Sequence[Part] = ("text", "format", "input", "output"),
-    ) -> list[bool]:
-        """Say for each token whether any of its characters belongs to one of ``roles`` and ``parts``.
-
-        Pruning must keep those tokens. A token that merely touches a protected place is protected as a whole.
-        """
-        kept = [s for s in self.spans if s.role in roles and s.part in parts]
-        return [any(s.start < end and start < s.end for s in kept) for start, end in offsets]
-
 
 @dataclass(frozen=True)
 class PromptTemplate:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from anytask.core.checks import NotFinite
+from anytask.core.errors import NotFinite
 
 __all__ = [
     "BadNumber",
@@ -228,7 +228,7 @@ class Usage:
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "completion_tokens"):
             value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value <= 2**53:
+            if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= int(value) <= 2**53:
                 raise BadNumber(f"{name} is {shown(value)}, and a count of tokens is an integer of at least 0")
 
     def __add__(self, other: Usage) -> Usage:

@@ -172,7 +172,7 @@ class CatalogueSearch:
     @cached_property
     def _bm25(self) -> Any:
         try:
-            from anytask.lm.search import BM25Index
+            from anytask.lm.bm25 import BM25Index
 
             return BM25Index(self._documents)
         except ImportError:

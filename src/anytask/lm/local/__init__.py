@@ -8,7 +8,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -243,21 +242,6 @@ class LocalLM:
             )
         return results
 
-    def token_logprobs(self, texts: Sequence[str], *, tag: str = "token_logprobs") -> list[TokenLogprobs]:
-        """Log-probability of every token of every text given the tokens before it (causal models).
-
-        What prompt compressors call self-information is the negative of these. The first token follows the tokenizer's
-        BOS token, or the end token where it has none.
-        """
-        if self.objective != "causal":
-            raise MissingCapability(f"token_logprobs needs a causal model, and {self.name!r} is {self.objective}")
-        rows = self.score([""] * len(texts), [[text] for text in texts], tag=tag)
-        encoded = [self.codec.encode_with_spans(text) for text in texts]
-        return [
-            TokenLogprobs(tuple(ids), tuple(spans), score.token_logprobs)
-            for (ids, spans), [score] in zip(encoded, rows)
-        ]
-
     # ---- generation
 
     def generate(
@@ -434,23 +418,6 @@ class LocalLM:
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(flat[::step].double().cpu().numpy().tobytes())
         return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class TokenLogprobs:
-    """Every token of a text with its log-probability given the tokens before it.
-
-    Attributes
-    ----------
-    ids : tuple of int
-    spans : tuple of (int, int)
-        Character span of each token in the text.
-    logprobs : tuple of float
-    """
-
-    ids: tuple[int, ...]
-    spans: tuple[tuple[int, int], ...]
-    logprobs: tuple[float, ...]
 
 
 def _in_form(requests: Sequence[ChatRequest], replies: list[Any]) -> list[ChatReply]:
