@@ -237,8 +237,7 @@ class Native(gymnasium.vector.VectorEnv):
 def test_the_step_that_restarts_an_episode_is_no_decision(demos):
     policy = tiny(**CHUNKS).fit(demos)
     env = make(Native(3))
-    e, recorder = policy._play(env, policy.net_, 8, "test")
-    c, chain = recorder.recorded(8)
+    e, c, chain = policy._play(env, policy.net_, 8, "test")
     torch.testing.assert_close(c, policy._transitions(e, 3).features)
     sent = policy._sent(chain.actions[:, policy._executed])
     torch.testing.assert_close(torch.from_numpy(e.actions[policy._decisions(e).steps(3)]), sent[:, 0].clamp(-1, 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -107,12 +107,16 @@ class _Played(NamedTuple):
     length: int
 
 
-def _steps(policy: Policy, env: VectorEnv, seed: int, deterministic: bool) -> Iterator[_Step]:
-    """Play on and on, and tell the policy where an episode begins."""
+def _steps(
+    policy: Policy, env: VectorEnv, seed: int, deterministic: bool, look: Callable[[], object] | None = None
+) -> Iterator[_Step]:
+    """Play on and on, and tell the policy where an episode begins; ``look`` is called before every action."""
     forget = getattr(policy, "reset", None) or (lambda rows=None: None)
     obs, _ = env.reset(seed=seed)
     forget()
     while True:
+        if look is not None:
+            look()
         with torch.no_grad():
             actions = policy.act(obs, deterministic=deterministic)
         after, rewards, terminated, truncated, infos = env.step(actions)
@@ -268,35 +272,43 @@ def collect(
     >>> len(data), data.observations["observation"].shape[1:], data.actions.shape[1:]
     (10, (3,), (2,))
     """
+    with _prepared(policy, env, episodes, seed, options) as vector:
+        return played(policy, vector, episodes, seed, deterministic, progress)[0]
+
+
+def played(
+    policy: Policy, env: VectorEnv, episodes: int, seed: int, deterministic: bool, progress: Progress | None = None
+) -> tuple[Episodes, np.ndarray]:
+    """Return what :func:`collect` does, and (T, 2) of which call of ``act``, and of which row in it, each step is."""
     from anytask.datasets.episodes import Episodes
 
     blocks: list[dict[str, np.ndarray]] = []  # one step of all environments each, (n, ...)
     found: list[tuple[_Played, dict[str, np.ndarray]]] = []  # with the last observation
-    with _prepared(policy, env, episodes, seed, options) as vector:
-        space, env_id = vector.single_action_space, _name(vector)
-        for step, ended in _episodes(policy, vector, episodes, seed, deterministic, progress):
-            seen = {f"obs/{key}": value for key, value in step.obs.items()}
-            seen |= {name: getattr(step, name) for name in ("rewards", "terminated", "truncated")}
-            blocks.append({name: value.cpu().numpy() for name, value in seen.items()})
-            actions = torch.as_tensor(step.actions).detach().cpu().numpy()
-            blocks[-1]["actions"] = np.clip(actions, space.low, space.high) if isinstance(space, Box) else actions
-            if ended:
-                last = {key: value.cpu().numpy() for key, value in by_key(step.infos["final_obs"]).items()}
-                found += [(e, {key: value[e.row] for key, value in last.items()}) for e in ended]
+    space = env.single_action_space
+    for step, ended in _episodes(policy, env, episodes, seed, deterministic, progress):
+        seen = {f"obs/{key}": value for key, value in step.obs.items()}
+        seen |= {name: getattr(step, name) for name in ("rewards", "terminated", "truncated")}
+        blocks.append({name: value.cpu().numpy() for name, value in seen.items()})
+        actions = torch.as_tensor(step.actions).detach().cpu().numpy()
+        blocks[-1]["actions"] = np.clip(actions, space.low, space.high) if isinstance(space, Box) else actions
+        if ended:
+            last = {key: value.cpu().numpy() for key, value in by_key(step.infos["final_obs"]).items()}
+            found += [(e, {key: value[e.row] for key, value in last.items()}) for e in ended]
     found.sort(key=lambda one: one[0])
-    places = [(t, e.row) for e, _ in found for t in range(e.start, e.stop)]
+    places = np.array([(t, e.row) for e, _ in found for t in range(e.start, e.stop)])
 
     def joined(name: str) -> np.ndarray:
         return np.stack([blocks[t][name][row] for t, row in places])
 
     keys = list(found[0][1])
-    return Episodes(
+    data = Episodes(
         observations={key: joined(f"obs/{key}") for key in keys},
         final_observations={key: np.stack([last[key] for _, last in found]) for key in keys},
         lengths=np.array([e.stop - e.start for e, _ in found]),
-        attributes={"env_id": env_id, "success": np.array([e.success for e, _ in found])},
+        attributes={"env_id": _name(env), "success": np.array([e.success for e, _ in found])},
         **{name: joined(name) for name in ("actions", "rewards", "terminated", "truncated")},
     )
+    return data, places
 
 
 def _name(env: VectorEnv) -> str:
@@ -369,25 +381,13 @@ def record(policy: Policy, env: Any, *, seed: int = 0, deterministic: bool = Tru
         options = {"render_mode": "rgb_array", **options}
     with _prepared(policy, env, 1, seed, options) as vector:
         world: Any = vector if isinstance(vector, TensorVectorEnv) else vector.unwrapped
-        filmed, last, rewards = _Filmed(policy, world), [], []
+        frames, last, rewards = list[np.ndarray](), list[np.ndarray](), []
         world.before_restart = lambda: last.append(world.image(0))
         try:
-            for step in _steps(filmed, vector, seed, deterministic):
+            for step in _steps(policy, vector, seed, deterministic, lambda: frames.append(world.image(0))):
                 rewards.append(float(step.rewards[0]))
                 if bool((step.terminated | step.truncated)[0]):
-                    return Recording(filmed.frames + last[-1:], rewards, float(step.infos["success"][0]))
+                    return Recording(frames + last[-1:], rewards, float(step.infos["success"][0]))
         finally:
             world.before_restart = None
     raise AssertionError  # episodes end
-
-
-class _Filmed:
-    """A policy that takes an image of the world before every action."""
-
-    def __init__(self, policy: Policy, world: Any) -> None:
-        self.policy, self.world, self.frames = policy, world, list[np.ndarray]()
-        self.reset = getattr(policy, "reset", None) or (lambda rows=None: None)
-
-    def act(self, obs: Any, *, deterministic: bool = True) -> Tensor:
-        self.frames.append(self.world.image(0))
-        return self.policy.act(obs, deterministic=deterministic)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -27,12 +28,12 @@ from torch import Tensor, nn
 from anytask.control.parts.checkpoint import Checkpoint, training_of
 from anytask.control.rl100 import settings
 from anytask.control.rl100.data import ActionRange, Transitions, Window
-from anytask.control.rl100.diffusion import Chain, Consistency
+from anytask.control.rl100.diffusion import Chain
 from anytask.control.rl100.imitation import Run, distil_student, imitate
 from anytask.control.rl100.offline import improve_behind_gate
 from anytask.control.rl100.online import Decided, Learner, Recorder, Rollout, improve_by_playing, joined
 from anytask.control.rl100.policy import ChunkPolicy
-from anytask.control.rollout import collect
+from anytask.control.rollout import played
 from anytask.core.checks import NotFinite, check_counts, require_finite_weights
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
@@ -168,9 +169,7 @@ class RL100(ChunkPolicy):
             ranges = {k: (torch.as_tensor(v.low), torch.as_tensor(v.high)) for k, v in ranged.items()}
             self.scale_ = ActionRange(*ranges.pop("action"), self.diffusion.action_share).to(self._device)
             self.encoder_.set_ranges(ranges)
-            self.encoder_, self.net_ = imitate(
-                self.encoder_, self.net_, self._decisions(episodes), self.process, self.imitation, self.encoder, run
-            )
+            self.encoder_, self.net_ = imitate(self, self._decisions(episodes), run)
 
         with self._refit():
             self.stage_ = stage
@@ -206,10 +205,8 @@ class RL100(ChunkPolicy):
         _warn_of_few(self.offline.steps, 5, "step")
 
         def learn(run: Run) -> None:
-            t, world = self._transitions(episodes), self._new_world()
-            self.net_, self.gate_log_ = improve_behind_gate(
-                self.net_, world, t, self.process, self._executed, self.offline, self.max_grad_norm, run
-            )
+            world = self._new_world()
+            self.net_, self.gate_log_ = improve_behind_gate(self, world, self._transitions(episodes), run)
             self.world_ = world
 
         return self._run("offline", episodes.fingerprint, learn, progress, checkpoint, checkpoint_every)
@@ -241,13 +238,10 @@ class RL100(ChunkPolicy):
         check_counts(episodes=episodes)
 
         def learn(run: Run) -> None:
-            s, world = self.online, self._vector_env(env, episodes)
+            world = self._vector_env(env, episodes)
             value = self.value_ or (self._new_value() if self.world_ is None else self.world_.iql.v_net)
-            learner = Learner(self.net_, value, self.student_, s, self.student)
-            log = improve_by_playing(
-                learner, lambda *asked: self._rollout(world, *asked), episodes, self.process, s,
-                self.gamma**self.n_executed, self.max_grad_norm, self.student.weight, run,
-            )  # fmt: skip
+            learner = Learner(self, value)
+            log = improve_by_playing(self, learner, partial(self._rollout, world), episodes, run)
             _warn_of_few(len(log), 3, "round")
             self.net_, self.value_, self.online_log_ = learner.net, learner.value, self.online_log_ + log
             self.student_ = learner.student and learner.average.module
@@ -277,11 +271,7 @@ class RL100(ChunkPolicy):
         self._check_data(episodes)
 
         def learn(run: Run) -> None:
-            data, student = self._decisions(episodes), self.student_ or Consistency(self.net_, self.process)
-            c = data.features(self.encoder_, np.arange(data.n))  # (n, width)
-            self.student_ = distil_student(
-                student, self.net_, c, data.chunks, self.imitation.batch_size, self.student, run
-            )
+            self.student_ = distil_student(self, self._decisions(episodes), run)
 
         return self._run("student", episodes.fingerprint, learn, progress, checkpoint, checkpoint_every)
 
@@ -398,7 +388,8 @@ class RL100(ChunkPolicy):
         t = data.transitions(self.encoder_, data.steps(every), self.gamma, self.bootstrap_timeouts)
         return t._replace(rewards=t.rewards * self.reward_scale)
 
-    def _play(self, env: Any, net: nn.Module, episodes: int, *path: object) -> tuple[Episodes, Recorder]:
+    def _play(self, env: Any, net: nn.Module, episodes: int, *path: object) -> tuple[Episodes, Tensor, Chain]:
+        """Play whole episodes; return them, and the features (n, width) and chains of their decisions."""
         process, generator = self.process, torch.Generator(self._device)
         generator.manual_seed(derive(self.seed, self.stage_, "play", *path))
 
@@ -408,19 +399,19 @@ class RL100(ChunkPolicy):
             chain = process.sample(net, c, generator)
             return Decided(c, self._sent(chain.actions[:, self._executed]), chain)
 
-        recorder = Recorder(decide, self._new_memory(), env)
-        seed = derive(self.seed, "play", self.stage_, *path) % 2**31
-        return collect(recorder, env, episodes, seed=seed), recorder
+        recorder = Recorder(decide, self._new_memory(), env.num_envs)
+        new, places = played(recorder, env, episodes, derive(self.seed, "play", self.stage_, *path) % 2**31, False)
+        return new, *recorder.recorded(*places[self._decisions(new).steps(self.n_executed)].T)
 
     def _rollout(self, env: Any, net: nn.Module, most: int, number: int) -> tuple[Episodes, Rollout]:
         """Play one episode per environment again and again, until there are enough decisions."""
         new: list[Episodes] = []
         parts: list[tuple[Tensor, Chain]] = []
         while most > 0 and sum(len(c) for c, _ in parts) < self.online.decisions:
-            played, recorder = self._play(env, net, min(env.num_envs, most), "online", number, len(new))
-            new.append(played)
-            parts.append(recorder.recorded(len(played)))
-            most -= len(played)
+            some, *part = self._play(env, net, min(env.num_envs, most), "online", number, len(new))
+            new.append(some)
+            parts.append(tuple(part))
+            most -= len(some)
         episodes, (c, chain) = Episodes.concatenate(new), joined(parts)
         _warn_of_rewards(episodes)
         steps = -(-episodes.lengths // self.n_executed)  # decisions of each episode

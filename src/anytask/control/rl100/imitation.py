@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from anytask.control.parts.checkpoint import Checkpoint
 from anytask.control.parts.observation_encoders import ObservationEncoder
 from anytask.control.rl100.data import Decisions
-from anytask.control.rl100.diffusion import Consistency, Process, averaged
-from anytask.control.rl100.settings import EncoderSettings, ImitationSettings, StudentSettings
+from anytask.control.rl100.diffusion import Consistency, averaged
 from anytask.core.checks import require_finite
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
@@ -41,15 +40,11 @@ class Run:
         return self.saved.steps(total, moving, portion(self.progress, start, 1.0))
 
 
-def imitate(
-    encoder: ObservationEncoder, net: nn.Module, data: Decisions, process: Process, settings: ImitationSettings,
-    betas: EncoderSettings, run: Run,
-) -> tuple[ObservationEncoder, nn.Module]:  # fmt: skip
-    """Train an encoder and a denoiser on recorded chunks; return the averages of both.
-
-    ``betas`` has the weights of the encoder's regularizers.
-    """
-    s, per_epoch, (seed, stage) = settings, -(-data.n // settings.batch_size), run.seed
+def imitate(policy: Any, data: Decisions, run: Run) -> tuple[ObservationEncoder, nn.Module]:
+    """Train the policy's encoder and denoiser on recorded chunks; return the averages of both."""
+    s, encoder, net, process, (seed, stage) = policy.imitation, policy.encoder_, policy.net_, policy.process, run.seed
+    per_epoch = -(-data.n // s.batch_size)
+    betas = {"reconstruction": policy.encoder.beta_reconstruction, "kl": policy.encoder.beta_kl}
 
     @functools.lru_cache(maxsize=1)
     def order(epoch: int) -> np.ndarray:
@@ -61,9 +56,8 @@ def imitate(
         generator = run.generator("imitation", step)
         c, extra = encoder.regularized(data.window(rows), generator)  # (m, width)
         total = process.loss(net, data.chunks[torch.as_tensor(rows, device=run.device)], c, generator).mean()
-        for name, weight in (("reconstruction", betas.beta_reconstruction), ("kl", betas.beta_kl)):
-            if name in extra:
-                total = total + weight * extra[name]
+        for name in sorted(extra, reverse=True):
+            total = total + betas[name] * extra[name]
         return total
 
     both = nn.ModuleList([encoder, net])
@@ -71,22 +65,21 @@ def imitate(
     return tuple(_averaged_training(both, "both", loss, steps, s, run, weight_decay=1e-6))
 
 
-def distil_student(
-    student: Consistency, teacher: nn.Module, features: Tensor, chunks: Tensor, batch_size: int,
-    settings: StudentSettings, run: Run,
-) -> Consistency:  # fmt: skip
-    """Train a copy of a one-step student on features (n, width); return its average.
+def distil_student(policy: Any, data: Decisions, run: Run) -> Consistency:
+    """Train a copy of the policy's one-step student, or a new one, on recorded decisions; return its average.
 
-    With the form ``"lcm"`` it also learns from ``chunks`` (n, horizon, d), what was done.
+    With the form ``"lcm"`` it also learns from what was done.
     """
-    student = copy.deepcopy(student).requires_grad_(True)
+    settings, teacher = policy.student, policy.net_
+    student = copy.deepcopy(policy.student_ or Consistency(teacher, policy.process)).requires_grad_(True)
+    features = data.features(policy.encoder_, np.arange(data.n))  # (n, width)
 
     def loss(step: int, average: nn.Module) -> Tensor:
         generator = run.generator("student", step)
-        rows = torch.randint(len(features), (batch_size,), generator=generator, device=run.device)
+        rows = torch.randint(data.n, (policy.imitation.batch_size,), generator=generator, device=run.device)
         c = features[rows]  # (m, width)
         if settings.form == "lcm":
-            return student.consistency_loss(average, teacher, chunks[rows], c, generator).mean()
+            return student.consistency_loss(average, teacher, data.chunks[rows], c, generator).mean()
         return student.same_noise_loss(teacher, student.process.noise(c, generator), c).mean()
 
     return _averaged_training(student, "student", loss, settings.steps, settings, run)

@@ -23,9 +23,8 @@ from torch.nn import functional as F
 
 from anytask.control.parts.policy_gradient import linear_decay, normalize, ppo_loss
 from anytask.control.rl100.data import Transitions
-from anytask.control.rl100.diffusion import Process
 from anytask.control.rl100.imitation import Run, descend
-from anytask.control.rl100.settings import CriticSettings, DynamicsSettings, OfflineSettings
+from anytask.control.rl100.settings import CriticSettings, DynamicsSettings
 from anytask.core.checks import require_finite
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive, isolated
@@ -350,28 +349,24 @@ class OPEGate:
         self.best, self.log = state["best"], [GateCheck(*check) for check in state["log"]]
 
 
-def improve_behind_gate(
-    net: nn.Module, world: World, data: Transitions, process: Process, executed: slice, settings: OfflineSettings,
-    max_grad_norm: float, run: Run,
-) -> tuple[nn.Module, list[GateCheck]]:  # fmt: skip
+def improve_behind_gate(policy: Any, world: World, data: Transitions, run: Run) -> tuple[nn.Module, list[GateCheck]]:
     """Improve a policy on denoising chains drawn for recorded states; return what the gate let through, and its log.
 
     Parameters
     ----------
-    net : nn.Module
-        The denoiser to begin with.
+    policy : RL100
+        Its denoiser is where the improvement begins.
     world : World
         Its critics and dynamics are fitted here, unless the checkpoint has them.
     data : Transitions
-    executed : slice
-        The actions of a chunk that are carried out, and that the critics know.
     """
-    s, seed = settings, derive(run.seed[0], "stage", run.seed[1])
+    s, process, executed = policy.offline, policy.process, policy._executed
+    seed = derive(run.seed[0], "stage", run.seed[1])
     if run.saved.found is None:
         world.iql.fit(data, run.generator("critics"), portion(run.progress, 0.0, 0.35))
         if s.gate:
             world.dynamics.fit(data, portion(run.progress, 0.35, 0.5))
-    old, candidate = (copy.deepcopy(net).requires_grad_(moves) for moves in (False, True))
+    old, candidate = (copy.deepcopy(policy.net_).requires_grad_(moves) for moves in (False, True))
     optimizer = torch.optim.Adam(candidate.parameters(), lr=s.lr, fused=True)
 
     def states(n: int, generator: torch.Generator) -> Tensor:
@@ -381,10 +376,10 @@ def improve_behind_gate(
         # From the same start states and with the same random numbers at every check.
         generator = torch.Generator(run.device).manual_seed(derive(seed, "offline", "gate"))
 
-        def policy(c: Tensor) -> Tensor:
+        def act(c: Tensor) -> Tensor:
             return process.sample(net, c, generator).actions[:, executed]
 
-        return world.value(policy, states(s.gate_states, generator), s.rollout_length, generator)
+        return world.value(act, states(s.gate_states, generator), s.rollout_length, generator)
 
     moving = {"old": old, "candidate": candidate, "optimizer": optimizer, "world": world}
     gate = OPEGate(value(old) if run.saved.found is None else 0.0, s.gate_margin) if s.gate else None
@@ -402,7 +397,7 @@ def improve_behind_gate(
             A = A[torch.randperm(len(A), generator=generator, device=run.device)]
         for k in range(process.n_steps):  # one optimizer step per denoising step, in order
             log_prob = process.log_prob(candidate, chain.states, c, k)  # (n,)
-            descend(optimizer, ppo_loss(log_prob, chain.log_prob[k], A, s.clip * left).loss, max_grad_norm)
+            descend(optimizer, ppo_loss(log_prob, chain.log_prob[k], A, s.clip * left).loss, policy.max_grad_norm)
         due = (step + 1) % s.gate_every == 0 or step + 1 == s.steps
         if due and (gate is None or gate.offer(value(candidate), step + 1)):
             old.load_state_dict(candidate.state_dict())

@@ -8,15 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor, nn
 
 from anytask.control.parts.policy_gradient import gae, kl_adaptive_lr, minibatches, ppo_loss, value_loss
 from anytask.control.rl100.data import Memory, Transitions, Window
-from anytask.control.rl100.diffusion import Chain, Consistency, Process, averaged
+from anytask.control.rl100.diffusion import Chain, averaged
 from anytask.control.rl100.imitation import Run, descend
 from anytask.control.rl100.offline import normalized
-from anytask.control.rl100.settings import OnlineSettings, StudentSettings
 from anytask.datasets.episodes import Episodes
 
 
@@ -36,43 +34,35 @@ class Recorder:
     decide : callable
         Maps windows to what is done next.
     memory : Memory
-    env : VectorEnv
-        In which it plays.
+    num_envs : int
+        Parallel environments in which it plays.
     """
 
-    def __init__(self, decide: Callable[[Window], Decided], memory: Memory, env: VectorEnv) -> None:
-        self.decide, self.memory = decide, memory
-        # Where a restart takes a step, every other "episode" is that step.
-        self.waits = env.metadata.get("autoreset_mode") == AutoresetMode.NEXT_STEP
-        self.running = torch.arange(env.num_envs, device=memory.device)  # number of the episode in each environment
-        self.episodes: list[Tensor] = []  # that the decisions in the log belong to, (m,) each
+    def __init__(self, decide: Callable[[Window], Decided], memory: Memory, num_envs: int) -> None:
+        self.decide, self.memory, self.reset = decide, memory, memory.reset
         self.log: list[Decided] = []
-
-    def reset(self, rows: Tensor | None = None) -> None:
-        """Begin an episode in the environments ``rows``, or in all."""
-        self.memory.reset(rows)
-        if rows is not None:
-            self.running[rows] += len(self.running)
+        self.numbers = torch.zeros(num_envs, dtype=torch.int64, device=memory.device)  # of the decisions carried out
+        self.made = 0
+        self.acted: list[Tensor] = []  # the numbers at each call, (n,)
 
     def act(self, obs: Any, *, deterministic: bool = True) -> Tensor:
         """Return the next actions, sampled."""
 
         def decide(rows: Tensor, window: Window) -> Tensor:
-            self.episodes.append(self.running[rows])
+            self.numbers[rows] = self.made + torch.arange(len(rows), device=rows.device)
+            self.made += len(rows)
             self.log.append(self.decide(window))
             return self.log[-1].chunks
 
-        return self.memory.act(obs, decide)
+        actions = self.memory.act(obs, decide)
+        self.acted.append(self.numbers.clone())
+        return actions
 
-    def recorded(self, episodes: int) -> tuple[Tensor, Chain]:
-        """Return features (n, width) and chains of the first ``episodes`` ones, one after another."""
-        episode = torch.cat(self.episodes)
-        if self.waits:
-            turn, row = episode // len(self.running), episode % len(self.running)
-            episode = torch.where(turn % 2 == 0, turn // 2 * len(self.running) + row, episodes)
-        rows = episode.argsort(stable=True)[: int((episode < episodes).sum())]
+    def recorded(self, calls: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Chain]:
+        """Return features (m, width) and chains of what was carried out in ``rows`` (m,) at the ``calls`` (m,)."""
+        at = torch.stack(self.acted)[torch.as_tensor(calls), torch.as_tensor(rows)]
         c, chain = joined([(d.features, d.chain) for d in self.log])
-        return c[rows], Chain(chain.states[:, rows], chain.log_prob[:, rows])
+        return c[at], Chain(chain.states[:, at], chain.log_prob[:, at])
 
 
 class Rollout(NamedTuple):
@@ -113,39 +103,40 @@ def advantages(
 class Learner:
     """What moves in the online stage: copies of policy, value network (n, width) -> (1, n), and student if any."""
 
-    def __init__(
-        self, net: nn.Module, value: nn.Module, student: Consistency | None, s: OnlineSettings, own: StudentSettings
-    ) -> None:
-        self.net, self.value = (copy.deepcopy(part).requires_grad_(True) for part in (net, value))
+    def __init__(self, policy: Any, value: nn.Module) -> None:
+        s, own = policy.online, policy.student
+        self.net, self.value, self.student = (
+            None if part is None else copy.deepcopy(part).requires_grad_(True)
+            for part in (policy.net_, value, policy.student_)
+        )
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=s.lr, fused=True)
         self.value_optimizer = torch.optim.Adam(self.value.parameters(), lr=s.value_lr, fused=True)
-        self.student: Any = None
-        if student is not None:
-            self.student, self.average = copy.deepcopy(student).requires_grad_(True), averaged(student, own.ema_decay)
+        if self.student is not None:
+            self.average = averaged(policy.student_, own.ema_decay)
             self.student_optimizer = torch.optim.AdamW(self.student.parameters(), lr=own.lr, fused=True)
 
 
 def update(
-    learner: Learner, process: Process, rollout: Rollout, settings: OnlineSettings, discount: float,
-    max_grad_norm: float, student_weight: float, generator: torch.Generator, warmup: int = 0,
-) -> dict[str, float]:  # fmt: skip
+    policy: Any, learner: Learner, rollout: Rollout, generator: torch.Generator, warmup: int = 0
+) -> dict[str, float]:
     """Make ``epochs`` passes over one rollout: of the clipped surrogate, the student's loss, and the value loss.
 
     Parameters
     ----------
-    discount : float
-        Per decision.
+    policy : RL100
+        Whose settings and process count.
     generator : torch.Generator
         Of the mini-batches.
     warmup : int
         Passes of the value network before.
     """
-    s, t, chain = settings, rollout.transitions, rollout.chain
+    s, t, chain, process = policy.online, rollout.transitions, rollout.chain, policy.process
+    discount = policy.gamma**policy.n_executed  # per decision
 
     def fit_value(returns: Tensor) -> None:
         for rows in minibatches(t.n, size=s.batch_size, generator=generator):
             loss = value_loss(learner.value(t.features[rows])[0], returns[rows])
-            descend(learner.value_optimizer, loss, max_grad_norm)
+            descend(learner.value_optimizer, loss, policy.max_grad_norm)
 
     for _ in range(warmup):
         fit_value(advantages(t, rollout.last, learner.value, discount, s.lambda_)[1])
@@ -157,11 +148,11 @@ def update(
             c, states = t.features[rows], chain.states[:, rows]  # (m, width), (n_steps + 1, m, horizon, d)
             log_prob = process.log_prob(learner.net, states, c)  # (n_steps, m)
             surrogate = ppo_loss(log_prob, chain.log_prob[:, rows], A[rows], s.clip)
-            descend(learner.optimizer, surrogate.loss, max_grad_norm)
+            descend(learner.optimizer, surrogate.loss, policy.max_grad_norm)
             kls.append(surrogate.approximate_kl)
             if learner.student is not None:
                 loss = learner.student.same_noise_loss(learner.net, states[0], c).mean()
-                descend(learner.student_optimizer, student_weight * loss)
+                descend(learner.student_optimizer, policy.student.weight * loss)
                 learner.average.update_parameters(learner.student)
         kl = float(torch.stack(kls).mean())
         group = learner.optimizer.param_groups[0]
@@ -171,9 +162,12 @@ def update(
 
 
 def improve_by_playing(
-    learner: Learner, play: Callable[[nn.Module, int, int], tuple[Episodes, Rollout]], episodes: int, process: Process,
-    settings: OnlineSettings, discount: float, max_grad_norm: float, student_weight: float, run: Run,
-) -> list[dict[str, float]]:  # fmt: skip
+    policy: Any,
+    learner: Learner,
+    play: Callable[[nn.Module, int, int], tuple[Episodes, Rollout]],
+    episodes: int,
+    run: Run,
+) -> list[dict[str, float]]:
     """Play and update until ``episodes`` ones were played; return the facts on each round.
 
     Parameters
@@ -187,10 +181,8 @@ def improve_by_playing(
     while played < episodes:
         new, rollout = play(learner.net, episodes - played, len(log))
         played += len(new)
-        facts = update(
-            learner, process, rollout, settings, discount, max_grad_norm, student_weight,
-            run.generator("online", len(log)), 0 if log else settings.value_warmup,
-        )  # fmt: skip
+        warmup = 0 if log else policy.online.value_warmup
+        facts = update(policy, learner, rollout, run.generator("online", len(log)), warmup)
         log.append({**facts, "episodes": float(played), "success": float(np.mean(new.attributes["success"]))})
         if run.saved.due(len(log)) and played < episodes:
             run.saved.keep(played, moving, log=log)
