@@ -6,7 +6,7 @@ import torch
 from gymnasium import spaces
 from torch.distributions import Categorical, Normal
 
-from anytask.control.parts.action_heads import ActionDistribution, ActionHead, make_head
+from anytask.control.ppo.network import ActionDistribution, ActionHead, make_head
 
 
 def generator(seed=0):

@@ -8,8 +8,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from anytask.control import PPO, BatchedEnv, Galactic, collect, evaluate, make
 from anytask.control.adapters import TensorVectorEnv
 from anytask.control.envs.reach import Reach
-from anytask.control.ppo.collection import collect as collect_round
-from anytask.control.ppo.update import ProcessGroup
+from anytask.control.ppo.rounds import ProcessGroup
+from anytask.control.ppo.rounds import collect as collect_round
 
 
 class Countdown(gymnasium.Env):

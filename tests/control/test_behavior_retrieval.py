@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from anytask.control.behavior_retrieval import BehaviorRetrieval, retrieve, similarity_scores
+from anytask.control.behavior_retrieval import BehaviorRetrieval, nearest_distance, retrieve, similarity_scores
 from anytask.control.behavior_retrieval.figures import (
     embedding_map,
     embedding_points,
     similarity_curves,
     similarity_over_time,
 )
-from anytask.control.behavior_retrieval.nearest import nearest_distance
 from anytask.core.checks import NotFinite
 from anytask.core.settings import merged
 from anytask.datasets.episodes import Episode, Episodes

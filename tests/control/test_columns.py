@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anytask.control.envs.rearrangement.columns import ColumnGrid, _merged
+from anytask.control.envs.rearrangement.obstacles import ColumnGrid, _merged
 from anytask.control.envs.rearrangement.scene import Stage
 
 RADII = (0.05, 0.12)
@@ -110,7 +110,7 @@ def test_overlapping_intervals_are_merged_in_order():
 def test_slabs_of_a_large_stage_give_the_cells_of_one_piece(monkeypatch):
     stage = random_stage(5, boxes=9)
     whole = ColumnGrid([stage], RADII, CELL).heights
-    monkeypatch.setattr("anytask.control.envs.rearrangement.columns._MOST", 1000)
+    monkeypatch.setattr("anytask.control.envs.rearrangement.obstacles._MOST", 1000)
     assert torch.equal(ColumnGrid([stage], RADII, CELL).heights, whole)
 
 

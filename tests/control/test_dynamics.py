@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from anytask.control.rl100.data import Transitions
-from anytask.control.rl100.offline import EnsembleDynamics
 from anytask.control.rl100.settings import DynamicsSettings
+from anytask.control.rl100.world import EnsembleDynamics, Transitions
 
 
 def linear_world(n=600, seed=0):

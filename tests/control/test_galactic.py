@@ -168,6 +168,6 @@ def test_saving_keeps_settings_and_columns(tmp_path):
 
 
 def _group():
-    from anytask.control.ppo.update import ProcessGroup
+    from anytask.control.ppo.rounds import ProcessGroup
 
     return ProcessGroup()

@@ -8,10 +8,19 @@ import torch
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from anytask.control.behavior_retrieval.nearest import nearest_distance
+from anytask.control.behavior_retrieval import nearest_distance
 from anytask.control.behavior_retrieval.state_action_vae import PlainFeatures, StateActionVAE, TimeContrastive
-from anytask.control.parts.imitation import BehaviorCloning, CloningSettings, Rows, Source
-from anytask.control.parts.imitation_nets import MixtureHead, MSEHead, PolicyNet, _cropped, mixture_log_prob
+from anytask.control.parts.imitation import (
+    BehaviorCloning,
+    CloningSettings,
+    MixtureHead,
+    MSEHead,
+    PolicyNet,
+    Rows,
+    Source,
+    _cropped,
+    mixture_log_prob,
+)
 from anytask.core.checks import NotFinite
 from anytask.datasets.episodes import Episode, Episodes, statistics_of
 from anytask.parts.vae import diagonal_gaussian_kl

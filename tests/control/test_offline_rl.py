@@ -3,9 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anytask.control.rl100.data import Transitions, chunk_return
-from anytask.control.rl100.offline import IQL, CriticMLP, expectile_loss
 from anytask.control.rl100.settings import CriticSettings
+from anytask.control.rl100.world import IQL, CriticMLP, Transitions, chunk_return, expectile_loss
 
 
 def batch(n=64, seed=0):

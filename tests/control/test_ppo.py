@@ -16,9 +16,8 @@ from anytask.control.base import BatchedEnv
 from anytask.control.parts.observation_encoders import HalfResNet
 from anytask.control.parts.policy_gradient import weak_signals
 from anytask.control.ppo import PPO
-from anytask.control.ppo.collection import collect
 from anytask.control.ppo.network import ActorCritic, Encoder, NetworkSettings, space_from_tree, space_to_tree
-from anytask.control.ppo.update import ProcessGroup
+from anytask.control.ppo.rounds import ProcessGroup, collect
 from anytask.control.stepping import OverlappedStepper
 
 pytestmark = pytest.mark.filterwarnings("ignore:the policy was updated", "ignore:no reward above 0")

@@ -18,10 +18,18 @@ from anytask.control.parts.observation_encoders import ObservationEncoder
 from anytask.control.parts.policy_gradient import normalize, ppo_loss
 from anytask.control.rl100 import RL100
 from anytask.control.rl100.baselines import GaussianBC
-from anytask.control.rl100.data import ActionRange, Decisions, Memory, Transitions
 from anytask.control.rl100.diffusion import DDIM, Consistency
-from anytask.control.rl100.offline import IQL, CriticMLP, EnsembleDynamics, OPEGate, normalized
-from anytask.control.rl100.online import Learner, advantages
+from anytask.control.rl100.stages import Learner, advantages, normalized
+from anytask.control.rl100.world import (
+    IQL,
+    ActionRange,
+    CriticMLP,
+    Decisions,
+    EnsembleDynamics,
+    Memory,
+    OPEGate,
+    Transitions,
+)
 from anytask.core.settings import merged
 from anytask.datasets.episodes import Episode, Episodes
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anytask.control.parts.running_stats import RunningStats
+from anytask.control.ppo.network import RunningStats
 
 
 def moments(x):

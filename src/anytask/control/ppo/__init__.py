@@ -33,9 +33,8 @@ from anytask.control.parts.acting import Given, shapes_of
 from anytask.control.parts.checkpoint import Checkpoint, training_of
 from anytask.control.parts.counter_rng import CounterRandom
 from anytask.control.parts.policy_gradient import kl_adaptive_lr, linear_decay, weak_signals
-from anytask.control.ppo.collection import Run, collect, on_device
 from anytask.control.ppo.network import ActorCritic, Memory, NetworkSettings, bounded, space_from_tree, space_to_tree
-from anytask.control.ppo.update import ProcessGroup, joined, update
+from anytask.control.ppo.rounds import ProcessGroup, Run, collect, joined, on_device, update
 from anytask.core.checks import check_counts
 from anytask.core.estimator import Estimator
 from anytask.core.progress import Progress, silent

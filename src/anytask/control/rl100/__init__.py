@@ -27,12 +27,21 @@ from torch import Tensor, nn
 
 from anytask.control.parts.checkpoint import Checkpoint, training_of
 from anytask.control.rl100 import settings
-from anytask.control.rl100.data import ActionRange, Transitions, Window
 from anytask.control.rl100.diffusion import Chain
-from anytask.control.rl100.imitation import Run, distil_student, imitate
-from anytask.control.rl100.offline import improve_behind_gate
-from anytask.control.rl100.online import Decided, Learner, Recorder, Rollout, improve_by_playing, joined
 from anytask.control.rl100.policy import ChunkPolicy
+from anytask.control.rl100.stages import (
+    Decided,
+    Learner,
+    Recorder,
+    Rollout,
+    Run,
+    distil_student,
+    imitate,
+    improve_behind_gate,
+    improve_by_playing,
+    joined,
+)
+from anytask.control.rl100.world import ActionRange, Transitions, Window
 from anytask.control.rollout import played
 from anytask.core.checks import NotFinite, check_counts, require_finite_weights
 from anytask.core.progress import Progress, portion
@@ -408,9 +417,9 @@ class RL100(ChunkPolicy):
         new: list[Episodes] = []
         parts: list[tuple[Tensor, Chain]] = []
         while most > 0 and sum(len(c) for c, _ in parts) < self.online.decisions:
-            some, *part = self._play(env, net, min(env.num_envs, most), "online", number, len(new))
+            some, c, chain = self._play(env, net, min(env.num_envs, most), "online", number, len(new))
             new.append(some)
-            parts.append(tuple(part))
+            parts.append((c, chain))
             most -= len(some)
         episodes, (c, chain) = Episodes.concatenate(new), joined(parts)
         _warn_of_rewards(episodes)

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from anytask.control.adapters import make
 from anytask.control.parts.observation_encoders import ObservationEncoder
 from anytask.control.rl100 import settings
-from anytask.control.rl100.data import ActionRange, Decisions, Memory, Window
 from anytask.control.rl100.diffusion import DDIM, Consistency, DenoisingMLP, Flow, Process
-from anytask.control.rl100.offline import CriticMLP, GateCheck, World
+from anytask.control.rl100.world import ActionRange, CriticMLP, Decisions, GateCheck, Memory, Window, World
 from anytask.core.checks import require_finite
 from anytask.core.cost import parameter_count
 from anytask.core.estimator import Estimator

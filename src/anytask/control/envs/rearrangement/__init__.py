@@ -12,9 +12,8 @@ from torch import Tensor
 
 from anytask.control.base import BatchedEnv, Obs
 from anytask.control.envs.rearrangement.episodes import check_episodes, sample_episodes, starts
-from anytask.control.envs.rearrangement.render import Camera, draw_top_view
 from anytask.control.envs.rearrangement.scene import EpisodeList, Scene, built_in_scene
-from anytask.control.envs.rearrangement.sensors import Sensors, sensor_count
+from anytask.control.envs.rearrangement.sensors import Camera, Sensors, draw_top_view, sensor_count
 from anytask.control.envs.rearrangement.settings import TASKS, FetchSettings, RearrangementSettings
 from anytask.control.envs.rearrangement.world import World, chosen
 from anytask.core.settings import Settings
