@@ -198,7 +198,7 @@ def test_files_of_another_kind_are_refused(tmp_path):
 
 def test_pickled_content_is_not_executed(tmp_path):
     np.savez(tmp_path / "evil.npz", actions=np.array([{"a": 1}], dtype=object), lengths=np.array([1]))
-    with pytest.raises(ValueError, match=r"evil\.npz: not a readable \.npz file of arrays"):
+    with pytest.raises(ValueError, match=r"evil\.npz: not a readable \.npz file"):
         load_episodes(tmp_path / "evil.npz")
 
 
@@ -245,9 +245,11 @@ def test_arrays_that_are_not_what_their_header_says_are_refused(tmp_path):
         for member in whole.namelist():
             content = whole.read(member)
             short.writestr(member, content[:-8] if member == "actions.npy" else content)
-    with pytest.raises(BadData, match=r"short\.npz: not a readable \.npz file"):
+    with pytest.raises(BadData, match=r"short\.npz: the array 'actions' holds 40 bytes"):
         load_episodes(tmp_path / "short.npz")
-    content = bytearray((tmp_path / "short.npz").read_bytes())
+    with np.load(tmp_path / "a.npz") as file:
+        np.savez(tmp_path / "stored.npz", **file)
+    content = bytearray((tmp_path / "stored.npz").read_bytes())
     place = content.index(b"rewards.npy") + 150
     content[place] ^= 1
     (tmp_path / "flipped.npz").write_bytes(content)

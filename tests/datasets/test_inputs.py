@@ -57,10 +57,10 @@ def test_array_files_that_cannot_be_read_are_refused_in_one_line(tmp_path):
     (tmp_path / "text.npz").write_text("no archive")
     os.mkfifo(tmp_path / "pipe.npy")
     told = {
-        "no_x.npz": "'X is not a file",
+        "no_x.npz": "no array 'X'; its arrays: Y",
         "short.npy": "not a readable",
         "text.npz": "np.savez",
-        "pipe.npy": "no such",
+        "pipe.npy": "not a regular file",
     }
     for name, words in told.items():
         with pytest.raises(BadData, match=words):

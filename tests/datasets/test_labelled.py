@@ -234,7 +234,7 @@ def test_images_are_decoded_when_asked_for(tmp_path: Path) -> None:
     data = load_labelled(tmp_path)
     os.remove(tmp_path / "a" / "2.png")
     assert data.X[np.array([0])].shape == (1, 1, 3, 4)
-    with pytest.raises(BadData, match=r"2\.png: not a readable image"):
+    with pytest.raises(BadData, match=r"2\.png: cannot be read"):
         data.X[np.array([1])]
 
 

@@ -9,3 +9,15 @@ class BadData(ValueError):
 
 class NotFinite(FloatingPointError, ValueError):
     """A number that training or a model made is NaN or infinite; the message names the stage."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error in at most 120 characters.
+
+    Examples
+    --------
+    >>> one_line(ValueError("first\\n  second"))
+    'first second'
+    """
+    text = " ".join(str(error).split())
+    return (text[:117] + "...") if len(text) > 120 else text or type(error).__name__

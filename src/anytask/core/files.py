@@ -1,10 +1,13 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and that can be read to an end."""
 
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
+
+from anytask.core.errors import BadData, one_line
 
 
 def write_whole(path: str | os.PathLike[str], text: str) -> None:
@@ -53,3 +56,20 @@ def cache_folder(*names: str) -> Path:
     folder = (Path(given) if given else Path(above) / "anytask").expanduser().joinpath(*names)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def require_regular(path: str | os.PathLike[str]) -> int:
+    """Return the size of a file in bytes; refuse a named pipe or a device, of which reading may never end.
+
+    Raises
+    ------
+    BadData
+        If it is no regular file, or nothing is there.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise BadData(f"{path}: cannot be read ({one_line(error)})") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise BadData(f"{path}: not a regular file")
+    return status.st_size

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import mmap
 import re
-import struct
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anytask.core.errors import BadData
+from anytask.core.errors import BadData, one_line
+from anytask.core.files import require_regular
+from anytask.core.memory import require_room
+from anytask.datasets.archives import Npz, opened_npz
 from anytask.datasets.images import ImageFiles
 from anytask.datasets.labels import as_labels
-from anytask.datasets.rows import Parts, Rows, near, one_line, require_regular
+from anytask.datasets.rows import Parts, Rows, near
 
 
 @dataclass(frozen=True)
@@ -64,16 +62,19 @@ def read_arrays(arrays: tuple[Any, ...]) -> Parts:
 
 def read_npz(path: Path, target: str | None, task: str | None, group: str | None) -> Parts:
     """Return the arrays ``X``, ``y`` (or ``target``), ``task`` and those that are named."""
-    with _opened(path) as archive:
-        keys = list(archive.files)
+    with opened_npz(path) as archive:
+        keys = list(archive.arrays)
         names = ("y" if target is None else target, "task" if task is None and "task" in keys else task, group)
-        for key in ("X", *filter(None, names)):
+        chosen = [name for name in names if name]
+        for key in ("X", *chosen):
             if key not in keys:
                 raise BadData(f"{path}: no array {key!r}{near(key, keys)}; its arrays: {', '.join(keys) or 'none'}")
-        labels = [(name or "", archive[name] if name else None) for name in names]
-        X: Any = _map_member(path, "X.npy")
-        X = archive["X"] if X is None else X
-    return _from_parts(str(path), X, labels)
+        X: Any = _map_member(archive, "X")
+        whole = archive.read(*chosen, *(["X"] if X is None else []))
+        labels = dict(zip(chosen, whole))
+    return _from_parts(
+        str(path), whole[-1] if X is None else X, [(name or "", labels[name] if name else None) for name in names]
+    )
 
 
 def read_npy(path: Path, target: str | None, task: str | None, group: str | None) -> Parts:
@@ -84,7 +85,7 @@ def read_npy(path: Path, target: str | None, task: str | None, group: str | None
             raise BadData(f"{path}: name the file with the labels (target=...); y.npy is found beside X.npy by itself")
         target = f"{stem}.npy"
     files = (target, task, group)
-    labels = [(name or "", np.asarray(_load_npy(path.parent / name)) if name else None) for name in files]
+    labels = [(name or "", _in_memory(path.parent / name) if name else None) for name in files]
     return _from_parts(str(path), _mapped(_load_npy(path)), labels)
 
 
@@ -99,57 +100,34 @@ def _mapped(rows: Any) -> Any:
 def read_inputs(path: Path) -> np.ndarray:
     """Return the array of a .npy file, or ``X`` of a .npz file."""
     if path.suffix.lower() == ".npy":
-        return _load_npy(path)
-    with _opened(path) as archive:
-        return archive["X"]
+        return _in_memory(path)
+    with opened_npz(path) as archive:
+        if "X" not in archive.arrays:
+            raise BadData(f"{path}: no array 'X'; its arrays: {', '.join(archive.arrays) or 'none'}")
+        return archive.read("X")[0]
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            yield archive
-    except BadData:
-        raise
-    except Exception as error:
-        why = one_line(error) if zipfile.is_zipfile(path) else "np.savez writes one"
-        raise BadData(f"{path}: not a readable .npz file ({why})") from error
-
-
-def _load_npy(path: Path) -> np.ndarray:
+def _load_npy(path: Path) -> np.memmap:
     require_regular(path)
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.lib.format.open_memmap(path, mode="r")
     except Exception as error:
         raise BadData(f"{path}: not a readable .npy file ({one_line(error)})") from error
 
 
-def _map_member(path: Path, member: str) -> MappedArray | None:
+def _in_memory(path: Path) -> np.ndarray:
+    array = _load_npy(path)
+    require_room(path, array.nbytes + 4 * array.size)
+    return np.asarray(array)
+
+
+def _map_member(archive: Npz, name: str) -> MappedArray | None:
     """Map one array of an uncompressed .npz file in place; None if it is compressed or not numeric."""
-    with zipfile.ZipFile(path) as archive:
-        info = archive.getinfo(member)
-        if info.compress_type != zipfile.ZIP_STORED:
-            return None
-        bad = archive.testzip()
-        if bad is not None:
-            raise BadData(f"{path}: the array {bad.removesuffix('.npy')!r} is damaged (its checksum is wrong)")
-    with open(path, "rb") as file:
-        # A zip entry's local header is 30 bytes, a name and an extra field whose lengths stand at bytes 26 to 29.
-        file.seek(info.header_offset + 26)
-        name_length, extra_length = struct.unpack("<HH", file.read(4))
-        file.seek(info.header_offset + 30 + name_length + extra_length)
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
-        if dtype.kind not in "biuf" or 0 in shape or not shape:
-            return None
-        header = file.tell() - info.header_offset - 30 - name_length - extra_length
-        if info.file_size - header != np.dtype(dtype).itemsize * math.prod(shape):
-            raise BadData(
-                f"{path}: the array {member.removesuffix('.npy')!r} holds {info.file_size - header} bytes, and its "
-                f"header says {dtype} of shape {shape}"
-            )
-        return MappedArray(str(path), file.tell(), shape, dtype.str, fortran and len(shape) > 1)
+    offset, header = archive.offset(name), archive.header(name)
+    if offset is None or header.dtype.kind not in "biuf" or 0 in header.shape or not header.shape:
+        return None
+    fortran = header.fortran and len(header.shape) > 1
+    return MappedArray(str(archive.path), offset + header.start, header.shape, header.dtype.str, fortran)
 
 
 def _from_parts(where: str, X: Any, named: list[tuple[str, np.ndarray | None]]) -> Parts:

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from anytask.core.errors import BadData
-from anytask.datasets.rows import one_line
+from anytask.core.errors import BadData, one_line
+from anytask.core.files import require_regular
+from anytask.core.memory import require_room
 
 SEPARATORS = (",", ";", "\t", "|")
 _SAMPLE = 200
@@ -87,6 +88,7 @@ def read_csv(path: Path) -> tuple[pd.DataFrame, Layout]:
     BadData
         For files that are not UTF-8, rows of another length, and headers in which a name appears twice.
     """
+    require_room(path, require_regular(path))
     try:
         form = layout(path)
         with warnings.catch_warnings():

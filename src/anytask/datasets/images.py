@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from anytask.core.errors import BadData
-from anytask.datasets.rows import Parts, one_line, require_regular
+from anytask.core.errors import BadData, one_line
+from anytask.core.files import require_regular
+from anytask.core.memory import require_room
+from anytask.datasets.archives import opened_image
+from anytask.datasets.rows import Parts
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 _ORIENTATION = 0x0112
@@ -53,8 +55,10 @@ class ImageFiles:
 
     def _decode(self, path: str) -> np.ndarray:  # -> (channels, height, width)
         try:
-            with Image.open(path) as file:
+            with opened_image(path) as file:
                 image = _upright(file)
+        except BadData:
+            raise
         except Exception as error:
             raise BadData(f"{path}: not a readable image ({one_line(error)})") from error
         depth = _depth(image)
@@ -145,8 +149,9 @@ class _Survey:
 
     def add(self, file: Path) -> None:
         try:
+            require_room(file, require_regular(file))
             raw = file.read_bytes()
-            with Image.open(io.BytesIO(raw)) as opened:
+            with opened_image(file) as opened:
                 opened.load()
                 facts = {
                     "turned": opened.getexif().get(_ORIENTATION, 1) not in (0, 1),
@@ -156,6 +161,8 @@ class _Survey:
                     "color": not (opened.mode in ("1", "L", "LA", "La", "F") or opened.mode.startswith("I")),
                 }
                 image = _upright(opened)
+        except BadData:
+            raise
         except Exception as error:
             raise BadData(f"{file}: not a readable image ({one_line(error)})") from error
         self.content.update(hashlib.sha256(raw).digest())

@@ -12,14 +12,15 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from anytask.core.errors import BadData
+from anytask.core.errors import BadData, one_line
+from anytask.core.files import require_regular
+from anytask.core.memory import require_room
 from anytask.datasets.arrays import as_images, read_inputs
 from anytask.datasets.builtin import BUILTIN, read_builtin
 from anytask.datasets.encoding import TableEncoding
 from anytask.datasets.images import ImageFiles, image_files
 from anytask.datasets.labelled import LabelledData
 from anytask.datasets.labels import Locate, row_number
-from anytask.datasets.rows import one_line
 from anytask.datasets.tables import read_frame
 
 _FILE = "inputs.json"
@@ -159,14 +160,16 @@ class Inputs:
             size = (self.input_shape[-2], self.input_shape[-1])
             color, ranges = self.input_shape[0] == 3, {} if self.ranges is None else {"ranges": self.ranges}
             files = ImageFiles(tuple(map(str, image_files(path))), size, color, self.resized, **ranges)
+            require_room(path, 4 * int(np.prod(files.shape)))
             try:
                 return files[:]
             except BadData:
                 raise
             except ValueError as error:
                 raise BadData(f"{path}: the images must be {size[0]}x{size[1]} ({error})") from error
-        if not path.is_file():
+        if not path.exists():
             raise BadData(f"{path}: no such file or folder")
+        require_regular(path)
         if path.suffix.lower() in (".csv", ".parquet"):
             return self._encode(*read_frame(path), str(path))
         if path.suffix.lower() not in (".npy", ".npz"):

@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 
 from anytask.core.errors import BadData
+from anytask.core.files import require_regular
+from anytask.core.memory import require_room
 from anytask.datasets.arrays import read_arrays, read_npy, read_npz
 from anytask.datasets.builtin import BUILTIN, read_builtin
 from anytask.datasets.encoding import TableEncoding
 from anytask.datasets.images import read_folder
 from anytask.datasets.labels import check_classes
-from anytask.datasets.rows import Parts, Rows, blocks, require_regular
+from anytask.datasets.rows import Parts, Rows, blocks
 from anytask.datasets.tables import TableOptions, missing_place, read_table
 
 #: What may be done about missing inputs.
@@ -169,8 +171,7 @@ def load_labelled(
         return _finish(path.name, str(path), read_folder(path, image_size), missing)
     if image_size is not None:
         raise BadData(f"{path}: image_size resizes the images of a folder, and this is a file")
-    require_regular(path)
-    if path.stat().st_size == 0:
+    if require_regular(path) == 0:
         raise BadData(f"{path}: the file is empty")
     if kind in (".csv", ".parquet"):
         options = TableOptions(_names(missing_marks), _names(categorical), decimal)
@@ -222,6 +223,7 @@ def _imputed(parts: Parts, where: str) -> tuple[Parts, np.ndarray | None]:
     """Fill in missing inputs; they are then in memory."""
     if not any(np.isnan(rows).any() for _, rows in blocks(parts.X)):
         return parts, None
+    require_room(where, 4 * int(np.prod(parts.X.shape)))
     X = np.array(parts.X[:])
     absent = np.isnan(X)
     if absent.all(axis=0).any():

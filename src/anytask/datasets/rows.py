@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-
-from anytask.core.errors import BadData
 
 if TYPE_CHECKING:
     from anytask.datasets.encoding import TableEncoding
@@ -55,24 +51,8 @@ def blocks(X: Rows) -> Iterator[tuple[int, np.ndarray]]:
         yield start, X[start : start + size]
 
 
-def require_regular(path: Path) -> None:
-    """Refuse what is no regular file: reading a named pipe or a device may never end."""
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise BadData(f"{path}: cannot be read ({one_line(error)})") from error
-    if not stat.S_ISREG(mode):
-        raise BadData(f"{path}: not a regular file")
-
-
 def near(name: str, names: Sequence[str]) -> str:
     """Return ", did you mean ...?" in brackets, or nothing."""
     lower = {candidate.lower(): candidate for candidate in names}
     found = [lower[match] for match in difflib.get_close_matches(name.lower(), list(lower), n=2)]
     return f" (did you mean {' or '.join(map(repr, found))}?)" if found else ""
-
-
-def one_line(error: BaseException) -> str:
-    """Return the message of an error in at most 120 characters."""
-    text = " ".join(str(error).split())
-    return (text[:117] + "...") if len(text) > 120 else text or type(error).__name__

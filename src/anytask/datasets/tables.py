@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from anytask.core.errors import BadData
+from anytask.core.errors import BadData, one_line
+from anytask.datasets.archives import opened_parquet, parquet_batches
 from anytask.datasets.csv_files import line_of, read_csv, require_distinct
 from anytask.datasets.encoding import TableEncoding, as_texts, order_notes
 from anytask.datasets.labels import Locate, as_labels, from_texts, row_number
-from anytask.datasets.rows import Parts, near, one_line
+from anytask.datasets.rows import Parts, near
 
 _TARGETS = ("label", "target", "class", "y")
 _PRECISION = 1000  # fewer steps of float32 than this between smallest and largest value may merge different ones
@@ -79,13 +80,7 @@ def missing_place(parts: Parts, path: Path, row: int, feature: int) -> str:
 
 def _batches(path: Path, kept: Collection[str], notes: list[str] | None = None) -> Iterator[pd.DataFrame]:
     """Give the rows of a .parquet file, floats as float32 except in the columns ``kept``."""
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except Exception as error:
-        raise BadData(f"{path}: not a readable .parquet file ({one_line(error)})") from error
-    with file:
+    with opened_parquet(path) as file:
         names = list(file.schema_arrow.names)
         require_distinct(path, names)
         index = [name for name in names if name.startswith("__index_level_")]
@@ -93,7 +88,7 @@ def _batches(path: Path, kept: Collection[str], notes: list[str] | None = None) 
             notes.append("The nameless index of the table was left out.")
         columns = [name for name in names if name not in index]
         try:
-            for batch in file.iter_batches(columns=columns):
+            for batch in parquet_batches(path, file, columns):
                 frame = batch.to_pandas(ignore_metadata=True)
                 doubles = [c for c in columns if frame[c].dtype == np.float64 and c not in kept]
                 with np.errstate(over="ignore"):
@@ -102,6 +97,8 @@ def _batches(path: Path, kept: Collection[str], notes: list[str] | None = None) 
                 yield frame.assign(**{c: single[c] for c in precise})
             if not file.metadata.num_rows:
                 yield file.schema_arrow.empty_table().to_pandas(ignore_metadata=True)[columns]
+        except BadData:
+            raise
         except Exception as error:
             raise BadData(f"{path}: damaged after its header ({one_line(error)})") from error
 

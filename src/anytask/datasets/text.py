@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from anytask.core.errors import BadData
+from anytask.core.files import require_regular
+from anytask.core.memory import require_room
 from anytask.datasets.csv_files import layout, records
 from anytask.datasets.text_sets import TEXT_SETS, text_set
 
@@ -223,8 +225,9 @@ def rows_of(path: Path) -> _Rows:
     kind = path.suffix.lower()
     if kind not in (".jsonl", ".ndjson", ".csv", ".tsv"):
         raise BadData(f"{path}: a .jsonl, .ndjson, .csv or .tsv file is wanted, or {', '.join(TEXT_SETS)}")
-    if not path.is_file():
+    if not path.exists():
         raise BadData(f"{path}: there is no such file")
+    require_room(path, require_regular(path))
     raw = path.read_bytes()
     try:
         content = raw.decode("utf-8-sig")

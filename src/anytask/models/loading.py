@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from anytask.core.files import require_regular
 from anytask.core.rng import isolated
 
 
@@ -108,6 +109,7 @@ _OWN_CODE = "{} holds a model that runs code of its own, which is refused: build
 
 def _check_folder(folder: Path, weights: bool) -> None:
     for file in sorted(folder.glob("*.json")):
+        require_regular(file)
         try:
             facts = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:

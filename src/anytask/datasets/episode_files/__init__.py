@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from anytask.core.files import require_regular
 from anytask.datasets.episode_files import hdf5, lerobot, minari, npz, robomimic
 from anytask.datasets.episode_files.common import reading
 from anytask.datasets.episodes import Episodes
-from anytask.datasets.rows import require_regular
 
 Format = Literal["npz", "robomimic", "minari", "lerobot"]
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from anytask.core.errors import BadData
+from anytask.core.files import require_regular
+from anytask.core.memory import require_room
 from anytask.datasets.episodes import Episodes
-from anytask.datasets.rows import require_regular
 
 
 @contextmanager
@@ -29,11 +30,18 @@ def reading(place: object) -> Iterator[None]:
         raise BadData(f"{place}: {f'{what} is missing' if isinstance(error, KeyError) else what}") from error
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a file that fits into memory."""
+    require_room(path, require_regular(path))
+    with reading(path):
+        return path.read_text(encoding="utf-8")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object that a JSON file holds."""
-    require_regular(path)
+    text = read_text(path)
     with reading(path):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text)
         if not isinstance(content, dict):
             raise ValueError(f"a JSON object is wanted, it holds a {type(content).__name__}")
         return content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from typing import Any
 import numpy as np
 
 from anytask.core.errors import BadData
+from anytask.core.files import require_regular
+from anytask.core.memory import require_room
+from anytask.datasets.archives import opened_image
 from anytask.datasets.episode_files.common import reading
 from anytask.datasets.episodes import OBSERVATION, Episode, Episodes
 
@@ -32,6 +36,7 @@ def h5py() -> Any:
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
     """Open a file for reading."""
+    require_regular(path)
     try:
         file = h5py().File(path, "r")
     except OSError as error:
@@ -91,6 +96,22 @@ class StoredRows:
         return out.reshape(*wanted.shape, *self.shape[1:])
 
 
+def require_declared(path: Path, group: Any) -> None:
+    """Refuse data sets that declare more than fits into memory, or that lie in other files.
+
+    HDF5 allocates what a data set declares, whether or not the file holds it. Of images, which may stay in the file,
+    and of ``next_obs`` one row is counted, and the largest chunk, which is the least that HDF5 unpacks.
+    """
+    needed, chunk = 0, 0
+    for name, value in _leaves(group).items():
+        if value.external or value.is_virtual or value.file != group.file:
+            raise BadData(f"{path}, {name}: the values lie in another file, which is not followed")
+        by_row = _is_images(value) or "/next_obs/" in f"/{name}"
+        needed += value.nbytes // (max(1, len(value)) if by_row else 1)
+        chunk = max(chunk, math.prod(value.chunks or ()) * value.dtype.itemsize)
+    require_room(path, needed + chunk)
+
+
 def numbered(group: Mapping[str, Any], stem: str) -> list[str]:
     """Return the members ``stem_0``, ``stem_1``, ... in the order of their numbers, or say that there are none."""
     names = [name for name in group if re.fullmatch(rf"{stem}_\d+", name)]
@@ -126,7 +147,7 @@ def read_episode(path: Path, group: Any, seen: str, rows_after: int, facts: Mapp
     for key, value in _leaves(group[seen]).items():
         if len(value) != n + rows_after:
             raise ValueError(f"{len(value)} rows of {seen}/{key} and {n} actions: {n + rows_after} are wanted")
-        if value.dtype == np.uint8 and value.ndim == 4 and n:
+        if _is_images(value) and n:
             rows[key], final[key] = StoredRows([(path, value.name, n)], value.shape[1:]), after.get(key, value)[-1]
         else:
             rows[key] = _decoded(value[()])
@@ -138,15 +159,16 @@ def read_episode(path: Path, group: Any, seen: str, rows_after: int, facts: Mapp
     return Episode(rows, actions, rewards, ended, limited, facts, final)
 
 
-def assembled(episodes: list[Episode], attributes: Mapping[str, Any], names: list[str], lazy: bool | None) -> Episodes:
+def assembled(
+    path: Path, episodes: list[Episode], attributes: Mapping[str, Any], names: list[str], lazy: bool | None
+) -> Episodes:
     """Return the data set; images that need not stay in the file are read now."""
     together = Episodes.from_list(episodes, attributes, names=names)
-
-    def settled(value: Any) -> Any:
-        stays = not isinstance(value, StoredRows) or (np.prod(value.shape) >= LAZY_BYTES if lazy is None else lazy)
-        return value if stays else value[:]
-
-    return replace(together, observations={key: settled(value) for key, value in together.observations.items()})
+    images = {key: value for key, value in together.observations.items() if isinstance(value, StoredRows)}
+    sizes = {key: math.prod(value.shape) for key, value in images.items()}
+    now = [key for key, size in sizes.items() if (size < LAZY_BYTES if lazy is None else not lazy)]
+    require_room(path, sum(sizes[key] for key in now))
+    return replace(together, observations={**together.observations, **{key: images[key][:] for key in now}})
 
 
 def facts_of(attributes: Mapping[str, Any], skip: tuple[str, ...]) -> dict[str, Any]:
@@ -166,6 +188,11 @@ def write_facts(group: Any, facts: Mapping[str, np.ndarray], i: int) -> None:
         group.attrs[name] = str(values[i]) if values.dtype.kind == "U" else values[i]
 
 
+def write(group: Any, name: str, values: Any, **options: Any) -> None:
+    """Write a data set with checksums, which HDF5 compares when it is read."""
+    group.create_dataset(name, data=values, fletcher32=True, **options)
+
+
 def at_last(n: int, flag: bool) -> np.ndarray:
     """Return ``n`` booleans of which only the last may be True."""
     return (np.arange(n) == n - 1) & flag
@@ -179,6 +206,10 @@ def _leaves(group: Any, prefix: str = "") -> dict[str, Any]:
     for name, item in group.items():
         out |= _leaves(item, f"{prefix}{name}/") if hasattr(item, "items") else {f"{prefix}{name}": item}
     return out
+
+
+def _is_images(value: Any) -> bool:
+    return value.dtype == np.uint8 and value.ndim == 4
 
 
 def _flag(group: Any, names: Sequence[str], n: int, otherwise: bool) -> bool:
@@ -196,6 +227,9 @@ def _decoded(stored: np.ndarray) -> np.ndarray:
     is_jpeg = stored.ndim in (1, 2) and stored.dtype in (np.uint8, object) and len(stored) and len(stored[0]) > 3
     if not is_jpeg or bytes(np.asarray(stored[0][:3], dtype=np.uint8)) != b"\xff\xd8\xff":
         return stored
-    from PIL import Image
 
-    return np.stack([np.asarray(Image.open(io.BytesIO(bytes(np.asarray(row, np.uint8))))) for row in stored])
+    def image(row: Any) -> np.ndarray:
+        with opened_image(io.BytesIO(bytes(np.asarray(row, np.uint8))), 4 * len(stored)) as opened:
+            return np.asarray(opened)
+
+    return np.stack([image(row) for row in stored])

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from anytask.datasets.episode_files.common import read_json, reading
+from anytask.datasets.archives import opened_image, opened_parquet, parquet_batches
+from anytask.datasets.episode_files.common import read_json, read_text, reading
 from anytask.datasets.episodes import Episode, Episodes
-from anytask.datasets.rows import require_regular
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ INFO = Path("meta", "info.json")
 
 
 def read(path: Path) -> Episodes:
-    import pyarrow.parquet as pq
+    import pyarrow as pa
 
     info = read_json(path / INFO)
     files = sorted(path.glob("data/chunk-*/episode_*.parquet"))
@@ -34,9 +34,9 @@ def read(path: Path) -> Episodes:
     tasks = _tasks(path / "meta" / "tasks.jsonl")
     episodes = []
     for file in files:
-        require_regular(file)
-        with reading(file):
-            episodes.append(_episode(file, pq.read_table(file), features, tasks))
+        with reading(file), opened_parquet(file) as stored:
+            table = pa.Table.from_batches(parquet_batches(file, stored), stored.schema_arrow)
+            episodes.append(_episode(file, table, features, tasks))
     attributes = {name: info[name] for name in ("robot_type", "fps") if info.get(name) is not None}
     return Episodes.from_list(episodes, attributes, names=[file.name for file in files])
 
@@ -45,9 +45,7 @@ def _tasks(path: Path) -> dict[int, str]:
     """Return the texts of the tasks by their numbers."""
     tasks: dict[int, str] = {}
     if path.exists():
-        require_regular(path)
-        with reading(path):
-            lines = path.read_text(encoding="utf-8").split("\n")  # a name may hold U+2028, where splitlines() would cut
+        lines = read_text(path).split("\n")  # a name may hold U+2028, where splitlines() would cut
         for number, line in enumerate(lines, 1):
             if line.strip():
                 with reading(f"{path}, line {number}"):
@@ -84,7 +82,7 @@ def _column(file: Path, table: Any, name: str, features: Mapping[str, Any]) -> n
     if None in values:
         raise ValueError(f"{name} is missing in row {values.index(None)}")
     if isinstance(values[0], dict):
-        return np.stack([_image(file, value, f"{name} in row {i}") for i, value in enumerate(values)])
+        return np.stack([_image(file, value, f"{name} in row {i}", len(values)) for i, value in enumerate(values)])
     try:
         array = np.array(values)
     except ValueError as error:
@@ -93,12 +91,9 @@ def _column(file: Path, table: Any, name: str, features: Mapping[str, Any]) -> n
     return array.reshape(len(array), *shape) if shape and len(shape) > 1 else array
 
 
-def _image(file: Path, stored: Mapping[str, Any], what: str) -> np.ndarray:
-    """Read an image, of which a row holds the bytes or the path from the data set's folder."""
-    from PIL import Image
-
+def _image(file: Path, stored: Mapping[str, Any], what: str, n: int) -> np.ndarray:
+    """Read one of ``n`` images, of which a row holds the bytes or the path from the data set's folder."""
     with reading(f"{file}: {what}"):
-        source: Any = io.BytesIO(stored["bytes"]) if stored.get("bytes") else file.parents[2] / stored["path"]
-        if isinstance(source, Path):
-            require_regular(source)
-        return np.asarray(Image.open(source).convert("RGB"))
+        source = io.BytesIO(stored["bytes"]) if stored.get("bytes") else file.parents[2] / stored["path"]
+        with opened_image(source, 4 * n) as image:
+            return np.asarray(image.convert("RGB"))

@@ -33,6 +33,7 @@ def read(path: Path, lazy: bool | None) -> Episodes:
     metadata_path = path.with_name("metadata.json")
     metadata = read_json(metadata_path) if metadata_path.exists() else {}
     with hdf5.opened(path) as file:
+        hdf5.require_declared(path, file)
         names, episodes = hdf5.numbered(file, "episode"), []
         for name in names:
             with reading(f"{path}: {name}"):
@@ -43,7 +44,7 @@ def read(path: Path, lazy: bool | None) -> Episodes:
         attributes.setdefault("env_id", json.loads(metadata["env_spec"]).get("id"))
     if metadata.get("dataset_id"):
         attributes.setdefault("name", metadata["dataset_id"])
-    return hdf5.assembled(episodes, attributes, names, lazy)
+    return hdf5.assembled(path, episodes, attributes, names, lazy)
 
 
 def write(path: Path, episodes: Episodes) -> None:
@@ -66,10 +67,11 @@ def write(path: Path, episodes: Episodes) -> None:
                 group.attrs["id"], group.attrs["total_steps"] = i, n
                 hdf5.write_facts(group, single, i)
                 for key, value in episode.observations.items():
-                    group["observations" if plain else f"observations/{key}"] = value
-                group["actions"], group["rewards"] = episode.actions, episode.rewards
-                group["terminations"] = hdf5.at_last(n, episode.terminated)
-                group["truncations"] = hdf5.at_last(n, bool(episode.truncated))
+                    hdf5.write(group, "observations" if plain else f"observations/{key}", value)
+                hdf5.write(group, "actions", episode.actions)
+                hdf5.write(group, "rewards", episode.rewards)
+                hdf5.write(group, "terminations", hdf5.at_last(n, episode.terminated))
+                hdf5.write(group, "truncations", hdf5.at_last(n, bool(episode.truncated)))
         metadata["dataset_size"] = round((temporary / DATA_FILE).stat().st_size / 1e6, 1)
         (temporary / "data" / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anytask.datasets.archives import opened_npz
 from anytask.datasets.episode_files.common import replacing, split_attributes
 from anytask.datasets.episodes import Episodes
 
@@ -24,11 +25,8 @@ def write(path: Path, episodes: Episodes) -> None:
 
 
 def read(path: Path) -> Episodes:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except Exception as error:
-        raise ValueError(f"not a readable .npz file of arrays ({error})") from error
+    with opened_npz(path) as archive:
+        arrays = dict(zip(archive.arrays, archive.read(*archive.arrays)))
     seen = _under(arrays, "observations")
     missing = [name for name in ("actions", "lengths") if name not in arrays] + ([] if seen else ["observations/*"])
     if missing:

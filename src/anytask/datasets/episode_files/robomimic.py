@@ -20,6 +20,7 @@ def read(path: Path, lazy: bool | None, mask: str | None) -> Episodes:
     with hdf5.opened(path) as file:
         if "data" not in file:
             raise ValueError(f"there is no data/demo_0, data/demo_1, ...; it holds {', '.join(file) or 'nothing'}")
+        hdf5.require_declared(path, file)
         data = file["data"]
         masks = {
             name: {n.decode() if isinstance(n, bytes) else str(n) for n in item[()]}
@@ -37,7 +38,7 @@ def read(path: Path, lazy: bool | None, mask: str | None) -> Episodes:
         attributes |= json.loads(data.attrs.get("attributes", "{}"))
     if isinstance(attributes.get("env_args"), str):
         attributes["env_args"] = json.loads(attributes["env_args"])
-    return hdf5.assembled(episodes, attributes, [f"data/{name}" for name in names], lazy)
+    return hdf5.assembled(path, episodes, attributes, [f"data/{name}" for name in names], lazy)
 
 
 def _chosen(names: list[str], masks: Mapping[str, set[str]], mask: str | None) -> list[str]:
@@ -67,7 +68,7 @@ def write(path: Path, episodes: Episodes) -> None:
         data.attrs["attributes"] = json.dumps({k: v for k, v in whole.items() if k != "env_args"})
         for name, values in masks.items():
             members = [f"demo_{i}" for i in np.flatnonzero(values)]
-            file.create_dataset(name, data=np.array(members, dtype="S"))
+            hdf5.write(file, name, np.array(members, dtype="S"))
         for i, episode in enumerate(episodes):
             n, ended, limited = len(episode), episode.terminated, bool(episode.truncated)
             demo = data.create_group(f"demo_{i}")
@@ -75,8 +76,10 @@ def write(path: Path, episodes: Episodes) -> None:
             hdf5.write_facts(demo, facts, i)
             for key, value in episode.observations.items():
                 packed = {"compression": "gzip", "compression_opts": 1} if value.dtype == np.uint8 else {}
-                demo.create_dataset(f"obs/{key}", data=value[:-1], **packed)
-                demo.create_dataset(f"next_obs/{key}", data=value[1:], **packed)
-            demo["terminated"], demo["truncated"] = hdf5.at_last(n, ended), hdf5.at_last(n, limited)
-            demo["dones"] = hdf5.at_last(n, ended or limited).astype(np.int64)
-            demo["actions"], demo["rewards"] = episode.actions, episode.rewards
+                hdf5.write(demo, f"obs/{key}", value[:-1], **packed)
+                hdf5.write(demo, f"next_obs/{key}", value[1:], **packed)
+            flags = {"terminated": ended, "truncated": limited, "dones": ended or limited}
+            for name, flag in flags.items():
+                hdf5.write(demo, name, hdf5.at_last(n, flag).astype(np.int64 if name == "dones" else bool))
+            hdf5.write(demo, "actions", episode.actions)
+            hdf5.write(demo, "rewards", episode.rewards)
