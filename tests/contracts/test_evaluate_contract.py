@@ -1,12 +1,15 @@
 """NERO and the classifiers that it is compared on, run through the protocol of the evaluate family."""
 
 import random
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cases import cases, everyone
 from damaged import damaged_files_are_refused
+from hard import BAD_INPUTS, BAD_LABELS, SAME, refused
 from sklearn.base import clone
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 
@@ -21,6 +24,8 @@ X = RNG.uniform(size=(24, 4, 4)).astype(np.float32)
 Y = np.arange(24) % 3
 GROUP = cyclic(4)
 LEARNERS = [PlainMLP, AugmentedMLP, C4AveragedMLP, LinearClassifier, Chosen]
+EVALUATORS = cases("evaluate", lambda cls: hasattr(cls, "evaluate"), {})
+each_evaluator = everyone(EVALUATORS)
 BOXES = [{"boxes": [[0, 0, 2, 2]], "labels": [1]}] * 24
 
 
@@ -100,20 +105,51 @@ def test_inputs_that_are_not_finite_are_refused_with_their_row(row, value):
             made(cls).fit(spoiled, Y, GROUP)
 
 
-@pytest.mark.parametrize(("inputs", "labels", "error", "says"), [
-    (X[:0], Y[:0], ValueError, "at least one sample"),
-    (X[:, 0, 0], Y, ValueError, "shape"),
-    (X, Y[:-1], ValueError, "24 rows and y has 23"),
-    (np.full(X.shape, "a"), Y, TypeError, "numbers"),
-    (object(), Y, TypeError, "array or tensor"),
-    (X, Y + 0.5, ValueError, "continuous"),
-    (X, np.where(np.arange(24) == 5, np.nan, Y), ValueError, "row 5"),
-    (X, np.array(["a", 1] * 12, dtype=object), TypeError, "mixes kinds"),
-    (X, Y + 3, ValueError, "none of the classes"),
-])  # fmt: skip
-def test_bad_inputs_and_labels_are_refused(inputs, labels, error, says):
-    with pytest.raises(error, match=says):
-        NERO(GROUP, task="classification").evaluate(model, inputs, labels)
+@each_evaluator
+def test_bad_inputs_and_labels_are_refused_in_one_line_before_the_model_is_asked(name):
+    evaluator, asked = EVALUATORS[name].make(), []
+    before = str(evaluator.get_params())
+
+    def counting(x):
+        asked.append(len(x))
+        return model(x)
+
+    # Inputs keep their precision, and images are no table.
+    kept = {kind: bad for kind, bad in BAD_INPUTS.items() if kind not in ("too large", "missing values")}
+    refused(lambda bad: evaluator.evaluate(counting, bad, Y), X, kept)
+    assert not asked
+    refused(lambda bad: evaluator.evaluate(model, X, bad), Y, BAD_LABELS)
+    with pytest.raises(ValueError, match="none of the classes"):
+        evaluator.evaluate(model, X, Y + 3)
+    assert str(evaluator.get_params()) == before
+
+
+@each_evaluator
+def test_inputs_labels_and_answers_of_every_kind_mean_the_same(name):
+    inputs = np.round(8 * X) / 8  # exact in half precision
+    inputs[:, 0, 0] = Y
+
+    def answer(x):
+        return np.eye(3)[np.asarray(x, np.float64)[:, 0, 0].astype(int) % 3]
+
+    evaluator = EVALUATORS[name].make()
+    found = evaluator.evaluate(answer, inputs, Y).table().to_numpy().tolist()
+    for kind, convert in SAME.items():
+        if "pandas" not in kind:  # images are no table
+            other = evaluator.evaluate(answer, convert(inputs), convert(Y)).table()
+            assert repr(other.to_numpy().tolist()) == repr(found), kind
+        other = evaluator.evaluate(lambda x, convert=convert: convert(answer(x)), inputs, convert(Y)).table()
+        assert repr(other.to_numpy().tolist()) == repr(found), kind
+
+
+@each_evaluator
+def test_answers_that_cannot_be_read_are_said_in_one_line(name):
+    evaluator = EVALUATORS[name].make()
+    for kind in ("sparse", "sparse tensor", "meta tensor", "masked", "complex", "ragged", "words", "nothing", "empty"):
+        spoil, _ = BAD_INPUTS[kind]
+        with pytest.raises((ValueError, TypeError), match="fails on every sample") as error:
+            evaluator.evaluate(lambda x, spoil=spoil: spoil(model(x)), X, Y)
+        assert "\n" not in str(error.value) and re.search("output|answer|returned", str(error.value)), kind
 
 
 @pytest.mark.parametrize("labels", [

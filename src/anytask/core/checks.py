@@ -67,12 +67,9 @@ def check_counts(**named: Any) -> None:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
-def check_numbers(X: ArrayLike | Tensor, name: str = "X") -> Tensor:
-    """Return ``X`` as a dense tensor without gradients, or say what is wrong with it.
-
-    Of what is no tensor, whole numbers keep their type, and all others become float32.
-    """
-    given = _dense(X, name)
+def as_numbers(X: Any, name: str = "X") -> Tensor | np.ndarray:
+    """Return ``X`` as a dense tensor without gradients or an array of numbers, or say what is wrong with it."""
+    given = dense(X, name)
     if isinstance(given, Tensor):
         return given
     if given.dtype.kind not in "biuf":
@@ -82,37 +79,54 @@ def check_numbers(X: ArrayLike | Tensor, name: str = "X") -> Tensor:
             given = given.astype(np.float64)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name} must be numeric, got {given.dtype}: {error}") from error
-    dtype = np.dtype(np.float32) if given.dtype.kind == "f" else given.dtype.newbyteorder("=")
+    return given.astype(given.dtype.newbyteorder("="), copy=False)
+
+
+def check_numbers(X: ArrayLike | Tensor, name: str = "X") -> Tensor:
+    """Return ``X`` as a dense tensor without gradients, or say what is wrong with it.
+
+    Of what is no tensor, whole numbers keep their type, and all others become float32.
+    """
+    given = as_numbers(X, name)
+    if isinstance(given, Tensor):
+        return given
+    dtype = np.dtype(np.float32) if given.dtype.kind == "f" else given.dtype
     with np.errstate(over="ignore"):
         return torch.from_numpy(np.require(given, dtype, ["C", "W"]))
+
+
+def check_rows(X: Any, name: str = "X") -> None:
+    """Say so if ``X``, which has a shape, does not hold at least one input of at least one value."""
+    shape = tuple(X.shape)
+    if len(shape) < 2:
+        raise ValueError(f"{name} must have shape (n, features...), got {shape}. Reshape your data.")
+    if shape[0] == 0:
+        raise ValueError(f"Found array with 0 sample(s) (shape={shape}) while a minimum of 1 is required.")
+    if 0 in shape:
+        raise ValueError(f"0 feature(s) (shape={shape}) while a minimum of 1 is required.")
 
 
 def check_inputs(X: ArrayLike | Tensor, name: str = "X") -> Tensor:
     """Return ``X`` as a finite float32 tensor of shape (n, ...), n >= 1, or say what is wrong with it."""
     tensor = check_numbers(X, name)
-    if tensor.ndim < 2:
-        raise ValueError(f"{name} must have shape (n, features...), got {tuple(tensor.shape)}. Reshape your data.")
-    if len(tensor) == 0:
-        raise ValueError(
-            f"Found array with 0 sample(s) (shape={tuple(tensor.shape)}) while a minimum of 1 is required."
-        )
-    if 0 in tensor.shape:
-        raise ValueError(f"0 feature(s) (shape={tuple(tensor.shape)}) while a minimum of 1 is required.")
-    tensor = tensor.to(torch.float32)
-    if not bool(torch.isfinite(tensor).all()):
-        row = int((~torch.isfinite(tensor.flatten(1))).any(dim=1).nonzero()[0])
+    check_rows(tensor, name)
+    return require_finite_rows(tensor.to(torch.float32), name)
+
+
+def require_finite_rows(values: Any, name: str, first: int = 0) -> Any:
+    """Return rows (n, ...), or name the first with a NaN or an infinite value; rows count from ``first``."""
+    finite = torch.isfinite(values) if isinstance(values, Tensor) else np.isfinite(values)
+    if not bool(finite.all()):
+        row = first + int(np.argmin(np.asarray(finite.reshape(len(finite), -1).all(1).tolist())))
         raise ValueError(f"{name} contains NaN or infinity in row {row}: only finite values are accepted")
-    return tensor
+    return values
 
 
 def check_labels(y: ArrayLike | Tensor, name: str = "y") -> np.ndarray:
     """Return ``y`` as a one-dimensional array of integer, boolean or string labels, or say what is wrong with it."""
     if y is None:
         raise ValueError(f"This estimator requires {name} to be passed, but the target {name} is None")
-    given = _dense(y, name)
-    if isinstance(given, Tensor):
-        given = (given.float() if given.dtype == torch.bfloat16 else given).cpu().numpy()
-    array = given
+    array = as_array(y, name)
     if array.ndim == 2 and array.shape[1] == 1:
         message = f"A column-vector {name} was passed when a 1d array was expected: its one column is taken."
         warnings.warn(message, DataConversionWarning, stacklevel=3)
@@ -129,8 +143,7 @@ def check_labels(y: ArrayLike | Tensor, name: str = "y") -> np.ndarray:
             found = sorted(k.__name__ for k in kinds)
             raise TypeError(f"{name} mixes kinds of labels: {found}; use strings or integers")
     if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name} contains NaN or infinity in row {int(np.argmax(~np.isfinite(array)))}")
+        require_finite_rows(array, name)
         if (array != np.floor(array)).any():
             row = int(np.argmax(array != np.floor(array)))
             raise ValueError(f"Unknown label type: continuous ({name}[{row}] is not whole)")
@@ -139,7 +152,15 @@ def check_labels(y: ArrayLike | Tensor, name: str = "y") -> np.ndarray:
     return array
 
 
-def _dense(value: Any, name: str) -> Tensor | np.ndarray:
+def as_array(X: Any, name: str = "X") -> np.ndarray:
+    """Return ``X`` as a dense array of whatever it holds, or say why there is none."""
+    given = dense(X, name)
+    if isinstance(given, Tensor):
+        return (given.float() if given.dtype == torch.bfloat16 else given).cpu().numpy()
+    return given
+
+
+def dense(value: Any, name: str) -> Tensor | np.ndarray:
     """Return a dense tensor without gradients, or an array, or say why there is none."""
     if isinstance(value, Tensor):
         if value.is_nested or value.is_quantized or value.is_meta or value.layout is not torch.strided:

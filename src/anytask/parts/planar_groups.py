@@ -232,7 +232,7 @@ class Rotations(PlanarGroup):
         is_array = isinstance(images, np.ndarray)
         tensor = torch.from_numpy(np.ascontiguousarray(images)) if is_array else images
         kind = tensor.dtype
-        x = (tensor if kind.is_floating_point else tensor.float()) - self.fill
+        x = (tensor if kind in (torch.float32, torch.float64) else tensor.float()) - self.fill
         height, width = x.shape[-2:]
         rows = torch.arange(height, dtype=torch.float64) - (height - 1) / 2
         columns = torch.arange(width, dtype=torch.float64) - (width - 1) / 2

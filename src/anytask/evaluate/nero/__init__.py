@@ -9,15 +9,16 @@ from contextlib import suppress
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
-from anytask.core.checks import check_same_length
+from anytask.core.checks import as_array, as_numbers, check_rows, check_same_length, require_finite_rows
 from anytask.core.devices import resolve_device
 from anytask.core.progress import Progress, portion
 from anytask.core.settings import Settings, choice, flag, free, of_kind, positional, real, text, whole
 from anytask.evaluate.nero.adapters import as_predictor, to_numpy
 from anytask.evaluate.nero.metrics import TASKS, NeroMetric
 from anytask.evaluate.nero.result import NeroResult
-from anytask.evaluate.nero.runs import BadOutput, ModelRun, check_finite
+from anytask.evaluate.nero.runs import BadOutput, ModelRun
 from anytask.parts.planar_groups import cyclic
 from anytask.parts.transforms import Transforms, make_group
 
@@ -185,7 +186,7 @@ class NERO(Settings):
         elements_per_call = min(len(group.distinct), batch)  # whole orbits in one call where they fit
         starts = range(0, len(X), max(1, batch // len(group.distinct)))
         for begin in starts:
-            check_finite(np.asarray(X[begin : begin + starts.step]), "X", begin)
+            require_finite_rows(np.asarray(X[begin : begin + starts.step]), "X", begin)
         runs = [
             ModelRun(name, as_predictor(model, device=self.device, tensors=tensors), self, group, X, y, first)
             for name, model in named.items()
@@ -279,13 +280,12 @@ def evaluate(model: Any, data: Any, group: Transforms | str = "rotations", **opt
 
 
 def _checked_inputs(X: Any) -> Any:
-    X = to_numpy(X) if isinstance(X, (list, tuple)) or hasattr(X, "detach") or hasattr(X, "iloc") else X
-    if not hasattr(X, "shape") or not hasattr(X, "__getitem__") or not hasattr(X, "dtype"):
-        raise TypeError(f"X must be an array or tensor of shape (n, ...), got {type(X).__name__}")
-    if X.dtype.kind not in "fiub":
-        raise TypeError(f"X must hold numbers, got {X.dtype}")
-    if len(X.shape) < 2 or len(X) == 0:
-        raise ValueError(f"X must hold at least one sample, shape (n, ...), got shape {tuple(X.shape)}")
+    held = isinstance(X, (np.ndarray, torch.Tensor)) or hasattr(X, "toarray") or hasattr(X, "to_numpy")
+    if held or not all(hasattr(X, name) for name in ("shape", "dtype", "__getitem__")):
+        X = as_numbers(as_array(X))
+    elif np.dtype(X.dtype).kind not in "fiub":
+        raise TypeError(f"X must be numeric, got {X.dtype}")
+    check_rows(X)
     return X
 
 
@@ -293,7 +293,9 @@ def _checked_labels(y: Any) -> Any:
     """Return labels as an array, a column as a row; those of detections are dicts."""
     if y is None:
         return None
-    y = to_numpy(y)
+    y = to_numpy(y, "y")
+    if not y.ndim:
+        raise ValueError("y must have shape (n, ...), got ()")
     return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
 

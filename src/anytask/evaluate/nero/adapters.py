@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from anytask.core.checks import as_array, as_numbers
 from anytask.evaluate.nero.metrics import as_rows
 
 __all__ = ["as_predictor"]
@@ -33,7 +34,8 @@ class Predictor:
     answers_labels: bool = False
 
     def __call__(self, X: np.ndarray) -> Any:
-        return to_numpy(self.call(np.ascontiguousarray(X)))
+        outputs = to_numpy(self.call(np.ascontiguousarray(X)))
+        return outputs if self.answers_labels or is_detections(outputs) else as_numbers(outputs, "the output")
 
 
 def as_predictor(model: Any, *, device: str = "auto", tensors: bool = False) -> Predictor:
@@ -82,21 +84,19 @@ def as_predictor(model: Any, *, device: str = "auto", tensors: bool = False) -> 
     )
 
 
-def to_numpy(outputs: Any) -> Any:
+def to_numpy(outputs: Any, name: str = "the output") -> np.ndarray:
     """Return outputs as an array, one row per input; detections are dicts of arrays."""
-    for name in ("logits", "prediction_logits"):
-        outputs = getattr(outputs, name, outputs)
-    if isinstance(outputs, torch.Tensor):
-        half = outputs.is_floating_point() and outputs.element_size() < 4
-        return (outputs.float() if half else outputs).detach().cpu().numpy()
+    for attribute in ("logits", "prediction_logits"):
+        outputs = getattr(outputs, attribute, outputs)
     if is_detections(outputs):
-        return as_rows([{key: to_numpy(value) for key, value in one.items()} for one in outputs])
-    return np.asarray(outputs)
+        return as_rows([{key: as_array(value, f"{name}: {key}") for key, value in one.items()} for one in outputs])
+    return as_array(outputs, name)
 
 
 def is_detections(rows: Any) -> bool:
     """Whether these are detections: one dict per image."""
-    return isinstance(rows, (list, tuple, np.ndarray)) and np.size(rows) > 0 and isinstance(rows[0], Mapping)
+    listed = isinstance(rows, (list, tuple)) or (isinstance(rows, np.ndarray) and rows.ndim == 1)
+    return listed and len(rows) > 0 and isinstance(rows[0], Mapping)
 
 
 def _module_call(model: torch.nn.Module, device: str) -> Callable[[np.ndarray], Any]:

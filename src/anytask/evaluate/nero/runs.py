@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import softmax
 
-from anytask.core.checks import check_labels
+from anytask.core.checks import as_numbers, check_labels, require_finite_rows
 from anytask.evaluate.nero.adapters import Predictor, is_detections
 from anytask.evaluate.nero.consensus import Consensus, orbit_consensus
 from anytask.evaluate.nero.metrics import NOTHING, TASKS, Detection, Task, as_rows, clean_detections, matched
@@ -70,8 +70,6 @@ class Reading:
                 row = int(np.argmin(known))
                 raise BadOutput(f"the answer {raw[row]!r} is none of the classes", row)
             return columns.astype(np.float64)
-        if raw.dtype.kind not in "fiub":
-            raise BadOutput(f"the outputs are of type {raw.dtype}, and numbers are wanted")
         finite = np.isfinite(raw).reshape(len(raw), -1).all(axis=1)
         if not finite.all():
             raise BadOutput("the output holds NaN or infinite values", int(np.argmin(finite)))
@@ -326,10 +324,7 @@ class ModelRun:
                 raise ValueError("the labels of detections are a list of dicts with 'boxes' and 'labels'")
             rows = [clean_detections(one, f"y[{i}]", truth=True) for i, one in enumerate(self.y)]
             return as_rows([{**row, "boxes": row["boxes"] - np.array(2 * self.corner, dtype=float)} for row in rows])
-        if self.y.dtype.kind not in "fiub":
-            raise ValueError(f"y must hold numbers for {reading.task}, as the outputs of {self.name} do")
-        truth = np.asarray(self.y, dtype=np.float64)
-        check_finite(truth, "y")
+        truth = require_finite_rows(as_numbers(self.y, "y").astype(np.float64), "y")
         if kind == "positions":
             truth = truth - np.array(self.corner, dtype=float)
         if kind in ("field", "image") and self.corner != (0, 0):
@@ -408,13 +403,6 @@ class ModelRun:
 
 
 # -- outputs ---------------------------------------------------------------------------------------------------------
-
-
-def check_finite(values: np.ndarray, name: str, first: int = 0) -> None:
-    """Raise a ``ValueError`` that names the first row with a NaN or an infinite value; rows count from ``first``."""
-    if values.dtype.kind == "f" and not (good := np.isfinite(values)).all():
-        row = first + int(np.argmin(good.reshape(len(good), -1).all(axis=1)))
-        raise ValueError(f"{name} contains NaN or infinity in row {row}: only finite values are accepted")
 
 
 def _kind_of_label(one: Mapping[str, np.ndarray]) -> str:
