@@ -215,3 +215,110 @@ def test_masked_values_are_missing(tmp_path):
     np.testing.assert_array_equal(Inputs.of(data)(X), data.X[:])
     with pytest.raises(BadData, match=r"row 2 .*missing"):
         load_labelled((np.eye(4), np.ma.array([0, 0, 1, 1], mask=[0, 0, 1, 0])))
+
+
+def _rows(n=40):
+    """Two classes, a number that tells them apart, a color, and what each row counts."""
+    y = np.arange(n) % 2
+    return pd.DataFrame({
+        "x": y + np.arange(n) % 7 / 10, "color": np.where(np.arange(n) % 3, "red", "blue"),
+        "weight": 1 + np.arange(n) % 4, "label": np.where(y, "b", "a"),
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz"])
+def test_weights_are_no_feature_and_rows_without_any_are_left_out(tmp_path, suffix):
+    frame = _rows()
+    frame.loc[[3, 8], "weight"] = 0
+    path = tmp_path / f"t{suffix}"
+    if suffix == ".npz":
+        np.savez(path, X=frame[["x"]].to_numpy(), y=frame.label.to_numpy().astype(str), weight=frame.weight.to_numpy())
+    else:
+        frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_parquet(path)
+    data = load_labelled(path, weights="weight")
+    kept = frame[frame.weight > 0]
+    np.testing.assert_array_equal(data.weights, kept.weight)
+    np.testing.assert_allclose(data.X[:, 0], kept.x, rtol=1e-6)
+    assert data.y.tolist() == kept.label.tolist()
+    assert "weight" not in (data.feature_names or ()) and any("2 rows of weight 0" in note for note in data.notes)
+    plain = load_labelled(path, **({} if suffix == ".npz" else {"target": "label"}))
+    assert plain.weights is None and plain.fingerprint != data.fingerprint
+
+
+def test_weights_follow_the_decimal_mark_of_the_table(table):
+    text = "x;w;label\n" + "\n".join(f"{k},25;{k % 3},5;{'ab'[k % 2]}" for k in range(12))
+    assert table(text, weights="w").weights[:3].tolist() == [0.5, 1.5, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("-1", "line 4: a weight is a finite number of at least 0, got -1"),
+        ("heavy", "line 4.*'heavy'"),
+        ("", "line 4: a weight is a finite number of at least 0, got nan"),
+        ("inf", "line 4.*infinite"),
+    ],
+)
+def test_a_weight_that_is_none_is_named_with_its_row(table, value, says):
+    rows = [f"{k},{k % 3 + 1},{'ab'[k % 2]}" for k in range(30)]
+    rows[2] = f"2,{value},a"
+    with pytest.raises(BadData, match=says):
+        table("x,w,label\n" + "\n".join(rows), weights="w")
+
+
+def test_weights_that_cannot_be_used_are_refused(table, tmp_path):
+    with pytest.raises(BadData, match="all weights are 0"):
+        table("x,w,label\n" + "\n".join(f"{k},0,{'ab'[k % 2]}" for k in range(12)), weights="w")
+    with pytest.raises(BadData, match="one column cannot hold two of"):
+        table("x,w,label\n1,1,a\n2,1,b", weights="label")
+    with pytest.raises(BadData, match=r"no column 'weigth'.*did you mean 'weight'"):
+        load_labelled(_rows(), weights="weigth")
+    with pytest.raises(BadData, match="weights names a column"):
+        load_labelled("digits", weights="w")
+    np.savez(tmp_path / "t.npz", X=np.eye(4), y=[0, 1, 0, 1], w=[1, 2, np.nan, 1])
+    with pytest.raises(BadData, match=r"column 'w', row 2 \(counted from 0\).*got nan"):
+        load_labelled(tmp_path / "t.npz", weights="w")
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        range(100, 60, -1), [0] * 40, pd.date_range("2020-01-01", periods=40), list("ab" * 20),
+        pd.MultiIndex.from_product([range(8), range(5)]), pd.Index(range(40), name="label"),
+    ],
+    ids=["descending", "constant", "dates", "texts", "several levels", "named as a column"],
+)  # fmt: skip
+def test_data_frames_are_read_row_by_row_whatever_their_index(table, index):
+    frame = _rows()
+    want = table(frame.to_csv(index=False), weights="weight")
+    odd = frame.set_axis(index)
+    for source, options in (
+        (odd, {"weights": "weight"}),
+        ((odd[["x", "color"]], frame.label), {}),
+        ((frame[["x", "color"]], odd.label), {}),
+    ):
+        got = load_labelled(source, **options)
+        np.testing.assert_array_equal(got.X[:], want.X[:])
+        assert got.y.tolist() == want.y.tolist() and got.feature_names == want.feature_names
+    assert load_labelled(odd, weights="weight").fingerprint == want.fingerprint
+
+
+def test_columns_of_every_dtype_of_a_data_frame_are_numbers_categories_or_refused():
+    frame = _rows().assign(
+        whole=pd.array(range(40), dtype="Int64"), flag=pd.array([True, False] * 20, dtype="boolean"),
+        kind=pd.Categorical(list("uv") * 20), text=pd.array(["s", "t"] * 20, dtype="string"),
+    )  # fmt: skip
+    data = load_labelled(frame.set_axis([*frame.columns[:-1], 7], axis="columns"), target="label", weights="weight")
+    assert data.feature_names == (
+        "x", "whole", "flag", "color=blue", "color=red", "kind=u", "kind=v", "7=s", "7=t",
+    )  # fmt: skip
+    with pytest.raises(BadData, match="column 'when' holds dates"):
+        load_labelled(frame.assign(when=pd.date_range("2020", periods=40)))
+    with pytest.raises(BadData, match="column 'wave' holds complex"):
+        load_labelled(frame.assign(wave=np.arange(40) * 1j))
+    with pytest.raises(BadData, match="'x' more than once"):
+        load_labelled(pd.concat([frame, frame[["x"]]], axis="columns"))
+    with pytest.raises(BadData, match="a header and no row"):
+        load_labelled(frame[:0])
+    with pytest.raises(BadData, match="X has 40 rows, and the labels have the shape"):
+        load_labelled((frame[["x"]], frame.label[:3]))

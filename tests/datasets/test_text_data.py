@@ -2,9 +2,13 @@
 
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from anytask.core.errors import BadData
+from anytask.datasets.labelled_vectors import load_vectors
+from anytask.datasets.questions import load_questions
 from anytask.datasets.text import load_text
 
 
@@ -167,4 +171,19 @@ def test_texts_that_do_not_fit_are_refused_left_out_or_cut():
     assert cut.texts == ("one two", "w w w w w w w", "three") and cut.labels == data.labels
     assert skipped.notes[0].startswith("1 row was left out") and cut.notes[0].startswith("1 row was cut")
     assert len({data.fingerprint, skipped.fingerprint, cut.fingerprint}) == 3
-    assert skipped.fitting(fits, "7 words") is skipped
+    assert skipped.fitting(fits, "7 words") == skipped
+
+
+def test_texts_of_data_frames_are_read_row_by_row_whatever_their_index():
+    frame = pd.DataFrame({"text": ["good film", "bad film", "fine"], "label": ["pos", "neg", "pos"]})
+    for index in ([5, 5, 5], ["c", "b", "a"], pd.date_range("2020", periods=3)):
+        odd = frame.set_axis(index)
+        whole, pair = load_text(odd), load_text((odd["text"], odd["label"]))
+        assert (whole.texts, whole.labels) == (pair.texts, pair.labels) == (tuple(frame.text), tuple(frame.label))
+        assert load_questions(odd["text"]).items == load_questions(list(frame.text)).items
+        vectors = load_vectors((pd.DataFrame(np.eye(4, 3)).set_axis([index[0]] * 4), [0, 1, 0, 1]))
+        np.testing.assert_array_equal(vectors.vectors, np.eye(4, 3, dtype=np.float32))
+    with pytest.raises(BadData, match="the table, row 1, column 'text': a text is wanted, got null"):
+        load_text(frame.assign(text=["a", None, "b"]))
+    with pytest.raises(BadData, match="a path or a data frame is wanted, got int"):
+        load_text(3)

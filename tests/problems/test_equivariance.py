@@ -60,13 +60,13 @@ def test_quarter_turns_are_found_among_rotations_only():
     data = PROBLEM.load("digits", step=45)
     assert _quarter_turns(data.group()) == [2, 3, 4, 5, 6, 7, 0, 1]
     assert _quarter_turns(PROBLEM.load("digits", start=-40, stop=40, step=8).group()) is None
-    assert _quarter_turns(PROBLEM.load("digits", group="d4").group()) is None
+    assert _quarter_turns(PROBLEM.load("digits", transforms="d4").group()) is None
 
 
 @pytest.mark.parametrize("group", ["rotations", "shifts", "flips", "d4"])
 def test_all_groups_run(group):
     options = {"step": 90} if group == "rotations" else {}
-    outcome = PROBLEM.run(LINEAR, PROBLEM.load("digits", group=group, **options, **SMALL), seed=0)
+    outcome = PROBLEM.run(LINEAR, PROBLEM.load("digits", transforms=group, **options, **SMALL), seed=0)
     assert 0 <= outcome.metrics["orbit_accuracy"] <= 1
 
 
@@ -77,7 +77,7 @@ def test_folders_of_images_and_npz_files_are_read(tmp_path):
         for i in range(6):
             image = np.clip(rng.normal(value, 10, (10, 8, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(image).save(tmp_path / "images" / name / f"{i}.png")
-    data = PROBLEM.load(str(tmp_path / "images"), group="flips")
+    data = PROBLEM.load(str(tmp_path / "images"), transforms="flips")
     assert data.image_shape == (3, 10, 8) and "C4-averaged MLP" not in [e.name for e in PROBLEM.baselines(data)]
     assert PROBLEM.run(LINEAR, data, seed=0).metrics["orbit_accuracy"] == 1
     np.savez(tmp_path / "flat.npz", X=rng.normal(size=(12, 16)), y=np.arange(12) % 2)
@@ -90,11 +90,11 @@ def test_folders_of_images_and_npz_files_are_read(tmp_path):
     ("options", "message"),
     [
         ({"steps": 5}, "no option 'steps'"),
-        ({"group": "scale"}, "group must be one of"),
-        ({"group": "d4", "step": 5}, "step is for rotations and shifts"),
+        ({"transforms": "scale"}, "transforms must be one of"),
+        ({"transforms": "d4", "step": 5}, "step is for rotations and shifts"),
         ({"step": 0}, "step must be a number above 0"),
         ({"step": "5"}, "step must be a number"),
-        ({"group": "shifts", "step": 0.5}, "whole numbers of pixels"),
+        ({"transforms": "shifts", "step": 0.5}, "whole numbers of pixels"),
         ({"test_size": 1.5}, "test_size"),
         ({"max_per_class": 1}, "max_per_class"),
         ({"image_shape": "8by8"}, "image_shape must be integers of at least 1, as 4x3x3"),
@@ -114,8 +114,8 @@ def test_the_fingerprint_tells_options_apart_and_facts_are_json():
 
 def test_classes_that_cannot_classify_are_refused():
     data = PROBLEM.load("digits", **SMALL)
-    assert "no fit and predict_proba" in PROBLEM.refuses(Entrant("x", "builtins:dict"), data)
-    with pytest.raises(ValueError, match="no fit and predict_proba"):
+    assert "no fit(X, y) and no predict_proba" in PROBLEM.refuses(Entrant("x", "builtins:dict"), data)
+    with pytest.raises(ValueError, match=r"no fit\(X, y\) and no predict_proba"):
         PROBLEM.run(Entrant("x", "builtins:dict"), data, 0)
 
 

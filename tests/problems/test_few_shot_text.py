@@ -176,7 +176,7 @@ def test_what_cannot_work_is_refused_with_its_reason_before_a_label_is_bought(pr
         ({"labels": 1000}, BadData, "from a pool of 42"),
         ({"labels": -1}, ValueError, "labels must be"),
         ({"k": "many"}, ValueError, "k must be an integer of at least 0 or 'max'"),
-        ({"context": 2}, ValueError, "are never cut"),
+        ({"context": 2}, BadData, "tokens without its text, and .* more for its answer"),
         ({"kind": "regression"}, ValueError, "kind must be"),
         ({"kind": "multiple-choice"}, BadData, "rows with choices"),
         ({"test_size": 2}, ValueError, "test_size"),

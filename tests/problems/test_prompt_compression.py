@@ -3,6 +3,7 @@
 import io
 import json
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -99,6 +100,38 @@ def test_files_are_read_and_checked(tmp_path):
         P.load("modifiers", rate=0)
     with pytest.raises(BadData, match="row 1"):
         P.load(["a", 3])
+
+
+def test_rows_that_cannot_be_used_are_left_out_or_cut(tmp_path):
+    path = tmp_path / "d.jsonl"
+    door = "the key {0} opens door {0}", "what opens door {0}?", "key {0}"
+    rows = [dict(zip(("text", "question", "answer"), (part.format(i) for part in door))) for i in range(8)]
+    rows[2]["text"], rows[5]["text"] = "half \ud83d of it", "word " * 5000
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(BadData, match="line 3, column 'text': NUL or half of a surrogate pair"):
+        P.load(path)
+    for bad_rows, n, word in (("skip", 6, "left out"), ("cut", 8, "cut")):
+        data = P.load(path, lm="tiny:icl", bad_rows=bad_rows)
+        assert len(data.items) == n
+        strange, long = data.describe()["notes"]
+        assert strange.startswith(f"1 row was {word} (bad_rows={bad_rows}), the first: d.jsonl, line 3, column 'text'")
+        assert long.startswith(
+            f"1 row was {word} (bad_rows={bad_rows}), the first: d.jsonl, line 6: a text of 5000 words"
+        )
+        whole = P.baselines(data)[-1]
+        assert whole.name == "uncompressed" and "exact_match" in P.run(whole, data, 0).metrics
+    rows[2]["text"] = "whole"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(P.load(path).items) == 8  # without a reader no prompt is too long
+    with pytest.raises(
+        BadData, match=r"line 6: a text of 5000 words does not fit into a prompt of \d+ tokens with its an"
+    ):
+        P.load(path, lm="tiny:icl")
+    frame = pd.DataFrame(rows).set_axis([0] * 8)
+    frame.loc[:, "question"] = [None, *frame["question"][1:]]
+    with pytest.raises(BadData, match="the table, row 0: 'question' and 'answer' must come together"):
+        P.load(frame)
+    assert [item.text for item in P.load(frame[["text"]]).items] == [row["text"] for row in rows]
 
 
 @pytest.mark.parametrize("options", [{}, {"lm": "tiny:icl"}])

@@ -6,6 +6,7 @@ import pytest
 
 from anytask import problems
 from anytask.core.errors import BadData
+from anytask.lm import load_lm
 from anytask.lm.protocol import Capabilities
 from anytask.problems.base import Entrant
 
@@ -42,11 +43,10 @@ def test_options_change_the_fingerprint():
     assert P.load("scripted").fingerprint != P.load("scripted", budget=5).fingerprint
 
 
-def test_user_data_become_a_prompt_with_wrong_demonstrations(monkeypatch):
+def test_user_data_become_a_prompt_with_wrong_demonstrations():
     texts = [f"text {i}" for i in range(40)]
     labels = ["good" if i % 2 else "bad" for i in range(40)]
-    data = P.load((texts, labels), lm="tiny:none", shots=2, wrong=3, search=3, validation=10)
-    monkeypatch.setattr("anytask.lm.load_lm", lambda spec: spec, raising=False)
+    data = P.load((texts, labels), lm="tiny:icl", shots=2, wrong=3, search=3, validation=10)
     world = data.instance(0)
     lines = world.prompt.split("\n\n")
     wrong = 0
@@ -75,10 +75,48 @@ def test_a_model_without_log_probabilities_leaves_every_search_out_with_the_reas
     class ChatOnly:
         name, capabilities = "chat", Capabilities()
 
-    data = P.load(([f"text {i}" for i in range(24)], ["a", "b"] * 12), lm="tiny:chat", search=2)
     monkeypatch.setattr("anytask.problems.prompt_search.model_of", lambda spec: ChatOnly())
+    data = P.load(([f"text {i}" for i in range(24)], ["a", "b"] * 12), lm="tiny:chat", search=2)
     for entrant in (*P.baselines(data), Entrant("PromptQuine", "anytask.prompts:PromptQuine")):
         assert "logprobs" in P.refuses(entrant, data)
+
+
+def test_texts_that_no_prompt_can_hold_are_named_left_out_or_cut(tmp_path):
+    rows = [{"text": f"text {i} is short", "label": "ab"[i % 2]} for i in range(24)]
+    rows[7]["text"] = "word " * 5000
+    path = tmp_path / "long.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    few = {"lm": "tiny:icl", "search": 2, "validation": 6, "max_test": 8, "budget": 3}
+    with pytest.raises(BadData, match=r"long\.jsonl, line 8: a text of 5000 words does not fit .*bad_rows=skip leaves"):
+        P.load(path, **few)
+    with pytest.raises(BadData, match=r"line 8: a text of 5000 words does not fit"):
+        P.load(path, **few, prompt="Judge: {text}")
+    for prompt in (None, "Judge: {text}"):
+        for bad_rows, n, word in (("skip", 23, "left out"), ("cut", 24, "cut")):
+            data = P.load(path, **few, bad_rows=bad_rows, prompt=prompt)
+            assert len(data.source) == n
+            (note,) = data.describe()["notes"]
+            assert note.startswith(f"1 row was {word} (bad_rows={bad_rows}), the first: long.jsonl, line 8")
+            for seed in range(4):  # the cut one is a demonstration, is searched on, and is asked about
+                P.run(P.baselines(data)[0], data, seed)
+    with pytest.raises(BadData, match="tokens without its text"):
+        P.load(path, **few, prompt="word " * 5000 + "{text}")
+
+
+def test_texts_may_be_as_long_as_any_draw_of_demonstrations_allows():
+    lm = load_lm("tiny:icl")
+    texts, labels = [f"text {i}" for i in range(24)], ["a", "b"] * 12
+    how = {"lm": "tiny:icl", "search": 2, "validation": 6, "max_test": 8, "budget": 3}
+
+    def tokens(text):
+        return lm.count_tokens(f"Input: {text}\nLabel:  a\n\n")
+
+    others = tokens(texts[-1]) * 2
+    word = next(n for n in range(lm.context_length) if tokens("x " * n) + others + 4 > lm.context_length)
+    longest = P.load((["x " * (word - 8), *texts[1:]], labels), **how)
+    assert longest.source.notes == () and len(longest.source) == 24
+    with pytest.raises(BadData, match="row 0: a text"):
+        P.load((["x " * (word + 8), *texts[1:]], labels), **how)
 
 
 def test_bad_input_is_named():
@@ -97,4 +135,4 @@ def test_bad_input_is_named():
         P.load(half, lm="tiny:icl")
     assert len(P.load(half, lm="tiny:icl", bad_rows="skip").source) == 40
     entrant = Entrant("truncation", "anytask.prompts.baselines:Truncation")
-    assert "no search" in P.refuses(entrant, P.load("scripted"))
+    assert "no search(lm, examples)" in P.refuses(entrant, P.load("scripted"))

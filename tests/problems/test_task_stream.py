@@ -290,7 +290,7 @@ def test_groups_come_from_a_column_and_are_checked(tmp_path: Any) -> None:
     frame.assign(patient=y).to_csv(tmp_path / "one.csv", index=False)
     with pytest.raises(BadData, match="all rows of class 0 are of one group"):
         PROBLEM.load(tmp_path / "one.csv", group="patient")
-    with pytest.raises(BadData, match="cannot hold two of labels, tasks and groups"):
+    with pytest.raises(BadData, match="cannot hold two of labels, tasks, groups and weights"):
         PROBLEM.load(tmp_path / "t.csv", group="patient", task="patient")
     with pytest.raises(BadData, match="group names a column"):
         PROBLEM.load((X, y), group="patient")

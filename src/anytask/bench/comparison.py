@@ -109,7 +109,7 @@ def compare(
         from anytask import problems
 
         problem = problems.get(problem)
-    loaded = data if hasattr(data, "fingerprint") and hasattr(data, "describe") else None
+    loaded = data if isinstance(getattr(data, "fingerprint", None), str) and hasattr(data, "describe") else None
     named = _entrants(problem, systems)
     if loaded is None:
         problem.check_options(options)

@@ -15,7 +15,7 @@ from anytask.core.files import require_regular
 from anytask.core.memory import require_room
 from anytask.datasets.archives import Npz, opened_npz
 from anytask.datasets.images import ImageFiles
-from anytask.datasets.labels import as_labels
+from anytask.datasets.labels import as_labels, as_weights
 from anytask.datasets.rows import Parts, Rows, near
 
 
@@ -60,11 +60,12 @@ def read_arrays(arrays: tuple[Any, ...]) -> Parts:
     )
 
 
-def read_npz(path: Path, target: str | None, task: str | None, group: str | None) -> Parts:
+def read_npz(path: Path, target: str | None, task: str | None, group: str | None, weights: str | None) -> Parts:
     """Return the arrays ``X``, ``y`` (or ``target``), ``task`` and those that are named."""
     with opened_npz(path) as archive:
         keys = list(archive.arrays)
-        names = ("y" if target is None else target, "task" if task is None and "task" in keys else task, group)
+        task = "task" if task is None and "task" in keys else task
+        names = ("y" if target is None else target, task, group, weights)
         chosen = [name for name in names if name]
         for key in ("X", *chosen):
             if key not in keys:
@@ -77,14 +78,14 @@ def read_npz(path: Path, target: str | None, task: str | None, group: str | None
     )
 
 
-def read_npy(path: Path, target: str | None, task: str | None, group: str | None) -> Parts:
+def read_npy(path: Path, target: str | None, task: str | None, group: str | None, weights: str | None) -> Parts:
     """Return the array of a file, with the labels of the file beside it."""
     if target is None:
         stem = re.sub(r"[Xx]$", "y", path.stem)
         if stem == path.stem:
             raise BadData(f"{path}: name the file with the labels (target=...); y.npy is found beside X.npy by itself")
         target = f"{stem}.npy"
-    files = (target, task, group)
+    files = (target, task, group, weights)
     labels = [(name or "", _in_memory(path.parent / name) if name else None) for name in files]
     return _from_parts(str(path), _mapped(_load_npy(path)), labels)
 
@@ -131,7 +132,7 @@ def _map_member(archive: Npz, name: str) -> MappedArray | None:
 
 
 def _from_parts(where: str, X: Any, named: list[tuple[str, np.ndarray | None]]) -> Parts:
-    """Check X against labels, tasks and groups, each with a name; turn uint8 images into (channels, height, width)."""
+    """Check X against labels, tasks, groups and weights, each with its name; put uint8 images into channels first."""
     dtype = np.dtype(X.dtype) if not isinstance(X, ImageFiles) else np.dtype(np.float32)
     if dtype.kind not in "biuf":
         raise BadData(f"{where}: X must hold numbers, got {dtype}")
@@ -159,8 +160,10 @@ def _from_parts(where: str, X: Any, named: list[tuple[str, np.ndarray | None]]) 
     ]
     y, task, group = [*read, None, None][:3]
     assert y is not None
+    name, array = named[3] if len(named) > 3 else ("", None)
+    weights = None if array is None else as_weights(array.reshape(-1), where, name)
     kind = "images" if images or isinstance(X, ImageFiles) else "table" if len(X.shape) == 2 else "array"
-    return Parts(rows, y, task, group, kind, named[0][0], notes)
+    return Parts(rows, y, task, group, kind, named[0][0], notes, weights=weights)
 
 
 def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -88,6 +88,8 @@ class TableEncoding:
             values = frame[name]
             if pd.api.types.is_datetime64_any_dtype(values.dtype) or pd.api.types.is_timedelta64_dtype(values.dtype):
                 raise BadData(f"{where}: column {name!r} holds dates; turn them into numbers, or leave the column out")
+            if pd.api.types.is_complex_dtype(values.dtype):
+                raise BadData(f"{where}: column {name!r} holds complex numbers; split them, or leave the column out")
             if name not in categorical and pd.api.types.is_numeric_dtype(values.dtype):
                 plain.append(Column(name))
                 continue

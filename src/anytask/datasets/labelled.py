@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from anytask.core.errors import BadData
 from anytask.core.files import require_regular
@@ -25,7 +26,7 @@ from anytask.datasets.encoding import TableEncoding
 from anytask.datasets.images import read_folder
 from anytask.datasets.labels import check_classes
 from anytask.datasets.rows import Parts, Rows, blocks
-from anytask.datasets.tables import TableOptions, missing_place, read_table
+from anytask.datasets.tables import TableOptions, joined, missing_place, read_table
 
 #: What may be done about missing inputs.
 MISSING = ("refuse", "impute", "native")
@@ -60,6 +61,8 @@ class LabelledData:
         How the columns of a file became numbers.
     group : ndarray of shape (n,) or None
         What must not be on both sides of a split, such as the patient of each row.
+    weights : ndarray of shape (n,) or None
+        What each row counts, above 0: 2 is as much as two rows alike.
     fill : ndarray of input_shape, or None
         What missing inputs were filled with, where they were imputed.
     has_missing : bool
@@ -79,6 +82,7 @@ class LabelledData:
     group: np.ndarray | None = None
     fill: np.ndarray | None = None
     has_missing: bool = False
+    weights: np.ndarray | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -92,6 +96,7 @@ def load_labelled(
     task: str | None = None,
     *,
     group: str | None = None,
+    weights: str | None = None,
     image_size: int | str | Sequence[int] | None = None,
     missing: str = "refuse",
     missing_marks: str | Sequence[str] = (),
@@ -102,7 +107,7 @@ def load_labelled(
 
     Parameters
     ----------
-    source : str, path or tuple of arrays
+    source : str, path, data frame or tuple of arrays
         * a name in :data:`BUILTIN` (``digits`` are divided by 16; ``digits-images`` are the same as 1 x 8 x 8 images);
         * ``.csv`` or ``.parquet``: a table with one example a row. Numeric columns are kept as they are, also those
           written with decimal commas, thousands marks, currency or percent signs; text columns are one-hot encoded. The
@@ -113,7 +118,8 @@ def load_labelled(
           ``train_X.npy``), or in the file that ``target`` names. Mapped;
         * a folder with one subfolder of images per class, or with task folders that hold such class folders. Decoded
           when asked for; all of them once while loading, so that a damaged file is found before the first run;
-        * a tuple (X, y) or (X, y, task) of arrays; a :class:`numpy.memmap` stays on disk.
+        * a :class:`pandas.DataFrame`, read as such a file is, whatever its index;
+        * a tuple (X, y) or (X, y, task) of arrays, or with a data frame for X; a :class:`numpy.memmap` stays on disk.
 
         Images are turned upright as EXIF says, laid on white where they are transparent, and scaled to [0, 1] by kind
         of pixel (8 bits, 16 bits, floats). Masked values of arrays are missing. uint8 arrays of shape (n, height,
@@ -123,6 +129,8 @@ def load_labelled(
         label, target, class and y.
     task, group : str, optional
         Column, array or file with the task of each row, and with what must not be on both sides of a split.
+    weights : str, optional
+        Column, array or file with what each row counts: finite numbers of at least 0. Rows of weight 0 are left out.
     image_size : int, "HEIGHTxWIDTH" or (height, width), optional
         Size to which the images of a folder are resized; without it they must have one size.
     missing : {"refuse", "impute", "native"}, default "refuse"
@@ -149,14 +157,24 @@ def load_labelled(
     Traceback (most recent call last):
     anytask.core.errors.BadData: digit: no such file or folder, and no built-in data; did you mean 'digits'? ...
     """
-    if group is not None and (isinstance(source, tuple) or str(source) in BUILTIN or Path(source).is_dir()):
-        raise BadData("group names a column of a table, an array of a .npz file or a file beside a .npy file")
     if missing not in MISSING:
         raise BadData(f"missing must be {', '.join(MISSING)}, got {missing!r}")
+    options = TableOptions(_names(missing_marks), _names(categorical), decimal)
+    if isinstance(source, pd.DataFrame):
+        return _finish("table", "the table", read_table(source, target, task, group, weights, options), missing)
+    if not isinstance(source, (str, Path, tuple)):
+        wanted = "a name, a path, a data frame or a tuple of arrays (X, y[, task])"
+        raise BadData(f"data must be {wanted}, got {type(source).__name__}")
+    if isinstance(source, tuple) or str(source) in BUILTIN or Path(source).is_dir():
+        for name, given in (("group", group), ("weights", weights)):
+            if given is not None:
+                raise BadData(f"{name} names a column of a table, an array of a .npz file or a file beside a .npy file")
     if isinstance(source, tuple):
-        return _finish("arrays", "arrays", read_arrays(source), missing)
-    if not isinstance(source, (str, Path)):
-        raise BadData(f"data must be a name, a path or a tuple of arrays (X, y[, task]), got {type(source).__name__}")
+        if source and isinstance(source[0], pd.DataFrame):
+            parts = read_table(*joined(source), None, None, options)
+        else:
+            parts = read_arrays(source)
+        return _finish("arrays", "arrays", parts, missing)
     if str(source) in BUILTIN:
         if target is not None or task is not None:
             raise BadData(f"{source}: built-in data have their own labels and no tasks: leave target and task out")
@@ -174,10 +192,9 @@ def load_labelled(
     if require_regular(path) == 0:
         raise BadData(f"{path}: the file is empty")
     if kind in (".csv", ".parquet"):
-        options = TableOptions(_names(missing_marks), _names(categorical), decimal)
-        parts = read_table(path, target, task, group, options)
+        parts = read_table(path, target, task, group, weights, options)
     elif kind in (".npz", ".npy"):
-        parts = (read_npz if kind == ".npz" else read_npy)(path, target, task, group)
+        parts = (read_npz if kind == ".npz" else read_npy)(path, target, task, group, weights)
     else:
         wanted = ".csv, .parquet, .npz, .npy"
         raise BadData(f"{path}: files of kind {path.suffix or '(no suffix)'!r} are not read; save the data as {wanted}")
@@ -186,7 +203,8 @@ def load_labelled(
 
 def _finish(name: str, where: str, parts: Parts, missing: str) -> LabelledData:
     """Check the values and the classes in one pass over the rows, and take the fingerprint on the way."""
-    check_classes(parts.y, where, parts.target)
+    kept = slice(None) if parts.weights is None or parts.weights.all() else np.flatnonzero(parts.weights)
+    check_classes(parts.y[kept], where, parts.target)
     fill = None
     if missing == "impute" and parts.kind != "images":
         parts, fill = _imputed(parts, where)
@@ -199,7 +217,7 @@ def _finish(name: str, where: str, parts: Parts, missing: str) -> LabelledData:
             if bad.any():
                 first = np.argwhere(bad)[0].tolist()
                 if parts.encoding is not None:
-                    place = missing_place(parts, Path(where), first[0] + start, first[1])
+                    place = missing_place(parts, where, first[0] + start, first[1])
                     raise BadData(f"{place}; missing=impute fills it in")
                 place = ", ".join(map(str, (first[0] + start, *first[1:])))
                 raise BadData(f"{where}: X[{place}] (counted from 0) is missing, NaN or infinite")
@@ -212,10 +230,16 @@ def _finish(name: str, where: str, parts: Parts, missing: str) -> LabelledData:
         low, high, digest = 0.0, 1.0, parts.digest
     notes = [*parts.notes, *([f"{empty} inputs are missing and stay so (NaN)."] if empty else [])]
     head = f"{tuple(parts.X.shape)}{parts.feature_names}".encode()
-    fingerprint = _hash([head, digest], parts.y, parts.task, parts.group)
+    fingerprint = _hash([head, digest], parts.y, parts.task, parts.group, parts.weights)
+    X: Rows = parts.X
+    y, task, group, weights = parts.y, parts.task, parts.group, parts.weights
+    if isinstance(kept, np.ndarray):
+        notes.append(f"{len(y) - len(kept)} rows of weight 0 were left out.")
+        X, y = X[kept], y[kept]
+        task, group, weights = (None if one is None else one[kept] for one in (task, group, weights))
     return LabelledData(
-        name, parts.X, parts.y, parts.task, parts.feature_names, fingerprint, parts.kind,
-        tuple(notes), (low, high), parts.encoding, parts.group, fill, empty > 0,
+        name, X, y, task, parts.feature_names, fingerprint, parts.kind,
+        tuple(notes), (low, high), parts.encoding, group, fill, empty > 0, weights,
     )  # fmt: skip
 
 
@@ -239,9 +263,9 @@ def _imputed(parts: Parts, where: str) -> tuple[Parts, np.ndarray | None]:
     return replace(parts, X=np.where(absent, fill, X), notes=[*parts.notes, note]), fill
 
 
-def _hash(parts: list[bytes], y: np.ndarray, task: np.ndarray | None, group: np.ndarray | None) -> str:
+def _hash(parts: list[bytes], y: np.ndarray, task: np.ndarray | None, *more: np.ndarray | None) -> str:
     digest = hashlib.sha256(b"\x1f".join(parts))
-    for array in (y, task) if group is None else (y, task, group):
+    for array in (y, task, *(one for one in more if one is not None)):
         digest.update(
             b"\x1e" if array is None else f"\x1e{array.dtype.kind}".encode() + "\x1f".join(map(str, array)).encode()
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from anytask.core.errors import BadData
 from anytask.datasets.intents import intents
@@ -62,8 +63,8 @@ def load_vectors(
     Parameters
     ----------
     source : str, path, or pair
-        ``"digits"``, ``"intents"``, a file as :func:`~anytask.datasets.text.load_text` reads it, or a pair (vectors or
-        texts, labels). Texts are embedded by the packaged MiniLM.
+        ``"digits"``, ``"intents"``, a file or data frame as :func:`~anytask.datasets.text.load_text` reads it, or a
+        pair (vectors or texts, labels). Texts are embedded by the packaged MiniLM.
     text, label, bad_rows
         See :func:`~anytask.datasets.text.load_text`.
     readable : callable, optional
@@ -77,7 +78,7 @@ def load_vectors(
     if (
         isinstance(source, (tuple, list))
         and len(source) == 2
-        and not (len(source[0]) and isinstance(source[0][0], str))
+        and (isinstance(source[0], pd.DataFrame) or not isinstance(next(iter(source[0]), None), str))
     ):
         try:
             vectors = as_vectors(source[0], "vectors")

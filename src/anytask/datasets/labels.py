@@ -66,6 +66,35 @@ def as_labels(
     raise BadData(f"{here}: {what} must be texts or whole numbers, got {plain.dtype}")
 
 
+def as_weights(values: np.ndarray, where: str, column: str, locate: Locate = row_number) -> np.ndarray:
+    """Return sample weights as float64 (n,).
+
+    Raises
+    ------
+    BadData
+        For what is no finite number of at least 0, naming row and value, and where no weight is above 0.
+
+    Examples
+    --------
+    >>> as_weights(np.array([1, 0.5]), "mine.npz", "w").tolist()
+    [1.0, 0.5]
+    >>> as_weights(np.array([1, -2]), "mine.npz", "w")
+    Traceback (most recent call last):
+    anytask.core.errors.BadData: mine.npz: column 'w', row 1 (counted from 0): a weight is a finite number ...
+    """
+    here = f"{where}: column {column!r}"
+    try:
+        weights = np.ma.filled(np.ma.asarray(values).astype(np.float64), np.nan)
+    except (TypeError, ValueError) as error:
+        raise BadData(f"{here}: weights are finite numbers of at least 0 ({error})") from error
+    if (bad := ~(np.isfinite(weights) & (weights >= 0))).any():
+        row = int(np.argmax(bad))
+        raise BadData(f"{here}, {locate(row)}: a weight is a finite number of at least 0, got {values[row]}")
+    if not weights.any():
+        raise BadData(f"{here}: all weights are 0")
+    return weights
+
+
 def from_texts(texts: np.ndarray) -> np.ndarray:
     """Turn the texts of a column into numbers where no information is lost by it; ``007`` stays a text.
 

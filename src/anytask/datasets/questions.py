@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import astuple, dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
+import pandas as pd
+
 from anytask.core.errors import BadData
-from anytask.datasets.text import cleaned, rows_of
+from anytask.datasets.text import fitting_rows, rows_of, usable_rows
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,12 @@ class CompressionItem:
 
 @dataclass(frozen=True)
 class CompressionTexts:
-    """The items of one source."""
+    """The items of one source, the place of each in words, and notes on rows that were left out or cut."""
 
     name: str
     items: tuple[CompressionItem, ...]
+    places: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -38,14 +42,22 @@ class CompressionTexts:
         """Whether any item has a question."""
         return any(item.question is not None for item in self.items)
 
+    def fitting(self, fits: Callable[[str], bool], room: str, bad_rows: str = "refuse") -> CompressionTexts:
+        """Return the texts that fit, see :func:`~anytask.datasets.text.fitting_rows`."""
+        texts, notes = fitting_rows([item.text for item in self.items], self.places, fits, room, bad_rows)
+        items = tuple(replace(self.items[i], text=text) for i, text in texts.items())
+        return CompressionTexts(self.name, items, tuple(self.places[i] for i in texts), (*self.notes, *notes))
 
-def load_questions(source: Any) -> CompressionTexts:
+
+def load_questions(source: Any, bad_rows: str = "refuse") -> CompressionTexts:
     """Read texts and the questions about them.
 
     Parameters
     ----------
-    source : path or sequence of str
+    source : path, data frame or sequence of str
         A .jsonl, .csv or .tsv file with ``text`` and, where you have them, ``question`` and ``answer``; or texts.
+    bad_rows : {"refuse", "skip", "cut"}, default "refuse"
+        What to do with a row that cannot be used, see :func:`~anytask.datasets.text.load_text`.
 
     Raises
     ------
@@ -57,25 +69,21 @@ def load_questions(source: Any) -> CompressionTexts:
     >>> [item.text for item in load_questions(["some text"]).items]
     ['some text']
     """
-    if isinstance(source, (str, Path)):
-        name, rows = Path(source).name, rows_of(Path(source))
-        items = [_item(read(f"{name}, {place}"), f"{name}, {place}") for place, read in rows]
-    else:
-        name = "texts"
-        items = [_item({"text": text}, f"{name}, row {number}") for number, text in enumerate(source)]
-    if not items:
-        raise BadData(f"{name}: there is no text")
-    return CompressionTexts(name, tuple(items))
+    if isinstance(source, (list, tuple, pd.Series)):
+        source = pd.DataFrame({"text": list(source)})
+    name, rows = rows_of(source)
+    kept, notes = usable_rows(name, rows, ("text", "question", "answer"), _item, bad_rows)
+    if not kept:
+        raise BadData(" ".join([f"{name}: there is no text", *notes]))
+    items, places = zip(*kept)
+    return CompressionTexts(name, items, places, tuple(notes))
 
 
-def _item(row: Any, where: str) -> CompressionItem:
+def _item(row: Mapping[str, Any], where: str) -> tuple[CompressionItem, str]:
     text, asked = row.get("text"), [row.get("question"), row.get("answer")]
     if not isinstance(text, str) or not text.strip():
         raise BadData(f"{where}, column 'text': a text is wanted, got {text!r:.40}")
     question, answer = (None if value is None or value == "" else str(value) for value in asked)
     if (question is None) != (answer is None):
         raise BadData(f"{where}: 'question' and 'answer' must come together")
-    for column, value in (("text", text), ("question", question), ("answer", answer)):
-        if cleaned(value) != value:
-            raise BadData(f"{where}, column {column!r}: NUL or half of a surrogate pair")
-    return CompressionItem(text, None, question, answer)
+    return CompressionItem(text, None, question, answer), where

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from anytask.datasets.labels import Locate, row_number
+
 if TYPE_CHECKING:
     from anytask.datasets.encoding import TableEncoding
 
@@ -30,7 +32,10 @@ class Rows(Protocol):
 
 @dataclass
 class Parts:
-    """Inputs, labels, tasks and groups as they were read; ``digest`` is the hash of the inputs where it was taken."""
+    """Inputs, labels and what else each row has, as they were read.
+
+    ``digest`` is the hash of the inputs where it was taken; ``locate`` names the place of a row.
+    """
 
     X: Rows
     y: np.ndarray
@@ -42,6 +47,8 @@ class Parts:
     encoding: TableEncoding | None = None
     feature_names: tuple[str, ...] | None = None
     digest: bytes | None = None
+    weights: np.ndarray | None = None
+    locate: Locate = row_number
 
 
 def blocks(X: Rows) -> Iterator[tuple[int, np.ndarray]]:

@@ -1,10 +1,11 @@
-"""Tables with one example a row, from .csv and .parquet files."""
+"""Tables with one example a row, from .csv and .parquet files and from data frames."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from anytask.core.errors import BadData, one_line
 from anytask.datasets.archives import opened_parquet, parquet_batches
 from anytask.datasets.csv_files import line_of, read_csv, require_distinct
 from anytask.datasets.encoding import TableEncoding, as_texts, order_notes
-from anytask.datasets.labels import Locate, as_labels, from_texts, row_number
+from anytask.datasets.labels import Locate, as_labels, as_weights, from_texts, row_number
 from anytask.datasets.rows import Parts, near
 
 _TARGETS = ("label", "target", "class", "y")
@@ -33,28 +34,59 @@ class TableOptions:
             raise BadData(f"decimal must be auto, . or , (a comma), got {self.decimal!r}")
 
 
-def read_frame(path: Path, kept: Collection[str] = (), notes: list[str] | None = None) -> tuple[pd.DataFrame, Locate]:
-    """Return a .csv file (as texts) or a .parquet file, and how its rows are named; ``kept`` columns stay precise."""
+def read_frame(
+    path: Path | pd.DataFrame, kept: Collection[str] = (), notes: list[str] | None = None
+) -> tuple[pd.DataFrame, Locate]:
+    """Return a .csv file (as texts), a .parquet file or a data frame whatever its index, and how its rows are named.
+
+    Columns ``kept`` stay precise.
+    """
+    if isinstance(path, pd.DataFrame):
+        frame = path.reset_index(drop=True).set_axis(list(map(str, path.columns)), axis="columns")
+        require_distinct(Path("the table"), list(frame.columns))
+        return frame, row_number
     if path.suffix.lower() == ".csv":
         frame, form = read_csv(path)
         return frame, lambda row: line_of(path, form, row)
     return pd.concat(list(_batches(path, kept, notes)), ignore_index=True), row_number
 
 
-def read_table(path: Path, target: str | None, task: str | None, group: str | None, options: TableOptions) -> Parts:
+def joined(source: tuple[Any, ...]) -> tuple[pd.DataFrame, str, str | None]:
+    """Return one table out of (X, y) or (X, y, task), row by row whatever their indexes, and its two columns' names."""
+    if len(source) not in (2, 3):
+        raise BadData(f"a tuple of data is (X, y) or (X, y, task), got {len(source)} items")
+    X, names = source[0], []
+    for name, values in zip(("label", "task"), source[1:]):
+        column = np.asanyarray(values).reshape(-1) if np.ndim(values) else np.zeros(0)
+        if len(column) != len(X):
+            raise BadData(f"arrays: X has {len(X)} rows, and the {name}s have the shape {np.shape(values)}")
+        while name in map(str, X.columns):
+            name += "_"
+        names.append(name)
+        X = X.assign(**{name: column})
+    return X, names[0], names[1] if len(names) > 1 else None
+
+
+def read_table(
+    source: Path | pd.DataFrame, target: str | None, task: str | None, group: str | None, weights: str | None,
+    options: TableOptions,
+) -> Parts:  # fmt: skip
     """Return a table as numbers, with the encoding that makes them; missing values are NaN."""
     notes: list[str] = []
-    kept = {name for name in (target, task, group) if name} | set(_TARGETS)
-    frame, locate = read_frame(path, kept, notes)
+    path = Path("the table") if isinstance(source, pd.DataFrame) else source
+    kept = {name for name in (target, task, group, weights) if name} | set(_TARGETS)
+    frame, locate = read_frame(source, kept, notes)
     frame = _without_index(frame, notes)
     columns = list(map(str, frame.columns))
     target = _target_column(path, columns, target)
-    roles = {name: what for name, what in ((target, "labels"), (task, "tasks"), (group, "groups")) if name is not None}
+    named = ((target, "labels"), (task, "tasks"), (group, "groups"), (weights, "weights"))
+    roles = {name: what for name, what in named if name is not None}
     for name in (*roles, *options.categorical):
         if name not in columns:
             raise BadData(f"{path}: no column {name!r}{near(name, columns)}; its columns: {', '.join(columns)}")
-    if len(roles) < sum(name is not None for name in (target, task, group)):
-        raise BadData(f"{path}: one column cannot hold two of labels, tasks and groups at once: {', '.join(roles)}")
+    if len(roles) < sum(name is not None for name, _ in named):
+        held = ", ".join(roles)
+        raise BadData(f"{path}: one column cannot hold two of labels, tasks, groups and weights at once: {held}")
     if not set(columns) - set(roles):
         raise BadData(f"{path}: no column is left for the inputs beside {', '.join(roles)}")
     if not len(frame):
@@ -62,20 +94,42 @@ def read_table(path: Path, target: str | None, task: str | None, group: str | No
     read = {
         what: _label_column(frame.pop(name), path, name, locate, what, options.marks, notes)
         for name, what in roles.items()
+        if what != "weights"
     }
     encoding, said = TableEncoding.fit(
         frame, str(path), locate, marks=options.marks, categorical=options.categorical, decimal=options.decimal
     )
     X = encoding.encode(frame, str(path), locate)
+    weighing = None
+    if weights is not None:  # encoded with the others, whose decimal marks settle its own
+        X, encoding, weighing = _without_weights(X, encoding, frame[weights], str(path), locate)
     notes += said + order_notes(X, encoding.feature_names) + _merged(frame, X, encoding)
     y, tasks, groups = read["labels"], read.get("tasks"), read.get("groups")
-    return Parts(X, y, tasks, groups, "table", target, notes, encoding, encoding.feature_names)
+    return Parts(
+        X, y, tasks, groups, "table", target, notes, encoding, encoding.feature_names, weights=weighing, locate=locate
+    )
 
 
-def missing_place(parts: Parts, path: Path, row: int, feature: int) -> str:
+def missing_place(parts: Parts, where: str, row: int, feature: int) -> str:
     """Name the column and the place of a missing value."""
     names = [c.name for c in parts.encoding.columns for _ in c.features] if parts.encoding else []
-    return f"{path}: column {names[feature]!r}, {read_frame(path)[1](row)}: the value is missing (or NaN)"
+    return f"{where}: column {names[feature]!r}, {parts.locate(row)}: the value is missing (or NaN)"
+
+
+def _without_weights(
+    X: np.ndarray, encoding: TableEncoding, values: pd.Series, where: str, locate: Locate
+) -> tuple[np.ndarray, TableEncoding, np.ndarray]:
+    """Take the weights out of the features."""
+    name = str(values.name)
+    at = next(i for i, column in enumerate(encoding.columns) if column.name == name)
+    if encoding.columns[at].values is not None:
+        wrong = pd.to_numeric(values, errors="coerce").isna().to_numpy()
+        row = int(np.argmax(wrong))
+        found = f"{locate(row)}: a weight is a finite number of at least 0, got {values.iloc[row]!r}"
+        raise BadData(f"{where}: column {name!r}, {found}")
+    others = tuple(column for column in encoding.columns if column.name != name)
+    weights = as_weights(X[:, at], where, name, locate)
+    return np.delete(X, at, axis=1), replace(encoding, columns=others), weights
 
 
 def _batches(path: Path, kept: Collection[str], notes: list[str] | None = None) -> Iterator[pd.DataFrame]:

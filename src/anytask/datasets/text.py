@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 
 from anytask.core.errors import BadData
 from anytask.core.files import require_regular
 from anytask.core.memory import require_room
 from anytask.datasets.csv_files import layout, records
 from anytask.datasets.text_sets import TEXT_SETS, text_set
+
+_T = TypeVar("_T")
 
 #: What may be done with rows that cannot be used: an error, leave them out, or cut them to what can be used.
 BAD_ROWS = ("refuse", "skip", "cut")
@@ -90,38 +93,13 @@ class TextData:
         return {"source": self.name, "texts": len(self), "classes": len(self.classes)}
 
     def fitting(self, fits: Callable[[str], bool], room: str, bad_rows: str = "refuse") -> TextData:
-        """Return the data with texts that fit.
-
-        Parameters
-        ----------
-        fits : callable
-            Whether a text is short enough; so is then every beginning of it.
-        room : str
-            The limit in words, such as "the 2048 tokens of the model's context".
-        bad_rows : {"refuse", "skip", "cut"}
-            Refuse texts that do not fit, leave their rows out, or cut them to the longest beginning that fits.
-
-        Raises
-        ------
-        BadData
-            Naming the first text that does not fit.
-        """
-        long = [i for i, text in enumerate(self.texts) if not fits(text)]
-        if not long:
-            return self
-        words = len(self.texts[long[0]].split())
-        fault = f"{self.places[long[0]]}: a text of {words} words does not fit into {room}"
-        if bad_rows == "refuse":
-            raise BadData(f"{fault}; bad_rows=skip leaves such rows out, bad_rows=cut cuts them")
-        notes = (*self.notes, _note(len(long), bad_rows, fault))
-        if bad_rows == "cut":
-            cut = {i: _beginning(self.texts[i], fits) for i in long}
-            return replace(self, texts=tuple(cut.get(i, text) for i, text in enumerate(self.texts)), notes=notes)
-        kept = sorted(set(range(len(self))) - set(long))
-        columns = ("texts", "labels", "ids", "choices", "places")
-        given: dict[str, Any] = {name: column for name in columns if (column := getattr(self, name)) is not None}
-        given = {name: tuple(column[i] for i in kept) for name, column in given.items()}
-        return replace(self, notes=notes, **given)
+        """Return the data with texts that fit, see :func:`fitting_rows`."""
+        texts, notes = fitting_rows(self.texts, self.places, fits, room, bad_rows)
+        columns: dict[str, Any] = {"labels": self.labels, "ids": self.ids, "places": self.places}
+        if self.choices is not None:
+            columns["choices"] = self.choices
+        columns = {name: tuple(column[i] for i in texts) for name, column in columns.items()}
+        return replace(self, texts=tuple(texts.values()), notes=(*self.notes, *notes), **columns)
 
 
 def load_text(
@@ -131,7 +109,7 @@ def load_text(
 
     Parameters
     ----------
-    source : path, TextData, or pair (texts, labels)
+    source : path, data frame, TextData, or pair (texts, labels)
         ``"reviews"``, ``"customer-intents"`` or ``"topics"`` (texts written for this project), a ``.jsonl``/``.ndjson``
         file (one JSON object per line), a ``.csv``/``.tsv`` file with a header, or what is in memory. UTF-8; the
         separator of a .csv file is told from its rows. The columns ``id`` and ``choices`` (a JSON list, or in CSV
@@ -158,8 +136,6 @@ def load_text(
     >>> load_text((["good", "bad\\ud83d"], ["pos", "neg"]), bad_rows="skip").notes[0][:33]
     '1 row was left out (bad_rows=skip'
     """
-    if bad_rows not in BAD_ROWS:
-        raise BadData(f"bad_rows must be one of {', '.join(BAD_ROWS)}, got {bad_rows!r}")
     if isinstance(source, TextData):
         return source
     if isinstance(source, (tuple, list)):
@@ -167,31 +143,18 @@ def load_text(
     elif str(source) in TEXT_SETS:
         if (text, label) != ("text", "label"):
             raise BadData(f"{source}: built-in texts have the columns 'text' and 'label', not {text!r} and {label!r}")
-        name, rows = str(source), rows_of(text_set(str(source)))
+        name, rows = str(source), rows_of(text_set(str(source)))[1]
     else:
-        name, rows = Path(source).name, rows_of(Path(source))
-    kept: list[tuple[Any, ...]] = []
-    faults: list[str] = []
+        name, rows = rows_of(source)
     blanks = False
-    for place, read in rows:
-        where = f"{name}, {place}"
-        try:
-            row = read(where)
-            clean = {column: cleaned(row[column]) for column in row if column in (text, label, "id", "choices")}
-            if strange := [column for column in clean if clean[column] != row[column]]:
-                fault = f"{where}, column {strange[0]!r}: NUL or half of a surrogate pair (bad_rows=cut takes it out)"
-                if bad_rows != "cut":
-                    raise BadData(fault)
-                faults.append(fault)
-            kept.append(
-                (*_checked({**row, **clean}, text, label, where), str(clean.get("id", place.split()[1])), where)
-            )
-            blanks = blanks or str(clean[label]) != kept[-1][1]
-        except BadData as error:
-            if bad_rows != "skip":
-                raise BadData(f"{error}; bad_rows=skip leaves such rows out") from error
-            faults.append(str(error))
-    notes = [_note(len(faults), bad_rows, faults[0])] if faults else []
+
+    def read(row: Mapping[str, Any], where: str) -> tuple[Any, ...]:
+        nonlocal blanks
+        found = (*_checked(row, text, label, where), str(row.get("id", where.split()[-1])), where)
+        blanks = blanks or str(row[label]) != found[1]
+        return found
+
+    kept, notes = usable_rows(name, rows, (text, label, "id", "choices"), read, bad_rows)
     if blanks:
         notes.append(f"Blanks around the values of column {label} were removed.")
     if len(kept) < min_rows:
@@ -207,10 +170,85 @@ def load_text(
 
 
 #: Rows in their order: the place of each, and what reads it, so that a row that cannot be read can be left out.
-_Rows = Iterator[tuple[str, Callable[[str], Mapping[str, Any]]]]
+Rows = Iterator[tuple[str, Callable[[str], Mapping[str, Any]]]]
 
 
-def _from_memory(source: Sequence[Any], text: str, label: str) -> _Rows:
+def usable_rows(
+    name: str, rows: Rows, columns: Sequence[str], read: Callable[[Mapping[str, Any], str], _T], bad_rows: str
+) -> tuple[list[_T], list[str]]:
+    """Return what is made of the rows that can be used, and a note on the others.
+
+    Parameters
+    ----------
+    name : str
+        Of the source, for messages.
+    rows : iterator of (place, reader)
+    columns : sequence of str
+        Columns that are looked at: they may not hold characters that cannot be used.
+    read : callable
+        Makes something of a row, given its place in words; a :class:`BadData` says why it cannot.
+    bad_rows : {"refuse", "skip", "cut"}
+        Refuse what cannot be used, leave it out, or cut the characters that cannot be used and refuse the rest.
+    """
+    if bad_rows not in BAD_ROWS:
+        raise BadData(f"bad_rows must be one of {', '.join(BAD_ROWS)}, got {bad_rows!r}")
+    kept: list[_T] = []
+    faults: list[str] = []
+    for place, load in rows:
+        where = f"{name}, {place}"
+        try:
+            row = load(where)
+            clean = {column: cleaned(row[column]) for column in row if column in columns}
+            if strange := [column for column in clean if clean[column] != row[column]]:
+                fault = f"{where}, column {strange[0]!r}: NUL or half of a surrogate pair (bad_rows=cut takes it out)"
+                if bad_rows != "cut":
+                    raise BadData(fault)
+                faults.append(fault)
+            kept.append(read({**row, **clean}, where))
+        except BadData as error:
+            if bad_rows != "skip":
+                raise BadData(f"{error}; bad_rows=skip leaves such rows out") from error
+            faults.append(str(error))
+    return kept, [_note(len(faults), bad_rows, faults[0])] if faults else []
+
+
+def fitting_rows(
+    texts: Sequence[str], places: Sequence[str], fits: Callable[[str], bool], room: str, bad_rows: str
+) -> tuple[dict[int, str], tuple[str, ...]]:
+    """Return the texts that fit by their places in the sequence, and a note on the others.
+
+    Parameters
+    ----------
+    texts, places : sequences of str
+        The texts, and file and line of each.
+    fits : callable
+        Whether a text is short enough; so is then every beginning of it.
+    room : str
+        The limit in words, such as "the 2048 tokens of the model's context".
+    bad_rows : {"refuse", "skip", "cut"}
+        Refuse texts that do not fit, leave them out, or cut them to the longest beginning that fits.
+
+    Raises
+    ------
+    BadData
+        Naming the first text that does not fit.
+    """
+    found = dict(enumerate(texts))
+    long = [i for i, text in found.items() if not fits(text)]
+    if not long:
+        return found, ()
+    fault = f"{places[long[0]]}: a text of {len(texts[long[0]].split())} words does not fit into {room}"
+    if bad_rows == "refuse":
+        raise BadData(f"{fault}; bad_rows=skip leaves such rows out, bad_rows=cut cuts them")
+    for i in long:
+        if bad_rows == "cut":
+            found[i] = _beginning(found[i], fits)
+        else:
+            del found[i]
+    return found, (_note(len(long), bad_rows, fault),)
+
+
+def _from_memory(source: Sequence[Any], text: str, label: str) -> Rows:
     if len(source) != 2:
         raise BadData(f"a pair (texts, labels) is wanted, got {len(source)} things")
     texts, labels = (list(part) for part in source)
@@ -220,8 +258,18 @@ def _from_memory(source: Sequence[Any], text: str, label: str) -> _Rows:
         yield f"row {number}", partial(_by_name, [text, label], [a, b])
 
 
-def rows_of(path: Path) -> _Rows:
-    """Read the rows of a .jsonl, .csv or .tsv file, each when it is asked for."""
+def rows_of(source: Any) -> tuple[str, Rows]:
+    """Return the name of a .jsonl, .csv or .tsv file or a data frame, and its rows, each read when it is asked for."""
+    if isinstance(source, pd.DataFrame):
+        names = list(map(str, source.columns))
+        values = source.astype(object).where(source.notna(), None).itertuples(index=False, name=None)
+        return "the table", ((f"row {n}", partial(_by_name, names, row)) for n, row in enumerate(values))
+    if not isinstance(source, (str, Path)):
+        raise BadData(f"a path or a data frame is wanted, got {type(source).__name__}")
+    return Path(source).name, _of_file(Path(source))
+
+
+def _of_file(path: Path) -> Rows:
     kind = path.suffix.lower()
     if kind not in (".jsonl", ".ndjson", ".csv", ".tsv"):
         raise BadData(f"{path}: a .jsonl, .ndjson, .csv or .tsv file is wanted, or {', '.join(TEXT_SETS)}")
@@ -240,7 +288,7 @@ def rows_of(path: Path) -> _Rows:
     return _from_table(path, "\t" if kind == ".tsv" else None)
 
 
-def _from_table(path: Path, separator: str | None) -> _Rows:
+def _from_table(path: Path, separator: str | None) -> Rows:
     form = layout(path, separator)
     found = records(path, form, strict=True)
     line, header = next(found, (1, []))

@@ -55,14 +55,18 @@ class PlainMLP(ClassifierMixin, Estimator):
     hidden: int = whole(64, "width of the hidden layer")
     epochs: int = whole(200, "most passes over the data; training stops when the loss does")
 
-    def fit(self, X: Any, y: Any, group: Transforms | None = None) -> Self:
-        """Learn from images X (n, ...) with labels y (n,); ``group`` is for the subclasses that use it."""
-        X, y = _checked(X, y)
+    def fit(self, X: Any, y: Any, group: Transforms | None = None, sample_weight: Any = None) -> Self:
+        """Learn from images X (n, ...) with labels y (n,), each of which counts as ``sample_weight`` (n,) says.
+
+        ``group`` is for the subclasses that use it.
+        """
+        X, y, weights = _checked(X, y, sample_weight)
         rows, labels = self._training_set(X, y, group)
+        weights = None if weights is None else np.tile(weights, len(rows) // len(X))
         model = self._new_model()
         with self._refit(), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the number of passes is a setting
-            model.fit(rows.reshape(len(rows), -1), labels)
+            model.fit(rows.reshape(len(rows), -1), labels, sample_weight=weights)
             self.classes_, self.input_shape_ = model.classes_, X.shape[1:]
             self.layers_ = list(zip(model.coefs_, model.intercepts_)) if hasattr(model, "coefs_") else [
                 (model.coef_.T, model.intercept_)
@@ -197,26 +201,32 @@ class Chosen(ClassifierMixin, Estimator):
     by: str = choice("accuracy", ("accuracy", "orbit"), "how the candidates are compared")
     holdout: float = real(0.25, "share of the images that they are compared on", above=0, below=1)
 
-    def fit(self, X: Any, y: Any, group: Transforms | None = None) -> Self:
-        """Train the candidates on most of (X, y), compare them on the rest, and keep the best."""
+    def fit(self, X: Any, y: Any, group: Transforms | None = None, sample_weight: Any = None) -> Self:
+        """Train the candidates on most of (X, y), compare them on the rest, and keep the best.
+
+        Images count as ``sample_weight`` (n,) says, in training and in the comparison.
+        """
         if group is None:
             raise ValueError("Chosen needs the group that the candidates may use: fit(X, y, group)")
-        X, y = _checked(X, y)
-        X_fit, X_held, y_fit, y_held = train_test_split(
-            X, y, test_size=self.holdout, random_state=derive(self.seed, "holdout") % 2**32, stratify=y
-        )
+        X, y, weights = _checked(X, y, sample_weight)
+        how: dict[str, Any] = {"random_state": derive(self.seed, "holdout") % 2**32, "stratify": y}
+        fit, held = train_test_split(np.arange(len(y)), test_size=self.holdout, **how)
+        X_fit, X_held, y_fit, y_held = X[fit], X[held], y[fit], y[held]
+        weights_fit, weights_held = (None, None) if weights is None else (weights[fit], weights[held])
         square = X.ndim > 2 and X.shape[-1] == X.shape[-2]
         candidates: dict[str, PlainMLP] = {
             name: cls(seed=self.seed) for name, cls in _CANDIDATES.items() if square or name != "C4-averaged MLP"
         }
         for model in candidates.values():
-            model.fit(X_fit, y_fit, group)
+            model.fit(X_fit, y_fit, group, weights_fit)
         if self.by == "accuracy":
-            scores = {name: float((model.predict(X_held) == y_held).mean()) for name, model in candidates.items()}
+            right = {name: model.predict(X_held) == y_held for name, model in candidates.items()}
+            scores = {name: float(np.average(hits, weights=weights_held)) for name, hits in right.items()}
         else:
             nero = NERO(group, metrics=["correctness"], consensus=False, keep_outputs=False)
-            table = nero.evaluate(candidates, X_held, y_held).table()
-            scores = dict(zip(table["model"], map(float, table["mean"])))
+            result = nero.evaluate(candidates, X_held, y_held)
+            curves = np.average(result.values("correctness", "truth"), axis=-1, weights=weights_held)  # (models, m)
+            scores = dict(zip(result.models, np.average(curves, axis=1, weights=group.weights).tolist()))
         with self._refit():
             self.scores_, self.chosen_ = scores, max(scores, key=lambda name: scores[name])
             self.model_ = candidates[self.chosen_]
@@ -243,9 +253,14 @@ class Chosen(ClassifierMixin, Estimator):
         return self.model_.predict(X)
 
 
-def _checked(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+def _checked(X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     X, y = check_inputs(X).cpu().numpy(), check_labels(y)
     check_same_length(X, y)
     if len(np.unique(y)) < 2:
         raise ValueError(f"y holds one class alone, {y[0]!r}: there is nothing to tell apart")
-    return X, y
+    if sample_weight is None:
+        return X, y, None
+    weights = np.asarray(sample_weight, dtype=np.float64)
+    if weights.shape != y.shape or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+        raise ValueError(f"sample_weight must be {len(y)} finite numbers of at least 0, and one of them above 0")
+    return X, y, weights

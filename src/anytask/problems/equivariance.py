@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from anytask.core.rng import derive
-from anytask.core.settings import choice, real, whole
+from anytask.core.settings import choice, real
 from anytask.datasets.labelled import LabelledData
 from anytask.problems.base import Entrant, Metric, Outcome
-from anytask.problems.labelled import LabelledOptions, LabelledProblem, LabelledSet
+from anytask.problems.labelled import LabelledProblem, LabelledSet, SplitOptions
 from anytask.problems.options import listed
 from anytask.problems.training import Progress
 
@@ -32,25 +32,24 @@ _CURVES = (
 )  # fmt: skip
 
 
-class EquivarianceOptions(LabelledOptions):
-    """What images undergo, and how they are split."""
+class EquivarianceOptions(SplitOptions):
+    """What images undergo."""
 
-    group: str = choice("rotations", GROUPS, "what the images undergo")
+    transforms: str = choice("rotations", GROUPS, "what the images undergo")
     start: float | None = real(None, "first angle in degrees (none: 0) or shift in pixels (none: -2)", optional=True)
     stop: float | None = real(None, "last angle (none: 360 - step) or shift (none: 2)", optional=True)
     step: float | None = real(None, "degrees (none: 15) or pixels (none: 1) between elements", above=0, optional=True)
-    test_size: float = real(0.25, "share of each class that is kept for testing", above=0, below=1)
-    max_per_class: int | None = whole(
-        None, "at most this many images of each class, chosen by seed", at_least=2, optional=True
-    )
     image_shape: Sequence[int] | None = listed(
         "shape of flat rows, as 28x28 or 3x32x32", int, separator="x", at_least=1, lengths=(2, 3)
     )
 
     def _check_settings(self) -> None:
+        super()._check_settings()
+        if self.group in GROUPS:
+            raise ValueError(f"group names a column; what images undergo is transforms={self.group}")
         given = [name for name in ("start", "stop", "step") if getattr(self, name) is not None]
-        if given and self.group not in _RANGED:
-            raise ValueError(f"{given[0]} is for rotations and shifts, and group is {self.group!r}")
+        if given and self.transforms not in _RANGED:
+            raise ValueError(f"{given[0]} is for rotations and shifts, and transforms is {self.transforms!r}")
 
 
 @dataclass(frozen=True)
@@ -76,22 +75,6 @@ class EquivarianceData(LabelledSet):
     def group(self) -> Group:
         """Return the group whose orbits are evaluated."""
         return group_of(self.options)
-
-    def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows to train and to test on; every class is in both, and the split depends on the seed alone."""
-        from sklearn.model_selection import train_test_split
-
-        y = self.source.y
-        rows = np.arange(len(y))
-        most = self.options.max_per_class
-        if most is not None:
-            rng = np.random.default_rng(derive(seed, "equivariance", "rows"))
-            rows = np.sort(np.concatenate([rng.permutation(rows[y == c])[:most] for c in np.unique(y)]))
-        train, test = train_test_split(
-            rows, test_size=self.options.test_size, stratify=y[rows],
-            random_state=derive(seed, "equivariance", "split") % 2**32,
-        )  # fmt: skip
-        return np.sort(train), np.sort(test)
 
     def inputs(self, rows: np.ndarray) -> np.ndarray:
         """Return these images, float32 (n, \\*image_shape)."""
@@ -124,7 +107,7 @@ class Equivariance(LabelledProblem):
     Examples
     --------
     >>> problem = Equivariance()
-    >>> data = problem.load("digits", group="d4", max_per_class=20)
+    >>> data = problem.load("digits", transforms="d4", max_per_class=20)
     >>> entrant = Entrant("linear", "anytask.evaluate.baselines:LinearClassifier")
     >>> outcome = problem.run(entrant, data, seed=0)
     >>> outcome.metrics["accuracy"] > outcome.metrics["orbit_accuracy"] + 0.3
@@ -192,15 +175,16 @@ class Equivariance(LabelledProblem):
         result = nero.evaluate(trained, data.inputs(test), data.source.y[test], progress=progress)
         if result.failures:
             raise ValueError(f"{entrant.name} fails on a test image: {result.failures[0].error}")
-        notes = []
+        notes = data.passed_over(trained.fit)
         if hasattr(trained, "chosen_"):
             scores = ", ".join(f"{name} {value:.3f}" for name, value in trained.scores_.items())
             notes.append(f"Chose {trained.chosen_} by {trained.by} on held-out training images ({scores}).")
+        weights = data.weights(test)
         curves = {
-            key: result.aggregate("correctness", reference)[0].tolist()
+            key: np.average(result.values("correctness", reference)[0], axis=1, weights=weights).tolist()
             for (key, *_), reference in zip(_CURVES, ("truth", "consensus"))
         }
-        return Outcome(orbit_metrics(result), curves, {"labels": float(len(train))}, None, notes)
+        return Outcome(orbit_metrics(result, weights), curves, {"labels": float(len(train))}, None, notes)
 
     def figures(self, data: EquivarianceData, runs: list[Any]) -> list[tuple[str, str, Any]]:
         """Return the accuracy over the orbit of every entrant."""
@@ -220,9 +204,9 @@ class Equivariance(LabelledProblem):
 
 def settled(options: EquivarianceOptions) -> EquivarianceOptions:
     """Return the options with the ends and the step of their group; a ``ValueError`` says what does not fit."""
-    if options.group not in _RANGED:
+    if options.transforms not in _RANGED:
         return options
-    turn = options.group == "rotations"
+    turn = options.transforms == "rotations"
     step = (15.0 if turn else 1.0) if options.step is None else float(options.step)
     start = (0.0 if turn else -2.0) if options.start is None else float(options.start)
     stop = (start + 360.0 - step if turn else 2.0) if options.stop is None else float(options.stop)
@@ -238,27 +222,34 @@ def group_of(options: Any) -> Group:
     from anytask.parts.transforms import make_group
 
     more = {}
-    if options.group == "rotations":
+    if options.transforms == "rotations":
         more = {"step": options.step, "start": options.start, "stop": options.stop}
-    if options.group == "shifts":
+    if options.transforms == "shifts":
         more = {"dx": [int(d) for d in np.arange(options.start, options.stop + 1, options.step)]}
-    return make_group(options.group, **more)
+    return make_group(options.transforms, **more)
 
 
-def orbit_metrics(result: Any) -> dict[str, float]:
-    """Return the metrics of :class:`Equivariance` for an evaluation of one classifier with labels."""
-    table = result.table().set_index(["reference", "metric"])
-    truth, confidence = table.loc[("truth", "correctness")], result.values("confidence", "truth")[0]
-    curves = np.stack([result.aggregate("confidence", reference)[0] for reference in ("truth", "consensus")])
+def orbit_metrics(result: Any, weights: np.ndarray | None = None) -> dict[str, float]:
+    """Return the metrics of :class:`Equivariance` for an evaluation of one classifier with labels, as rows weigh."""
+    from anytask.evaluate.nero.values import along_orbits
+
+    (name,), group = result.models, result.group
+    correct, confidence = (result.values(metric, "truth")[0] for metric in ("correctness", "confidence"))  # (m, n)
+    over_rows = partial(np.average, axis=-1, weights=weights)
+    curve, agreed = over_rows(correct), result.consensus[name]
+    certain = np.stack([over_rows(result.values("confidence", reference)[0]) for reference in ("truth", "consensus")])
     metrics = {
-        "orbit_accuracy": truth["mean"], "accuracy": truth["identity"], "worst_accuracy": truth["worst"],
-        "gap": truth["gap"], "confidence_spread": table.loc[("truth", "confidence")]["sample_std"],
-        "consensus_correct": truth["consensus_correct"], "agreement": truth["agreement"],
-        "consensus_correlation": np.nan if np.ptp(curves, axis=1).min() == 0 else np.corrcoef(curves)[0, 1],
+        "orbit_accuracy": np.average(curve, weights=group.weights),
+        "accuracy": np.nan if group.identity is None else curve[group.identity],
+        "worst_accuracy": curve.min(), "gap": np.ptp(curve),
+        "confidence_spread": over_rows(along_orbits(confidence[None], group.weights, True)["std"][0]),
+        "consensus_correct": over_rows(agreed.labels() == result.truth(name)),
+        "agreement": over_rows(agreed.agreement),
+        "consensus_correlation": np.nan if np.ptp(certain, axis=1).min() == 0 else np.corrcoef(certain)[0, 1],
     }  # fmt: skip
-    if (turned := _quarter_turns(result.group)) is not None:
+    if (turned := _quarter_turns(group)) is not None:
         metrics["quarter_turn_gap"] = np.abs(confidence - confidence[turned]).max()
-    return {name: float(value) for name, value in metrics.items()}
+    return {key: float(value) for key, value in metrics.items()}
 
 
 def _quarter_turns(group: Any) -> list[int] | None:

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.metrics import balanced_accuracy_score, log_loss
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 
 from anytask.core.progress import silent
 from anytask.core.rng import derive
 from anytask.core.settings import real, whole
-from anytask.datasets.labelled import LabelledData, load_labelled
+from anytask.datasets.labelled import LabelledData
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
-from anytask.problems.labelled import LabelledProblem, LabelledSet, usable
-from anytask.problems.splits import SplitOptions, check_groups, split_rows
+from anytask.problems.labelled import LabelledOptions, LabelledProblem, LabelledSet, usable
+from anytask.problems.splits import split_rows
 from anytask.problems.training import Progress
 
 #: Share of each class that is tested on where the last rows or whole groups are.
@@ -22,7 +22,7 @@ HELD_OUT = 0.25
 _BASELINES = "anytask.robust.baselines"
 
 
-class FewLabelsOptions(SplitOptions):
+class FewLabelsOptions(LabelledOptions):
     """How many labels there are, and what else is shown."""
 
     per_class: int = whole(10, "labelled examples of each class")
@@ -103,10 +103,6 @@ class FewLabels(LabelledProblem):
     data_class = FewLabelsData
     builtin: ClassVar[dict[str, str]] = {"digits": "digits-images"}
 
-    def read(self, source: Any, options: FewLabelsOptions) -> LabelledData:
-        """Return what the source holds, with the group of each row where there is one."""
-        return load_labelled(source, options.target, group=options.group, **options.reading())
-
     def fit_options(
         self, options: FewLabelsOptions, labelled: LabelledData
     ) -> tuple[FewLabelsOptions, tuple[str, ...]]:
@@ -115,7 +111,6 @@ class FewLabels(LabelledProblem):
         if counts.min() <= options.per_class:
             few = classes[counts.argmin()]
             raise ValueError(f"class {few} has {counts.min()} examples, not {options.per_class} and one to test on")
-        check_groups(labelled)
         data = FewLabelsData(labelled, options)
         if (left := len(data.pool(0))) < options.unlabeled:
             raise ValueError(f"{left} examples are left to show unlabeled, not {options.unlabeled}: lower max_test")
@@ -151,11 +146,12 @@ class FewLabels(LabelledProblem):
         """Measure the probabilities that a classifier gives to the test inputs."""
         rows, test = data.split(seed)
         y, P = data.source.y[test], np.asarray(trained.predict_proba(data.inputs(test)))
-        predicted = trained.classes_[P.argmax(1)]
+        predicted, weights = trained.classes_[P.argmax(1)], data.weights(test)
         progress(1.0)
         metrics = {
-            "accuracy": float(np.mean(predicted == y)),
-            "balanced_accuracy": float(balanced_accuracy_score(y, predicted)),
-            "log_loss": float(log_loss(y, P, labels=trained.classes_)),
+            "accuracy": float(accuracy_score(y, predicted, sample_weight=weights)),
+            "balanced_accuracy": float(balanced_accuracy_score(y, predicted, sample_weight=weights)),
+            "log_loss": float(log_loss(y, P, labels=trained.classes_, sample_weight=weights)),
         }
-        return Outcome(metrics, {}, {"labels": float(len(rows)), "unlabeled": float(len(data.pool(seed)))})
+        cost = {"labels": float(len(rows)), "unlabeled": float(len(data.pool(seed)))}
+        return Outcome(metrics, {}, cost, notes=data.passed_over(trained.fit))

@@ -1,4 +1,4 @@
-"""The base of the problems on labelled data: it leaves a problem its split, its baselines and its metrics."""
+"""The base of the problems on labelled data: it leaves a problem its baselines and its metrics."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from typing import Any, ClassVar
 import numpy as np
 
 from anytask.core.errors import BadData
-from anytask.core.settings import choice, of_kind, text
+from anytask.core.settings import choice, of_kind, real, text, whole
 from anytask.datasets.builtin import BUILTIN
 from anytask.datasets.inputs import Inputs
 from anytask.datasets.labelled import MISSING, LabelledData, load_labelled
 from anytask.problems.base import Entrant
 from anytask.problems.options import Options
+from anytask.problems.splits import check_groups, split_rows
 from anytask.problems.training import LoadedData, Progress, TrainingProblem, taken
-
-READING = ("image_size", "missing", "missing_marks", "categorical", "decimal")
 
 
 class LabelledOptions(Options):
-    """How labelled data are read."""
+    """How labelled data are read, and which rows may be tested on.
 
-    read_only: ClassVar[tuple[str, ...]] = ("target", *READING)
+    Options called as an argument of :func:`~anytask.datasets.labelled.load_labelled` are passed on to it.
+    """
+
+    read_only: ClassVar[tuple[str, ...]] = (
+        *("target", "task", "group", "weights", "image_size", "missing", "missing_marks", "categorical", "decimal"),
+    )
 
     target: str | None = text(None, "column, array or file with the labels", optional=True)
     image_size: Any = of_kind(
@@ -42,15 +46,35 @@ class LabelledOptions(Options):
         (), (str, Sequence), "a text or several", "columns that are categories although they hold numbers, as zip,month"
     )
     decimal: str = choice("auto", ("auto", ".", ","), "mark before the decimals of a table where it is not clear")
+    weights: str | None = text(
+        None, "column, array or file of what each row counts, in every metric and in training", optional=True
+    )
+    split: str = choice(
+        "random",
+        ("random", "ordered"),
+        "which rows are tested on: drawn by seed, or the last ones of each class (as in time)",
+    )
+    group: str | None = text(
+        None, "column, array or file of what must not be trained and tested on at once, as a patient", optional=True
+    )
 
-    def reading(self) -> dict[str, Any]:
-        """Return what :func:`anytask.datasets.labelled.load_labelled` is told beside target and task."""
-        return {name: getattr(self, name) for name in READING}
+    def _check_settings(self) -> None:
+        if self.group is not None and self.split == "ordered":
+            raise ValueError("group draws whole groups to test on, and split='ordered' takes the last rows: choose one")
+
+
+class SplitOptions(LabelledOptions):
+    """How much of each class is tested on."""
+
+    test_size: float = real(0.25, "share of each class that is kept for testing", above=0, below=1)
+    max_per_class: int | None = whole(
+        None, "at most this many rows of each class (of each task in domain), chosen by seed", at_least=2, optional=True
+    )
 
 
 @dataclass(frozen=True)
 class LabelledSet(LoadedData):
-    """Labelled inputs; a subclass says how a seed splits them."""
+    """Labelled inputs, which a seed splits."""
 
     source: LabelledData
 
@@ -66,20 +90,35 @@ class LabelledSet(LoadedData):
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows to train on and those to test on; they depend on the seed alone."""
-        raise NotImplementedError
+        o = self.options
+        return split_rows(
+            self.source.y, None, o.test_size, o.max_per_class, seed,
+            ordered=o.split == "ordered", groups=self.source.group,
+        )  # fmt: skip
 
     def inputs(self, rows: np.ndarray) -> np.ndarray:
         """Return the inputs of these rows, shape (n, \\*input_shape)."""
         return np.asarray(self.source.X[rows])
+
+    def weights(self, rows: np.ndarray) -> np.ndarray | None:
+        """Return what these rows count; None where all count the same."""
+        return None if self.source.weights is None else self.source.weights[rows]
+
+    def passed_over(self, fit: Any) -> list[str]:
+        """Return a note on a method that takes no weights where there are some."""
+        unused = self.source.weights is not None and not taken(fit, sample_weight=None)
+        return [f"Trained without the weights: its {fit.__name__} takes no sample_weight."] if unused else []
 
 
 class LabelledProblem(TrainingProblem):
     """Base of the problems on labelled data: it loads them, makes the classifier, and fits it to a seed's split.
 
     A subclass has ``options_class`` (with :class:`LabelledOptions` as a base), ``data_class``, baselines and
-    :meth:`test`; it checks in :meth:`fit_options` what can be checked only against the data.
+    :meth:`test`, whose metrics count rows by :meth:`LabelledSet.weights`; it checks in :meth:`fit_options` what can be
+    checked only against the data.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ("fit(X, y)", "predict_proba(X)")
     data_class: ClassVar[type[LabelledSet]]
     #: What a built-in name stands for here.
     builtin: ClassVar[dict[str, str]] = {}
@@ -88,32 +127,35 @@ class LabelledProblem(TrainingProblem):
         """Return the inputs with checked options; ``source`` as in :func:`anytask.datasets.labelled.load_labelled`."""
         checked = self.check_options(options)
         source = self.builtin.get(source, source) if isinstance(source, str) else source
-        labelled = self.read(source, checked)
+        labelled = load_labelled(source, **taken(load_labelled, **checked.as_dict()))
+        check_groups(labelled)
         try:
-            return self.data_class(labelled, *self.fit_options(checked, labelled))
+            settled, notes = self.fit_options(checked, labelled)
         except ValueError as error:
             message = str(error)
             raise BadData(message if message.startswith(labelled.name) else f"{labelled.name}: {message}") from error
-
-    def read(self, source: Any, options: Any) -> LabelledData:
-        """Return what the source holds."""
-        return load_labelled(source, options.target, **options.reading())
+        if labelled.weights is not None:
+            notes += (f"Rows count as {checked.weights} says, in every metric and where training takes sample_weight.",)
+        return self.data_class(labelled, settled, notes)
 
     def fit_options(self, options: Any, labelled: LabelledData) -> tuple[Any, tuple[str, ...]]:
         """Return options that fit the data, and notes on what was settled; a ``ValueError`` says why they do not."""
         return options, ()
 
     def refuses(self, entrant: Entrant, data: Any) -> str | None:
-        """Refuse classes that do not learn to classify, or not from inputs of this shape."""
-        cls = entrant.load()
-        if not (hasattr(cls, "fit") and hasattr(cls, "predict_proba")):
-            return f"{entrant.name} has no fit and predict_proba."
-        if hasattr(cls, "check_shape"):
+        """Refuse classes that cannot learn from inputs of this shape, or where some are missing."""
+        if reason := super().refuses(entrant, data):
+            return reason
+        if hasattr(entrant.load(), "check_shape"):
             try:
                 entrant.make("small").check_shape(data.source.input_shape)
             except ValueError as error:
                 return f"{error}."
-        return refuses_missing(entrant, data)
+        if not data.source.has_missing:
+            return None
+        model = entrant.make("small")  # scikit-learn's tags say who reads NaN
+        reads = hasattr(model, "__sklearn_tags__") and model.__sklearn_tags__().input_tags.allow_nan
+        return None if reads else f"{entrant.name} cannot read missing inputs: fill them in (missing=impute)."
 
     def train(self, entrant: Entrant, data: Any, seed: int, progress: Progress) -> Any:
         """Fit a classifier to the training rows; a preset ``small`` is taken where the entrant names none."""
@@ -123,18 +165,9 @@ class LabelledProblem(TrainingProblem):
 
     def fit(self, model: Any, data: Any, rows: np.ndarray, progress: Progress, **offered: Any) -> Any:
         """Fit a model to these rows, with those of the offered arguments that its ``fit`` takes."""
-        known = taken(model.fit, progress=progress, **offered)
+        known = taken(model.fit, progress=progress, sample_weight=data.weights(rows), **offered)
         model.fit(data.inputs(rows), data.source.y[rows], **known)
         return model
-
-
-def refuses_missing(entrant: Entrant, data: LabelledSet) -> str | None:
-    """Return why an entrant cannot take part where inputs are missing, or None: scikit-learn's tags say who can."""
-    if not data.source.has_missing:
-        return None
-    model = entrant.make("small")
-    reads = hasattr(model, "__sklearn_tags__") and model.__sklearn_tags__().input_tags.allow_nan
-    return None if reads else f"{entrant.name} cannot read missing inputs: fill them in (missing=impute)."
 
 
 def usable(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from anytask.core.errors import BadData
 from anytask.datasets.text import TextData
 from anytask.lm.prompting import PromptTemplate
 
@@ -22,28 +24,58 @@ def _read(spec: str) -> Any:
     return load_lm(spec)
 
 
-def answerable(
-    data: TextData, lm: Any, template: PromptTemplate, *, budget: int | None, written: bool, bad_rows: str
-) -> TextData:
-    """Return the data with texts about which the model can be asked, see :meth:`TextData.fitting`.
+def readable(
+    data: Any,
+    lm: Any,
+    question: Callable[[str], str],
+    *,
+    bad_rows: str,
+    reserve: int = 1,
+    budget: int | None = None,
+    most: Callable[[int], int] | None = None,
+) -> Any:
+    """Return the data with texts about which the model can be asked, see :func:`anytask.datasets.text.fitting_rows`.
 
     Parameters
     ----------
-    data : TextData
+    data : TextData or CompressionTexts
     lm : anytask.lm.ScoringModel or ChatModel
-    template : PromptTemplate
-        How a query is written.
-    budget : int or None
-        Most tokens of a prompt with its answer, at most the model's context.
-    written : bool
-        Whether answers are written (in at most 32 tokens) and not chosen among the labels.
+    question : callable str -> str
+        Writes the prompt about a text.
     bad_rows : {"refuse", "skip", "cut"}
+    reserve : int
+        Tokens that the answer needs.
+    budget : int, optional
+        Most tokens of a prompt with its answer, at most the model's context.
+    most : callable int -> int, optional
+        Makes of these tokens those that one text may have.
     """
-    from anytask.incontext import GPT3
-
-    if not hasattr(lm, "count_tokens"):
+    limits = [n for n in (budget, getattr(lm, "context_length", None)) if n is not None]
+    if not limits or not hasattr(lm, "count_tokens"):
         return data
+    room = min(limits)
+    left = room - reserve
+    left = left if most is None else most(left)
+    if (alone := lm.count_tokens(question(""))) > left:
+        needed = f"a prompt takes {alone} tokens without its text, and {reserve} more for its answer"
+        raise BadData(f"{data.name}: {needed}: that is more than {room} allow")
+    return data.fitting(
+        lambda text: lm.count_tokens(question(text)) <= left, f"a prompt of {room} tokens with its answer", bad_rows
+    )
+
+
+def answerable(
+    data: TextData, lm: Any, template: PromptTemplate, *, budget: int | None, written: bool, bad_rows: str
+) -> TextData:
+    """Return the data with texts about which the model can be asked by a template, see :func:`readable`.
+
+    ``written`` says whether answers are written (in at most 32 tokens) and not chosen among the labels.
+    """
     outputs = () if written else {*data.labels, *(one for row in data.choices or () for one in row)}
-    longest = max((lm.count_tokens(template.completion(one)) for one in outputs), default=31) + 1
-    alone = GPT3(lm, 0, template=template, budget=budget, scoring="generate", beam_width=1, max_tokens=longest)
-    return data.fitting(alone.fit([], []).fits, f"a prompt of {alone.room} tokens with its answer", bad_rows)
+    count = getattr(lm, "count_tokens", len)
+    longest = max((count(template.completion(one)) for one in outputs), default=31) + 1
+
+    def question(text: str) -> str:
+        return template.assemble([], text).text
+
+    return readable(data, lm, question, bad_rows=bad_rows, reserve=longest, budget=budget)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.metrics import f1_score
 
-from anytask.core.settings import real, text, whole
+from anytask.core.settings import choice, real, text, whole
 from anytask.datasets.compression_languages import KeyValue, Modifiers
 from anytask.datasets.questions import CompressionItem, CompressionTexts, load_questions
+from anytask.datasets.text import BAD_ROWS
 from anytask.lm.protocol import ChatRequest, require
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
-from anytask.problems.language import model_of
+from anytask.problems.language import model_of, readable
 from anytask.problems.options import Options
 from anytask.problems.training import Builtin, LoadedData, Progress, TrainingProblem
 
@@ -24,6 +25,8 @@ _BUILTIN = ("modifiers", "key-value")
 
 class CompressionOptions(Options):
     """How much is kept, of which texts, and who reads."""
+
+    read_only: ClassVar[tuple[str, ...]] = ("bad_rows",)
 
     rate: float | None = real(
         None, "share of the tokens to keep (none: the gold rate for modifiers, else 0.5)", above=0, at_most=1,
@@ -40,6 +43,7 @@ class CompressionOptions(Options):
         0.1, "share of the key-value training texts that the scripted chat model rephrases", at_least=0, at_most=1
     )
     max_answer: int = whole(16, "most tokens of an answer", at_least=2)
+    bad_rows: str = choice("refuse", BAD_ROWS, "rows that cannot be used: an error, left out, or cut")
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,12 @@ class PromptCompression(TrainingProblem):
         o = self.check_options(options)
         if isinstance(source, str) and source in _BUILTIN:
             return CompressionData(Builtin(source), o)
-        texts = load_questions(source)
-        texts = CompressionTexts(texts.name, texts.items[: o.test])
+        texts = load_questions(source, o.bad_rows)
+        texts = replace(texts, items=texts.items[: o.test], places=texts.places[: o.test])
+        if o.lm and texts.asks:
+            longest = max((item.question or "" for item in texts.items), key=len)
+            how: dict[str, Any] = {"reserve": o.max_answer, "bad_rows": o.bad_rows}
+            texts = readable(texts, model_of(o.lm), lambda text: _asked(text, longest), **how)
         wanted = "questions with answers in the data" if not texts.asks else "--lm, a language model that answers"
         missing = () if o.lm and texts.asks else (f"No quality was measured: give {wanted}.",)
         return CompressionData(texts, o, missing)
@@ -208,13 +216,17 @@ def _normal(text: str) -> str:
     return " ".join(text.casefold().split()).strip(" .!?")
 
 
+def _asked(text: str, question: str) -> str:
+    return f"{text}\n\nQuestion: {question}\nAnswer:"
+
+
 def _model_reader(spec: str, max_tokens: int) -> tuple[Callable[[str, str], str], str]:
     lm = model_of(spec)
     if not lm.capabilities.completions:
         require(lm, "chat", method="the reader")
 
     def read(text: str, question: str) -> str:
-        prompt = f"{text}\n\nQuestion: {question}\nAnswer:"
+        prompt = _asked(text, question)
         if lm.capabilities.completions:
             return lm.generate([prompt], max_tokens=max_tokens, stop=("\n",), tag="reader")[0]
         request = ChatRequest(({"role": "user", "content": prompt},), max_tokens=max_tokens, stop=("\n",), tag="reader")

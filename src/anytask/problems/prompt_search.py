@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,7 +15,7 @@ from anytask.core.settings import choice, text, whole
 from anytask.datasets.text import BAD_ROWS, TextData, load_text
 from anytask.lm.protocol import MissingCapability, require
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
-from anytask.problems.language import model_of
+from anytask.problems.language import model_of, readable
 from anytask.problems.options import Options
 from anytask.problems.training import Builtin, LoadedData, Progress, TrainingProblem, taken
 
@@ -108,6 +109,39 @@ class PromptSearchData(LoadedData):
         return _Instance(model_of(o.lm), prompt, tuple(f" {c}" for c in classes), *parts)
 
 
+def _readable(data: TextData, lm: Any, o: PromptSearchOptions) -> TextData:
+    """Return the data with texts that fit into any prompt that a seed may draw, and beside it as a query."""
+    from anytask.lm.placeholders import fill
+
+    if not hasattr(lm, "count_tokens"):
+        return data
+    answer = max((f" {c}" for c in data.classes), key=lm.count_tokens)
+    how: dict[str, Any] = {"bad_rows": o.bad_rows, "reserve": lm.count_tokens(answer)}
+    if o.prompt is not None:
+        whole = o.prompt
+        return readable(data, lm, lambda text: "".join(fill(whole, {"text": text}, ("text", "mask_token"))), **how)
+
+    def shown(text: str) -> str:
+        return fill(o.format, {"text": text, "label": answer}, ("text", "label"))[0] + o.separator
+
+    tokens = np.array([lm.count_tokens(shown(text)) for text in data.texts])
+    labels = np.array(data.labels)
+
+    def most(room: int) -> int:
+        """Longest that a text may be where the longest of each class are the demonstrations, and the next is asked."""
+
+        def needed(length: int) -> int:
+            cut = np.minimum(tokens, length)
+            demos = [np.sort(cut[labels == c])[::-1] for c in data.classes]
+            rest = np.concatenate([of_class[o.shots :] for of_class in demos])
+            return sum(int(of_class[: o.shots].sum()) for of_class in demos) + int(rest.max(initial=0))
+
+        longest = int(tokens.max())
+        return longest if needed(longest) <= room else bisect(range(longest), room, key=needed) - 1
+
+    return readable(data, lm, shown, most=most, **how)
+
+
 class PromptSearch(TrainingProblem):
     """Find a shorter and better prompt by pruning a full one.
 
@@ -143,6 +177,7 @@ class PromptSearch(TrainingProblem):
         if not o.lm:
             raise BadData("prompt-search on your own data needs a language model: --lm FOLDER, a name or tiny:icl")
         data = load_text(source, text=o.text, label=o.target, min_rows=4, bad_rows=o.bad_rows)
+        data = _readable(data, model_of(o.lm), o)
         classes = data.classes
         if len(classes) < 2:
             raise BadData(f"{data.name}: all rows have the label {classes[0]!r}, and at least two classes are needed")

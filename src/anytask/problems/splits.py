@@ -2,34 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
-from anytask.core.settings import choice, text
 from anytask.datasets.labelled import LabelledData
-from anytask.problems.labelled import LabelledOptions
-
-
-class SplitOptions(LabelledOptions):
-    """How labelled data are read, and which rows may be tested on."""
-
-    read_only: ClassVar[tuple[str, ...]] = (*LabelledOptions.read_only, "group")
-
-    split: str = choice(
-        "random",
-        ("random", "ordered"),
-        "which rows are tested on: drawn by seed, or the last ones of each class (as in time)",
-    )
-    group: str | None = text(
-        None, "column, array or file of what must not be trained and tested on at once, as a patient", optional=True
-    )
-
-    def _check_settings(self) -> None:
-        if self.group is not None and self.split == "ordered":
-            raise ValueError("group draws whole groups to test on, and split='ordered' takes the last rows: choose one")
 
 
 def check_groups(labelled: LabelledData) -> None:

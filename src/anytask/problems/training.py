@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from anytask.problems.base import Entrant, Outcome, Problem
 from anytask.problems.options import Options
@@ -85,6 +85,15 @@ class TrainingProblem(Problem):
     only in what is set after training are common to all. A problem that tests while a system learns has
     :meth:`run_variants` of its own.
     """
+
+    #: The methods that take part, as they are called; a class without one of them is refused.
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def refuses(self, entrant: Entrant, data: Any) -> str | None:
+        """Return why an entrant cannot take part; here, because it lacks one of :attr:`needs`."""
+        cls = entrant.load()
+        missing = [call for call in self.needs if not hasattr(cls, call.partition("(")[0])]
+        return f"{entrant.name} has no {' and no '.join(missing)}." if missing else None
 
     def train(self, entrant: Entrant, data: Any, seed: int, progress: Progress) -> Any:
         """Return the entrant's system, trained on what this seed shows for training."""

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from anytask.datasets.labelled import LabelledData, load_labelled
+from anytask.datasets.labelled import LabelledData
 from anytask.problems.base import LEVELS, Entrant, Metric, Outcome, Trained
-from anytask.problems.labelled import LabelledProblem, refuses_missing, usable
+from anytask.problems.labelled import LabelledProblem, usable
 from anytask.problems.task_stream.metrics import forward_transfer, match_borders, stream_metrics
 from anytask.problems.task_stream.options import IDENTITY, StreamOptions
 from anytask.problems.task_stream.stream import Stream, StreamData
@@ -87,12 +87,9 @@ class TaskStream(LabelledProblem):
         Metric("missed_borders", "Missed borders", higher_is_better=False, unit="borders"),
         Metric("experts", "Experts", higher_is_better=False, unit="experts"),
     )
+    needs: ClassVar[tuple[str, ...]] = ("partial_fit(X, y, task=None)", "predict(X, task=None)")
     options_class = StreamOptions
     data_class = StreamData
-
-    def read(self, source: Any, options: StreamOptions) -> LabelledData:
-        """Return what the source holds, with the task of each row where there is one."""
-        return load_labelled(source, options.target, options.task, group=options.group, **options.reading())
 
     def fit_options(self, options: StreamOptions, labelled: LabelledData) -> tuple[StreamOptions, tuple[str, ...]]:
         """Settle the scenario and the number of tasks."""
@@ -115,21 +112,19 @@ class TaskStream(LabelledProblem):
         A class may have a method ``refuses(facts)``: it takes a :class:`~.stream.StreamFacts` and returns why it cannot
         learn from such a stream, or None.
         """
+        if reason := super().refuses(entrant, data):
+            return reason
         cls = entrant.load()
-        for method in ("partial_fit", "predict"):
-            if not hasattr(cls, method):
-                return f"{entrant.name} has no {method}, so it cannot learn from a stream."
         needs = getattr(cls, "needs", "none")
         if LEVELS.index(needs) > IDENTITY.index(data.options.identity):
             wanted = {"boundary": "when a task ends", "train": "the task in training", "test": "the task at test"}[
                 needs
             ]
             return f"{entrant.name} needs to be told {wanted}, and identity={data.options.identity!r} does not show it."
-        if hasattr(cls, "refuses"):
-            stream = data.stream(0)
-            if reason := self._walk(entrant, stream).model.refuses(stream.facts):
-                return reason
-        return refuses_missing(entrant, data)
+        if not hasattr(cls, "refuses"):
+            return None
+        stream = data.stream(0)
+        return self._walk(entrant, stream).model.refuses(stream.facts)
 
     def told(self, sees: str | None, options: Mapping[str, Any]) -> str:
         """Return what its class looks at of the tasks, as far as the stream shows it."""
@@ -180,7 +175,7 @@ class TaskStream(LabelledProblem):
         if hasattr(model, "n_experts_"):
             metrics["experts"] = float(model.n_experts_)
         details["preset"] = preset = entrant.preset_or("small")
-        notes = [f"Was shown of the tasks: {walk.access}."]
+        notes = [f"Was shown of the tasks: {walk.access}.", *stream.data.passed_over(model.partial_fit)]
         if preset and preset != entrant.preset_or(None):
             notes.append(f"Used the preset {preset!r}.")
         cost = {"train_seconds": walk.train_seconds, "predict_seconds": exam.predict_seconds}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from anytask.core.settings import choice, real, text, whole
+from anytask.problems.labelled import SplitOptions
 from anytask.problems.options import listed
-from anytask.problems.splits import SplitOptions
 
 SCENARIOS = ("class", "permuted", "rotated", "blurred", "domain", "recurring")
 #: What the stream can show of the tasks, from least to most, in the places of :data:`anytask.problems.base.LEVELS`.
@@ -16,8 +14,6 @@ N_TASKS = 5
 
 class StreamOptions(SplitOptions):
     """How tasks arise from the data, and what is shown of them."""
-
-    read_only: ClassVar[tuple[str, ...]] = (*SplitOptions.read_only, "task")
 
     scenario: str = choice(
         None,
@@ -40,7 +36,6 @@ class StreamOptions(SplitOptions):
     identity: str = choice("train+test", IDENTITY, "the most the stream shows of the tasks")
     epochs: int = whole(10, "passes over each task before the next")
     batch_size: int = whole(16, "rows in a mini-batch")
-    test_size: float = real(0.25, "share of each class that is kept for testing", above=0, below=1)
     task: str | None = text(None, "column, array or file with the task of each row", optional=True)
     scale: str = choice(
         "auto",
@@ -52,9 +47,6 @@ class StreamOptions(SplitOptions):
     )
     blur: float = real(
         0.0, "share of a segment's batches, at its borders, that mix it with its neighbours", at_least=0, at_most=1
-    )
-    max_per_class: int | None = whole(
-        None, "at most this many rows of each class (of each task in domain), chosen by seed", at_least=2, optional=True
     )
     levels: tuple[float, ...] | None = listed(
         "rotated: degrees, blurred: Gaussian widths in pixels, one per task, as 0,45,90", float

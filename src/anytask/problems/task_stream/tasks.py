@@ -14,7 +14,7 @@ import numpy as np
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
 from anytask.datasets.labelled import LabelledData
-from anytask.problems.splits import check_groups, split_rows
+from anytask.problems.splits import split_rows
 from anytask.problems.task_stream.options import IDENTITY, N_TASKS, StreamOptions
 
 
@@ -73,7 +73,6 @@ def fit_options(options: StreamOptions, labelled: LabelledData) -> tuple[StreamO
         n_tasks = len(options.levels)
     if scenario not in ("class", "domain"):
         _check_order(name, order, [str(k + 1) for k in range(n_tasks)], "tasks")
-    check_groups(labelled)
     settled = options.evolve(n_tasks=n_tasks, scenario=scenario, classes_per_task=sizes)
     tasks, _ = make_tasks(labelled, settled, seed=0)
     single = [task.name for task in tasks if len(task.classes) < 2]

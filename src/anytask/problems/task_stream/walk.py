@@ -13,6 +13,7 @@ import numpy as np
 from anytask.core.rng import derive
 from anytask.problems.base import LEVELS, Entrant
 from anytask.problems.task_stream.stream import Stream
+from anytask.problems.training import taken
 
 _CURVE_ITEMS = 256
 
@@ -84,20 +85,20 @@ class Walk:
         return len(np.unique(np.concatenate([rows for rows, _ in self.stream.batches])))
 
     def _show(self, b: int) -> None:
-        parts = [(self.stream.inputs(r, k), self.stream.labels(r, k), k) for r, k in self.stream.parts(b)]
+        parts = [(r, self.stream.inputs(r, k), self.stream.labels(r, k), k) for r, k in self.stream.parts(b)]
         if self.shows("train"):
-            for X, y, task in parts:
-                self._feed(b, X, y, task)
+            for part in parts:
+                self._feed(b, *part)
             return
-        X = np.concatenate([part[0] for part in parts])
-        y = np.concatenate([part[1] for part in parts])
+        rows, X, y = (np.concatenate(column) for column in list(zip(*parts))[:3])
         if len(parts) > 1:  # shuffled, so that the order of the rows does not give the tasks away
             order = np.random.default_rng(derive(self.stream.seed, "task-stream", "mix", b)).permutation(len(y))
-            X, y = X[order], y[order]
-        self._feed(b, X, y, None)
+            rows, X, y = rows[order], X[order], y[order]
+        self._feed(b, rows, X, y, None)
 
-    def _feed(self, b: int, X: np.ndarray, y: np.ndarray, task: int | None) -> None:
-        self.train_seconds += timed(lambda: self.model.partial_fit(X, y, task=task))[0]
+    def _feed(self, b: int, rows: np.ndarray, X: np.ndarray, y: np.ndarray, task: int | None) -> None:
+        known = taken(self.model.partial_fit, sample_weight=self.stream.data.weights(rows))
+        self.train_seconds += timed(lambda: self.model.partial_fit(X, y, task=task, **known))[0]
         self.batch_of_call.append(b)
 
 
@@ -131,7 +132,8 @@ class Exam:
         test = self.walk.stream.tasks[k].test
         parts = [test[start : start + 1024] for start in range(0, len(test), 1024)]
         with self.entrant.applied_to(self.walk.model):
-            return float(np.mean(np.concatenate([self._right(part, k, told) for part in parts])))
+            right = np.concatenate([self._right(part, k, told) for part in parts])
+        return float(np.average(right, weights=self.walk.stream.data.weights(test)))
 
     def mark_curve(self, batch: int, segment: int, position: float) -> None:
         """Note the accuracy on a sample of the tasks met so far."""
@@ -143,7 +145,8 @@ class Exam:
         chosen = rng.choice(len(rows), min(len(rows), _CURVE_ITEMS), replace=False)
         with self.entrant.applied_to(self.walk.model):
             right = [self._right(rows[chosen][owner[chosen] == k], k, k) for k in visited if (owner[chosen] == k).any()]
-        accuracy = float(np.mean(np.concatenate(right)))
+        drawn = np.concatenate([rows[chosen][owner[chosen] == k] for k in visited])
+        accuracy = float(np.average(np.concatenate(right), weights=stream.data.weights(drawn)))
         self.curve.append({"batch": batch, "task": stream.visits[segment], "position": position, "accuracy": accuracy})
 
     def details(self) -> dict[str, Any]:
