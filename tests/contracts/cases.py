@@ -12,8 +12,9 @@ file of that name), may state two literals, which are read without running it:
 
 from __future__ import annotations
 
+import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import pytest
 
 from anytask.core import discovery
+from anytask.core.settings import Settings
 
 TESTS = Path(__file__).parents[1]
 
@@ -70,3 +72,23 @@ def everyone(found: Mapping[str, Case]) -> Callable[[Callable], Callable]:
         )
 
     return parametrized
+
+
+def speaks(cls: type, verb: str) -> bool:
+    """Return whether a class has a method of that name, which a setting may have as well."""
+    return inspect.isfunction(getattr(cls, verb, None))
+
+
+def speakers(family: str, verbs: Iterable[str]) -> list[type]:
+    """Return the classes with settings of a family, published or not, that have one of the ``verbs`` and no heirs."""
+    modules = [importlib.import_module(name) for name in discovery.modules(f"anytask.{family}")]
+    found = {
+        cls
+        for module in modules
+        for cls in vars(module).values()
+        if isinstance(cls, type) and issubclass(cls, Settings) and cls.__module__ == module.__name__
+    }
+    bases = {base for cls in found for base in cls.__mro__[1:]}
+    return sorted(
+        (cls for cls in found - bases if any(speaks(cls, verb) for verb in verbs)), key=lambda cls: cls.__name__
+    )

@@ -3,7 +3,9 @@
 A spoiled input or label comes with what the error says of it, in one line.
 """
 
+import collections
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -91,7 +93,64 @@ SAME: dict[str, Callable[[np.ndarray], object]] = {
 }
 
 
-def refused(call: Callable[[object], object], given: np.ndarray, bad: dict[str, tuple[Spoil, str]]) -> None:
+class Text(str):
+    """A text of a class of its own."""
+
+    def __str__(self):
+        return "what a text of a class of its own shows"
+
+
+def _odd(values, **how):
+    return pd.Series(list(values), index=[7] * len(values), **how)
+
+
+#: The same texts in other clothes.
+SAME_TEXTS: dict[str, Callable[[list[str]], object]] = {
+    "tuple": tuple,
+    "deque": collections.deque,
+    "iterator": iter,
+    "generator": lambda texts: (text for text in texts),
+    "values of a mapping": lambda texts: dict(enumerate(texts)).values(),
+    "array of fixed width": np.array,
+    "array of objects": lambda texts: np.array(texts, dtype=object),
+    "array of strings of any length": lambda texts: np.array(texts, dtype=np.dtypes.StringDType()),
+    "strided": lambda texts: np.repeat(np.array(texts), 2)[::2],
+    "backwards": lambda texts: np.array(texts[::-1])[::-1],
+    "masked array without masked values": lambda texts: np.ma.masked_array(np.array(texts)),
+    "pandas with one index for all rows": _odd,
+    "pandas backwards": lambda texts: pd.Series(texts[::-1])[::-1],
+    "pandas strings": lambda texts: _odd(texts, dtype="string"),
+    "pandas categories": lambda texts: _odd(texts, dtype="category"),
+    "pandas index": pd.Index,
+    "texts of another class": lambda texts: [Text(text) for text in texts],
+}
+#: What a list of texts is made into that is no sequence of texts any more.
+NO_TEXTS: dict[str, Callable[[list[str]], object]] = {
+    "one text": lambda texts: texts[0],
+    "nothing": lambda texts: None,
+    "a number": lambda texts: 3,
+    "numbers": lambda texts: list(range(len(texts))),
+    "bytes": lambda texts: b"a text",
+    "array of bytes": lambda texts: np.array([text.encode() for text in texts]),
+    "set": set,
+    "mapping": lambda texts: dict.fromkeys(texts, 1),
+    "table": lambda texts: pd.DataFrame({"text": texts, "label": texts}),
+    "one column of a table": lambda texts: pd.DataFrame({"text": texts}),
+    "array of two dimensions": lambda texts: np.array(texts)[:, None],
+    "array without a dimension": lambda texts: np.array(texts[0]),
+    "nested lists": lambda texts: [[text] for text in texts],
+    "None among them": lambda texts: [*texts[:-1], None],
+    "NaN among them": lambda texts: pd.Series([*texts[:-1], np.nan], dtype=object),
+    "NA among pandas strings": lambda texts: _odd([*texts[:-1], None], dtype="string"),
+    "NA among categories": lambda texts: _odd([*texts[:-1], None], dtype="category"),
+    "masked": lambda texts: np.ma.masked_array(np.array(texts), np.arange(len(texts)) == 1),
+    "sparse matrix": lambda texts: scipy.sparse.eye_array(len(texts)).tocsr(),
+    "tensor": lambda texts: torch.ones(len(texts)),
+}
+BAD_TEXTS = {kind: (spoil, ".{20}") for kind, spoil in NO_TEXTS.items()}
+
+
+def refused(call: Callable[[object], object], given: Any, bad: dict[str, tuple[Callable[[Any], object], str]]) -> None:
     """Give ``call`` everything that is bad: each time one line says why."""
     for kind, (spoil, says) in bad.items():
         with pytest.raises((ValueError, TypeError), match=says) as error:

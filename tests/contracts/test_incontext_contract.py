@@ -1,5 +1,6 @@
 """Every system of the in-context family, run through the family's protocol."""
 
+import inspect
 import json
 import random
 import re
@@ -7,13 +8,17 @@ import zlib
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from cases import speakers, speaks
 from damaged import damaged_files_are_refused
+from hard import BAD_INPUTS, BAD_TEXTS, NO_TEXTS, SAME, SAME_TEXTS, refused
 from sklearn.exceptions import NotFittedError
 
 from anytask import incontext
 from anytask.core.discovery import published
+from anytask.core.estimator import Fitted
 from anytask.core.settings import Settings, settings_of
 from anytask.datasets.attribute_language import AttributeLanguage
 from anytask.datasets.retrieval_tasks import Blocks, RetrievalTask, ScriptedFeedback
@@ -21,7 +26,7 @@ from anytask.incontext import GPT3, UDR, Pipeline, VoteK
 from anytask.incontext.base import InContextLearner, Retriever, Selector
 from anytask.incontext.baselines import EmbeddingClassifier
 from anytask.incontext.feedback import LMFeedback
-from anytask.incontext.pool import AnnotatedPrompter, LMConfidence, NearestVote, Pool
+from anytask.incontext.pool import AnnotatedPrompter, LMConfidence, NearestVote, Pool, as_pool
 from anytask.incontext.retrievers import BM25Retriever, LearnedRetriever, SimilarRetriever
 from anytask.incontext.selection import Diversity, FacilityLocation, LeastConfidence, RandomSelection
 from anytask.lm import load_tiny
@@ -69,7 +74,7 @@ def vectors_pool():
 
 
 def annotated_pool():
-    pool = Pool(Words().embed(X), texts=X, annotate=lambda indices: [Y[i] for i in indices])
+    pool = Pool(texts=X, annotate=lambda indices: [Y[i] for i in indices], embedder=Words())
     pool.annotate(range(12))
     return pool
 
@@ -82,31 +87,37 @@ def small_udr(**params):
     return UDR.from_preset("small", **{**SMALL, **params})
 
 
-#: How each class of the family that has settings is made.
-MAKERS = {
-    GPT3: lambda **kw: GPT3(**{"lm": LM, "k": 4, **kw}),
-    Pipeline: lambda **kw: Pipeline(**{"lm": LM, "choices": CHOICES, "labels": 6, "k": 3, **kw}),
-    EmbeddingClassifier: lambda **kw: EmbeddingClassifier(**{"embedder": Words(), **kw}),
-    VoteK: VoteK,
-    RandomSelection: RandomSelection,
-    Diversity: Diversity,
-    FacilityLocation: FacilityLocation,
-    LeastConfidence: LeastConfidence,
-    NearestVote: NearestVote,
-    AnnotatedPrompter: lambda **kw: AnnotatedPrompter(
-        **{"pool": annotated_pool(), "lm": LM, "choices": CHOICES, "n": 3, **kw}
-    ),
-    SimilarRetriever: lambda **kw: SimilarRetriever(**{"embedder": Words(), **kw}),
-    BM25Retriever: BM25Retriever,
-    LearnedRetriever: lambda **kw: LearnedRetriever(
-        **{"udr": small_udr(embedder=Words()), "lm": feedback(), "choices": CHOICES, **kw}
-    ),
-    UDR: small_udr,
+def again(cls):
+    """What a saved model cannot bring along."""
+    given = {name: SHARED[name] for name in ("lm", "embedder") if name in inspect.signature(cls).parameters}
+    return given | ({"device": "cpu"} if cls is UDR else {})
+
+
+#: What classes are made with that have such a setting, and what one class is made with beside it, afresh each time.
+SHARED = {"lm": LM, "choices": CHOICES, "embedder": Words()}
+OWN = {
+    GPT3: lambda: {"k": 4},
+    Pipeline: lambda: {"labels": 6, "k": 3},
+    AnnotatedPrompter: lambda: {"pool": annotated_pool(), "n": 3},
+    LearnedRetriever: lambda: {"udr": small_udr(embedder=Words()), "lm": feedback()},
+    UDR: lambda: SMALL,
 }
-SELECTORS = (VoteK, RandomSelection, Diversity, FacilityLocation, LeastConfidence)
-RETRIEVERS = (SimilarRetriever, BM25Retriever, LearnedRetriever)
-LEARNERS = (GPT3, Pipeline, EmbeddingClassifier)
-SAVED = (GPT3, Pipeline, EmbeddingClassifier, UDR)
+
+
+def maker(cls):
+    def make(**params):
+        shared = {name: value for name, value in SHARED.items() if name in inspect.signature(cls).parameters}
+        given = {**shared, **OWN.get(cls, dict)(), **params}
+        return cls.from_preset("small", **given) if "small" in getattr(cls, "PRESETS", ()) else cls(**given)
+
+    return make
+
+
+MAKERS = {cls: maker(cls) for cls in speakers("incontext", ("select", "index", "retrieve", "predict"))}
+SELECTORS = [cls for cls in MAKERS if speaks(cls, "select")]
+RETRIEVERS = [cls for cls in MAKERS if speaks(cls, "index")]
+LEARNERS = [cls for cls in MAKERS if speaks(cls, "fit") and speaks(cls, "predict")]
+SAVED = [cls for cls in MAKERS if issubclass(cls, Fitted)]
 
 
 def fitted(cls, **params):
@@ -191,23 +202,21 @@ def test_another_seed_gives_another_result(cls):
 
 @pytest.mark.parametrize("cls", SAVED, ids=ids)
 def test_a_saved_model_answers_alike_and_other_folders_are_refused(cls, tmp_path):
-    again = {GPT3: {"lm": LM}, Pipeline: {"lm": LM}, EmbeddingClassifier: {"embedder": Words()}, UDR: {"device": "cpu"}}
     with pytest.raises(NotFittedError):
         MAKERS[cls]().save(tmp_path / "none")
     model = fitted(cls)
     model.save(tmp_path)
-    loaded = cls.load(tmp_path, **again[cls])
+    loaded = cls.load(tmp_path, **again(cls))
     assert answers(loaded) == answers(model)
     assert "device" not in json.loads((tmp_path / "state.json").read_text())["tree"]["items"][1][1]
-    if cls is not UDR:
-        with pytest.raises(ValueError, match="pass it again"):
-            cls.load(tmp_path)
+    with pytest.raises(ValueError, match="pass it again"):
+        cls.load(tmp_path)
     for other in set(SAVED) - {cls}:
         with pytest.raises(ValueError, match="holds a"):
-            other.load(tmp_path, **again[other])
+            other.load(tmp_path, **again(other))
     with pytest.raises(FileNotFoundError):
-        cls.load(tmp_path / "missing", **again[cls])
-    damaged_files_are_refused(lambda: cls.load(tmp_path, **again[cls]), tmp_path)
+        cls.load(tmp_path / "missing", **again(cls))
+    damaged_files_are_refused(lambda: cls.load(tmp_path, **again(cls)), tmp_path)
 
 
 @pytest.mark.parametrize("cls", SAVED, ids=ids)
@@ -258,8 +267,7 @@ def test_selectors_refuse_bad_pools_and_budgets(cls):
     for wrong in (np.zeros((0, 3)), np.zeros(3), np.zeros((2, 2, 2))):
         with pytest.raises(ValueError, match="shape"):
             selector.select(wrong, 1, annotate=label)
-    with pytest.raises(TypeError, match="numeric"):
-        selector.select(np.array([["a"], ["b"]]), 1, annotate=label)
+    refused(lambda pool: selector.select(pool, 1, annotate=label), SIXTY, NO_VECTORS)
 
 
 @pytest.mark.parametrize("cls", SELECTORS, ids=ids)
@@ -298,6 +306,142 @@ def test_learners_refuse_bad_contexts(cls):
             MAKERS[cls](k=1).fit(["a", "b"], ["yes", " "])
         with pytest.raises(TypeError, match=r"y\[0\] must be a string"):
             MAKERS[cls](k=1).fit(["a"], [1])
+
+
+#: What vectors (n, d) must not be, whatever their name is.
+NO_VECTORS = {kind: (spoil, ".{20}") for kind, (spoil, _) in BAD_INPUTS.items()}
+
+
+def refused_once(call):
+    refused(lambda _: call(), None, {"": (lambda given: given, ".{20}")})
+
+
+def queries_of(model):
+    """The ways in which a fitted object takes texts to answer, each as a call that returns plain values."""
+    if isinstance(model, UDR):
+        return [lambda texts: [one.indices.tolist() for one in model.retrieve("t", texts, k=3)]]
+    if isinstance(model, AnnotatedPrompter):
+        return [model.predict]
+    if type(model) in RETRIEVERS:
+        return []
+    return [lambda texts: list(model.predict(texts)), lambda texts: model.predict_proba(texts).tolist()]
+
+
+def fit(model, X, y):
+    if isinstance(model, UDR):
+        return model.fit([RetrievalTask("t", X, y)], feedback())
+    if type(model) in RETRIEVERS:
+        return model.index(X, y)
+    return model if isinstance(model, AnnotatedPrompter) else model.fit(X, y)
+
+
+def told(model):
+    if type(model) in RETRIEVERS:
+        return [list(model.retrieve(query, 3)) for query in X[18:20]]
+    return [ask(X[18:20]) for ask in queries_of(model)]
+
+
+READERS = [*RETRIEVERS, *LEARNERS, AnnotatedPrompter, UDR]
+
+
+@pytest.mark.parametrize("cls", READERS, ids=ids)
+def test_texts_of_every_kind_are_read_alike_and_everything_else_is_refused_in_one_line(cls):
+    model = fit(MAKERS[cls](), X[:18], Y[:18])
+    expected = told(model)
+    for kind, convert in SAME_TEXTS.items():
+        for ask, answer in zip(queries_of(model), expected, strict=type(model) not in RETRIEVERS):
+            assert ask(convert(X[18:20])) == answer, kind
+        if cls is not UDR or kind in ("iterator", "pandas backwards"):  # whose training takes its time
+            assert told(fit(MAKERS[cls](), convert(X[:18]), convert(Y[:18]))) == expected, kind
+    for ask in queries_of(model):
+        # Vectors may stand for what a UDR is asked.
+        refused(ask, X[18:20], {kind: bad for kind, bad in BAD_TEXTS.items() if (cls, kind) != (UDR, "nothing")})
+    for kind, spoil in NO_TEXTS.items():
+        if cls is not AnnotatedPrompter:
+            refused_once(lambda spoil=spoil: fit(model, spoil(X[:18]), Y[:18]))
+            # Numbers are labels to some, some look only at what they buy, and some at no label at all.
+            numbers = kind in ("numbers", "tensor") and cls in (EmbeddingClassifier, Pipeline)
+            unseen = "among" in kind and cls is Pipeline
+            if not numbers and not unseen and cls not in (SimilarRetriever, BM25Retriever):
+                refused_once(lambda spoil=spoil: fit(model, X[:18], spoil(Y[:18])))
+    for query in (None, 3, b"a", ["a"], np.array(["a"])):
+        if cls in RETRIEVERS:
+            refused_once(lambda query=query: model.retrieve(query, 3))
+    assert told(model) == expected
+
+
+@pytest.mark.parametrize("cls", SELECTORS, ids=ids)
+def test_vectors_and_labels_of_every_kind_are_selected_from_alike(cls):
+    def select(pool):
+        return MAKERS[cls]().select(pool, 9).indices.tolist()
+
+    rows = np.round(8 * SIXTY) / 8  # exact in half precision
+    labels = [int(row[0] > 0) for row in rows]
+    expected = select(Pool(rows, annotate=lambda indices: [labels[i] for i in indices]))
+    for kind, convert in SAME.items():
+        numbers = rows.astype(np.float32)
+        assert select(Pool(convert(numbers), annotate=lambda indices: [labels[i] for i in indices])) == expected, kind
+    words = [f"label {label}" for label in labels]
+    for kind, convert in SAME_TEXTS.items():
+        pool = Pool(rows, annotate=lambda indices, c=convert: c([words[i] for i in indices]))
+        assert select(pool) == expected, kind
+        assert all(type(label) is str for label in pool.labels.values()), kind
+
+
+def test_pools_are_made_of_texts_and_of_vectors_of_every_kind():
+    for kind, convert in SAME_TEXTS.items():
+        assert as_pool(convert(X[:3])).texts == X[:3], kind
+        assert Pool(texts=convert(X[:3]), embedder=Words()).texts == X[:3], kind
+    refused(as_pool, X[:3], BAD_TEXTS)
+    numbers = (np.round(8 * SIXTY) / 8).astype(np.float32)
+    pool = Pool(numbers, annotate=lambda indices: ["ab"[int(numbers[i, 0] > 0)] for i in indices])
+    pool.annotate(range(9))
+    task = RetrievalTask("t", ["?"] * 60, list("ab" * 30), vectors=numbers, instruction_vector=numbers[0])
+    udr = small_udr().fit([task], feedback())
+    answers = [
+        lambda queries: NearestVote().predict(pool, queries).tolist(),
+        lambda queries: [one.indices.tolist() for one in udr.retrieve("t", vectors=queries, k=3)],
+        lambda queries: RetrievalTask("t", ["?"] * 8, ["a"] * 8, vectors=queries).vectors.tolist(),
+        lambda queries: Pool(queries).vectors.tolist(),
+    ]
+    for answer in answers:
+        for kind, convert in SAME.items():
+            assert answer(convert(numbers[:8])) == answer(numbers[:8].tolist()), kind
+        refused(answer, numbers[:8], {kind: bad for kind, bad in NO_VECTORS.items() if kind != "nothing"})
+
+
+def test_labels_that_are_missing_are_refused_and_none_is_kept():
+    for missing in (None, float("nan"), pd.NA, np.datetime64("NaT")):
+        pool = Pool(SIXTY, annotate=lambda indices, label=missing: [label if i == 3 else "a" for i in indices])
+        with pytest.raises(ValueError, match=r"got .* at place 3"):
+            pool.annotate(range(6))
+        assert not pool.labels
+    demos = fitted(Pipeline).demos_
+    bought = {demo.id for demo in demos}
+    holes = pd.Series([label if i in bought else None for i, label in enumerate(Y[:18])], index=[7] * 18)
+    assert MAKERS[Pipeline]().fit(X[:18], holes).demos_ == demos  # the labels that were not bought are not looked at
+
+
+def test_options_of_every_kind_are_chosen_from_alike():
+    options = [CHOICES, CHOICES[::-1]]
+    for make in (
+        lambda: MAKERS[GPT3]().fit(X[:18], Y[:18]),
+        lambda: MAKERS[Pipeline](choices=None).fit(X[:18], Y[:18]),
+    ):
+        model = make()
+        expected = list(model.predict(X[18:20], options=options))
+        for kind, convert in SAME_TEXTS.items():
+            assert list(model.predict(X[18:20], options=[convert(row) for row in options])) == expected, kind
+        assert list(model.predict(X[18:20], options=np.array(options))) == expected
+        for spoil in NO_TEXTS.values():
+            wrong = [spoil(row) for row in options]
+            refused_once(lambda wrong=wrong, model=model: model.predict(X[18:20], options=wrong))
+    for kind in ("tuple", "array of fixed width", "array of objects", "pandas with one index for all rows"):
+        choices = SAME_TEXTS[kind](CHOICES)
+        assert answers(fitted(Pipeline, choices=choices)) == answers(fitted(Pipeline)), kind
+        assert answers(MAKERS[GPT3]().fit(X[:18], Y[:18], options=choices)) == answers(fitted(GPT3)), kind
+        assert outcome(AnnotatedPrompter, choices=choices) == outcome(AnnotatedPrompter), kind
+        assert outcome(LearnedRetriever, choices=choices) == outcome(LearnedRetriever), kind
 
 
 def test_embeddings_that_are_not_finite_are_refused_as_such():

@@ -2,11 +2,15 @@
 
 import random
 import re
+import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from cases import speakers
 from damaged import damaged_files_are_refused
+from hard import BAD_TEXTS, NO_TEXTS, SAME_TEXTS, refused
 from sklearn.exceptions import NotFittedError
 
 from anytask import prompts
@@ -17,7 +21,6 @@ from anytask.lm.protocol import Capabilities, MissingCapability, OptionScore
 from anytask.prompts import LLMLingua2, PromptQuine, TAPruning
 from anytask.prompts.base import Compressor, PromptSearcher, SearchResult
 from anytask.prompts.baselines import (
-    FullPrompt,
     GreedyPruning,
     RandomDeletion,
     RandomMasks,
@@ -38,20 +41,15 @@ def searcher(cls, **small):
     return lambda **kw: cls(**{"prompt": LM.prompt, "verbalizers": V, **small, **kw})
 
 
-SEARCHERS = {
-    PromptQuine: searcher(PromptQuine, budget=60, population=6, offspring=8),
-    TAPruning: searcher(TAPruning, budget=12),
-    RandomMasks: searcher(RandomMasks, budget=12),
-    GreedyPruning: searcher(GreedyPruning, budget=60),
-    FullPrompt: searcher(FullPrompt),
+#: What keeps a search small.
+OWN = {
+    PromptQuine: {"budget": 60, "population": 6, "offspring": 8},
+    TAPruning: {"budget": 12},
+    RandomMasks: {"budget": 12},
+    GreedyPruning: {"budget": 60},
 }
-COMPRESSORS = {
-    LLMLingua2: lambda **kw: LLMLingua2(**{"device": "cpu", **kw}),
-    Truncation: Truncation,
-    Uncompressed: Uncompressed,
-    RandomDeletion: RandomDeletion,
-    SurprisalCompressor: SurprisalCompressor,
-}
+SEARCHERS = {cls: searcher(cls, **OWN.get(cls, {})) for cls in speakers("prompts", ["search"])}
+COMPRESSORS = {cls: cls for cls in speakers("prompts", ["compress"])}
 MAKERS = SEARCHERS | COMPRESSORS
 
 
@@ -98,7 +96,7 @@ def test_wrong_values_are_refused_by_name_at_construction_and_later(cls):
     [
         *((cls, {"verbalizers": None}, "either verbalizers") for cls in SEARCHERS),
         *((cls, {"evaluator": len}, "either verbalizers") for cls in SEARCHERS),
-        *((cls, {"verbalizers": "AB"}, "two different texts") for cls in SEARCHERS),
+        *((cls, {"verbalizers": "AB"}, "different strings, at least 2") for cls in SEARCHERS),
         *((cls, {"prompt": " "}, "not empty") for cls in SEARCHERS),
         (PromptQuine, {"counts": ()}, "counts"),
         (LLMLingua2, {"model": torch.nn.Linear(1, 1)}, "needs its tokenizer"),
@@ -189,6 +187,94 @@ def test_compressors_name_what_is_wrong_with_rates(cls):
     assert compressor.compress("").text == ""
 
 
+def compressions(compressor, texts):
+    found = [compressor.compress(texts(), 0.5)]
+    return found + (compressor.compress_many(texts(), 0.5) if isinstance(compressor, LLMLingua2) else [])
+
+
+@pytest.mark.parametrize("cls", COMPRESSORS, ids=ids)
+def test_texts_of_every_kind_are_compressed_alike_and_everything_else_is_refused_in_one_line(cls):
+    texts, compressor = [TEXT, TEXT[:30], "The cat."], ready(cls)
+    expected = compressions(compressor, lambda: texts)
+    for kind, convert in SAME_TEXTS.items():
+        assert compressions(compressor, lambda convert=convert: convert(texts)) == expected, kind
+    assert compressor.compress(np.str_(TEXT)) == compressor.compress(TEXT)
+    refused(compressor.compress, texts, {kind: bad for kind, bad in BAD_TEXTS.items() if kind != "one text"})
+    if cls is LLMLingua2:
+        refused(compressor.compress_many, texts, BAD_TEXTS)
+    assert compressions(compressor, lambda: texts) == expected
+
+
+def test_words_and_texts_to_train_on_may_be_of_every_kind():
+    words, labels = WORDS, np.array(LABELS)
+    expected = LLMLingua2(device="cpu", training={"epochs": 1}).fit(words, LABELS).compress(TEXT)
+    for rows, flags in (
+        (np.array(words), labels),
+        (pd.Series(words, index=[7] * 8), pd.Series(LABELS, index=[7] * 8)),
+        ([tuple(row) for row in words], iter(LABELS)),
+        ((np.array(row, dtype=object) for row in words), torch.from_numpy(labels)),
+    ):
+        assert LLMLingua2(device="cpu", training={"epochs": 1}).fit(rows, flags).compress(TEXT) == expected
+    fitted = SurprisalCompressor().fit([TEXT] * 3)
+    for kind, convert in SAME_TEXTS.items():
+        assert SurprisalCompressor().fit(convert([TEXT] * 3)).compress(TEXT) == fitted.compress(TEXT), kind
+    refused(fitted.fit, [TEXT] * 3, BAD_TEXTS)
+    flat = {kind: bad for kind, bad in BAD_TEXTS.items() if kind not in ("nested lists", "array of two dimensions")}
+    refused(lambda row: LLMLingua2().fit(row, LABELS[:5]), words[0], flat)
+    refused(lambda row: LLMLingua2().fit([row] * 8, LABELS), words[0], flat)
+    for wrong in (None, 3, [[True]] * 7, [[True] * 4] * 8, [[None] * 5] * 8, [[0.5] * 5] * 8, [["yes"] * 5] * 8):
+        refused(lambda labels: LLMLingua2().fit(words, labels), wrong, {"": (lambda given: given, ".{20}")})
+    assert fitted.compress(TEXT) == SurprisalCompressor().fit([TEXT] * 3).compress(TEXT)
+
+
+@pytest.mark.parametrize("cls", SEARCHERS, ids=ids)
+def test_examples_and_words_of_every_kind_are_searched_with_alike(cls):
+    expected = outcome(cls)
+    best = expected.prompt, expected.score, expected.validation
+    table = pd.DataFrame(SEARCH, index=[7] * len(SEARCH))
+    for kind, examples in {
+        "tuple": tuple(SEARCH),
+        "generator": (example for example in SEARCH),
+        "table": table,
+        "table of strings": table.assign(text=table["text"].astype("string")),
+        "array of objects": np.array(SEARCH, dtype=object),
+        "column": pd.Series(SEARCH, index=[7] * len(SEARCH)),
+        "labels of numpy": [{**example, "label": np.int64(example["label"])} for example in SEARCH],
+        "whole numbers": [{**example, "label": float(example["label"])} for example in SEARCH],
+    }.items():
+        found = SEARCHERS[cls]().search(ScriptedPromptLM(0), examples, iter(VALIDATION))
+        assert (found.prompt, found.score, found.validation) == best, kind
+    for kind in ("tuple", "array of fixed width", "array of objects", "pandas strings", "pandas index"):
+        assert outcome(cls, verbalizers=SAME_TEXTS[kind](list(V))) == expected, kind
+    words = {kind: (spoil, "verbalizers") for kind, spoil in NO_TEXTS.items()}
+    refused(lambda given: SEARCHERS[cls](verbalizers=given, evaluator=None), [*V, " C"], words)
+    whole = {"text": "item 0 A", "label": 0}
+    for wrong in (
+        None, 3, "text", b"text", whole, ["text"], [3], [None], [[whole]], np.zeros((2, 2)), torch.ones(3),
+        [{"text": "item 0 A"}], [{**whole, "text": None}], [{**whole, "text": float("nan")}],
+        [{**whole, "text": pd.NA}], [{**whole, "label": 0.5}], [{**whole, "label": float("nan")}],
+        [{**whole, "label": "1"}], [{**whole, "label": np.array([0])}], table.assign(label=0.5),
+        table.drop(columns="label"),
+    ):  # fmt: skip
+        refused(lambda given: SEARCHERS[cls]().search(LM, given), wrong, {"": (lambda given: given, ".{20}")})
+
+
+@pytest.mark.parametrize("cls", COMPRESSORS, ids=ids)
+def test_a_text_that_falls_to_a_few_characters_is_warned_of(cls):
+    compressor, long = ready(cls), "word " + "x" * 4000
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        found = compressor.compress(long, 0.5)
+        if isinstance(compressor, LLMLingua2):
+            compressor.compress_many(["word", long], 0.5)
+    assert (len(found.text) < 100) == any("fell further than asked" in str(w.message) for w in seen)
+    assert len(found.text) > 100 or cls not in (Uncompressed,)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for rate in (0.1, 0.5, 0.9, 1.0):
+            compressor.compress(" ".join([TEXT] * 20), rate)
+
+
 def test_a_classifier_that_is_not_finite_compresses_nothing():
     compressor = ready(LLMLingua2)
     compressor.compress(TEXT)
@@ -245,7 +331,7 @@ def test_training_is_reproducible_and_refuses_wrong_data():
     assert a.compress(" ".join(WORDS[0])) == b.compress(" ".join(WORDS[0]))
     with pytest.raises(ValueError, match="2 words and 1 labels"):
         LLMLingua2().fit([["a", "b"], ["a"]], [[True], [True]])
-    with pytest.raises(TypeError, match="list of words"):
+    with pytest.raises(TypeError, match="got one string"):
         LLMLingua2().fit(["a b", "c"], [[True], [True]])
     with pytest.raises(ValueError, match="needs labels"):
         LLMLingua2().fit([["a"]])

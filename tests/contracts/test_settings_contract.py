@@ -38,7 +38,8 @@ def refusal(field, value):
     """Return what a field says of a value, or None where it takes it."""
     try:
         if field.converter:
-            value = field.converter(value, None, field) if field.converter.takes_field else field.converter(value)
+            whole = getattr(field.converter, "takes_field", False)
+            value = field.converter(value, None, field) if whole else field.converter(value)
         if field.validator:
             field.validator(None, field, value)
     except (ValueError, TypeError, ImportError) as error:

@@ -52,6 +52,17 @@ def require_finite_weights(modules: Iterable[nn.Module], stage: str) -> None:
                 require_finite(value, f"{name} {stage}", "lower lr, or check the scale of the inputs")
 
 
+def is_missing(value: Any) -> bool:
+    """Return whether one value stands for none: None, NaN, or what pandas has for a missing value.
+
+    Examples
+    --------
+    >>> [is_missing(value) for value in (None, float("nan"), "nan", 0)]
+    [True, True, False, False]
+    """
+    return value is None or (not isinstance(value, str) and str(value) in ("nan", "<NA>", "NaT"))
+
+
 def check_counts(**named: Any) -> None:
     """Say so if a named value is no integer of at least 1.
 

@@ -164,6 +164,8 @@ def texts(
 ) -> Any:
     """Return a field for a sequence of strings that are not empty, out of ``options`` where these are given.
 
+    Arrays and columns of tables become lists.
+
     Parameters
     ----------
     default : sequence of str
@@ -193,7 +195,7 @@ def texts(
 
     def fits(value: Any) -> bool:
         return (
-            isinstance(value, (Sequence, np.ndarray))
+            isinstance(value, Sequence)
             and not isinstance(value, (str, bytes))
             and all(isinstance(one, str) and one != "" and (not options or one in options) for one in value)
             and at_least <= len(value)
@@ -201,7 +203,7 @@ def texts(
             and (not distinct or len(set(value)) == len(value))
         )
 
-    return _field(default, help, wanted, fits, optional)
+    return _field(default, help, wanted, fits, optional, _listed)
 
 
 def free(default: Any, help: str, check: Callable[[Any], object] | None = None) -> Any:
@@ -407,15 +409,22 @@ def settings_of(cls: type) -> list[Setting]:
     return found
 
 
-def _field(default: Any, help: str, wanted: str, fits: Callable[[Any], bool], optional: bool) -> Any:
+def _field(
+    default: Any, help: str, wanted: str, fits: Callable[[Any], bool], optional: bool, converter: Any = None
+) -> Any:
     if optional:
         wanted += ", or None"
 
     def check(_instance: Any, attribute: Any, value: Any) -> None:
         if not (optional and value is None) and not fits(value):
-            raise ValueError(f"{attribute.name} must be {wanted}, got {value!r}")
+            shown = " ".join(repr(value).split("\n"))
+            raise ValueError(f"{attribute.name} must be {wanted}, got {shown}")
 
-    return attrs.field(default=default, validator=check, metadata={"help": help, "wanted": wanted})
+    return attrs.field(default=default, converter=converter, validator=check, metadata={"help": help, "wanted": wanted})
+
+
+def _listed(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _is_word(value: Any, words: Sequence[str]) -> bool:

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from anytask.core.checks import check_numbers
 from anytask.core.rng import derive
+from anytask.lm.protocol import check_text, check_texts
 from anytask.lm.search import as_vectors
 
 
@@ -53,7 +55,9 @@ class RetrievalTask:
     instruction_vector: ArrayLike | None = None
 
     def __post_init__(self) -> None:
-        self.inputs, self.outputs = list(map(str, self.inputs)), list(map(str, self.outputs))
+        self.instruction = check_text(self.instruction, f"instruction of task {self.name!r}")
+        self.inputs = check_texts(self.inputs, f"inputs of task {self.name!r}")
+        self.outputs = check_texts(self.outputs, f"outputs of task {self.name!r}")
         if not self.inputs or len(self.inputs) != len(self.outputs):
             raise ValueError(
                 f"task {self.name!r} needs as many outputs as inputs, at least one: "
@@ -71,9 +75,12 @@ class RetrievalTask:
         if (self.output_vectors is not None or self.instruction_vector is not None) and self.vectors is None:
             raise ValueError(f"task {self.name!r} has vectors for other parts, but none for its inputs")
         if self.instruction_vector is not None:
-            self.instruction_vector = np.asarray(self.instruction_vector, dtype=np.float32)
+            self.instruction_vector = as_vectors(
+                check_numbers(self.instruction_vector, f"instruction_vector of task {self.name!r}").reshape(1, -1),
+                f"instruction_vector of task {self.name!r}",
+            )[0]
         if self.choices is not None:
-            self.choices = list(map(str, self.choices))
+            self.choices = check_texts(self.choices, f"choices of task {self.name!r}")
             strange = sorted(set(self.outputs) - set(self.choices))
             if strange:
                 raise ValueError(f"task {self.name!r} has the output {strange[0]!r}, which is not one of its choices")

@@ -7,12 +7,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
+from anytask.core.checks import is_missing
 from anytask.core.settings import of_kind, texts, whole
 from anytask.lm.prompting import Prompt, PromptTemplate
+from anytask.lm.protocol import check_sequence
 
 
 @runtime_checkable
@@ -69,6 +73,15 @@ class Answer:
     demos: tuple[int, ...] = ()
     scores: dict[str, float] = field(default_factory=dict)
     kind: str = ""
+
+
+def check_answers(values: Iterable[Any], name: str) -> list[Any]:
+    """Return labels of any kind as a list, or say which of them is missing."""
+    answers = list(check_sequence(values, name))
+    for i, answer in enumerate(answers):
+        if is_missing(answer) or np.ndim(answer):
+            raise ValueError(f"{name} must be one for each item, got {answer!r} at place {i}")
+    return [str.__str__(answer) if isinstance(answer, str) else answer for answer in answers]
 
 
 def shots(default: int = 8) -> Any:

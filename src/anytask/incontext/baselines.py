@@ -9,9 +9,12 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
+from anytask.core.checks import check_labels
 from anytask.core.estimator import Fitted
 from anytask.core.settings import real
+from anytask.incontext.base import check_answers
 from anytask.incontext.pool import embed, embedder_field
+from anytask.lm.protocol import check_texts
 
 
 class EmbeddingClassifier(Fitted):
@@ -40,14 +43,15 @@ class EmbeddingClassifier(Fitted):
 
     def fit(self, X: Sequence[str], y: Sequence[str]) -> Self:
         """Train on labelled texts; a single label is then the answer to everything."""
-        if not len(X) or len(X) != len(y):
+        X, y = check_texts(X, "X"), check_labels(check_answers(y, "y")).tolist()
+        if not X or len(X) != len(y):
             raise ValueError(f"X and y must have equal lengths of at least 1, got {len(X)} texts and {len(y)} labels")
         with self._refit():
             self.classes_ = sorted(set(y))
             if len(self.classes_) > 1:
                 model = LogisticRegression(
                     C=self.C, class_weight="balanced", max_iter=1000, random_state=self.seed % 2**32
-                ).fit(embed(self.embedder, X), list(y))
+                ).fit(embed(self.embedder, X), y)
                 self.coef_, self.intercept_ = model.coef_, model.intercept_
         return self
 
@@ -58,6 +62,7 @@ class EmbeddingClassifier(Fitted):
     def predict_proba(self, X: Sequence[str]) -> np.ndarray:
         """Return the probability of each of ``classes_``, shape (n, n_classes)."""
         self._check_fitted()
+        X = check_texts(X, "X")
         if len(self.classes_) == 1:
             return np.ones((len(X), 1))
         z = embed(self.embedder, X) @ self.coef_.T + self.intercept_  # (n, n_classes), one column for two classes

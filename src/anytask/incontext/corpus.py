@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.validation import check_is_fitted
 
 from anytask.core.settings import Settings, real, whole
+from anytask.lm.protocol import check_sequence, check_texts
 
 MIXTURE: dict[str, float] = {"crawl": 0.60, "curated": 0.22, "books1": 0.08, "books2": 0.08, "encyclopedia": 0.03}
 """The paper's sampling weights by source (as printed they sum to 1.01; :func:`mix` normalises)."""
@@ -64,7 +65,7 @@ class QualityFilter(Settings):
 
     def fit(self, curated: Iterable[str], raw: Iterable[str]) -> QualityFilter:
         """Learn to tell ``curated`` text (positive) from the ``raw`` crawl (negative)."""
-        curated, raw = list(curated), list(raw)
+        curated, raw = check_texts(curated, "curated"), check_texts(raw, "raw")
         if not curated or not raw:
             raise ValueError(f"both classes need documents, got {len(curated)} curated and {len(raw)} raw")
         self._vectorizer = HashingVectorizer(n_features=self.n_features, alternate_sign=False)
@@ -76,7 +77,7 @@ class QualityFilter(Settings):
     def score_samples(self, documents: Sequence[str]) -> np.ndarray:
         """Return each document's probability of being curated, shape (n,)."""
         check_is_fitted(self)
-        return self.classifier_.predict_proba(self._vectorizer.transform(documents))[:, 1]
+        return self.classifier_.predict_proba(self._vectorizer.transform(check_texts(documents, "documents")))[:, 1]
 
     def filter(self, documents: Iterable[str], *, batch: int = 1000) -> Iterator[str]:
         """Yield the documents that the Pareto rule keeps, in their order."""
@@ -128,7 +129,7 @@ class FuzzyDeduplicator(Settings):
     def signatures(self, documents: Sequence[str]) -> np.ndarray:
         """Return the MinHash signatures, shape (n, n_hashes); a document without words gets the largest value."""
         words = HashingVectorizer(n_features=self.n_features, alternate_sign=False, norm=None, binary=True)
-        X: csr_matrix = words.transform(documents).tocsr()
+        X: csr_matrix = words.transform(check_texts(documents, "documents")).tocsr()
         rng = np.random.default_rng(self.seed)
         a = rng.integers(1, 1 << 31, size=self.n_hashes, dtype=np.uint64)
         b = rng.integers(0, 1 << 31, size=self.n_hashes, dtype=np.uint64)
@@ -197,6 +198,6 @@ def mix(
 
 
 def _chunks(documents: Iterable[str], size: int) -> Iterator[list[str]]:
-    source = iter(documents)
+    source = iter(check_sequence(documents, "documents"))
     while chunk := list(islice(source, size)):
         yield chunk

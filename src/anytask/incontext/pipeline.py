@@ -34,7 +34,7 @@ from anytask.incontext.selection import RandomSelection
 from anytask.lm.option_scoring import RULES
 from anytask.lm.placeholders import escape, fill, names_of
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
-from anytask.lm.protocol import MissingCapability, check_lm
+from anytask.lm.protocol import MissingCapability, check_lm, check_sequence, check_texts
 
 __all__ = ["Pipeline"]
 
@@ -195,11 +195,17 @@ class Pipeline(Fitted):
         vectors : array of shape (n, d), optional
             The texts' embeddings, if you have them.
         """
-        if not len(texts):
+        texts = check_texts(texts, "texts")
+        if not texts:
             raise ValueError("the pool is empty: there is nothing to label")
         if self.labels > len(texts):
             raise ValueError(f"labels={self.labels} exceeds the pool of {len(texts)} texts")
-        ask = annotate if callable(annotate) else _lookup(annotate, len(texts))
+        ask: Any = annotate
+        if not callable(annotate):
+            labels = list(check_sequence(annotate, "annotate"))
+            if len(labels) != len(texts):
+                raise ValueError(f"there are {len(texts)} texts and {len(labels)} labels: they must match")
+            ask = lambda indices: [labels[i] for i in indices]  # noqa: E731
         with self._refit():
             self.stages_: list[StageReport] = []
             self.demos_ = self._select(texts, ask, vectors)
@@ -295,7 +301,7 @@ class Pipeline(Fitted):
     def prompts(self, texts: Sequence[str]) -> list[str]:
         """Return the prompt of each query, as the model will read it."""
         self._check_fitted()
-        return [prompt.text for prompt in self._prompts(texts, self._learner())]
+        return [prompt.text for prompt in self._prompts(check_texts(texts, "texts"), self._learner())]
 
     def _prompts(self, texts: Sequence[str], learner: GPT3) -> list[Prompt]:
         if self.prompt_ is None:
@@ -306,7 +312,8 @@ class Pipeline(Fitted):
     def answer(self, texts: Sequence[str], *, options: Sequence[Sequence[str]] | None = None) -> list[Answer]:
         """Answer each query, with scores and prompt; ``options`` are each query's own, where there are no choices."""
         self._check_fitted()
-        if not len(texts):
+        texts = check_texts(texts, "texts")
+        if not texts:
             raise ValueError("there are no queries")
         if self.prompt_ is not None and options is not None:
             raise ValueError("the prompt was pruned for the pipeline's own choices: options cannot be given")
@@ -367,12 +374,6 @@ class Pipeline(Fitted):
 
     def _longest_option(self) -> int:
         return max((self.lm.count_tokens(option) for option in self._completions()), default=32)
-
-
-def _lookup(labels: Sequence[str], n: int) -> Annotate:
-    if len(labels) != n:
-        raise ValueError(f"there are {n} texts and {len(labels)} labels: they must match")
-    return lambda indices: [labels[i] for i in indices]
 
 
 def _name(stage: Any, default: str) -> str:

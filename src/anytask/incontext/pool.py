@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
@@ -15,10 +15,10 @@ from anytask.core.checks import require_finite
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
 from anytask.core.settings import Settings, choice, flag, free, positional, real, texts, whole
-from anytask.incontext.base import Answer, choices_field, template_field
+from anytask.incontext.base import Answer, check_answers, choices_field, template_field
 from anytask.incontext.gpt3 import GPT3
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
-from anytask.lm.protocol import check_lm, require
+from anytask.lm.protocol import check_lm, check_texts, require
 from anytask.lm.search import as_vectors, unit
 
 Annotate = Callable[[Sequence[int]], Sequence[Any]]
@@ -39,7 +39,7 @@ def embed(embedder: Any, texts: Sequence[str], device: Any = "auto") -> np.ndarr
     _check_embedder(embedder)
     if isinstance(embedder, (str, os.PathLike)):
         embedder = _named_embedder(os.fspath(embedder), str(device))
-    return as_vectors(embedder.embed(list(texts)), "the embedding of the texts")
+    return as_vectors(embedder.embed(check_texts(texts, "texts")), "the embedding of the texts")
 
 
 @lru_cache(maxsize=4)
@@ -110,10 +110,10 @@ class Pool:
         center: bool = True,
     ) -> None:
         self.embedder = embedder
-        raw = self._raw(vectors, texts, "vectors")
-        if texts is not None and len(texts) != len(raw):
-            raise ValueError(f"texts and vectors differ in length: {len(texts)} and {len(raw)}")
-        self.texts = None if texts is None else list(texts)
+        self.texts = None if texts is None else check_texts(texts, "texts")
+        raw = self._raw(vectors, self.texts, "vectors")
+        if self.texts is not None and len(self.texts) != len(raw):
+            raise ValueError(f"texts and vectors differ in length: {len(self.texts)} and {len(raw)}")
         self.mean = raw.mean(axis=0) if center else np.zeros(raw.shape[1], dtype=np.float32)
         self.vectors = unit(raw - self.mean)
         self.labels = Labels(len(raw))
@@ -142,7 +142,7 @@ class Pool:
         if new:
             if self._annotate is None:
                 raise Unannotated(f"labels of {len(new)} items are wanted, and the pool has no annotate callback")
-            labels = list(self._annotate(new))
+            labels = check_answers(self._annotate(new), "the labels that annotate returned")
             if len(labels) != len(new):
                 raise ValueError(f"annotate was asked for {len(new)} labels and returned {len(labels)}")
             self.labels.update(zip(new, labels))
@@ -168,7 +168,10 @@ def as_pool(pool: Any, annotate: Annotate | None = None) -> Pool:
         if annotate is not None:
             pool._annotate = annotate
         return pool
-    if isinstance(pool, (list, tuple)) and pool and all(isinstance(text, str) for text in pool):
+    if isinstance(pool, Iterator):
+        pool = list(pool)
+    one_column = isinstance(pool, Collection) and getattr(pool, "ndim", 1) == 1
+    if one_column and any(isinstance(text, str) for text in pool):
         return Pool(texts=pool, annotate=annotate)
     return Pool(pool, annotate=annotate)
 
@@ -420,8 +423,8 @@ class AnnotatedPrompter(Settings):
 
     def retrieve(self, texts: Sequence[str], vectors: ArrayLike | None = None) -> list[Retrieved]:
         """Return the demonstrations and the prompt of each text; ``vectors`` spare their embedding."""
-        placed = self.pool.place(vectors, texts)
-        return self._retrieve(list(texts), placed, [None] * len(texts))
+        texts = check_texts(texts, "texts")
+        return self._retrieve(texts, self.pool.place(vectors, texts), [None] * len(texts))
 
     def _retrieve(self, texts: list[str], placed: np.ndarray, own: Sequence[int | None]) -> list[Retrieved]:
         known = np.fromiter(self.pool.labels, dtype=np.int64)

@@ -13,12 +13,13 @@ from typing import Any, Self
 import numpy as np
 from sklearn.exceptions import NotFittedError
 
-from anytask.core.settings import Settings, free, of_kind, positional, text
+from anytask.core.settings import Settings, free, positional, text
 from anytask.datasets.retrieval_tasks import RetrievalTask
+from anytask.incontext.base import choices_field
 from anytask.incontext.feedback import LMFeedback
 from anytask.incontext.pool import embed, embedder_field
 from anytask.lm.bm25 import BM25Index
-from anytask.lm.protocol import check_lm
+from anytask.lm.protocol import check_lm, check_text
 from anytask.lm.search import unit
 
 
@@ -47,7 +48,7 @@ class SimilarRetriever(Settings):
     def retrieve(self, query: str, k: int) -> list[int]:
         """Return the places of the ``k`` nearest examples, nearest first."""
         _check_indexed(self, "_vectors")
-        cosine = self._vectors @ unit(embed(self.embedder, [query]))[0]
+        cosine = self._vectors @ unit(embed(self.embedder, [check_text(query, "query")]))[0]
         return np.argsort(-cosine, kind="stable")[:k].tolist()
 
 
@@ -62,13 +63,13 @@ class BM25Retriever(Settings):
 
     def index(self, inputs: Sequence[str], outputs: Sequence[str] | None = None) -> Self:
         """Count the words of the examples; their outputs are not looked at."""
-        self._index = BM25Index(list(inputs))
+        self._index = BM25Index(inputs)
         return self
 
     def retrieve(self, query: str, k: int) -> list[int]:
         """Return the places of the ``k`` best examples, best first."""
         _check_indexed(self, "_index")
-        return np.argsort(-self._index.scores(query), kind="stable")[:k].tolist()
+        return np.argsort(-self._index.scores(check_text(query, "query")), kind="stable")[:k].tolist()
 
 
 def _check_feedback(lm: Any) -> None:
@@ -99,9 +100,7 @@ class LearnedRetriever(Settings):
     udr: Any = positional(free, "the retriever, trained or not", kw_only=False)
     lm: Any = positional(free, "a language model, or what gives the feedback", _check_feedback, kw_only=False)
     instruction: str = free("", "one line that says what the task is")
-    choices: Sequence[str] | None = of_kind(
-        None, (list, tuple), "a list of answers", "all possible answers, None: any", optional=True
-    )
+    choices: Sequence[str] | None = choices_field("all possible answers, None: any")
     name: str = text("task", "the task's name within the retriever")
 
     def _check_settings(self) -> None:

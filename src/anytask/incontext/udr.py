@@ -35,6 +35,7 @@ from anytask.incontext.listwise import CandidateDrawer, listwise_loss, task_prob
 from anytask.incontext.pool import Retrieved, embed, embedder_field
 from anytask.lm.bm25 import BM25Index
 from anytask.lm.prompting import Demonstration, PromptTemplate
+from anytask.lm.protocol import check_texts
 from anytask.lm.search import VectorIndex, as_vectors
 from anytask.models.build import MLP
 from anytask.models.loading import load_pretrained, pack_pretrained, unpack_pretrained
@@ -430,8 +431,9 @@ class UDR(Estimator):
         if (known.vectors is None) != (vectors is None) or (inputs is None and vectors is None):
             wanted = "inputs as texts" if known.vectors is None else "vectors"
             raise ValueError(f"queries of task {task!r} must be given as {wanted}, like its examples")
-        if inputs is None:
-            inputs = ["?"] * len(np.asarray(vectors))
+        if vectors is not None:
+            vectors = as_vectors(vectors, "queries")
+        inputs = ["?"] * len(vectors) if inputs is None else check_texts(inputs, "inputs")  # type: ignore[arg-type]
         E_q = _encode(self.query_encoder_, self._query_features(known, inputs, vectors))
         k = min(k, len(known) - (exclude is not None))
         similarities, indices = self._indexes[task].search(E_q, k, exclude=exclude)

@@ -14,10 +14,12 @@ A ``tiny`` or ``sim`` result is evidence about an algorithm, never about real mo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
 
 from anytask.core.errors import NotFinite
 
@@ -73,17 +75,41 @@ class BadNumber(LMError, NotFinite):
     """A number that no model can mean: NaN, an infinity, a positive log-probability, a negative count."""
 
 
-def check_texts(values: Sequence[str], name: str) -> list[str]:
-    """Return a sequence of strings as a list, or say which is none."""
+def check_texts(values: Iterable[str], name: str) -> list[str]:
+    """Return texts of any kind of sequence or iterator as a list of plain strings, or say which is none."""
+    texts = list(check_sequence(values, name))
+    for i, text in enumerate(texts):
+        check_text(text, f"{name}[{i}]")
+    return [str.__str__(text) for text in texts]
+
+
+def check_text(value: Any, name: str) -> str:
+    """Return a string as a plain one, or say that it is none."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, got {type(value).__name__}")
+    return str.__str__(value)
+
+
+def check_sequence(values: Any, name: str) -> Any:
+    """Return what gives strings one by one, or say why it does not: a table would give the names of its columns.
+
+    Examples
+    --------
+    >>> check_sequence("a text", "texts")
+    Traceback (most recent call last):
+        ...
+    TypeError: texts must be a sequence of strings, got one string: wrap it in a list
+    """
     if isinstance(values, str):
         raise TypeError(f"{name} must be a sequence of strings, got one string: wrap it in a list")
-    if not isinstance(values, Iterable) or isinstance(values, (dict, set)):
-        raise TypeError(f"{name} must be a sequence of strings, got {values!r}")
-    texts = list(values)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"{name}[{i}] must be a string, got {type(text).__name__}")
-    return texts
+    shape = getattr(values, "shape", (0,))
+    if len(shape) != 1:
+        raise ValueError(f"{name} must be a sequence of strings, got a {type(values).__name__} of shape {tuple(shape)}")
+    if not isinstance(values, Iterable) or isinstance(values, (bytes, Mapping, Set)):
+        raise TypeError(f"{name} must be a sequence of strings, got {type(values).__name__}")
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise ValueError(f"{name} is a masked array with masked values: fill them first, {name}.filled(...)")
+    return values
 
 
 def instance_of(name: str, *kinds: Any, optional: bool = True) -> Callable[[Any], None]:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from anytask.core.checks import check_numbers
 from anytask.core.estimator import Fitted
 from anytask.core.progress import Progress
 from anytask.core.settings import choice, whole
@@ -46,10 +47,7 @@ def _faiss_threads(threads: int) -> Iterator[Any]:
 
 def as_vectors(X: ArrayLike, name: str, dim: int | None = None) -> np.ndarray:
     """Return ``X`` as a finite, contiguous float32 array of shape (n, d), n >= 1, or say what is wrong with it."""
-    array = np.asarray(X)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must be numeric, got {array.dtype}")
-    array = np.ascontiguousarray(array, dtype=np.float32)
+    array = np.ascontiguousarray(check_numbers(X, name).float().cpu().numpy())
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"{name} must have shape (n, d) with n, d >= 1, got {array.shape}")
     if dim is not None and array.shape[1] != dim:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
+from anytask.core.checks import is_missing
 from anytask.lm.placeholders import fill, names_of
 
 __all__ = ["SearchResult"]
@@ -73,6 +74,21 @@ def check_rate(rate: float) -> None:
     """Raise a ValueError unless 0 < rate <= 1."""
     if not 0 < rate <= 1:
         raise ValueError(f"rate is the share of tokens to keep, in (0, 1], got {rate}")
+
+
+def check_examples(examples: Any, name: str) -> list[Example]:
+    """Return examples as a list of mappings, the rows of a table too, or say which is none or lacks a value."""
+    if hasattr(examples, "columns"):
+        examples = examples.to_dict("records")
+    if not isinstance(examples, Iterable) or isinstance(examples, (str, bytes, Mapping)):
+        raise TypeError(f"{name} must be a sequence of mappings, got {type(examples).__name__}")
+    found = list(examples)
+    for i, example in enumerate(found):
+        if not isinstance(example, Mapping):
+            raise TypeError(f"{name}[{i}] must be a mapping of values to placeholders, got {type(example).__name__}")
+        if missing := [key for key, value in example.items() if key != "label" and is_missing(value)]:
+            raise ValueError(f"{name}[{i}] has no value for {missing[0]!r}: got {example[missing[0]]!r}")
+    return found
 
 
 @runtime_checkable

@@ -17,10 +17,19 @@ from anytask.core.estimator import Fitted
 from anytask.core.progress import Progress
 from anytask.core.rng import derive
 from anytask.core.settings import free, numbers, positional, real, whole
+from anytask.lm.protocol import check_texts
 from anytask.prompts.base import Candidate, Compression, check_rate
 from anytask.prompts.parts.prunable import PrunablePrompt
 from anytask.prompts.parts.search import PruningSearch, Scores, top_field
-from anytask.prompts.parts.words import NO_SPACES, Words, check_contexts, compressed, runs, write_contexts
+from anytask.prompts.parts.words import (
+    NO_SPACES,
+    Words,
+    check_contexts,
+    compressed,
+    runs,
+    warn_of_short,
+    write_contexts,
+)
 
 #: White space, and a word: what stands between white space, but a character at a time in scripts without spaces.
 _WORD = re.compile(rf"(\s*)([^\s{NO_SPACES}]+|[{NO_SPACES}](?:(?!\w)[{NO_SPACES}])*)")
@@ -65,7 +74,7 @@ class WordCompressor(Fitted):
         """Compress one text, or several contexts, to ``ceil(rate * n)`` of their n words each."""
         rate = self.rate if rate is None else rate
         check_rate(rate)
-        contexts = check_contexts([text] if isinstance(text, str) else text)
+        contexts = check_contexts(text)
         found = [(i, match) for i, context in enumerate(contexts) for match in _WORD.finditer(context)]
         context = np.array([i for i, _ in found], dtype=int)
         spelled = np.array([match.group(2) for _, match in found], dtype=object)
@@ -78,6 +87,7 @@ class WordCompressor(Fitted):
             kept[rows[np.argsort(-score, kind="stable")[: math.ceil(rate * len(rows) - 1e-9)]]] = True
             words.forced_p[rows[np.argsort(score, kind="stable")]] = np.arange(1, len(rows) + 1) / len(rows)
         texts = write_contexts(contexts, words, kept)
+        warn_of_short(["".join(contexts)], ["".join(texts)], rate)
         return compressed(
             words, kept, texts, (sum(map(self.count_tokens, contexts)), sum(map(self.count_tokens, texts)))
         )
@@ -161,6 +171,7 @@ class SurprisalCompressor(WordCompressor):
 
     def fit(self, texts: Sequence[str]) -> Self:
         """Count the n-grams of a corpus; not needed with a language model."""
+        texts = check_texts(texts, "texts")
         with self._refit():
             self.unigrams_: Counter[str] = Counter()
             self.bigrams_: Counter[str] = Counter()

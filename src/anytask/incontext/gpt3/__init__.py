@@ -21,7 +21,7 @@ from anytask.core.settings import choice, flag, free, of_kind, positional, real,
 from anytask.incontext.base import Answer, Retriever, shots, template_field
 from anytask.lm.option_scoring import RULES, calibrate, check_options, score_options
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
-from anytask.lm.protocol import ChatRequest, MissingCapability, check_lm, check_texts, require
+from anytask.lm.protocol import ChatRequest, MissingCapability, check_lm, check_text, check_texts, require
 
 __all__ = ["GPT3"]
 
@@ -198,7 +198,7 @@ class GPT3(Fitted):
         chosen = sorted(set(y)) if options is None else check_texts(options, "options")
         if self.scoring in RULES and chosen:
             check_options(chosen, str(self.scoring))
-        names = range(len(X)) if ids is None else ids
+        names = range(len(X)) if ids is None else list(ids)
         self.pool_ = [Demonstration(a, b, i) for a, b, i in zip(X, y, names)]
         self.options_: list[str] | None = chosen or None
         return self
@@ -209,6 +209,7 @@ class GPT3(Fitted):
         ``reserve`` tokens are kept free for the completion; default: what the longest option or a written answer needs.
         """
         self._check_fitted()
+        query = check_text(query, "query")
         places = self._draw(query)
         write = self.rewrite or str
         shown = [replace(self.pool_[i], input=write(self.pool_[i].input)) for i in places]
@@ -314,6 +315,7 @@ class GPT3(Fitted):
             if self.options_ is None:
                 raise ValueError("no options to choose from: give fit(..., options=) or predict(..., options=)")
             options = [self.options_] * len(X)
+        options = [check_texts(row, f"options[{i}]") for i, row in enumerate(options)]
         if len(options) != len(X):
             raise ValueError(f"options must be given for every query, got {len(options)} for {len(X)}")
         return self.judge([self.prompt(x, reserve=self._reserve(row)) for x, row in zip(X, options)], options)

@@ -31,9 +31,16 @@ from anytask.core.persistence import load_tree
 from anytask.core.progress import Progress
 from anytask.core.rng import isolated
 from anytask.core.settings import choice, flag, free, group, of_kind, positional, real, texts, whole
+from anytask.lm.protocol import check_texts
 from anytask.models.loading import pack_pretrained, unpack_pretrained
 from anytask.prompts.base import Compression
-from anytask.prompts.llmlingua2.classifier import Training, keep_probabilities, read_classifier, small_encoder
+from anytask.prompts.llmlingua2.classifier import (
+    Training,
+    check_training,
+    keep_probabilities,
+    read_classifier,
+    small_encoder,
+)
 from anytask.prompts.llmlingua2.distillation import Distillation, Distilled
 from anytask.prompts.llmlingua2.selection_rules import (
     Budget,
@@ -44,7 +51,7 @@ from anytask.prompts.llmlingua2.selection_rules import (
     select_words,
 )
 from anytask.prompts.llmlingua2.words import WordReader, check_target, counter_of
-from anytask.prompts.parts.words import Words, check_contexts, compressed, write_contexts
+from anytask.prompts.parts.words import Words, check_contexts, compressed, warn_of_short, write_contexts
 
 __all__ = ["LLMLingua2"]
 
@@ -198,6 +205,7 @@ class LLMLingua2(Estimator):
             return self.fit(words.words, words.labels, folder=folder, progress=progress)
         if labels is None:
             raise ValueError("fit needs labels: one list of booleans per text, or a Distilled data set")
+        words, labels = check_training(words, labels)
         if self.model is None:
             model, tokenizer = small_encoder(words, self.mask == "causal", self.max_length, self.seed)
             weights = "trained from scratch"
@@ -244,7 +252,7 @@ class LLMLingua2(Estimator):
         -------
         Compression
         """
-        contexts = check_contexts([text] if isinstance(text, str) else text)
+        contexts = check_contexts(text)
         asked = Budget(rate=self.rate if rate is None else rate, **budget)
         n = len(contexts)
         if wrong := [i for i in asked.force_contexts if i >= n]:
@@ -268,6 +276,8 @@ class LLMLingua2(Estimator):
             part = words.take(inside)
             kept[inside] = self._select(part, np.zeros_like(part.context), rate, asked.threshold)
         texts = [write_contexts(contexts, words, kept)[i] for i in keep]
+        if asked.token_filter and asked.threshold is None:
+            warn_of_short(["".join(contexts[i] for i in keep)], ["".join(texts)], rate)
         lengths = (int(origin.sum()), int(reader.lengths(texts).sum()))
         return compressed(words, kept, texts, lengths, (self.kind, self._weights))
 
@@ -295,21 +305,21 @@ class LLMLingua2(Estimator):
         progress : callable, optional
             Called with the finished share in [0, 1].
         """
-        if isinstance(texts, str):
-            raise TypeError("compress_many takes a list of texts; for one text use compress")
         if dynamic not in (None, "mean", "pooled"):
             raise ValueError(f"dynamic must be None, 'mean' or 'pooled', got {dynamic!r}")
         asked = Budget(rate=self.rate if rate is None else rate, threshold=threshold)
-        if not len(texts):
+        if not (texts := check_texts(texts, "texts")):
             return []
         contexts = check_contexts(texts)
         reader = self._reader()
         words = self._classify(reader, contexts, progress)
-        rates: Any = asked.rate
+        rates = np.full(len(contexts), asked.rate)
         if dynamic == "mean":
-            rates = dynamic_rates(words, len(contexts), asked.rate)[words.context]
-        kept = self._select(words, words.context, rates, threshold, pooled=dynamic == "pooled")
+            rates = dynamic_rates(words, len(contexts), asked.rate)
+        kept = self._select(words, words.context, rates[words.context], threshold, pooled=dynamic == "pooled")
         written = write_contexts(contexts, words, kept)
+        if threshold is None and dynamic != "pooled":
+            warn_of_short(contexts, written, rates)
         if len(set(contexts)) > 1 and len(set(written)) == 1:
             warnings.warn(f"all {len(written)} different texts became {written[0]!r}", stacklevel=2)
         borders = np.searchsorted(words.context, np.arange(len(contexts) + 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive, isolated
 from anytask.core.rollback import rollback
 from anytask.core.settings import Settings, real, whole
+from anytask.lm.protocol import check_texts
 from anytask.models.loading import load_pretrained
 
 logger = logging.getLogger(__name__)
@@ -239,20 +240,30 @@ class Training(Settings):
         return accuracies
 
 
+def check_training(words: Any, labels: Any) -> tuple[list[list[str]], list[list[bool]]]:
+    """Return words and keep-labels of any kind of sequence as lists, or say what is wrong with them."""
+    for name, rows in (("words", words), ("labels", labels)):
+        if not isinstance(rows, Iterable) or isinstance(rows, (str, bytes, Mapping, Set)) or hasattr(rows, "columns"):
+            raise TypeError(f"{name} must be a sequence of lists, one for each text, got {type(rows).__name__}")
+    texts = [check_texts(row, f"words[{i}]") for i, row in enumerate(words)]
+    kept = [np.asarray(row).tolist() for row in labels]
+    if not texts or len(texts) != len(kept):
+        raise ValueError(f"words and labels must be equally many and not empty, got {len(texts)} and {len(kept)}")
+    for i, (w, y) in enumerate(zip(texts, kept)):
+        if not isinstance(y, list) or any(flag not in (0, 1) for flag in y):
+            raise ValueError(f"labels[{i}] must be a list of booleans, one for each word, got {y!r}")
+        if len(w) != len(y) or not w:
+            raise ValueError(f"text {i}: it has {len(w)} words and {len(y)} labels")
+    if len({bool(flag) for y in kept for flag in y}) == 1:
+        raise ValueError(f"labels {'keep' if kept[0][0] else 'drop'} every word: there is nothing to learn from them")
+    return texts, kept
+
+
 def encode(
     tokenizer: Any, words: Sequence[Sequence[str]], labels: Sequence[Sequence[bool]], max_length: int = 512
 ) -> list[tuple[list[int], list[int]]]:
     """Tokenise each word by itself and copy its label to all its tokens; special tokens get label 0."""
-    if not len(words) or len(words) != len(labels):
-        raise ValueError(f"words and labels must be equally many and not empty, got {len(words)} and {len(labels)}")
-    for i, (w, y) in enumerate(zip(words, labels)):
-        if isinstance(w, str):
-            raise TypeError(f"text {i}: words must be a list of words, got one text")
-        if len(w) != len(y) or not len(w):
-            raise ValueError(f"text {i}: it has {len(w)} words and {len(y)} labels")
-    if len({bool(flag) for y in labels for flag in y}) == 1:
-        raise ValueError(f"labels {'keep' if labels[0][0] else 'drop'} every word: there is nothing to learn from them")
-    encoded = tokenizer([list(w) for w in words], is_split_into_words=True, truncation=True, max_length=max_length)
+    encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=max_length)
     owners = [encoded.word_ids(i) for i in range(len(words))]
     flags = [[0 if i is None else int(y[i]) for i in owner] for owner, y in zip(owners, labels)]
     return list(zip(encoded["input_ids"], flags))

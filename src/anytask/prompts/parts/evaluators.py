@@ -6,15 +6,16 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from scipy.special import softmax
 
-from anytask.core.settings import Settings, choice, free, numbers, positional, real, text, whole
+from anytask.core.settings import Settings, choice, free, numbers, positional, real, text, texts, whole
 from anytask.lm.placeholders import fill, names_of
 from anytask.lm.protocol import require
-from anytask.prompts.base import Example
+from anytask.prompts.base import Example, check_examples
 
 
 class Score(NamedTuple):
@@ -66,16 +67,7 @@ def margin_reward(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.where(g > 0, 200 * g, 180 * g)
 
 
-def check_verbalizers(verbalizers: Any) -> None:
-    """Raise a ``ValueError`` unless ``verbalizers`` are None or at least two different texts."""
-    if verbalizers is not None and (
-        isinstance(verbalizers, str)
-        or not isinstance(verbalizers, Sequence)
-        or not all(isinstance(word, str) and word for word in verbalizers)
-        or len(set(verbalizers)) != len(verbalizers)
-        or len(verbalizers) < 2
-    ):
-        raise ValueError(f"verbalizers must be at least two different texts, one per class, got {verbalizers!r}")
+WORDS = "one continuation per class"
 
 
 class ModelEvaluator(Settings):
@@ -112,7 +104,7 @@ class ModelEvaluator(Settings):
 
     def answers(self, prompts: Sequence[str], examples: Sequence[Example]) -> list[list[Any]]:
         """Return what the model says to each prompt, filled with each example."""
-        if not examples:
+        if not (examples := check_examples(examples, "examples")):
             raise ValueError("there must be at least one example")
         names = names_of(examples)
         filled = [fill(prompt, example, names) for prompt in prompts for example in examples]
@@ -155,7 +147,7 @@ class VerbalizerEvaluator(ModelEvaluator):
     [Score(reward=60.0, accuracy=1.0)]
     """
 
-    verbalizers: Sequence[str] = positional(free, "one continuation per class", check_verbalizers, kw_only=False)
+    verbalizers: Sequence[str] = positional(texts, WORDS, at_least=2, distinct=True, kw_only=False)
     reward: str = choice("margin", ("margin", "accuracy"), "what steers the search")
 
     def _check_settings(self) -> None:
@@ -173,7 +165,8 @@ class VerbalizerEvaluator(ModelEvaluator):
 
     def _label(self, example: Example, i: int) -> int:
         label = example.get("label")
-        if isinstance(label, (bool, str)) or label is None or not 0 <= int(label) < len(self.verbalizers):
+        whole = isinstance(label, Real) and not isinstance(label, (bool, np.bool_)) and float(label).is_integer()
+        if not whole or not 0 <= int(label) < len(self.verbalizers):
             raise ValueError(f"example {i}: label must be a class index in [0, {len(self.verbalizers)}), got {label!r}")
         return int(label)
 
@@ -217,7 +210,7 @@ class GenerationEvaluator(ModelEvaluator):
     """
 
     max_tokens: int = whole(256, "most tokens of an output")
-    stop: Sequence[str] = free((), "texts that end an output")
+    stop: Sequence[str] = texts((), "texts that end an output")
 
     def _check_settings(self) -> None:
         super()._check_settings()
@@ -261,6 +254,8 @@ class ReasoningEvaluator(GenerationEvaluator):
 
     def __call__(self, prompts: Sequence[str], examples: Sequence[Example]) -> list[Score]:
         """Score each prompt; an example's ``label`` is the right number (or what ``extract`` returns)."""
+        if unlabelled := [i for i, example in enumerate(examples) if "label" not in example]:
+            raise ValueError(f"example {unlabelled[0]} has no label, and the right answer is wanted there")
         labels = [example["label"] for example in examples]
         if self.extract is last_number:
             labels = [last_number(label) if isinstance(label, str) else label for label in labels]
@@ -292,7 +287,7 @@ class StyleEvaluator(GenerationEvaluator):
     style: Callable[..., Sequence[float]] = positional(free, "(outputs, examples) -> numbers", kw_only=False)
     weights: Sequence[float] = numbers((1.0, 1.0), "of content and style in the reward", at_least=0, length=2)
     max_tokens: int = whole(64, "most tokens of an output")
-    stop: Sequence[str] = free(("\n",), "texts that end an output")
+    stop: Sequence[str] = texts(("\n",), "texts that end an output")
 
     def __call__(self, prompts: Sequence[str], examples: Sequence[Example]) -> list[Score]:
         """Score each prompt by the mean weighted sum over the examples."""

@@ -17,10 +17,10 @@ import numpy as np
 from anytask.core.checks import NotFinite
 from anytask.core.files import write_whole
 from anytask.core.progress import Progress, portion
-from anytask.core.settings import Settings, choice, free, positional, real, whole
+from anytask.core.settings import Settings, choice, free, positional, real, texts, whole
 from anytask.lm.placeholders import names_of
-from anytask.prompts.base import Candidate, Example, SearchResult
-from anytask.prompts.parts.evaluators import Evaluator, Score, VerbalizerEvaluator, as_scores, check_verbalizers
+from anytask.prompts.base import Candidate, Example, SearchResult, check_examples
+from anytask.prompts.parts.evaluators import WORDS, Evaluator, Score, VerbalizerEvaluator, as_scores
 from anytask.prompts.parts.prunable import PrunablePrompt, check_prompt
 
 #: Parts of the search examples: all of them, and their halves.
@@ -170,7 +170,7 @@ class PruningSearch(Settings):
 
     prompt: str = positional(free, "the full prompt", check_prompt, kw_only=False)
     verbalizers: Sequence[str] | None = positional(
-        free, "one continuation per class, None: an evaluator", check_verbalizers, default=None, kw_only=False
+        texts, f"{WORDS}, None: an evaluator", at_least=2, distinct=True, optional=True, default=None, kw_only=False
     )
     evaluator: Evaluator | None = free(None, "scores prompts on examples, None: verbalizers", _check_evaluator)
     reward: str = choice("margin", ("margin", "accuracy"), "what steers a classification search")
@@ -225,6 +225,7 @@ class PruningSearch(Settings):
         MissingCapability
             If ``verbalizers`` are given and the model offers no log-probabilities.
         """
+        examples, validation = check_examples(examples, "examples"), check_examples(validation, "validation")
         if not examples:
             raise ValueError("there must be at least one search example")
         evaluator = self.evaluator

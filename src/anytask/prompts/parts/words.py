@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
+from anytask.lm.protocol import check_texts
 from anytask.prompts.base import Compression
 
 #: Scripts without spaces between words: Thai to Tibetan, Burmese, Khmer, Tai, Chinese and Japanese.
@@ -46,12 +48,10 @@ class Words:
         return type(self)(*(column[rows] for column in vars(self).values()))
 
 
-def check_contexts(contexts: Sequence[str]) -> list[str]:
-    """Return the contexts of a prompt as a list, or say which of them is no text."""
-    contexts = list(contexts)
+def check_contexts(contexts: str | Iterable[str]) -> list[str]:
+    """Return one text, or the contexts of a prompt, as a list, or say which of them is no text."""
+    contexts = check_texts([contexts] if isinstance(contexts, str) else contexts, "contexts")
     for i, context in enumerate(contexts):
-        if not isinstance(context, str):
-            raise TypeError(f"context {i} must be a text, got {type(context).__name__}")
         if broken := re.search("[\ud800-\udfff]", context):
             raise ValueError(
                 f"context {i} has half a character (a lone surrogate) at {broken.start()}: repair the text"
@@ -78,6 +78,19 @@ def write_contexts(contexts: Sequence[str], words: Words, kept: np.ndarray) -> l
         before_kept[i] = keep
     shortened = set(words.context[real & ~kept].tolist())
     return ["".join(parts[i]) if i in shortened else context for i, context in enumerate(contexts)]
+
+
+def warn_of_short(before: Sequence[str], after: Sequence[str], rate: float | np.ndarray) -> None:
+    """Warn of texts that fell to less than half of what ``rate`` asks for, and by more than a hundred characters."""
+    n, m = (np.array([len(text) for text in texts]) for texts in (before, after))
+    wanted = n * rate
+    if len(short := np.flatnonzero((2 * m < wanted) & (wanted - m > 100))):
+        i = int(short[0])
+        warnings.warn(
+            f"{len(short)} of {len(n)} texts fell further than asked, the first from {n[i]} characters to {m[i]} where "
+            f"the rate asks for about {wanted[i]:.0f}: a word is kept or deleted as a whole, words of one score are "
+            f"together, and the longest here has {max(map(len, before[i].split()))} characters", stacklevel=3,
+        )  # fmt: skip
 
 
 def compressed(
