@@ -166,9 +166,9 @@ class VerbalizerEvaluator(ModelEvaluator):
     def _label(self, example: Example, i: int) -> int:
         label = example.get("label")
         whole = isinstance(label, Real) and not isinstance(label, (bool, np.bool_)) and float(label).is_integer()
-        if not whole or not 0 <= int(label) < len(self.verbalizers):
+        if not whole or not 0 <= label < len(self.verbalizers):  # type: ignore[operator]
             raise ValueError(f"example {i}: label must be a class index in [0, {len(self.verbalizers)}), got {label!r}")
-        return int(label)
+        return int(label)  # type: ignore[arg-type]
 
     def probabilities(self, prompts: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
         """Return class probabilities of shape (prompts, examples, classes)."""
