@@ -233,3 +233,48 @@ def test_every_card_of_an_available_system_can_be_shown(run):
     for card in catalogue.SYSTEMS:
         if catalogue.state(card) == "available":
             assert run("show", card.key).exit_code == 0, card.key
+
+
+def _ranked(run, problem, *options):
+    result = run("compare", problem, *options, "--seeds", "1", "--jobs", "1", "--backend", "sequential")
+    assert result.exit_code == 0, result.output
+    return " ".join(result.stdout.split())
+
+
+def test_what_was_made_of_a_table_is_said_below_the_ranking(run, tmp_path):
+    garage, doors, severity = ("attached", "NA", "NA"), ("2", "3", "4", "5more"), ("mild", "None")
+    rows = [f"{k};{k % 5},{k % 9};{garage[k % 3]};{doors[k % 4]};{severity[k % 2]}" for k in range(48)]
+    (tmp_path / "eu.csv").write_text(";price, net;garage;doors;severity\n" + "\n".join(rows) + "\n")
+    told = _ranked(
+        run, "few-labels", "--data", "eu.csv", "--target", "severity", "--systems", "all", "--set", "per_class=5",
+        "--set", "weights=price, net",
+    )  # fmt: skip
+    assert "linear" in told
+    assert "data: Text columns were one-hot encoded: garage (2 values), doors (4 values)." in told
+    assert "data: The nameless first column, which numbers the rows, was left out." in told
+    assert "data: Most values of doors are numbers" in told
+    assert "data: Rows count as price, net says, in every metric" in told
+    assert "left out: sla" in told
+
+
+def test_an_index_column_of_rows_sorted_by_class_helps_nobody(run, tmp_path):
+    noise = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 2)).round(3), columns=["a", "b"])
+    noise["label"] = np.repeat(["A", "B", "C"], 20)
+    noise.to_csv(tmp_path / "with.csv")
+    noise.to_csv(tmp_path / "without.csv", index=False)
+    few = ["--set", "per_class=8", "--seeds", "2", "--jobs", "1", "--backend", "sequential", "--json", "--fresh"]
+    runs = [
+        json.loads(run("compare", "few-labels", "--data", name, *few).stdout) for name in ("with.csv", "without.csv")
+    ]
+    accuracies = [[r["metrics"]["accuracy"] for r in one["runs"]] for one in runs]
+    assert accuracies[0] == accuracies[1] and np.mean(accuracies) < 0.6  # chance is 1/3
+
+
+def test_a_system_that_cannot_learn_from_shared_classes_is_left_out_and_the_others_are_ranked(run, tmp_path):
+    rows = [f"{k % 7},{k % 5 - 2},{'berlin' if k < 24 else 'oslo'},{'xy'[k % 2]}" for k in range(48)]
+    (tmp_path / "sites.csv").write_text("f1,f2,site,label\n" + "\n".join(rows) + "\n")
+    told = _ranked(
+        run, "task-stream", "--data", "sites.csv", "--target", "label", "--task", "site", "--systems", "tame,prd",
+        "--no-baselines", "--set", "epochs=1",
+    )  # fmt: skip
+    assert "left out: prd: " in told and "tame" in told
