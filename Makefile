@@ -6,13 +6,15 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help browser demo test coverage test-slow claims docs bench house lint format clean
+.PHONY: help browser demo test coverage test-slow fuzz fuzz-mutants claims docs bench house lint format clean
 
 help:
 	@echo "make demo       set up $(VENV) and learners on tasks that nobody announces, on real data -> report.html"
 	@echo "make test       set up $(VENV) and run the test suite"
 	@echo "make coverage   the test suite with the share of lines that it runs"
 	@echo "make test-slow  the longer tests (Ray, Dask, served models, full experiments)"
+	@echo "make fuzz       call everything public with odd arguments and damaged files (SEED=0 CALLS=2000)"
+	@echo "make fuzz-mutants  whether the fuzzing finds the defects of tests/fuzz/mutants.py"
 	@echo "make claims     run every claim in full and record the evidence"
 	@echo "make docs       build the documentation into docs/_build/html"
 	@echo "make bench      speed and memory against peers, as ratios"
@@ -50,6 +52,12 @@ coverage: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow --timeout 900 -q
+
+fuzz: $(VENV)/.installed-dev
+	cd tests && ../$(BIN)/python -m fuzz --seed $(or $(SEED),0) --calls $(or $(CALLS),2000)
+
+fuzz-mutants: $(VENV)/.installed-dev
+	cd tests && ../$(BIN)/python -m fuzz.mutants
 
 claims: $(STAMP)
 	$(BIN)/anytask verify all

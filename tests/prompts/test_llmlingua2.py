@@ -266,6 +266,15 @@ def test_save_and_load_compress_alike(small_classifiers, tmp_path):
     assert loaded.compress(TEXT + "\n" + TEXT) == compressor.compress(TEXT + "\n" + TEXT)
 
 
+def test_a_trained_compressor_is_loaded_with_what_it_learned(tmp_path):
+    compressor = LLMLingua2(training={"epochs": 2}).fit([["the", "cat"], ["a", "library"]], [[False, True]] * 2)
+    compressor.distilled_ = object()  # what distill learned from stays behind
+    compressor.save(tmp_path)
+    loaded = LLMLingua2.load(tmp_path)
+    assert loaded.accuracies_ == compressor.accuracies_
+    assert loaded.compress("the cat in a library", 0.5) == compressor.compress("the cat in a library", 0.5)
+
+
 def test_wrong_input_is_named(small_classifiers):
     compressor = _compressor(small_classifiers, "wordpiece")
     with pytest.raises(TypeError, match=r"contexts\[1\]"):

@@ -31,7 +31,7 @@ from anytask.core.checks import (
 )
 from anytask.core.cost import cost_of
 from anytask.core.estimator import Estimator
-from anytask.core.progress import Progress, silent
+from anytask.core.progress import Progress, heard
 from anytask.core.rng import derive, isolated
 from anytask.core.settings import whole
 from anytask.parts.distillation import Snapshot
@@ -138,7 +138,7 @@ class ContinualClassifier(ClassifierMixin, Estimator):
         X_, y_ = self._check_chunk(X, y, task, fresh=True)
         if len(np.unique(y_)) < 2:
             raise ValueError(f"y has one class only ({y_[0]!r}): a classifier needs at least 2 classes")
-        progress = progress or silent
+        progress = heard(progress)
         with self._refit():
             rng = np.random.default_rng(derive(self.seed, "fit"))
             for epoch in range(1, self.epochs + 1):

@@ -19,7 +19,7 @@ from anytask.control.base import Policy
 from anytask.control.envs import id_of
 from anytask.control.parts.acting import by_key
 from anytask.core.checks import check_counts
-from anytask.core.progress import Progress, silent
+from anytask.core.progress import Progress, heard
 
 if TYPE_CHECKING:
     import os
@@ -150,7 +150,7 @@ def _episodes(
                     counts[row] += 1
                 first[row] = t
             found += len(ended)
-            (progress or silent)(found / episodes)
+            heard(progress)(found / episodes)
         yield step, ended
         if found == episodes:
             return

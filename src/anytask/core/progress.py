@@ -12,6 +12,23 @@ def silent(share: float) -> None:
     """Take the share and tell nobody."""
 
 
+def heard(progress: Progress | None) -> Progress:
+    """Return what is told the finished share, :func:`silent` for None, or say that it can be told nothing.
+
+    Examples
+    --------
+    >>> heard("yes")
+    Traceback (most recent call last):
+        ...
+    TypeError: progress must be a callable that takes the finished share, got 'yes'
+    """
+    if progress is None:
+        return silent
+    if not callable(progress):
+        raise TypeError(f"progress must be a callable that takes the finished share, got {progress!r}")
+    return progress
+
+
 def portion(progress: Progress | None, start: float, stop: float) -> Progress:
     """Return the progress of one stage that takes the shares from ``start`` to ``stop`` of the whole.
 
@@ -22,10 +39,9 @@ def portion(progress: Progress | None, start: float, stop: float) -> Progress:
     >>> told
     [0.75]
     """
-    if progress is None:
-        return silent
+    told = heard(progress)
 
     def tell(share: float) -> None:
-        progress(start + (stop - start) * share)
+        told(start + (stop - start) * share)
 
     return tell

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anytask.core.checks import require_finite, require_finite_weights
-from anytask.core.progress import Progress, silent
+from anytask.core.progress import Progress, heard
 
 
 def train(
@@ -74,7 +74,7 @@ def train(
     >>> round(net.weight.item(), 3)
     3.0
     """
-    progress = progress or silent
+    progress = heard(progress)
     best, kept = float("-inf"), None
     curve = []
     for step in range(1, steps + 1):

@@ -13,7 +13,7 @@ import numpy as np
 
 from anytask.core.checks import check_counts, require_finite
 from anytask.core.devices import resolve_device
-from anytask.core.progress import Progress, silent
+from anytask.core.progress import Progress, heard
 from anytask.lm.cache import Store
 from anytask.lm.protocol import check_texts, instance_of
 from anytask.models.loading import read_pretrained
@@ -99,7 +99,7 @@ class Embedder:
 
     def _into(self, out: np.ndarray, texts: list[str], progress: Progress | None) -> None:
         # Blocks bound memory and are committed one by one, so an interrupted run resumes from the cache.
-        tell = progress or silent
+        tell = heard(progress)
         block = max(self.batch_size, 4096)
         for start in range(0, len(texts), block):
             part = texts[start : start + block]

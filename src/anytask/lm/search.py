@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from anytask.core.checks import check_numbers
 from anytask.core.estimator import Fitted
-from anytask.core.progress import Progress
+from anytask.core.progress import Progress, heard
 from anytask.core.settings import choice, whole
 from anytask.lm.bm25 import excluded
 
@@ -144,11 +144,11 @@ class VectorIndex(Fitted):
         return self
 
     def _add(self, index: Any, vectors: np.ndarray, progress: Progress | None) -> None:
+        tell = heard(progress)
         for start in range(0, len(vectors), 50_000):
             block = vectors[start : start + 50_000]
             index.add(unit(block) if self.metric == "cosine" else block)
-            if progress is not None:
-                progress(min(1.0, (start + len(block)) / len(vectors)))
+            tell(min(1.0, (start + len(block)) / len(vectors)))
 
     def search(self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return similarities and indices of the ``k`` most similar vectors, both (n_queries, k), best first.

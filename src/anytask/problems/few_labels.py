@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 
-from anytask.core.progress import silent
+from anytask.core.progress import heard
 from anytask.core.rng import derive
 from anytask.core.settings import real, whole
 from anytask.datasets.labelled import LabelledData
@@ -138,7 +138,7 @@ class FewLabels(LabelledProblem):
     def refit(self, entrant: Entrant, data: FewLabelsData, seed: int, progress: Progress | None = None) -> Trained:
         """Fit a classifier to all of the rows."""
         model = entrant.make("small", seed=seed, random_state=seed)
-        self.fit(model, data, np.arange(len(data.source.y)), progress or silent)
+        self.fit(model, data, np.arange(len(data.source.y)), heard(progress))
         parts, usage = usable(entrant, model, data.source)
         return Trained(parts, usage, (*data.source.notes, *data.notes))
 

@@ -26,7 +26,7 @@ from anytask.core.checks import (
     require_finite,
 )
 from anytask.core.estimator import Estimator
-from anytask.core.progress import Progress, silent
+from anytask.core.progress import Progress, heard
 from anytask.core.rng import derive, isolated
 
 __all__ = ["RobustClassifier"]
@@ -85,7 +85,7 @@ class RobustClassifier(ClassifierMixin, Estimator):
             with isolated(derive(self.seed, "init")):
                 self._build()
             with isolated(derive(self.seed, "train")):
-                self._train(X_.to(self._device), torch.from_numpy(codes).to(self._device), progress or silent)
+                self._train(X_.to(self._device), torch.from_numpy(codes).to(self._device), heard(progress))
             self._learned_with = self._settings_of_the_fit()
         return self
 

@@ -37,7 +37,7 @@ from anytask.control.ppo.network import ActorCritic, Memory, NetworkSettings, bo
 from anytask.control.ppo.rounds import ProcessGroup, Run, collect, joined, on_device, update
 from anytask.core.checks import check_counts
 from anytask.core.estimator import Estimator
-from anytask.core.progress import Progress, silent
+from anytask.core.progress import Progress, heard
 from anytask.core.rng import derive, isolated
 from anytask.core.rollback import rollback
 from anytask.core.settings import choice, flag, group, numbers, real, whole
@@ -207,7 +207,7 @@ class PPO(Estimator):
                 before = dict(vars(self))  # a round that is finished stays
                 if processes.rank == 0 and saved.due(run.rounds, last=run.steps >= total_steps):
                     saved.save(state=self._state(), run=run.tree(world))
-                (progress or silent)(min(1.0, run.steps / total_steps))
+                heard(progress)(min(1.0, run.steps / total_steps))
                 if callback is not None and callback(self, record) is False:
                     break
         except BaseException:

@@ -377,7 +377,11 @@ class LLMLingua2(Estimator):
     def _state(self) -> Any:
         self._reader()
         classifier = pack_pretrained(self.model_, self.tokenizer_)
-        return {"classifier": classifier, "given": self.model is not None, "weights": self._weights}
+        trained = {name: getattr(self, name) for name in self._fitted() if name == "accuracies_"}
+        return {"classifier": classifier, "given": self.model is not None, "weights": self._weights, **trained}
+
+    def _fitted(self) -> list[str]:
+        return [name for name in super()._fitted() if name != "distilled_"]  # the texts learned from are not saved
 
     def _load_state(self, state: Any) -> None:
         from transformers import AutoModelForTokenClassification
@@ -386,3 +390,5 @@ class LLMLingua2(Estimator):
         if state["given"]:
             self.model, self.tokenizer = model, tokenizer
         self._use(model, tokenizer, state["weights"])
+        if "accuracies_" in state:
+            self.accuracies_ = state["accuracies_"]

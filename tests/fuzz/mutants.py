@@ -1,0 +1,268 @@
+"""Defects put into a copy of the library, each of which the harness has to find: ``python -m fuzz.mutants``.
+
+A mutant is caught where the same calls give defects that the library as it is does not give. One whose text is no
+longer in the library is an error: take the line that does its work now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+SOURCE = TESTS.parent / "src"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One text of one file replaced, what that breaks, and the area in which it must be found."""
+
+    name: str
+    file: str
+    search: str
+    replacement: str
+    area: str
+    calls: int = 60
+    target: str = ""
+
+    def applied(self, text: str) -> str:
+        """Return the file's text with the defect."""
+        if text.count(self.search) != 1:
+            found = f"{text.count(self.search)} places in {self.file} hold {self.search!r}, and one is wanted"
+            raise ValueError(f"{self.name}: {found}")
+        return text.replace(self.search, self.replacement)
+
+
+MUTANTS = (
+    # core: settings, checks, rollback, saving
+    Mutant(
+        "settings take any value", "core/settings.py",
+        "if not (optional and value is None) and not fits(value):", "if False:", "settings",
+    ),
+    Mutant(
+        "numbers may be infinite", "core/settings.py",
+        "and bool(abs(value) <= _LARGEST)", "and True", "settings", 200,
+    ),
+    Mutant(
+        "a refused set_params keeps what it set", "core/settings.py",
+        "            self.__dict__.clear()\n            self.__dict__.update(before)\n", "", "settings", 200,
+    ),
+    Mutant(
+        "inputs may be NaN", "core/checks.py",
+        "if not bool(finite.all()):", "if False:", "methods", 150, "continual",
+    ),
+    Mutant(
+        "arrays are read in half precision", "core/checks.py",
+        'np.dtype(np.float32) if given.dtype.kind == "f"', 'np.dtype(np.float16) if given.dtype.kind == "f"',
+        "learning", 30,
+    ),
+    Mutant(
+        "rows and labels may differ in number", "core/checks.py",
+        "if len(X) != len(y):", "if False:", "methods", 200, "continual",
+    ),
+    Mutant(
+        "rows of another shape are not refused", "core/checks.py",
+        "if tuple(X.shape[1:]) == tuple(shape):", "if True:", "methods", 150, "continual",
+    ),
+    Mutant(
+        "the least probable label is answered", "core/checks.py",
+        "best = probabilities.argmax(1)", "best = probabilities.argmin(1)", "learning", 10,
+    ),
+    Mutant(
+        "nothing is rolled back", "core/rollback.py",
+        "        snapshot.restore()\n", "        pass\n", "methods", 150, "continual",
+    ),
+    Mutant(
+        "generators are not rolled back", "core/rollback.py",
+        "self._undo.append(partial(obj.set_state, obj.get_state()))", "pass", "methods", 150, "control.PPO",
+    ),
+    Mutant(
+        "a failed fit forgets what was learned", "core/estimator.py",
+        "            self.__dict__.clear()\n            self.__dict__.update(before)\n", "", "methods", 150, "robust",
+    ),
+    Mutant(
+        "the seed is ignored", "core/rng.py",
+        "    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]",
+        "    return int.from_bytes(__import__('os').urandom(8) + hashlib.sha256(text.encode()).digest()[:0]",
+        "learning", 40,
+    ),
+    Mutant(
+        "the checksum of the weights is not read", "core/persistence.py",
+        'if f"state-{_digest(data)}.safetensors" != name:', "if False:", "saving", 150,
+    ),
+    Mutant(
+        "the checksum of the tree is not read", "core/persistence.py",
+        'if _digest(json.dumps(tree).encode()) != head["sha256"]:', "if False:", "saving", 150,
+    ),
+    Mutant(
+        "weights are saved in half precision", "core/persistence.py",
+        "tensors[name] = value.detach().cpu().clone().contiguous()",
+        "tensors[name] = value.detach().cpu().clone().contiguous()\n"
+        "        if value.dtype == torch.float32:\n"
+        "            tensors[name] = tensors[name].half().float()", "saving", 30,
+    ),
+    Mutant(
+        "arrays are loaded in another order", "core/persistence.py",
+        '.numpy().astype(value["dtype"]).reshape(value["shape"])',
+        '.numpy().astype(value["dtype"]).reshape(value["shape"], order="F")', "saving", 60,
+    ),
+    Mutant(
+        "deques lose their length", "core/persistence.py",
+        'return deque(items, maxlen=value["maxlen"])', "return deque(items)", "saving", 150, "continual.TAME",
+    ),
+    # datasets
+    Mutant(
+        "labels come in reverse", "datasets/tables.py",
+        'y, tasks, groups = read["labels"],', 'y, tasks, groups = read["labels"][::-1],',
+        "loaders", 60, "load_labelled",
+    ),
+    Mutant(
+        "the first row of a table is lost", "datasets/csv_files.py",
+        "frame = frame.iloc[1:].reset_index(drop=True)", "frame = frame.iloc[2:].reset_index(drop=True)", "loaders", 60,
+        "load_labelled",
+    ),
+    Mutant(
+        "missing and infinite inputs are read", "datasets/labelled.py",
+        "            if bad.any():\n", "            if False:\n", "loaders", 250, "load_labelled",
+    ),
+    Mutant(
+        "texts and labels are swapped", "datasets/text.py",
+        "texts, labels, choices, ids, places = zip(*kept)", "labels, texts, choices, ids, places = zip(*kept)",
+        "loaders", 60, "load_text",
+    ),
+    Mutant(
+        "bytes that are no text are not caught", "datasets/text.py",
+        "    except UnicodeDecodeError as error:\n", "    except ZeroDivisionError as error:\n",
+        "loaders", 200, "load_text",
+    ),
+    Mutant(
+        "JSON that cannot be read is not caught", "datasets/text.py",
+        "        row = json.loads(line)\n", "        return json.loads(line)\n", "loaders", 150, "load_text",
+    ),
+    Mutant(
+        "episodes: actions are those of the step before", "datasets/episode_files/npz.py",
+        'actions, lengths = arrays["actions"], arrays["lengths"]',
+        'actions, lengths = np.roll(arrays["actions"], 1, axis=0), arrays["lengths"]', "loaders", 80, "load_episodes",
+    ),
+    Mutant(
+        "episodes: lengths need not fit", "datasets/episode_files/npz.py",
+        "if lengths.ndim != 1 or lengths.sum() != len(actions):", "if False:", "loaders", 250, "load_episodes",
+    ),
+    Mutant(
+        "reading text never ends", "datasets/text.py",
+        '    if kind in (".jsonl", ".ndjson"):\n',
+        '    while content.count("{") != content.count("}"):\n        pass\n    if kind in (".jsonl", ".ndjson"):\n',
+        "loaders", 120, "load_text",
+    ),
+    # systems
+    Mutant(
+        "a chunk is learned before it is checked", "continual/base.py",
+        "        X_, y_ = self._check_chunk(X, y, task)\n        with self._update():\n",
+        "        self.n_chunks_ = getattr(self, 'n_chunks_', 0) + 1\n        X_, y_ = self._check_chunk(X, y, task)\n"
+        "        self.n_chunks_ -= 1\n        with self._update():\n", "methods", 150, "continual",
+    ),
+    Mutant(
+        "probabilities do not sum to one", "robust/base.py",
+        ".double().softmax(dim=1)", ".double().sigmoid()", "learning", 40, "robust",
+    ),
+    Mutant(
+        "answers depend on the place of a row", "robust/base.py",
+        "        probabilities = require_finite(scores,",
+        "        scores = scores.cumsum(0)\n        probabilities = require_finite(scores,",
+        "methods", 150, "robust",
+    ),
+    Mutant(
+        "a memory is changed before an observation is checked", "control/ppo/__init__.py",
+        "        given = Given(obs, shapes_of(observation_space), self._device)\n",
+        "        self._order.manual_seed(self._order.initial_seed() + 1)\n"
+        "        given = Given(obs, shapes_of(observation_space), self._device)\n", "methods", 150, "control.PPO",
+    ),
+    # bench and command line
+    Mutant(
+        "brackets in messages are read as markup", "cli/__init__.py",
+        'return text.replace("[", "\\\\[")', "return text", "cli", 300,
+    ),
+    Mutant(
+        "bad options end in a traceback", "cli/__init__.py",
+        "    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:\n        _fail(error)\n"
+        "    except KeyboardInterrupt:",
+        "    except KeyboardInterrupt:", "cli", 60,
+    ),
+    Mutant(
+        "--set takes anything", "cli/__init__.py",
+        "if not equals or not name:", "if False:", "cli", 200,
+    ),
+)  # fmt: skip
+
+
+def found(source: Path, mutant: Mutant, seed: int) -> set[tuple[str, str, str]]:
+    """Return the signatures of the defects that the calls for a mutant give with the library in ``source``."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "outcomes.json"
+        command = [
+            sys.executable,
+            "-m",
+            "fuzz",
+            "--seed",
+            str(seed),
+            "--calls",
+            str(mutant.calls),
+            "--only",
+            mutant.area,
+        ]
+        command += [
+            "--jobs",
+            "1",
+            "--limit",
+            "10",
+            "--json",
+            str(out),
+            *(["--target", mutant.target] if mutant.target else []),
+        ]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (source, TESTS)))}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        if not out.exists():  # the library no longer begins: that is noticed too
+            return {("unclear", "import", done.stderr.strip()[-80:])}
+        from fuzz.calls import DEFECTS, Outcome
+
+        outcomes = [Outcome(**fields) for fields in json.loads(out.read_text())]
+        return {outcome.signature for outcome in outcomes if outcome.kind in DEFECTS}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="fuzz.mutants", description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="part of a mutant's name")
+    given = parser.parse_args()
+    missed, plain = [], {}
+    for mutant in MUTANTS:
+        if given.only not in mutant.name:
+            continue
+        begin = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="fuzz-mutant-") as folder:
+            source = Path(folder) / "src"
+            shutil.copytree(SOURCE, source, ignore=shutil.ignore_patterns("__pycache__"))
+            file = source / "anytask" / mutant.file
+            file.write_text(mutant.applied(file.read_text(encoding="utf-8")), encoding="utf-8")
+            key = (mutant.area, mutant.calls, mutant.target)
+            if key not in plain:
+                plain[key] = found(SOURCE, mutant, given.seed)
+            new = found(source, mutant, given.seed) - plain[key]
+        said = "caught" if new else "MISSED"
+        missed += [] if new else [mutant.name]
+        first = " ".join(sorted(new)[0]) if new else ""
+        print(f"{said}  {mutant.name}  ({time.monotonic() - begin:.0f} s) {len(new)} new: {first[:120]}", flush=True)
+    print(f"{len(missed)} missed" + (f": {', '.join(missed)}" if missed else ""))
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
