@@ -353,9 +353,9 @@ def test_episodes_of_one_step_are_enough(embedder):
 def test_actions_that_are_choices_are_refused_before_anything_is_trained():
     expert, prior = worlds()
     choices = Episodes.from_list([Episode(np.zeros((3, 2)), np.ones((2, 2), int))])
-    assert "real-valued actions" in BehaviorRetrieval.refuses(choices) and BehaviorRetrieval.refuses(expert) is None
+    assert "continuous actions" in BehaviorRetrieval.refuses(choices) and BehaviorRetrieval.refuses(expert) is None
     for data in ((choices, prior), (expert, choices)):
-        with pytest.raises(ValueError, match="BehaviorRetrieval cannot learn from these episodes: it imitates real"):
+        with pytest.raises(ValueError, match="BehaviorRetrieval cannot learn from these episodes: it learns con"):
             tiny(embedding={"steps": 10**9}).fit(*data)
 
 

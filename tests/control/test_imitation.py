@@ -304,7 +304,7 @@ def test_mistakes_are_named():
         policy.act({"other": torch.zeros(1, 2)})
     with pytest.raises(ValueError, match="source 0: observation 'observation' is missing"):
         policy.train(data(key="b"), 1)
-    with pytest.raises(ValueError, match="integers"):
+    with pytest.raises(ValueError, match="continuous actions"):
         BehaviorCloning(steps=1, **FAST).fit(Episodes.from_list([Episode([[0.0]], [1])]))
     with pytest.raises(TypeError, match="Source"):
         BehaviorCloning(steps=1, **FAST).fit([data()])

@@ -681,7 +681,7 @@ def test_checkpoints_without_the_choice_of_noise_go_on(demos, tmp_path):
 
 def test_bad_data_are_refused(offline, demos):
     other = Episodes.from_list([Episode(np.zeros((3, 5)), np.zeros((2, 2)))])
-    with pytest.raises(ValueError, match="the policy was"):
+    with pytest.raises(ValueError, match="is wanted"):
         offline.improve_offline(other)
     whole = Episodes.from_list([Episode(np.zeros((3, 3)), np.array([0, 1]))])
     with pytest.raises(ValueError, match="continuous actions"):

@@ -46,22 +46,24 @@ class ExpertOnly(Imitator):
     True
     """
 
-    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress | None) -> list[Source]:
+    needs_prior: ClassVar[bool] = False
+
+    def _sources(self, episodes: Episodes, prior: Any, progress: Progress | None) -> list[Source]:
         return [Source(episodes)]
 
 
 class MixedData(Imitator):
     """Imitate demonstrations and the whole prior data in equal shares, without choosing."""
 
-    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress | None) -> list[Source]:
-        return [Source(episodes), Source(_needed(prior, self))]
+    def _sources(self, episodes: Episodes, prior: Any, progress: Progress | None) -> list[Source]:
+        return [Source(episodes), Source(prior)]
 
 
 class PriorOnly(Imitator):
     """Imitate the prior data alone: what they are worth without demonstrations."""
 
-    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress | None) -> list[Source]:
-        return [Source(_needed(prior, self))]
+    def _sources(self, episodes: Episodes, prior: Any, progress: Progress | None) -> list[Source]:
+        return [Source(prior)]
 
 
 class RandomSubset(Imitator):
@@ -79,8 +81,7 @@ class RandomSubset(Imitator):
 
     selected_: np.ndarray
 
-    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress | None) -> list[Source]:
-        prior = _needed(prior, self)
+    def _sources(self, episodes: Episodes, prior: Any, progress: Progress | None) -> list[Source]:
         rng = np.random.default_rng(derive(self.seed, "subset"))
         self.selected_ = np.zeros(prior.steps, dtype=bool)
         self.selected_[rng.permutation(prior.steps)[: math.ceil(self.share * prior.steps)]] = True
@@ -96,9 +97,9 @@ class OracleSelection(Imitator):
     needs_labels: ClassVar[bool] = True
     selected_: np.ndarray
 
-    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress | None) -> list[Source]:
-        self.selected_ = relevant_steps(_needed(prior, self))
-        return [Source(episodes), Source(_needed(prior, self), self.selected_)]
+    def _sources(self, episodes: Episodes, prior: Any, progress: Progress | None) -> list[Source]:
+        self.selected_ = relevant_steps(prior)
+        return [Source(episodes), Source(prior, self.selected_)]
 
 
 class _InTurn(Imitator):
@@ -129,8 +130,8 @@ class PretrainFinetune(_InTurn):
 
     finetune_share: float = real(0.5, "part of the gradient steps for the demonstrations", above=0, below=1)
 
-    def _fit(self, episodes: Episodes, prior: Episodes | None, progress: Progress | None) -> None:
-        self._train_in_turn(_needed(prior, self), episodes, progress)
+    def _fit(self, episodes: Episodes, prior: Any, progress: Progress | None) -> None:
+        self._train_in_turn(prior, episodes, progress)
 
 
 class GoalConditioned(_InTurn):
@@ -156,8 +157,8 @@ class GoalConditioned(_InTurn):
     _chosen: Tensor | None
     _generator: torch.Generator
 
-    def _fit(self, episodes: Episodes, prior: Episodes | None, progress: Progress | None) -> None:
-        everything = with_goals(Episodes.concatenate([_needed(prior, self), episodes]))
+    def _fit(self, episodes: Episodes, prior: Any, progress: Progress | None) -> None:
+        everything = with_goals(Episodes.concatenate([prior, episodes]))
         expert = with_goals(episodes)
         self.statistics_ = everything.statistics()
         self.shapes_ = {k: everything.shape_of(k) for k in sorted(everything.keys)}
@@ -270,9 +271,3 @@ def relevant_steps(prior: Episodes) -> np.ndarray:
     if not array.any():
         raise ValueError("no prior transition is marked as relevant")
     return array
-
-
-def _needed(prior: Episodes | None, system: Imitator) -> Episodes:
-    if prior is None:
-        raise ValueError(f"{type(system).__name__} needs prior data: fit(episodes, prior=...)")
-    return prior

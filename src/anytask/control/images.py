@@ -66,20 +66,15 @@ def learning_curves(
         x, table = np.asarray(places, float), np.atleast_2d(np.asarray(values, float))
         if x.ndim != 1 or table.ndim != 2 or table.shape[1] != len(x) or len(x) == 0:
             raise ValueError(f"{name}: values must be (seeds, {len(x)}), got {np.shape(values)}")
-        known = ~np.isnan(table)
-        count = known.sum(0)
-        shown = count > 0
-        x, table, known, count = x[shown], table[:, shown], known[:, shown], count[shown]
-        mean = np.where(known, table, 0).sum(0) / count
-        tint = color_of(name, order)
-        band = None
+        shown = ~np.isnan(table).all(0)
+        x, table = x[shown], table[:, shown]
+        mean, count = np.nanmean(table, 0), (~np.isnan(table)).sum(0)
+        tint, band = color_of(name, order), None
         if (count > 1).any():
-            spread = np.where(known, (table - mean) ** 2, 0).sum(0)
             freedom = np.maximum(count - 1, 1)
-            half = student.ppf(0.5 + confidence / 2, freedom) * np.sqrt(spread / freedom / count)
-            band = (mean - half, mean + half)
-            if share:
-                band = (band[0].clip(0, 1), band[1].clip(0, 1))
+            half = student.ppf(0.5 + confidence / 2, freedom) * np.nanstd(table, 0) * np.sqrt(1 / freedom)
+            low, high = mean - half, mean + half
+            band = (low.clip(0, 1), high.clip(0, 1)) if share else (low, high)
         add_curve(
             figure, name, tint, x, mean, band,
             mode="lines+markers" if len(x) <= 40 else "lines",

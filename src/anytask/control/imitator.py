@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from torch import Tensor
 
+from anytask.control.parts.acting import refuses
 from anytask.control.parts.imitation import BehaviorCloning, CloningSettings, Source
 from anytask.core.cost import cost_of
 from anytask.core.estimator import Estimator
@@ -43,6 +44,8 @@ class Imitator(Estimator):
         What observations and actions are normalised with: those of the prior data where there are any.
     """
 
+    #: Whether :meth:`fit` needs prior data.
+    needs_prior: ClassVar[bool] = True
     #: Whether :meth:`fit` reads the attribute ``relevant`` of the prior data, which a system may not have.
     needs_labels: ClassVar[bool] = False
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -68,11 +71,7 @@ class Imitator(Estimator):
 
     # -- what users call ------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def refuses(episodes: Episodes) -> str | None:
-        """Return why such episodes cannot be learned from, or None."""
-        kind = episodes.actions.dtype
-        return None if kind.kind == "f" else f"it imitates real-valued actions, and those recorded are {kind}"
+    refuses = staticmethod(refuses)
 
     def fit(self, episodes: Episodes, prior: Episodes | None = None, progress: Progress | None = None) -> Self:
         """Learn a policy.
@@ -97,6 +96,8 @@ class Imitator(Estimator):
         for given in (episodes, *([] if prior is None else [prior])):
             if reason := self.refuses(given):
                 raise ValueError(f"{type(self).__name__} cannot learn from these episodes: {reason}")
+        if prior is None and self.needs_prior:
+            raise ValueError(f"{type(self).__name__} needs prior data: fit(episodes, prior=...)")
         if prior is not None and (difference := episodes.unlike(prior)):
             raise ValueError(f"the prior has {difference} of the expert's episodes")
         with self._refit():
@@ -133,13 +134,13 @@ class Imitator(Estimator):
 
     # -- what a system writes -------------------------------------------------------------------------------------
 
-    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress | None) -> list[Source]:
+    def _sources(self, episodes: Episodes, prior: Any, progress: Progress | None) -> list[Source]:
         """Return what the policy learns from; each source has the same share of every batch."""
         raise NotImplementedError
 
     # -- shared steps ---------------------------------------------------------------------------------------------
 
-    def _fit(self, episodes: Episodes, prior: Episodes | None, progress: Progress | None) -> None:
+    def _fit(self, episodes: Episodes, prior: Any, progress: Progress | None) -> None:
         sources = self._sources(episodes, prior, portion(progress, 0.0, 0.5))
         self.policy_ = self._new_policy(len(sources))
         self.policy_.fit(sources, statistics=self.statistics_, progress=portion(progress, 0.5, 1.0))

@@ -27,7 +27,8 @@ from torch import Tensor
 
 from anytask.control.behavior_retrieval.state_action_vae import PlainFeatures, StateActionVAE, TimeContrastive
 from anytask.control.imitator import Imitator
-from anytask.control.parts.imitation import Rows, Source, by_hundredths, check_fits
+from anytask.control.parts.acting import check_fits
+from anytask.control.parts.imitation import Rows, Source, by_hundredths
 from anytask.core.checks import check_counts, require_finite
 from anytask.core.progress import Progress
 from anytask.core.rng import derive
@@ -253,9 +254,7 @@ class BehaviorRetrieval(Imitator):
 
     # -- the three phases -----------------------------------------------------------------------------------------
 
-    def _sources(self, episodes: Episodes, prior: Episodes | None, progress: Progress | None) -> list[Source]:
-        if prior is None:
-            raise ValueError("Behavior Retrieval needs prior data to retrieve from: fit(episodes, prior=...)")
+    def _sources(self, episodes: Episodes, prior: Any, progress: Progress | None) -> list[Source]:
         self.ring_, self.n_corrections_, self._prior = [], 0, prior
         self._build()
         self.embedder_losses_ = self._train_embedder(prior, progress)

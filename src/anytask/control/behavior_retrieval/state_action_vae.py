@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytask.control.parts.observation_encoders import as_images, build_trunks, image_shape, joined_width
+from anytask.control.parts.observation_encoders import as_images, build_trunks, image_shape
 from anytask.core.rng import derive, isolated
 from anytask.datasets.episodes import is_image
 from anytask.models.build import MLP
@@ -52,10 +52,10 @@ class TransitionTrunks(nn.Module):
         self.keys = list(shapes)
         of = trunks if isinstance(trunks, Mapping) else {k: trunks for k, s in shapes.items() if is_image(s)}
         self.trunks = build_trunks(shapes, of, (derive(seed, "trunk", i) for i in range(len(shapes))), trunk_width)
-        self.width = joined_width(self.trunks) + action_dim
+        self.width = self.trunks.width + action_dim
 
     def forward(self, obs: Mapping[str, Tensor], action: Tensor) -> Tensor:  # -> (n, width)
-        return torch.cat([*(trunk(obs[key]) for key, trunk in zip(self.keys, self.trunks)), action], -1)
+        return torch.cat([self.trunks([obs[key] for key in self.keys]), action], -1)
 
 
 class StateActionVAE(nn.Module):

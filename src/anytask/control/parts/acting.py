@@ -1,4 +1,4 @@
-"""Observations as a policy is given them: tensors or arrays, a batch or a single one, by key or plain."""
+"""What a policy is given: observations (tensors or arrays, a batch or a single one, by key or plain), and episodes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from anytask.core.checks import check_numbers
-from anytask.datasets.episodes import OBSERVATION
+from anytask.datasets.episodes import OBSERVATION, Episodes
 
 
 def by_key(obs: Any) -> dict[str, Any]:
@@ -27,6 +27,27 @@ def by_space(space: gymnasium.Space) -> dict[str, gymnasium.Space]:
 def shapes_of(space: gymnasium.Space) -> dict[str, tuple[int, ...]]:
     """Return the shapes of an observation by key."""
     return {key: tuple(part.shape or ()) for key, part in by_space(space).items()}
+
+
+def refuses(episodes: Episodes) -> str | None:
+    """Return why a policy of continuous actions cannot learn from such episodes, or None."""
+    kind = episodes.actions.dtype
+    return None if kind.kind == "f" else f"it learns continuous actions, and those recorded are {kind}"
+
+
+def check_fits(
+    episodes: Episodes, shapes: Mapping[str, tuple[int, ...]], action_dim: int, what: str = "the episodes"
+) -> None:
+    """Raise a ``ValueError`` unless episodes have continuous actions and observations of these shapes, or more."""
+    if reason := refuses(episodes):
+        raise ValueError(f"{what}: {reason}")
+    if episodes.action_dim != action_dim:
+        raise ValueError(f"{what}: the action dimension is {episodes.action_dim}, and {action_dim} is wanted")
+    for key, shape in shapes.items():
+        if key not in episodes.keys:
+            raise ValueError(f"{what}: observation {key!r} is missing; it has {sorted(episodes.keys)}")
+        if episodes.shape_of(key) != shape:
+            raise ValueError(f"{what}: observation {key!r} has shape {episodes.shape_of(key)}, {shape} is wanted")
 
 
 class Given:

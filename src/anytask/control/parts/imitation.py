@@ -8,7 +8,6 @@ Its network has trunks per observation key, a core over the window, and a head o
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn import functional as F
 
-from anytask.control.parts.acting import Given
-from anytask.control.parts.observation_encoders import as_images, build_trunks, image_shape, joined_width, trunk_field
+from anytask.control.parts.acting import Given, check_fits
+from anytask.control.parts.observation_encoders import as_images, build_trunks, image_shape, trunk_field
+from anytask.control.parts.recurrent import MLPCore
 from anytask.core.checks import require_finite
 from anytask.core.estimator import Estimator
 from anytask.core.rng import derive, isolated
@@ -163,7 +163,7 @@ class PolicyNet(nn.Module):
         self.register_buffer("action_mean", torch.zeros(action_dim))
         self.register_buffer("action_std", torch.ones(action_dim))
         with isolated(derive(seed, "core")):
-            self.core: Any = _core(s.core, joined_width(self.trunks), s.hidden)
+            self.core: Any = _core(s.core, self.trunks.width, s.hidden)
             self.recurrent = isinstance(self.core, nn.LSTM)
             out: Any = self.core.hidden_size if self.recurrent else self.core.width
             self.head: Any = _head(s.head, out, action_dim, s.modes, s.min_std)
@@ -191,16 +191,15 @@ class PolicyNet(nn.Module):
 
     def features(self, obs: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
         """Return features (n, width) of observations key -> (n, \\*shape); crops at random if given a generator."""
-        out = []
+        inputs = []
         for i, (key, shape) in enumerate(self.shapes.items()):
-            x = obs[key]
-            if is_image(shape):
-                x = as_images(x)
-                x = x if self.crop is None else _cropped(x, self.crop, generator)
+            if not is_image(shape):
+                inputs.append((obs[key].float() - getattr(self, f"mean_{i}")) / getattr(self, f"std_{i}"))
+            elif self.crop is None:
+                inputs.append(as_images(obs[key]))
             else:
-                x = (x.float() - getattr(self, f"mean_{i}")) / getattr(self, f"std_{i}")
-            out.append(self.trunks[i](x))
-        return torch.cat(out, -1)
+                inputs.append(_cropped(as_images(obs[key]), self.crop, generator))
+        return self.trunks(inputs)
 
     def forward(self, window: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
         """Return the head's input (n, length, width) for windows key -> (n, length, \\*shape)."""
@@ -211,22 +210,11 @@ class PolicyNet(nn.Module):
         return self.core(f).reshape(n, length, -1)
 
 
-class _MLPCore(nn.Module):
-    def __init__(self, width: int, hidden: Sequence[int]) -> None:
-        super().__init__()
-        pairs = itertools.pairwise([width, *hidden])
-        self.layers = nn.Sequential(*(layer for n_in, n_out in pairs for layer in (nn.Linear(n_in, n_out), nn.ReLU())))
-        self.width = hidden[-1]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
-
-
 def _core(core: str | nn.Module, width: int, hidden: Sequence[int]) -> nn.Module:
     if isinstance(core, nn.Module):
         return copy.deepcopy(core)
     if core == "mlp":
-        return _MLPCore(width, hidden)
+        return MLPCore(width, hidden, "relu", orthogonal=False)
     return nn.LSTM(width, hidden[0], num_layers=len(hidden), batch_first=True)
 
 
@@ -573,21 +561,6 @@ class BehaviorCloning(CloningSettings, Estimator):
         super()._load_state(state)
         self._optimizer.load_state_dict(state["optimizer"])
         self.net_.eval()
-
-
-def check_fits(
-    episodes: Episodes, shapes: Mapping[str, tuple[int, ...]], action_dim: int, what: str = "the episodes"
-) -> None:
-    """Raise a ``ValueError`` unless episodes have real-valued actions and observations of these shapes, or more."""
-    if episodes.actions.dtype.kind != "f":
-        raise ValueError(f"{what}: behavior cloning imitates real-valued actions, these are integers")
-    if episodes.action_dim != action_dim:
-        raise ValueError(f"{what}: the action dimension is {episodes.action_dim}, and {action_dim} is wanted")
-    for key, shape in shapes.items():
-        if key not in episodes.keys:
-            raise ValueError(f"{what}: observation {key!r} is missing; it has {sorted(episodes.keys)}")
-        if episodes.shape_of(key) != shape:
-            raise ValueError(f"{what}: observation {key!r} has shape {episodes.shape_of(key)}, {shape} is wanted")
 
 
 def _sources(given: Episodes | Source | Sequence[Source]) -> list[Source]:

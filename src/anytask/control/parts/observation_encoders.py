@@ -392,9 +392,21 @@ def build_trunk(trunk: Trunk, shape: tuple[int, ...], *, seed: int, width: int |
     return module
 
 
+class Trunks(nn.ModuleList):
+    """Trunks whose features are joined: one input (n, \\*shape) each to (n, ``width``)."""
+
+    @property
+    def width(self) -> int:
+        """Width of the joined features."""
+        return sum(int(trunk.width) for trunk in self)  # type: ignore[arg-type, misc]
+
+    def forward(self, inputs: Iterable[Tensor]) -> Tensor:
+        return torch.cat([trunk(x) for trunk, x in zip(self, inputs, strict=True)], -1)
+
+
 def build_trunks(
     shapes: Mapping[str, tuple[int, ...]], trunks: Any, seeds: Iterable[int], width: int | None = None
-) -> nn.ModuleList:
+) -> Trunks:
     """Return a fresh trunk for each observation key, in their order.
 
     Parameters
@@ -411,17 +423,12 @@ def build_trunks(
     if isinstance(trunks, Mapping) and (unknown := set(trunks) - set(shapes)):
         raise ValueError(f"trunks for unknown observations {sorted(unknown)}; the keys are {sorted(shapes)}")
     of_images = isinstance(trunks, str) and trunks not in ("identity", "mlp", "pointnet")
-    built = nn.ModuleList()
+    built = Trunks()
     for (key, shape), seed in zip(shapes.items(), seeds, strict=False):
         one = trunks.get(key) if isinstance(trunks, Mapping) else trunks
         one = None if of_images and not is_image(shape) else one
         built.append(build_trunk(copy.deepcopy(one), shape, seed=seed, width=width))
     return built
-
-
-def joined_width(trunks: nn.ModuleList) -> int:
-    """Return the width of the features of all trunks, joined."""
-    return sum(int(trunk.width) for trunk in trunks)  # type: ignore[arg-type, misc]
 
 
 class ObservationEncoder(nn.Module):
@@ -480,10 +487,9 @@ class ObservationEncoder(nn.Module):
         self.shapes = {key: tuple(shape) for key, shape in sorted(shapes.items())}
         self.n_obs = n_obs
         self.trunks = build_trunks(self.shapes, trunks, itertools.count(seed), width)
-        joined = joined_width(self.trunks)
         with isolated(seed):
-            self.bottleneck = None if bottleneck is None else nn.Linear(joined, 2 * bottleneck)
-            step = joined if bottleneck is None else bottleneck
+            self.bottleneck = None if bottleneck is None else nn.Linear(self.trunks.width, 2 * bottleneck)
+            step = self.trunks.width if bottleneck is None else bottleneck
             self.decoders = nn.ModuleList(_decoder(step, s) for s in self.shapes.values()) if reconstruct else None
         self.step_width, self.width = step, n_obs * step
         for i, shape in enumerate(self.shapes.values()):
@@ -514,7 +520,7 @@ class ObservationEncoder(nn.Module):
                 got = tuple(window[key].shape)
                 raise ValueError(f"observation {key!r} must have shape (n, {self.n_obs}, *{shape}), got {got}")
         inputs = [self._scaled(i, window[key].flatten(0, 1)) for i, key in enumerate(self.shapes)]
-        return torch.cat([trunk(x) for trunk, x in zip(self.trunks, inputs, strict=True)], -1), inputs
+        return self.trunks(inputs), inputs
 
     def forward(self, window: Mapping[str, Tensor]) -> Tensor:
         """Return features (n, width) of a window: key -> (n, n_obs, \\*shape)."""

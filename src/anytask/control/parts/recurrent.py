@@ -20,6 +20,8 @@ class MLPCore(nn.Module):
     n_in : int
     hidden : sequence of int, default (64, 64)
     activation : {"tanh", "relu", "elu"}, default "tanh"
+    orthogonal : bool, default True
+        Initial weights are orthogonal with biases of 0, and not torch's own.
 
     Examples
     --------
@@ -27,13 +29,16 @@ class MLPCore(nn.Module):
     torch.Size([5, 8])
     """
 
-    def __init__(self, n_in: int, hidden: Sequence[int] = (64, 64), activation: str = "tanh") -> None:
+    def __init__(
+        self, n_in: int, hidden: Sequence[int] = (64, 64), activation: str = "tanh", *, orthogonal: bool = True
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for a, b in itertools.pairwise([n_in, *hidden]):
             layer = nn.Linear(a, b)
-            nn.init.orthogonal_(layer.weight, 2**0.5)
-            nn.init.zeros_(layer.bias)
+            if orthogonal:
+                nn.init.orthogonal_(layer.weight, 2**0.5)
+                nn.init.zeros_(layer.bias)
             layers += [layer, ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers)
         self.width = hidden[-1] if len(hidden) else n_in

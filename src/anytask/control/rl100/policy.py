@@ -12,6 +12,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
 from anytask.control.adapters import make
+from anytask.control.parts.acting import check_fits, refuses
 from anytask.control.parts.observation_encoders import ObservationEncoder
 from anytask.control.rl100 import settings
 from anytask.control.rl100.diffusion import DDIM, Consistency, DenoisingMLP, Flow, Process
@@ -179,22 +180,11 @@ class ChunkPolicy(Estimator):
         self.action_bounds_ = torch.as_tensor(bounds, device=self._device)
         return env
 
-    @staticmethod
-    def refuses(episodes: Episodes) -> str | None:
-        """Return why such episodes cannot be learned from, or None."""
-        kind = episodes.actions.dtype
-        return None if kind.kind == "f" else f"it learns continuous actions, and those recorded are {kind}"
+    refuses = staticmethod(refuses)
 
     def _check_data(self, episodes: Episodes) -> None:
         self._check_fitted()
-        if reason := self.refuses(episodes):
-            raise ValueError(reason)
-        found = {k: tuple(episodes.shape_of(k)) for k in sorted(episodes.keys)}
-        if found != self.shapes_ or episodes.action_dim != self.action_dim_:
-            raise ValueError(
-                f"the episodes have observations {found} and the action dimension {episodes.action_dim}; the policy "
-                f"was fitted to {self.shapes_} and {self.action_dim_}"
-            )
+        check_fits(episodes, self.shapes_, self.action_dim_)
 
     # -- saving ---------------------------------------------------------------------------------------------------
 

@@ -309,35 +309,11 @@ def _episodes(listed: Any, scene: Scene, where: str) -> EpisodeList:
     return EpisodeList(*(np.array(column, kind) for column, kind in zip(zip(*rows), kinds)))
 
 
-def _walled_arena() -> Scene:
-    walls = [((-0.35, 0.25, -0.6), (0.05, 0.25, 0.55)), ((0.45, 0.25, 0.65), (0.05, 0.25, 0.5))]
-    return Scene(
-        [Stage(((-1.5, -1.5), (1.5, 1.5)), walls, "arena")],
-        [Movable("box", (0.05, 0.05, 0.05))],
-        name="arena",
-    )
-
-
-def _flat() -> Scene:
-    boxes: list[Box] = [
-        ((-0.8, 0.6, 0.0), (0.06, 0.6, 1.4)),  # a wall with a way around each end
-        ((-2.3, 0.3, 1.9), (0.5, 0.3, 0.35)),
-        ((2.2, 0.72, 2.0), (0.7, 0.03, 0.4)),  # a table top: free under it
-        ((2.4, 0.25, -1.2), (0.35, 0.25, 0.7)),
-        ((-2.5, 0.35, -1.8), (0.4, 0.35, 0.4)),
-    ]
-    things = [("can", (0.035, 0.055, 0.035)), ("carton", (0.05, 0.07, 0.04)), ("bowl", (0.07, 0.035, 0.07))]
-    return Scene(
-        [Stage(((-3.0, -2.5), (3.0, 2.5)), boxes, "flat")],
-        [Movable(name, half) for name, half in things],
-        name="flat",
-        highest_surface=1.0,
-    )
-
-
 def built_in_scene(name: str) -> Scene:
     """Return ``"arena"`` (3 x 3 m, two walls, one box) or ``"flat"`` (6 x 5 m, a wall, four tables, three boxes)."""
-    scenes = {"arena": _walled_arena, "flat": _flat}
-    if name not in scenes:
-        raise ValueError(f"unknown scene {name!r}; built in are {', '.join(scenes)}, or give the path of a JSON file")
-    return scenes[name]()
+    known = {file.stem: file for file in Path(__file__).parent.glob("*.json")}
+    if name not in known:
+        raise ValueError(
+            f"unknown scene {name!r}; built in are {', '.join(sorted(known))}, or give the path of a JSON file"
+        )
+    return Scene.read(known[name])

@@ -21,11 +21,6 @@ def _robot(value: Any) -> None:
         raise ValueError(f"unknown robot {value!r}; built in are {', '.join(ROBOTS)}")
 
 
-def _scene(value: Any) -> None:
-    if not (value is None or isinstance(value, (str, os.PathLike, Mapping, Scene))):
-        raise TypeError(f"scene must be a name, a JSON file, a mapping or a Scene, got {value!r}")
-
-
 def _episodes(value: Any) -> None:
     count = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1
     if not (value is None or count or isinstance(value, EpisodeList)):
@@ -36,9 +31,10 @@ class _WorldSettings(Settings):
     """Where the robots are and how they move."""
 
     robot: Any = free("disc", "'disc', 'fetch' or a Robot", _robot)
-    scene: Any = free(
-        None, "'arena', 'flat', a JSON file, a mapping or a Scene; None: by robot, planar ones 'arena'", _scene
-    )
+    scene: Any = of_kind(
+        None, (str, os.PathLike, Mapping, Scene), "a name, a JSON file, a mapping or a Scene",
+        "'arena', 'flat', or what a scene is read from; None: by robot, planar ones 'arena'", optional=True,
+    )  # fmt: skip
     episodes: Any = free(
         None, "an EpisodeList, or how many to sample; None: those of the scene, else 4,000 sampled ones", _episodes
     )
