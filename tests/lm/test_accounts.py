@@ -23,8 +23,8 @@ def test_a_budget_never_promises_more_than_it_has():
 
     def spend(i: int) -> int:
         try:
-            with budget.reserve(tokens=30) as held:
-                held.settle(tokens=30 if i % 2 else 10)
+            with budget.reserve(tokens=30) as settle:
+                settle(tokens=30 if i % 2 else 10)
         except BudgetExceeded:
             return 0
         return 1
@@ -40,17 +40,19 @@ def test_a_failed_call_gives_its_reservation_back():
     budget = Budget(tokens=50)
     with pytest.raises(RuntimeError), budget.reserve(tokens=50):
         raise RuntimeError
-    budget.reserve(tokens=50)
+    with budget.reserve(tokens=50):
+        pass
 
 
 def test_money_and_seconds_are_limits_too():
     now = [0.0]
     budget = Budget(money=1.0, seconds=10, clock=lambda: now[0])
-    budget.reserve(0, money=0.6).settle(0, 0.6)
-    with pytest.raises(BudgetExceeded, match=r"0\.4 of the budget's 1"):
-        budget.reserve(0, money=0.6)
+    with budget.reserve(0, money=0.6) as settle:
+        settle(0, 0.6)
+    with pytest.raises(BudgetExceeded, match=r"0\.4 of the budget's 1"), budget.reserve(0, money=0.6):
+        pass
     now[0] = 10.0
-    with pytest.raises(BudgetExceeded, match="10 seconds"):
-        budget.reserve(0)
+    with pytest.raises(BudgetExceeded, match="10 seconds"), budget.reserve(0):
+        pass
     with pytest.raises(ValueError, match="-1"):
         Budget(calls=-1)

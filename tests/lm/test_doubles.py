@@ -63,6 +63,14 @@ def test_load_lm_understands_its_descriptions(tmp_path):
     assert load_lm("http://localhost:1/v1", model="other").name == "other"
     with pytest.raises(ValueError, match="#MODEL"):
         load_lm("http://localhost:1/v1")
+    endpoint = load_lm("http://localhost:1/v1#small?logprobs=echo&timeout=3&tools=true&completions=false")
+    assert endpoint.capabilities.logprobs and endpoint.capabilities.tools and not endpoint.capabilities.completions
+    assert endpoint.options.timeout == 3 and endpoint.name == "small"
+    for wrong in ("http://localhost:1/v1#small?api_key=secret", "sim:weak?seed"):
+        with pytest.raises(ValueError, match="name=value") as caught:
+            load_lm(wrong)
+        assert "secret" not in str(caught.value)
+    assert load_lm("sim:weak?seed=4").seed == 4
     assert isinstance(load_lm("sim:weak", seed=2), SimulatedChat)
     with pytest.raises(ValueError, match="weak, medium, strong"):
         load_lm("sim:genius")

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import re
 import socket
 import sqlite3
 import subprocess
@@ -23,6 +24,7 @@ from misbehaving import answer, serving
 from anytask.incontext import GPT3
 from anytask.lm import BadNumber, Budget, BudgetExceeded, Endpoint, LMError, MissingCapability, ReplyCache, ReplyError
 from anytask.lm.protocol import ChatModel, ChatRequest, require
+from anytask.lm.word_tokens import WordTokens
 from anytask.prompts.parts.evaluators import ReasoningEvaluator
 
 TEMPLATE = (
@@ -37,8 +39,8 @@ def ask(text: str = "hello", **fields) -> ChatRequest:
 
 def client(server, **options) -> tuple[Endpoint, list[float]]:
     waits: list[float] = []
-    options = {"sleep": waits.append, "jitter": lambda: 1.0, "api_key": "key-123"} | options
-    return Endpoint(server.url, "m", **options), waits
+    usual = {"logprobs": "none", "completions": options.get("logprobs") == "echo", "api_key": "key-123"}
+    return Endpoint(server.url, "m", **usual | {"sleep": waits.append, "jitter": lambda: 1.0} | options), waits
 
 
 @pytest.mark.parametrize(
@@ -217,6 +219,107 @@ def test_samples_are_asked_one_by_one_where_the_server_has_no_n():
         lm, _ = client(server)
         assert [c.text for c in lm.chat(ask(n=3, seed=5, temperature=1.0)).choices] == ["5", "6", "7"]
         assert [b["n"] for b in server.bodies] == [1, 1, 1]
+
+
+def echoing(body):
+    """A server whose tokens are words: the k-th has log-probability -k; it counts the prompt with every option."""
+    words = re.findall(r"\s*\S+", body["prompt"])
+    logprobs = {"tokens": [*words, "!"], "token_logprobs": [None, *(-float(k) for k in range(1, len(words))), -9.0]}
+    usage = {"prompt_tokens": len(words), "completion_tokens": 1}
+    return {
+        "choices": [{"text": body["prompt"] + "!", "logprobs": logprobs if "echo" in body else None}],
+        "usage": usage,
+    }
+
+
+@pytest.mark.parametrize(
+    ("replies", "completions", "logprobs"),
+    [
+        ([echoing], True, True),
+        ([{"choices": [{"text": " three", "logprobs": None}]}], True, False),
+        ([("status", 400, {}, "echo is not supported"), {"choices": [{"text": " three"}]}], True, False),
+        ([{"choices": [{"text": "x", "logprobs": {"tokens": ["x"], "token_logprobs": [float("nan")]}}]}], True, False),
+        ([("status", 404, {})], False, False),
+    ],
+)
+def test_what_a_server_offers_is_found_by_one_probe(replies, completions, logprobs):
+    with serving(*replies) as server:
+        lm, _ = client(server, logprobs="probe", completions="probe")
+        offers = [lm.capabilities for _ in range(3)]
+        assert {(o.completions, o.logprobs) for o in offers} == {(completions, logprobs)}
+        assert len(server.bodies) == len(replies) + (replies == [("status", 404, {})])
+        assert lm.usage.total.calls == 0, "a probe is no answer"
+
+
+def test_a_server_that_cannot_be_asked_is_one_line_before_the_first_call():
+    with serving(("status", 401, {}, "wrong key")) as server:
+        lm, _ = client(server, logprobs="probe", completions="probe")
+        with pytest.raises(LMError, match="status 401: wrong key"):
+            GPT3(lm, k=0)
+    lm = Endpoint("http://127.0.0.1:9/v1", "m", attempts=1)
+    with pytest.raises(LMError, match="'m' gave no reply in 1 attempts"):
+        GPT3(lm, k=0)
+
+
+def test_what_was_said_of_a_server_is_not_probed():
+    with serving(echoing) as server:
+        for options, completions, logprobs in (
+            ({"logprobs": "none", "completions": True}, True, False),
+            ({"logprobs": "echo", "completions": False}, False, True),
+        ):
+            offers = client(server, **options)[0].capabilities
+            assert (offers.completions, offers.logprobs) == (completions, logprobs)
+        assert server.bodies == []
+
+
+def test_equal_questions_are_sent_once_and_counted_once_and_options_are_one_call(tmp_path):
+    prompts, options = ["a b", "c d e", "a b"], [[" x", " y z"], [" x"], [" y z", " x"]]
+    with serving(echoing) as server:
+        lm, _ = client(server, logprobs="echo", cache=tmp_path / "c.sqlite")
+        shares: list[float] = []
+        rows = lm.score(prompts, options, progress=shares.append)
+        assert sorted(body["prompt"] for body in server.bodies) == ["a b x", "a b y z", "c d e x"]
+        assert [[score.logprob for score in row] for row in rows] == [[-2, -5], [-3], [-5, -2]]
+        used = lm.usage["score"]
+        assert (used.calls, used.prompt_tokens, used.completion_tokens) == (2, 2 + 3, 1 + 2 + 1)
+        assert shares == sorted(shares) and shares[-1] == 1
+        lm.score(prompts, options)
+        assert (lm.usage["score"].calls, lm.usage["score"].cache_hits, len(server.bodies)) == (2, 2, 3)
+        lm.generate(["a b", "c", "a b"])
+        assert len(server.bodies) == 5 and lm.usage["generate"].calls == 2
+        lm.generate(["q", "q"], temperature=1.0, seed=3)
+        assert [body["seed"] for body in server.bodies[5:]] == [3, 4]
+    with serving(lambda body: answer(body["messages"][0]["content"])) as server:
+        lm, _ = client(server)
+        replies = lm.chat_many([ask("a"), ask("b", metadata={"id": 1}), ask("a", metadata={"id": 2})])
+        assert [reply.text for reply in replies] == ["a", "b", "a"]
+        assert len(server.bodies) == 2 == lm.usage.total.calls
+        lm.chat_many([ask("a", temperature=1.0)] * 2)
+        assert len(server.bodies) == 4, "samples without a seed are different questions"
+
+
+def test_a_budget_of_calls_takes_the_options_of_a_prompt_for_one():
+    with serving(echoing) as server:
+        lm, _ = client(server, logprobs="echo", budget=Budget(calls=2))
+        lm.score(["a", "b"], [[" x", " y", " z"]] * 2)
+        with pytest.raises(BudgetExceeded):
+            lm.score(["c"], [[" x"]])
+        assert len(server.bodies) == 6
+
+
+def test_a_tokenizer_counts_and_takes_text_apart(tmp_path):
+    from random_models import bpe_tokenizer
+
+    tokenizer = bpe_tokenizer(bos=True)
+    tokenizer.save_pretrained(tmp_path)
+    ids = tokenizer("The film was good", add_special_tokens=False)["input_ids"]
+    for given in (tokenizer, str(tmp_path), tmp_path, WordTokens()):
+        lm = Endpoint("http://localhost:1/v1", "m", tokenizer=given)
+        wanted = 4 if isinstance(given, WordTokens) else len(ids)
+        assert len(lm.encode("The film was good")) == lm.count_tokens("The film was good") == wanted
+        assert lm.decode(lm.encode("The film was good")) == "The film was good"
+    with pytest.raises(MissingCapability, match=r"Endpoint\(tokenizer=\)"):
+        Endpoint("http://localhost:1/v1", "m").encode("x")
 
 
 def test_echoed_logprobs_score_options():
@@ -463,7 +566,7 @@ def test_samples_that_were_paid_for_are_not_asked_again(tmp_path):
 
 def test_generation_needs_a_server_with_completions():
     with serving({"choices": [{"text": "x"}]}) as server:
-        lm, _ = client(server)
+        lm, _ = client(server, completions=False)
         with pytest.raises(MissingCapability, match=r"generate needs .*completions.*completions=True"):
             lm.generate(["a"])
         assert server.bodies == []

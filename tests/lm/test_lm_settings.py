@@ -36,6 +36,7 @@ RIGHT = {
     **dict.fromkeys(("calls", "tokens", "money", "seconds"), (0, math.inf)),
     **dict.fromkeys(("k1", "b", "temperature", "top_logprobs"), (0,)),
     **dict.fromkeys(("tools", "stop"), ([],)),
+    "completions": (True,),
     **dict.fromkeys(("metadata", "extra_body", "knowledge", "response_format"), ({},)),
 }
 

@@ -429,3 +429,56 @@ def test_chat_goes_through_the_template_and_needs_one():
     sampled = lm.chat(ChatRequest(request.messages, temperature=1.0, n=3, max_tokens=5, seed=4))
     assert len({c.text for c in sampled.choices}) == 3
     assert lm.chat_many([request, request])[1].text == reply.text
+
+
+def test_equal_questions_are_one_call_and_progress_ends_at_one():
+    lm, shares = make("gpt2"), []
+    rows = lm.score(
+        [PROMPTS[0]] * 3, [[" positive"], [" negative", " positive"], [" negative"]], progress=shares.append
+    )
+    assert rows[0][0] == rows[1][1] and rows[1][0] == rows[2][0]
+    used = lm.usage["score"]
+    assert (used.calls, used.prompt_tokens) == (1, lm.count_tokens(PROMPTS[0]))
+    assert used.completion_tokens == rows[0][0].n_tokens + rows[2][0].n_tokens
+    assert lm.generate([PROMPTS[0], "one", PROMPTS[0]], max_tokens=2, progress=shares.append)[0]
+    assert lm.usage["generate"].calls == 2 and lm.generate([]) == []
+    assert shares[-1] == 1
+
+
+def test_a_chat_template_is_put_around_prompts_by_choice():
+    tokenizer = bpe_tokenizer(bos=True)
+    model = random_model("llama", tokenizer)
+    with pytest.raises(MissingCapability, match="chat_template=True"):
+        LocalLM((model, tokenizer), chat_template=True)
+    tokenizer.chat_template = "<s>" + TEMPLATE  # as Llama's has it
+    plain, chat = LocalLM((model, tokenizer)), LocalLM((model, tokenizer), chat_template=True)
+    [[score]] = chat.score(["one two"], [[" three"]])
+    ids = torch.tensor([tokenizer("<s>user: one two\nassistant: three", add_special_tokens=False)["input_ids"]])
+    assert ids[0].tolist().count(tokenizer.bos_token_id) == 1
+    with torch.no_grad():
+        logp = model(ids).logits[0].log_softmax(-1)
+    expected = [float(logp[t - 1, ids[0, t]]) for t in range(ids.shape[1] - score.n_tokens, ids.shape[1])]
+    assert score.token_logprobs == pytest.approx(expected, abs=1e-4)
+    request = ChatRequest(({"role": "user", "content": "one two"},), max_tokens=5)
+    assert chat.generate(["one two"], max_tokens=5) == [plain.chat(request).text]
+    assert chat.context_length < plain.context_length
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="the processor has no bfloat16 numbers")
+def test_bfloat16_is_near_and_auto_takes_it(tmp_path):
+    lm = make("llama")
+    lm.model.save_pretrained(tmp_path)
+    lm.tokenizer.save_pretrained(tmp_path)
+    exact = LocalLM(tmp_path, device="cpu").score(PROMPTS[:2], OPTIONS[:2])
+    for dtype in ("bfloat16", "auto"):
+        half = LocalLM(tmp_path, device="cpu", dtype=dtype)
+        assert half.model.dtype == torch.bfloat16
+        for a, b in zip(exact, half.score(PROMPTS[:2], OPTIONS[:2])):
+            assert [score.mean for score in b] == pytest.approx([score.mean for score in a], abs=0.3)
+
+
+def test_numbers_that_a_processor_lacks_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.raises(ValueError, match="dtype 'bfloat16' needs a device with such numbers"):
+        make("gpt2", dtype="bfloat16")
+    assert make("gpt2", dtype="auto").score(["one"], [[" two"]])

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
@@ -24,9 +24,9 @@ class Tally:
     Attributes
     ----------
     calls : int
-        Answered requests: one chat request, one (prompt, options) pair, or one continued prompt.
+        Answered questions, equal ones once: a chat request, a prompt with all of its options, a continued prompt.
     prompt_tokens, completion_tokens : int
-        Tokens read, and tokens written or scored, as an endpoint would bill them.
+        Tokens read, a prompt once whatever the number of its options, and tokens written or scored.
     forward_tokens : int
         Tokens that went through local weights; fewer than the two above when prefixes are shared.
     seconds : float
@@ -34,7 +34,7 @@ class Tally:
     failures, cache_hits : int
         Requests given up, and answers taken from a cache (these are not calls).
     money : float
-        By the prices the user gave.
+        By the prices the user gave, for everything that a server billed.
     """
 
     calls: int = 0
@@ -130,36 +130,11 @@ class Accounts:
         return f"Accounts({self.by_tag()})"
 
 
-class Reservation:
-    """A part of a budget held for one call; ``settle`` replaces the estimate by what was used."""
-
-    def __init__(self, budget: Budget, held: Mapping[str, float]) -> None:
-        self._budget, self._held = budget, held
-        self._open = True
-
-    def settle(self, tokens: int, money: float = 0.0) -> None:
-        """Book what the call really used. Without it, leaving the block books nothing (the call failed)."""
-        self._close(calls=1, tokens=tokens, money=money)
-
-    def _close(self, **used: float) -> None:
-        if self._open:
-            self._open = False
-            with self._budget._lock:
-                self._budget._held.subtract(self._held)
-                self._budget._used.update(used)
-
-    def __enter__(self) -> Reservation:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self._close()
-
-
 class Budget:
     """Limits on calls, tokens, money and wall time that stop a run before it exceeds them.
 
-    Every call first reserves the most it could use; a reservation that does not fit beside what is used and what
-    other calls in flight hold is refused, so the limits hold under concurrency too.
+    Every request first reserves the most it could use; a reservation that does not fit beside what is used and what
+    other requests in flight hold is refused, so the limits hold under concurrency too.
 
     Parameters
     ----------
@@ -188,9 +163,10 @@ class Budget:
     Examples
     --------
     >>> budget = Budget(tokens=100)
-    >>> with budget.reserve(tokens=80) as held:
-    ...     held.settle(tokens=30)
-    >>> budget.reserve(tokens=80)
+    >>> with budget.reserve(tokens=80) as settle:
+    ...     settle(tokens=30)
+    >>> with budget.reserve(tokens=80):
+    ...     pass
     Traceback (most recent call last):
         ...
     anytask.lm.protocol.BudgetExceeded: the next call could use 80 tokens, and 70 of the budget's 100 are left
@@ -231,9 +207,14 @@ class Budget:
     def used_money(self) -> float:
         return float(self._used["money"])
 
-    def reserve(self, tokens: int, money: float = 0.0) -> Reservation:
-        """Hold one call with at most ``tokens`` and ``money``, or raise :class:`BudgetExceeded`."""
-        wanted = {"calls": 1, "tokens": tokens, "money": money}
+    @contextmanager
+    def reserve(self, tokens: int, money: float = 0.0, calls: int = 1) -> Iterator[Callable[..., None]]:
+        """Hold at most ``tokens``, ``money`` and ``calls`` for a block, or raise :class:`BudgetExceeded`.
+
+        The block books what it really used by ``settle(tokens, money)``, which the last call of counts; one that does
+        not books nothing.
+        """
+        wanted = {"calls": calls, "tokens": tokens, "money": money}
         with self._lock:
             now = self._clock()
             if self._started is None:
@@ -248,7 +229,17 @@ class Budget:
                         f"{self._limits[name]} are left"
                     )
             self._held.update(wanted)
-        return Reservation(self, wanted)
+        used: dict[str, float] = {}
+
+        def settle(tokens: int, money: float = 0.0) -> None:
+            used.update(calls=calls, tokens=tokens, money=money)
+
+        try:
+            yield settle
+        finally:
+            with self._lock:
+                self._held.subtract(wanted)
+                self._used.update(used)
 
     def seconds_left(self) -> float | None:
         """Wall time left, or None without a limit."""

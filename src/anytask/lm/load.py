@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl
 
 __all__ = ["load_lm"]
 
@@ -20,6 +21,8 @@ def load_lm(spec: str | os.PathLike[str], **options: Any) -> Any:
         ``tiny:NAME``: a small model trained in this repository.
         ``sim:weak``, ``sim:medium`` or ``sim:strong``: the graded simulator.
         Anything else: a Hugging Face folder or name, for :class:`~anytask.lm.LocalLM`.
+        Options may follow a question mark, joined by ``&``: ``FOLDER?dtype=bfloat16&chat_template=true``,
+        ``URL#MODEL?logprobs=echo``.
     **options
         For the class that the description names.
 
@@ -32,18 +35,18 @@ def load_lm(spec: str | os.PathLike[str], **options: Any) -> Any:
     --------
     >>> load_lm("sim:medium").kind
     'sim'
-    >>> load_lm("http://localhost:8000/v1#small").name
-    'small'
+    >>> load_lm("http://localhost:8000/v1#small?logprobs=echo").capabilities.logprobs
+    True
     """
-    text = os.fspath(spec)
+    text, options = _described(os.fspath(spec), options)
     if text.startswith(("http://", "https://")):
         from anytask.lm.endpoint import Endpoint
 
-        fragment = urlsplit(text).fragment
+        url, _, fragment = text.partition("#")
         model = options.pop("model", None) or fragment
         if not model:
-            raise ValueError(f"{text} names a server but no model: add #MODEL to it, or give model=")
-        return Endpoint(text.split("#")[0], model, **options)
+            raise ValueError(f"{url} names a server but no model: add #MODEL to it, or give model=")
+        return Endpoint(url, model, **options)
     if text.startswith("tiny:"):
         from anytask.lm.tiny_models import load_tiny
 
@@ -58,3 +61,19 @@ def load_lm(spec: str | os.PathLike[str], **options: Any) -> Any:
     from anytask.lm.local import LocalLM
 
     return LocalLM(Path(text) if Path(text).is_dir() else text, **options)
+
+
+def _described(text: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Take the options behind the question mark out of a description; values are JSON, or words as they are."""
+    name, mark, query = text.rpartition("?")
+    if not mark or Path(text).exists():
+        return text, options
+    said: dict[str, Any] = {}
+    for key, value in parse_qsl(query):
+        try:
+            said[key] = json.loads(value)
+        except ValueError:
+            said[key] = value
+    if not said or "api_key" in said:
+        raise ValueError(f"{name} is followed by options of the form name=value; a key is read from the environment")
+    return name, said | options

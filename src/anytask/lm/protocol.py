@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from anytask.core.errors import NotFinite
+from anytask.core.progress import Progress
 
 __all__ = [
     "BadNumber",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 Kind = Literal["http", "local", "tiny", "sim"]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class LMError(RuntimeError):
@@ -142,6 +145,41 @@ def check_options(prompts: Sequence[str], options: Sequence[Sequence[str]]) -> l
     return rows
 
 
+def options_of(prompts: Sequence[str], options: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+    """Return the distinct options of each distinct prompt: what a model has to score.
+
+    Examples
+    --------
+    >>> options_of(["a", "b", "a"], [["x", "y"], ["x"], ["y", "z"]])
+    {'a': ['x', 'y', 'z'], 'b': ['x']}
+    """
+    rows: dict[str, dict[str, None]] = {}
+    for prompt, row in zip(prompts, options):
+        rows.setdefault(prompt, {}).update(dict.fromkeys(row))
+    return {prompt: list(row) for prompt, row in rows.items()}
+
+
+def each_once(items: Sequence[T], ask: Callable[[list[T]], Sequence[R]], keys: Sequence[Any] | None = None) -> list[R]:
+    """Return each item's answer, where equal items (by their keys) are asked for once.
+
+    Examples
+    --------
+    >>> each_once(["a", "b", "a"], lambda distinct: [item + str(len(distinct)) for item in distinct])
+    ['a2', 'b2', 'a2']
+    """
+    keys = items if keys is None else keys
+    distinct: dict[Any, T] = {}
+    for key, item in zip(keys, items):
+        distinct.setdefault(key, item)
+    try:
+        answers = dict(zip(distinct, ask(list(distinct.values()))))
+    except LMError as error:
+        finished = dict(zip(distinct, error.finished))
+        error.finished = [finished.get(key) for key in keys]
+        raise
+    return [answers[key] for key in keys]
+
+
 #: Rounding may lift the log-probability of a certain token above 0 by so much.
 ROUNDING = 1e-3
 
@@ -241,6 +279,12 @@ class ChatRequest:
         if self.top_logprobs < 0:
             raise ValueError(f"top_logprobs must be at least 0, got {self.top_logprobs}")
         check_sampling(self.max_tokens, self.temperature, self.top_p, self.n)
+
+    def identity(self, place: int) -> Any:
+        """Return what equal requests have in common that need one answer; samples without a seed are all different."""
+        if self.temperature > 0 and self.seed is None:
+            return place
+        return repr(replace(self, metadata={}))
 
 
 @dataclass(frozen=True)
@@ -343,8 +387,10 @@ class ChatModel(Protocol):
         """Answer one request, or raise :class:`LMError`; never an empty reply for a failure."""
         ...
 
-    def chat_many(self, requests: Sequence[ChatRequest], max_concurrency: int = 8) -> list[ChatReply]:
-        """Answer many requests; the replies come in the requests' order."""
+    def chat_many(
+        self, requests: Sequence[ChatRequest], max_concurrency: int = 8, progress: Progress | None = None
+    ) -> list[ChatReply]:
+        """Answer many requests; the replies come in the requests' order. ``progress`` is told the finished share."""
         ...
 
 
@@ -359,12 +405,17 @@ class ScoringModel(Protocol):
     usage: Any
 
     def score(
-        self, prompts: Sequence[str], options: Sequence[Sequence[str]], *, tag: str = "score"
+        self,
+        prompts: Sequence[str],
+        options: Sequence[Sequence[str]],
+        *,
+        tag: str = "score",
+        progress: Progress | None = None,
     ) -> list[list[OptionScore]]:
         """Score each prompt's continuations; the prompt's tokens are computed once for all of its options.
 
-        ``options[i]`` are continuations of ``prompts[i]``, tokenized jointly with it. One (prompt, options) pair is
-        one call in the accounts.
+        ``options[i]`` are continuations of ``prompts[i]``, tokenized jointly with it. A prompt with all of its options
+        is one call in the accounts, and equal prompts are asked for once. ``progress`` is told the finished share.
         """
         ...
 
@@ -380,9 +431,10 @@ class ScoringModel(Protocol):
         beam_width: int = 1,
         length_penalty: float = 0.0,
         tag: str = "generate",
+        progress: Progress | None = None,
     ) -> list[str]:
         """Continue each prompt; the text stops before the first stop string. ``length_penalty`` is the exponent alpha
-        of ((5 + n) / 6)^alpha that divides a beam's log-probability.
+        of ((5 + n) / 6)^alpha that divides a beam's log-probability. At temperature 0 equal prompts are asked for once.
         """
         ...
 

@@ -7,16 +7,18 @@ import math
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from numbers import Integral
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
+from anytask.core.progress import Progress, silent
 from anytask.lm.accounts import Accounts
 from anytask.lm.cache import ReplyCache
-from anytask.lm.endpoint.transport import Options, Transport
+from anytask.lm.codec import Tokenized, codec_of
+from anytask.lm.endpoint.transport import Options, Refused, Transport
 from anytask.lm.endpoint.wire import body_of, choice_of, choices_of, echoed, usage_of
 from anytask.lm.protocol import (
     Capabilities,
@@ -32,6 +34,8 @@ from anytask.lm.protocol import (
     check_options,
     check_sampling,
     check_texts,
+    each_once,
+    options_of,
     require,
 )
 from anytask.lm.structured import misfit, repair_request
@@ -42,7 +46,7 @@ __all__ = ["Endpoint"]
 T = TypeVar("T")
 
 
-class Endpoint:
+class Endpoint(Tokenized):
     """A server that speaks OpenAI's protocol: vLLM, llama.cpp, Ollama, TGI, SGLang, transformers serve, a provider.
 
     Failures are retried or raised; a failure never becomes an empty reply. Replies come in the requests' order.
@@ -58,11 +62,12 @@ class Endpoint:
         none). It is never logged, shown, or part of an error, even where the server sends it back.
     api_key_env : str, default "OPENAI_API_KEY"
         This and all that follows are given by name.
-    logprobs : {"none", "echo"}, default "none"
+    logprobs : {"probe", "none", "echo"}, default "probe"
         "echo": the server's ``/completions`` returns log-probabilities of the prompt with ``echo=True`` (vLLM,
-        llama-cpp-python), so :meth:`score` works.
-    completions : bool, default False
-        The server has ``/completions``, so :meth:`generate` works; "echo" says so too.
+        llama-cpp-python), so :meth:`score` works. "probe": a request of two words finds out when it is first asked.
+    completions : bool or "probe", default "probe"
+        The server has ``/completions``, so :meth:`generate` works; "echo" says so too. False on a server that has it:
+        methods that write send chat messages, to which the server puts its chat template.
     tools, json_schema, images, seed, n : bool
         What the server offers besides plain chat; a request that needs more raises :class:`MissingCapability`.
         ``json_schema=False`` still checks replies, but does not send the schema.
@@ -88,8 +93,9 @@ class Endpoint:
         Merged into every request's body last: server-specific fields such as ``top_k``.
     context_length : int, default 10**9
         For methods that fit prompts; the server itself refuses what is too long.
-    count_tokens : callable, optional
-        ``str -> int`` for budgets and :meth:`count_tokens`; default is one token per 4 UTF-8 bytes, rounded up.
+    tokenizer : str, path or tokenizer, optional
+        The model's: a Hugging Face name or folder, or an object with ``encode`` and ``decode``. It counts tokens
+        exactly and lets methods take prompts apart; without it a token is 4 UTF-8 bytes, rounded up.
     sleep, jitter : callable
         ``time.sleep`` and ``random.Random().random``; for tests.
 
@@ -119,15 +125,9 @@ class Endpoint:
             raise ValueError("an endpoint needs the name of a model on the server")
         self.options = o = Options(**options)
         self.base_url, self.name = base_url, model
-        self.capabilities = Capabilities(
-            logprobs=o.logprobs == "echo",
-            completions=o.completions or o.logprobs == "echo",
-            tools=o.tools,
-            json_schema=o.json_schema,
-            seed=o.seed,
-            images=o.images,
-            n=o.n,
-        )
+        self._codec = None if o.tokenizer is None else codec_of(o.tokenizer)
+        self._found: tuple[bool, bool] | None = None
+        self._probing = threading.Lock()
         self.cache = ReplyCache(o.cache) if isinstance(o.cache, (str, os.PathLike)) else o.cache
         self.usage = o.accounts if o.accounts is not None else Accounts()
         self.extra_body, self.context_length = dict(o.extra_body or {}), o.context_length
@@ -136,6 +136,55 @@ class Endpoint:
 
     def __repr__(self) -> str:
         return f"Endpoint({self.name!r}, base_url={self.base_url!r})"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the server offers: what was said at construction, and what a probe found of the rest.
+
+        Raises
+        ------
+        LMError
+            If the server has to be probed and cannot be reached.
+        """
+        o = self.options
+        with self._probing:
+            if self._found is None:
+                self._found = o.completions is True or o.logprobs == "echo", o.logprobs == "echo"
+                if "probe" in (o.logprobs, o.completions) and not self._found[1]:
+                    self._found = self._probe()
+        texts, echoes = self._found
+        return Capabilities(
+            logprobs=echoes,
+            completions=o.completions is True or (texts and o.completions is not False),
+            tools=o.tools,
+            json_schema=o.json_schema,
+            seed=o.seed,
+            images=o.images,
+            n=o.n,
+        )
+
+    def _probe(self) -> tuple[bool, bool]:
+        """Ask the server to go on from two words: whether it does, and whether it gives their log-probabilities."""
+        o, plain = self.options, {"model": self.name, "prompt": "one two", "max_tokens": 1, "temperature": 0.0}
+        bodies = [plain | {"echo": True, "logprobs": 1}, plain]
+
+        def read(raw: dict[str, Any]) -> tuple[bool, Usage]:
+            (choice,) = choices_of(raw, 1)
+            try:
+                echoed(choice["logprobs"], "one", " two")
+            except (LMError, LookupError, TypeError, ValueError, AttributeError):
+                return False, Usage()
+            return True, Usage()
+
+        for body in bodies[o.logprobs != "probe" : 1 + (o.completions == "probe")]:
+            try:
+                echoes, _, _ = self._transport.post("/completions", body, read, Usage(2, 1), "probe")
+            except Refused as error:
+                if error.status in (401, 403):
+                    raise
+            else:
+                return True, echoes
+        return False, False
 
     # ---- chat
 
@@ -159,7 +208,7 @@ class Endpoint:
         parts = [self._recall(request, sample) for sample in range(request.n)]
         if None not in parts:
             self.usage.record(tag, cache_hits=1)
-        elif request.n == 1 or self.capabilities.n:
+        elif request.n == 1 or self.options.n:
             parts = [self._asked(request, 0, tag)]
         else:
             for sample, known in enumerate(parts):
@@ -180,24 +229,35 @@ class Endpoint:
             raw=done[0].raw,
         )
 
-    def chat_many(self, requests: Sequence[ChatRequest], max_concurrency: int = 8) -> list[ChatReply]:
-        """Answer many requests side by side, in their order.
+    def chat_many(
+        self, requests: Sequence[ChatRequest], max_concurrency: int = 8, progress: Progress | None = None
+    ) -> list[ChatReply]:
+        """Answer many requests side by side, in their order; equal ones that have one answer are sent once.
 
         The first failure stops requests that have not started. Every :class:`LMError` carries the replies so far in
         ``finished``: a list like the result, with None where there is no reply.
         """
-        return self._many(self.chat, list(requests), max_concurrency)
+        return each_once(
+            list(requests),
+            lambda distinct: self._many(self.chat, distinct, max_concurrency, progress),
+            [request.identity(place) for place, request in enumerate(requests)],
+        )
 
-    def _many(self, ask: Callable[[Any], T], items: list[Any], most: int = 10**9) -> list[T]:
+    def _many(
+        self, ask: Callable[[Any], T], items: list[Any], most: int = 10**9, progress: Progress | None = None
+    ) -> list[T]:
         results: list[T | None] = [None] * len(items)
         failed = threading.Event()
         errors: dict[int, Exception] = {}
+        tell, told = progress or silent, threading.Lock()
 
         def one(i: int) -> None:
             if failed.is_set():
                 return
             try:
                 results[i] = ask(items[i])
+                with told:
+                    tell(sum(result is not None for result in results) / len(items))
             except Exception as error:
                 errors[i] = error
                 failed.set()
@@ -217,7 +277,8 @@ class Endpoint:
             for message in request.messages
         )
         asked = {"tools": bool(request.tools), "images": images, "logprobs": request.logprobs}
-        require(self, *(name for name, wanted in asked.items() if wanted), method="the request")
+        if needed := [name for name, wanted in asked.items() if wanted]:
+            require(self, *needed, method="the request")
 
     def _asked(self, request: ChatRequest, sample: int, tag: str, **changes: Any) -> ChatReply:
         """Ask the server, correct a reply out of form, and store the choices from place ``sample`` on."""
@@ -242,11 +303,15 @@ class Endpoint:
             usage = usage_of(raw, prompt, self.count_tokens("".join(choice.text for choice in choices)))
             return ChatReply(choices, usage, str(raw.get("model") or self.name), raw=raw), usage
 
-        body = body_of(request, self.name, self.capabilities)
-        reply, attempts = self._transport.post(
-            "/chat/completions", body, read, prompt, request.max_tokens * request.n, tag
-        )
+        body = body_of(request, self.name, self.options)
+        most = Usage(prompt, request.max_tokens * request.n)
+        reply, usage, attempts = self._transport.post("/chat/completions", body, read, most, tag)
+        self._count(tag, usage)
         return replace(reply, attempts=attempts)
+
+    def _count(self, tag: str, usage: Usage) -> None:
+        tokens = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
+        self.usage.record(tag, calls=1, **tokens)
 
     def _in_form(self, request: ChatRequest, reply: ChatReply, tag: str) -> ChatReply:
         for place, choice in enumerate(reply.choices):
@@ -279,7 +344,12 @@ class Endpoint:
     # ---- scoring and continuing text
 
     def score(
-        self, prompts: Sequence[str], options: Sequence[Sequence[str]], *, tag: str = "score"
+        self,
+        prompts: Sequence[str],
+        options: Sequence[Sequence[str]],
+        *,
+        tag: str = "score",
+        progress: Progress | None = None,
     ) -> list[list[OptionScore]]:
         """Log-probability of every option given its prompt, from the server's echoed prompt log-probabilities.
 
@@ -287,20 +357,37 @@ class Endpoint:
         option are its tokens; where one spans the border it is counted too, as in :class:`~anytask.lm.LocalLM`.
         """
         require(self, "logprobs", method="score")
-        options = check_options(prompts, options)
-        pairs = [(prompt, option) for prompt, row in zip(prompts, options) for option in row]
+        prompts, options = check_texts(prompts, "prompts"), check_options(prompts, options)
+        asked = options_of(prompts, options)
+        first = {(prompt, row[0]) for prompt, row in asked.items()}
+        pairs = [(prompt, option) for prompt, row in asked.items() for option in row]
 
-        def rows(flat: Sequence[Any]) -> list[list[Any]]:
-            scores = iter(flat)
-            return [[next(scores) for _ in row] for row in options]
+        def score(pair: tuple[str, str]) -> tuple[OptionScore, Usage | None]:
+            return self._score_one(*pair, tag, int(pair in first))
 
+        error: LMError | None = None
         try:
-            return rows(self._many(lambda pair: self._score_one(pair[0], pair[1], tag), pairs))
-        except LMError as error:
-            error.finished = [None if None in row else row for row in rows(error.finished)]
-            raise
+            answers = self._many(score, pairs, progress=progress)
+        except LMError as failed:
+            error, answers = failed, failed.finished
+        found = {pair: answer for pair, answer in zip(pairs, answers) if answer is not None}
+        for prompt, row in asked.items():
+            scored = [found[prompt, option] for option in row if (prompt, option) in found]
+            new = [(score.n_tokens, usage.prompt_tokens) for score, usage in scored if usage is not None]
+            if new:  # the server counts the prompt with every option
+                self._count(tag, Usage(max(0, max(read - n for n, read in new)), sum(n for n, _ in new)))
+            elif len(scored) == len(row):
+                self.usage.record(tag, cache_hits=1)
+        rows = [
+            [found[p, o][0] for o in row] if all((p, o) in found for o in row) else None
+            for p, row in zip(prompts, options)
+        ]
+        if error is not None:
+            error.finished = rows
+            raise error
+        return cast(list[list[OptionScore]], rows)
 
-    def _score_one(self, prompt: str, option: str, tag: str) -> OptionScore:
+    def _score_one(self, prompt: str, option: str, tag: str, calls: int) -> tuple[OptionScore, Usage | None]:
         body = {
             "model": self.name,
             "prompt": prompt + option,
@@ -317,23 +404,24 @@ class Endpoint:
                 raise LMError(f"the server of {self.name!r} sent no echoed log-probabilities; logprobs='echo' is wrong")
             return dict(choice["logprobs"])
 
-        return self._complete(body, keep, lambda kept: echoed(kept, prompt, option), 1, tag)
+        return self._complete(body, keep, lambda kept: echoed(kept, prompt, option), tag, calls)
 
     def _complete(
         self,
         body: dict[str, Any],
         keep: Callable[[dict[str, Any]], dict[str, Any]],
         read: Callable[[dict[str, Any]], T],
-        max_tokens: int,
         tag: str,
-    ) -> T:
-        """Ask ``/completions``, or the cache: ``keep`` says what of a choice is stored, ``read`` what it means."""
+        calls: int = 1,
+    ) -> tuple[T, Usage | None]:
+        """Ask ``/completions``, or the cache (usage None): ``keep`` says what of a choice is stored, ``read`` what it
+        means.
+        """
         fields = self._fields(body)
         if self.cache is not None:
             stored = self.cache.get(self.name, fields, 0, read)
             if stored is not None:
-                self.usage.record(tag, cache_hits=1)
-                return cast(T, stored)
+                return stored, None
         prompt = self.count_tokens(body["prompt"])
 
         def take(raw: dict[str, Any]) -> tuple[tuple[dict[str, Any], T], Usage]:
@@ -341,10 +429,11 @@ class Endpoint:
             kept = keep(choice)
             return (kept, read(kept)), usage_of(raw, prompt, self.count_tokens(str(choice.get("text") or "")))
 
-        (kept, result), _ = self._transport.post("/completions", body, take, prompt, max_tokens, tag)
+        most = Usage(prompt, body["max_tokens"])
+        (kept, result), usage, _ = self._transport.post("/completions", body, take, most, tag, calls=calls)
         if self.cache is not None:
             self.cache.put(self.name, fields, 0, kept)
-        return result
+        return result, usage
 
     def generate(
         self,
@@ -358,17 +447,26 @@ class Endpoint:
         beam_width: int = 1,
         length_penalty: float = 0.0,
         tag: str = "generate",
+        progress: Progress | None = None,
     ) -> list[str]:
-        """Continue each prompt through ``/completions``."""
+        """Continue each prompt through ``/completions``; at temperature 0 equal prompts are sent once.
+
+        At other temperatures the second occurrence of a prompt is sampled with the seed after ``seed``, and so on.
+        """
         require(self, "completions", method="generate")
         if beam_width != 1:
             raise MissingCapability(f"the endpoint {self.name!r} has no beam search; use local weights")
         check_sampling(max_tokens, temperature, top_p)
+        seen: Counter[str] = Counter()
+        asked = []
+        for prompt in check_texts(prompts, "prompts"):
+            asked.append((prompt, seed + seen[prompt]))
+            seen[prompt] += temperature > 0
 
-        def one(prompt: str) -> str:
+        def one(item: tuple[str, int]) -> str:
             body: dict[str, Any] = {
                 "model": self.name,
-                "prompt": prompt,
+                "prompt": item[0],
                 "max_tokens": max_tokens,
                 "temperature": temperature,
                 "top_p": top_p,
@@ -376,28 +474,31 @@ class Endpoint:
             }
             if stop:
                 body["stop"] = list(stop)
-            if self.capabilities.seed:
-                body["seed"] = seed
-            return self._complete(body, lambda choice: {"text": choice["text"]}, _text, max_tokens, tag)
+            if self.options.seed:
+                body["seed"] = item[1]
+            text, usage = self._complete(body, lambda choice: {"text": choice["text"]}, _text, tag)
+            if usage is None:
+                self.usage.record(tag, cache_hits=1)
+            else:
+                self._count(tag, usage)
+            return text
 
-        return self._many(one, check_texts(prompts, "prompts"))
+        return each_once(asked, lambda distinct: self._many(one, distinct, progress=progress))
+
+    @property
+    def codec(self) -> Any:
+        """The tokenizer that was given; the server keeps its own to itself."""
+        if self._codec is None:
+            raise MissingCapability(
+                f"the endpoint {self.name!r} has no tokenizer here: give Endpoint(tokenizer=), or use local weights"
+            )
+        return self._codec
 
     def count_tokens(self, text: str) -> int:
-        """Number of tokens of ``text``: the user's counter, or an estimate of one per 4 UTF-8 bytes."""
-        if self.options.count_tokens is None:
+        """Number of tokens of ``text``: by the tokenizer, or an estimate of one per 4 UTF-8 bytes."""
+        if self._codec is None:
             return math.ceil(len(text.encode("utf-8", "surrogatepass")) / 4)
-        n = self.options.count_tokens(text)
-        if not isinstance(n, Integral) or n < 0:
-            raise TypeError(f"count_tokens must return an integer of at least 0, got {n!r}")
-        return int(n)
-
-    def encode(self, text: str) -> list[int]:
-        """Not offered: the server keeps its tokenizer to itself."""
-        raise MissingCapability(f"the endpoint {self.name!r} has no tokenizer here; use local weights")
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Not offered: the server keeps its tokenizer to itself."""
-        raise MissingCapability(f"the endpoint {self.name!r} has no tokenizer here; use local weights")
+        return super().count_tokens(text)
 
 
 def _text(kept: dict[str, Any]) -> str:

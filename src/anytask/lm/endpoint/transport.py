@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from anytask.core.settings import Settings, choice, flag, free, numbers, real, text, whole
 from anytask.lm.accounts import Accounts, Budget
 from anytask.lm.cache import ReplyCache
+from anytask.lm.codec import check_tokenizer
 from anytask.lm.protocol import BadNumber, LMError, Usage, instance_of
 
 _log = logging.getLogger(__name__)
@@ -38,12 +39,22 @@ class Unusable(Exception):
         self.wait = wait
 
 
+class Refused(LMError):
+    """The server refuses the request, with a status that another attempt would not change."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class Options(Settings):
     """What an :class:`~anytask.lm.Endpoint` is told beside server, model and key."""
 
     api_key_env: str = text("OPENAI_API_KEY", "environment variable of the key")
-    logprobs: str = choice("none", ("none", "echo"), "how the server returns log-probabilities of prompts")
-    completions: bool = flag(False, "the server continues text")
+    logprobs: str = choice(
+        "probe", ("probe", "none", "echo"), "how the server returns log-probabilities of prompts, 'probe': ask it once"
+    )
+    completions: bool | str = flag("probe", "the server continues text, 'probe': ask it once", words=("probe",))
     tools: bool = flag(False, "the server calls tools")
     json_schema: bool = flag(False, "the server takes a schema")
     images: bool = flag(False, "the server reads images")
@@ -60,7 +71,7 @@ class Options(Settings):
     max_reply_bytes: int = whole(2**26, "longest reply")
     extra_body: dict[str, Any] | None = free(None, "merged into every body last", instance_of("extra_body", Mapping))
     context_length: int = whole(10**9, "tokens of a prompt")
-    count_tokens: Any = free(None, "counts the tokens of a text", instance_of("count_tokens", Callable))
+    tokenizer: Any = free(None, "the model's tokenizer, None: a token is 4 bytes", check_tokenizer)
     sleep: Any = free(time.sleep, "waits some seconds", instance_of("sleep", Callable, optional=False))
     jitter: Any = free(
         random.Random().random, "a random share of a wait", instance_of("jitter", Callable, optional=False)
@@ -100,11 +111,14 @@ class Transport:
         path: str,
         body: dict[str, Any],
         read: Callable[[dict[str, Any]], tuple[T, Usage]],
-        prompt_tokens: int,
-        completion_tokens: int,
+        most: Usage,
         tag: str,
-    ) -> tuple[T, int]:
-        """Return what ``read`` makes of the server's reply, and the number of attempts.
+        *,
+        calls: int = 1,
+    ) -> tuple[T, Usage, int]:
+        """Return what ``read`` makes of the server's reply, the tokens billed, and the number of attempts.
+
+        Seconds, money and failures are recorded here; calls and tokens by who knows what was asked.
 
         Parameters
         ----------
@@ -112,42 +126,32 @@ class Transport:
             Of the request; ``extra_body`` is merged in last.
         read : callable
             Reply -> (result, usage); raises :class:`Unusable` for one that is worth another attempt.
-        prompt_tokens, completion_tokens : int
+        most : Usage
             The most that the request may use, for the budget.
         tag : str
+        calls : int, default 1
+            What the request takes from a budget of calls.
         """
-        o, budget = self.options, self.options.budget
+        o, budget = self.options, self.options.budget or Budget()
         data = json.dumps(body | dict(o.extra_body or {})).encode()
-        most = self._money(prompt_tokens, completion_tokens)
         end = time.monotonic() + o.deadline
         for attempt in range(1, o.attempts + 1):
-            held = budget.reserve(prompt_tokens + completion_tokens, most) if budget is not None else None
-            began = time.perf_counter()
-            try:
-                with self._slots:
-                    left = budget.seconds_left() if budget is not None else None
-                    seconds = min(o.timeout, end - time.monotonic(), o.timeout if left is None else left)
-                    reply = self._exchange(path, data, max(0.01, seconds))
-                result, usage = self._understood(reply, read)
-            except Unusable as error:
-                self._fail(tag, began, held)
-                problem, least = self.hide(str(error)), error.wait
-            except BaseException:
-                self._fail(tag, began, held)
-                raise
-            else:
-                money = self._money(usage.prompt_tokens, usage.completion_tokens)
-                if held is not None:
-                    held.settle(usage.total_tokens, money)
-                self.usage.record(
-                    tag,
-                    calls=1,
-                    prompt_tokens=usage.prompt_tokens,
-                    completion_tokens=usage.completion_tokens,
-                    seconds=time.perf_counter() - began,
-                    money=money,
-                )
-                return result, attempt
+            with budget.reserve(most.total_tokens, self._money(most), calls) as settle:
+                settle(0)  # an attempt counts as a call, because servers count it
+                began, failures, money = time.perf_counter(), 1, 0.0
+                try:
+                    with self._slots:
+                        left = budget.seconds_left()
+                        seconds = min(o.timeout, end - time.monotonic(), o.timeout if left is None else left)
+                        reply = self._exchange(path, data, max(0.01, seconds))
+                    result, usage = self._understood(reply, read)
+                    failures, money = 0, self._money(usage)
+                    settle(usage.total_tokens, money)
+                    return result, usage, attempt
+                except Unusable as error:
+                    problem, least = self.hide(str(error)), error.wait
+                finally:
+                    self.usage.record(tag, seconds=time.perf_counter() - began, failures=failures, money=money)
             if attempt == o.attempts:
                 break
             wait = max(min(60.0, 2.0 ** (attempt - 1)) * o.jitter(), least)
@@ -205,7 +209,7 @@ class Transport:
             )
         if status >= 400:
             told = self.hide(" ".join(read.decode(errors="replace").split()))
-            raise LMError(f"{self.name!r} refused the request with status {status}: {told[:300]}")
+            raise Refused(f"{self.name!r} refused the request with status {status}: {told[:300]}", status)
         try:
             return json.loads(read)
         except (ValueError, RecursionError):
@@ -221,13 +225,9 @@ class Transport:
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise Unusable(f"a reply of another form ({error})") from None
 
-    def _fail(self, tag: str, began: float, held: Any) -> None:
-        self.usage.record(tag, failures=1, seconds=time.perf_counter() - began)
-        if held is not None:
-            held.settle(0)  # an attempt counts as a call, because servers count it
-
-    def _money(self, prompt_tokens: int, completion_tokens: int) -> float:
-        return (prompt_tokens * self.options.prices[0] + completion_tokens * self.options.prices[1]) / 1000
+    def _money(self, usage: Usage) -> float:
+        prices = self.options.prices
+        return (usage.prompt_tokens * prices[0] + usage.completion_tokens * prices[1]) / 1000
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:

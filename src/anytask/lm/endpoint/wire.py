@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from anytask.lm.endpoint.transport import Unusable
-from anytask.lm.protocol import Capabilities, ChatRequest, Choice, LMError, OptionScore, Usage, check_logprobs, shown
+from anytask.lm.endpoint.transport import Options, Unusable
+from anytask.lm.protocol import ChatRequest, Choice, LMError, OptionScore, Usage, check_logprobs, shown
 from anytask.lm.structured import schema_of
 
 _FINISH = ("stop", "length", "tool_calls", "content_filter")
 
 
-def body_of(request: ChatRequest, model: str, offers: Capabilities) -> dict[str, Any]:
+def body_of(request: ChatRequest, model: str, offers: Options) -> dict[str, Any]:
     """Return a request as OpenAI's protocol writes it, without what the server does not offer."""
     body: dict[str, Any] = {
         "model": model,

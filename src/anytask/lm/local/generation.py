@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from anytask.core.checks import check_counts, require_finite
-from anytask.lm.local.codec import Codec
+from anytask.core.progress import Progress
+from anytask.lm.codec import Codec
 from anytask.lm.local.reader import Reader
 from anytask.lm.local.runner import State
 from anytask.lm.protocol import check_sampling, check_texts
@@ -76,7 +77,12 @@ class Endings:
 
 
 def continue_all(
-    reader: Reader, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], end_ids: frozenset[int], how: Sampling
+    reader: Reader,
+    prompts: Sequence[tuple[int, ...]],
+    seeds: Sequence[int],
+    end_ids: frozenset[int],
+    how: Sampling,
+    tell: Progress,
 ) -> tuple[list[Generated], int]:
     """Continue all prompts in batches that share their beginnings; return them, and the tokens computed."""
     causal = reader.objective == "causal"
@@ -105,6 +111,7 @@ def continue_all(
                     for row, i in zip(rows, batch)
                 ]
             results |= zip(batch, out)
+            tell(len(results) / len(prompts))
             forward += how.beam_width * sum(len(one.ids) for one in out)
     return [results[i] for i in range(len(prompts))], forward
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anytask.lm.local.codec import Codec, Joint, common_prefix
+from anytask.lm.codec import Codec, Joint, common_prefix
 from anytask.lm.local.runner import Runner, padded
 from anytask.lm.local.weights import Objective, context_length_of, objective_of
 from anytask.lm.protocol import BadNumber
@@ -107,7 +107,7 @@ class Reader:
         """Return the tokens that a prompt is read as."""
         if self.objective == "seq2seq":
             return tuple(self.codec.encode(prompt, special=True))
-        return self.context((*self.codec.head, *self.codec.encode(prompt)))
+        return self.context(self.codec.with_head(self.codec.encode(prompt)))
 
     def masked_logits(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Return a masked model's logits (n, width, V) on padded sequences, in float32."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from anytask.lm.local.codec import Joint
+from anytask.lm.codec import Joint
 from anytask.lm.local.reader import Reader
 from anytask.lm.local.runner import State, padded
 from anytask.lm.protocol import OptionScore

@@ -31,6 +31,14 @@ def load_pair(name: str, tokenizer: Any, device: torch.device, dtype: str) -> tu
     return model.to(device).eval(), tokenizer
 
 
+def number_type(dtype: str, device: torch.device) -> str:
+    """Return the type of number that ``dtype`` stands for on a device, or say that the device has none such."""
+    has = device.type == "cuda" or (device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if dtype == "bfloat16" and not has:
+        raise ValueError(f"dtype 'bfloat16' needs a device with such numbers, and this {device} has none: 'float32'")
+    return dtype if dtype != "auto" else "bfloat16" if has else "float32"
+
+
 def as_pair(model: Any, tokenizer: Any) -> tuple[Any, Any]:
     """Return a built model and its tokenizer, or say what was given instead."""
     if isinstance(model, tuple) and len(model) == 2 and tokenizer is None:

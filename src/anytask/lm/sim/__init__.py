@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from sklearn.base import clone
 
+from anytask.core.progress import Progress
 from anytask.lm.accounts import Accounts
-from anytask.lm.protocol import Capabilities, ChatReply, ChatRequest, Choice, Kind, Usage, instance_of
+from anytask.lm.protocol import Capabilities, ChatReply, ChatRequest, Choice, Kind, Usage, each_once, instance_of
 from anytask.lm.sim.language import classify, compress, read_value
 from anytask.lm.sim.reasoning import STEPS, Arithmetic, check, facts
 from anytask.lm.sim.skill import Ability, Outcomes, uniform
@@ -111,9 +112,12 @@ class SimulatedChat:
         choices = tuple(Choice(m, "tool_calls" if m.get("tool_calls") else "stop") for m in messages)
         return ChatReply(choices, Usage(prompt, completion, estimated=True), self.name, self.kind, seconds)
 
-    def chat_many(self, requests: Sequence[ChatRequest], max_concurrency: int = 8) -> list[ChatReply]:
-        """Answer many requests, in their order."""
-        return [self.chat(request) for request in requests]
+    def chat_many(
+        self, requests: Sequence[ChatRequest], max_concurrency: int = 8, progress: Progress | None = None
+    ) -> list[ChatReply]:
+        """Answer many requests, in their order; equal ones that have one answer once."""
+        keys = [request.identity(place) for place, request in enumerate(requests)]
+        return each_once(list(requests), lambda distinct: list(map(self.chat, distinct)), keys)
 
     def _outcomes(self, request: ChatRequest, rendered: list[tuple[Any, str, Any]]) -> Outcomes:
         everything = "\n".join(text for role, text, _ in rendered if role != "tool")

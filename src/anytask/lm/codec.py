@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+
+class Tokenized:
+    """A model whose text and tokens are those of its ``codec``."""
+
+    codec: Any
+
+    def count_tokens(self, text: str) -> int:
+        """Number of tokens of ``text``, without special tokens."""
+        return len(self.encode(text))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``, without special tokens."""
+        return list(self.codec.encode(text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids."""
+        return str(self.codec.decode(ids))
 
 
 @dataclass(frozen=True)
@@ -59,6 +78,10 @@ class Codec:
     def special(self) -> frozenset[int]:
         return frozenset(self.tokenizer.all_special_ids)
 
+    def with_head(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """``ids`` behind ``head``, unless the text has it already, as chat templates write it."""
+        return tuple(ids) if tuple(ids[: len(self.head)]) == self.head else (*self.head, *ids)
+
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Token ids of ``text``, with the tokenizer's own special tokens around them only if ``special``."""
         if not isinstance(text, str):
@@ -98,7 +121,8 @@ class Codec:
                 n_bytes = len((prompt + continuation)[spans[start][0] :].encode())
             else:
                 n_bytes = len(self.decode(ids[start:]).encode())
-        return Joint((*self.head, *ids), len(self.head) + start, n_bytes)
+        whole = self.with_head(ids)
+        return Joint(whole, len(whole) - len(ids) + start, n_bytes)
 
     def continuation(self, before: Sequence[int], new: Sequence[int]) -> str:
         """The text that ``new`` tokens add after ``before``, spaces between words included."""
@@ -129,6 +153,27 @@ class Codec:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         text = backend.to_str() if backend is not None else repr(sorted(self.tokenizer.get_vocab().items()))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Say so if a value names no tokenizer, and is neither None nor one."""
+    named = isinstance(tokenizer, (str, os.PathLike)) and os.fspath(tokenizer)
+    if not (tokenizer is None or named or all(callable(getattr(tokenizer, f, None)) for f in ("encode", "decode"))):
+        raise TypeError(f"tokenizer must be a name, a folder, or have encode and decode, got {tokenizer!r}")
+
+
+def codec_of(tokenizer: Any) -> Any:
+    """Return what encodes and decodes by a tokenizer: of Hugging Face, by its name, or any with ``encode``."""
+    if isinstance(tokenizer, (str, os.PathLike)):
+        from transformers import AutoTokenizer
+
+        from anytask.models.loading import load_pretrained
+
+        try:
+            tokenizer = load_pretrained(AutoTokenizer, tokenizer)
+        except ValueError as error:
+            raise ValueError(f"tokenizer {os.fspath(tokenizer)!r}: {error}") from None
+    return Codec(tokenizer) if hasattr(tokenizer, "all_special_ids") else tokenizer
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
