@@ -22,9 +22,21 @@ import pytest
 from misbehaving import answer, serving
 
 from anytask.incontext import GPT3
-from anytask.lm import BadNumber, Budget, BudgetExceeded, Endpoint, LMError, MissingCapability, ReplyCache, ReplyError
+from anytask.lm import (
+    BadNumber,
+    Budget,
+    BudgetExceeded,
+    Endpoint,
+    LMError,
+    LocalLM,
+    MissingCapability,
+    ReplyCache,
+    ReplyError,
+    load_lm,
+)
 from anytask.lm.protocol import ChatModel, ChatRequest, require
 from anytask.lm.word_tokens import WordTokens
+from anytask.lm.writing import choose, write
 from anytask.prompts.parts.evaluators import ReasoningEvaluator
 
 TEMPLATE = (
@@ -620,20 +632,19 @@ def test_bad_settings_are_refused():
             Endpoint(**({"base_url": "http://localhost:1/v1", "model": "m"} | wrong))
 
 
-@pytest.mark.slow
-def test_transformers_serve_gives_the_same_greedy_text_as_the_local_model(tmp_path):
+@pytest.fixture
+def served(tmp_path):
+    """A random Llama behind `transformers serve` on loopback: its folder and the server's address."""
     from random_models import bpe_tokenizer, random_model
-
-    from anytask.lm import LocalLM
 
     tokenizer = bpe_tokenizer(bos=True)
     tokenizer.chat_template = TEMPLATE
-    random_model("llama", tokenizer).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    folder = str(tmp_path / "model")
+    random_model("llama", tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    folder = str(tmp_path / "model")
     command = [str(Path(sys.executable).parent / "transformers"), "serve", folder, "--host", "127.0.0.1",
                "--port", str(port), "--device", "cpu"]  # fmt: skip
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
@@ -648,11 +659,34 @@ def test_transformers_serve_gives_the_same_greedy_text_as_the_local_model(tmp_pa
             except OSError:
                 assert process.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()[-2000:]
                 time.sleep(0.3)
-        lm = Endpoint(f"http://127.0.0.1:{port}/v1", folder, attempts=2, sleep=lambda s: None)
-        reply = lm.chat(ask("one two three", max_tokens=8))
-        expected = LocalLM(folder).chat(ask("one two three", max_tokens=8))
-        assert reply.text.strip() == expected.text.strip()
-        assert reply.usage.prompt_tokens == expected.usage.prompt_tokens
+        yield folder, f"http://127.0.0.1:{port}/v1"
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.slow
+def test_transformers_serve_answers_as_the_local_model_does(served):
+    folder, url = served
+    local = LocalLM(folder)
+    lm = load_lm(f"{url}#{folder}?attempts=2", tokenizer=folder)
+    offers = lm.capabilities
+    assert offers.completions and not offers.logprobs
+    with pytest.raises(MissingCapability, match="logprobs"):
+        lm.score(["a"], [[" b"]])
+
+    reply, expected = (one.chat(ask("one two three", max_tokens=8)) for one in (lm, local))
+    assert reply.text.strip() == expected.text.strip()
+    assert reply.usage.prompt_tokens == expected.usage.prompt_tokens
+
+    prompts = ["The film was", "one two", "The film was"]
+    for one in (lm, local):
+        one.usage.reset()
+    texts = write(lm, prompts, max_tokens=6)
+    assert [text.strip() for text in texts] == [text.strip() for text in write(local, prompts, max_tokens=6)]
+    assert lm.usage["write"].calls == local.usage["write"].calls == 2
+    assert lm.usage["write"].prompt_tokens == local.usage["write"].prompt_tokens
+
+    labels = ["positive", "negative"]
+    chosen = choose(lm, ["Review: fine"], [labels]), choose(local, ["Review: fine"], [labels])
+    assert chosen[0] == chosen[1]

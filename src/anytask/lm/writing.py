@@ -72,7 +72,7 @@ def choose(
     if len(prompts) != len(options):
         raise ValueError(f"{len(prompts)} prompts and {len(options)} lists of options were given")
     rows = [[option.strip() for option in row] for row in options]
-    room = max((len(option.encode()) for row in rows for option in row), default=0) + 16
+    room = max((len(option.encode()) for row in rows for option in row), default=0) // 2 + 12
     asked = [f"{prompt}\n\n(Answer with one of: {', '.join(row)}.)" for prompt, row in zip(prompts, rows)]
     told: dict[str, Any] = {} if progress is None else {"progress": progress}
     if not lm.capabilities.chat:
