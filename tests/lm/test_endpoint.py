@@ -545,7 +545,7 @@ def test_an_error_carries_what_was_finished_before_it():
         text = body.get("prompt") or body["messages"][0]["content"]
         if text == "5" or text.endswith("bad"):
             return ("status", 400, {})
-        logprobs = {"tokens": ["a", text[1:]], "token_logprobs": [None, -1.0]}
+        logprobs = {"tokens": [text[0], text[1:]], "token_logprobs": [None, -1.0]}
         return {"choices": [{"text": text, "message": {"content": text}, "logprobs": logprobs}]}
 
     with serving(reply) as server:
@@ -557,7 +557,7 @@ def test_an_error_carries_what_was_finished_before_it():
             lm.generate([str(i) for i in range(3, 7)])
         assert caught.value.finished == ["3", "4", None, None]
         with pytest.raises(LMError) as caught:
-            lm.score(["a", "a", "a"], [[" b", " c"], [" d", " bad"], [" e"]])
+            lm.score(["a", "b", "c"], [[" b", " c"], [" d", " bad"], [" e"]])
         (first, *rest) = caught.value.finished
         assert [score.logprob for score in first] == [-1.0, -1.0] and rest == [None, None]
 

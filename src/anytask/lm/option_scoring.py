@@ -103,8 +103,6 @@ def score_options(
     """
     if rule not in RULES:
         raise ValueError(f"unknown scoring rule {rule!r}; known: {', '.join(RULES)}")
-    if len(prompts) != len(options):
-        raise ValueError(f"got {len(prompts)} prompts and options for {len(options)}")
     for i, given in enumerate(options):
         check_options(given, rule, f"options of prompt {i}")
     scores = lm.score(prompts, options, tag=tag)

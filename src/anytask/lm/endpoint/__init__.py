@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from anytask.core.progress import Progress, silent
@@ -358,34 +358,34 @@ class Endpoint(Tokenized):
         """
         require(self, "logprobs", method="score")
         prompts, options = check_texts(prompts, "prompts"), check_options(prompts, options)
-        asked = options_of(prompts, options)
-        first = {(prompt, row[0]) for prompt, row in asked.items()}
-        pairs = [(prompt, option) for prompt, row in asked.items() for option in row]
+        asked = list(options_of(prompts, options).items())
+        keys = {prompt: place for place, (prompt, _) in enumerate(asked)}
 
-        def score(pair: tuple[str, str]) -> tuple[OptionScore, Usage | None]:
-            return self._score_one(*pair, tag, int(pair in first))
+        def rows(found: Sequence[dict[str, OptionScore] | None]) -> list[Any]:
+            of = [found[keys[prompt]] for prompt in prompts]
+            return [scores and [scores[option] for option in row] for scores, row in zip(of, options)]
 
-        error: LMError | None = None
         try:
-            answers = self._many(score, pairs, progress=progress)
-        except LMError as failed:
-            error, answers = failed, failed.finished
-        found = {pair: answer for pair, answer in zip(pairs, answers) if answer is not None}
-        for prompt, row in asked.items():
-            scored = [found[prompt, option] for option in row if (prompt, option) in found]
-            new = [(score.n_tokens, usage.prompt_tokens) for score, usage in scored if usage is not None]
-            if new:  # the server counts the prompt with every option
-                self._count(tag, Usage(max(0, max(read - n for n, read in new)), sum(n for n, _ in new)))
-            elif len(scored) == len(row):
-                self.usage.record(tag, cache_hits=1)
-        rows = [
-            [found[p, o][0] for o in row] if all((p, o) in found for o in row) else None
-            for p, row in zip(prompts, options)
-        ]
-        if error is not None:
-            error.finished = rows
-            raise error
-        return cast(list[list[OptionScore]], rows)
+            return rows(self._many(lambda item: self._score_all(item[0], item[1], tag), asked, progress=progress))
+        except LMError as error:
+            error.finished = rows(error.finished)
+            raise
+
+    def _score_all(self, prompt: str, options: list[str], tag: str) -> dict[str, OptionScore]:
+        """Score the options of a prompt one after the other, which lets the server read the prompt once."""
+        scores: dict[str, OptionScore] = {}
+        billed: list[Usage] = []
+        for option in options:
+            scores[option], usage = self._score_one(prompt, option, tag, calls=not billed)
+            if usage is not None:  # the server counts the prompt with every option
+                n = scores[option].n_tokens
+                billed.append(Usage(max(0, usage.prompt_tokens - n), n))
+        if billed:
+            read = max(usage.prompt_tokens for usage in billed)
+            self._count(tag, Usage(read, sum(usage.completion_tokens for usage in billed)))
+        else:
+            self.usage.record(tag, cache_hits=1)
+        return scores
 
     def _score_one(self, prompt: str, option: str, tag: str, calls: int) -> tuple[OptionScore, Usage | None]:
         body = {
