@@ -26,7 +26,7 @@ def blobs(labels, n=32, seed=0):
 
 
 def small(**params):
-    return PRD.from_preset("small", **{"first_task_steps": 1, **params})
+    return PRD.from_preset("small", **{"schedule": {"first_task_steps": 1}, **params})
 
 
 def after_two_tasks(**params):
@@ -191,12 +191,12 @@ def test_a_chunk_of_one_sample_has_its_second_view_as_positive():
 
 
 def test_the_first_task_takes_its_own_number_of_steps():
-    once, twice = (small(first_task_steps=n).partial_fit(*blobs((0, 1))) for n in (1, 2))
+    once, twice = (small(schedule={"first_task_steps": n}).partial_fit(*blobs((0, 1))) for n in (1, 2))
     assert not torch.equal(once.prototypes_.weight, twice.prototypes_.weight)
 
 
 def test_the_schedule_lowers_both_rates_apart_and_starts_afresh_with_each_task():
-    schedule = {"steps_per_epoch": 1, "milestones": (2,), "gamma": 0.1}
+    schedule = {"first_task_steps": 1, "steps_per_epoch": 1, "milestones": (2,), "gamma": 0.1}
     model = small(schedule=schedule, lr=0.02, prototypes_lr=0.05, momentum=0.0, weight_decay=0.0, alpha=1.0)
     rates, moves = [], []
     for task in (0, 1):

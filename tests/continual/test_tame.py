@@ -76,7 +76,7 @@ def test_selector_routes_and_random_routing_does_not():
     route = np.repeat([model.active_, 1 - model.active_], 200)  # the first part came last
     selected, told, misled = model.predict(x), model.predict_with(x, route), model.predict_with(x, 1 - route)
     assert np.array_equal(selected, model.predict_with(x, model.predict_expert(x)))
-    random = model.set_params(routing="random").predict(x)
+    random = model.set_params(selector__routing="random").predict(x)
     right = [(labels == y).mean() for labels in (selected, told, random, misled)]
     assert min(right[:2]) > right[2] + 0.3 and right[2] > right[3] + 0.3
     assert np.array_equal(random, model.predict(x))

@@ -70,14 +70,14 @@ def test_what_cannot_be_saved_names_its_place_and_writes_nothing(tmp_path):
 
 def test_an_interrupted_save_leaves_the_earlier_state(tmp_path, monkeypatch):
     save_tree(tmp_path, {"w": torch.zeros(2)})
-    real = persistence._write
+    real = persistence.write_whole
 
     def dies_at_the_commit(path, data):
         if path.name == "state.json":
             raise KeyboardInterrupt
         real(path, data)
 
-    monkeypatch.setattr(persistence, "_write", dies_at_the_commit)
+    monkeypatch.setattr(persistence, "write_whole", dies_at_the_commit)
     with pytest.raises(KeyboardInterrupt):
         save_tree(tmp_path, {"w": torch.ones(2)})
     monkeypatch.undo()
@@ -124,3 +124,10 @@ def test_a_tensor_file_outside_the_folder_is_refused(tmp_path):
     head.write_text(head.read_text().replace(name, f"../outer/{name}"))
     with pytest.raises(ValueError, match="no file that saving writes"):
         load_tree(inner)
+
+
+def test_a_saved_folder_is_as_readable_as_any_new_file(tmp_path):
+    save_tree(tmp_path / "model", {"w": torch.zeros(2)})
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert {file.stat().st_mode for file in (tmp_path / "model").iterdir()} == {plain.stat().st_mode}

@@ -6,7 +6,6 @@ hands it to the system's ``_learn`` inside a rollback, so a failed call leaves t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, ClassVar, Self
@@ -119,7 +118,7 @@ class ContinualClassifier(ClassifierMixin, Estimator):
         with self._update():
             if not self.__sklearn_is_fitted__():
                 self._first_chunk(X_, y_)
-            self._check_structure()
+            self._check_shape_kept()
             codes, told = self._encode(y_), self._task_for_learner(task)
             if told is not None:
                 self.task_codes_.setdefault(told, set()).update(np.unique(codes).tolist())
@@ -175,12 +174,6 @@ class ContinualClassifier(ClassifierMixin, Estimator):
             with suppress(NotFinite):  # what diverged under the old settings is trained under the new ones
                 self._catch_up()
         return super().set_params(**params)
-
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the model to ``folder`` as safetensors + JSON; :meth:`load` predicts and learns on alike."""
-        self._check_fitted()
-        self._check_structure()
-        super().save(folder)
 
     def cost(self) -> dict[str, int]:
         """Return what the model keeps: trainable parameters, all stored numbers, and stored training samples."""
@@ -250,16 +243,12 @@ class ContinualClassifier(ClassifierMixin, Estimator):
         self.task_codes_: dict[Any, set[int]] = {}
         self.n_chunks_ = 0
         self._start()
-        self._structure = self._shape(("seed", *self.STRUCTURE))
+        self._keep_shape()
         with isolated(derive(self.seed, "init")):
             self._build()
 
-    def _load_state(self, state: Any) -> None:
-        super()._load_state(state)
-        self._structure = self._shape(("seed", *self.STRUCTURE))
-
-    def _check_structure(self) -> None:
-        self._check_shape_kept(self._structure)
+    def _shaping(self) -> tuple[str, ...]:
+        return ("seed", *self.STRUCTURE)
 
     def _encode(self, y: np.ndarray) -> np.ndarray:
         code_of = {label: code for code, label in enumerate(self.labels_)}

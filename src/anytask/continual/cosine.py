@@ -23,7 +23,7 @@ class CosineFineTuning(CosineClassifier):
 
     Parameters
     ----------
-    backbone, feature_dim, hidden, relu, views, lr, momentum, weight_decay, prototypes_lr, schedule, first_task_steps
+    backbone, feature_dim, hidden, relu, views, lr, momentum, weight_decay, prototypes_lr, schedule
         As in :class:`~anytask.continual.prd.PRD`. The first task is what comes before the first :meth:`end_task`.
     tau : float > 0, default 0.1
         Temperature of the softmax over cosines.

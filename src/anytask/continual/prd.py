@@ -104,10 +104,7 @@ class PRD(CosineClassifier):
         prototype, while ``L_d`` still holds that prototype to the old relation.
     lr, momentum, weight_decay, prototypes_lr, schedule
         SGD on f and g, and the rate of P, which has neither momentum nor weight decay; both rates follow the
-        :class:`~anytask.continual.parts.sgd.ScheduleSettings`, counted from the start of each task.
-    first_task_steps : int
-        Steps per mini-batch until the first task ends: the paper trains it 220 epochs and the others 100. Give 1 if
-        your stream shows the first task longer itself.
+        :class:`~anytask.continual.parts.cosine.TaskSchedule`, counted from the start of each task.
 
     Attributes
     ----------

@@ -71,6 +71,7 @@ class Fitted(Settings):
             Before the first fit.
         """
         self._check_fitted()
+        self._check_shape_kept()
         params = {name: param_to_json(getattr(self, name)) for name in self._param_names() if name != "device"}
         fitted = sorted(self._fitted())
         save_tree(folder, {"class": class_name(type(self)), "params": params, "fitted": fitted, "state": self._state()})
@@ -140,6 +141,7 @@ class Fitted(Settings):
             raise ValueError(f"it has weights of {', '.join(state['modules'])}, wanted are {', '.join(sorted(built))}")
         for name, weights in state["modules"].items():
             getattr(self, name).load_state_dict(weights)
+        self._keep_shape()
 
     # -- shared steps ---------------------------------------------------------------------------------------------
 
@@ -162,21 +164,22 @@ class Fitted(Settings):
         if not self.__sklearn_is_fitted__():
             raise NotFittedError(f"this {type(self).__name__} has not been fitted yet: call fit first")
 
-    def _shape(self, names: Iterable[str]) -> dict[str, tuple[str, str]]:
-        """Return settings that shape the fitted state, those of groups as ``group.name``, to compare and to show.
+    def _shaping(self) -> Iterable[str]:
+        """Return the settings that shape the fitted state, those of groups as ``group.name``."""
+        return ()
 
-        They are compared as they are saved, so that copies and pickles of a model are the same.
-        """
-        values = {name: attrgetter(name)(self) for name in names}
-        return {name: (json.dumps(param_to_json(v), sort_keys=True), repr(v)) for name, v in values.items()}
+    def _keep_shape(self) -> None:
+        """Remember the settings that shape the fitted state as they are saved, and as they are shown."""
+        values = {name: attrgetter(name)(self) for name in self._shaping()}
+        self._shape = {n: (json.dumps(param_to_json(v), sort_keys=True), repr(v)) for n, v in values.items()}
 
-    def _check_shape_kept(self, before: Mapping[str, tuple[str, str]]) -> None:
-        """Raise a ``ValueError`` if one of the settings that :meth:`_shape` returned has changed."""
-        for name, (now, shown) in self._shape(before).items():
-            if now != before[name][0]:
+    def _check_shape_kept(self) -> None:
+        """Raise a ``ValueError`` if one of the settings that shape the fitted state has changed since the fit."""
+        for name, (before, shown) in getattr(self, "_shape", {}).items():
+            value = attrgetter(name)(self)
+            if json.dumps(param_to_json(value), sort_keys=True) != before:
                 raise ValueError(
-                    f"{name} shapes the fitted model, which has {before[name][1]}, and is {shown} now: "
-                    "set it back, or call fit"
+                    f"{name} shapes the fitted model, which has {shown}, and is {value!r} now: set it back, or call fit"
                 )
 
     @contextmanager

@@ -10,8 +10,8 @@ from pathlib import Path
 from anytask.core.errors import BadData, one_line
 
 
-def write_whole(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` to ``path`` in one step: whatever happens, the file is the old one or the new one.
+def write_whole(path: str | os.PathLike[str], data: str | bytes) -> None:
+    """Write ``data`` to ``path`` in one step: whatever happens, the file is the old one or the new one.
 
     Raises
     ------
@@ -28,8 +28,8 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
     path = Path(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         mask = os.umask(0)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load, save
+
+from anytask.core.files import write_whole
 
 _TREE = "state.json"
 
@@ -35,8 +36,7 @@ def save_tree(folder: str | os.PathLike[str], tree: Any) -> None:
 
     Examples
     --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
+    >>>     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_tree(folder, {"w": torch.ones(2), "names": ("a", "b")})
     ...     load_tree(folder)
     {'w': tensor([1., 1.]), 'names': ('a', 'b')}
@@ -50,9 +50,9 @@ def save_tree(folder: str | os.PathLike[str], tree: Any) -> None:
     data = save(tensors)
     name = f"state-{_digest(data)}.safetensors"
     # The JSON is the commit: it names its tensor file, which is complete before the JSON is moved into place.
-    _write(folder / name, data)
+    write_whole(folder / name, data)
     body = json.dumps(encoded)
-    _write(folder / _TREE, json.dumps({"tensors": name, "tree": encoded, "sha256": _digest(body.encode())}).encode())
+    write_whole(folder / _TREE, json.dumps({"tensors": name, "tree": encoded, "sha256": _digest(body.encode())}))
     for old in folder.glob("state-*.safetensors"):
         if old.name != name:
             old.unlink(missing_ok=True)
@@ -60,18 +60,6 @@ def save_tree(folder: str | os.PathLike[str], tree: Any) -> None:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
-
-
-def _write(path: Path, data: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
 
 
 def load_tree(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> Any:
@@ -116,12 +104,8 @@ def _encode(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
         return {"$": "tensor", "name": name}
     if isinstance(value, np.ndarray):
         if value.dtype.kind in "US":
-            return {
-                "$": "strings",
-                "shape": list(value.shape),
-                "dtype": value.dtype.str,
-                "values": value.ravel().tolist(),
-            }
+            shape, values = list(value.shape), value.ravel().tolist()
+            return {"$": "strings", "shape": shape, "dtype": value.dtype.str, "values": values}
         if value.dtype.kind == "O":
             raise TypeError(f"cannot save an array of objects at {place or 'the root'}")
         name = f"t{len(tensors)}"
@@ -133,13 +117,8 @@ def _encode(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
     for kind, cls in (("list", list), ("tuple", tuple), ("set", set), ("deque", deque)):
         if isinstance(value, cls):
             items = sorted(value) if kind == "set" else value
-            out: dict[str, Any] = {
-                "$": kind,
-                "items": [_encode(v, f"{place}/{i}", tensors) for i, v in enumerate(items)],
-            }
-            if isinstance(value, deque):
-                out["maxlen"] = value.maxlen
-            return out
+            maxlen = {"maxlen": value.maxlen} if isinstance(value, deque) else {}
+            return {"$": kind, "items": [_encode(v, f"{place}/{i}", tensors) for i, v in enumerate(items)], **maxlen}
     raise TypeError(f"cannot save a {type(value).__name__} at {place or 'the root'}")
 
 

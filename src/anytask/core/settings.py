@@ -7,29 +7,35 @@ A class of settings lists its fields, and has a keyword-only constructor that ch
 from __future__ import annotations
 
 import copy
+import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, Self, dataclass_transform
+from typing import Any, Self, TypedDict, Unpack, dataclass_transform
 
 import attrs
 import numpy as np
 from sklearn.base import BaseEstimator
 
-_Check = Callable[[Any, Any, Any], None]
 _LARGEST = float(np.finfo(np.float32).max)
+
+
+class Bounds(TypedDict, total=False):
+    """The ends of a range: open (``above``, ``below``) or closed."""
+
+    above: float | None
+    at_least: float | None
+    below: float | None
+    at_most: float | None
 
 
 def real(
     default: float | str | None,
     help: str,
     *,
-    above: float | None = None,
-    at_least: float | None = None,
-    below: float | None = None,
-    at_most: float | None = None,
     optional: bool = False,
     words: Sequence[str] = (),
+    **bounds: Unpack[Bounds],
 ) -> Any:
     """Return a field for a finite number in a range.
 
@@ -38,12 +44,12 @@ def real(
     default : float
     help : str
         What the value does, in a few words.
-    above, at_least, below, at_most : float, optional
-        The range: open or closed ends.
     optional : bool
         Whether ``None`` is a value too; the help says what it means.
     words : sequence of str
         Words that stand for a number; the help says for which.
+    above, at_least, below, at_most : float, optional
+        The range: open or closed ends.
 
     Examples
     --------
@@ -54,10 +60,10 @@ def real(
         ...
     ValueError: lr must be a number above 0, got 0
     """
-    wanted = "a number" + _range(above, at_least, below, at_most)
+    wanted = "a number" + _range(**bounds)
 
     def fits(value: Any) -> bool:
-        return _is_word(value, words) or (_is_real(value) and _within(value, above, at_least, below, at_most))
+        return _is_word(value, words) or (_is_real(value) and _within(value, **bounds))
 
     return _field(default, help, wanted + _or(words), fits, optional)
 
@@ -82,10 +88,11 @@ def whole(
         ...
     ValueError: k must be an integer of at least 0 or 'max', got 'all'
     """
-    wanted = "an integer" + _range(None, at_least, None, at_most)
+    bounds: Bounds = {"at_least": at_least, "at_most": at_most}
+    wanted = "an integer" + _range(**bounds)
 
     def fits(value: Any) -> bool:
-        return _is_word(value, words) or (_is_whole(value) and _within(value, None, at_least, None, at_most))
+        return _is_word(value, words) or (_is_whole(value) and _within(value, **bounds))
 
     return _field(default, help, wanted + _or(words), fits, optional)
 
@@ -94,13 +101,10 @@ def numbers(
     default: Sequence[float] | None,
     help: str,
     *,
-    above: float | None = None,
-    at_least: float | None = None,
-    below: float | None = None,
-    at_most: float | None = None,
     integers: bool = False,
     length: int | None = None,
     optional: bool = False,
+    **bounds: Unpack[Bounds],
 ) -> Any:
     """Return a field for a sequence of numbers, each in a range, such as the hidden widths of a network.
 
@@ -113,7 +117,7 @@ def numbers(
         ...
     ValueError: hidden must be a sequence of integers of at least 1, got [32, 0]
     """
-    kind = ("integers" if integers else "numbers") + _range(above, at_least, below, at_most)
+    kind = ("integers" if integers else "numbers") + _range(**bounds)
     wanted = f"a sequence of {'' if length is None else f'{length} '}{kind}"
     is_number = _is_whole if integers else _is_real
 
@@ -122,7 +126,7 @@ def numbers(
             isinstance(value, (Sequence, np.ndarray))
             and not isinstance(value, (str, bytes))
             and (length is None or len(value) == length)
-            and all(is_number(v) and _within(v, above, at_least, below, at_most) for v in value)
+            and all(is_number(v) and _within(v, **bounds) for v in value)
         )
 
     return _field(default, help, wanted, fits, optional)
@@ -445,20 +449,19 @@ def _is_real(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, (bool, np.bool_)) and bool(abs(value) <= _LARGEST)  # type: ignore[operator]
 
 
-def _within(
-    value: Any, above: float | None, at_least: float | None, below: float | None, at_most: float | None
-) -> bool:
-    return (
-        (above is None or value > above)
-        and (at_least is None or value >= at_least)
-        and (below is None or value < below)
-        and (at_most is None or value <= at_most)
-    )
+#: Each end of a range: how it is tested, and how it is said.
+_ENDS = {
+    "above": (operator.gt, "above"), "at_least": (operator.ge, "of at least"),
+    "below": (operator.lt, "below"), "at_most": (operator.le, "of at most"),
+}  # fmt: skip
 
 
-def _range(above: float | None, at_least: float | None, below: float | None, at_most: float | None) -> str:
-    if at_least is not None and at_most is not None:
-        return f" from {at_least} to {at_most}"
-    low = f" above {above}" if above is not None else f" of at least {at_least}" if at_least is not None else ""
-    high = f" below {below}" if below is not None else f" of at most {at_most}" if at_most is not None else ""
-    return f"{low} and{high}" if low and high else low + high
+def _within(value: Any, **bounds: Unpack[Bounds]) -> bool:
+    return all(end is None or _ENDS[name][0](value, end) for name, end in bounds.items())
+
+
+def _range(**bounds: Unpack[Bounds]) -> str:
+    given = {name: bounds[name] for name in _ENDS if bounds.get(name) is not None}  # type: ignore[literal-required]
+    if set(given) == {"at_least", "at_most"}:
+        return f" from {given['at_least']} to {given['at_most']}"
+    return " and".join(f" {_ENDS[name][1]} {end}" for name, end in given.items())

@@ -7,7 +7,6 @@ the softmax of its ``_scores``. A fit that fails leaves the model as it was. Sys
 
 from __future__ import annotations
 
-import os
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -86,13 +85,14 @@ class RobustClassifier(ClassifierMixin, Estimator):
                 self._build()
             with isolated(derive(self.seed, "train")):
                 self._train(X_.to(self._device), torch.from_numpy(codes).to(self._device), heard(progress))
-            self._learned_with = self._settings_of_the_fit()
+            self._keep_shape()
         return self
 
     def predict_proba(self, X: ArrayLike | Tensor) -> Any:
         """Return class probabilities, shape (n, n_classes), columns in the order of ``classes_``."""
         self._check_fitted()
-        self._check_unchanged()
+        self._check_settings()
+        self._check_shape_kept()
         X_ = check_inputs(X)
         check_input_shape(X_, self.input_shape_, type(self).__name__)
         with torch.no_grad():
@@ -104,27 +104,13 @@ class RobustClassifier(ClassifierMixin, Estimator):
         """Return the most probable label of each input, shape (n,); a tensor for tensors with numeric labels."""
         return most_probable(self.predict_proba(X), self.classes_)
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the model to ``folder`` as safetensors + JSON; :meth:`load` gives the same answers."""
-        self._check_fitted()
-        self._check_unchanged()
-        super().save(folder)
-
     def check_shape(self, input_shape: tuple[int, ...]) -> None:
         """Raise a ``ValueError`` for inputs of a shape that the system cannot learn from."""
 
     # -- shared steps ---------------------------------------------------------------------------------------------
 
-    def _load_state(self, state: Any) -> None:
-        super()._load_state(state)
-        self._learned_with = self._settings_of_the_fit()
-
-    def _settings_of_the_fit(self) -> dict[str, tuple[str, str]]:
-        return self._shape(name for name in self._param_names() if name not in (*self.INFERENCE, "device"))
-
-    def _check_unchanged(self) -> None:
-        self._check_settings()
-        self._check_shape_kept(self._learned_with)
+    def _shaping(self) -> list[str]:
+        return [name for name in self._param_names() if name not in (*self.INFERENCE, "device")]
 
     # -- what a system writes -------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ def _variant(name: str, **params: Any) -> Entrant:
 
 
 _tame = Entrant("tame", TAME, {"preset": "small"}, "system", "tame")
-_random = _variant("tame (random routing)", routing="random")
+_random = _variant("tame (random routing)", selector={"routing": "random"})
 _low_k = _variant("tame (k=0.5)", k=0.5)
 _retrained = _variant("tame (pruned)", pruning={"enabled": True})
 _bare = _variant("tame (pruned, not retrained)", pruning={"enabled": True, "retrain": False})

@@ -75,8 +75,8 @@ class GKCL(ContinualClassifier):
         ``KernelSettings``, ``SupportSettings`` and ``GeneratorSettings`` of :mod:`anytask.continual.gkcl.settings`.
     generative : bool
         Train the generator, with its replay and ``L_con``; False goes with stored supports.
-    cls_weight, eta, contrastive_temperature, optimizer, lr, momentum, lr_decay, lr_floor : {"sgd", "adam"}, float
-        Weight of ``L_cls``; weight and temperature of ``L_con``. The rate of the k-th task is
+    cls_weight, eta, optimizer, lr, momentum, lr_decay, lr_floor : {"sgd", "adam"}, float
+        Weights of ``L_cls`` and ``L_con``. The rate of the k-th task is
         ``max(lr * lr_decay^k, lr_floor)``; ``momentum`` is SGD's.
 
     Attributes
@@ -130,7 +130,6 @@ class GKCL(ContinualClassifier):
     generative: bool = flag(True, "train the generator, with its replay and L_con")
     cls_weight: float = real(1.0, "weight of L_cls", at_least=0)
     eta: float = real(1.0, "weight of L_con", at_least=0)
-    contrastive_temperature: float = real(0.1, "temperature of L_con", above=0)
     optimizer: str = choice("adam", ("sgd", "adam"), "which optimizer")
     lr: float = real(2e-3, "learning rate of the first task", above=0)
     momentum: float = real(0.8, "momentum of SGD", at_least=0, below=1)
@@ -250,7 +249,7 @@ class GKCL(ContinualClassifier):
             means, mixed = torch.cat([means, replayed[1]]), torch.cat([mixed, c_r])
         labels = code_of[mixed] if s.contrast == "label" else mixed
         if self.eta > 0 and len(labels.unique()) < len(labels):
-            losses["L_con"] = self.eta * supcon(means, labels, self.contrastive_temperature, missing="skip")
+            losses["L_con"] = self.eta * supcon(means, labels, s.temperature, missing="skip")
         return losses
 
     def _warming(self, x: Tensor, component: Tensor, mu: Tensor) -> bool:

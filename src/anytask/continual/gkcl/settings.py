@@ -80,8 +80,9 @@ class GeneratorSettings(Settings):
     replay, replay_weight, replay_cap
         Replay what the generator's frozen copy makes (False is an ablation), with weight ``w_r``, a number or
         ``"tasks"`` for the number of other tasks, which ``replay_cap`` limits.
-    contrast : {"label", "component"}
-        What counts as the same in ``L_con`` where a label belongs to several tasks: the label, or its component.
+    contrast, temperature : {"label", "component"}, float
+        What counts as the same in ``L_con`` where a label belongs to several tasks: the label, or its component; and
+        the temperature of that loss.
     warm_up : {"real", "vae", "none"}
         While the generator of the first task makes noise only: take half the batch as the support of the other half, or
         train the VAE alone.
@@ -100,6 +101,7 @@ class GeneratorSettings(Settings):
     replay_weight: Any = real(1.0, "weight of the replay; 'tasks': the number of others", at_least=0, words=("tasks",))
     replay_cap: float | None = real(None, "limit of 'tasks'; None for no limit", above=0, optional=True)
     contrast: str = choice("label", ("label", "component"), "what counts as the same in L_con")
+    temperature: float = real(0.1, "temperature of L_con", above=0)
     warm_up: str = choice("real", ("real", "vae", "none"), "the first steps of the first task")
     warm_up_steps: int = whole(100, "mini-batches of the warm-up", at_least=0)
     warm_up_error: float | None = real(

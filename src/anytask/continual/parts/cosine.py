@@ -23,6 +23,21 @@ SMALL: Mapping[str, Any] = {
 }  # fmt: skip
 
 
+class TaskSchedule(ScheduleSettings):
+    """Learning rates over the steps of a task, and how long the first one is trained.
+
+    Parameters
+    ----------
+    steps_per_epoch, milestones, gamma, warmup_epochs
+        As in :class:`~anytask.continual.parts.sgd.ScheduleSettings`.
+    first_task_steps : int
+        Steps per mini-batch until the first task ends: PRD's paper trains it 220 epochs and the others 100. Give 1 if
+        your stream shows the first task longer itself.
+    """
+
+    first_task_steps: int = whole(2, "steps per mini-batch, each on fresh views, until the first task ends")
+
+
 class CosineClassifier(ContinualClassifier):
     """An encoder and one prototype per class, trained on two random views of every input; a system writes ``_loss``.
 
@@ -54,8 +69,7 @@ class CosineClassifier(ContinualClassifier):
     momentum: float = real(0.9, "momentum of the networks", at_least=0, below=1)
     weight_decay: float = real(1e-4, "weight decay of the networks", at_least=0)
     prototypes_lr: float = real(0.01, "learning rate of the prototypes", at_least=0)
-    schedule: ScheduleSettings = group(ScheduleSettings, "learning rates over the steps of a task")
-    first_task_steps: int = whole(2, "steps per mini-batch, each on fresh views, until the first task ends")
+    schedule: TaskSchedule = group(TaskSchedule, "learning rates over the steps of a task")
     epochs: int = whole(100, "passes of fit over its data")
 
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -93,7 +107,7 @@ class CosineClassifier(ContinualClassifier):
             net.train()
         for number, part in enumerate(self._minibatches(len(X))):
             generator = torch.Generator(X.device).manual_seed(derive(self.seed, "views", self.n_chunks_, number))
-            for _ in range(self.first_task_steps if self.first_task_ else 1):
+            for _ in range(self.schedule.first_task_steps if self.first_task_ else 1):
                 views = torch.cat([augment(X[part], generator), augment(X[part], generator)])  # (2B, *input_shape)
                 self._step(require_finite(views, "a random view of the inputs"), y[part].repeat(2))
 

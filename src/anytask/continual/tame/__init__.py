@@ -63,6 +63,8 @@ class SelectorSettings(Settings):
     epochs, lr, batch_size, weight_decay
         Its training, from scratch, whenever predictions are asked for after new data (paper: 200; 0.1 on MNIST, 1e-4 on
         CIFAR; 128; 5e-4 taken from the experts).
+    routing : {"selector", "random"}
+        ``"random"`` sends every input to an expert drawn at random: the ablation.
     """
 
     backbone: Any = free(None, "the network; None for an MLP, a name or a callable", _check_selector)
@@ -73,6 +75,7 @@ class SelectorSettings(Settings):
     lr: float = real(0.1, "learning rate", above=0)
     batch_size: int = whole(128, "rows of a mini-batch")
     weight_decay: float = real(5e-4, "weight decay", at_least=0)
+    routing: str = choice("selector", ("selector", "random"), "who sends an input to an expert")
 
 
 class PruningSettings(Settings):
@@ -132,8 +135,6 @@ class TAME(ContinualClassifier):
     lr, momentum, nesterov, weight_decay, schedule : float, float, bool, float, :class:`ScheduleSettings`
         SGD of the experts.
     selector, pruning : :class:`SelectorSettings`, :class:`PruningSettings`
-    routing : {"selector", "random"}
-        ``"random"`` sends every input to an expert drawn at random: the ablation.
     epochs, batch_size, seed, device
         See :class:`~anytask.continual.base.ContinualClassifier`. A last mini-batch of less than half the size is
         joined to the one before it, because its loss would be too noisy to judge.
@@ -193,7 +194,6 @@ class TAME(ContinualClassifier):
     schedule: ScheduleSettings = group(ScheduleSettings, "learning rate of an expert over its own steps")
     selector: SelectorSettings = group(SelectorSettings, "the network that sends inputs to experts")
     pruning: PruningSettings = group(PruningSettings, "pruning of experts and selector")
-    routing: str = choice("selector", ("selector", "random"), "who sends an input to an expert")
 
     def _check_settings(self) -> None:
         if self.nesterov and not self.momentum:
@@ -404,7 +404,7 @@ class TAME(ContinualClassifier):
     @torch.no_grad()
     def _route(self, X: Tensor) -> Tensor:
         """The expert of each row, (n,)."""
-        if self.routing == "random":
+        if self.selector.routing == "random":
             return torch.randint(self.n_experts_, (len(X),)).to(X.device)
         selector = self._fit_selector()
         if selector is None:

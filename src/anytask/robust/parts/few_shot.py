@@ -65,7 +65,7 @@ class FewShotHead(RobustClassifier):
     def check_shape(self, input_shape: tuple[int, ...]) -> None:
         """Raise a ``ValueError`` for inputs of another shape than the model learned from."""
         self.model._check_fitted()
-        self.model._check_unchanged()
+        self.model._check_shape_kept()
         if input_shape != self.model.input_shape_:
             raise ValueError(f"inputs have shape {input_shape}, and the model learned from {self.model.input_shape_}")
 
