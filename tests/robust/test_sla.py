@@ -29,7 +29,6 @@ def sla(**settings):
     model = SLA.from_preset("small", transforms="rotations2", backbone=Features(), feature_dim=4, **settings)
     model.classes_, model.input_shape_, model._weight = np.arange(2), (1, 1, 2), None
     model._build()
-    model._learned_with = model._settings_of_the_fit()
     with torch.no_grad():
         model.net_["w"].weight.copy_(torch.eye(4))
         model.net_["w"].bias.zero_()
