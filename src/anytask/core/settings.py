@@ -457,7 +457,8 @@ _ENDS = {
 
 
 def _within(value: Any, **bounds: Unpack[Bounds]) -> bool:
-    return all(end is None or _ENDS[name][0](value, end) for name, end in bounds.items())
+    given: dict[str, Any] = {**bounds}
+    return all(end is None or _ENDS[name][0](value, end) for name, end in given.items())
 
 
 def _range(**bounds: Unpack[Bounds]) -> str:

@@ -324,7 +324,7 @@ class ModelRun:
                 raise ValueError("the labels of detections are a list of dicts with 'boxes' and 'labels'")
             rows = [clean_detections(one, f"y[{i}]", truth=True) for i, one in enumerate(self.y)]
             return as_rows([{**row, "boxes": row["boxes"] - np.array(2 * self.corner, dtype=float)} for row in rows])
-        truth = require_finite_rows(as_numbers(self.y, "y").astype(np.float64), "y")
+        truth = require_finite_rows(np.asarray(as_numbers(self.y, "y"), dtype=np.float64), "y")
         if kind == "positions":
             truth = truth - np.array(self.corner, dtype=float)
         if kind in ("field", "image") and self.corner != (0, 0):
