@@ -37,6 +37,7 @@ RIGHT = {
     **dict.fromkeys(("k1", "b", "temperature", "top_logprobs"), (0,)),
     **dict.fromkeys(("tools", "stop"), ([],)),
     "completions": (True,),
+    "budget": ({},),
     **dict.fromkeys(("metadata", "extra_body", "knowledge", "response_format"), ({},)),
 }
 

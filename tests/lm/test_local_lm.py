@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from random_models import bpe_tokenizer, random_model, word_tokenizer
 
 from anytask.incontext import GPT3
-from anytask.lm import BadNumber, LocalLM, MissingCapability
+from anytask.lm import BadNumber, BudgetExceeded, LocalLM, MissingCapability
 from anytask.lm.cache import ScoreCache
 from anytask.lm.local.generation import Sampling, draw, penalty
 from anytask.lm.protocol import ChatRequest, ScoringModel
@@ -482,3 +482,11 @@ def test_numbers_that_a_processor_lacks_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="dtype 'bfloat16' needs a device with such numbers"):
         make("gpt2", dtype="bfloat16")
     assert make("gpt2", dtype="auto").score(["one"], [[" two"]])
+
+
+def test_a_budget_stops_a_local_model_before_it_is_exceeded():
+    lm = make("gpt2", budget={"calls": 2, "tokens": 1000})
+    lm.score(["one", "one", "two"], [[" three", " four"]] * 3)
+    with pytest.raises(BudgetExceeded, match="could use 1 calls, and 0 of the budget's 2"):
+        lm.generate(["one"])
+    assert lm.usage.total.calls == 2

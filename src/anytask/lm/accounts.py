@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
@@ -194,6 +194,11 @@ class Budget:
         self._clock = clock
         self._started: float | None = None
         self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, limits: Budget | Mapping[str, float] | None) -> Budget:
+        """Return a budget, that of a mapping of limits, or for None one without limits."""
+        return limits if isinstance(limits, Budget) else cls(**(limits or {}))
 
     @property
     def used_calls(self) -> int:

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from anytask.core.progress import Progress, silent
+from anytask.core.progress import Progress, heard
 from anytask.lm.accounts import Accounts
 from anytask.lm.cache import ReplyCache
 from anytask.lm.codec import Tokenized, codec_of
@@ -71,7 +71,7 @@ class Endpoint(Tokenized):
     tools, json_schema, images, seed, n : bool
         What the server offers besides plain chat; a request that needs more raises :class:`MissingCapability`.
         ``json_schema=False`` still checks replies, but does not send the schema.
-    budget : Budget, optional
+    budget : Budget or mapping of its limits, optional
         Checked before every request, retries included.
     cache : ReplyCache or path, optional
     accounts : Accounts, optional
@@ -249,7 +249,7 @@ class Endpoint(Tokenized):
         results: list[T | None] = [None] * len(items)
         failed = threading.Event()
         errors: dict[int, Exception] = {}
-        tell, told = progress or silent, threading.Lock()
+        tell, told = heard(progress), threading.Lock()
 
         def one(i: int) -> None:
             if failed.is_set():

@@ -60,7 +60,9 @@ class Options(Settings):
     images: bool = flag(False, "the server reads images")
     seed: bool = flag(True, "the server takes a seed")
     n: bool = flag(False, "the server gives several samples at once")
-    budget: Budget | None = free(None, "checked before every request", instance_of("budget", Budget))
+    budget: Budget | Mapping[str, float] | None = free(
+        None, "checked before every request: calls, tokens, money, seconds", instance_of("budget", Budget, Mapping)
+    )
     cache: Any = free(None, "where replies are kept", instance_of("cache", ReplyCache, str, os.PathLike))
     accounts: Accounts | None = free(None, "counters to add to, None: new ones", instance_of("accounts", Accounts))
     prices: tuple[float, float] = numbers((0.0, 0.0), "money per 1000 prompt, completion tokens", at_least=0, length=2)
@@ -105,6 +107,7 @@ class Transport:
             raise ValueError("api_key must be one line of ASCII characters, and another text was given")
         self._client = DefaultHttpxClient(follow_redirects=False)
         self._slots = threading.BoundedSemaphore(self.options.max_concurrency)
+        self._budget = Budget.of(self.options.budget)
 
     def post(
         self,
@@ -132,7 +135,7 @@ class Transport:
         calls : int, default 1
             What the request takes from a budget of calls.
         """
-        o, budget = self.options, self.options.budget or Budget()
+        o, budget = self.options, self._budget
         data = json.dumps(body | dict(o.extra_body or {})).encode()
         end = time.monotonic() + o.deadline
         for attempt in range(1, o.attempts + 1):

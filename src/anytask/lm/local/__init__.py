@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from anytask.core.checks import check_counts, require_finite
 from anytask.core.devices import resolve_device
-from anytask.core.progress import Progress, silent
+from anytask.core.progress import Progress, heard
 from anytask.core.rng import derive
-from anytask.lm.accounts import Accounts
+from anytask.lm.accounts import Accounts, Budget
 from anytask.lm.cache import ScoreCache
 from anytask.lm.codec import Tokenized
 from anytask.lm.local.generation import Generated, Sampling, continue_all
@@ -80,6 +80,8 @@ class LocalLM(Tokenized):
     chat_template : bool, default False
         Let :meth:`score` and :meth:`generate` put each prompt into the tokenizer's chat template, as a user's message
         whose answer begins: for models that were trained to answer instructions. Spaces before an option then go.
+    budget : Budget or mapping of its limits, optional
+        Checked before every batch of questions, for which it has to hold all calls and tokens.
 
     Attributes
     ----------
@@ -132,6 +134,7 @@ class LocalLM(Tokenized):
         accounts: Accounts | None = None,
         context_length: int | None = None,
         chat_template: bool = False,
+        budget: Budget | Mapping[str, float] | None = None,
     ) -> None:
         if dtype not in ("float32", "bfloat16", "auto"):
             raise ValueError(f"dtype is 'float32', 'bfloat16' or 'auto', and {dtype!r} was given")
@@ -144,6 +147,8 @@ class LocalLM(Tokenized):
         instance_of("name", str)(name)
         instance_of("cache", str, os.PathLike, ScoreCache)(cache)
         instance_of("accounts", Accounts)(accounts)
+        instance_of("budget", Budget, Mapping)(budget)
+        self._budget = Budget.of(budget)
         place = resolve_device(device)
         if isinstance(model, (str, os.PathLike)):
             numbers = number_type(dtype, place)
@@ -236,8 +241,10 @@ class LocalLM(Tokenized):
             if (prompt, option) not in found:
                 todo.setdefault(prompt, []).append(option)
         score = {"causal": score_causal, "seq2seq": score_seq2seq, "masked": score_masked}[self.objective]
-        forward, tell = 0, progress or silent
-        with self.usage.timed(tag) as used:
+        forward, tell = 0, heard(progress)
+        read, written = sum(map(self.count_tokens, todo)), [option for row in todo.values() for option in row]
+        most = read + sum(map(self.count_tokens, written))
+        with self._budget.reserve(most, calls=len(todo)) as settle, self.usage.timed(tag) as used:
             with self._reader.runner.inference():
                 for new, tokens in score(self._reader, list(todo), list(todo.values())):
                     if self._cache is not None:
@@ -245,13 +252,16 @@ class LocalLM(Tokenized):
                     found |= new
                     forward += tokens
                     tell(len(found) / len(wanted))
+            scored = sum(found[prompt, option].n_tokens for prompt in todo for option in todo[prompt])
+            settle(read + scored)
             used.update(
                 calls=len(todo),
-                prompt_tokens=sum(map(self.count_tokens, todo)),
-                completion_tokens=sum(found[prompt, option].n_tokens for prompt in todo for option in todo[prompt]),
+                prompt_tokens=read,
+                completion_tokens=scored,
                 forward_tokens=forward,
                 cache_hits=len(asked) - len(todo),
             )
+        tell(1.0)
         return [[found[prompt, option] for option in row] for prompt, row in zip(prompts, options)]
 
     # ---- generation
@@ -320,14 +330,13 @@ class LocalLM(Tokenized):
     ) -> list[Generated]:
         if self.objective == "masked":
             raise MissingCapability(f"{self.name!r} is a masked model and cannot continue text; use a causal one")
-        with self.usage.timed(tag) as used, self._reader.runner.inference():
-            done, forward = continue_all(self._reader, prompts, seeds, self._end_ids, how, progress or silent)
-            used.update(
-                calls=len(prompts),
-                prompt_tokens=sum(map(len, prompts)),
-                completion_tokens=sum(len(out.ids) for out in done),
-                forward_tokens=forward,
-            )
+        read = sum(map(len, prompts))
+        budgeted = self._budget.reserve(read + how.max_tokens * len(prompts), calls=len(prompts))
+        with budgeted as settle, self.usage.timed(tag) as used, self._reader.runner.inference():
+            done, forward = continue_all(self._reader, prompts, seeds, self._end_ids, how, heard(progress))
+            written = sum(len(out.ids) for out in done)
+            settle(read + written)
+            used.update(calls=len(prompts), prompt_tokens=read, completion_tokens=written, forward_tokens=forward)
         return done
 
     # ---- chat
