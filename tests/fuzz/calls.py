@@ -167,6 +167,11 @@ def _one(module: Any, area: str, number: int, draw: Callable[[Any], Any], tell: 
 
 #: Errors of Python itself for a wrong signature, which name the parameter.
 _SIGNATURE = re.compile(r"unexpected keyword argument|missing \d+ required|positional argument|multiple values for")
+#: Python's own words for what is no path, and, of the called function itself, for an argument of another kind.
+_PATH = re.compile(r"(expected str, bytes or|argument should be a str object or an) os.PathLike object")
+_KIND = re.compile(
+    r"object is not|object cannot be|not supported between|unsupported operand|unhashable type|must be .* not"
+)
 #: scikit-learn's own checks of parameters and inputs.
 _CHECKS = ("sklearn/utils/validation.py", "sklearn/utils/_param_validation.py", "sklearn/base.py")
 
@@ -191,8 +196,8 @@ def verdict(error: BaseException) -> tuple[str, str]:
         kind = "clear"
     elif not ours or (isinstance(error, TypeError) and _SIGNATURE.search(text) and len(ours) <= 2):
         kind = "clear" if isinstance(error, TypeError) else "unclear"  # the call itself
-    elif isinstance(error, TypeError) and text.startswith("expected str, bytes or os.PathLike object, not"):
-        kind = "clear"  # Python's own words for what is no path
+    elif isinstance(error, TypeError) and (_PATH.match(text) or (_KIND.search(text) and len(ours) <= 2)):
+        kind = "clear"
     elif last.filename.startswith(SOURCE):
         kind = "clear" if linecache.getline(last.filename, last.lineno or 0).lstrip().startswith("raise") else "unclear"
     else:

@@ -141,7 +141,6 @@ PATHS = {"checkpoint", "folder", "path", "state_file", "store", "report", "cache
 #: Name of a parameter -> good values for it; where several are given, the first that a class takes.
 VALUES: dict[str, list[Callable[[], Any]]] = {
     "X": [lambda: rows()[0], lambda: images()[0], lambda: texts()[0]],
-    "x": [lambda: torch.from_numpy(images()[0])],
     "y": [lambda: rows()[1], lambda: texts()[1]],
     "data": [lambda: images()],
     "task": [lambda: 0, lambda: "block 0", lambda: None],
@@ -295,13 +294,16 @@ class Subject:
             return fresh
 
     def methods(self) -> list[str]:
-        """Return the names of its public methods."""
+        """Return the names of its public methods, of those whose parameters have good values here."""
         found = []
+        if isinstance(self.made, torch.nn.Module):  # which takes what torch takes
+            return found
         for name, value in inspect.getmembers(self.cls):
             routing = name.startswith("set_") and name.endswith("_request")
             if not name.startswith("_") and callable(value) and not routing and name not in NOT_OURS:
                 owner = next((base for base in self.cls.__mro__ if name in vars(base)), self.cls)
-                if owner.__module__.startswith("anytask") or name == "set_params":
+                unknown = set(required(getattr(self.cls, name))) - set(VALUES)
+                if (owner.__module__.startswith("anytask") or name == "set_params") and not unknown:
                     found.append(name)
         return found
 
@@ -346,6 +348,8 @@ def _make_ready(found: Subject) -> bool:
             except Exception as error:
                 found.trouble = f"{verb}: {type(error).__name__}: {error}"
                 continue
+            if hasattr(fresh, "cost"):  # who trains when first asked has trained now
+                fresh.cost()
             found.made, found.verb, found.given, found.trouble = fresh, verb, given, ""
             return True
         return False

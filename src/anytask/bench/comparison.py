@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from anytask.bench.registration import Registration
 from anytask.bench.results import Group, Results
 from anytask.bench.run import Listener, check_execution, execute
 from anytask.bench.store import RunStore, jsonable
+from anytask.core.errors import shown
 from anytask.problems.base import Entrant, Problem
 
 if TYPE_CHECKING:
@@ -273,6 +274,8 @@ def _entrants(problem: Problem, systems: str | Sequence[str | Entrant | type]) -
         return [Entrant(card.key, card.entry, key=card.key) for card in cards]
     if isinstance(systems, (str, type, Entrant)):
         systems = [systems]
+    if not isinstance(systems, Iterable):
+        raise TypeError(f"systems must be 'all' or a list of keys, classes and entrants, got {shown(systems)}")
     entrants = []
     for system in systems:
         if isinstance(system, Entrant):

@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from anytask.bench.measuring import Meter, limited_threads, threads_per_run, use
 from anytask.bench.planning import Plan, PlanItem
 from anytask.bench.store import Run, RunStore, jsonable
 from anytask.core.environment import environment
+from anytask.core.errors import shown
 from anytask.problems.base import Outcome, Problem
 
 __all__ = ["execute"]
@@ -162,8 +164,8 @@ def check_execution(jobs: int, backend: str, budget_seconds: float | None) -> in
         raise ValueError(f"unknown backend {backend!r}: choose from {', '.join(BACKENDS)}")
     if not isinstance(jobs, int) or isinstance(jobs, bool) or (jobs < 1 and jobs != -1):
         raise ValueError(f"jobs must be an integer of at least 1, or -1 for one per core, got {jobs!r}")
-    if budget_seconds is not None and not budget_seconds > 0:
-        raise ValueError(f"budget_seconds must be more than 0, got {budget_seconds!r}")
+    if budget_seconds is not None and not (isinstance(budget_seconds, Real) and budget_seconds > 0):
+        raise ValueError(f"budget_seconds must be a number above 0, got {shown(budget_seconds)}")
     needed = {"ray": "ray", "dask": "distributed"}.get(backend)
     if needed is not None and importlib.util.find_spec(needed) is None:
         raise ImportError(f"backend {backend!r} needs the package {needed}: pip install 'anytask[{backend}]'")

@@ -23,6 +23,7 @@ from anytask.control.ppo import PPO
 from anytask.control.ppo.network import NetworkSettings
 from anytask.control.rollout import EpisodeResults, evaluate
 from anytask.control.stepping import OverlappedStepper
+from anytask.core.checks import check_counts
 from anytask.core.progress import Progress
 from anytask.core.settings import flag, group, of_kind
 
@@ -192,6 +193,7 @@ class Galactic(PPO):
         """
         results = []
         for env in (here, there):
+            check_counts(episodes=episodes)
             made = env if isinstance(env, VectorEnv) else make(env, min(episodes, self.num_envs))
             self._settle(make(made))
             results.append(evaluate(self, made, episodes, seed=seed, deterministic=deterministic))

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from sklearn.exceptions import DataConversionWarning
 from torch import Tensor, nn
 
-from anytask.core.errors import NotFinite
+from anytask.core.errors import NotFinite, shown
 
 
 def require_finite(value: Tensor | np.ndarray | float, stage: str, advice: str = "") -> Any:
@@ -75,7 +75,7 @@ def check_counts(**named: Any) -> None:
     """
     for name, value in named.items():
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+            raise ValueError(f"{name} must be an integer of at least 1, got {shown(value)}")
 
 
 def as_numbers(X: Any, name: str = "X") -> Tensor | np.ndarray:

@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+
+def shown(value: Any, room: int = 200) -> str:
+    """Return a value as an error shows it: in one line, cut where it is long.
+
+    Examples
+    --------
+    >>> shown("x" * 1000, 10)
+    "'xxxxxx..."
+    """
+    text = " ".join(repr(value).split())
+    return text if len(text) <= room else f"{text[: room - 3]}..."
+
 
 class BadData(ValueError):
     """The user's data cannot be used; the message is one line naming file, column and row."""

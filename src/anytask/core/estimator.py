@@ -57,7 +57,7 @@ class Fitted(Settings):
         ValueError
             For an unknown preset; the message names those that exist.
         """
-        if preset not in cls.PRESETS:
+        if not isinstance(preset, str) or preset not in cls.PRESETS:
             known = ", ".join(cls.PRESETS) or "none"
             raise ValueError(f"{cls.__name__} has no preset {preset!r}; presets: {known}")
         return cls(**merged(cls.PRESETS[preset], params))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from anytask.core.errors import shown
+
 #: What ``progress=`` takes everywhere: called with the finished share in [0, 1]; the last call says 1.
 Progress = Callable[[float], object]
 
@@ -25,7 +27,7 @@ def heard(progress: Progress | None) -> Progress:
     if progress is None:
         return silent
     if not callable(progress):
-        raise TypeError(f"progress must be a callable that takes the finished share, got {progress!r}")
+        raise TypeError(f"progress must be a callable that takes the finished share, got {shown(progress)}")
     return progress
 
 

@@ -17,6 +17,8 @@ import attrs
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from anytask.core.errors import shown
+
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -282,7 +284,7 @@ def group(cls: type[Settings], help: str) -> Any:
         if not isinstance(value, cls):
             article = "an" if cls.__name__[0] in "AEIOU" else "a"
             wanted = f"{article} {cls.__name__} or a mapping of its values"
-            raise TypeError(f"{attribute.name} must be {wanted}, got {value!r}")
+            raise TypeError(f"{attribute.name} must be {wanted}, got {shown(value)}")
 
     return attrs.field(
         factory=cls, converter=convert, validator=check, metadata={"help": help, "wanted": cls.__name__, "group": cls}
@@ -421,8 +423,7 @@ def _field(
 
     def check(_instance: Any, attribute: Any, value: Any) -> None:
         if not (optional and value is None) and not fits(value):
-            shown = " ".join(repr(value).split("\n"))
-            raise ValueError(f"{attribute.name} must be {wanted}, got {shown}")
+            raise ValueError(f"{attribute.name} must be {wanted}, got {shown(value)}")
 
     return attrs.field(default=default, converter=converter, validator=check, metadata={"help": help, "wanted": wanted})
 

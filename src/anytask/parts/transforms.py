@@ -385,6 +385,8 @@ def make_group(name: str, **options: Any) -> Group:
     >>> make_group("rotations", step=90).labels
     ('0°', '90°', '180°', '270°', '360°')
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be the name of a group, got {type(name).__name__}")
     if name not in GROUPS:
         near = difflib.get_close_matches(name, GROUPS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ";"

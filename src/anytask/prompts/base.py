@@ -167,8 +167,11 @@ class SearchResult:
         path = Path(folder) / "prompt.json"
         if not path.is_file():
             raise FileNotFoundError(f"no saved prompt in {folder}: {path.name} is missing")
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**found, "kept": None if found["kept"] is None else tuple(found["kept"])})
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{**found, "kept": None if found["kept"] is None else tuple(found["kept"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"the prompt saved in {folder} is damaged: {error}") from error
 
 
 @runtime_checkable

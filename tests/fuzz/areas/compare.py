@@ -84,7 +84,7 @@ def _sound(found: Any) -> None:
             raise Failed(f"a run failed with {kind}: {said[:200]}")
     for run in found.runs:
         for name, value in (run.metrics or {}).items():
-            if run.status == "done" and not np.isfinite(value):
+            if run.status == "done" and np.isinf(value):  # NaN is what was not measured
                 raise Wrong(f"{name} is {value}")
     found.table()
     found.to_json()

@@ -13,6 +13,7 @@ from torch import Tensor
 from anytask.control.base import Obs
 from anytask.control.envs.reach import PlanarReach, WalledReach, WaypointReach
 from anytask.control.parts.counter_rng import CounterRandom
+from anytask.core.checks import check_counts
 from anytask.core.rng import derive
 
 if TYPE_CHECKING:
@@ -173,5 +174,6 @@ def demonstrations(
     from anytask.control.adapters import make
     from anytask.control.rollout import collect
 
-    world = make(env, min(episodes, 64) if episodes > 0 else 1, seed=seed, **options)
+    check_counts(episodes=episodes)
+    world = make(env, min(episodes, 64), seed=seed, **options)
     return collect(ScriptedReach(world, speed=speed, noise=noise, gap=gap, seed=seed), world, episodes, seed=seed)

@@ -39,6 +39,8 @@ def check_fits(
     episodes: Episodes, shapes: Mapping[str, tuple[int, ...]], action_dim: int, what: str = "the episodes"
 ) -> None:
     """Raise a ``ValueError`` unless episodes have continuous actions and observations of these shapes, or more."""
+    if not isinstance(episodes, Episodes):
+        raise TypeError(f"{what} must be Episodes, got {type(episodes).__name__}")
     if reason := refuses(episodes):
         raise ValueError(f"{what}: {reason}")
     if episodes.action_dim != action_dim:
