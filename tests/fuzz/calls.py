@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import hypothesis
 import numpy as np
 from fingerprints import fingerprint
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import providers
 from sklearn.exceptions import NotFittedError
 
 import anytask
@@ -145,9 +147,20 @@ def run(area: str, number: int, seed: int, tell: Callable[[str], None] = lambda 
         seen.append(True)
 
     seen: list[bool] = []
-    both()
+    with _settled():
+        both()
     outcomes = [outcome for outcome in found if outcome is not None]
     return outcomes[0] if outcomes else Outcome("ok", area, number, "nothing drawn")
+
+
+@contextlib.contextmanager
+def _settled() -> Iterator[None]:
+    """Draw alike whatever modules are imported: hypothesis draws constants out of their source too."""
+    nothing = providers.Constants()
+    with mock.patch.object(providers, "_get_local_constants", return_value=nothing):
+        providers.CONSTANTS_CACHE.cache.clear()
+        yield
+    providers.CONSTANTS_CACHE.cache.clear()
 
 
 def _one(module: Any, area: str, number: int, draw: Callable[[Any], Any], tell: Callable[[str], None]) -> Outcome:
