@@ -16,8 +16,8 @@ from plotly.offline import get_plotlyjs
 
 import anytask
 from anytask import catalogue, claims
-from anytask.claims.evidence import read_evidence
-from anytask.claims.figure import evidence_figure
+from anytask.claims.evidence import comparison_text, in_words, read_evidence
+from anytask.claims.figure import CAPTION, evidence_figure
 from anytask.core import discovery
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,40 +134,24 @@ def evidence_section(key: str) -> list[str]:
     if evidence is None:
         return [*lines, claims.get(key).statement, "", f"Not recorded yet: `anytask verify {key}` runs it.", ""]
     lines += [evidence["claim"], "", f"Outcome: **{evidence['outcome']}**", ""]
-    lines += evidence_drawing(evidence["checks"])
-    lines += ["| check | experiment | outcome | mean and 95 % interval |", "|---|---|---|---|"]
-    for check in evidence["checks"]:
-        band = "failed" if check["mean"] is None else f"{check['mean']:.3f}"
-        if check["low"] is not None:
-            band += f" [{check['low']:.3f}, {check['high']:.3f}]"
-        lines.append(f"| {_cell(check['sentence'])} | {check['experiment']} | {check['outcome']} | {band} |")
-    lines += ["", "The entrants, mean over seeds:", ""]
-    lines += ["| experiment | entrant | role | metric | mean | seeds |", "|---|---|---|---|---|---|"]
-    for row in evidence["summary"]:
-        cells = [row["experiment"], _cell(row["name"]), row["role"], row["metric"], f"{row['mean']:.3f}", str(row["n"])]
-        lines.append("| " + " | ".join(cells) + " |")
+    lines += [f"- {_cell(sentence)}" for sentence in in_words(evidence)] + [""]
+    lines += evidence_drawing(evidence)
+    compared = [*evidence["headline"], *evidence["components"]]
+    lines += ["```{raw} html", "<details><summary>The comparisons in numbers</summary>", "```", ""]
+    lines += ["| outcome | experiment | comparison |", "|---|---|---|"]
+    lines += [f"| {one['outcome']} | {one['experiment']} | {_cell(comparison_text(one))} |" for one in compared]
+    lines += ["", "```{raw} html", "</details>", "```", ""]
     if evidence["tried"]:
-        lines += ["", f"What else was tried: {evidence['tried']}"]
-    kind = f" Language model: `{evidence['kind']}`." if evidence.get("kind") else ""
-    lines += [
-        "",
-        f"Recorded {evidence['recorded'][:10]}, {evidence['seconds']:.0f} s of runs, peak memory of a run "
-        f"{evidence['peak_bytes'] / 2**20:.0f} MiB.{kind} Repeat it with `anytask verify {key}`.",
-        "",
-    ]
-    return lines
+        lines += [f"What else was tried: {evidence['tried']}", ""]
+    return [*lines, f"Repeat it with `anytask verify {key}`.", ""]
 
 
-def evidence_drawing(checks: list[dict[str, Any]]) -> list[str]:
-    """Return the figure of a claim's checks, and how to read it."""
-    figure = evidence_figure(checks).update_layout(paper_bgcolor="white", plot_bgcolor="white")
+def evidence_drawing(evidence: dict[str, Any]) -> list[str]:
+    """Return the figure of a claim's comparisons, and how to read it."""
+    figure = evidence_figure(evidence).update_layout(paper_bgcolor="white", plot_bgcolor="white")
     config = {"displayModeBar": False, "responsive": True}
     html = figure.to_html(full_html=False, include_plotlyjs="../_static/plotly.min.js", config=config)
-    text = (
-        "Each check has its own scale. The green band is where a value counts; the bar is the 95 % interval over "
-        "seeds, the diamond its mean, dots are single seeds. Only a bar wholly inside the band shows the check."
-    )
-    return ["```{raw} html", *html.splitlines(), "```", "", text, ""]
+    return ["```{raw} html", *html.splitlines(), "```", "", CAPTION, ""]
 
 
 def _outcome(key: str) -> str:

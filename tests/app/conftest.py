@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))  # the toy problem
+sys.path[:0] = [
+    str(Path(__file__).parents[1] / "bench"),
+    str(Path(__file__).parents[1]),
+]  # toy problem, sample evidence
 
 
 @pytest.fixture(scope="module", autouse=True)

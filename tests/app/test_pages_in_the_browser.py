@@ -13,6 +13,7 @@ from toy_problem import Toy
 from anytask import catalogue
 from anytask.bench import RunStore, compare
 from anytask.problems.base import Entrant
+from sample_evidence import sample
 
 ENTRY = "toy_problem:Guess"
 EVIL = "<img src=x onerror=alert(1)>"
@@ -99,7 +100,9 @@ def test_the_keyboard_alone_opens_a_card_and_closes_it(open_page, address, until
     until(page, "!document.querySelector('dialog').open")
 
 
-def test_a_card_shows_code_claim_cost_and_paper_and_leaves_only_on_click(open_page, address):
+def test_a_card_shows_code_claim_cost_and_paper_and_leaves_only_on_click(open_page, address, tmp_path, monkeypatch):
+    (tmp_path / "tame.json").write_text(json.dumps(sample()))
+    monkeypatch.setattr("anytask.claims.evidence.evidence_folder", lambda: tmp_path)
     page = open_page(f"{address}/#tame", wait="dialog[open] .graph .main-svg")
     told = page.inner_text("dialog")
     for words in (

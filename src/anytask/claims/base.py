@@ -1,9 +1,9 @@
 """What a claim states, and how it is judged.
 
-A claim is one or more experiments (a problem, its data, the entrants and the seeds) and checks on their outcomes. The
-experiments run on the same machinery as :func:`anytask.bench.compare`; a check compares two entrants seed by seed, and
-is judged by the 95 % t-interval of the paired difference, which for a handful of seeds is wider, and so more careful,
-than a bootstrap over them.
+A claim has a *headline* that decides its outcome: the system against its strongest fair rival. The *components* that
+the paper ablates are judged in the same way and counted beside the outcome. *Sizes* are printed and decide nothing.
+Experiments run on the machinery of :func:`anytask.bench.compare`; comparisons are paired by seed, and judged by the
+95 % t-interval of the difference.
 """
 
 from __future__ import annotations
@@ -19,17 +19,31 @@ from scipy import stats
 from anytask.problems.base import Entrant, Problem
 
 Judgement = Literal["shown", "not shown", "contradicted"]
+#: What the reading of a paper rests on.
+Source = Literal["code", "paper", "abstract"]
 
-
-__all__ = ["Beats", "Claim", "Experiment", "Reaches", "Steadier"]
+__all__ = ["Beats", "Claim", "Experiment", "RealTrial", "Size"]
 
 
 @dataclass(frozen=True)
 class Experiment:
     """One comparison inside a claim.
 
-    ``problem`` is a key or a :class:`~anytask.problems.base.Problem` of the claim's own; ``quick`` are the options that
-    replace ``options`` in a quick look, and ``quick_entrants`` the constructor arguments that every entrant gets there.
+    Attributes
+    ----------
+    name : str
+        What the claim calls it.
+    problem : str or Problem
+        A key, or a problem of the claim's own.
+    data : any
+        What the problem's ``load`` takes.
+    entrants : tuple of Entrant
+    options : mapping
+        Options of the problem.
+    plain : str, optional
+        The entrant that is the plain reference: a linear model, the nearest mean, a random policy, a zero-shot prompt.
+    quick : mapping
+        Options that replace ``options`` in a quick look.
     """
 
     name: str
@@ -37,91 +51,84 @@ class Experiment:
     data: Any
     entrants: tuple[Entrant, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
-    seeds: int = 5
+    plain: str | None = None
     quick: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Beats:
-    """``better`` beats ``factor`` times ``worse`` by at least ``by`` on ``metric``, seed by seed.
+    """``better`` beats the strongest of ``rivals`` on ``metric``, by more than chance and by what is worth having.
 
-    The difference is turned so that positive is good whichever way the metric runs. A negative ``by`` states "at most
-    that much behind". ``factor`` states ratios: with ``factor=0.5`` and a metric that is better when lower, ``better``
-    must have at most half of what ``worse`` has.
+    Attributes
+    ----------
+    better : str
+        Name of an entrant.
+    rivals : tuple of str
+        Names of entrants; the one with the best mean over the seeds is compared with.
+    metric : str
+        Key of a metric. Differences are turned so that positive is good whichever way it runs.
+    experiment : str, optional
+        The claim's first one, unless named.
+    worth : float
+        The smallest gain that a user would care for, in units of the metric.
+    share : bool
+        Whether ``worth`` is a share of the rival's mean instead, as for errors and costs.
+    sentence : str
+        What is compared, in words.
+    expected : str
+        The size in the paper, and in our own prototype where there was one.
+    rival_metric : str, optional
+        The metric of the rivals where it is another: what one training reaches after two of its stages.
     """
 
     better: str
-    worse: str
-    by: float
+    rivals: tuple[str, ...]
     metric: str
     experiment: str | None = None
-    factor: float = 1.0
-    why: str = ""
+    worth: float = 0.01
+    share: bool = False
+    sentence: str = ""
+    expected: str = ""
+    rival_metric: str | None = None
 
-    def values(self, table: Table) -> np.ndarray:
-        a = table.values(self.better, self.metric)
-        b = self.factor * table.values(self.worse, self.metric)
-        return a - b if table.higher_is_better(self.metric) else b - a
-
-    def bounds(self) -> tuple[float, float]:
-        return self.by, math.inf
-
-    def sentence(self) -> str:
-        other = self.worse if self.factor == 1 else f"{self.factor:g} x {self.worse}"
-        relation = f"beats {other} by >= {self.by:g}" if self.by >= 0 else f"is within {-self.by:g} of {other}"
-        return f"{self.better} {relation} on {self.metric}"
+    @property
+    def said(self) -> str:
+        """The sentence, or one made of the names."""
+        return self.sentence or f"{self.better} beats {' and '.join(self.rivals)} on {self.metric}"
 
 
 @dataclass(frozen=True)
-class Reaches:
-    """``name`` has a ``metric`` between ``at_least`` and ``at_most``, on average over the seeds."""
+class Size:
+    """A quantity that is printed beside the outcome and decides nothing: ``metric`` of the entrant ``name``."""
 
     name: str
     metric: str
-    at_least: float = -math.inf
-    at_most: float = math.inf
+    sentence: str
     experiment: str | None = None
-    why: str = ""
-
-    def values(self, table: Table) -> np.ndarray:
-        return table.values(self.name, self.metric)
-
-    def bounds(self) -> tuple[float, float]:
-        return self.at_least, self.at_most
-
-    def sentence(self) -> str:
-        low = f">= {self.at_least:g}" if math.isfinite(self.at_least) else ""
-        high = f"<= {self.at_most:g}" if math.isfinite(self.at_most) else ""
-        return f"{self.name} has {self.metric} {' and '.join(part for part in (low, high) if part)}"
+    expected: str = ""
 
 
 @dataclass(frozen=True)
-class Steadier:
-    """``better`` spreads at most ``factor`` times as much over the seeds as ``worse``, on ``metric``.
+class RealTrial:
+    """The same system on real weights or real data.
 
-    Spread is the absolute deviation from the median, as in the Brown-Forsythe test; what is judged is
-    ``factor * spread(worse) - spread(better)``, seed by seed.
+    Attributes
+    ----------
+    what : str
+        Which model or data, and which part of them is real.
+    experiments : tuple of Experiment
+    headline : tuple of Beats
+    seeds : int
+        From five on the trial has an outcome of its own; with fewer it is ``measured``.
     """
 
-    better: str
-    worse: str
-    factor: float
-    metric: str
-    experiment: str | None = None
-    why: str = ""
+    what: str
+    experiments: tuple[Experiment, ...]
+    headline: tuple[Beats, ...]
+    seeds: int = 5
 
-    def values(self, table: Table) -> np.ndarray:
-        a, b = (table.values(name, self.metric) for name in (self.better, self.worse))
-        return self.factor * np.abs(b - np.median(b)) - np.abs(a - np.median(a))
-
-    def bounds(self) -> tuple[float, float]:
-        return 0.0, math.inf
-
-    def sentence(self) -> str:
-        return f"{self.better} spreads at most {self.factor:g} x as much over seeds as {self.worse} on {self.metric}"
-
-
-Check = Beats | Reaches | Steadier
+    def __post_init__(self) -> None:
+        _check_names(self.what, self.experiments, self.headline, ())
 
 
 @dataclass(frozen=True)
@@ -133,11 +140,19 @@ class Claim:
     system : str
         Catalogue key.
     statement : str
-        What is claimed, in one or two sentences.
+        What the paper says is better than what, in one sentence.
     experiments : tuple of Experiment
-        What is run; the first is the one whose metric is recorded row by row.
-    checks : tuple of Beats, Reaches and Steadier
-        What must hold; the first one, a :class:`Beats`, is the headline whose margin and difference are recorded.
+        The first has a plain reference.
+    headline : tuple of one or two Beats
+        What alone decides the outcome: shown if all are, contradicted if one is.
+    components : tuple of Beats
+        One per component that the paper ablates.
+    sizes : tuple of Size
+        Quantities that are reported.
+    real : RealTrial or str
+        The trial on real weights or data, or the reason why there is none.
+    source : {"code", "paper", "abstract"}
+        What the reading rests on.
     tried : str
         What was tried beside it, whatever came of it.
     """
@@ -145,46 +160,79 @@ class Claim:
     system: str
     statement: str
     experiments: tuple[Experiment, ...]
-    checks: tuple[Check, ...]
+    headline: tuple[Beats, ...]
+    components: tuple[Beats, ...] = ()
+    sizes: tuple[Size, ...] = ()
+    real: RealTrial | str = "no trial is written yet"
+    source: Source = "paper"
     tried: str = ""
 
     def __post_init__(self) -> None:
-        names = {e.name: {entrant.name for entrant in e.entrants} for e in self.experiments}
-        if not self.checks or not isinstance(self.checks[0], Beats):
-            raise ValueError(f"the claim of {self.system} needs a Beats check first")
-        for check in self.checks:
-            experiment = check.experiment or self.experiments[0].name
-            if experiment not in names:
-                raise ValueError(f"the claim of {self.system} checks an unknown experiment {experiment!r}")
-            wanted = {check.name} if isinstance(check, Reaches) else {check.better, check.worse}
-            if missing := wanted - names[experiment]:
-                raise ValueError(f"the claim of {self.system} checks {sorted(missing)}, not in {experiment!r}")
+        if not 1 <= len(self.headline) <= 2:
+            raise ValueError(f"the claim of {self.system} needs one or two headline comparisons")
+        if self.experiments[0].plain is None:
+            raise ValueError(f"the claim of {self.system} names no plain reference in its first experiment")
+        _check_names(f"the claim of {self.system}", self.experiments, self.headline + self.components, self.sizes)
+
+
+def _check_names(
+    owner: str, experiments: Sequence[Experiment], comparisons: Sequence[Beats], sizes: Sequence[Size]
+) -> None:
+    names = {one.name: {entrant.name for entrant in one.entrants} for one in experiments}
+    wanted = [(one.experiment, {one.better, *one.rivals}) for one in comparisons]
+    wanted += [(one.experiment, {one.name}) for one in sizes]
+    wanted += [(one.name, {one.plain}) for one in experiments if one.plain is not None]
+    for experiment, entrants in wanted:
+        experiment = experiment or experiments[0].name
+        if experiment not in names:
+            raise ValueError(f"{owner} names an unknown experiment {experiment!r}")
+        if missing := entrants - names[experiment]:
+            raise ValueError(f"{owner} names {sorted(missing)}, not in {experiment!r}")
 
 
 class Table:
-    """The finished runs of one experiment: values by entrant and seed."""
+    """The runs of one experiment: values by entrant and seed."""
 
     def __init__(self, runs: Sequence[Any], problem: Problem) -> None:
-        self.runs = [run for run in runs if run.status == "done"]
-        self._direction = {m.key: m.higher_is_better for m in problem.metrics}
+        self.runs = runs
         self.seeds = sorted({run.seed for run in runs})
+        self._direction = {metric.key: metric.higher_is_better for metric in problem.metrics}
 
     def values(self, name: str, metric: str) -> np.ndarray:
-        """Values of one entrant in the order of the seeds; NaN where a run failed or does not have the metric."""
-        found = {run.seed: run.metrics.get(metric, math.nan) for run in self.runs if run.entrant_name == name}
-        return np.array([found.get(seed, math.nan) for seed in self.seeds], dtype=float)
+        """Return an entrant's values in the order of the seeds; NaN where a run failed or lacks the metric."""
+        done = {run.seed: run for run in self.runs if run.entrant_name == name and run.status == "done"}
+        return np.array([done[seed].metrics.get(metric, math.nan) if seed in done else math.nan for seed in self.seeds])
 
-    def higher_is_better(self, metric: str) -> bool:
-        return self._direction.get(metric, True)
+    def sign(self, metric: str) -> int:
+        """Return 1 where higher values are better, -1 where lower ones are."""
+        return 1 if self._direction.get(metric, True) else -1
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A check with its outcome: the mean over seeds with its 95 % interval (NaN bounds below two seeds)."""
+    """A comparison with its outcome.
 
-    check: Check
+    Attributes
+    ----------
+    outcome : {"shown", "not shown", "contradicted"}
+    rival : str
+        The strongest of the rivals.
+    means : dict of str to float
+        Mean of the metric for the better entrant and for all rivals.
+    worth : float
+        The smallest gain that counts, in units of the metric.
+    mean, low, high : float
+        The paired difference with its 95 % interval; NaN bounds below two seeds.
+    values : tuple of float
+        The difference of each seed.
+    """
+
+    check: Beats
     experiment: str
     outcome: Judgement
+    rival: str
+    means: Mapping[str, float]
+    worth: float
     mean: float
     low: float
     high: float
@@ -192,7 +240,7 @@ class Judged:
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean and two-sided t-interval of ``values``.
+    """Return the mean and the two-sided t-interval of values; NaN bounds below two of them.
 
     Examples
     --------
@@ -200,37 +248,56 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float, flo
     [2.0, -0.484, 4.484]
     """
     n = len(values)
-    mean = float(np.mean(values))
+    mean = float(np.mean(values)) if n else math.nan
     if n < 2:
         return mean, math.nan, math.nan
     half = float(stats.t.ppf(0.5 + level / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
     return mean, mean - half, mean + half
 
 
-def judge(check: Check, experiment: str, table: Table) -> Judged:
-    """Judge one check.
+def judge(check: Beats, experiment: str, table: Table) -> Judged:
+    """Judge one comparison.
 
-    *shown*: the interval lies within the bounds. *contradicted*: a difference is clearly negative where it should be
-    positive (:class:`Beats`: the whole interval is on the wrong side of both the margin and zero; :class:`Reaches`: the
-    whole interval is out of bounds). *not shown*: anything else, failed runs included.
+    *shown*: the interval of the paired difference lies above zero, and its mean is at least what is worth having.
+    *contradicted*: the interval lies below zero. *not shown*: anything else, a failed run or a single seed included.
+    A rival whose runs all failed cannot be the strongest; one that failed on some seeds is compared on the others, and
+    nothing is shown then.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace as Run
+    >>> runs = [Run(entrant_name=name, seed=seed, status="done", metrics={"accuracy": value + seed / 1000})
+    ...         for name, value in (("a", .9), ("b", .7), ("c", .8)) for seed in range(5)]
+    >>> found = judge(Beats("a", ("b", "c"), "accuracy"), "x", Table(runs, Run(metrics=())))
+    >>> found.outcome, found.rival, round(found.mean, 3)
+    ('shown', 'c', 0.1)
     """
-    values = check.values(table)
-    low_bound, high_bound = check.bounds()
-    finite = values[np.isfinite(values)]
-    mean, low, high = interval(finite) if len(finite) else (math.nan, math.nan, math.nan)
+    sign, other = table.sign(check.metric), check.rival_metric or check.metric
+    own = table.values(check.better, check.metric)
+    rivals = {name: table.values(name, other) for name in check.rivals}
+    means = {name: _mean(values) for name, values in rivals.items()}
+    rival = max(rivals, key=lambda name: sign * means[name] if math.isfinite(means[name]) else -math.inf)
+    values = sign * (own - rivals[rival])
+    mean, low, high = interval(values[np.isfinite(values)])
+    worth = check.worth * abs(means[rival]) if check.share else check.worth
     outcome: Judgement = "not shown"
-    if len(finite) == len(values) and len(values) >= 2:
-        wrong_side = low_bound if isinstance(check, Reaches) else min(low_bound, 0.0)
-        if low >= low_bound and high <= high_bound:
-            outcome = "shown"
-        elif high < wrong_side or low > high_bound:
+    if np.isfinite(np.array([own, *rivals.values()])).all() and len(values) >= 2:
+        if high < 0:
             outcome = "contradicted"
-    return Judged(check, experiment, outcome, mean, low, high, tuple(values.tolist()))
+        elif low > 0 and mean >= worth:
+            outcome = "shown"
+    means = {check.better: _mean(own)} | means if check.better not in means else means
+    return Judged(check, experiment, outcome, rival, means, worth, mean, low, high, tuple(values.tolist()))
 
 
 def overall(judged: Sequence[Judged]) -> Judgement:
-    """The claim's outcome: shown if every check is, contradicted if one is, else not shown."""
-    outcomes = {j.outcome for j in judged}
+    """Return the outcome of a headline: shown if every comparison is, contradicted if one is, else not shown."""
+    outcomes = {one.outcome for one in judged}
     if "contradicted" in outcomes:
         return "contradicted"
     return "shown" if outcomes == {"shown"} else "not shown"
+
+
+def _mean(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else math.nan

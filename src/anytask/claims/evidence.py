@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -49,3 +50,76 @@ def write_evidence(found: dict[str, Any], folder: Path | None = None) -> Path:
     path = folder / f"{found['system']}.json"
     write_whole(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return path
+
+
+def next_look(key: str, folder: Path | None = None) -> int:
+    """Return the number of the next look at a claim: one more than its evidence counts."""
+    found = read_evidence(key, folder)
+    return 1 + (found["looks"] if found else 0)
+
+
+def interval_text(difference: Mapping[str, Any]) -> str:
+    """Return a mean with its interval in words.
+
+    Examples
+    --------
+    >>> interval_text({"mean": 0.1234, "low": 0.05, "high": 0.2})
+    '+0.123 [+0.050, +0.200]'
+    >>> interval_text({"mean": None, "low": None, "high": None})
+    'failed'
+    """
+    if difference["mean"] is None:
+        return "failed"
+    if difference["low"] is None:
+        return f"{difference['mean']:+.3f}"
+    return f"{difference['mean']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
+
+
+def comparison_text(one: Mapping[str, Any]) -> str:
+    """Return an entry of the headline or of the components as one line."""
+    rivals = [name for name in one["means"] if name != one["better"]]
+    strongest = f", the strongest of {len(rivals)} rivals" if len(rivals) > 1 else ""
+    who = "" if one["baseline"] == one["better"] else f" ({one['better']} against {one['baseline']}{strongest})"
+    expected = f"; expected: {one['expected']}" if one["expected"] else ""
+    return f"{one['sentence']}{who}: {interval_text(one['difference'])} {one['metric']}{expected}"
+
+
+def in_words(evidence: Mapping[str, Any]) -> list[str]:
+    """Return what evidence says beside its comparisons, a sentence each: components, references, trial, provenance."""
+    words = []
+    if components := evidence["components"]:
+        matter = sum(one["outcome"] == "shown" for one in components)
+        words.append(f"{matter} of {len(components)} components matter here.")
+    for one in evidence["plain"]:
+        level = "failed" if one["mean"] is None else f"reaches {one['mean']:.3f}"
+        easy = "; it beats everybody, so this experiment is too easy to tell" if one["beats_everybody"] else ""
+        words.append(f"The plain reference ({one['name']}) {level} {one['metric']} on {one['experiment']}{easy}.")
+    for size in evidence["sizes"]:
+        expected = f" (expected: {size['expected']})" if size["expected"] else ""
+        words.append(f"{size['sentence']}: {_level(size)}{expected}.")
+    real = evidence["real"]
+    if "none" in real:
+        words.append(f"No trial on real models or data: {real['none']}.")
+    else:
+        outcome = f"{real['outcome']}, {real['n']} seeds"
+        words.append(f"On {real['model_or_data']}: {interval_text(real['difference'])} ({outcome}).")
+    kinds = str(evidence["kind"] or "").split(", ")
+    if {"tiny", "sim"} & set(kinds):
+        words.append("Its language models are tiny or simulated: evidence about the algorithm, not about real models.")
+    basis = {
+        "code": "the authors' code",
+        "paper": "the paper",
+        "abstract": "the abstract alone: it is a reconstruction",
+    }
+    look = f"look {evidence['looks']}" if evidence["looks"] > 1 else "first look"
+    seeds = f"seeds {evidence['seeds'][0]} to {evidence['seeds'][-1]}"
+    cost = f"{evidence['seconds']:.0f} s of runs, {evidence['peak_bytes'] / 2**20:,.0f} MiB at most"
+    words.append(f"Our reading rests on {basis[evidence['source']]}.")
+    words.append(f"Recorded {evidence['recorded'][:10]}: {look}, {seeds}, {cost}.")
+    return words
+
+
+def _level(size: Mapping[str, Any]) -> str:
+    if size["mean"] is None:
+        return "failed"
+    return f"{size['mean']:.3f}" + ("" if size["low"] is None else f" [{size['low']:.3f}, {size['high']:.3f}]")

@@ -1,10 +1,9 @@
-"""The checks of a claim as a picture: interval, seeds, and the band in which the interval has to lie."""
+"""The comparisons of a claim as a picture: interval, seeds, the good side of zero and what is worth having."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -16,58 +15,35 @@ if TYPE_CHECKING:
 
 _INK, _LINE = "#2b3138", "#e3e7eb"
 _COLORS = {"shown": PALETTE[2], "not shown": "#b45309", "contradicted": PALETTE[9]}
-_NUMBER = r"(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
 _ROW = 84
 
-
-def bounds_of(check: Mapping[str, Any]) -> tuple[float, float]:
-    """Return between which values the interval of a recorded check has to lie.
-
-    Evidence records them as ``bounds``, None for no bound; older evidence states them in its sentence alone.
-
-    Examples
-    --------
-    >>> bounds_of({"sentence": "tame beats fine-tuning by >= 0.4 on accuracy", "bounds": [0.4, None]})
-    (0.4, inf)
-    >>> bounds_of({"sentence": "tame has experts >= 4 and <= 6"})
-    (4.0, 6.0)
-    >>> bounds_of({"sentence": "gkcl is within 0.015 of replay on accuracy"})
-    (-0.015, inf)
-    """
-    recorded = check.get("bounds")
-    if isinstance(recorded, Sequence) and len(recorded) == 2:
-        low, high = recorded
-        return float(low) if _finite(low) else -math.inf, float(high) if _finite(high) else math.inf
-    return _stated(str(check.get("sentence", "")))
+#: How to read the figure.
+CAPTION = (
+    "Each comparison has its own scale; right of zero is better. The bar is the 95 % interval over seeds, the diamond "
+    "its mean, dots are single seeds, the dotted line is the smallest gain worth having."
+)
 
 
-def _stated(sentence: str) -> tuple[float, float]:
-    if found := re.search(rf" is within {_NUMBER} of ", sentence):
-        return -float(found[1]), math.inf
-    if " spreads at most " in sentence:
-        return 0.0, math.inf
-    least = re.findall(rf">= {_NUMBER}", sentence)
-    most = re.findall(rf"<= {_NUMBER}", sentence)
-    return float(least[-1]) if least else -math.inf, float(most[-1]) if most else math.inf
-
-
-def evidence_figure(checks: Sequence[Mapping[str, Any]]) -> go.Figure:
-    """Return one row per check, each on a scale of its own.
+def evidence_figure(evidence: Mapping[str, Any]) -> go.Figure:
+    """Return one row per comparison of the headline and of the components, each on a scale of its own.
 
     Parameters
     ----------
-    checks : sequence of mappings
-        ``sentence, bounds, outcome, mean, low, high, values`` of each check, as the evidence records them. Failed
-        checks, whose mean is None, are left out.
+    evidence : mapping
+        What :func:`anytask.claims.verify.verify` returned: the ``sentence``, ``outcome``, ``worth``, ``difference`` and
+        ``values`` of each entry of ``headline`` and ``components`` are drawn. Comparisons without a finite difference,
+        whose runs all failed, are left out.
     """
     from plotly.subplots import make_subplots
 
-    drawn = [check for check in checks if _finite(check.get("mean"))]
+    kinds = (("headline", "Headline"), ("components", "Component"))
+    entries = [(word, entry) for key, word in kinds for entry in evidence.get(key, [])]
+    drawn = [(word, entry) for word, entry in entries if _finite(entry.get("difference", {}).get("mean"))]
     n = len(drawn)
     height = _ROW * n + 46
     figure = make_subplots(rows=n, cols=1, vertical_spacing=0.6 * _ROW / height if n > 1 else 0)
-    for row, check in enumerate(drawn, start=1):
-        _draw(figure, row, check)
+    for row, (word, entry) in enumerate(drawn, start=1):
+        _draw(figure, row, word, entry)
     figure.update_yaxes(visible=False, range=[-1, 1], fixedrange=True)
     figure.update_xaxes(
         showgrid=True, gridcolor=_LINE, zeroline=True, zerolinecolor="#9aa4ae", fixedrange=True, nticks=6
@@ -79,19 +55,20 @@ def evidence_figure(checks: Sequence[Mapping[str, Any]]) -> go.Figure:
     return figure
 
 
-def _draw(figure: go.Figure, row: int, check: Mapping[str, Any]) -> None:
-    mean = float(check["mean"])
-    low, high = (float(check[end]) if _finite(check.get(end)) else mean for end in ("low", "high"))
-    seeds = [float(value) for value in check.get("values", []) if _finite(value)]
-    outcome, (at_least, at_most) = str(check.get("outcome")), bounds_of(check)
+def _draw(figure: go.Figure, row: int, word: str, entry: Mapping[str, Any]) -> None:
+    difference = entry["difference"]
+    mean = float(difference["mean"])
+    low, high = (float(difference[end]) if _finite(difference.get(end)) else mean for end in ("low", "high"))
+    seeds = [float(value) for value in entry.get("values", []) if _finite(value)]
+    outcome, worth = str(entry.get("outcome")), entry.get("worth")
+    edges = [float(worth)] if _finite(worth) else []
     color = _COLORS.get(outcome, _INK)
-    edges = [edge for edge in (at_least, at_most) if math.isfinite(edge)]
     marks = [low, high, mean, *seeds, *edges, 0.0]
     room = 0.08 * (max(marks) - min(marks)) or 0.1
     left, right = min(marks) - room, max(marks) + room
     axes: Any = {"row": row, "col": 1}
     band = {"type": "rect", "layer": "below", "line": {"width": 0}, "fillcolor": translucent(PALETTE[2], 0.13)}
-    figure.add_shape(x0=max(at_least, left), x1=min(at_most, right), y0=-1, y1=1, **band, **axes)
+    figure.add_shape(x0=0.0, x1=right, y0=-1, y1=1, **band, **axes)
     for edge in edges:
         line = {"color": PALETTE[2], "width": 1.5, "dash": "dot"}
         figure.add_shape(type="line", x0=edge, x1=edge, y0=-1, y1=1, line=line, **axes)
@@ -105,7 +82,7 @@ def _draw(figure: go.Figure, row: int, check: Mapping[str, Any]) -> None:
     said = f"mean {mean:.3f}, 95 % interval {low:.3f} to {high:.3f}<extra></extra>"
     figure.add_scatter(x=[mean], y=[0.25], mode="markers", marker=diamond, hovertemplate=said, **axes)
     figure.update_xaxes(range=[left, right], **axes)
-    lines = wrap(f"{check.get('sentence', '')}", 84)
+    lines = wrap(f"{word}: {entry.get('sentence', '')}", 84)
     words = "<br>".join(escape(line) for line in lines[:2]) + ("…" if len(lines) > 2 else "")
     figure.add_annotation(
         x=0, y=next(figure.select_yaxes(**axes)).domain[1], xref="paper", yref="paper", xanchor="left",

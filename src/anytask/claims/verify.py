@@ -1,35 +1,55 @@
-"""Run a claim's experiments, judge its checks, and return what is recorded as evidence."""
+"""Run a claim's experiments, judge its comparisons, and return what is recorded as evidence."""
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import anytask
 from anytask import bench, problems
 from anytask.bench.measuring import versions
 from anytask.bench.store import Run
-from anytask.claims.base import Claim, Experiment, Judged, Table, interval, judge, overall
+from anytask.claims.base import Beats, Claim, Experiment, Judged, RealTrial, Table, interval, judge, overall
+from anytask.core.files import cache_folder
 from anytask.problems.base import Problem
+
+#: Evidence takes ten seeds from 100 on, and every further look the next ten; development takes those below 10.
+FIRST_SEED, SEEDS = 100, 10
+
+_Tables = dict[str, tuple[Experiment, Problem, list[Run]]]
 
 
 def verify(
-    claim: Claim, *, quick: bool = False, seeds: int | None = None, jobs: int = 2, progress: bool = False
+    claim: Claim,
+    *,
+    quick: bool = False,
+    seeds: int | None = None,
+    look: int = 1,
+    jobs: int = 2,
+    progress: bool = False,
 ) -> dict[str, Any]:
-    """Run ``claim`` afresh and return its evidence.
+    """Run a claim and return its evidence.
+
+    An interrupted call is continued by the next one, as long as the code is the same.
 
     Parameters
     ----------
     claim : Claim
         What :func:`anytask.claims.get` returns.
     quick : bool, default False
-        One seed with the experiments' quick options: a smoke test whose checks are computed but mean nothing.
+        Seed 0 with the experiments' quick options: a smoke test that shows nothing.
     seeds : int, optional
-        Seeds per entrant, instead of each experiment's own number.
+        A development look at the seeds 0 ... n-1, at most 10 of them, instead of the evidence seeds.
+    look : int, default 1
+        Which look this is: the first takes the seeds 100 to 109, the second 110 to 119, and so on.
     jobs : int, default 2
         Runs at the same time.
     progress : bool, default False
@@ -38,98 +58,196 @@ def verify(
     Returns
     -------
     dict
-        JSON-able: ``system, claim, outcome, metric, margin, difference, rows, seconds, peak_bytes, versions, recorded``
-        as other programs read them, and ``checks, summary, experiments, failures, kind, tried`` for the reader.
+        JSON-able; see the guide "What the evidence means".
     """
-    tables: dict[str, tuple[Experiment, Problem, list[Run]]] = {}
-    for experiment in claim.experiments:
-        problem = problems.get(experiment.problem) if isinstance(experiment.problem, str) else experiment.problem
-        tables[experiment.name] = (experiment, problem, _run(experiment, problem, quick, seeds, jobs, progress))
-    judged = []
-    for check in claim.checks:
-        name = check.experiment or claim.experiments[0].name
-        _, problem, runs = tables[name]
-        judged.append(judge(check, name, Table(runs, problem)))
-    return _evidence(claim, judged, tables)
-
-
-def _run(
-    experiment: Experiment, problem: Problem, quick: bool, seeds: int | None, jobs: int, progress: bool
-) -> list[Run]:
-    options = {**experiment.options, **(experiment.quick if quick else {})}
-    data = problem.load(experiment.data, **options)
-    # Evidence is about the code as it stands now: runs of an earlier state of it are never taken from a store.
-    with tempfile.TemporaryDirectory() as folder:
-        comparison = bench.compare(
-            problem,
-            data=data,
-            systems=experiment.entrants,
-            baselines=False,
-            seeds=1 if quick else seeds or experiment.seeds,
-            jobs=jobs,
-            store=Path(folder) / "runs.sqlite",
-            progress=progress,
-        )
-    return list(comparison.runs)
-
-
-def _evidence(
-    claim: Claim, judged: Sequence[Judged], tables: dict[str, tuple[Experiment, Problem, list[Run]]]
-) -> dict[str, Any]:
-    headline, main = judged[0], claim.checks[0]
-    metric = main.metric
-    runs = tables[headline.experiment][2]
-    everything = [run for _, _, found in tables.values() for run in found]
-    kinds = sorted({run.kind for run in everything if run.kind})
+    chosen = _seeds(quick, seeds, look, SEEDS)
+    tables = _run(claim.system, claim.experiments, chosen, quick, jobs, progress)
+    headline, components = (_judge(checks, tables) for checks in (claim.headline, claim.components))
+    real = {"none": claim.real} if isinstance(claim.real, str) else {"none": "not run yet: anytask verify --real"}
     return {
         "system": claim.system,
         "claim": claim.statement,
-        "outcome": overall(judged),
-        "metric": metric,
-        "margin": main.bounds()[0],
-        "difference": {"mean": _number(headline.mean), "low": _number(headline.low), "high": _number(headline.high)},
-        "rows": [
-            {
-                "role": run.role,
-                "name": run.entrant_name,
-                "seed": run.seed,
-                "value": _number(run.metrics.get(metric, np.nan)) if run.status == "done" else None,
-            }
-            for run in runs
-        ],
-        "checks": [
-            {
-                "sentence": j.check.sentence(),
-                "bounds": [_number(bound) for bound in j.check.bounds()],  # None where there is none
-                "why": j.check.why,
-                "experiment": j.experiment,
-                "outcome": j.outcome,
-                "mean": _number(j.mean),
-                "low": _number(j.low),
-                "high": _number(j.high),
-                "values": [_number(v) for v in j.values],
-            }
-            for j in judged
-        ],
-        "summary": [row for name, (_, problem, found) in tables.items() for row in _summary(name, problem, found)],
-        "experiments": [
-            {
-                "name": e.name,
-                "problem": problem.key,
-                "data": str(e.data) if isinstance(e.data, (str, Path)) else type(e.data).__name__,
-                "options": dict(e.options),
-                "entrants": [{"name": x.name, "entry": x.entry, "params": x.settings} for x in e.entrants],
-            }
-            for e, problem, _ in tables.values()
-        ],
+        "outcome": overall(headline),
+        "headline": [_recorded(one) for one in headline],
+        "components": [_recorded(one) for one in components],
+        "sizes": [_size(claim, size, tables) for size in claim.sizes],
+        "plain": [_plain(one, tables) for one in headline if tables[one.experiment][0].plain],
+        "rows": _rows(tables, {(one.experiment, metric) for one in headline + components for metric in _metrics(one)}),
+        "real": real,
+        "source": claim.source,
+        "tried": claim.tried,
+        "looks": look,
+        "seeds": list(chosen),
+        **_account(tables),
+    }
+
+
+def verify_real(
+    claim: Claim, *, quick: bool = False, look: int = 1, jobs: int = 1, progress: bool = False
+) -> dict[str, Any]:
+    """Run a claim's trial on real weights or data, and return what evidence keeps under ``real``.
+
+    Raises
+    ------
+    ValueError
+        If the claim has no such trial; it gives the reason.
+    """
+    trial = claim.real
+    if not isinstance(trial, RealTrial):
+        raise ValueError(f"{claim.system} has no trial on real weights or data: {trial}")
+    chosen = _seeds(quick, None, look, trial.seeds)
+    tables = _run(f"{claim.system}-real", trial.experiments, chosen, quick, jobs, progress)
+    judged = _judge(trial.headline, tables)
+    return {
+        "model_or_data": trial.what,
+        "outcome": overall(judged) if len(chosen) >= 5 else "measured",
+        "n": len(chosen),
+        "difference": _recorded(judged[0])["difference"],
+        "headline": [_recorded(one) for one in judged],
+        "plain": [_plain(one, tables) for one in judged if tables[one.experiment][0].plain],
+        "rows": _rows(tables, {(one.experiment, metric) for one in judged for metric in _metrics(one)}),
+        "looks": look,
+        **_account(tables),
+    }
+
+
+def _seeds(quick: bool, seeds: int | None, look: int, n: int) -> tuple[int, ...]:
+    if quick:
+        return (0,)
+    if seeds is not None:
+        if not 1 <= seeds <= FIRST_SEED // 10:
+            raise ValueError(f"a development look takes 1 to 10 seeds, got {seeds}")
+        return tuple(range(seeds))
+    first = FIRST_SEED + SEEDS * (look - 1)
+    return tuple(range(first, first + n))
+
+
+def _run(
+    name: str, experiments: Sequence[Experiment], seeds: Sequence[int], quick: bool, jobs: int, progress: bool
+) -> _Tables:
+    tables: _Tables = {}
+    with _store(name, kept=not quick) as store:
+        for one in experiments:
+            problem = problems.get(one.problem) if isinstance(one.problem, str) else one.problem
+            found = bench.compare(
+                problem,
+                data=problem.load(one.data, **{**one.options, **(one.quick if quick else {})}),
+                systems=one.entrants,
+                baselines=False,
+                seeds=seeds,
+                jobs=jobs,
+                store=store,
+                progress=progress,
+            )
+            tables[one.name] = (one, problem, list(found.runs))
+    return tables
+
+
+@contextmanager
+def _store(name: str, kept: bool) -> Iterator[Path]:
+    """Give the file of a claim's runs. It is named after the code, since evidence is about the code as it stands."""
+    if not kept:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / "runs.sqlite"
+        return
+    folder = cache_folder("verify")
+    store = folder / f"{name}-{_code_hash()}.sqlite"
+    for old in set(folder.glob(f"{name}-????????????.sqlite*")) - set(folder.glob(f"{store.name}*")):
+        old.unlink(missing_ok=True)
+    yield store
+
+
+def _code_hash() -> str:
+    root = Path(anytask.__file__).parent
+    found = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        found.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return found.hexdigest()[:12]
+
+
+def _commit() -> str | None:
+    """Return the commit of a source tree, marked where files under version control were changed since."""
+    root = Path(anytask.__file__).resolve().parents[2]
+    git = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
+    if not (root / "pyproject.toml").is_file():
+        return None
+    try:
+        return subprocess.run(git, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _judge(checks: Sequence[Beats], tables: _Tables) -> list[Judged]:
+    first = next(iter(tables))
+    names = [check.experiment or first for check in checks]
+    return [judge(check, name, Table(tables[name][2], tables[name][1])) for check, name in zip(checks, names)]
+
+
+def _metrics(one: Judged) -> set[str]:
+    return {one.check.metric, one.check.rival_metric or one.check.metric}
+
+
+def _recorded(one: Judged) -> dict[str, Any]:
+    return {
+        "sentence": one.check.said,
+        "experiment": one.experiment,
+        "better": one.check.better,
+        "baseline": one.rival,
+        "metric": one.check.metric,
+        "worth": _number(one.worth),
+        "difference": {"mean": _number(one.mean), "low": _number(one.low), "high": _number(one.high)},
+        "values": [_number(value) for value in one.values],
+        "means": {name: _number(mean) for name, mean in one.means.items()},
+        "outcome": one.outcome,
+        "expected": one.check.expected,
+    }
+
+
+def _size(claim: Claim, size: Any, tables: _Tables) -> dict[str, Any]:
+    experiment = size.experiment or claim.experiments[0].name
+    _, problem, runs = tables[experiment]
+    values = Table(runs, problem).values(size.name, size.metric)
+    mean, low, high = map(_number, interval(values[np.isfinite(values)]))
+    where = {"experiment": experiment, "name": size.name, "metric": size.metric}
+    return {"sentence": size.sentence, **where, "mean": mean, "low": low, "high": high, "expected": size.expected}
+
+
+def _plain(one: Judged, tables: _Tables) -> dict[str, Any]:
+    """Say how the plain reference does on a headline's metric, and whether it beats everybody there."""
+    experiment, problem, runs = tables[one.experiment]
+    table = Table(runs, problem)
+    mean = float(np.nanmean(np.append(table.values(experiment.plain or "", one.check.metric), np.nan)))
+    sign = table.sign(one.check.metric)
+    beats = all(sign * mean >= sign * other for name, other in one.means.items() if name != experiment.plain)
+    where = {"experiment": one.experiment, "name": experiment.plain, "metric": one.check.metric}
+    return {**where, "mean": _number(mean), "beats_everybody": bool(beats)}
+
+
+def _rows(tables: _Tables, wanted: set[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Return the values of all entrants, in the experiments and metrics that were compared."""
+    rows = []
+    for name, metric in sorted(wanted):
+        for run in tables[name][2]:
+            value = _number(run.metrics.get(metric, np.nan)) if run.status == "done" else None
+            who = {"role": run.role, "name": run.entrant_name, "seed": run.seed}
+            rows.append({"experiment": name, "metric": metric, **who, "value": value})
+    return rows
+
+
+def _account(tables: _Tables) -> dict[str, Any]:
+    everything = [run for _, _, runs in tables.values() for run in runs]
+    kinds = sorted({run.kind for run in everything if run.kind})
+    return {
+        "kind": ", ".join(kinds) or None,
+        "costs": {name: _costs(experiment, runs) for name, (experiment, _, runs) in tables.items()},
+        "experiments": [_described(one, problem) for one, problem, _ in tables.values()],
         "failures": [
             f"{name}: {run.entrant_name}, seed {run.seed}: {run.error}"
-            for name, (_, _, found) in tables.items()
-            for run in found
+            for name, (_, _, runs) in tables.items()
+            for run in runs
             if run.status != "done"
         ],
-        "kind": ", ".join(kinds) or None,
-        "tried": claim.tried,
+        "commit": _commit(),
         "seconds": round(sum(run.cost.get("wall_seconds", 0.0) for run in everything), 1),
         "peak_bytes": int(max((run.cost.get("peak_bytes", 0) for run in everything), default=0)),
         "versions": versions(),
@@ -137,18 +255,21 @@ def _evidence(
     }
 
 
-def _summary(name: str, problem: Problem, runs: list[Run]) -> list[dict[str, Any]]:
-    rows = []
-    for entrant in dict.fromkeys(run.entrant_name for run in runs):
-        own = [run for run in runs if run.entrant_name == entrant and run.status == "done"]
-        for metric in problem.metrics:
-            values = np.array([run.metrics[metric.key] for run in own if metric.key in run.metrics], dtype=float)
-            values = values[np.isfinite(values)]
-            if len(values):
-                mean, low, high = map(_number, interval(values))
-                row = {"experiment": name, "name": entrant, "role": own[0].role, "metric": metric.key}
-                rows.append(row | {"mean": mean, "low": low, "high": high, "n": len(values)})
-    return rows
+def _costs(experiment: Experiment, runs: Sequence[Run]) -> dict[str, dict[str, float]]:
+    """Return the mean of everything that was counted, by entrant."""
+    found = {}
+    for entrant in experiment.entrants:
+        own = [run.cost for run in runs if run.entrant_name == entrant.name and run.status == "done"]
+        counted = sorted({key for cost in own for key, value in cost.items() if isinstance(value, (int, float))})
+        found[entrant.name] = {key: float(np.mean([cost[key] for cost in own if key in cost])) for key in counted}
+    return found
+
+
+def _described(one: Experiment, problem: Problem) -> dict[str, Any]:
+    data = str(one.data) if isinstance(one.data, (str, Path)) else type(one.data).__name__
+    entrants = [{"name": x.name, "entry": x.entry, "params": x.settings} for x in one.entrants]
+    options = dict(one.options)
+    return {"name": one.name, "problem": problem.key, "data": data, "options": options, "entrants": entrants}
 
 
 def _number(value: float) -> float | None:

@@ -16,6 +16,7 @@ from typer.core import TyperCommand
 
 import anytask
 from anytask import catalogue
+from anytask.cli.evidence import evidence_lines, outcomes, real_lines
 from anytask.cli.tables import options as options_table
 from anytask.cli.tables import parameters
 
@@ -179,26 +180,8 @@ def _show_evidence(evidence: dict[str, Any] | None, key: str) -> None:
     if evidence is None:
         _out.print(f"  none recorded; `anytask verify {key}` runs the claim where there is one", highlight=False)
         return
-    _out.print(f"  {_colored(evidence['outcome'])}: {_escape(evidence['claim'])}", highlight=False)
-    for check in evidence["checks"]:
-        _out.print(f"  {_check_line(check)}", highlight=False)
-    kind = f", language model: {evidence['kind']}" if evidence.get("kind") else ""
-    _out.print(
-        f"  [dim]recorded {evidence['recorded'][:10]}, {evidence['seconds']:.0f} s of runs{kind}[/]", highlight=False
-    )
-
-
-def _colored(outcome: str) -> str:
-    color = {"shown": "green", "not shown": "yellow", "contradicted": "red"}[outcome]
-    return f"[{color}]{outcome}[/]"
-
-
-def _check_line(check: dict[str, Any]) -> str:
-    band = "" if check["low"] is None else f" \\[{check['low']:.3f}, {check['high']:.3f}]"
-    mean = "failed" if check["mean"] is None else f"{check['mean']:.3f}{band}"
-    return (
-        f"{_colored(check['outcome'])}  {_escape(check['sentence'])} [dim]({_escape(check['experiment'])})[/]: {mean}"
-    )
+    for line in evidence_lines(evidence):
+        _out.print(line)
 
 
 class _CompareCommand(TyperCommand):
@@ -350,11 +333,12 @@ def _check_destinations(*paths: Path | None) -> None:
 @app.command()
 def verify(
     key: Annotated[str, typer.Argument(help="A system's key, or 'all' that have a claim.")],
-    quick: Annotated[
-        bool, typer.Option("--quick", help="One small run with one seed; nothing is judged or recorded.")
+    quick: Annotated[bool, typer.Option("--quick", help="One small run; nothing is judged or recorded.")] = False,
+    real: Annotated[
+        bool, typer.Option("--real", help="The trial on real weights or data, recorded beside the claim.")
     ] = False,
     seeds: Annotated[
-        int | None, typer.Option(min=2, help="Seeds per entrant, instead of the claim's own number.")
+        int | None, typer.Option(min=1, max=10, help="A development look at seeds 0 to n-1; nothing is recorded.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 2,
     evidence: Annotated[Path | None, typer.Option(help="Folder for the recorded evidence.")] = None,
@@ -363,53 +347,67 @@ def verify(
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the evidence as JSON.")] = False,
 ) -> None:
-    """Does a system do what its paper says?"""
+    """Does a system do what its paper says? Every recorded look takes ten new seeds; interrupted, it goes on later."""
     from anytask import claims
-    from anytask.claims.evidence import write_evidence
-    from anytask.claims.verify import verify as run_claim
 
+    if real and seeds is not None:
+        _fail("--seeds is for the claim's own experiments, and --real has its own number of seeds")
     try:
-        keys = claims.KEYS if key == "all" else (key,)
-        chosen = [claims.get(k) for k in keys]
+        chosen = [claims.get(k) for k in (claims.KEYS if key == "all" else (key,))]
     except (ValueError, KeyError) as error:
         _fail(error)
-    failed = False
+    if real and key == "all":
+        chosen = [claim for claim in chosen if not isinstance(claim.real, str)]
+    found = []
     for claim in chosen:
         try:
-            found = run_claim(claim, quick=quick, seeds=seeds, jobs=jobs, progress=not as_json)
-        except (ValueError, ImportError) as error:
+            found.append(_verified(claim, quick, real, seeds, jobs, evidence, record, as_json))
+        except (ValueError, ImportError, OSError) as error:
             _fail(error)
-        failed = failed or bool(found["failures"])
-        if as_json:
-            typer.echo(json.dumps(found, indent=1))
-        else:
-            _print_verdict(found, quick)
-        if record and not quick and seeds is None:
-            path = write_evidence(found, evidence)
-            if not as_json:
-                _out.print(f"  recorded in {path}", highlight=False)
-    if failed:
+    if len(found) > 1 and not (quick or real or as_json):
+        _out.print(outcomes(found))
+    if any(one["failures"] for one in found):
         raise typer.Exit(1)
 
 
-def _print_verdict(found: dict[str, Any], quick: bool) -> None:
-    if quick:
-        _out.print(
-            f"[bold]{found['system']}[/] quick look, one seed, nothing judged: {_escape(found['claim'])}",
-            highlight=False,
-        )
+def _verified(
+    claim: Any,
+    quick: bool,
+    real: bool,
+    seeds: int | None,
+    jobs: int,
+    folder: Path | None,
+    record: bool,
+    as_json: bool,
+) -> dict[str, Any]:
+    """Run a claim or its trial, print what came of it, and record it where that is wanted."""
+    from anytask.claims.evidence import next_look, read_evidence, write_evidence
+    from anytask.claims.verify import verify, verify_real
+
+    recorded = read_evidence(claim.system, folder)
+    record = record and not quick and seeds is None
+    if real and record and recorded is None:
+        raise ValueError(f"a trial is recorded beside the claim: run anytask verify {claim.system} first")
+    if real:
+        before = (recorded or {}).get("real", {}).get("looks", 0)
+        found = verify_real(claim, quick=quick, look=before + 1, jobs=jobs, progress=not as_json)
+        kept = {**(recorded or {}), "real": found}
     else:
-        _out.print(
-            f"[bold]{found['system']}[/] {_colored(found['outcome'])}: {_escape(found['claim'])}", highlight=False
-        )
-    for check in found["checks"]:
-        if quick:
-            mean = "failed" if check["mean"] is None else f"{check['mean']:.3f}"
-            _out.print(f"  {_escape(check['sentence'])} [dim]({check['experiment']})[/]: {mean}", highlight=False)
-        else:
-            _out.print(f"  {_check_line(check)}", highlight=False)
-    for failure in found["failures"]:
-        _err.print(f"  [red]failed:[/] {_escape(failure)}", highlight=False)
+        look = next_look(claim.system, folder)
+        found = verify(claim, quick=quick, seeds=seeds, look=look, jobs=jobs, progress=not as_json)
+        kept = found if recorded is None or "none" in recorded["real"] else {**found, "real": recorded["real"]}
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        for line in real_lines(claim.system, found, quick) if real else evidence_lines(found, quick):
+            _out.print(line)
+        for failure in found["failures"]:
+            _err.print(f"  [red]failed:[/] {_escape(failure)}", highlight=False)
+    if record:
+        path = write_evidence(kept, folder)
+        if not as_json:
+            _out.print(f"  recorded in {path}", highlight=False)
+    return found
 
 
 @app.command("app")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import doctest
 import logging
-import math
 import re
 from functools import lru_cache
 from typing import Any
@@ -16,7 +15,8 @@ from anytask import catalogue
 from anytask.app import layout
 from anytask.app.catalogue.search import problem_words
 from anytask.catalogue import FAMILIES, Card
-from anytask.claims.figure import evidence_figure
+from anytask.claims.evidence import comparison_text, in_words
+from anytask.claims.figure import CAPTION, evidence_figure
 from anytask.core.colors import PALETTE
 from anytask.core.discovery import docstring, published
 
@@ -28,9 +28,9 @@ FAMILY_COLORS = dict(zip(FAMILIES, PALETTE, strict=True))
 OUTCOMES = {"shown": "good", "not shown": "warn", "contradicted": "bad"}
 
 _OUTCOME_WORDS = {
-    "shown": "Shown: every check clears its margin.",
-    "not shown": "Not shown: at least one check does not clear its margin, or cannot be told from chance.",
-    "contradicted": "Contradicted: at least one check points the other way.",
+    "shown": "Better than the strongest rival, by more than chance and by what is worth having.",
+    "not shown": "Not better than the strongest rival by more than chance, or by less than is worth having.",
+    "contradicted": "Worse than the strongest rival, by more than chance.",
 }
 
 _SEES = {
@@ -38,13 +38,6 @@ _SEES = {
     "boundary": "in training, that a task ends and the next begins",
     "train": "the task of each training example",
     "test": "the task of each training example, and of each query",
-}
-
-_KINDS = {
-    "http": "an endpoint",
-    "local": "local weights",
-    "tiny": "a tiny model trained here",
-    "sim": "a simulated model",
 }
 
 
@@ -132,7 +125,7 @@ def read(key: str) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         logger.warning("the evidence of %s cannot be read: %s", key, error)
         return None
-    return evidence if isinstance(evidence, dict) and {"outcome", "claim", "checks"} <= set(evidence) else None
+    return evidence if isinstance(evidence, dict) and {"outcome", "claim", "headline"} <= set(evidence) else None
 
 
 @lru_cache(maxsize=128)
@@ -176,74 +169,44 @@ def _evidence(entry: Card) -> list[Any]:
         text = html.P(["Nothing is recorded yet. ", verify, " runs the claim where there is one."])
         return [layout.section(title, text, level=3)]
     outcome = evidence["outcome"]
-    checks = [check for check in evidence["checks"] if isinstance(check, dict)]
+    compared = [*evidence["headline"], *evidence["components"]]
     parts: list[Any] = [
         html.P([_outcome(outcome), f" {_OUTCOME_WORDS.get(outcome, '')}"]),
         html.P(evidence["claim"]),
+        html.Ul([html.Li(sentence) for sentence in in_words(evidence)]),
     ]
-    if any(_number(check.get("mean")) for check in checks):
-        caption = (
-            "Each check has its own scale. The green band is where a value counts; the bar is the 95 % interval over "
-            "seeds, the diamond its mean, dots are single seeds. Only a bar wholly inside the band shows the check."
-        )
-        name, label = f"{entry.key}-evidence", f"Checks of {entry.name}"
-        parts.append(layout.figure(evidence_figure(checks), caption, name=name, label=label))
-    rows = [
-        [
-            _outcome(check["outcome"]),
-            [check["sentence"], html.Small(f" {check['why']}") if check.get("why") else ""],
-            check.get("experiment", ""),
-            _interval(check),
-        ]
-        for check in checks
-    ]
-    head = ["outcome", "check", "experiment", "mean [95 %]"]
-    listed = layout.table(head, rows, numeric=(3,), label="The checks as a table")
-    parts.append(layout.fold("The checks in numbers", listed))
-    if evidence.get("tried"):
+    if any(one["difference"]["mean"] is not None for one in compared):
+        name, label = f"{entry.key}-evidence", f"Comparisons of {entry.name}"
+        parts.append(layout.figure(evidence_figure(evidence), CAPTION, name=name, label=label))
+    rows = [[_outcome(one["outcome"]), one["experiment"], comparison_text(one)] for one in compared]
+    listed = layout.table(["outcome", "experiment", "comparison"], rows, label="The comparisons as a table")
+    parts.append(layout.fold("The comparisons in numbers", listed))
+    if evidence["tried"]:
         parts.append(layout.fold("What else was tried", html.P(evidence["tried"])))
-    kinds = [kind for kind in str(evidence.get("kind") or "").split(", ") if kind]
-    if kinds:
-        words = f"Language model: {' and '.join(_KINDS.get(kind, kind) for kind in kinds)}. "
-        if {"tiny", "sim"} & set(kinds):
-            words += "This is evidence about the algorithm, not about real models."
-        parts.append(html.P(words, className="note"))
     cost = layout.section("What it costs", *_cost(evidence), level=3)
     return [layout.section(title, *parts, level=3), cost]
 
 
 def _cost(evidence: dict[str, Any]) -> list[Any]:
-    seconds, peak = evidence.get("seconds", math.nan), evidence.get("peak_bytes", math.nan)
-    summary = [row for row in evidence.get("summary", []) if isinstance(row, dict)]
-    counted: dict[tuple[Any, Any], int] = {}
-    for row in summary:  # each metric of an entrant counts the same runs
-        who = row.get("experiment"), row.get("name")
-        counted[who] = max(counted.get(who, 0), int(row.get("n") or 0))
-    runs = sum(counted.values())
-    own = [row for row in summary if row.get("role") == "system" and "parameters" in str(row.get("metric"))]
+    """Return what a run of the system itself took, over the experiments of its claim."""
+    own = [
+        costs[entrant["name"]]
+        for experiment in evidence["experiments"]
+        for costs in [evidence["costs"][experiment["name"]]]
+        for entrant in experiment["entrants"][:1]
+    ]
+    said = {
+        "wall_seconds": "seconds of a run",
+        "trainable_parameters": "trainable parameters",
+        "lm_calls": "calls of a language model",
+    }
     tiles = {}
-    if _number(seconds) and runs:
-        tiles[f"per run, over {runs} runs of the claim, baselines included"] = f"{seconds / runs:.3g} s"
-    if _number(peak) and peak:
-        tiles["largest memory of one run, with Python and its libraries"] = f"{peak / 2**20:,.0f} MiB"
-    if own:
-        tiles[str(own[0]["metric"]).replace("_", " ")] = f"{own[0]['mean']:,.0f}"
-    else:
-        tiles["parameters: not recorded with the claim; a comparison on your data counts them"] = "–"
-    when = str(evidence.get("recorded", ""))[:10]
+    for key, words in said.items():
+        if values := [cost[key] for cost in own if key in cost]:
+            low, high = (f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in (min(values), max(values)))
+            tiles[words] = low if low == high else f"{low} to {high}"
+    tiles["MiB: largest memory of one run, with Python and its libraries"] = f"{evidence['peak_bytes'] / 2**20:,.0f}"
     return [
         html.Dl([html.Div([html.Dt(text), html.Dd(value)]) for text, value in tiles.items()], className="tiles"),
-        html.P(f"Recorded {when} on two cores without a GPU." if when else "", className="note"),
+        html.P(f"Recorded {evidence['recorded'][:10]} on two cores without a GPU.", className="note"),
     ]
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _interval(check: dict[str, Any]) -> str:
-    if not _number(check.get("mean")):
-        return "failed"
-    if not _number(check.get("low")):
-        return f"{check['mean']:.3f}"
-    return f"{check['mean']:.3f} [{check['low']:.3f}, {check['high']:.3f}]".replace("-", "−")

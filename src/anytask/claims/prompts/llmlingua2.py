@@ -1,6 +1,6 @@
 """LLMLingua-2: a small encoder that reads both ways learns what to keep, and answers survive at half the tokens."""
 
-from anytask.claims.base import Beats, Claim, Experiment, Reaches
+from anytask.claims.base import Beats, Claim, Experiment, Size
 from anytask.problems.base import Entrant
 
 LLMLINGUA2 = "anytask.prompts:LLMLingua2"
@@ -26,6 +26,7 @@ CLAIM = Claim(
             "prompt-compression",
             "modifiers",
             (_system, _causal, _truncation, _random, _surprisal),
+            plain="truncation",
             quick={"train": 100, "test": 50},
         ),
         Experiment(
@@ -34,14 +35,33 @@ CLAIM = Claim(
             "key-value",
             (_system, _truncation, _random, _surprisal),
             {"train": 600},
+            plain="truncation",
             quick={"train": 60, "test": 50},
         ),
     ),
-    checks=(
-        Beats("llmlingua2", "llmlingua2 (causal encoder)", 0.05, "f1", why="the reason for an encoder"),
-        Beats("llmlingua2", "bigram surprisal", 0.30, "f1", why="rare is not the same as needed"),
-        Reaches("llmlingua2", "exact_match", at_least=0.90, experiment="key-value", why="the answers survive"),
-        Reaches("random deletion", "exact_match", at_most=0.60, experiment="key-value", why="and chance loses them"),
-        Reaches("llmlingua2", "rephrased_kept", at_most=0.5, experiment="key-value", why="the filters see rewording"),
+    headline=(
+        Beats("llmlingua2", (_surprisal.name, _random.name, _truncation.name), "f1", expected="+.30 over surprisal"),
+        Beats("llmlingua2", (_surprisal.name, _random.name, _truncation.name), "exact_match", "key-value"),
     ),
+    components=(
+        Beats("llmlingua2", (_causal.name,), "f1", sentence="an encoder that reads both ways", expected="+.05"),
+    ),
+    sizes=(
+        Size("llmlingua2", "exact_match", "Answers that survive at half the tokens", "key-value", expected=".90"),
+        Size(
+            "random deletion",
+            "exact_match",
+            "Answers that survive random deletion",
+            "key-value",
+            expected=".60 at most",
+        ),
+        Size(
+            "llmlingua2",
+            "rephrased_kept",
+            "Rephrased examples that the filters let pass",
+            "key-value",
+            expected=".5 at most",
+        ),
+    ),
+    source="code",
 )

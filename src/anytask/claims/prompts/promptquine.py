@@ -7,6 +7,8 @@ from anytask.problems.base import Entrant
 PROMPTQUINE = "anytask.prompts:PromptQuine"
 _MODULE = "anytask.prompts.baselines"
 
+_TINY = "tiny model, 3 of 8 demonstrations wrong"
+
 _quine = Entrant("promptquine", PROMPTQUINE, {}, "system", "promptquine")
 _steady = Entrant("promptquine (steady state)", PROMPTQUINE, {"algorithm": "ssga"}, "ablation")
 _single = Entrant("promptquine (r=1)", PROMPTQUINE, {"counts": [1]}, "ablation")
@@ -42,31 +44,29 @@ CLAIM = Claim(
             "prompt-search",
             "scripted",
             (_quine, _steady, _single, _ageless, _full, _tap, _greedy, _masks),
-            seeds=10,
+            plain="full prompt",
             quick={"budget": 100},
         ),
         Experiment(
-            "tiny model, 3 of 8 demonstrations wrong",
+            _TINY,
             "prompt-search",
             coded_topics(),
             (_quine, _full, _tap, _masks),
             {"lm": "tiny:icl", "shots": 2, "wrong": 3, "budget": 200, "validation": 100, "max_test": 200},
+            plain="full prompt",
             quick={"budget": 60, "max_test": 50},
         ),
     ),
-    checks=(
-        Beats("promptquine", "TAPruning", 0.03, "accuracy", why="one deletion at a time cannot cross a valley"),
-        Beats("promptquine", "random masks", 0.06, "accuracy", why="selection, not luck, at equal budget"),
-        Beats("promptquine", "promptquine (r=1)", 0.0, "accuracy", why="several deletions at once cross valleys"),
-        Beats(
-            "promptquine",
-            "full prompt",
-            0.0,
-            "accuracy",
-            experiment="tiny model, 3 of 8 demonstrations wrong",
-            why="pruning removes what misleads",
-        ),
+    headline=(
+        Beats("promptquine", ("TAPruning", "greedy deletion", "random masks"), "accuracy", expected="+.03 to +.06"),
+        Beats("promptquine", ("TAPruning", "random masks"), "accuracy", _TINY, sentence="the same on a tiny model"),
     ),
+    components=(
+        Beats("promptquine", ("promptquine (r=1)",), "accuracy", sentence="several deletions at once"),
+        Beats("promptquine", ("promptquine (no ageing)",), "accuracy", sentence="ageing"),
+        Beats("promptquine", ("full prompt",), "accuracy", _TINY, sentence="pruning what misleads"),
+    ),
+    source="code",
     tried=(
         "Ageing, and the steady-state variant, are reported and not judged. With the topics' own names as "
         "labels the tiny model needs no demonstrations (the full prompt was right on every test sentence of the "
