@@ -28,9 +28,9 @@ FAMILY_COLORS = dict(zip(FAMILIES, PALETTE, strict=True))
 OUTCOMES = {"shown": "good", "not shown": "warn", "contradicted": "bad"}
 
 _OUTCOME_WORDS = {
-    "shown": "Better than the strongest rival, by more than chance and by what is worth having.",
-    "not shown": "Not better than the strongest rival by more than chance, or by less than is worth having.",
-    "contradicted": "Worse than the strongest rival, by more than chance.",
+    "shown": "Shown: better than the strongest rival, by more than chance and by what is worth having.",
+    "not shown": "Not shown: not better than the strongest rival by more than chance, or by less than is worth having.",
+    "contradicted": "Contradicted: worse than the strongest rival, by more than chance.",
 }
 
 _SEES = {
