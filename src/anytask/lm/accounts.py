@@ -198,7 +198,10 @@ class Budget:
     @classmethod
     def of(cls, limits: Budget | Mapping[str, float] | None) -> Budget:
         """Return a budget, that of a mapping of limits, or for None one without limits."""
-        return limits if isinstance(limits, Budget) else cls(**(limits or {}))
+        if isinstance(limits, Budget):
+            return limits
+        given: dict[str, Any] = dict(limits or {})
+        return cls(**given)
 
     @property
     def used_calls(self) -> int:
