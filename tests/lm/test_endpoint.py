@@ -319,6 +319,16 @@ def test_a_budget_of_calls_takes_the_options_of_a_prompt_for_one():
         assert len(server.bodies) == 6
 
 
+def test_an_estimate_says_what_questions_will_cost():
+    with serving(echoing) as server:
+        lm, _ = client(server, logprobs="probe", prices=(1000.0, 2000.0), max_concurrency=2, tokenizer=WordTokens())
+        assert lm.capabilities.logprobs
+        told = lm.estimate(["a b", "c d e", "a b"], [[" x", " y z"], [" x"], [" x"]])
+        assert (told.calls, told.prompt_tokens, told.completion_tokens, told.money) == (2, 5, 4, 5 + 2 * 4)
+        assert told.seconds == pytest.approx(lm.usage.total.seconds * 3 / 2)
+        assert len(server.bodies) == 1
+
+
 def test_a_tokenizer_counts_and_takes_text_apart(tmp_path):
     from random_models import bpe_tokenizer
 

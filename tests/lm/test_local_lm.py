@@ -490,3 +490,17 @@ def test_a_budget_stops_a_local_model_before_it_is_exceeded():
     with pytest.raises(BudgetExceeded, match="could use 1 calls, and 0 of the budget's 2"):
         lm.generate(["one"])
     assert lm.usage.total.calls == 2
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "t5", "bert"])
+def test_an_estimate_names_the_calls_and_tokens_that_are_then_used(kind):
+    lm = make(kind)
+    prompts, options = ["the film was", "one two", "the film was"], [["good"], ["three"], ["bad"]]
+    told = lm.estimate(prompts, options)
+    assert lm.usage.total.calls == 0 and told.seconds > 0
+    lm.score(prompts, options)
+    used = lm.usage.total
+    assert (told.calls, told.prompt_tokens, told.completion_tokens) == (2, used.prompt_tokens, used.completion_tokens)
+    assert told.forward_tokens >= used.forward_tokens or kind == "bert"
+    if kind == "gpt2":
+        assert lm.estimate(prompts, max_tokens=5).completion_tokens == 10

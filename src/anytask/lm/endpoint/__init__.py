@@ -8,14 +8,14 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from anytask.core.progress import Progress, heard
-from anytask.lm.accounts import Accounts
+from anytask.lm.accounts import Accounts, Tally
 from anytask.lm.cache import ReplyCache
 from anytask.lm.codec import Tokenized, codec_of
 from anytask.lm.endpoint.transport import Options, Refused, Transport
@@ -499,6 +499,11 @@ class Endpoint(Tokenized):
         if self._codec is None:
             return math.ceil(len(text.encode("utf-8", "surrogatepass")) / 4)
         return super().count_tokens(text)
+
+    def _expense(self, asked: Mapping[str, Sequence[str]], tokens: Usage, *, continued: bool) -> Tally:
+        so_far, requests = self.usage.total, sum(map(len, asked.values()))
+        seconds = so_far.seconds / max(1, so_far.calls + so_far.failures)
+        return Tally(seconds=seconds * requests / self.options.max_concurrency, money=self._transport.money(tokens))
 
 
 def _text(kept: dict[str, Any]) -> str:

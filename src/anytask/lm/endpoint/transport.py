@@ -139,7 +139,7 @@ class Transport:
         data = json.dumps(body | dict(o.extra_body or {})).encode()
         end = time.monotonic() + o.deadline
         for attempt in range(1, o.attempts + 1):
-            with budget.reserve(most.total_tokens, self._money(most), calls) as settle:
+            with budget.reserve(most.total_tokens, self.money(most), calls) as settle:
                 settle(0)  # an attempt counts as a call, because servers count it
                 began, failures, money = time.perf_counter(), 1, 0.0
                 try:
@@ -148,7 +148,7 @@ class Transport:
                         seconds = min(o.timeout, end - time.monotonic(), o.timeout if left is None else left)
                         reply = self._exchange(path, data, max(0.01, seconds))
                     result, usage = self._understood(reply, read)
-                    failures, money = 0, self._money(usage)
+                    failures, money = 0, self.money(usage)
                     settle(usage.total_tokens, money)
                     return result, usage, attempt
                 except Unusable as error:
@@ -228,7 +228,8 @@ class Transport:
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise Unusable(f"a reply of another form ({error})") from None
 
-    def _money(self, usage: Usage) -> float:
+    def money(self, usage: Usage) -> float:
+        """Return what a server asks for these tokens."""
         prices = self.options.prices
         return (usage.prompt_tokens * prices[0] + usage.completion_tokens * prices[1]) / 1000
 

@@ -18,7 +18,7 @@ from anytask.core.checks import check_counts, require_finite
 from anytask.core.devices import resolve_device
 from anytask.core.progress import Progress, heard
 from anytask.core.rng import derive
-from anytask.lm.accounts import Accounts, Budget
+from anytask.lm.accounts import Accounts, Budget, Tally
 from anytask.lm.cache import ScoreCache
 from anytask.lm.codec import Tokenized
 from anytask.lm.local.generation import Generated, Sampling, continue_all
@@ -201,6 +201,12 @@ class LocalLM(Tokenized):
             Which part stays. Prompts are usually cut at the start, because the question is at their end.
         """
         return self.codec.fit(text, max_tokens, keep)
+
+    def _expense(self, asked: Mapping[str, Sequence[str]], tokens: Usage, *, continued: bool) -> Tally:
+        forward = self._reader.shared([self._reader.prompt_ids(prompt) for prompt in asked]) + tokens.completion_tokens
+        read, wrote = self._reader.speed
+        extra = tokens.completion_tokens * (wrote - read) if continued else 0.0
+        return Tally(forward_tokens=forward, seconds=forward * read + extra)
 
     # ---- scoring
 
