@@ -148,7 +148,7 @@ def test_iou_is_symmetric_bounded_and_blind_to_shifts(boxes, offset, shift):
 def test_precision_recall_and_f_of_two_true_boxes_and_three_predictions():
     truth = found([[0, 0, 4, 4], [10, 10, 14, 14]], labels=[1, 1])
     output = found([[0, 0, 4, 4], [0, 0, 4, 4], [10, 10, 14, 15]], [0.9, 0.8, 0.7], [1, 1, 1])
-    values = {k: v[0] for k, v in Detection().measure([output], [truth]).items()}
+    values = {k: v[0] for k, v in Detection("boxes").measure([output], [truth]).items()}
     assert values["precision"] == pytest.approx(2 / 3)  # the second finds a box that is taken
     assert values["recall"] == 1 and values["f1"] == pytest.approx(0.8)
     assert values["iou"] == pytest.approx((1 + 16 / 20) / 2)
@@ -160,23 +160,25 @@ def test_precision_recall_and_f_of_two_true_boxes_and_three_predictions():
 
 def test_other_labels_and_low_scores_do_not_count():
     truth = found([[0, 0, 4, 4]], labels=[1])
-    values = {k: v[0] for k, v in Detection().measure([found([[0, 0, 4, 4]], [0.9], [2])], [truth]).items()}
+    values = {k: v[0] for k, v in Detection("boxes").measure([found([[0, 0, 4, 4]], [0.9], [2])], [truth]).items()}
     assert values["iou"] == values["recall"] == values["precision"] == values["confidence"] == 0
-    faint = Detection().measure([found([[0, 0, 4, 4]], [0.4], [1])], [truth])
+    faint = Detection("boxes").measure([found([[0, 0, 4, 4]], [0.4], [1])], [truth])
     assert faint["recall"][0] == 0 and faint["iou"][0] == 1 and faint["map"][0] == 1
-    assert Detection(score_threshold=0.3).measure([found([[0, 0, 4, 4]], [0.4], [1])], [truth])["recall"][0] == 1
+    assert (
+        Detection("boxes", score_threshold=0.3).measure([found([[0, 0, 4, 4]], [0.4], [1])], [truth])["recall"][0] == 1
+    )
 
 
 def test_an_image_without_true_boxes_is_undefined_unless_something_is_detected():
-    values = Detection().measure([found([]), found([[0, 0, 1, 1]])], [found([]), found([])])
+    values = Detection("boxes").measure([found([]), found([[0, 0, 1, 1]])], [found([]), found([])])
     assert np.isnan(values["recall"]).all() and np.isnan(values["precision"][0]) and values["precision"][1] == 0
 
 
 def test_labels_may_be_texts():
     truth = {"boxes": np.array([[0.0, 0, 4, 4]]), "scores": np.ones(1), "labels": np.array(["cat"])}
-    values = Detection().measure([truth, found([])], [truth, truth])
+    values = Detection("boxes").measure([truth, found([])], [truth, truth])
     assert values["f1"].tolist() == [1, 0]
-    both = matched(Detection(), [truth, found([])], [truth, truth], [0, 1])
+    both = matched(Detection("boxes"), [truth, found([])], [truth, truth], [0, 1])
     assert map_of(both, [0, 1]) == 0.5 and map_of(both, [0]) == 1
 
 

@@ -102,20 +102,14 @@ def make_app(
 
 
 def serve(
-    store: str | os.PathLike[str] = "anytask-runs.sqlite",
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8050,
-    meaning: bool = True,
-    nero: Sequence[str | os.PathLike[str]] = (),
-    results: Mapping[str, Any] | Sequence[Any] = (),
-    on_ready: Callable[[str], None] | None = None,
-) -> None:
+    store: str | os.PathLike[str] = "anytask-runs.sqlite", *, host: str = "127.0.0.1", port: int = 8050,
+    on_ready: Callable[[str], None] | None = None, **options: Any,
+) -> None:  # fmt: skip
     """Serve the application until ``KeyboardInterrupt``, which Ctrl-C raises.
 
     Parameters
     ----------
-    store, host, meaning, nero, results
+    store, host, **options
         As in :func:`make_app`.
     port : int, default 8050
         The port; 0 takes a free one.
@@ -133,7 +127,7 @@ def serve(
         def log_request(self, *args: Any, **kwargs: Any) -> None:
             """Leave single requests out of the log: the page asks every two seconds."""
 
-    app = make_app(store, host=host, meaning=meaning, nero=nero, results=results)
+    app = make_app(store, host=host, **options)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

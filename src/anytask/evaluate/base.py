@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,5 +34,5 @@ class Result(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, folder: str | os.PathLike[str], **context: Any) -> Self:
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
         """Read what :meth:`save` wrote."""

@@ -240,11 +240,8 @@ class GKCL(ContinualClassifier):
             with torch.no_grad():
                 x_r = cast(ConditionalVAE, self.old_.module).sample(c_r)
             replayed = self.vae_.posterior(x_r)
-            w_r = (
-                min(len(self.components_) - 1, s.replay_cap or math.inf)
-                if s.replay_weight == "tasks"
-                else s.replay_weight
-            )
+            tasks = min(len(self.components_) - 1, s.replay_cap or math.inf)
+            w_r = tasks if s.replay_weight == "tasks" else s.replay_weight
             losses["L_replay"] = w_r * torch.stack(self.vae_.loss(x_r, c_r, posterior=replayed)).sum(0).mean()
             means, mixed = torch.cat([means, replayed[1]]), torch.cat([mixed, c_r])
         labels = code_of[mixed] if s.contrast == "label" else mixed
@@ -281,11 +278,8 @@ class GKCL(ContinualClassifier):
         values = {"lambda": self.kernel.lambda_, "gamma": self.kernel.gamma, "beta": self.kernel.beta}
         return nn.ParameterDict({k: nn.Parameter(torch.tensor(float(v))) for k, v in values.items()}).to(self._device)
 
-    def _place(self, task: object) -> int:
-        return list(self.components_).index(task)
-
     def _numbers(self, task: object) -> Any:
-        return self.scalars_[self._place(task)]
+        return self.scalars_[list(self.components_).index(task)]
 
     def _component(self, task: object, code: int) -> int:
         own = self.components_[task]
@@ -307,7 +301,7 @@ class GKCL(ContinualClassifier):
         return torch.optim.Adam(params) if self.optimizer == "adam" else torch.optim.SGD(params)
 
     def _rates(self) -> dict[str, float]:
-        lr = max(self.lr * self.lr_decay ** self._place(self.task_), self.lr_floor)
+        lr = max(self.lr * self.lr_decay ** list(self.components_).index(self.task_), self.lr_floor)
         return {"lr": lr} if self.optimizer == "adam" else {"lr": lr, "momentum": self.momentum}
 
     # -- the support ------------------------------------------------------------------------------------------------
@@ -385,16 +379,15 @@ class GKCL(ContinualClassifier):
 
     def _kernel_for(self, S: Tensor, generator: torch.Generator | None) -> kernels.Kernel:
         name, sigma = self.kernel.name, self.kernel.sigma
-        if name == "rff":
-            return self.frequencies_.fixed(sigma)
         if name == "vrff":
             return self.frequencies_.variational(S, generator)
-        if name == "gaussian":
-            return partial(kernels.gaussian, sigma=sigma)
-        plain: dict[str, kernels.Kernel] = {
-            "linear": kernels.FeatureKernel(), "polynomial": kernels.polynomial, "rbf": kernels.laplacian
+        if name == "rff":
+            return self.frequencies_.fixed(sigma)
+        others: dict[str, kernels.Kernel] = {
+            "linear": kernels.FeatureKernel(), "polynomial": kernels.polynomial, "rbf": kernels.laplacian,
+            "gaussian": partial(kernels.gaussian, sigma=sigma),
         }  # fmt: skip
-        return plain[name]
+        return others[name]
 
     def _features(self, X: Tensor) -> Tensor:
         return X if self._frozen is None else require_finite(self._frozen(X), "the output of the frozen extractor")

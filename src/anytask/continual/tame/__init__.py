@@ -26,7 +26,7 @@ from anytask.continual.parts.pruning import apply_masks, magnitude_masks
 from anytask.continual.parts.sgd import ScheduleSettings, mode, sgd_step, train_on, tune
 from anytask.continual.parts.stream import LossShiftDetector, Reservoir, content_keys
 from anytask.continual.tame.expert import Expert
-from anytask.core.checks import require_finite
+from anytask.core.checks import as_array, check_labels, require_finite
 from anytask.core.cost import parameter_count
 from anytask.core.rng import derive, isolated
 from anytask.core.settings import Settings, choice, flag, free, group, numbers, real, whole
@@ -435,9 +435,9 @@ class TAME(ContinualClassifier):
     def predict_with(self, X: ArrayLike | Tensor, experts: int | ArrayLike) -> np.ndarray:
         """Return labels, shape (n,), from experts that the caller names: one for all, or one per row (an oracle)."""
         X_ = self._check_query(X)
-        route = np.broadcast_to(np.asarray(experts), (len(X_),))
-        if route.min() < 0 or route.max() >= self.n_experts_:
-            raise ValueError(f"experts must be between 0 and {self.n_experts_ - 1}, got {route.min()} to {route.max()}")
+        route = np.broadcast_to(check_labels(np.atleast_1d(as_array(experts, "experts")), "experts"), (len(X_),))
+        if route.dtype.kind not in "iu" or route.min() < 0 or route.max() >= self.n_experts_:
+            raise ValueError(f"experts must be integers from 0 to {self.n_experts_ - 1}, got {experts!r}")
         scores = self._scores_of(X_.to(self._device), torch.tensor(route.astype(np.int64), device=self._device))
         return self.classes_[self._probabilities(scores).argmax(dim=1).cpu().numpy()]
 

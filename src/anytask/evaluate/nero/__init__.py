@@ -1,4 +1,24 @@
-"""NERO: non-equivariance revealed on orbits, how a model's error varies as its inputs are turned, moved or flipped."""
+"""NERO: non-equivariance revealed on orbits, how a model's error varies as its inputs are turned, moved or flipped.
+
+For samples x_i, i = 1 ... n, elements g_1 ... g_m with actions phi on inputs and psi on outputs, model F and metric e:
+
+1. ``O[g, i] = F(phi(g, x_i))``, and with labels ``E[g, i] = e(O[g, i], psi(g, y_i))``.
+2. Consensus ``c_i = mean_g psi(g^-1, O[g, i])``, and ``E_c[g, i] = e(O[g, i], psi(g, c_i))``.
+3. Individual plot: ``g -> E[g, i]``; aggregate plot: ``g -> mean_i E[g, i]`` (mAP: once more over the set).
+4. Sample map: the vectors ``E[., i]`` reduced to the plane.
+
+Interpolation and cropping make phi only nearly a group action. The value at the identity is measured through the same
+path as all others, so it is the one to compare with. Identical elements (0 and 360 degrees) are evaluated once, and
+count once in every average. A sample on which a model raises, or answers NaN under any element, is left out for this
+model as a whole: a warning names it, and ``result.failures`` lists all.
+
+Departures from the paper
+-------------------------
+The released code averages the ids of labels in the consensus of detections, and divides their recall by 4; here labels
+are voted on and recall is the share of boxes found. Where a model detects nothing, the released code stops; here the
+values are 0 and the element takes no part in the consensus. Sample maps of several models are fitted together, so that
+a place means the same in all of them.
+"""
 
 from __future__ import annotations
 
@@ -43,57 +63,38 @@ class NERO(Settings):
     Without labels, the model's own consensus over the orbit takes their place.
 
     Pick it before you trust a model with inputs that may come turned or moved, to compare two models that score alike,
-    and to see whether augmentation or an equivariant architecture did what it should.
-
-    For samples x_i, i = 1 ... n, elements g_1 ... g_m with actions phi on inputs and psi on outputs, model F and
-    metric e:
-
-    1. ``O[g, i] = F(phi(g, x_i))``, and with labels ``E[g, i] = e(O[g, i], psi(g, y_i))``.
-    2. Consensus ``c_i = mean_g psi(g^-1, O[g, i])``, and ``E_c[g, i] = e(O[g, i], psi(g, c_i))``.
-    3. Individual plot: ``g -> E[g, i]``; aggregate plot: ``g -> mean_i E[g, i]`` (mAP: once more over the set).
-    4. Sample map: the vectors ``E[., i]`` reduced to the plane.
+    and to see whether augmentation or an equivariant architecture did what it should. ``result.to_html(path)`` writes
+    the linked views as one file, and ``anytask app --nero FOLDER`` shows saved results.
 
     Parameters
     ----------
     group : Transforms, or str, default "rotations"
-        The elements and their actions: :class:`~anytask.parts.planar_groups.Rotations` and its neighbors, or
-        a name that :func:`anytask.parts.transforms.make_group` knows. Transforms without inverse
-        give no consensus.
+        The elements and their actions: :class:`~anytask.parts.planar_groups.Rotations` and its neighbors, or a name
+        for :func:`anytask.parts.transforms.make_group`. Transforms without inverse give no consensus.
     task : {"auto", "classification", "detection", "field", "regression"}, default "auto"
         What the outputs are. "auto" looks at them: dicts with boxes are detections; (n, 2, height, width) are vector
         fields; (n, C) are classes if the model has classes, the labels are whole numbers or texts, or, without labels,
         the rows are probabilities; all else is regression.
     psi : str, optional
-        The kind of output that psi acts on (see :class:`anytask.parts.transforms.Group`), for regression:
-        "invariant" (the default for one number per sample), "positions", "vectors", "points", "items", "image".
+        For regression, how outputs follow (:class:`anytask.parts.transforms.Group`): "invariant" (the default for one
+        number per sample), "positions", "vectors", "points", "items", "image".
     metrics : sequence of str or NeroMetric, or dict of name -> function, optional
         What to measure; default: all metrics of the task. Functions get a batch of outputs and of targets.
-    consensus : bool, default True
-        Compute consensus and residuals too, where the group allows it.
-    undo : bool, default True
-        False forms the consensus without psi^-1, which is wrong for outputs that move; to see by how much.
-    logits : bool, optional
-        Whether class outputs are logits, to be put through a softmax; by default they are if rows are not
-        probabilities.
-    classes : sequence, optional
-        Labels of the columns of class outputs; by default those the model knows, else 0, 1, ...
-    iou_threshold, score_threshold : float, default 0.5
-        For detections: least IoU of a match, least score that precision, recall and F count.
-    pixel_offset : {0, 1}, default 0
-        For detections: 1 takes sides as x2 - x1 + 1, as the paper's code does.
+    consensus, undo : bool, default True
+        Compute consensus and residuals too, where the group allows it; and form it with psi^-1 (False is wrong for
+        outputs that move: to see by how much).
+    logits, classes : bool, sequence, optional
+        Whether class outputs are logits (by default if rows are no probabilities), and the labels of their columns (by
+        default those the model knows, else 0, 1, ...).
+    iou_threshold, score_threshold, pixel_offset : float, float, {0, 1}, default 0.5, 0.5, 0
+        For detections: least IoU of a match; least score that precision, recall and F count; 1 takes sides as
+        x2 - x1 + 1, as the paper's code does.
     batch_size : int, optional
         Most inputs in one call of a model; by default as many as fit in 64 MB, at most 4096.
     keep_outputs : bool, optional
-        Keep all outputs O for detail views; by default if they fit in 256 MB. Else they are computed again when asked
-        for.
+        Keep all outputs O for detail views; by default if they fit in 256 MB. Else they are computed again.
     device : str, default "auto"
         Where torch modules run; "auto" leaves them where they are.
-
-    Raises
-    ------
-    ValueError
-        From :meth:`evaluate`: for empty or mismatched data, labels unknown to the model, a group without action on the
-        outputs (psi missing), neither labels nor consensus, and when a model fails on every sample.
 
     Examples
     --------
@@ -108,22 +109,6 @@ class NERO(Settings):
     >>> result = NERO("rotations", metrics=["correctness"]).evaluate({"total": total, "left": left}, X, y)
     >>> result.table()[["model", "reference", "identity", "worst"]].round(2).values.tolist()[:2]
     [['total', 'truth', 1.0, 1.0], ['left', 'truth', 1.0, 0.5]]
-
-    Notes
-    -----
-    Interpolation and cropping make phi only nearly a group action. The value at the identity is measured through the
-    same path as all others, so it is the one to compare with. Identical elements (0 and 360 degrees) are evaluated
-    once, and count once in every average. A sample on which a model raises, or answers NaN under any element, is left
-    out for this model as a whole: a warning names it, and ``result.failures`` lists all.
-
-    ``result.to_html(path)`` writes the linked views as one file, and ``anytask app --nero FOLDER`` shows saved results.
-
-    Departures from the paper
-    -------------------------
-    The released code averages the ids of labels in the consensus of detections, and divides their recall by 4; here
-    labels are voted on and recall is the share of boxes found. Where a model detects nothing, the released code stops;
-    here the values are 0 and the element takes no part in the consensus. Sample maps of several models are fitted
-    together, so that a place means the same in all of them.
 
     References
     ----------
@@ -174,6 +159,12 @@ class NERO(Settings):
         -------
         NeroResult
             Values, summaries, figures and the HTML report.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For empty or mismatched data, labels unknown to the model, a group without action on the outputs (psi
+            missing), neither labels nor consensus, and when a model fails on every sample.
         """
         if y is None and not self.consensus:
             raise ValueError("labels and consensus are both absent: give y, or leave consensus on")

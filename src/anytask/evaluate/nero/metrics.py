@@ -59,18 +59,21 @@ class Task:
         Name of the kind of task.
     follows : str or None
         How its outputs follow the input where nothing else is said.
-    options : tuple of str
-        What else can be set.
+    options : dict
+        What else can be set, and its defaults.
     metrics : dict of NeroMetric
         What is measured, by key.
     """
 
     key: ClassVar[str]
     follows: ClassVar[str | None] = None
-    options: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[Mapping[str, Any]] = {}
     known: ClassVar[tuple[NeroMetric, ...]]
 
-    def __init__(self, kind: str, metrics: Sequence[Any] | Mapping[str, Callable] | None = None) -> None:
+    def __init__(
+        self, kind: str, metrics: Sequence[Any] | Mapping[str, Callable] | None = None, **options: Any
+    ) -> None:
+        vars(self).update({**self.options, **options})
         table = {metric.key: metric for metric in self.known}
         if isinstance(metrics, Mapping):
             metrics = [NeroMetric(key, key, limits=None, of=function) for key, function in metrics.items()]
@@ -172,7 +175,10 @@ class Detection(Task):
 
     key = "detection"
     follows = "boxes"
-    options = ("iou_threshold", "score_threshold", "pixel_offset")
+    options: ClassVar = {"iou_threshold": 0.5, "score_threshold": 0.5, "pixel_offset": 0}
+    iou_threshold: float
+    score_threshold: float
+    pixel_offset: int
     known = (
         NeroMetric("conf_iou", "confidence x IoU"),
         NeroMetric("confidence", "confidence"),
@@ -182,19 +188,6 @@ class Detection(Task):
         NeroMetric("f1", "F score"),
         NeroMetric("map", "mAP"),
     )
-
-    def __init__(
-        self,
-        kind: str = "boxes",
-        metrics: Sequence[Any] | Mapping[str, Callable] | None = None,
-        *,
-        iou_threshold: float = 0.5,
-        score_threshold: float = 0.5,
-        pixel_offset: int = 0,
-    ) -> None:
-        super().__init__(kind, metrics)
-        self.iou_threshold, self.score_threshold = iou_threshold, score_threshold
-        self.pixel_offset = pixel_offset
 
     def _measure(self, outputs: Sequence[Mapping], targets: Sequence[Mapping]) -> dict[str, np.ndarray]:
         rows = [self._row(output, target) for output, target in zip(outputs, targets)]

@@ -10,18 +10,15 @@ import base64
 import gzip
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
 from functools import cache
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anytask.core.colors import color_of
-from anytask.core.files import write_whole
 from anytask.evaluate.nero import detail, figures
 from anytask.evaluate.nero.metrics import TASKS
 from anytask.evaluate.nero.values import OrbitValues
@@ -32,58 +29,16 @@ _METHODS = ("pca", "ica", "isomap", "tsne")
 _CHUNK_BYTES, _MOST_POINTS, _MOST_NUMBERS, _FIELD_SIDE = 1 << 26, 256, 64, 32
 
 
-def write_html(
-    result: OrbitValues,
-    path: str | os.PathLike[str],
-    *,
-    title: str = "NERO report",
-    max_samples: int = 1000,
-    max_bytes: int = 24_000_000,
-    max_side: int = 64,
-    methods: Sequence[str] = ("pca", "ica", "isomap"),
-) -> None:
-    """Write the interactive report: aggregate plot, sample map, orbit of a sample, and detail view, all linked.
-
-    A click in the sample map shows that sample's orbit; a click in an orbit, or a drag on the image, moves the
-    element, and with it the transformed input, the models' outputs, and what was right. The file holds Plotly's
-    JavaScript (2 MB) and loads nothing from a network.
-
-    Parameters
-    ----------
-    result : OrbitValues
-        What to show.
-    path : path
-        The file, in a folder that exists.
-    title : str, default "NERO report"
-        Heading.
-    max_samples : int, default 1000
-        Most samples in the map; evenly spaced ones are taken of more. Aggregate curves are always over all.
-    max_bytes : int, default 24000000
-        Room for transformed inputs and outputs, before they are compressed. If they need more, evenly spaced samples
-        get a detail view, and the page says which have none.
-    max_side : int, default 64
-        Images larger than this are shown smaller.
-    methods : sequence of str, default ("pca", "ica", "isomap")
-        Sample maps to choose from, the first at the start; "tsne" (some seconds each) and "umap" can be added.
-
-    Raises
-    ------
-    ValueError
-        If there is no such folder, or no samples are left to show.
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise ValueError(f"the report {path} cannot be written: there is no folder {path.parent}")
-    if max_samples < 1 or not methods:
-        raise ValueError("max_samples must be at least 1, and at least one method is needed")
-    write_whole(path, render(result, title, max_samples, max_bytes, max_side, methods))
-
-
 def render(
     result: OrbitValues, title: str, max_samples: int = 1000, max_bytes: int = 24_000_000, max_side: int = 64,
     methods: Sequence[str] = ("pca", "ica", "isomap"), more: str = "",
 ) -> str:  # fmt: skip
-    """Return the page. With an address ``more``, it asks there for the maps and details that it does not hold."""
+    """Return the page: what :meth:`NeroResult.to_html` writes, with its arguments.
+
+    With an address ``more``, it asks there for the maps and details that it does not hold.
+    """
+    if max_samples < 1 or not methods:
+        raise ValueError("max_samples must be at least 1, and at least one method is needed")
     shown = _evenly(np.arange(len(result)), max_samples)
     maps = [points(result, method, max_samples) for method in methods]
     data = {

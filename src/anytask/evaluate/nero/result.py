@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from anytask.core.files import write_whole
 from anytask.core.persistence import load_tree, save_tree
 from anytask.evaluate.base import Result
 from anytask.evaluate.nero import figures, report
@@ -49,9 +51,38 @@ class NeroResult(OrbitValues, Result):
             raise ValueError(f"kind must be one of {', '.join(makers)}, got {kind!r}")
         return makers[kind](self, **options)
 
-    def to_html(self, path: str | os.PathLike[str], **options: Any) -> None:
-        """Write the interactive report as one HTML file; see :func:`anytask.evaluate.nero.report.write_html`."""
-        report.write_html(self, path, **options)
+    def to_html(self, path: str | os.PathLike[str], *, title: str = "NERO report", **options: Any) -> None:
+        """Write the interactive report: aggregate plot, sample map, orbit of a sample, and detail view, all linked.
+
+        A click in the sample map shows that sample's orbit; a click in an orbit, or a drag on the image, moves the
+        element, and with it the transformed input, the models' outputs, and what was right. The file holds Plotly's
+        JavaScript (2 MB) and loads nothing from a network.
+
+        Parameters
+        ----------
+        path : path
+            The file, in a folder that exists.
+        title : str, default "NERO report"
+            Heading.
+        max_samples : int, default 1000
+            Most samples in the map; evenly spaced ones are taken of more. Aggregate curves are always over all.
+        max_bytes : int, default 24000000
+            Room for transformed inputs and outputs, before they are compressed. If they need more, evenly spaced
+            samples get a detail view, and the page says which have none.
+        max_side : int, default 64
+            Images larger than this are shown smaller.
+        methods : sequence of str, default ("pca", "ica", "isomap")
+            Sample maps to choose from, the first at the start; "tsne" (some seconds each) and "umap" can be added.
+
+        Raises
+        ------
+        ValueError
+            If there is no such folder, or no samples are left to show.
+        """
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise ValueError(f"the report {path} cannot be written: there is no folder {path.parent}")
+        write_whole(path, report.render(self, title, **options))
 
     def save(self, folder: str | os.PathLike[str], *, inputs: bool = True, outputs: bool = True) -> None:
         """Write the result, without the models, to a folder.
@@ -81,7 +112,10 @@ class NeroResult(OrbitValues, Result):
         })  # fmt: skip
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], **context: Any) -> Self:
+    def load(
+        cls, folder: str | os.PathLike[str], *, models: Mapping[str, Any] | None = None,
+        group: Transforms | None = None, X: Any = None,
+    ) -> Self:  # fmt: skip
         """Read what :meth:`save` wrote.
 
         Parameters
@@ -100,20 +134,17 @@ class NeroResult(OrbitValues, Result):
         FileNotFoundError, ValueError
             If there is no such result in the folder.
         """
-        if unknown := set(context) - {"models", "group", "X"}:
-            raise TypeError(f"load has no argument {min(unknown)!r}; it takes models, group and X")
         tree = load_tree(folder)
         held = tree.get("class") if isinstance(tree, dict) else None
         if held != SAVED_AS:
             raise ValueError(f"{folder} holds a {held}, not a NeroResult")
-        group: Transforms = context.get("group") or group_from_state(tree["group"])
-        models, task, y = context.get("models") or {}, tree["task"], tree["y"]
+        group, models, task = group or group_from_state(tree["group"]), models or {}, tree["task"]
         metrics = [NeroMetric(k, label, up, limits, of=_not_saved) for k, label, up, limits in tree["metrics"]]
         return cls(
             group=group,
             task=TASKS[task["key"]](task["kind"], metrics, **task["options"]),
-            X=context.get("X", tree["X"]),
-            y=_unpacked(y),
+            X=tree["X"] if X is None else X,
+            y=_unpacked(tree["y"]),
             shape=tree["shape"],
             parts={n: _part(state, len(group.distinct), models.get(n)) for n, state in tree["parts"].items()},
             failures=[Failure(*fields) for fields in tree["failures"]],
