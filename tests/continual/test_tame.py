@@ -359,7 +359,7 @@ def test_a_selector_module_is_refused_because_its_width_would_be_fixed():
 def test_an_expert_that_is_not_there():
     model = small().partial_fit(*part(32, 0))
     for experts in (3, -1, 0.0, True, [0.5, 0, 0, 0], "first"):
-        with pytest.raises(ValueError, match="experts must be integers from 0 to 0, got|continuous"):
+        with pytest.raises(ValueError, match=r"experts must be integers from 0 to 0, got|continuous"):
             model.predict_with(part(4, 0)[0], experts)
 
 
