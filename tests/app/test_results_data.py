@@ -107,7 +107,7 @@ def test_a_running_comparison_is_followed_and_stopped(tmp_path):
 
 def test_a_comparison_that_was_killed_says_that_it_gives_no_sign_of_life(path):
     with RunStore(path) as store:
-        store._execute("UPDATE comparisons SET state = 'running', seen = '2026-01-01T00:00:00+00:00'", ())
+        store.execute("UPDATE comparisons SET state = 'running', seen = '2026-01-01T00:00:00+00:00'")
     overview, loaded = load(path)
     assert overview.state == "silent"
     assert "no sign of life" in everything(overview, loaded)
@@ -199,7 +199,7 @@ def test_a_damaged_run_is_told_and_the_rest_is_shown(path):
 
 def test_runs_that_no_comparison_asked_for_are_shown_as_one(path):
     with RunStore(path) as store:
-        store._execute("DELETE FROM comparisons", ())
+        store.execute("DELETE FROM comparisons")
     overview, loaded = load(path)
     assert overview.loose and overview.done == 8
     assert "stored without a comparison" in everything(overview, loaded)

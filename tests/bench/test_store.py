@@ -195,7 +195,7 @@ def test_a_comparison_without_a_sign_of_life_is_taken_for_dead(tmp_path):
     with RunStore(tmp_path / "s.sqlite") as store:
         store.begin(record("killed"))
         assert store.comparisons()[0].silent_seconds() < SILENT_SECONDS
-        store._execute("UPDATE comparisons SET seen = '2026-01-01T00:00:00+00:00'", ())
+        store.execute("UPDATE comparisons SET seen = '2026-01-01T00:00:00+00:00'")
         assert store.comparisons()[0].silent_seconds() > SILENT_SECONDS
         store.begin(record("again"))
         assert [r.id for r in store.comparisons()] == ["again"]
@@ -204,7 +204,7 @@ def test_a_comparison_without_a_sign_of_life_is_taken_for_dead(tmp_path):
 def test_a_beat_is_a_sign_of_life(tmp_path):
     with RunStore(tmp_path / "s.sqlite") as store:
         store.begin(record())
-        store._execute("UPDATE comparisons SET seen = '2026-01-01T00:00:00+00:00'", ())
+        store.execute("UPDATE comparisons SET seen = '2026-01-01T00:00:00+00:00'")
         store.beat("one")
         assert store.comparisons()[0].silent_seconds() < SILENT_SECONDS
 
@@ -230,7 +230,7 @@ def test_a_store_that_knows_only_of_runs_is_read_and_then_completed(tmp_path):
     path = tmp_path / "s.sqlite"
     with RunStore(path) as store:
         store.put(run("k"))
-        store._execute("DROP TABLE comparisons", ())
+        store.execute("DROP TABLE comparisons")
     with RunStore(path, read_only=True) as reader:
         assert reader.comparisons() == [] and len(reader) == 1
     with RunStore(path) as store:

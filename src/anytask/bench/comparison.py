@@ -17,7 +17,7 @@ from anytask.bench import saving
 from anytask.bench.planning import plan
 from anytask.bench.registration import Registration
 from anytask.bench.results import Group, Results
-from anytask.bench.run import Listener, check_execution, execute
+from anytask.bench.run import Listener, check_execution, execute, once_begun
 from anytask.bench.store import RunStore, jsonable
 from anytask.core.errors import shown
 from anytask.problems.base import Entrant, Problem
@@ -92,6 +92,9 @@ def compare(
         For unknown catalogue keys (:class:`anytask.catalogue.UnknownSystem`, with near matches).
     ImportError
         If the backend or MLflow is not installed; it names the extra.
+    ComparisonFailed
+        A ``RuntimeError``: once runs have begun, if the store is deleted, replaced, damaged or full, or the report or
+        the export cannot be written. What had ended is in the store, as long as there is one.
 
     Examples
     --------
@@ -162,10 +165,11 @@ def compare(
         if runs is not store:
             runs.close()
     comparison = replace(comparison, runs=done.runs, not_run=done.not_run, stopped=done.stopped)
-    if report is not None:
-        comparison.report(report)
-    if mlflow is not None:
-        export(comparison, mlflow)
+    with once_begun(ValueError, OSError):
+        if report is not None:
+            comparison.report(report)
+        if mlflow is not None:
+            export(comparison, mlflow)
     if save_best is not None:
         comparison.saved = saving.try_to_save(comparison, save_best, progress)
     return comparison

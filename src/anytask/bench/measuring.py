@@ -99,6 +99,24 @@ def warm_up_torch() -> None:
     optimizer.step()
 
 
+def end_with(parent: int) -> None:
+    """End this process, and all that it has started, once the process ``parent`` has ended, however that ended."""
+
+    def watch() -> None:
+        try:
+            process = psutil.Process(parent)
+            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.5)
+        except psutil.Error:
+            pass  # it ended just now
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="anytask-parent", daemon=True).start()
+
+
 class Meter:
     """Measure the wall time, CPU time and peak memory of what is done inside the ``with`` block.
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anytask.bench.report import write_report
 from anytask.bench.results import Results
 from anytask.bench.wording import headline
 from anytask.core.environment import environment
+from anytask.core.files import scratch_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -122,8 +121,8 @@ def _write(client: MlflowClient, experiment: str, comparison: Results) -> list[s
         client.set_terminated(created.info.run_id, "FINISHED" if run.status == "done" else "FAILED", ended)
         ids.append(created.info.run_id)
     whole = client.create_run(experiment, run_name="comparison", tags={"headline": headline(comparison)[:5000]})
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "report.html"
+    with scratch_folder("anytask-") as folder:
+        path = folder / "report.html"
         write_report(comparison, path)
         client.log_artifact(whole.info.run_id, str(path))
     client.set_terminated(whole.info.run_id)

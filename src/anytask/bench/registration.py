@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from anytask.bench.results import Results
 from anytask.bench.store import Record, RunStore, jsonable
+from anytask.core.errors import StoreError
 from anytask.problems.base import Entrant
 
 logger = logging.getLogger(__name__)
@@ -61,8 +62,9 @@ class Registration:
         state = "interrupted" if kind is not None else "stopped" if self.stopped else "done"
         try:
             self.store.end(self.record.id, state)  # type: ignore[arg-type]
-        except ValueError as error:  # the outcome is worth more than the note about it
-            logger.warning("the store could not be told that the comparison has ended: %s", error)
+        except StoreError as error:  # the outcome is worth more than the note about it
+            if kind is None:
+                logger.warning("the store could not be told that the comparison has ended: %s", error)
 
     def should_stop(self) -> bool:
         """Whether somebody asked the comparison to stop; gives a sign of life in passing."""
@@ -71,8 +73,8 @@ class Registration:
                 self._beat = time.monotonic()
                 self.store.beat(self.record.id)
             return self.store.stop_requested(self.record.id)
-        except ValueError as error:  # locked for a minute, say: the runs go on all the same
-            logger.warning("the store could not be asked whether to stop: %s", error)
+        except StoreError as error:  # locked for a minute, say: the runs go on all the same
+            logger.info("the store could not be asked whether to stop: %s", error)
             return False
 
 

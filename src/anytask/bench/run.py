@@ -10,8 +10,8 @@ import json
 import logging
 import os
 import platform
+import secrets
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -21,15 +21,24 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import joblib
 
-from anytask.bench.measuring import Meter, limited_threads, threads_per_run, uses_torch, versions, warm_up_torch
+from anytask.bench.measuring import (
+    Meter,
+    end_with,
+    limited_threads,
+    threads_per_run,
+    uses_torch,
+    versions,
+    warm_up_torch,
+)
 from anytask.bench.planning import Plan, PlanItem
 from anytask.bench.store import Run, RunStore, jsonable
 from anytask.core.environment import environment
-from anytask.core.errors import shown
+from anytask.core.errors import ComparisonFailed, StoreError, shown
+from anytask.core.files import scratch_folder
 from anytask.problems.base import Outcome, Problem
 
 __all__ = ["execute"]
@@ -41,6 +50,9 @@ BACKENDS: tuple[Backend, ...] = ("loky", "threading", "sequential", "ray", "dask
 
 #: Called with ("stored" | "ended" | "not run", the run or the item of the plan).
 Listener = Callable[[str, Any], None]
+
+#: Seconds between two signs of life of a comparison that has taken it upon itself to make runs.
+LEASE_SECONDS = 5
 
 #: File beside the running ones' marks that tells workers to start no more.
 _STOP = "stop"
@@ -115,20 +127,17 @@ def execute(
     """
     jobs = check_execution(jobs, backend, budget_seconds)
     deadline = None if budget_seconds is None else time.time() + budget_seconds
-    ended: dict[str, Run] = {}
+    lease = _Lease(store, resume)
+    stored = store.runs_of(item.key for item in plan.items) if resume else {}
+    done = {key for key, run in stored.items() if run.status == "done"}
+    ended = {item.key: _as_named(stored[item.key], item) for item in plan.items if item.key in done}
+    waiting = [item for item in plan.items if item.key not in ended]
     listeners = [on_event] if on_event else []
-    waiting = []
-    for item in plan.items:
-        run = store.get(item.key) if resume else None
-        if run is not None and run.status == "done":
-            ended[item.key] = _as_named(run, item)
-        else:
-            waiting.append(item)
     skipped: list[PlanItem] = []
     stopped = threading.Event()
 
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="anytask-", ignore_cleanup_errors=True)))
+        folder = stack.enter_context(scratch_folder("anytask-"))
         if progress:
             from anytask.bench.display import Display
 
@@ -141,16 +150,17 @@ def execute(
             warnings.filterwarnings("ignore", message=".*tasks which were still being processed.*")
             warnings.filterwarnings("ignore", message=".*worker stopped while some jobs were given.*")
             job = _Job(problem, data, plan.options, jobs, backend, deadline, str(folder), _main_classes(plan))
-            stopped = stack.enter_context(_watch(should_stop, folder))
-            with _pool(backend, jobs, job.threads, data) as pool:
-                for item, run in _survive(pool, job, _sharing(waiting, problem), folder, stopped):
-                    if run is None:
+            stopped = stack.enter_context(_watch(lease, should_stop, folder))
+            with once_begun(StoreError, OSError), lease, _pool(backend, jobs, job.threads, data) as pool:
+                for what, item, new in _made(pool, job, _sharing(waiting, problem), folder, stopped, lease):
+                    if new is None:
                         skipped.append(item)
-                        _tell(listeners, "not run", item)
-                        continue
-                    store.put(run)
-                    ended[item.key] = run
-                    _tell(listeners, "ended", run)
+                    else:
+                        ended[item.key] = new
+                        if what == "ended":
+                            store.put(new)
+                    _tell(listeners, what, new or item)
+                store.check_kept(ended)
     return Execution(
         [ended[item.key] for item in plan.items if item.key in ended],
         [item for item in plan.items if item in skipped],
@@ -207,16 +217,74 @@ def _tell(listeners: Sequence[Listener], what: str, about: Any) -> None:
 
 
 @contextlib.contextmanager
-def _watch(should_stop: Callable[[], bool] | None, folder: Path) -> Iterator[threading.Event]:
+def once_begun(*errors: type[Exception]) -> Iterator[None]:
+    """Say of these errors that they came after runs had begun."""
+    try:
+        yield
+    except errors as error:
+        raise ComparisonFailed(str(error)) from error
+
+
+class _Lease:
+    """The right to make runs, which comparisons that go on at the same time share out by way of their store."""
+
+    def __init__(self, store: RunStore, resume: bool) -> None:
+        self.store, self.resume = store, resume
+        self.owner, self.since = secrets.token_hex(8), _now()
+
+    def take(self, group: _Group) -> bool:
+        """Take it upon this execution to make the runs of a group; return whether it may."""
+        return self.store.lease([item.key for item in group], self.owner, self.since, self.resume)
+
+    def made(self, groups: Iterable[_Group]) -> dict[str, Run]:
+        """Return the runs of these groups that others have stored since this execution began."""
+        found = self.store.runs_of(item.key for group in groups for item in group)
+        return {k: r for k, r in found.items() if r.finished > self.since or (self.resume and r.status == "done")}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with contextlib.suppress(StoreError):  # whoever waits for these runs sees that this process has ended
+            self.store.release(self.owner)
+
+
+def _made(
+    pool: _Pool, job: _Job, groups: Sequence[_Group], folder: Path, stopped: threading.Event, lease: _Lease
+) -> Iterator[tuple[str, PlanItem, Run | None]]:
+    """Yield each item of the groups with its run: "ended" here, "stored" by another comparison, or "not run".
+
+    What another comparison is making is waited for once there is nothing else to do; it is made here if that one ends
+    without it.
+    """
+    while groups:
+        elsewhere: list[_Group] = []
+        for item, run in _survive(pool, job, groups, folder, stopped, lease, elsewhere):
+            yield "not run" if run is None else "ended", item, run
+        there = lease.made(elsewhere)
+        for item in itertools.chain(*elsewhere):
+            if item.key in there:
+                yield "stored", item, _as_named(there[item.key], item)
+        groups = [left for group in elsewhere if (left := tuple(i for i in group if i.key not in there))]
+        while groups and not (lease.made(groups) or any(map(lease.take, groups))):
+            if stopped.wait(0.5) or (job.deadline is not None and time.time() > job.deadline):
+                yield from (("not run", item, None) for group in groups for item in group)
+                return
+
+
+@contextlib.contextmanager
+def _watch(lease: _Lease, should_stop: Callable[[], bool] | None, folder: Path) -> Iterator[threading.Event]:
     """Give an event that is set once ``should_stop`` says True; workers on this machine find a file in ``folder``."""
     stopped, over = threading.Event(), threading.Event()
-    if should_stop is None:
-        yield stopped
-        return
 
     def look() -> None:
-        while not over.wait(1.0):
-            if should_stop():
+        for second in itertools.count(1):
+            if over.wait(1.0):
+                return
+            if second % LEASE_SECONDS == 0:
+                with contextlib.suppress(StoreError):  # full or gone: the run that cannot be stored says so
+                    lease.store.renew(lease.owner)
+            if should_stop is not None and should_stop():
                 stopped.set()
                 with contextlib.suppress(OSError):
                     (folder / _STOP).touch()
@@ -232,20 +300,43 @@ def _watch(should_stop: Callable[[], bool] | None, folder: Path) -> Iterator[thr
 
 
 def _survive(
-    pool: _Pool, job: _Job, groups: Sequence[_Group], folder: Path, stopped: threading.Event
+    pool: _Pool,
+    job: _Job,
+    groups: Sequence[_Group],
+    folder: Path,
+    stopped: threading.Event,
+    lease: _Lease,
+    elsewhere: list[_Group],
 ) -> Iterator[tuple[PlanItem, Run | None]]:
     """Yield each item of the groups with its run as it ends, also when worker processes die under them.
 
     The death of a worker takes all the running ones along. Those are then made again one by one, so that the one that
-    kills its worker is found out, and only that one fails.
+    kills its worker is found out, and only that one fails. Groups that another comparison is making are put into
+    ``elsewhere``.
     """
     left = {group[0].key: group for group in groups}
     alone: list[str] = []  # keys of runs under suspicion
+    failures: list[StoreError] = []
+
+    def offered(batch: Iterable[_Group]) -> Iterator[_Group]:
+        """Give the pool, which asks when it has room for one, what is free now; it would swallow an exception."""
+        for group in batch:
+            try:
+                free = not stopped.is_set() and lease.take(group)
+            except StoreError as error:
+                failures.append(error)
+                return
+            if stopped.is_set():
+                return
+            if free:
+                yield group
+            else:
+                elsewhere.append(left.pop(group[0].key))
+
     while left:
         batch = [left[alone[0]]] if alone else list(left.values())
         try:
-            # The pool asks for an item when it has room for one: that is the moment to give it no more.
-            with contextlib.closing(pool(job, itertools.takewhile(lambda _: not stopped.is_set(), batch))) as results:
+            with contextlib.closing(pool(job, offered(batch))) as results:
                 for key, runs in results:
                     _mark(folder, key).unlink(missing_ok=True)
                     for item, run in zip(left.pop(key), runs, strict=True):
@@ -264,6 +355,8 @@ def _survive(
             else:
                 alone = [*running]
                 continue
+        if failures:
+            raise failures[0]
         alone = [key for key in alone if key in left]
         if stopped.is_set():
             yield from ((item, None) for group in left.values() for item in group)
@@ -302,7 +395,8 @@ def _pool(backend: str, jobs: int, threads: int, data: Any) -> Iterator[_Pool]:
             yield lambda job, groups: _unordered(job, groups, jobs)
     elif backend == "loky":
         # joblib runs a pool of one in this very process; a second, idle worker keeps even a single job isolated.
-        with joblib.parallel_config("loky", inner_max_num_threads=threads):
+        ours: dict[str, Any] = {"initializer": end_with, "initargs": (os.getpid(),)}
+        with joblib.parallel_config("loky", inner_max_num_threads=threads, **ours):
             yield lambda job, groups: _unordered(job, groups, max(jobs, 2), in_flight=jobs if jobs == 1 else 2 * jobs)
     elif backend == "ray":
         with _ray(jobs):

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import anytask
 from anytask.bench.results import Results
 from anytask.bench.store import jsonable
+from anytask.core.files import scratch_folder
 from anytask.problems.base import Entrant, Problem
 
 #: What marks a folder as written here.
@@ -119,8 +119,8 @@ def save_best(comparison: Results, folder: str | os.PathLike[str], progress: boo
     }
     measured = f"{problem.primary.label} in the comparison (mean of {row.done} runs): {row.primary.mean:.4g}"
     text = [f"{best.name} ({best.entry}), trained on all of {data.name} with seed {seed}.", measured, "", usage]
-    with tempfile.TemporaryDirectory(dir=path.resolve().parent, prefix=f".{path.name}-") as temporary:
-        new = Path(temporary) / "new"
+    with scratch_folder(f".{path.name}-", path.resolve().parent) as temporary:
+        new = temporary / "new"
         new.mkdir()
         with best.applied_to(trained.parts[0]):
             for part in trained.parts:
@@ -128,7 +128,7 @@ def save_best(comparison: Results, folder: str | os.PathLike[str], progress: boo
         (new / "README.txt").write_text("\n".join([*text, "", *trained.notes]).rstrip() + "\n", encoding="utf-8")
         (new / _MARK).write_text(json.dumps(jsonable(facts), indent=1, ensure_ascii=False), encoding="utf-8")
         if path.exists():
-            os.replace(path, Path(temporary) / "old")
+            os.replace(path, temporary / "old")
         shutil.move(new, path)
     return saved
 

@@ -6,60 +6,33 @@ runs, the file says which comparisons there were, which go on, and whether someb
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-import sqlite3
-import threading
-from collections.abc import Iterable, Mapping
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from types import UnionType
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
+import psutil
+
+from anytask.core.errors import StoreError
+from anytask.core.sqlite import SQLiteFile
 
 __all__ = ["Run", "RunStore"]
 
 Status = Literal["done", "failed"]
 State = Literal["running", "done", "stopped", "interrupted"]
 
-#: Written into the file's header, so that a foreign SQLite file is never mistaken for a store.
-APPLICATION_ID = 0x414E5954  # "ANYT"
-SCHEMA_VERSION = 1
-
 #: A comparison that has given no sign of life for so long is taken for dead; it gives one every five seconds.
 SILENT_SECONDS = 60.0
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS runs (
-    key TEXT PRIMARY KEY,
-    problem TEXT NOT NULL,
-    fingerprint TEXT NOT NULL,
-    entrant TEXT NOT NULL,
-    seed INTEGER NOT NULL,
-    status TEXT NOT NULL,
-    finished TEXT NOT NULL,
-    body TEXT NOT NULL
-);
-CREATE INDEX IF NOT EXISTS runs_by_data ON runs (problem, fingerprint);
-"""
-
-# Added to stores of the same format when they are opened: who knows only of runs is not disturbed by it.
-_COMPARISONS = """
-CREATE TABLE IF NOT EXISTS comparisons (
-    id TEXT PRIMARY KEY,
-    plan TEXT NOT NULL,
-    problem TEXT NOT NULL,
-    fingerprint TEXT NOT NULL,
-    data_name TEXT NOT NULL,
-    state TEXT NOT NULL,
-    started TEXT NOT NULL,
-    seen TEXT NOT NULL,
-    stop INTEGER NOT NULL DEFAULT 0,
-    body TEXT NOT NULL
-);
-"""
 
 
 @dataclass
@@ -153,7 +126,8 @@ class Run:
         """Return the run that :meth:`to_dict` wrote; unknown fields are ignored."""
         known = {f.name for f in fields(cls)}
         run = cls(**{name: value for name, value in values.items() if name in known})
-        run.metrics = {name: math.nan if value is None else value for name, value in run.metrics.items()}
+        _check_types(run)
+        run.metrics = {name: math.nan if value is None else float(value) for name, value in run.metrics.items()}
         return run
 
 
@@ -195,7 +169,7 @@ class Record:
         return (datetime.now(UTC) - datetime.fromisoformat(self.seen)).total_seconds()
 
 
-class RunStore:
+class RunStore(SQLiteFile):
     """All runs in one SQLite file; several processes may use it at once.
 
     Every :meth:`put` is its own transaction in write-ahead mode, with ``synchronous=FULL``: a finished run is worth
@@ -205,7 +179,7 @@ class RunStore:
     Parameters
     ----------
     path : path
-        The file, created with its table when it does not exist; ``":memory:"`` keeps the runs in this process.
+        The file, created with its tables when it does not exist; ``":memory:"`` keeps the runs in this process.
     read_only : bool, default False
         Only look: the file must exist, and nothing in it changes. Reading goes on while a comparison writes.
     timeout : float, default 60
@@ -214,7 +188,8 @@ class RunStore:
     Raises
     ------
     ValueError
-        If the file is not a store of anytask, comes from a newer anytask, or cannot be written (or read).
+        If the file is not a store of anytask, comes from a newer anytask, is damaged, or cannot be written (or read);
+        later, when it is full, deleted or replaced, or a run in it cannot be read. The message names it.
 
     Examples
     --------
@@ -225,32 +200,45 @@ class RunStore:
     (1, 'a', None)
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False, timeout: float = 60.0) -> None:
-        self.path = os.fspath(path)
-        self.read_only = read_only
-        self.timeout = timeout
-        self._lock = threading.RLock()
-        self._connection: sqlite3.Connection | None = None
-        self._pid = os.getpid()
-        self._connect()
+    what = "store of runs"
+    application_id = 0x414E5954  # "ANYT"
+    tables: ClassVar = {
+        "runs": {
+            "key": "TEXT PRIMARY KEY",
+            **dict.fromkeys(("problem", "fingerprint", "entrant"), "TEXT NOT NULL"),
+            "seed": "INTEGER NOT NULL",
+            **dict.fromkeys(("status", "finished", "body"), "TEXT NOT NULL"),
+        },
+        "comparisons": {
+            "id": "TEXT PRIMARY KEY",
+            **dict.fromkeys(("plan", "problem", "fingerprint", "data_name"), "TEXT NOT NULL"),
+            **dict.fromkeys(("state", "started", "seen"), "TEXT NOT NULL"),
+            "stop": "INTEGER NOT NULL DEFAULT 0",
+            "body": "TEXT NOT NULL",
+        },
+        "leases": {
+            "key": "TEXT PRIMARY KEY",
+            **dict.fromkeys(("owner", "host"), "TEXT NOT NULL"),
+            "pid": "INTEGER NOT NULL",
+            "seen": "TEXT NOT NULL",
+        },
+    }
 
     def get(self, key: str) -> Run | None:
         """Return the run of this key, or None."""
-        rows = self._execute("SELECT body FROM runs WHERE key = ?", (key,))
-        return Run.from_dict(json.loads(rows[0][0])) if rows else None
+        return self.runs_of([key]).get(key)
 
     def put(self, run: Run) -> None:
-        """Store a run durably, in place of an earlier one of the same key."""
+        """Store a run durably, in place of an earlier one of the same key; nobody is making it any longer."""
         body = json.dumps(run.to_dict(), allow_nan=False, separators=(",", ":"))
-        self._execute(
-            "INSERT OR REPLACE INTO runs (key, problem, fingerprint, entrant, seed, status, finished, body)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (run.key, run.problem, run.data_fingerprint, run.entrant_name, run.seed, run.status, run.finished, body),
-        )
+        columns = (run.key, run.problem, run.data_fingerprint, run.entrant_name, run.seed, run.status, run.finished)
+        with self.transaction():
+            self._insert("runs", (*columns, body))
+            self.execute("DELETE FROM leases WHERE key = ?", (run.key,))
 
     def delete(self, key: str) -> bool:
         """Remove a run; return whether there was one."""
-        return bool(self._execute("DELETE FROM runs WHERE key = ? RETURNING key", (key,)))
+        return bool(self.execute("DELETE FROM runs WHERE key = ? RETURNING key", (key,)))
 
     def runs(
         self,
@@ -264,59 +252,93 @@ class RunStore:
         wanted = {"problem": problem, "fingerprint": fingerprint, "entrant": entrant, "status": status}
         given = {column: value for column, value in wanted.items() if value is not None}
         where = " WHERE " + " AND ".join(f"{column} = ?" for column in given) if given else ""
-        rows = self._execute(f"SELECT body FROM runs{where} ORDER BY finished, key", tuple(given.values()))
-        return [Run.from_dict(json.loads(body)) for (body,) in rows]
+        rows = self.execute(f"SELECT key, body FROM runs{where} ORDER BY finished, key", tuple(given.values()))
+        return [self._run(*row) for row in rows]
 
-    def runs_of(self, keys: Iterable[str], *, details: bool = True) -> dict[str, Run]:
+    def runs_of(self, keys: Iterable[str], *, details: bool = True, damaged: list[str] | None = None) -> dict[str, Run]:
         """Return the runs of these keys that the store holds, by key; without ``details``, their series are left out.
 
-        The series are most of what a run keeps, so thousands of runs are read several times faster without them.
+        The series are most of what a run keeps, so thousands of runs are read several times faster without them. The
+        keys of runs that cannot be read are added to ``damaged``; without it, the first of them is an error.
         """
         wanted = list(keys)
         body = "body" if details else "CASE WHEN json_valid(body) THEN json_remove(body, '$.details') ELSE body END"
         found: dict[str, Run] = {}
         for start in range(0, len(wanted), 500):
-            some = wanted[start : start + 500]
-            marks = ",".join("?" * len(some))
-            rows = self._execute(f"SELECT key, {body} FROM runs WHERE key IN ({marks})", tuple(some))
-            found.update((key, Run.from_dict(json.loads(text))) for key, text in rows)
+            some = tuple(wanted[start : start + 500])
+            for key, text in self.execute(f"SELECT key, {body} FROM runs WHERE key IN ({_marks(some)})", some):
+                try:
+                    found[key] = self._run(key, text)
+                except StoreError:
+                    if damaged is None:
+                        raise
+                    damaged.append(key)
         return found
 
     def statuses(self) -> dict[str, Status]:
         """Return how each stored run ended, by key, without reading what it gave."""
-        return dict(self._execute("SELECT key, status FROM runs", ()))
+        return dict(self.execute("SELECT key, status FROM runs"))
 
     def state(self) -> tuple[Any, ...]:
         """Return something that differs once a run was stored, or a comparison began, ended or was told to stop."""
-        runs = self._execute("SELECT COUNT(*), MAX(rowid), MAX(finished) FROM runs", ())
-        return tuple(runs), tuple((r.id, r.state, r.stop) for r in self._records("ORDER BY id", (), body=False))
+        runs = self.execute("SELECT COUNT(*), MAX(rowid), MAX(finished) FROM runs")
+        return tuple(runs), tuple((r.id, r.state, r.stop) for r in self._records("ORDER BY id", body=False))
+
+    def check_kept(self, keys: Iterable[str]) -> None:
+        """Open the file anew, and raise an error if it lacks one of these runs."""
+        if self.path == ":memory:":
+            return
+        with RunStore(self.path, read_only=True, timeout=self.timeout) as other:
+            if lost := set(keys) - set(other.statuses()):
+                raise StoreError(f"{self.path} has lost {len(lost)} runs: something else has written into the file")
+
+    # -- who makes what ------------------------------------------------------------------------------------------
+
+    def lease(self, keys: Sequence[str], owner: str, since: str, resume: bool) -> bool:
+        """Take it upon an owner to make these runs, all or none; return whether they are now the owner's to make.
+
+        They are not while another owner that lives is making one of them, nor once one was stored after ``since`` (or
+        at any time, if it went well and ``resume`` is true). An owner lives while its process does; one on another
+        machine, while it has given a sign of life (:meth:`renew`) within the last minute.
+        """
+        made = "finished > ?" + (" OR status = 'done'" if resume else "")
+        with self.transaction():
+            held = self.execute(f"SELECT * FROM leases WHERE key IN ({_marks(keys)}) AND owner != ?", (*keys, owner))
+            there = f"SELECT 1 FROM runs WHERE key IN ({_marks(keys)}) AND ({made})"
+            if any(_lives(*row[2:]) for row in held) or self.execute(there, (*keys, since)):
+                return False
+            for key in keys:
+                self._insert("leases", (key, owner, _host(), os.getpid(), _now()))
+            return True
+
+    def renew(self, owner: str) -> None:
+        """Leave a sign of life of an owner of leases."""
+        self.execute("UPDATE leases SET seen = ? WHERE owner = ?", (_now(), owner))
+
+    def release(self, owner: str) -> None:
+        """Give up what an owner has not made."""
+        self.execute("DELETE FROM leases WHERE owner = ?", (owner,))
 
     # -- comparisons ---------------------------------------------------------------------------------------------
 
     def begin(self, record: Record) -> None:
         """Note that a comparison begins, in place of earlier ones with the same runs that no longer go on."""
         record.started = record.seen = _now()
-        with self._lock:
-            for earlier in self._records("WHERE plan = ?", (record.plan,)):
+        with self.transaction():
+            for earlier in self._records("WHERE plan = ?", (record.plan,), body=False):
                 if earlier.state != "running" or earlier.silent_seconds() > SILENT_SECONDS:
-                    self._execute("DELETE FROM comparisons WHERE id = ?", (earlier.id,))
-            self._execute(
-                "INSERT INTO comparisons (id, plan, problem, fingerprint, data_name, state, started, seen, body)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    *(record.id, record.plan, record.problem, record.fingerprint, record.data_name, record.state),
-                    *(record.started, record.seen),
-                    json.dumps(jsonable(record.body), allow_nan=False, separators=(",", ":")),
-                ),
-            )
+                    self.execute("DELETE FROM comparisons WHERE id = ?", (earlier.id,))
+            body = json.dumps(jsonable(record.body), allow_nan=False, separators=(",", ":"))
+            values = asdict(record) | {"stop": 0, "body": body}
+            self._insert("comparisons", tuple(values[column] for column in self.tables["comparisons"]))
 
     def beat(self, id: str) -> None:
         """Leave a sign of life of a comparison that goes on."""
-        self._execute("UPDATE comparisons SET seen = ? WHERE id = ?", (_now(), id))
+        self.execute("UPDATE comparisons SET seen = ? WHERE id = ?", (_now(), id))
 
     def end(self, id: str, state: State) -> None:
         """Note how a comparison has ended."""
-        self._execute("UPDATE comparisons SET state = ?, seen = ? WHERE id = ?", (state, _now(), id))
+        self.execute("UPDATE comparisons SET state = ?, seen = ? WHERE id = ?", (state, _now(), id))
 
     def request_stop(self, id: str) -> bool:
         """Ask a running comparison to stop; return whether there was a running one of this id.
@@ -324,135 +346,101 @@ class RunStore:
         Whoever runs it looks for this once a second, starts no further run, and keeps those that have begun or ended.
         """
         statement = "UPDATE comparisons SET stop = 1 WHERE id = ? AND state = 'running' RETURNING id"
-        return bool(self._execute(statement, (id,)))
+        return bool(self.execute(statement, (id,)))
 
     def stop_requested(self, id: str) -> bool:
         """Whether somebody has asked this comparison to stop."""
-        rows = self._execute("SELECT stop FROM comparisons WHERE id = ?", (id,))
-        return bool(rows and rows[0][0])
+        return bool(self.execute("SELECT 1 FROM comparisons WHERE id = ? AND stop", (id,)))
 
     def comparisons(self) -> list[Record]:
         """Return the comparisons that were made with this store, the latest first."""
-        return self._records("ORDER BY started DESC, id", ())
+        return self._records("ORDER BY started DESC, id")
 
-    def _records(self, clause: str, values: tuple[Any, ...], body: bool = True) -> list[Record]:
-        if not self._execute("SELECT 1 FROM sqlite_master WHERE name = 'comparisons'", ()):
+    def _records(self, clause: str, values: tuple[Any, ...] = (), body: bool = True) -> list[Record]:
+        if not self.execute("SELECT 1 FROM sqlite_master WHERE name = 'comparisons'"):
             return []  # read only, and written by an anytask that knew only of runs
-        columns = ("id", "plan", "problem", "fingerprint", "data_name", "state", "started", "seen", "stop", "body")
+        columns = tuple(self.tables["comparisons"])
         wanted = ", ".join(column if body or column != "body" else "'{}'" for column in columns)
-        rows = self._execute(f"SELECT {wanted} FROM comparisons {clause}", values)
-        named = [dict(zip(columns, row, strict=True)) for row in rows]
-        return [Record(**row | {"stop": bool(row["stop"]), "body": json.loads(row["body"])}) for row in named]
+        rows = self.execute(f"SELECT {wanted} FROM comparisons {clause}", values)
+        return [self._record(dict(zip(columns, row, strict=True))) for row in rows]
 
     def __len__(self) -> int:
-        return self._execute("SELECT COUNT(*) FROM runs", ())[0][0]
+        return self.execute("SELECT COUNT(*) FROM runs")[0][0]
 
     def __bool__(self) -> bool:
         return True  # a store without runs is a store: ``store or default`` must not drop it
 
-    def close(self) -> None:
-        """Close the file. A store that is used again opens it anew."""
-        with self._lock:
-            if self._connection is not None and self._pid == os.getpid():
-                self._connection.close()
-            self._connection = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        if self.path == ":memory:":
-            raise TypeError("a store in memory cannot be sent to another process: give it a file")
-        return {"path": self.path, "read_only": self.read_only, "timeout": self.timeout}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
-
-    def _execute(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        with self._lock:
-            try:
-                return self._connect().execute(statement, values).fetchall()
-            except sqlite3.Error as error:
-                raise ValueError(f"{self.path}: {error}") from error
-
-    def _connect(self) -> sqlite3.Connection:
-        if self._connection is not None and self._pid == os.getpid():
-            return self._connection
-        if self.path != ":memory:":
-            self._check_place()
-        uri = f"{Path(self.path).absolute().as_uri()}?mode=ro"
-        try:
-            connection = self._opened(uri if self.read_only else self.path)
-        except sqlite3.DatabaseError as error:
-            # Write-ahead mode keeps two files beside the store while it is open, and reading makes them too. Where they
-            # can't be made nobody writes, and without a log the file is whole.
-            log = Path(f"{self.path}-wal")
-            alone = not os.access(log.parent, os.W_OK) and not (log.exists() and log.stat().st_size)
-            other = not isinstance(error, sqlite3.OperationalError) or "locked" in str(error)
-            if not self.read_only or not alone or other:
-                raise ValueError(f"{self.path} cannot be used as a store of runs: {error}") from error
-            try:
-                connection = self._opened(f"{uri}&immutable=1")
-            except sqlite3.DatabaseError as worse:
-                raise ValueError(f"{self.path} cannot be used as a store of runs: {worse}") from worse
-        self._connection, self._pid = connection, os.getpid()
-        return connection
-
-    def _opened(self, place: str) -> sqlite3.Connection:
-        # isolation_level=None: each statement commits by itself; 60 s: other processes may be writing.
-        connection = sqlite3.connect(
-            place, timeout=self.timeout, isolation_level=None, check_same_thread=False, uri=self.read_only
+    def _insert(self, table: str, values: tuple[Any, ...]) -> None:
+        self.execute(
+            f"INSERT OR REPLACE INTO {table} ({', '.join(self.tables[table])}) VALUES ({_marks(values)})", values
         )
-        try:
-            self._prepare(connection)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
 
-    def _check_place(self) -> None:
-        path = Path(self.path)
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder: the store of runs has to be a file")
-        if not path.parent.is_dir():
-            raise ValueError(f"{path} cannot be a store of runs: there is no folder {path.parent}")
-        if self.read_only:
-            if not path.exists():
-                raise ValueError(f"there is no store {path}")
-            return
-        if not os.access(path if path.exists() else path.parent, os.W_OK) or not os.access(path.parent, os.W_OK):
-            raise ValueError(f"{path} cannot be a store of runs: no permission to write there")
+    def _run(self, key: str, body: Any) -> Run:
+        with self._reading(f"run {key[:12]}", "; --fresh (resume=False) makes it anew"):
+            return Run.from_dict(json.loads(body))
 
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        connection.execute("BEGIN")  # one moment of the file, in which another process may just be making it
+    def _record(self, row: dict[str, Any]) -> Record:
+        with self._reading(f"comparison {row['id']}"):
+            record = Record(**row | {"stop": bool(row["stop"]), "body": json.loads(row["body"])})
+            _check_types(record)
+            record.silent_seconds()
+            return record
+
+    @contextmanager
+    def _reading(self, what: str, help: str = "") -> Iterator[None]:
         try:
-            tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            application = connection.execute("PRAGMA application_id").fetchone()[0]
-        finally:
-            connection.execute("ROLLBACK")
-        if tables and application != APPLICATION_ID:
-            raise ValueError(f"{self.path} is an SQLite file of another program, not a store of runs")
-        if version > SCHEMA_VERSION:
-            raise ValueError(
-                f"{self.path} was written by a newer anytask (format {version}; this one reads {SCHEMA_VERSION}): "
-                "upgrade anytask, or name another file"
-            )
-        if self.read_only:
-            if not tables:
-                raise ValueError(f"{self.path} is empty: no comparison has used it as a store of runs")
-            return
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        if not tables:
-            connection.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
-                f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            )
-        connection.execute(_COMPARISONS)
+            yield
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise StoreError(f"{self.path}: the {what} in it is damaged and cannot be read: {error}{help}") from error
+
+
+def _check_types(thing: Run | Record) -> None:
+    """Raise a ``TypeError`` for a field that does not hold what its class declares."""
+    for name, kinds in _kinds(type(thing)).items():  # type: ignore[arg-type]
+        value = getattr(thing, name)
+        if not any(isinstance(value, kind) if isinstance(kind, type) else value == kind for kind in kinds):
+            raise TypeError(f"{name} is {str(value)[:40]!r}")
+
+
+@lru_cache
+def _kinds(cls: type) -> dict[str, tuple[Any, ...]]:
+    """Return the types, or the values, that each field of a class may have."""
+    return {name: tuple(_alternatives(hint)) for name, hint in get_type_hints(cls).items()}
+
+
+def _alternatives(hint: Any) -> Iterator[Any]:
+    if get_origin(hint) is UnionType:
+        for one in get_args(hint):
+            yield from _alternatives(one)
+    elif get_origin(hint) is Literal:
+        yield from get_args(hint)
+    else:
+        yield get_origin(hint) or hint
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ",".join("?" * len(values))
+
+
+@lru_cache
+def _host() -> str:
+    """Return what tells this machine, since it was started, and this container from others."""
+    parts = [platform.node()]
+    with contextlib.suppress(OSError):
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+    return " ".join(parts)
+
+
+def _lives(host: str, pid: int, seen: str) -> bool:
+    """Whether the owner of a lease may still be at work."""
+    then = datetime.fromisoformat(seen)
+    if host != _host():
+        return (datetime.now(UTC) - then).total_seconds() < SILENT_SECONDS
+    try:
+        process = psutil.Process(pid)  # of a process that has another's number, the birth is after the sign of life
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < then.timestamp() + 1
+    except psutil.Error:
+        return False
 
 
 def jsonable(value: Any) -> Any:

@@ -35,3 +35,11 @@ def one_line(error: BaseException) -> str:
     """
     text = " ".join(str(error).split())
     return (text[:117] + "...") if len(text) > 120 else text or type(error).__name__
+
+
+class StoreError(ValueError):
+    """A SQLite file of the package cannot be used; the message is one line naming it."""
+
+
+class ComparisonFailed(RuntimeError):
+    """A comparison could not go on, or not be reported, after runs had begun; what had ended is in its store."""

@@ -1,13 +1,25 @@
-"""Files that are there whole or not at all, and that can be read to an end."""
+"""Files that are there whole or not at all, or can be read to an end, and temporary folders that no kill leaves."""
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
+import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from anytask.core.errors import BadData, one_line
+
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a killed process leaves its folders
+    fcntl = None  # type: ignore[assignment]
+
+_LOCK = "in-use"
 
 
 def write_whole(path: str | os.PathLike[str], data: str | bytes) -> None:
@@ -16,7 +28,7 @@ def write_whole(path: str | os.PathLike[str], data: str | bytes) -> None:
     Raises
     ------
     OSError
-        If it cannot be written; nothing is left behind.
+        If it cannot be written, naming the file; nothing is left behind.
 
     Examples
     --------
@@ -36,8 +48,10 @@ def write_whole(path: str | os.PathLike[str], data: str | bytes) -> None:
         os.umask(mask)
         os.chmod(name, 0o666 & ~mask)  # as an ordinary new file; mkstemp makes it private
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
         raise
 
 
@@ -73,3 +87,47 @@ def require_regular(path: str | os.PathLike[str]) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise BadData(f"{path}: not a regular file")
     return status.st_size
+
+
+@contextlib.contextmanager
+def scratch_folder(prefix: str, parent: str | os.PathLike[str] | None = None) -> Iterator[Path]:
+    """Make a temporary folder, and first remove those of this user and prefix whose process was killed.
+
+    Each holds a locked file, and the system frees the lock of a process that ends, however it ends.
+
+    Parameters
+    ----------
+    prefix : str
+        What the folder's name begins with.
+    parent : path, optional
+        Where it is made; default: where temporary files belong.
+
+    Examples
+    --------
+    >>> with scratch_folder("anytask-") as folder:
+    ...     folder.is_dir()
+    True
+    >>> folder.exists()
+    False
+    """
+    parent = Path(tempfile.gettempdir() if parent is None else parent)
+    if fcntl is not None:
+        for lock in parent.glob(f"{glob.escape(prefix)}*/{_LOCK}"):
+            _remove_if_free(lock)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    try:
+        with (folder / f"{_LOCK}.new").open("w") as held:
+            if fcntl is not None:
+                fcntl.flock(held, fcntl.LOCK_EX)
+                (folder / f"{_LOCK}.new").rename(folder / _LOCK)  # only now may others look at it
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_if_free(lock: Path) -> None:
+    with contextlib.suppress(OSError):  # in use, another user's, or just gone
+        if lock.parent.lstat().st_uid == os.getuid() and not lock.parent.is_symlink():
+            with lock.open("a") as held:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent)

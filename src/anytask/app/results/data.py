@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import logging
 import math
 import os
 import threading
@@ -16,8 +14,6 @@ from typing import Any
 
 from anytask.bench.store import SILENT_SECONDS, Record, Run, RunStore
 from anytask.bench.stored import StoredComparison, loose_records, stored_comparison
-
-logger = logging.getLogger(__name__)
 
 #: Seconds that the page waits for a store that another program holds.
 PATIENCE = 2.0
@@ -131,7 +127,7 @@ class StoreView:
                     for overview in self._snapshot.overviews:
                         if overview.id in seen:
                             overview.record.seen = seen[overview.id].seen
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise Unreadable(_sentence(error)) from error
             return self._snapshot
 
@@ -147,7 +143,10 @@ class StoreView:
                 if runs is None:
                     with self._open() as store:
                         runs, unreadable = _readable(store, keys, details)
-                self._loaded[stamp] = Loaded(stored_comparison(overview.record, runs), tuple(unreadable))
+                try:
+                    self._loaded[stamp] = Loaded(stored_comparison(overview.record, runs), tuple(unreadable))
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    raise Unreadable(f"{self.path}: the comparison {overview.id} in it is damaged.") from error
                 while len(self._loaded) > 6:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(stamp)
@@ -197,11 +196,9 @@ class StoreView:
 
 def check_store(path: Path) -> None:
     """Raise a ``ValueError`` for what can never be shown: a folder, a place without one, another program's file."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, and a store of runs (an SQLite file) is wanted")
     if not path.resolve().parent.is_dir():
         raise ValueError(f"the folder {path.resolve().parent} does not exist")
-    if not path.exists() or path.stat().st_size == 0:
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
         return
     try:
         RunStore(path, read_only=True, timeout=PATIENCE).close()
@@ -265,20 +262,8 @@ def _overview(record: Record, statuses: dict[str, Any], loose: bool = False) -> 
 
 def _readable(store: RunStore, keys: Sequence[str], details: bool) -> tuple[dict[str, Run], list[str]]:
     """The runs of these keys, and the keys of those whose stored text is damaged."""
-    wanted = [key for key in keys if key]
-    try:
-        return store.runs_of(wanted, details=details), []
-    except (json.JSONDecodeError, TypeError, AttributeError):
-        pass  # one of them is damaged: take them one by one
-    runs: dict[str, Run] = {}
-    unreadable = []
-    for key in wanted:
-        try:
-            runs |= store.runs_of([key], details=details)
-        except (json.JSONDecodeError, TypeError, AttributeError) as error:
-            logger.warning("the run %s cannot be read: %s", key[:12], error)
-            unreadable.append(key)
-    return runs, unreadable
+    unreadable: list[str] = []
+    return store.runs_of([key for key in keys if key], details=details, damaged=unreadable), unreadable
 
 
 def _sentence(error: Exception) -> str:
