@@ -1,9 +1,11 @@
 """The command line, as a newcomer meets it: answers, exit codes, and one clear line for a mistake."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
+import zipfile
 from typing import ClassVar
 
 import numpy as np
@@ -12,6 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from anytask import catalogue, problems
+from anytask.bench import RunStore
+from anytask.bench import results as bench_results
 from anytask.cli import app
 from anytask.core.settings import Settings, group, real, whole
 from anytask.problems.base import Entrant
@@ -278,3 +282,87 @@ def test_a_system_that_cannot_learn_from_shared_classes_is_left_out_and_the_othe
         "--no-baselines", "--set", "epochs=1",
     )  # fmt: skip
     assert "left out: prd: " in told and "tame" in told
+
+
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+EVIL = "\x1b[2J\x1b]0;title\x07\x9b31m\u202egnp.\u2066"
+
+
+def inert(result):
+    assert not OBEYED.search(result.output.replace("\r\n", "\n")), repr(result.output)
+    assert r"\x1b[2J\x1b]0;title\x07\x9b31m\u202egnp.\u2066" in "".join(result.output.split("\n"))
+    return result
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [EVIL],
+        ["list", f"--{EVIL}"],
+        ["list", "--family", EVIL],
+        ["show", EVIL],
+        ["compare", EVIL, "--data", "mine.csv"],
+        ["compare", "task-stream", "--data", f"{EVIL}.csv"],
+        ["compare", "task-stream", "--data", "mine.csv", "--systems", EVIL],
+        ["compare", "task-stream", "--data", "mine.csv", "--set", EVIL],
+        ["verify", EVIL],
+    ],
+    ids=lambda arguments: " ".join(arguments).replace(EVIL, "EVIL"),
+)
+def test_control_characters_in_arguments_are_shown_and_not_obeyed(run, table, arguments):
+    result = inert(run(*arguments))
+    assert result.exit_code == 2 and len(result.stderr.strip().splitlines()) == 1
+
+
+def test_control_characters_in_files_are_shown_and_not_obeyed(run, tmp_path):
+    (tmp_path / "mine.csv").write_text(f"a,{EVIL},label\n" + "1,2,x\n1,,y\n" * 9)
+    assert inert(run("compare", "task-stream", "--data", "mine.csv", *TINY, *FAST)).exit_code == 2
+
+
+def test_control_characters_in_errors_of_runs_and_in_names_are_shown_and_not_obeyed(run, table, monkeypatch):
+    def failing(*args):
+        raise RuntimeError(EVIL)
+
+    monkeypatch.setattr("anytask.continual.prd.PRD._learn", failing)
+    arguments = ["--systems", "prd", "--no-baselines", "--seeds", "1", "--backend", "sequential", *FAST]
+    result = inert(run("compare", "task-stream", "--data", "mine.csv", *arguments))
+    assert result.exit_code == 1 and result.output.count(r"\x1b[2J") == 2  # as it happens, and at the end
+    for part in (bench_results.Row, bench_results.Results):
+        monkeypatch.setattr(part, "name", EVIL, raising=False)
+    inert(run("compare", "task-stream", "--data", "mine.csv", *TINY, *FAST))
+
+
+def test_an_error_that_nobody_foresaw_in_reading_input_is_one_line(run, table, monkeypatch):
+    def damaged(*args, **options):
+        raise zipfile.BadZipFile("File is not\na zip file")
+
+    monkeypatch.setattr("anytask.problems.task_stream.TaskStream.load", damaged)
+    result = run("compare", "task-stream", "--data", "mine.csv")
+    assert (result.exit_code, result.stderr) == (2, "error: mine.csv: BadZipFile: File is not; a zip file\n")
+
+
+def test_a_store_that_fails_once_runs_have_begun_is_one_line_and_exit_code_1(run, table, tmp_path, monkeypatch):
+    put = RunStore.put
+
+    def lost(store, made):
+        put(store, made)
+        (tmp_path / "anytask-runs.sqlite").unlink()
+
+    monkeypatch.setattr(RunStore, "put", lost)
+    result = run("compare", "task-stream", "--data", "mine.csv", *TINY, *FAST, "--json")
+    assert result.exit_code == 1 and len(result.stderr.strip().splitlines()) == 1
+    assert "anytask-runs.sqlite was deleted or replaced while it was in use" in result.stderr
+
+
+def test_warnings_are_one_line_each(tmp_path):
+    code = (
+        "import warnings, logging\n"
+        "from anytask import cli\n"
+        "cli.app = lambda: (warnings.warn('odd\x1b[2J column'), logging.getLogger('anytask').warning('\x1b[2J'))\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [line.split() for line in done.stderr.splitlines()] == [
+        ["warning:", r"odd\x1b[2J", "column"],
+        ["WARNING", r"\x1b[2J"],
+    ]

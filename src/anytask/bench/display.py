@@ -7,12 +7,12 @@ import threading
 from pathlib import Path
 from typing import Any, Self
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from anytask.bench.planning import Plan, PlanItem
 from anytask.bench.store import Run
+from anytask.core.terminal import SafeConsole
 from anytask.problems.base import Metric
 
 
@@ -23,7 +23,7 @@ class Display:
     thread reads those files twice a second.
     """
 
-    def __init__(self, plan: Plan, primary: Metric, folder: Path, console: Console | None = None) -> None:
+    def __init__(self, plan: Plan, primary: Metric, folder: Path, console: SafeConsole | None = None) -> None:
         self._items = {item.key[:32]: item for item in plan.items}
         self._primary = primary
         self._folder = folder
@@ -34,7 +34,7 @@ class Display:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            console=console or Console(stderr=True),
+            console=console or SafeConsole(stderr=True),
             transient=True,
         )
         self._total = self._progress.add_task("runs", total=len(plan.items))

@@ -151,10 +151,11 @@ def _bar(label: str, shown: bool) -> Iterator[Callable[[float], None] | None]:
     if not shown:
         yield None
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    from anytask.core.terminal import SafeConsole
+
+    with Progress(console=SafeConsole(stderr=True), transient=True) as progress:
         task = progress.add_task(escape(label), total=1.0)
         yield lambda share: progress.update(task, completed=share)

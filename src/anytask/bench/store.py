@@ -286,6 +286,7 @@ class RunStore(SQLiteFile):
 
     def check_kept(self, keys: Iterable[str]) -> None:
         """Open the file anew, and raise an error if it lacks one of these runs."""
+        self._check_in_place()
         if self.path == ":memory:":
             return
         with RunStore(self.path, read_only=True, timeout=self.timeout) as other:

@@ -2,33 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import signal
 import sys
+import warnings
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
 from rich.table import Table
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 import anytask
 from anytask import catalogue
 from anytask.cli.evidence import evidence_lines, outcomes, real_lines
 from anytask.cli.tables import options as options_table
 from anytask.cli.tables import parameters
+from anytask.core.errors import ComparisonFailed
+from anytask.core.terminal import SafeConsole, visible
+
+logger = logging.getLogger(__name__)
+
+
+class _Group(TyperGroup):
+    """The commands; what is wrong with their arguments is one line too."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **settings: Any) -> Any:
+        """Run a command, and end the process with its exit code."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **settings)
+        try:
+            code = super().main(*args, standalone_mode=False, **settings)
+        except typer.Abort:
+            code = 1
+        except Exception as error:
+            if not hasattr(error, "format_message"):
+                raise
+            code = error.exit_code  # type: ignore[attr-defined]
+            if message := error.format_message():  # none where the help was printed
+                context = getattr(error, "ctx", None)
+                help = f" (`{context.command_path} --help` tells more)" if context else ""
+                with contextlib.suppress(typer.Exit):
+                    _fail(message + help)
+        sys.exit(code)
+
 
 app = typer.Typer(
+    cls=_Group,
     help="Task-agnostic learning systems: find one, compare them on your data, check their papers' claims.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_out = Console()
-_err = Console(stderr=True)
+_out = SafeConsole(highlight=False)
+_err = SafeConsole(stderr=True)
 
 
 class Backend(StrEnum):
@@ -41,15 +75,31 @@ class Backend(StrEnum):
     dask = "dask"
 
 
-def _fail(message: object) -> NoReturn:
+def _fail(message: object, code: int = 2) -> NoReturn:
     """One line to the user, exit code 2: the input was bad, and nothing was written."""
-    text = str(message).strip() or type(message).__name__
-    _err.print(f"[bold red]error:[/] {_escape(text)}", soft_wrap=True, highlight=False)
-    raise typer.Exit(2)
+    text = "; ".join(filter(None, map(str.strip, str(message).splitlines()))) or type(message).__name__
+    _err.print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
+    raise typer.Exit(code)
 
 
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")
+@contextlib.contextmanager
+def _one_line(source: object = "") -> Iterator[None]:
+    """Turn whatever comes of bad input into one line and exit code 2, and into exit code 1 once runs had begun."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except ComparisonFailed as error:
+        _fail(error, 1)
+    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
+        _fail(error)
+    except Exception as error:  # a reader's own: of a damaged archive, say, which says too little by itself
+        logger.debug("unexpected", exc_info=True)
+        _fail(f"{source}: {type(error).__name__}: {error}".removeprefix(": "))
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1))  # in ASCII: nothing in it is obeyed by a terminal
 
 
 def _version(show: bool) -> None:
@@ -77,12 +127,10 @@ def list_systems(
     as_json: Annotated[bool, typer.Option("--json", help="Print the cards as JSON.")] = False,
 ) -> None:
     """What exists for my problem?"""
-    try:
+    with _one_line():
         cards = catalogue.search(search, family=family, problem=problem)
-    except ValueError as error:
-        _fail(error)
     if as_json:
-        typer.echo(json.dumps([catalogue.as_dict(card) for card in cards], indent=1, ensure_ascii=False))
+        _print_json([catalogue.as_dict(card) for card in cards])
         return
     if not cards:
         _out.print("No system matches. `anytask list` shows all of them.")
@@ -97,12 +145,12 @@ def list_systems(
             f"[bold]{card.key}[/]" if ready else card.key,
             card.family,
             "[green]available[/]" if ready else "[dim]planned[/]",
-            _escape(card.use),
+            escape(card.use),
             style=None if ready else "dim",
         )
     _out.print(table)
     ready_count = sum(catalogue.state(card) == "available" for card in cards)
-    _out.print(f"\n{len(cards)} systems, {ready_count} available. `anytask show KEY` tells more.", highlight=False)
+    _out.print(f"\n{len(cards)} systems, {ready_count} available. `anytask show KEY` tells more.")
 
 
 @app.command()
@@ -113,18 +161,16 @@ def show(
     """One system: its card, protocol, parameters and recorded evidence."""
     from anytask.claims.evidence import read_evidence
 
-    try:
+    with _one_line():
         card = catalogue.get(key)
-    except KeyError as error:
-        _fail(error)
-    evidence = read_evidence(key)
+        evidence = read_evidence(key)
     if as_json:
-        typer.echo(json.dumps(catalogue.as_dict(card) | {"evidence": evidence}, indent=1, ensure_ascii=False))
+        _print_json(catalogue.as_dict(card) | {"evidence": evidence})
         return
     state = catalogue.state(card)
     paper = f"{card.year}" + (f", arXiv:{card.arxiv}" if card.arxiv else "")
-    _out.print(f"[bold]{card.name}[/]  {_escape(card.title)} ({paper})\n", highlight=False)
-    _out.print(f"{_escape(card.use)}\n", highlight=False)
+    _out.print(f"[bold]{card.name}[/]  {escape(card.title)} ({paper})\n")
+    _out.print(f"{escape(card.use)}\n")
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column()
@@ -142,16 +188,15 @@ def show(
 
 
 def _show_class(card: catalogue.Card) -> None:
-
     try:
         cls = catalogue.load(card)
     except ImportError as error:
-        _err.print(f"\n{_escape(str(error))}")
+        _err.print(f"\n{escape(str(error))}")
         return
     methods = [name + _parameters(getattr(cls, name)) for name in _PROTOCOL if callable(getattr(cls, name, None))]
     _out.print("\n[bold]Protocol[/]")
     for line in methods:
-        _out.print(f"  {_escape(line)}", highlight=False, soft_wrap=True)
+        _out.print(f"  {escape(line)}", soft_wrap=True)
     _out.print("\n[bold]Parameters[/]")
     _out.print(parameters(cls))
 
@@ -178,7 +223,7 @@ def _parameters(method: Any) -> str:
 def _show_evidence(evidence: dict[str, Any] | None, key: str) -> None:
     _out.print("\n[bold]Evidence[/]")
     if evidence is None:
-        _out.print(f"  none recorded; `anytask verify {key}` runs the claim where there is one", highlight=False)
+        _out.print(f"  none recorded; `anytask verify {key}` runs the claim where there is one")
         return
     for line in evidence_lines(evidence):
         _out.print(line)
@@ -197,11 +242,11 @@ class _CompareCommand(TyperCommand):
 
         named = [word for word in ctx.meta.get("words", ()) if word in problems.KEYS]
         if named:
-            _out.print(f"[bold]Options of {named[0]}[/], as --set NAME=VALUE unless listed above", highlight=False)
+            _out.print(f"[bold]Options of {named[0]}[/], as --set NAME=VALUE unless listed above")
             _out.print(options_table(problems.get(named[0])))
         else:
             known = ", ".join(problems.KEYS)
-            _out.print(f"`anytask compare PROBLEM --help` lists the options of a problem: {known}.", highlight=False)
+            _out.print(f"`anytask compare PROBLEM --help` lists the options of a problem: {known}.")
 
 
 @app.command(cls=_CompareCommand)
@@ -243,50 +288,50 @@ def compare(
     from anytask import bench, problems
 
     try:
-        kind = problems.get(problem)
-        chosen = _problem_options({"target": target, "task": task, "identity": identity, "lm": lm}, options or [])
-        kind.check_options(chosen)
-        _check_destinations(store, report)
-        comparison = bench.compare(
-            kind,
-            data=data,
-            systems="all" if systems == "all" else [key.strip() for key in systems.split(",") if key.strip()],
-            seeds=seeds,
-            baselines=baselines,
-            budget_seconds=budget_seconds,
-            jobs=jobs,
-            backend=backend.value,
-            resume=resume,
-            store=store,
-            report=report,
-            mlflow=mlflow,
-            save_best=save_best,
-            progress=not as_json,
-            **chosen,
-        )
-    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
-        _fail(error)
+        with _one_line(data):
+            kind = problems.get(problem)
+            chosen = _problem_options({"target": target, "task": task, "identity": identity, "lm": lm}, options or [])
+            kind.check_options(chosen)
+            _check_destinations(store, report)
+            comparison = bench.compare(
+                kind,
+                data=data,
+                systems="all" if systems == "all" else [key.strip() for key in systems.split(",") if key.strip()],
+                seeds=seeds,
+                baselines=baselines,
+                budget_seconds=budget_seconds,
+                jobs=jobs,
+                backend=backend.value,
+                resume=resume,
+                store=store,
+                report=report,
+                mlflow=mlflow,
+                save_best=save_best,
+                progress=not as_json,
+                **chosen,
+            )
     except KeyboardInterrupt:
-        _err.print(f"\nStopped. Finished runs are kept in {store}; the same command goes on where this one stopped.")
+        kept = f"Finished runs are kept in {escape(str(store))}"
+        _err.print(f"\nStopped. {kept}; the same command goes on where this one stopped.")
         raise typer.Exit(130) from None
     if as_json:
-        typer.echo(json.dumps(comparison.to_json(), indent=1))
+        _print_json(comparison.to_json())
     else:
         _out.print(comparison.rich_table())
         for note in comparison.data.describe().get("notes", ()):
-            _out.print(f"[dim]data: {_escape(note)}[/]", highlight=False)
+            _out.print(f"[dim]data: {escape(note)}[/]")
         for name, reason in comparison.left_out:
-            _out.print(f"[dim]left out: {name}: {_escape(reason)}[/]", highlight=False)
+            _out.print(f"[dim]left out: {escape(name)}: {escape(reason)}[/]")
         for run in comparison.failed:
             _err.print(
-                f"[red]failed:[/] {run.entrant_name} (seed {run.seed}): {_escape(_first_line(run.error))}",
+                f"[red]failed:[/] {escape(run.entrant_name)} (seed {run.seed}): {escape(_first_line(run.error))}",
                 highlight=False,
             )
         if comparison.not_run:
             why = "somebody stopped the comparison" if comparison.stopped else "the time budget was used up"
             _err.print(f"{len(comparison.not_run)} runs were not started: {why}.")
         if report:
-            _out.print(f"Report: {report}", highlight=False)
+            _out.print(f"Report: {escape(str(report))}")
         if comparison.saved:
             _print_saved(comparison.saved)
     if comparison.failed or comparison.not_run or (comparison.saved and comparison.saved.error):
@@ -294,11 +339,11 @@ def compare(
 
 
 def _print_saved(saved: Any) -> None:
-    (_err if saved.error else _out).print(_escape(saved.sentence), highlight=False, soft_wrap=True)
+    (_err if saved.error else _out).print(escape(saved.sentence), soft_wrap=True)
     if saved.usage:
-        typer.echo(f"\n{saved.usage}\n")
+        typer.echo(visible(f"\n{saved.usage}\n"))
         for note in saved.notes:
-            _out.print(f"[dim]{_escape(note)}[/]", highlight=False)
+            _out.print(f"[dim]{escape(note)}[/]")
 
 
 def _first_line(error: Any) -> str:
@@ -352,18 +397,14 @@ def verify(
 
     if real and seeds is not None:
         _fail("--seeds is for the claim's own experiments, and --real has its own number of seeds")
-    try:
+    with _one_line():
         chosen = [claims.get(k) for k in (claims.KEYS if key == "all" else (key,))]
-    except (ValueError, KeyError) as error:
-        _fail(error)
     if real and key == "all":
         chosen = [claim for claim in chosen if not isinstance(claim.real, str)]
     found = []
     for claim in chosen:
-        try:
+        with _one_line(claim.system):
             found.append(_verified(claim, quick, real, seeds, jobs, evidence, record, as_json))
-        except (ValueError, ImportError, OSError) as error:
-            _fail(error)
     if len(found) > 1 and not (quick or real or as_json):
         _out.print(outcomes(found))
     if any(one["failures"] for one in found):
@@ -397,16 +438,16 @@ def _verified(
         found = verify(claim, quick=quick, seeds=seeds, look=look, jobs=jobs, progress=not as_json)
         kept = found if recorded is None or "none" in recorded["real"] else {**found, "real": recorded["real"]}
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        _print_json(found)
     else:
         for line in real_lines(claim.system, found, quick) if real else evidence_lines(found, quick):
             _out.print(line)
         for failure in found["failures"]:
-            _err.print(f"  [red]failed:[/] {_escape(failure)}", highlight=False)
+            _err.print(f"  [red]failed:[/] {escape(failure)}")
     if record:
         path = write_evidence(kept, folder)
         if not as_json:
-            _out.print(f"  recorded in {path}", highlight=False)
+            _out.print(f"  recorded in {escape(str(path))}")
     return found
 
 
@@ -426,33 +467,35 @@ def open_app(
     ] = None,
 ) -> None:
     """The catalogue and your comparisons in a browser, also while they run."""
-    try:
+    with _one_line():
         from anytask.app.server import is_loopback, serve
-    except ImportError as error:
-        _fail(error)
     if not is_loopback(host):
         _err.print(
-            f"[yellow]warning:[/] whoever can reach {_escape(host)} can read this store and stop its comparisons.",
+            f"[yellow]warning:[/] whoever can reach {escape(host)} can read this store and stop its comparisons.",
             highlight=False,
             soft_wrap=True,
         )
 
     def ready(address: str) -> None:
-        _out.print(f"anytask is at {address}   (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+        _out.print(f"anytask is at {address}   (Ctrl-C ends it)", soft_wrap=True)
         if browser:
             import webbrowser
 
             webbrowser.open(address)
 
-    try:
+    with _one_line(store):
         serve(store, host=host, port=port, nero=nero or [], on_ready=ready)
-    except ValueError as error:
-        _fail(error)
     _out.print("\nStopped.")
+
+
+def _show_warning(message: Warning | str, *where: Any) -> None:
+    _err.print(f"[yellow]warning:[/] {escape(' '.join(str(message).split()))}", soft_wrap=True)
 
 
 def main() -> None:
     """Entry point of the ``anytask`` command; Ctrl-C and SIGTERM raise ``KeyboardInterrupt`` in it."""
+    warnings.showwarning = _show_warning
+    logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=_err, show_time=False, show_path=False)])
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background processes with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
     try:

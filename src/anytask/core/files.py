@@ -13,7 +13,6 @@ from pathlib import Path
 
 from anytask.core.errors import BadData, one_line
 
-
 try:
     import fcntl
 except ImportError:  # Windows, where a killed process leaves its folders
