@@ -33,16 +33,17 @@ logger = logging.getLogger(__name__)
 class _Group(TyperGroup):
     """The commands; what is wrong with their arguments is one line too."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **settings: Any) -> Any:
+    def main(self, *args: Any, **settings: Any) -> Any:
         """Run a command, and end the process with its exit code."""
-        if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **settings)
+        standalone, settings["standalone_mode"] = settings.get("standalone_mode", True), False
         try:
-            code = super().main(*args, standalone_mode=False, **settings)
+            code = super().main(*args, **settings)
         except typer.Abort:
+            if not standalone:
+                raise
             code = 1
         except Exception as error:
-            if not hasattr(error, "format_message"):
+            if not standalone or not hasattr(error, "format_message"):
                 raise
             code = error.exit_code  # type: ignore[attr-defined]
             if message := error.format_message():  # none where the help was printed
@@ -50,7 +51,7 @@ class _Group(TyperGroup):
                 help = f" (`{context.command_path} --help` tells more)" if context else ""
                 with contextlib.suppress(typer.Exit):
                     _fail(message + help)
-        sys.exit(code)
+        return sys.exit(code) if standalone else code
 
 
 app = typer.Typer(
@@ -488,7 +489,7 @@ def open_app(
     _out.print("\nStopped.")
 
 
-def _show_warning(message: Warning | str, *where: Any) -> None:
+def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
     _err.print(f"[yellow]warning:[/] {escape(' '.join(str(message).split()))}", soft_wrap=True)
 
 
