@@ -27,7 +27,7 @@ FAST = ["--set", "epochs=1", "--set", "n_tasks=2", "--set", "max_per_class=12"]
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("anytask.cli._out.width", 160)  # not COLUMNS, which a console reads when it is made
+    monkeypatch.setattr("anytask.cli.out.width", 160)  # not COLUMNS, which a console reads when it is made
     return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])
 
 

@@ -310,7 +310,7 @@ def test_dask_uses_a_cluster_of_the_user_and_leaves_it_alone():
 def test_torch_is_warmed_up_only_for_classes_that_use_it(monkeypatch):
     from toy_problem import Careful
 
-    from anytask.bench import run
+    from anytask.bench import worker
 
     class Net:
         __module__ = "trains_for_a_test"
@@ -320,15 +320,15 @@ def test_torch_is_warmed_up_only_for_classes_that_use_it(monkeypatch):
 
     module = types.ModuleType("trains_for_a_test")
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    assert not run.uses_torch(Careful) and not run.uses_torch(Net)
+    assert not worker.uses_torch(Careful) and not worker.uses_torch(Net)
     vars(module)["nn"] = __import__("torch").nn
-    assert run.uses_torch(Net) and run.uses_torch(Finer)
+    assert worker.uses_torch(Net) and worker.uses_torch(Finer)
 
     warmed = []
-    monkeypatch.setattr(run, "warm_up_torch", lambda: warmed.append(1))
+    monkeypatch.setattr(worker, "warm_up_torch", lambda: warmed.append(1))
     go([guess("a")], 1)
     assert warmed == []
-    monkeypatch.setattr(run, "uses_torch", lambda cls: True)
+    monkeypatch.setattr(worker, "uses_torch", lambda cls: True)
     done = go([guess("a", "sleep 0.01")], 1)
     assert warmed == [1] and done.runs[0].status == "done"
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib.util
 import itertools
 import json
 import logging
 import os
-import platform
 import secrets
 import sys
 import threading
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -26,20 +22,16 @@ from typing import Any, Literal, Self
 import joblib
 
 from anytask.bench.measuring import (
-    Meter,
     end_with,
     limited_threads,
-    threads_per_run,
-    uses_torch,
-    versions,
-    warm_up_torch,
 )
 from anytask.bench.planning import Plan, PlanItem
 from anytask.bench.store import Run, RunStore, jsonable
+from anytask.bench.worker import STOP, Group, Job, Made, mark, now, perform
 from anytask.core.environment import environment
 from anytask.core.errors import ComparisonFailed, StoreError, shown
 from anytask.core.files import scratch_folder
-from anytask.problems.base import Outcome, Problem
+from anytask.problems.base import Problem
 
 __all__ = ["execute"]
 
@@ -53,9 +45,6 @@ Listener = Callable[[str, Any], None]
 
 #: Seconds between two signs of life of a comparison that has taken it upon itself to make runs.
 LEASE_SECONDS = 5
-
-#: File beside the running ones' marks that tells workers to start no more.
-_STOP = "stop"
 
 
 @dataclass
@@ -149,7 +138,7 @@ def execute(
             # joblib's words for a generator that an interrupt closes; the interrupt itself says enough.
             warnings.filterwarnings("ignore", message=".*tasks which were still being processed.*")
             warnings.filterwarnings("ignore", message=".*worker stopped while some jobs were given.*")
-            job = _Job(problem, data, plan.options, jobs, backend, deadline, str(folder), _main_classes(plan))
+            job = Job(problem, data, plan.options, jobs, backend, deadline, str(folder), _main_classes(plan))
             stopped = stack.enter_context(_watch(lease, should_stop, folder))
             with once_begun(StoreError, OSError), lease, _pool(backend, jobs, job.threads, data) as pool:
                 for what, item, new in _made(pool, job, _sharing(waiting, problem), folder, stopped, lease):
@@ -193,7 +182,7 @@ def _as_named(run: Run, item: PlanItem) -> Run:
     return replace(run, entrant_name=entrant.name, role=entrant.role, system=entrant.key)
 
 
-def _sharing(items: Sequence[PlanItem], problem: Problem) -> list[_Group]:
+def _sharing(items: Sequence[PlanItem], problem: Problem) -> list[Group]:
     """Put those together that differ only in what is set after training, where the problem can share the training."""
     if type(problem).run_variants is Problem.run_variants:
         return [(item,) for item in items]
@@ -230,13 +219,13 @@ class _Lease:
 
     def __init__(self, store: RunStore, resume: bool) -> None:
         self.store, self.resume = store, resume
-        self.owner, self.since = secrets.token_hex(8), _now()
+        self.owner, self.since = secrets.token_hex(8), now()
 
-    def take(self, group: _Group) -> bool:
+    def take(self, group: Group) -> bool:
         """Take it upon this execution to make the runs of a group; return whether it may."""
         return self.store.lease([item.key for item in group], self.owner, self.since, self.resume)
 
-    def made(self, groups: Iterable[_Group]) -> dict[str, Run]:
+    def made(self, groups: Iterable[Group]) -> dict[str, Run]:
         """Return the runs of these groups that others have stored since this execution began."""
         found = self.store.runs_of(item.key for group in groups for item in group)
         return {k: r for k, r in found.items() if r.finished > self.since or (self.resume and r.status == "done")}
@@ -250,7 +239,7 @@ class _Lease:
 
 
 def _made(
-    pool: _Pool, job: _Job, groups: Sequence[_Group], folder: Path, stopped: threading.Event, lease: _Lease
+    pool: _Pool, job: Job, groups: Sequence[Group], folder: Path, stopped: threading.Event, lease: _Lease
 ) -> Iterator[tuple[str, PlanItem, Run | None]]:
     """Yield each item of the groups with its run: "ended" here, "stored" by another comparison, or "not run".
 
@@ -258,7 +247,7 @@ def _made(
     without it.
     """
     while groups:
-        elsewhere: list[_Group] = []
+        elsewhere: list[Group] = []
         for item, run in _survive(pool, job, groups, folder, stopped, lease, elsewhere):
             yield "not run" if run is None else "ended", item, run
         there = lease.made(elsewhere)
@@ -287,7 +276,7 @@ def _watch(lease: _Lease, should_stop: Callable[[], bool] | None, folder: Path) 
             if should_stop is not None and should_stop():
                 stopped.set()
                 with contextlib.suppress(OSError):
-                    (folder / _STOP).touch()
+                    (folder / STOP).touch()
                 return
 
     thread = threading.Thread(target=look, name="anytask-stop", daemon=True)
@@ -301,12 +290,12 @@ def _watch(lease: _Lease, should_stop: Callable[[], bool] | None, folder: Path) 
 
 def _survive(
     pool: _Pool,
-    job: _Job,
-    groups: Sequence[_Group],
+    job: Job,
+    groups: Sequence[Group],
     folder: Path,
     stopped: threading.Event,
     lease: _Lease,
-    elsewhere: list[_Group],
+    elsewhere: list[Group],
 ) -> Iterator[tuple[PlanItem, Run | None]]:
     """Yield each item of the groups with its run as it ends, also when worker processes die under them.
 
@@ -318,7 +307,7 @@ def _survive(
     alone: list[str] = []  # keys of runs under suspicion
     failures: list[StoreError] = []
 
-    def offered(batch: Iterable[_Group]) -> Iterator[_Group]:
+    def offered(batch: Iterable[Group]) -> Iterator[Group]:
         """Give the pool, which asks when it has room for one, what is free now; it would swallow an exception."""
         for group in batch:
             try:
@@ -338,16 +327,16 @@ def _survive(
         try:
             with contextlib.closing(pool(job, offered(batch))) as results:
                 for key, runs in results:
-                    _mark(folder, key).unlink(missing_ok=True)
+                    mark(folder, key).unlink(missing_ok=True)
                     for item, run in zip(left.pop(key), runs, strict=True):
                         yield item, None if run is None else _as_named(Run.from_dict(run), item)
         except Exception as error:
             # A run never raises in its worker, so this is the machinery: a dead worker, or something unpicklable.
-            running = [key for key in left if _mark(folder, key).exists()]
+            running = [key for key in left if mark(folder, key).exists()]
             if not running:
                 raise
             for key in running:
-                _mark(folder, key).unlink(missing_ok=True)
+                mark(folder, key).unlink(missing_ok=True)
             if alone or len(running) == 1:
                 for item in left.pop(running[0]):
                     logger.warning("%s with seed %s killed its worker", item.entrant.name, item.seed)
@@ -363,25 +352,17 @@ def _survive(
             return
 
 
-def _dead(job: _Job, item: PlanItem, error: Exception) -> Run:
-    now = _now()
+def _dead(job: Job, item: PlanItem, error: Exception) -> Run:
+    moment = now()
     message = "the worker process died: killed from outside, out of memory, or crashed in native code"
     failure = {"type": type(error).__name__, "message": message, "traceback": str(error)}
-    return replace(job.blank(item), status="failed", error=failure, started=now, finished=now)
-
-
-def _mark(folder: Path, key: str) -> Path:
-    return folder / key[:32]
+    return replace(job.blank(item), status="failed", error=failure, started=moment, finished=moment)
 
 
 # -- pools: where runs go on -------------------------------------------------------------------------------------
 
-#: Items that are made by one call: they share their training.
-_Group = tuple[PlanItem, ...]
-#: The key of a group's first item, and the group's runs; None stands for "not started".
-_Made = tuple[str, list[dict[str, Any] | None]]
-_Ended = Generator[_Made, None, None]
-_Pool = Callable[["_Job", Iterable[_Group]], _Ended]
+_Ended = Generator[Made, None, None]
+_Pool = Callable[["Job", Iterable[Group]], _Ended]
 
 
 @contextlib.contextmanager
@@ -389,7 +370,7 @@ def _pool(backend: str, jobs: int, threads: int, data: Any) -> Iterator[_Pool]:
     """Give a function that takes a job and groups of items, and yields what was made of each as it ends."""
     if backend == "sequential":
         with limited_threads(threads):
-            yield lambda job, groups: (_perform(job, group) for group in groups)
+            yield lambda job, groups: (perform(job, group) for group in groups)
     elif backend == "threading":
         with limited_threads(threads), joblib.parallel_config("threading"):
             yield lambda job, groups: _unordered(job, groups, jobs)
@@ -406,7 +387,7 @@ def _pool(backend: str, jobs: int, threads: int, data: Any) -> Iterator[_Pool]:
             yield lambda job, groups: _unordered(job, groups, max(jobs, 2))
 
 
-def _unordered(job: _Job, groups: Iterable[_Group], workers: int, in_flight: int | None = None) -> _Ended:
+def _unordered(job: Job, groups: Iterable[Group], workers: int, in_flight: int | None = None) -> _Ended:
     parallel = joblib.Parallel(
         n_jobs=workers,
         return_as="generator_unordered",
@@ -415,7 +396,7 @@ def _unordered(job: _Job, groups: Iterable[_Group], workers: int, in_flight: int
         max_nbytes="1M",
         mmap_mode="c",  # a run may write into its arrays, and no other run sees it
     )
-    return parallel(joblib.delayed(_perform)(job, group) for group in groups)
+    return parallel(joblib.delayed(perform)(job, group) for group in groups)
 
 
 @contextlib.contextmanager
@@ -462,159 +443,3 @@ def _dask(jobs: int, data: Any) -> Iterator[None]:
             client = stack.enter_context(Client(cluster))
         stack.enter_context(joblib.parallel_config("dask", client=client, scatter=[data]))
         yield
-
-
-# -- in the worker -----------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Job:
-    """What all runs of an execution have in common, as it travels to the workers."""
-
-    problem: Problem
-    data: Any
-    options: Any
-    jobs: int
-    backend: str
-    deadline: float | None
-    folder: str
-    classes: dict[str, type]  # those of the main script or notebook, which workers cannot import
-
-    def __post_init__(self) -> None:
-        self.threads = threads_per_run(self.jobs)
-        self.cores = joblib.cpu_count()
-        self.data_name, self.fingerprint = self.data.name, self.data.fingerprint
-
-    def blank(self, item: PlanItem) -> Run:
-        entrant = item.entrant
-        host = {
-            "cores": self.cores,
-            "threads": self.threads,
-            "jobs": self.jobs,
-            "backend": self.backend,
-            "platform": platform.platform(),
-        }
-        return Run(
-            key=item.key,
-            problem=self.problem.key,
-            data_name=self.data_name,
-            data_fingerprint=self.fingerprint,
-            entrant_name=entrant.name,
-            entry=entrant.entry,
-            seed=item.seed,
-            params=jsonable(entrant.settings),
-            role=entrant.role,
-            system=entrant.key,
-            settings=jsonable(dict(self.options)),
-            host=host,
-        )
-
-
-def _perform(job: _Job, group: _Group) -> _Made:
-    """Make the runs of a group; whatever happens in them ends up in what is returned."""
-    key = group[0].key
-    if (job.deadline is not None and time.time() > job.deadline) or (Path(job.folder) / _STOP).exists():
-        return key, [None] * len(group)
-    for name, cls in job.classes.items():
-        if not hasattr(sys.modules["__main__"], name):
-            setattr(sys.modules["__main__"], name, cls)
-    own_process = job.backend not in ("sequential", "threading")
-    with _no_garbage_left(own_process):
-        runs = _attempt(job, group, own_process)
-        if len(group) > 1 and any(run["status"] == "failed" for run in runs):
-            # One of them may be at fault alone: each shows by itself.
-            runs = [run for item in group for run in _attempt(job, (item,), own_process)]
-        return key, [*runs]
-
-
-@contextlib.contextmanager
-def _no_garbage_left(own_process: bool) -> Iterator[None]:
-    """Keep the garbage of one run out of the time and the memory of the next.
-
-    A full collection visits every object of every imported module, some 50 ms once torch is there. In a worker, what
-    was there before a run is therefore frozen while it lasts, so that the collection after it visits the run's own.
-    """
-    if not own_process:
-        gc.collect()
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.collect()
-        gc.unfreeze()
-
-
-def _attempt(job: _Job, group: _Group, own_process: bool) -> list[dict[str, Any]]:
-    report = _Share(_mark(Path(job.folder), group[0].key))
-    report(0.0)
-    started, sees = _now(), None
-    meter = Meter(shared=job.backend == "threading")
-    try:
-        with limited_threads(job.threads) if own_process else contextlib.nullcontext():
-            cls = group[0].entrant.load()  # importing is no part of the run's cost
-            sees = getattr(cls, "sees", None)
-            if uses_torch(cls):
-                warm_up_torch()
-            entrants = [item.entrant for item in group]
-            with meter:
-                if len(group) == 1:
-                    outcomes = [job.problem.run(entrants[0], job.data, group[0].seed, progress=report)]
-                else:
-                    outcomes = job.problem.run_variants(entrants, job.data, group[0].seed, progress=report)
-        return [_ended(job, item, outcome, group, meter, started, sees) for item, outcome in zip(group, outcomes)]
-    except (Exception, SystemExit) as error:
-        failure = {
-            "type": type(error).__name__,
-            "message": str(error),
-            "traceback": "".join(traceback.format_exception(error)),
-        }
-        blanks = [replace(job.blank(item), started=started, sees=sees, finished=_now()) for item in group]
-        return [
-            replace(run, status="failed", error=failure, cost=meter.cost, versions=versions()).to_dict()
-            for run in blanks
-        ]
-
-
-def _ended(
-    job: _Job, item: PlanItem, outcome: Outcome, group: _Group, meter: Meter, started: str, sees: str | None
-) -> dict[str, Any]:
-    primary = job.problem.primary.key
-    if primary not in outcome.metrics:
-        raise ValueError(f"{job.problem.key} returned no {primary!r}, by which it ranks")
-    notes = list(outcome.notes)
-    if others := [other.entrant.name for other in group if other is not item]:
-        notes.append(f"Shares its training, and the time and memory measured, with {', '.join(others)}.")
-    return replace(
-        job.blank(item),
-        started=started,
-        sees=sees,
-        metrics={name: float(value) for name, value in outcome.metrics.items()},
-        details=outcome.details,
-        kind=outcome.kind,
-        notes=notes,
-        cost={name: float(value) for name, value in outcome.cost.items()} | meter.cost,
-        versions=versions(),
-        finished=_now(),
-    ).to_dict()
-
-
-class _Share:
-    """Write the finished share of a run into a small file, at most four times a second."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._last = 0.0
-
-    def __call__(self, share: float) -> None:
-        now = time.monotonic()
-        if now - self._last < 0.25:
-            return
-        self._last = now
-        with contextlib.suppress(OSError):  # a worker on another machine has no such folder
-            self.path.write_text(f"{share:.3f}")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -2,68 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 import anytask
 from anytask import catalogue
+from anytask.cli.console import Commands, err, fail, one_line, out, print_json, show_warning
 from anytask.cli.evidence import evidence_lines, outcomes, real_lines
 from anytask.cli.tables import options as options_table
 from anytask.cli.tables import parameters
-from anytask.core.errors import ComparisonFailed
-from anytask.core.terminal import SafeConsole, visible
-
-logger = logging.getLogger(__name__)
-
-
-class _Group(TyperGroup):
-    """The commands; what is wrong with their arguments is one line too."""
-
-    def main(self, *args: Any, **settings: Any) -> Any:
-        """Run a command, and end the process with its exit code."""
-        standalone, settings["standalone_mode"] = settings.get("standalone_mode", True), False
-        try:
-            code = super().main(*args, **settings)
-        except typer.Abort:
-            if not standalone:
-                raise
-            code = 1
-        except Exception as error:
-            if not standalone or not hasattr(error, "format_message"):
-                raise
-            code = error.exit_code  # type: ignore[attr-defined]
-            if message := error.format_message():  # none where the help was printed
-                context = getattr(error, "ctx", None)
-                help = f" (`{context.command_path} --help` tells more)" if context else ""
-                with contextlib.suppress(typer.Exit):
-                    _fail(message + help)
-        return sys.exit(code) if standalone else code
-
+from anytask.core.terminal import visible
 
 app = typer.Typer(
-    cls=_Group,
+    cls=Commands,
     help="Task-agnostic learning systems: find one, compare them on your data, check their papers' claims.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_out = SafeConsole(highlight=False)
-_err = SafeConsole(stderr=True)
 
 
 class Backend(StrEnum):
@@ -74,33 +43,6 @@ class Backend(StrEnum):
     sequential = "sequential"
     ray = "ray"
     dask = "dask"
-
-
-def _fail(message: object, code: int = 2) -> NoReturn:
-    """One line to the user, exit code 2: the input was bad, and nothing was written."""
-    text = "; ".join(filter(None, map(str.strip, str(message).splitlines()))) or type(message).__name__
-    _err.print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
-    raise typer.Exit(code)
-
-
-@contextlib.contextmanager
-def _one_line(source: object = "") -> Iterator[None]:
-    """Turn whatever comes of bad input into one line and exit code 2, and into exit code 1 once runs had begun."""
-    try:
-        yield
-    except (typer.Exit, typer.Abort):
-        raise
-    except ComparisonFailed as error:
-        _fail(error, 1)
-    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
-        _fail(error)
-    except Exception as error:  # a reader's own: of a damaged archive, say, which says too little by itself
-        logger.debug("unexpected", exc_info=True)
-        _fail(f"{source}: {type(error).__name__}: {error}".removeprefix(": "))
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1))  # in ASCII: nothing in it is obeyed by a terminal
 
 
 def _version(show: bool) -> None:
@@ -128,13 +70,13 @@ def list_systems(
     as_json: Annotated[bool, typer.Option("--json", help="Print the cards as JSON.")] = False,
 ) -> None:
     """What exists for my problem?"""
-    with _one_line():
+    with one_line():
         cards = catalogue.search(search, family=family, problem=problem)
     if as_json:
-        _print_json([catalogue.as_dict(card) for card in cards])
+        print_json([catalogue.as_dict(card) for card in cards])
         return
     if not cards:
-        _out.print("No system matches. `anytask list` shows all of them.")
+        out.print("No system matches. `anytask list` shows all of them.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("key", "family", "state"):
@@ -149,9 +91,9 @@ def list_systems(
             escape(card.use),
             style=None if ready else "dim",
         )
-    _out.print(table)
+    out.print(table)
     ready_count = sum(catalogue.state(card) == "available" for card in cards)
-    _out.print(f"\n{len(cards)} systems, {ready_count} available. `anytask show KEY` tells more.")
+    out.print(f"\n{len(cards)} systems, {ready_count} available. `anytask show KEY` tells more.")
 
 
 @app.command()
@@ -162,16 +104,16 @@ def show(
     """One system: its card, protocol, parameters and recorded evidence."""
     from anytask.claims.evidence import read_evidence
 
-    with _one_line():
+    with one_line():
         card = catalogue.get(key)
         evidence = read_evidence(key)
     if as_json:
-        _print_json(catalogue.as_dict(card) | {"evidence": evidence})
+        print_json(catalogue.as_dict(card) | {"evidence": evidence})
         return
     state = catalogue.state(card)
     paper = f"{card.year}" + (f", arXiv:{card.arxiv}" if card.arxiv else "")
-    _out.print(f"[bold]{card.name}[/]  {escape(card.title)} ({paper})\n")
-    _out.print(f"{escape(card.use)}\n")
+    out.print(f"[bold]{card.name}[/]  {escape(card.title)} ({paper})\n")
+    out.print(f"{escape(card.use)}\n")
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column()
@@ -182,7 +124,7 @@ def show(
     facts.add_row("install", f"pip install 'anytask\\[{card.extra}]'" if card.extra else "pip install anytask")
     module, name = card.entry.split(":")
     facts.add_row("import", f"from {module} import {name}")
-    _out.print(facts)
+    out.print(facts)
     if state == "available":
         _show_class(card)
     _show_evidence(evidence, key)
@@ -192,14 +134,14 @@ def _show_class(card: catalogue.Card) -> None:
     try:
         cls = catalogue.load(card)
     except ImportError as error:
-        _err.print(f"\n{escape(str(error))}")
+        err.print(f"\n{escape(str(error))}")
         return
     methods = [name + _parameters(getattr(cls, name)) for name in _PROTOCOL if callable(getattr(cls, name, None))]
-    _out.print("\n[bold]Protocol[/]")
+    out.print("\n[bold]Protocol[/]")
     for line in methods:
-        _out.print(f"  {escape(line)}", soft_wrap=True)
-    _out.print("\n[bold]Parameters[/]")
-    _out.print(parameters(cls))
+        out.print(f"  {escape(line)}", soft_wrap=True)
+    out.print("\n[bold]Parameters[/]")
+    out.print(parameters(cls))
 
 
 _PROTOCOL = (
@@ -222,12 +164,12 @@ def _parameters(method: Any) -> str:
 
 
 def _show_evidence(evidence: dict[str, Any] | None, key: str) -> None:
-    _out.print("\n[bold]Evidence[/]")
+    out.print("\n[bold]Evidence[/]")
     if evidence is None:
-        _out.print(f"  none recorded; `anytask verify {key}` runs the claim where there is one")
+        out.print(f"  none recorded; `anytask verify {key}` runs the claim where there is one")
         return
     for line in evidence_lines(evidence):
-        _out.print(line)
+        out.print(line)
 
 
 class _CompareCommand(TyperCommand):
@@ -243,11 +185,11 @@ class _CompareCommand(TyperCommand):
 
         named = [word for word in ctx.meta.get("words", ()) if word in problems.KEYS]
         if named:
-            _out.print(f"[bold]Options of {named[0]}[/], as --set NAME=VALUE unless listed above")
-            _out.print(options_table(problems.get(named[0])))
+            out.print(f"[bold]Options of {named[0]}[/], as --set NAME=VALUE unless listed above")
+            out.print(options_table(problems.get(named[0])))
         else:
             known = ", ".join(problems.KEYS)
-            _out.print(f"`anytask compare PROBLEM --help` lists the options of a problem: {known}.")
+            out.print(f"`anytask compare PROBLEM --help` lists the options of a problem: {known}.")
 
 
 @app.command(cls=_CompareCommand)
@@ -289,7 +231,7 @@ def compare(
     from anytask import bench, problems
 
     try:
-        with _one_line(data):
+        with one_line(data):
             kind = problems.get(problem)
             chosen = _problem_options({"target": target, "task": task, "identity": identity, "lm": lm}, options or [])
             kind.check_options(chosen)
@@ -313,26 +255,26 @@ def compare(
             )
     except KeyboardInterrupt:
         kept = f"Finished runs are kept in {escape(str(store))}"
-        _err.print(f"\nStopped. {kept}; the same command goes on where this one stopped.")
+        err.print(f"\nStopped. {kept}; the same command goes on where this one stopped.")
         raise typer.Exit(130) from None
     if as_json:
-        _print_json(comparison.to_json())
+        print_json(comparison.to_json())
     else:
-        _out.print(comparison.rich_table())
+        out.print(comparison.rich_table())
         for note in comparison.data.describe().get("notes", ()):
-            _out.print(f"[dim]data: {escape(note)}[/]")
+            out.print(f"[dim]data: {escape(note)}[/]")
         for name, reason in comparison.left_out:
-            _out.print(f"[dim]left out: {escape(name)}: {escape(reason)}[/]")
+            out.print(f"[dim]left out: {escape(name)}: {escape(reason)}[/]")
         for run in comparison.failed:
-            _err.print(
+            err.print(
                 f"[red]failed:[/] {escape(run.entrant_name)} (seed {run.seed}): {escape(_first_line(run.error))}",
                 highlight=False,
             )
         if comparison.not_run:
             why = "somebody stopped the comparison" if comparison.stopped else "the time budget was used up"
-            _err.print(f"{len(comparison.not_run)} runs were not started: {why}.")
+            err.print(f"{len(comparison.not_run)} runs were not started: {why}.")
         if report:
-            _out.print(f"Report: {escape(str(report))}")
+            out.print(f"Report: {escape(str(report))}")
         if comparison.saved:
             _print_saved(comparison.saved)
     if comparison.failed or comparison.not_run or (comparison.saved and comparison.saved.error):
@@ -340,11 +282,11 @@ def compare(
 
 
 def _print_saved(saved: Any) -> None:
-    (_err if saved.error else _out).print(escape(saved.sentence), soft_wrap=True)
+    (err if saved.error else out).print(escape(saved.sentence), soft_wrap=True)
     if saved.usage:
         typer.echo(visible(f"\n{saved.usage}\n"))
         for note in saved.notes:
-            _out.print(f"[dim]{escape(note)}[/]")
+            out.print(f"[dim]{escape(note)}[/]")
 
 
 def _first_line(error: Any) -> str:
@@ -397,17 +339,17 @@ def verify(
     from anytask import claims
 
     if real and seeds is not None:
-        _fail("--seeds is for the claim's own experiments, and --real has its own number of seeds")
-    with _one_line():
+        fail("--seeds is for the claim's own experiments, and --real has its own number of seeds")
+    with one_line():
         chosen = [claims.get(k) for k in (claims.KEYS if key == "all" else (key,))]
     if real and key == "all":
         chosen = [claim for claim in chosen if not isinstance(claim.real, str)]
     found = []
     for claim in chosen:
-        with _one_line(claim.system):
+        with one_line(claim.system):
             found.append(_verified(claim, quick, real, seeds, jobs, evidence, record, as_json))
     if len(found) > 1 and not (quick or real or as_json):
-        _out.print(outcomes(found))
+        out.print(outcomes(found))
     if any(one["failures"] for one in found):
         raise typer.Exit(1)
 
@@ -439,16 +381,16 @@ def _verified(
         found = verify(claim, quick=quick, seeds=seeds, look=look, jobs=jobs, progress=not as_json)
         kept = found if recorded is None or "none" in recorded["real"] else {**found, "real": recorded["real"]}
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         for line in real_lines(claim.system, found, quick) if real else evidence_lines(found, quick):
-            _out.print(line)
+            out.print(line)
         for failure in found["failures"]:
-            _err.print(f"  [red]failed:[/] {escape(failure)}")
+            err.print(f"  [red]failed:[/] {escape(failure)}")
     if record:
         path = write_evidence(kept, folder)
         if not as_json:
-            _out.print(f"  recorded in {escape(str(path))}")
+            out.print(f"  recorded in {escape(str(path))}")
     return found
 
 
@@ -468,35 +410,31 @@ def open_app(
     ] = None,
 ) -> None:
     """The catalogue and your comparisons in a browser, also while they run."""
-    with _one_line():
+    with one_line():
         from anytask.app.server import is_loopback, serve
     if not is_loopback(host):
-        _err.print(
+        err.print(
             f"[yellow]warning:[/] whoever can reach {escape(host)} can read this store and stop its comparisons.",
             highlight=False,
             soft_wrap=True,
         )
 
     def ready(address: str) -> None:
-        _out.print(f"anytask is at {address}   (Ctrl-C ends it)", soft_wrap=True)
+        out.print(f"anytask is at {address}   (Ctrl-C ends it)", soft_wrap=True)
         if browser:
             import webbrowser
 
             webbrowser.open(address)
 
-    with _one_line(store):
+    with one_line(store):
         serve(store, host=host, port=port, nero=nero or [], on_ready=ready)
-    _out.print("\nStopped.")
-
-
-def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
-    _err.print(f"[yellow]warning:[/] {escape(' '.join(str(message).split()))}", soft_wrap=True)
+    out.print("\nStopped.")
 
 
 def main() -> None:
     """Entry point of the ``anytask`` command; Ctrl-C and SIGTERM raise ``KeyboardInterrupt`` in it."""
-    warnings.showwarning = _show_warning
-    logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=_err, show_time=False, show_path=False)])
+    warnings.showwarning = show_warning
+    logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=err, show_time=False, show_path=False)])
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background processes with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
     try:
