@@ -16,8 +16,10 @@ from plotly.offline import get_plotlyjs
 
 import anytask
 from anytask import catalogue, claims
+from anytask.app.catalogue.cards import SEES, costs, snippet
 from anytask.claims.evidence import comparison_text, in_words, read_evidence
-from anytask.claims.figure import CAPTION, evidence_figure
+from anytask.claims.figure import CAPTION, effect_figure, evidence_figure
+from anytask.cli.tables import parameter_rows
 from anytask.core import discovery
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,63 +97,70 @@ def index_page() -> str:
 
 
 def system_page(card: catalogue.Card) -> str:
-    paper = f"{card.title}, {card.year}" + (
-        f", [arXiv:{card.arxiv}](https://arxiv.org/abs/{card.arxiv})" if card.arxiv else ""
-    )
-    lines = [f"# {card.name}", "", f"{card.use}", "", f"*{paper}*", ""]
-    lines += [
-        f"- **Family**: {card.family}",
-        f"- **Problems**: {', '.join(f'`{p}`' for p in card.problems)}",
-        f"- **Sees of the task**: {card.sees}",
-        f"- **Install**: `pip install 'anytask[{card.extra}]'`" if card.extra else "- **Install**: the core is enough",
-        f"- **On your data**: `anytask compare {card.problems[0]} --data FILE --systems {card.key}`",
-        "",
-    ]
-    lines += evidence_section(card.key)
+    """A page for whoever decides whether to use a system: its use, a call, its cost, its evidence, its parameters."""
     module, name = card.entry.split(":")
     cls = catalogue.load(card)
-    lines += ["## Reference", "", f"`from {module} import {name}`", ""]
-    lines += [
-        "```{eval-rst}",
-        f".. automodule:: {cls.__module__}",
-        "   :no-members:",
-        "   :no-index:",
-        "",
-        f".. autoclass:: {cls.__module__}.{name}",
-        "   :members:",
-        "   :inherited-members: BaseEstimator, ClassifierMixin, object",
-        "```",
-        "",
-    ]
+    evidence = read_evidence(card.key) if card.key in claims.KEYS else None
+    lines = [f"# {card.name}", "", card.use, ""]
+    lines += _block(effect_figure(evidence)) if evidence else []
+    lines += ["## In code", "", "```python", snippet(card), "```", ""]
+    lines += [f"On your own data, beside what it has to beat: `anytask compare {card.problems[0]} --data FILE`.", ""]
+    lines += ["## What it needs and costs", ""]
+    lines += [f"- {text}" for text in _needs(card, evidence)] + [""]
+    lines += ["## Does it do what its paper says?", "", *_evidence(card.key, evidence)]
+    head, rows = parameter_rows(cls)
+    lines += ["## Parameters", "", *_table(head, [[f"`{row[0]}`", *map(_code, row[1:-1]), row[-1]] for row in rows])]
+    lines += [f"*{card.title}*, {card.year}" + (
+        f", [arXiv:{card.arxiv}](https://arxiv.org/abs/{card.arxiv})." if card.arxiv else "."
+    ), ""]  # fmt: skip
+    lines += ["## Reference", "", f"`from {module} import {name}`", "", "```{eval-rst}"]
+    lines += [f".. automodule:: {cls.__module__}", "   :no-members:", "   :no-index:", ""]
+    lines += [f".. autoclass:: {cls.__module__}.{name}", "   :members:"]
+    lines += ["   :inherited-members: BaseEstimator, ClassifierMixin, object", "```", ""]
     return "\n".join(lines)
 
 
-def evidence_section(key: str) -> list[str]:
+def _needs(card: catalogue.Card, evidence: dict[str, Any] | None) -> list[str]:
+    install = f"`pip install 'anytask[{card.extra}]'`" if card.extra else "the core, with no extra"
+    found = [f"Install: {install}.", f"It sees of the task: {SEES[card.sees]}."]
+    return found + [f"{words}: {value}." for words, value in (costs(evidence).items() if evidence else ())]
+
+
+def _evidence(key: str, evidence: dict[str, Any] | None) -> list[str]:
     if key not in claims.KEYS:
-        return ["## Claim", "", "No claim is written for it yet.", ""]
-    evidence = read_evidence(key)
-    lines = ["## Claim and evidence", ""]
+        return ["No claim is written for it yet.", ""]
     if evidence is None:
-        return [*lines, claims.get(key).statement, "", f"Not recorded yet: `anytask verify {key}` runs it.", ""]
-    lines += [evidence["claim"], "", f"Outcome: **{evidence['outcome']}**", ""]
+        return [claims.get(key).statement, "", f"Not recorded yet: `anytask verify {key}` runs it.", ""]
+    lines = [f"**{evidence['outcome'].capitalize()}.** {evidence['claim']}", ""]
     lines += [f"- {_cell(sentence)}" for sentence in in_words(evidence)] + [""]
-    lines += evidence_drawing(evidence)
+    lines += [*_block(evidence_figure(evidence)), CAPTION, ""]
     compared = [*evidence["headline"], *evidence["components"]]
-    lines += ["```{raw} html", "<details><summary>The comparisons in numbers</summary>", "```", ""]
-    lines += ["| outcome | experiment | comparison |", "|---|---|---|"]
-    lines += [f"| {one['outcome']} | {one['experiment']} | {_cell(comparison_text(one))} |" for one in compared]
-    lines += ["", "```{raw} html", "</details>", "```", ""]
-    if evidence["tried"]:
-        lines += [f"What else was tried: {evidence['tried']}", ""]
-    return [*lines, f"Repeat it with `anytask verify {key}`.", ""]
+    rows = [[one["outcome"], one["experiment"], comparison_text(one)] for one in compared]
+    tried = ["What else was tried: " + evidence["tried"], ""] if evidence["tried"] else []
+    lines += _fold("The comparisons in numbers", [*_table(["outcome", "experiment", "comparison"], rows), *tried])
+    return [*lines, f"Repeat it, on seeds that nobody has seen, with `anytask verify {key}`.", ""]
 
 
-def evidence_drawing(evidence: dict[str, Any]) -> list[str]:
-    """Return the figure of a claim's comparisons, and how to read it."""
-    figure = evidence_figure(evidence).update_layout(paper_bgcolor="white", plot_bgcolor="white")
+def _block(figure: Any) -> list[str]:
+    """Return a figure as raw HTML."""
+    figure.update_layout(paper_bgcolor="white", plot_bgcolor="white")
     config = {"displayModeBar": False, "responsive": True}
     html = figure.to_html(full_html=False, include_plotlyjs="../_static/plotly.min.js", config=config)
-    return ["```{raw} html", *html.splitlines(), "```", "", CAPTION, ""]
+    return ["```{raw} html", *html.splitlines(), "```", ""]
+
+
+def _fold(title: str, lines: list[str]) -> list[str]:
+    opened = ["```{raw} html", f"<details><summary>{title}</summary>", "```", ""]
+    return [*opened, *lines, "```{raw} html", "</details>", "```", ""]
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return [*lines, *("| " + " | ".join(map(_cell, row)) + " |" for row in rows), ""]
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
 
 
 def _outcome(key: str) -> str:

@@ -10,7 +10,7 @@ from anytask.app.catalogue import cards as catalogue_cards
 from anytask.app.catalogue import page as catalogue_page
 from anytask.app.catalogue.cards import FAMILY_COLORS, read, snippet, split_use
 from anytask.catalogue import FAMILIES, SYSTEMS
-from anytask.claims.figure import evidence_figure
+from anytask.claims.figure import effect_figure, evidence_figure
 from sample_evidence import sample
 
 READY = [card for card in SYSTEMS if catalogue.state(card) == "available"]
@@ -130,3 +130,24 @@ def test_the_figure_draws_the_interval_the_good_side_and_what_is_worth_having():
     interval = next(trace for trace in figure.data if trace.mode == "lines")
     assert list(interval.x) == [0.2, 0.4]
     assert math.isclose(figure.data[-1].x[0], 0.3)
+
+
+def test_the_effect_is_drawn_with_the_best_at_the_top():
+    evidence = sample()
+    rows = [("system", "tame", 0.9), ("baseline", "replay", 0.6), ("baseline", "fine-tuning", 0.3)]
+    evidence["rows"] = [
+        {
+            "experiment": "digits",
+            "metric": "accuracy",
+            "role": role,
+            "name": name,
+            "seed": seed,
+            "value": value + seed / 100,
+        }
+        for role, name, value in rows
+        for seed in range(3)
+    ]
+    assert effect_figure(evidence).layout.yaxis.categoryarray == ("fine-tuning", "replay", "tame")
+    errors = sample()  # lower is better: the difference is positive though the mean is smaller
+    errors["rows"] = [row | {"value": 1 - row["value"]} for row in evidence["rows"]]
+    assert effect_figure(errors).layout.yaxis.categoryarray == ("fine-tuning", "replay", "tame")

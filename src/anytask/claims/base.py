@@ -94,7 +94,8 @@ class Beats:
     @property
     def said(self) -> str:
         """The sentence, or one made of the names."""
-        return self.sentence or f"{self.better} beats {' and '.join(self.rivals)} on {self.metric}"
+        rivals = self.rivals[0] if len(self.rivals) == 1 else "its rivals"
+        return self.sentence or f"{self.better} beats {rivals} on {self.metric.replace('_', ' ')}"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _INK, _LINE = "#2b3138", "#e3e7eb"
 _COLORS = {"shown": PALETTE[2], "not shown": "#b45309", "contradicted": PALETTE[9]}
+_FONT = {"family": "system-ui, Segoe UI, Helvetica Neue, Arial, sans-serif", "size": 12, "color": _INK}
 _ROW = 84
 
 #: How to read the figure.
@@ -50,7 +51,56 @@ def evidence_figure(evidence: Mapping[str, Any]) -> go.Figure:
     )
     figure.update_layout(
         template="simple_white", height=height, showlegend=False, margin={"l": 12, "r": 16, "t": 34, "b": 28},
-        font={"family": "system-ui, Segoe UI, Helvetica Neue, Arial, sans-serif", "size": 12, "color": _INK},
+        font=_FONT,
+    )  # fmt: skip
+    return figure
+
+
+def effect_figure(evidence: Mapping[str, Any]) -> go.Figure:
+    """Return the first headline's experiment as a picture: every entrant's seeds and mean, the best at the top.
+
+    Parameters
+    ----------
+    evidence : mapping
+        What :func:`anytask.claims.verify.verify` returned; its ``rows`` are drawn.
+    """
+    import plotly.graph_objects as go
+
+    first = evidence["headline"][0]
+    rows = [
+        row for row in evidence["rows"] if (row["experiment"], row["metric"]) == (first["experiment"], first["metric"])
+    ]
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        values.setdefault(row["name"], []).extend([row["value"]] if _finite(row["value"]) else [])
+    roles = {row["name"]: row["role"] for row in rows}
+    colors = {"system": PALETTE[0], "ablation": PALETTE[1], "baseline": "#8a94a0"}
+    means = {name: sum(own) / len(own) for name, own in values.items() if own}
+    gains = (first["difference"]["mean"] or 0.0) >= 0
+    higher_is_better = gains == (means.get(first["better"], 0.0) >= means.get(first["baseline"], 0.0))
+    order = sorted(means, key=lambda name: means[name], reverse=not higher_is_better)
+    figure = go.Figure()
+    for role, color in colors.items():
+        names = [name for name in order if roles[name] == role]
+        if not names:
+            continue
+        seeds = [(value, name) for name in names for value in values[name]]
+        dots = {"color": translucent(color, 0.45), "size": 7}
+        figure.add_scatter(
+            x=[x for x, _ in seeds], y=[y for _, y in seeds], mode="markers", marker=dots, showlegend=False,
+            hovertemplate="%{y}, one seed: %{x:.3f}<extra></extra>",
+        )  # fmt: skip
+        figure.add_scatter(
+            x=[means[name] for name in names], y=names, mode="markers+text", name=role, cliponaxis=False,
+            text=[f"{means[name]:.3f}" for name in names], textposition="top center",
+            marker={"color": color, "size": 13, "symbol": "diamond", "line": {"color": "white", "width": 1.5}},
+            hovertemplate="%{y}, mean: %{x:.3f}<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title=f"{first['metric'].replace('_', ' ')} ({first['experiment']})", gridcolor=_LINE)
+    figure.update_yaxes(categoryorder="array", categoryarray=order, gridcolor=_LINE, automargin=True)
+    figure.update_layout(
+        template="simple_white", height=70 + 46 * len(order), margin={"l": 12, "r": 24, "t": 12, "b": 46}, font=_FONT,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
     )  # fmt: skip
     return figure
 
@@ -61,7 +111,7 @@ def _draw(figure: go.Figure, row: int, word: str, entry: Mapping[str, Any]) -> N
     low, high = (float(difference[end]) if _finite(difference.get(end)) else mean for end in ("low", "high"))
     seeds = [float(value) for value in entry.get("values", []) if _finite(value)]
     outcome, worth = str(entry.get("outcome")), entry.get("worth")
-    edges = [float(worth)] if _finite(worth) else []
+    edges = [float(worth)] if isinstance(worth, (int, float)) else []
     color = _COLORS.get(outcome, _INK)
     marks = [low, high, mean, *seeds, *edges, 0.0]
     room = 0.08 * (max(marks) - min(marks)) or 0.1

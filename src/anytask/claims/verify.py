@@ -147,8 +147,8 @@ def _run(
 def _store(name: str, kept: bool) -> Iterator[Path]:
     """Give the file of a claim's runs. It is named after the code, since evidence is about the code as it stands."""
     if not kept:
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder) / "runs.sqlite"
+        with tempfile.TemporaryDirectory() as fleeting:
+            yield Path(fleeting) / "runs.sqlite"
         return
     folder = cache_folder("verify")
     store = folder / f"{name}-{_code_hash()}.sqlite"

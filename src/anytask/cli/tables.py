@@ -10,16 +10,26 @@ from rich.table import Table
 
 def parameters(cls: type) -> Table:
     """Return a table of the parameters of a class: default, presets, meaning and range."""
-    presets = getattr(cls, "PRESETS", {})
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("parameter", no_wrap=True)
-    for column in ("default", *(f"preset {preset}" for preset in presets)):
+    head, rows = parameter_rows(cls)
+    table.add_column(head[0], no_wrap=True)
+    for column in head[1:-1]:
         table.add_column(column, overflow="fold")
-    table.add_column("meaning")
-    for setting in _settings(cls):
-        values = [_preset_value(presets[preset], setting.name) for preset in presets]
-        table.add_row(setting.name, *(escape(value) for value in (setting.default, *values, _meaning(setting))))
+    table.add_column(head[-1])
+    for row in rows:
+        table.add_row(*map(escape, row))
     return table
+
+
+def parameter_rows(cls: type) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the rows of the table of a class's parameters."""
+    presets = getattr(cls, "PRESETS", {})
+    head = ["parameter", "default", *(f"preset {preset}" for preset in presets), "meaning"]
+    rows = [
+        [one.name, one.default, *(_preset_value(presets[preset], one.name) for preset in presets), _meaning(one)]
+        for one in _settings(cls)
+    ]
+    return head, rows
 
 
 def options(problem: Any) -> Table:

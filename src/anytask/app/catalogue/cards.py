@@ -33,7 +33,7 @@ _OUTCOME_WORDS = {
     "contradicted": "Contradicted: worse than the strongest rival, by more than chance.",
 }
 
-_SEES = {
+SEES = {
     "none": "nothing: no one says which task an example is from",
     "boundary": "in training, that a task ends and the next begins",
     "train": "the task of each training example",
@@ -66,7 +66,7 @@ def sheet(entry: Card) -> list[Any]:
         "What it is for": purpose,
         "When to pick it": when,
         "Problems": html.Ul(problems, className="plain"),
-        "Told of the task": _SEES[entry.sees],
+        "Told of the task": SEES[entry.sees],
         "Install": html.Code(f"pip install 'anytask[{entry.extra}]'" if entry.extra else "pip install anytask"),
     }
     parts: list[Any] = [
@@ -187,12 +187,11 @@ def _evidence(entry: Card) -> list[Any]:
     return [layout.section(title, *parts, level=3), cost]
 
 
-def _cost(evidence: dict[str, Any]) -> list[Any]:
-    """Return what a run of the system itself took, over the experiments of its claim."""
+def costs(evidence: dict[str, Any]) -> dict[str, str]:
+    """Return what a run of the system itself took, over the experiments of its claim: words -> amount."""
     own = [
-        costs[entrant["name"]]
+        evidence["costs"][experiment["name"]].get(entrant["name"], {})
         for experiment in evidence["experiments"]
-        for costs in [evidence["costs"][experiment["name"]]]
         for entrant in experiment["entrants"][:1]
     ]
     said = {
@@ -200,13 +199,16 @@ def _cost(evidence: dict[str, Any]) -> list[Any]:
         "trainable_parameters": "trainable parameters",
         "lm_calls": "calls of a language model",
     }
-    tiles = {}
+    found = {}
     for key, words in said.items():
         if values := [cost[key] for cost in own if key in cost]:
             low, high = (f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in (min(values), max(values)))
-            tiles[words] = low if low == high else f"{low} to {high}"
-    tiles["MiB: largest memory of one run, with Python and its libraries"] = f"{evidence['peak_bytes'] / 2**20:,.0f}"
-    return [
-        html.Dl([html.Div([html.Dt(text), html.Dd(value)]) for text, value in tiles.items()], className="tiles"),
-        html.P(f"Recorded {evidence['recorded'][:10]} on two cores without a GPU.", className="note"),
-    ]
+            found[words] = low if low == high else f"{low} to {high}"
+    found["MiB of memory at most, with Python and its libraries"] = f"{evidence['peak_bytes'] / 2**20:,.0f}"
+    return found
+
+
+def _cost(evidence: dict[str, Any]) -> list[Any]:
+    tiles = [html.Div([html.Dt(text), html.Dd(value)]) for text, value in costs(evidence).items()]
+    when = html.P(f"Recorded {evidence['recorded'][:10]} on two cores without a GPU.", className="note")
+    return [html.Dl(tiles, className="tiles"), when]
