@@ -5,14 +5,17 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import gymnasium
+import hard
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from cases import cases, everyone
 from damaged import damaged_files_are_refused
+from hard import refused
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
@@ -20,6 +23,7 @@ from anytask.control import ScriptedReach, demonstrations, make
 from anytask.control.base import Policy
 from anytask.control.envs.reach import WaypointReach
 from anytask.core.settings import settings_of
+from anytask.datasets.episodes import Episode, Episodes
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:the policy was updated", "ignore:no reward above 0")
@@ -204,27 +208,89 @@ def test_bad_observations_are_refused(name):
     for bad, says in ((obs[:, :1], "shape"), (obs.numpy()[:, :1], "shape"), ({"other": obs}, "keys")):
         with pytest.raises(ValueError, match=says):
             policy.act(bad)
-    masked = np.ma.masked_array(obs.numpy(), mask=np.eye(*obs.shape))
-    for bad in (obs.to_sparse(), obs.to("meta"), obs + 1j, obs.numpy() + 1j, masked, "text", None, [[1.0], [2.0, 3.0]]):
-        with pytest.raises((ValueError, TypeError), match="observation"):
-            policy.act(bad)
+    for three in (obs[:, :, None], obs[None], obs.numpy()[None]):
+        with pytest.raises(ValueError, match="must have shape"):
+            policy.act(three)
+    refused(policy.act, np.tile(obs.numpy(), (3, 1)), BAD_OBSERVATIONS)
+
+
+def named(says):
+    return says.replace("X", "observation 'observation'")
+
+
+#: What observations (n, 3) are made into; those that are no batch of vectors of three are refused by their shape.
+BAD_OBSERVATIONS = {kind: (spoil, named(says)) for kind, (spoil, says) in hard.BAD_INPUTS.items()} | {
+    kind: (hard.BAD_INPUTS[kind][0], says)
+    for kind, says in (("empty", "at least one observation"), ("no features", "must have shape"))
+}
 
 
 @each_policy
-def test_dense_observations_of_every_kind_are_the_same(name):
-    policy, obs = trained(name), seen()[0].double().round(decimals=1).half()  # what every kind below can say
-    array = obs.float().numpy()
-    locked = array.copy()
-    locked.setflags(write=False)
+def test_observations_of_every_kind_are_the_same(name):
+    policy = trained(name)
+    array = np.round(8 * seen()[0].numpy()) / 8  # exact in half precision
     policy.reset()
     wanted = policy.act(array)
-    frame = pd.DataFrame(array, index=[5, 5, 0])
-    kinds = (obs, obs.numpy(), array.astype(object), array.T.copy().T, array.tolist(), locked, frame, array[::-1][::-1])
-    for given in (*kinds, obs.float().requires_grad_(True), array.astype(">f4")):
+    for kind, convert in hard.SAME.items():
         policy.reset()
-        actions = policy.act(given)
-        assert not isinstance(actions, torch.Tensor) or not actions.requires_grad
-        np.testing.assert_allclose(np.asarray(actions), wanted, atol=1e-6)
+        actions = policy.act(convert(array))
+        assert isinstance(actions, torch.Tensor) == ("tensor" in kind), kind
+        assert not isinstance(actions, torch.Tensor) or not actions.requires_grad, kind
+        np.testing.assert_allclose(np.asarray(actions), wanted, atol=1e-6, err_msg=kind)
+
+
+#: Nothing of this is a data set of episodes.
+NO_EPISODES = {
+    "a list of episodes": lambda e: list(e),
+    "one episode": lambda e: e[0],
+    "a mapping": lambda e: dict(e.observations),
+    "an array": lambda e: e.actions,
+    "a tensor": lambda e: torch.from_numpy(e.actions),
+    "a table": lambda e: pd.DataFrame(e.actions),
+    "a path": lambda e: "episodes.npz",
+    "an object": lambda e: object(),
+}
+
+
+@each_policy
+def test_what_is_no_data_set_of_episodes_is_refused_in_one_line(name):
+    policy = trained(name)
+    if hasattr(policy, "train"):
+        wrong = {kind: (spoil, "env must be") for kind, spoil in NO_EPISODES.items() if kind != "a path"}
+        refused(lambda env: policy.train(env, 1), episodes("A"), wrong)
+        return
+    before = acts(policy)
+    wrong = {kind: (spoil, "must be Episodes, got") for kind, spoil in NO_EPISODES.items()}
+    asked = ("fit", "improve_offline", "distil", "log_prob", "predict")
+    calls = [getattr(policy, call) for call in asked if hasattr(policy, call)]
+    if hasattr(policy, "improve"):
+        calls += [partial(policy.improve, REACH), partial(policy.iterate, REACH)]
+    else:
+        calls.append(partial(policy.fit, episodes("A")))
+    if hasattr(policy, "correct"):
+        wrong = {kind: case for kind, case in wrong.items() if kind != "one episode"}
+        refused(policy.correct, episodes("A"), wrong)
+    for call in calls:
+        refused(call, episodes("A"), wrong)
+    assert torch.equal(acts(policy), before)
+
+
+def clothed(data, convert):
+    """Return the same episodes, whose numbers came in other clothes."""
+    parts = [Episode(convert(one.observations["observation"]), convert(one.actions)) for one in data]
+    return Episodes.from_list(parts, {"relevant": np.ones(len(data), bool)})
+
+
+@pytest.mark.parametrize("name", ["ExpertOnly", "RL100"])
+def test_episodes_of_every_kind_are_learned_alike(name):
+    plain = Episodes.from_list([
+        Episode(np.round(8 * one.observations["observation"]) / 8, np.round(8 * one.actions) / 8)
+        for one in episodes("A", 2)
+    ])  # fmt: skip
+    wanted = acts(make_policy(name).fit(plain))
+    for kind, convert in hard.SAME.items():
+        if kind not in ("objects", "tensor in half precision"):  # which data sets of episodes refuse
+            assert torch.equal(acts(make_policy(name).fit(clothed(plain, convert))), wanted), kind
 
 
 @each_policy

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from anytask.control.imitator import Imitator
-from anytask.control.parts.acting import Given
+from anytask.control.parts.acting import Given, require_episodes
 from anytask.control.parts.imitation import Source
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
@@ -192,6 +192,8 @@ class GoalConditioned(_InTurn):
 
     def _asked(self, episodes: Episodes) -> Episodes:
         """Episodes with the demonstrations' ends as goals, in turn; their own ends would be told what happens."""
+        self._check_fitted()
+        require_episodes(episodes, "the episodes")
         turn = np.arange(len(episodes)) % len(next(iter(self.goals_.values())))
         return with_goals(episodes, {k: v[turn] for k, v in self.goals_.items()})
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from torch import Tensor
 
-from anytask.control.parts.acting import refuses
+from anytask.control.parts.acting import refuses, require_episodes
 from anytask.control.parts.imitation import BehaviorCloning, CloningSettings, Source
 from anytask.core.cost import cost_of
 from anytask.core.estimator import Estimator
@@ -91,11 +91,9 @@ class Imitator(Estimator):
             If the two do not have the same observation keys, shapes and number of actions, or the system needs prior
             data and has none.
         """
-        if not isinstance(episodes, Episodes) or not (prior is None or isinstance(prior, Episodes)):
-            raise TypeError("fit takes Episodes; anytask.datasets.episode_files.load_episodes reads them from files")
-        for given in (episodes, *([] if prior is None else [prior])):
-            if reason := self.refuses(given):
-                raise ValueError(f"{type(self).__name__} cannot learn from these episodes: {reason}")
+        require_episodes(episodes, "the episodes")
+        if prior is not None:
+            require_episodes(prior, "the prior")
         if prior is None and self.needs_prior:
             raise ValueError(f"{type(self).__name__} needs prior data: fit(episodes, prior=...)")
         if prior is not None and (difference := episodes.unlike(prior)):

@@ -345,7 +345,7 @@ class BehaviorRetrieval(Imitator):
             raise ValueError("the prior data are not saved with the system: correct(corrections, prior=...)")
         if prior.steps != len(self.prior_embeddings_):
             raise ValueError(f"prior has {prior.steps} steps, the system was fitted to {len(self.prior_embeddings_)}")
-        new = corrections if isinstance(corrections, Episodes) else Episodes.from_list([corrections])
+        new = Episodes.from_list([corrections]) if isinstance(corrections, Episode) else corrections
         check_fits(new, self.shapes_, self.action_dim_, "the corrections")
         c, kept_apart = self.corrections, {"_prior", "embedder_", "prior_embeddings_"}
         with rollback(self, skip=frozenset({*self._param_names(), *kept_apart})):

@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from anytask.core.checks import check_numbers
+from anytask.core.checks import check_numbers, require_finite_rows
 from anytask.datasets.episodes import OBSERVATION, Episodes
 
 
@@ -35,14 +35,20 @@ def refuses(episodes: Episodes) -> str | None:
     return None if kind.kind == "f" else f"it learns continuous actions, and those recorded are {kind}"
 
 
+def require_episodes(episodes: Any, what: str) -> None:
+    """Raise a ``TypeError`` or ``ValueError`` unless these are :class:`Episodes` with continuous actions."""
+    if not isinstance(episodes, Episodes):
+        read = "anytask.datasets.episode_files.load_episodes reads them from files"
+        raise TypeError(f"{what} must be Episodes, got {type(episodes).__name__}; {read}")
+    if reason := refuses(episodes):
+        raise ValueError(f"{what}: {reason}")
+
+
 def check_fits(
     episodes: Episodes, shapes: Mapping[str, tuple[int, ...]], action_dim: int, what: str = "the episodes"
 ) -> None:
-    """Raise a ``ValueError`` unless episodes have continuous actions and observations of these shapes, or more."""
-    if not isinstance(episodes, Episodes):
-        raise TypeError(f"{what} must be Episodes, got {type(episodes).__name__}")
-    if reason := refuses(episodes):
-        raise ValueError(f"{what}: {reason}")
+    """Raise an error unless episodes have continuous actions, and observations of these shapes or more."""
+    require_episodes(episodes, what)
     if episodes.action_dim != action_dim:
         raise ValueError(f"{what}: the action dimension is {episodes.action_dim}, and {action_dim} is wanted")
     for key, shape in shapes.items():
@@ -72,7 +78,7 @@ class Given:
     Raises
     ------
     ValueError
-        For missing keys, other shapes, different numbers of rows, and numbers that are not finite.
+        For missing keys, other shapes, no rows or different numbers of them, and numbers that are not finite.
 
     Examples
     --------
@@ -95,12 +101,13 @@ class Given:
             if x.dim() == 0 or tuple(x.shape[1:]) != tuple(shapes[key]):
                 wanted = ", ".join(["n", *map(str, shapes[key])])
                 raise ValueError(f"observation {key!r} must have shape ({wanted}), got {tuple(x.shape)}")
-            if x.is_floating_point() and not bool(torch.isfinite(x).all()):
-                raise ValueError(f"observation {key!r} contains NaN or infinity: only finite values are accepted")
+            require_finite_rows(x, f"observation {key!r}")
         rows = {key: len(x) for key, x in self.tensors.items()}
         if len(set(rows.values())) > 1:
             raise ValueError(f"observations must have equally many rows, got {rows}")
         self.n = len(next(iter(self.tensors.values())))
+        if self.n == 0:
+            raise ValueError("at least one observation is wanted, got none")
 
     def answer(self, actions: Tensor) -> Any:
         """Return actions (n, ...) in the form in which the observations came."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn import functional as F
 
-from anytask.control.parts.acting import Given, check_fits
+from anytask.control.parts.acting import Given, check_fits, require_episodes
 from anytask.control.parts.observation_encoders import as_images, build_trunks, image_shape, trunk_field
 from anytask.control.parts.recurrent import MLPCore
 from anytask.core.checks import require_finite
@@ -258,6 +258,7 @@ class Source:
     weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
+        require_episodes(self.episodes, "a source")
         if self.weights is None:
             return
         w = np.asarray(self.weights, dtype=np.float64)
@@ -565,7 +566,7 @@ class BehaviorCloning(CloningSettings, Estimator):
 
 def _sources(given: Episodes | Source | Sequence[Source]) -> list[Source]:
     given = Source(given) if isinstance(given, Episodes) else given
-    sources = [given] if isinstance(given, Source) else list(given)
+    sources = [given] if isinstance(given, Source) else list(given) if isinstance(given, Sequence) else []
     if not sources or not all(isinstance(s, Source) for s in sources):
         raise TypeError("fit takes Episodes, a Source or a non-empty sequence of Source")
     return sources

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anytask.control.parts.acting import require_episodes
 from anytask.control.parts.checkpoint import Checkpoint, training_of
 from anytask.control.rl100 import settings
 from anytask.control.rl100.diffusion import Chain
@@ -166,8 +167,9 @@ class RL100(ChunkPolicy):
         checkpoint_every : int, default 1000
             Optimizer steps between two saves.
         """
-        if reason := self.refuses(episodes):
-            raise ValueError(reason)
+        require_episodes(episodes, "the episodes")
+        if scale is not None:
+            require_episodes(scale, "scale")
         stage, bounds = getattr(self, "stage_", 0), self.action_bounds_
 
         def learn(run: Run) -> None:
@@ -320,7 +322,7 @@ class RL100(ChunkPolicy):
         progress, checkpoint
             As in :meth:`fit`.
         """
-        self._check_fitted()
+        self._check_data(demonstrations)
         check_counts(rollouts=rollouts or 1, online_episodes=online_episodes or 1)
         data, used, tell = demonstrations, 0, on_stage or (lambda stage: None)
         todo = [name for name in ("offline", "student", "online") if name in self.stages]
@@ -376,6 +378,7 @@ class RL100(ChunkPolicy):
             The merged data.
         """
         check_counts(rounds=rounds, episodes_per_round=episodes_per_round)
+        require_episodes(episodes, "the episodes")
         first, n = episodes, episodes_per_round
         asked = callable(collect) and not hasattr(collect, "step")
         if not self._fitted():

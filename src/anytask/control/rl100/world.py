@@ -220,8 +220,6 @@ class Memory:
         environments ``rows`` and their windows.
         """
         given = Given(obs, self.shapes, self.device)
-        if given.n == 0:
-            raise ValueError("at least one observation is wanted, got none")
         window = {k: v[:, None].repeat(1, self.n_obs, *[1] * (v.dim() - 1)) for k, v in given.tensors.items()}
         left, queue = torch.full((given.n,), -1, device=self.device), self.queue
         if len(self.left) == given.n:
