@@ -21,14 +21,14 @@ def spread(head):
 
 
 def test_sampling_by_inversion_draws_from_the_distribution():
-    u = (torch.arange(100_000) + 0.5) / 100_000
-    x = ActionDistribution((1,), Normal(torch.full((100_000, 1), 2.0), 0.5)).quantile(u[:, None])
+    u = (torch.arange(20_000) + 0.5) / 20_000
+    x = ActionDistribution((1,), Normal(torch.full((20_000, 1), 2.0), 0.5)).quantile(u[:, None])
     assert x.mean().item() == pytest.approx(2.0, abs=1e-3)
     assert x.std().item() == pytest.approx(0.5, abs=1e-3)
     p = torch.tensor([0.2, 0.0, 0.5, 0.3])
-    one_of_four = {0: (Categorical(logits=p.log().expand(100_000, 4), validate_args=False), torch.arange(4.0))}
+    one_of_four = {0: (Categorical(logits=p.log().expand(20_000, 4), validate_args=False), torch.arange(4.0))}
     counts = torch.bincount(ActionDistribution((), None, one_of_four).quantile(u[:, None]).long(), minlength=4)
-    torch.testing.assert_close(counts / 100_000, p, atol=2e-5, rtol=0)
+    torch.testing.assert_close(counts / 20_000, p, atol=1e-4, rtol=0)
     edges = torch.tensor([[0.0], [1.0]])
     assert torch.isfinite(ActionDistribution((1,), Normal(torch.zeros(2, 1), 1.0)).quantile(edges)).all()
     three = {0: (Categorical(logits=torch.zeros(2, 3)), torch.arange(3.0))}

@@ -91,6 +91,6 @@ def test_a_goal_conditioned_policy_goes_where_it_is_asked_to():
     went = []
     for way in (1.0, -1.0):
         expert = Episodes.from_list([walk(way, n=20, seed=50)])
-        model = small(GoalConditioned, cloning={"steps": 250, "lr": 3e-3}).fit(expert, prior)
+        model = small(GoalConditioned, cloning={"steps": 120, "lr": 3e-3}).fit(expert, prior)
         went.append(model.act(np.zeros(2, np.float32)))
     assert went[0].shape == (2,) and (went[0] > went[1] + 1).all()

@@ -25,7 +25,7 @@ def constant(value):
 
 
 @functools.cache
-def trained(make, steps=1000):
+def trained(make, steps=600):
     """A network fitted to actions 0.5 with a spread of 0.25 (c = 1) and -0.5 with a spread of 0.05 (c = -1)."""
     generator, process = torch.Generator().manual_seed(0), make((1,), 5)
     torch.manual_seed(0)
@@ -237,7 +237,7 @@ def test_a_student_learns_the_teachers_action_in_one_call(form):
         return (average.module.decide(c, noise) - target).square().mean().item()
 
     before = distance()
-    for _ in range(300):
+    for _ in range(200):
         c = torch.randint(2, (128, 1), generator=generator).float() * 2 - 1
         if form == "same-noise":
             noise = torch.randn(128, 1, generator=generator)

@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ def linear_world(n=600, seed=0):
     return Transitions(s, a, s.sum(1), torch.ones(n), s + 0.2 * a)
 
 
+@functools.cache
 def fitted(**params):
     return EnsembleDynamics(2, 2, DynamicsSettings(hidden=(64,), steps=400, **params)).fit(linear_world())
 
