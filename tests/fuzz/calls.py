@@ -6,13 +6,11 @@ import contextlib
 import importlib
 import linecache
 import os
-import pkgutil
 import re
 import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,11 +23,10 @@ from hypothesis.internal.conjecture import providers
 from sklearn.exceptions import NotFittedError
 
 import anytask
-import fuzz.areas
 from anytask.core.rng import derive
+from fuzz.outcomes import Outcome
 
 SOURCE = str(Path(anytask.__file__).parent)
-DEFECTS = ("silent", "state", "hang", "unclear")
 
 
 class Wrong(Exception):
@@ -42,26 +39,6 @@ class Changed(Wrong):
     """A refused call left a trace."""
 
     kind = "state"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a call ended; ``signature`` is the same for the same defect found again."""
-
-    kind: str
-    area: str
-    number: int
-    what: str = ""
-    said: str = ""
-    where: str = ""
-
-    @property
-    def signature(self) -> tuple[str, str, str]:
-        target = self.what.split("(")[0]
-        return self.kind, target, self.where or re.sub(r"[\d'\"].*", "", self.said)[:60]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Call:
@@ -124,15 +101,9 @@ class Call:
             raise Wrong(f"{legal} was refused: {type(error).__name__}: {error}") from error
 
 
-def areas() -> dict[str, Any]:
-    """Return the areas by name: the modules of ``fuzz/areas``."""
-    names = sorted(m.name for m in pkgutil.iter_modules(fuzz.areas.__path__))
-    return {name: importlib.import_module(f"fuzz.areas.{name}") for name in names}
-
-
 def run(area: str, number: int, seed: int, tell: Callable[[str], None] = lambda what: None) -> Outcome:
     """Make one call and return how it ended."""
-    module, found = areas()[area], []
+    module, found = importlib.import_module(f"fuzz.areas.{area}"), []
 
     # hypothesis begins with the simplest example, which is the same for every seed: only the second is used.
     @hypothesis.seed(derive(seed, area, number))

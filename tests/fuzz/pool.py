@@ -13,14 +13,15 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from fuzz import calls
-from fuzz.calls import Outcome
+from fuzz.outcomes import Outcome
 
 
 def work(pipe: Connection, seed: int) -> None:
     """Make the calls that arrive, one by one, and say what each does and how it ended."""
+    import torch
+
+    from fuzz import calls
+
     torch.set_num_threads(1)
     room = 12 * 2**30  # one call that asks for more memory than a machine has is an error, not the end of it
     resource.setrlimit(resource.RLIMIT_DATA, (room, room))
@@ -62,10 +63,10 @@ class Worker:
             return 0.0
 
 
-def fuzz(jobs: list[tuple[str, int]], seed: int, workers: int, limit: float, on_end: Callable[[Outcome], None]) -> None:
-    """Make all calls; ``on_end`` is given each outcome."""
+def fuzz(jobs: list[tuple[str, int]], seed: int, workers: int, limit: float, on_end: Callable[[Outcome], bool]) -> None:
+    """Make all calls, or those until ``on_end``, which is given each outcome, says that it is enough."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fuzz.pool", "fuzz.world"])
+    context.set_forkserver_preload(["fuzz.calls", "fuzz.world"])
     waiting = collections.deque(jobs)
     running = [Worker(context, seed) for _ in range(min(workers, len(jobs)))]
     while running:
@@ -85,8 +86,10 @@ def fuzz(jobs: list[tuple[str, int]], seed: int, workers: int, limit: float, on_
                 outcome = Outcome("unclear", *worker.job, worker.what, "the process died", "process")
             if outcome is None and not idle and worker.job and worker.late(limit):
                 outcome = Outcome("hang", *worker.job, worker.what, f"did not end in {limit:.0f} s", "watchdog")
-            if outcome is not None:
-                on_end(outcome)
+            if outcome is not None and on_end(outcome):
+                for one in running:
+                    one.process.kill()
+                return
             if outcome is not None and not idle:
                 worker.process.kill()
                 running[running.index(worker)] = Worker(context, seed)
