@@ -243,8 +243,9 @@ def _published(target: str) -> dict[str, Any]:
 
 
 def _bare(value: Any) -> bool:
-    """Whether a class only says what others offer or raise."""
-    return isinstance(value, type) and (issubclass(value, BaseException) or getattr(value, "_is_protocol", False))
+    """Whether a class only says what others offer or raise, or is a network, which takes what torch takes."""
+    bare = (BaseException, torch.nn.Module)
+    return isinstance(value, type) and (issubclass(value, bare) or getattr(value, "_is_protocol", False))
 
 
 def required(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -296,8 +297,6 @@ class Subject:
     def methods(self) -> list[str]:
         """Return the names of its public methods, of those whose parameters have good values here."""
         found = []
-        if isinstance(self.made, torch.nn.Module):  # which takes what torch takes
-            return found
         for name, value in inspect.getmembers(self.cls):
             routing = name.startswith("set_") and name.endswith("_request")
             if not name.startswith("_") and callable(value) and not routing and name not in NOT_OURS:

@@ -85,6 +85,8 @@ def write_report(comparison: Results, path: str | os.PathLike[str]) -> None:
     ValueError
         If there is no such folder.
     """
+    if not isinstance(comparison, Results):
+        raise TypeError(f"comparison must be what compare() returned, got {type(comparison).__name__}")
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"the report {path} cannot be written: there is no folder {path.parent}")

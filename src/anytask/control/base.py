@@ -22,7 +22,7 @@ from torch import Tensor
 
 from anytask.control.parts.acting import by_key
 from anytask.control.parts.counter_rng import CounterRandom
-from anytask.core.checks import NotFinite, check_counts, require_finite
+from anytask.core.checks import NotFinite, check_counts, check_numbers, require_finite
 from anytask.core.settings import Settings
 
 __all__ = ["BatchedEnv", "Policy", "SingleEnv"]
@@ -245,7 +245,9 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
         return rewards, terminated, truncated, infos
 
     def _checked(self, actions: Any) -> Tensor:
-        actions = torch.as_tensor(actions, dtype=torch.float32, device=self.device).detach()
+        if not isinstance(actions, Tensor):
+            actions = check_numbers(actions, "actions")
+        actions = actions.detach().to(self.device, torch.float32)
         return checked_actions(actions, self.single_action_space, self.num_envs).clamp(self._low, self._high)
 
     def render(self) -> tuple[np.ndarray, ...] | None:  # type: ignore[override]

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from anytask.core.errors import BadData
+from anytask.core.errors import BadData, shown
 from anytask.core.files import require_regular
 from anytask.core.memory import require_room
 from anytask.datasets.arrays import read_arrays, read_npy, read_npz
 from anytask.datasets.builtin import BUILTIN, read_builtin
 from anytask.datasets.encoding import TableEncoding
 from anytask.datasets.images import read_folder
-from anytask.datasets.labels import check_classes
+from anytask.datasets.labels import check_classes, require_names
 from anytask.datasets.rows import Parts, Rows, blocks
 from anytask.datasets.tables import TableOptions, joined, missing_place, read_table
 
@@ -158,7 +158,8 @@ def load_labelled(
     anytask.core.errors.BadData: digit: no such file or folder, and no built-in data; did you mean 'digits'? ...
     """
     if missing not in MISSING:
-        raise BadData(f"missing must be {', '.join(MISSING)}, got {missing!r}")
+        raise BadData(f"missing must be {', '.join(MISSING)}, got {shown(missing)}")
+    require_names(target=target, task=task, group=group, weights=weights)
     options = TableOptions(_names(missing_marks), _names(categorical), decimal)
     if isinstance(source, pd.DataFrame):
         return _finish("table", "the table", read_table(source, target, task, group, weights, options), missing)

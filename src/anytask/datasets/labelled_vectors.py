@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from anytask.core.errors import BadData
+from anytask.core.errors import BadData, shown
 from anytask.datasets.intents import intents
 from anytask.datasets.text import TextData, load_text
 from anytask.lm.search import as_vectors
@@ -93,6 +93,8 @@ def load_vectors(
     elif isinstance(source, str) and "." not in source and not Path(source).exists():
         raise BadData(f"no data {source!r}: built in are {', '.join(BUILTIN)}; else give a .jsonl or .csv file")
     data = load_text(source, text, label, min_rows=4, bad_rows=bad_rows)
+    if readable is not None and not callable(readable):
+        raise TypeError(f"readable must be a callable, got {shown(readable)}")
     data = data if readable is None else readable(data)
     from anytask.lm.embeddings import Embedder
 

@@ -9,13 +9,20 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from anytask.core.errors import BadData
+from anytask.core.errors import BadData, shown
 
 Locate = Callable[[int], str]
 #: Words that stand for 0 and 1 where a column holds nothing else.
 BOOLEANS = {"true": 1.0, "false": 0.0}
 _EXACT = 2.0**53  # from here on, whole numbers that differ may be one float64
 _LIMITS = np.iinfo(np.int64)
+
+
+def require_names(**named: object) -> None:
+    """Raise :class:`BadData` for a value that is neither the name of a column nor None."""
+    for name, value in named.items():
+        if value is not None and not isinstance(value, str):
+            raise BadData(f"{name} must be the name of a column, got {shown(value)}")
 
 
 def row_number(row: int) -> str:

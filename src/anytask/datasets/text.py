@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from anytask.core.errors import BadData
+from anytask.core.errors import BadData, shown
 from anytask.core.files import require_regular
 from anytask.core.memory import require_room
 from anytask.datasets.csv_files import layout, records
+from anytask.datasets.labels import require_names
 from anytask.datasets.text_sets import TEXT_SETS, text_set
 
 _T = TypeVar("_T")
@@ -136,6 +137,9 @@ def load_text(
     >>> load_text((["good", "bad\\ud83d"], ["pos", "neg"]), bad_rows="skip").notes[0][:33]
     '1 row was left out (bad_rows=skip'
     """
+    require_names(text=text, label=label)
+    if not isinstance(min_rows, int) or min_rows < 0:
+        raise BadData(f"min_rows must be an integer of at least 0, got {shown(min_rows)}")
     if isinstance(source, TextData):
         return source
     if isinstance(source, (tuple, list)):

@@ -31,6 +31,8 @@ def excluded(k: Any, n: int, n_queries: int, exclude: ArrayLike | None) -> np.nd
 
 
 def _words(text: str) -> list[str]:
+    if not isinstance(text, str):
+        raise TypeError(f"texts and queries must be strings, got {type(text).__name__}")
     return re.findall(r"\w+", text.lower())
 
 

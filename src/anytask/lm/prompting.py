@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from anytask.core.errors import shown
+
 Role = Literal["description", "demonstration", "query", "separator"]
 Part = Literal["text", "format", "input", "output"]
 
@@ -165,6 +167,9 @@ class PromptTemplate:
             return self._write(demos, query, 0, count_tokens)
         if count_tokens is None:
             raise ValueError("a token budget needs count_tokens, such as lm.count_tokens")
+        for name, value in (("budget", budget), ("reserve", reserve)):
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name} must be an integer of at least 0, got {shown(value)}")
         room = budget - reserve
         whole = self._write(demos, query, 0, count_tokens)
         if (whole.n_tokens or 0) <= room:

@@ -66,7 +66,7 @@ class ScriptedReach:
         task: str | None = None,
         seed: int = 0,
     ) -> None:
-        world: Any = env.unwrapped
+        world: Any = getattr(env, "unwrapped", env)
         world = getattr(world, "batched", world)
         if not isinstance(world, PlanarReach):
             raise TypeError(f"env must be one of the reach worlds, got {type(world).__name__}")
