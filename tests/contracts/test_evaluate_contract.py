@@ -234,6 +234,40 @@ def test_results_are_loaded_alike_and_damage_and_other_trees_are_refused(tmp_pat
     damaged_files_are_refused(lambda: NeroResult.load(tmp_path / "again"), tmp_path / "again")
 
 
+@pytest.mark.parametrize("index", [24, -25, 1.5, True, float("nan"), "a", None])
+def test_samples_and_elements_that_are_not_there_are_refused_and_not_rounded(index):
+    result = evaluated()
+    calls = [
+        lambda: result.select(index), lambda: result.detail(index), lambda: result.plot("individual", sample=index),
+        lambda: result.per_sample(samples=[index]), lambda: result.aggregate(subset=[index]),
+    ]  # fmt: skip
+    if index is not None:
+        calls += [
+            lambda: result.at(index=index), lambda: result.plot(element=index),
+            lambda: result.plot("samples", selected=index), lambda: result.plot("detail", sample=0, element=index),
+        ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(ValueError, match=r"there are \d+ (samples|elements), got index"):
+            call()
+
+
+def test_what_is_chosen_of_a_result_is_checked(tmp_path):
+    result = evaluated()
+    assert len(result.rows([])) == 0 and np.isnan(result.aggregate(subset=[])).all()
+    assert result.rows(np.arange(24) > 21).tolist() == result.rows([-2, -1]).tolist() == [22, 23]
+    for call, says in (
+        (lambda: result.rows(np.ones(5, bool)), "24 samples, got index True"),
+        (lambda: result.at(float("nan")), "finite coordinates"),
+        (lambda: result.top(-1), "k must be an integer of at least 0, got -1"),
+        (lambda: result.to_html(tmp_path / "r.html", max_side=0), "max_side must be an integer of at least 1"),
+        (lambda: result.to_html(tmp_path / "r.html", methods=()), "at least one method"),
+        (lambda: NERO(GROUP).evaluate({1: model, "1": model}, X, Y), "two models have the same name"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
 # -- seeds, progress, global state ------------------------------------------------------------------------------------
 
 

@@ -487,7 +487,7 @@ def test_saving_keeps_everything_but_the_models(result, tmp_path):
         bare.detail(2)
     given_back = NeroResult.load(tmp_path, models={"linear": linear, "constant": constant})
     np.testing.assert_allclose(given_back.detail(2, 45.0).outputs["linear"], result.detail(2, 45.0).outputs["linear"])
-    with pytest.raises(TypeError, match="no argument 'model'"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'model'"):
         NeroResult.load(tmp_path, model=linear)
 
 

@@ -278,7 +278,7 @@ def test_a_custom_element_without_inverse_says_so():
         (lambda: Permutations(3).psi((0, 1, 2), [], "boxes"), "psi is missing"),
         (lambda: Rotations().psi(5.0, [{"boxes": []}], "boxes"), "needs the shape"),
         (lambda: Transforms([1], [[0, 0]], ["x"], ["one"]), "need coordinates of shape"),
-        (lambda: Rotations().nearest([1, 2]), "1 coordinates"),
+        (lambda: Rotations().nearest([1, 2]), "1 finite coordinates"),
     ],
 )
 def test_bad_calls_say_what_is_wanted(make, message):

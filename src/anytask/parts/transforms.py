@@ -150,8 +150,9 @@ class Transforms:
     def nearest(self, coords: Sequence[float]) -> int:
         """Return the index of the element whose coordinates are closest."""
         wanted = np.asarray(coords, dtype=np.float64).reshape(-1)
-        if wanted.shape != (len(self.axes),):
-            raise ValueError(f"{len(self.axes)} coordinates ({', '.join(self.axes)}) are needed, got {wanted.tolist()}")
+        if wanted.shape != (len(self.axes),) or not np.isfinite(wanted).all():
+            wants = f"{len(self.axes)} finite coordinates ({', '.join(self.axes)})"
+            raise ValueError(f"{wants} are needed, got {wanted.tolist()}")
         return int(np.argmin(np.linalg.norm(self.coords - wanted, axis=1)))
 
     def canvas(self, shape: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -294,6 +294,6 @@ def _named(models: Any) -> dict[str, Any]:
     if isinstance(models, (list, tuple)):
         models = {f"model {k}": model for k, model in enumerate(models, 1)}
     named = {str(k): v for k, v in models.items()} if isinstance(models, Mapping) else {"model": models}
-    if not named:
-        raise ValueError("no model was given")
+    if not named or len(named) < (len(models) if isinstance(models, Mapping) else 1):
+        raise ValueError("two models have the same name" if named else "no model was given")
     return named

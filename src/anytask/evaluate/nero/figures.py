@@ -53,6 +53,7 @@ def aggregate_figure(
     """
     names, places = chosen_models(result, models)
     reference, metric = result._key(metric, reference)
+    element = None if element is None else result.element(index=element)
     curves = result.aggregate(metric, reference, subset=subset, class_=class_)[places]
     return orbit_figure(result.group, curves, names, result.metrics[metric], element=element, everyone=result.models)
 
@@ -73,6 +74,7 @@ def individual_figure(
     names, places = chosen_models(result, models)
     reference, metric = result._key(metric, reference)
     i = result._sample(sample)
+    element = None if element is None else result.element(index=element)
     if shows_maps(result):
         shown = metric if metric in ("rmse", "mse", "mae") else "aee"
         found = [result.detail(i, index=k).maps for k in range(len(result.group))]
@@ -125,7 +127,7 @@ def sample_map(
         )  # fmt: skip
         if selected is not None:
             ring = {"size": 17, "color": CLEAR, "line": {"width": 3, "color": MARK}}
-            x, y = points[j, [selected]].T
+            x, y = points[j, [result._sample(selected)]].T
             figure.add_scatter(x=x, y=y, hoverinfo="skip", marker=ring, meta={"mark": column}, **look)
         figure.update_yaxes(scaleanchor=axis_id("x", column), scaleratio=1, row=1, col=column + 1)
     finite = intensity[np.isfinite(intensity)] if np.isfinite(intensity).any() else np.array([0.0, 1.0])

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from anytask.core.checks import check_counts
 from anytask.core.colors import color_of
 from anytask.evaluate.nero import detail, figures
 from anytask.evaluate.nero.metrics import TASKS
@@ -37,8 +38,9 @@ def render(
 
     With an address ``more``, it asks there for the maps and details that it does not hold.
     """
-    if max_samples < 1 or not methods:
-        raise ValueError("max_samples must be at least 1, and at least one method is needed")
+    check_counts(max_samples=max_samples, max_side=max_side)
+    if not methods:
+        raise ValueError("at least one method is needed")
     shown = _evenly(np.arange(len(result)), max_samples)
     maps = [points(result, method, max_samples) for method in methods]
     data = {

@@ -95,9 +95,7 @@ class OrbitValues:
     def element(self, *coords: float, index: int | None = None) -> int:
         """Return the index of the element nearest to the coordinates (default: the identity, else the first)."""
         if index is not None:
-            if not -len(self.group) <= index < len(self.group):
-                raise ValueError(f"there are {len(self.group)} elements, got index {index}")
-            return index % len(self.group)
+            return _place(index, len(self.group), "elements")
         return self.group.nearest(coords) if coords else (self.group.identity or 0)
 
     def top(
@@ -105,6 +103,8 @@ class OrbitValues:
         reference: str | None = None, largest: bool = True,
     ) -> list[int]:  # fmt: skip
         """Return the k samples whose orbits have the largest (or smallest) mean or variance, for one model."""
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 0:
+            raise ValueError(f"k must be an integer of at least 0, got {k!r}")
         values = self.intensity(by, metric, reference)[self._model(model)]
         good = np.flatnonzero(np.isfinite(values))
         order = np.argsort(-values[good] if largest else values[good], kind="stable")
@@ -141,7 +141,12 @@ class OrbitValues:
         The class is the true label, or, without labels, the consensus of the model; for detections, a sample counts
         for every class that it has a true box of.
         """
-        chosen = np.arange(len(self)) if subset is None else np.arange(len(self))[np.asarray(subset)]
+        everyone = np.arange(len(self))
+        given = everyone if subset is None else np.atleast_1d(subset)
+        is_mask = given.dtype == bool and given.shape == everyone.shape
+        if not is_mask and (given.dtype.kind not in "iu" or not np.isin(given, np.r_[-len(self) : len(self)]).all()):
+            given = np.array([self._sample(i) for i in given.tolist()], dtype=np.int64)  # which says what is wrong
+        chosen = everyone[given]
         if class_ is None:
             return chosen
         mine = np.array([class_ in (row if isinstance(row, set) else {row}) for row in self.labels(model)])
@@ -251,7 +256,7 @@ class OrbitValues:
         import pandas as pd
 
         reference, metric = self._key(metric, reference)
-        chosen = np.arange(len(self)) if samples is None else np.array([self._sample(i) for i in samples])
+        chosen = self.rows(samples)
         values, higher = self.values(metric, reference)[:, :, chosen], self.metrics[metric].higher_is_better
         along, frames = along_orbits(values, self.group.weights, higher), []
         for j, name in enumerate(self.models):
@@ -373,9 +378,14 @@ class OrbitValues:
         return self.models.index(model)
 
     def _sample(self, sample: int) -> int:
-        if not -len(self) <= sample < len(self):
-            raise ValueError(f"there are {len(self)} samples, got {sample}")
-        return int(sample) % len(self)
+        return _place(sample, len(self), "samples")
+
+
+def _place(index: Any, n: int, what: str) -> int:
+    """Return an index from 0 to n - 1, negative ones counted from the end, or say that there is no such thing."""
+    if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not -n <= index < n:
+        raise ValueError(f"there are {n} {what}, got index {index!r}")
+    return int(index) % n
 
 
 def nanmean(values: np.ndarray, axis: int) -> np.ndarray:
