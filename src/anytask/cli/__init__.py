@@ -1,4 +1,4 @@
-"""The command line: ``anytask list | show | compare | verify | app``."""
+"""The command line: ``anytask list | show | compare | verify | models | app``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import anytask
 from anytask import catalogue
 from anytask.cli.console import Commands, err, fail, one_line, out, print_json, show_warning
 from anytask.cli.evidence import evidence_lines, outcomes, real_lines
+from anytask.cli.models import models
 from anytask.cli.tables import options as options_table
 from anytask.cli.tables import parameters
 from anytask.core.terminal import visible
@@ -392,6 +393,9 @@ def _verified(
         if not as_json:
             out.print(f"  recorded in {escape(str(path))}")
     return found
+
+
+app.command()(models)
 
 
 @app.command("app")

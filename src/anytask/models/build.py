@@ -130,7 +130,8 @@ def build_backbone(
     Parameters
     ----------
     backbone : None, str, torch.nn.Module or callable
-        ``None``: an :class:`MLP`. The name of a :func:`network`, such as ``"resnet18"``. Any other string: a Hugging
+        ``None``: an :class:`MLP`. The name of a :func:`network`, such as ``"resnet18"`` or ``"efficientnet-lite0"``
+        (with its ImageNet weights). Any other string: a Hugging
         Face vision checkpoint, by name or folder, under a new linear layer. A module: a deep copy of it (its output
         width must be ``n_outputs``).
         A callable: called as ``backbone(input_shape, n_outputs)``.
@@ -165,8 +166,9 @@ def build_backbone(
                 raise ValueError(
                     f"backbone {backbone!r} takes images (channels, height, width), got inputs of shape {input_shape}"
                 )
-            if backbone in (named := decorated("anytask.models", "network")):
-                module = load(named[backbone])(input_shape, n_outputs)
+            named, name = decorated("anytask.models", "network"), backbone.replace("-", "_")
+            if name in named:
+                module = load(named[name])(input_shape, n_outputs)
             else:
                 from transformers import AutoModel
 

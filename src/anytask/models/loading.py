@@ -16,6 +16,7 @@ from typing import Any
 
 from anytask.core.files import require_regular
 from anytask.core.rng import isolated
+from anytask.models.real import REAL, fetched
 
 
 @contextmanager
@@ -48,7 +49,7 @@ def load_pretrained(auto: Any, source: str | os.PathLike[str], *, complete: bool
     auto : type
         ``AutoConfig``, ``AutoTokenizer``, ``AutoModel``, ...
     source : str or path
-        A folder, or a name.
+        A folder, a name on the hub, or one of :data:`~anytask.models.real.REAL`.
     complete : bool, default False
         Refuse weights that lack a part of the model, which transformers would draw at random.
     **options
@@ -86,6 +87,8 @@ def read_pretrained(
         For ``make``.
     """
     folder = Path(source).expanduser()
+    if str(source) in REAL and not folder.is_dir():
+        folder = fetched(str(source))
     where = f"the folder {folder}"
     if folder.is_dir():
         _check_folder(folder, weights)
