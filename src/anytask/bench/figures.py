@@ -260,6 +260,13 @@ def cost(comparison: Results, by: str = "wall_seconds") -> go.Figure:
     return figure
 
 
+def cost_caption(comparison: Results, by: str = "wall_seconds") -> str:
+    """Return how to read :func:`cost`."""
+    label, little = in_sentence(comparison.primary.label), "little time" if by == "wall_seconds" else "little"
+    where, what = ("Up", "good") if comparison.primary.higher_is_better else ("Down", "low")
+    return f"{where} and to the left is best: {what} {label} for {little}."
+
+
 def _decades(values: Sequence[float]) -> str | None:
     """Ticks at 1, 2, 5, 10, ... where values lie so close that whole decades alone would leave the axis empty."""
     return "D2" if not values or max(values) / min(values) < 100 else None

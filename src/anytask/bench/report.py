@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,20 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from anytask.bench import figures
 from anytask.bench.results import Results, Row
-from anytask.bench.wording import (
-    blocks,
-    chance,
-    difference_text,
-    distinguishable,
-    duration,
-    in_sentence,
-    number,
-    privilege,
-    role,
-    sentences,
-    told,
-    with_interval,
-)
+from anytask.bench.tables import average_ranks, cost_table, failures, ranking_table, who
+from anytask.bench.wording import privilege, role, sentences, told
 from anytask.core.files import write_whole
 
 if TYPE_CHECKING:
@@ -49,21 +36,6 @@ _KINDS = {
     "local": "local weights",
     "tiny": "tiny model trained here: evidence about the algorithm only",
     "sim": "simulated model: evidence about the algorithm only",
-}
-
-_COSTS = {
-    "wall_seconds": ("time", duration),
-    "cpu_seconds": ("CPU time", duration),
-    "train_seconds": ("training", duration),
-    "predict_seconds": ("prediction", duration),
-    "peak_bytes": ("peak memory", lambda value: _size(value)),
-    "peak_increase_bytes": ("the run's own memory", lambda value: _size(value)),
-    "trainable_parameters": ("trainable parameters", lambda value: _count(value)),
-    "stored_parameters": ("stored numbers", lambda value: _count(value)),
-    "stored_samples": ("stored samples", lambda value: _count(value)),
-    "labels": ("labels", lambda value: _count(value)),
-    "lm_calls": ("LM calls", lambda value: _count(value)),
-    "lm_tokens": ("LM tokens", lambda value: _count(value)),
 }
 
 
@@ -111,7 +83,6 @@ def render(comparison: Results) -> str:
         left_out=comparison.left_out,
         closer=closer,
         closer_error=closer_error,
-        significance=_significance(comparison),
         cost=_cost(comparison),
     )
 
@@ -142,9 +113,7 @@ def _row(comparison: Results, row: Row) -> dict[str, Any]:
     """Return what is said of an entrant in every table that names it."""
     params = ", ".join(f"{name}={value!r}" for name, value in row.entrant.settings.items())
     return {
-        "name": row.name,
-        "color": figures.color(comparison, row.name),
-        "lm": row.kind,
+        "who": who(comparison, row),
         "role": role(row),
         "told": privilege(comparison, row) if row.bound == "upper" else told(row),
         "settings": params or "defaults",
@@ -154,33 +123,16 @@ def _row(comparison: Results, row: Row) -> dict[str, Any]:
 
 
 def _results(comparison: Results) -> dict[str, Any]:
-    metric, rows = comparison.primary, comparison.rows
-    others = [m for m in comparison.problem.metrics[1:] if any(_finite(row.metrics.get(m.key)) for row in rows)]
-    head = ["rank", "name", "role", metric.label, "difference to the best baseline", "chance?"]
-    head += [f"{m.label} {'↑' if m.higher_is_better else '↓'}" for m in others]
-
-    def ranked(row: Row) -> dict[str, Any]:
-        return _row(comparison, row) | {
-            "rank": row.rank or "–",
-            "value": with_interval(row.primary, metric),
-            "difference": difference_text(comparison, row),
-            "chance": chance(row),
-            "sure": distinguishable(row),
-            "others": [number(row.metrics.get(m.key), m) for m in others],
-        }
-
-    parts = [
-        {"heading": block.heading, "apart": block.apart, "rows": [ranked(row) for row in block.rows]}
-        for block in blocks(comparison)
-    ]
-    drawn = any(row.done for row in rows)
+    drawn = any(row.done for row in comparison.rows)
     return {
-        "result_head": head,
-        "result_numeric": (0, *range(3, len(head))),
-        "blocks": parts,
-        "rows": [_row(comparison, row) for row in rows],
-        "declared": any(row.sees for row in rows),
+        "ranked": ranking_table(comparison),
+        "rows": [_row(comparison, row) for row in comparison.rows],
+        "declared": any(row.sees for row in comparison.rows),
         "ranking": _drawn(figures.ranking(comparison), figures.ranking_caption(comparison)) if drawn else None,
+        "significance": [
+            _drawn(found.figure, found.caption) | {"told": told(found.group), "note": found.note}
+            for found in average_ranks(comparison)
+        ],
     }
 
 
@@ -197,32 +149,9 @@ def _problem_figures(comparison: Results) -> tuple[list[dict[str, str]], str]:
     return [_drawn(figure, caption) | {"title": title} for title, caption, figure in drawn], ""
 
 
-def _significance(comparison: Results) -> list[dict[str, str]]:
-    parts = []
-    for group in comparison.groups:
-        ranking = comparison.ranking(group)
-        if ranking is None:
-            continue
-        text = (
-            "How to read it: further left is better, and entrants joined by a thick bar are so close in average rank "
-            f"that these {ranking.n} seeds cannot tell them apart (Nemenyi test, 5 % level)."
-        )
-        note = "Ranks are taken within each seed on the same data; they say nothing about other data."
-        if math.isfinite(ranking.p):
-            p = "is below 0.001" if ranking.p < 0.001 else f"= {ranking.p:.3f}"
-            note += f" Friedman test of “all rank alike”: p {p}."
-        figure = figures.critical_difference(comparison, [row.name for row in group.rows], ranking)
-        parts.append(_drawn(figure, text) | {"told": told(group), "note": note})
-    return parts
-
-
 def _cost(comparison: Results) -> dict[str, Any] | None:
-    rows = [row for row in comparison.rows if row.done]
-    if not rows:
+    if not any(row.done for row in comparison.rows):
         return None
-    keys = [key for key in _COSTS if any(key in row.cost for row in rows)]
-    keys += sorted({key for row in rows for key in row.cost} - set(_COSTS))
-    with_lm = any(row.kind for row in rows)
     host = next((run.host for run in comparison.runs if run.host), {})
     cores, threads, jobs = (
         _plural(host[name], word) if name in host else f"? {word}s"
@@ -232,31 +161,16 @@ def _cost(comparison: Results) -> dict[str, Any] | None:
         f"Means per run, on {cores} with {threads} per run and {jobs} at a time. Peak memory is that of the whole "
         "process; the run’s own leaves out what was there before it."
     )
-    up = comparison.primary.higher_is_better
-    text = f"{'Up' if up else 'Down'} and to the left is best: {'good' if up else 'low'} "
-    text += f"{in_sentence(comparison.primary.label)} for little time."
-    return _drawn(figures.cost(comparison), text) | {
-        "head": ["name", *(cost_label(key) for key in keys), *(["language model"] if with_lm else [])],
-        "rows": [
-            _row(comparison, row) | {"costs": [cost_text(key, row.cost.get(key)) for key in keys]} for row in rows
-        ],
-        "with_lm": with_lm,
+    return _drawn(figures.cost(comparison), figures.cost_caption(comparison)) | {
+        "table": cost_table(comparison),
         "note": note,
     }
 
 
 def _failures(comparison: Results) -> dict[str, Any]:
-    failed = []
-    for run in comparison.failed:
-        error = run.error or {}
-        first = (error.get("message", "").splitlines() or [""])[0]
-        said = f"{error.get('type', '')}: {first}"
-        failed.append(
-            {"name": run.entrant_name, "seed": run.seed, "said": said, "traceback": error.get("traceback", "")}
-        )
     listed = ", ".join(f"{item.entrant.name} (seed {item.seed})" for item in comparison.not_run)
     reason = "because it was stopped" if comparison.stopped else "for want of time"
-    return {"failed": failed, "not_run": f"Not started, {reason}: {listed}." if listed else ""}
+    return {"failed": list(failures(comparison)), "not_run": f"Not started, {reason}: {listed}." if listed else ""}
 
 
 def _settings(comparison: Results) -> dict[str, Any]:
@@ -290,42 +204,8 @@ def _drawn(figure: go.Figure, caption: str) -> dict[str, Any]:
     return {"html": html, "caption": caption}
 
 
-def _size(value: float | None) -> str:
-    if value is None or not math.isfinite(value):
-        return "–"
-    return (
-        f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB" if value < 1e7 else f"{value / 1e6:.0f} MB"
-    )
-
-
-def _count(value: float | None) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:,.0f}"
-
-
 def _plural(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
-
-
-def cost_label(name: str) -> str:
-    """Return what a cost is called in tables.
-
-    Examples
-    --------
-    >>> cost_label("wall_seconds"), cost_label("gpu_hours")
-    ('time', 'gpu hours')
-    """
-    return _COSTS[name][0] if name in _COSTS else _words(name)
-
-
-def cost_text(name: str, value: float | None) -> str:
-    """Return an amount of a cost as text, in units that fit it.
-
-    Examples
-    --------
-    >>> cost_text("peak_bytes", 5e8), cost_text("wall_seconds", 75.0), cost_text("labels", None)
-    ('500 MB', '75 s', '–')
-    """
-    return _COSTS[name][1](value) if name in _COSTS else number(value)
 
 
 def _words(name: str) -> str:
@@ -334,10 +214,6 @@ def _words(name: str) -> str:
 
 def _is_short(value: Any) -> bool:
     return isinstance(value, (str, int, float)) and len(str(value)) <= 60
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
 
 
 def _plain(value: Any) -> str:

@@ -147,6 +147,12 @@ class Results:
         """The metric that ranks."""
         return self.problem.primary
 
+    @property
+    def other_metrics(self) -> list[Metric]:
+        """The metrics beside it that anybody has."""
+        have = {key for row in self.rows for key, value in row.metrics.items() if math.isfinite(value)}
+        return [metric for metric in self.problem.metrics[1:] if metric.key in have]
+
     @cached_property
     def groups(self) -> list[Group]:
         """Those that were told the same of the task, each group best first; those that were told least come first."""

@@ -305,7 +305,7 @@ class TerminalTable:
             ("name", "left", names),
             ("role", "left", [role(row) for row in rows]),
         ]
-        others = [m for m in comparison.problem.metrics[1:] if any(_finite(row.metrics.get(m.key)) for row in rows)]
+        others = comparison.other_metrics
         rest: list[_Column] = [(m.key, "right", [number(row.metrics.get(m.key), m) for row in rows]) for m in others]
         if any(_finite(row.primary.mean) for row in rows):
             must += [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from anytask import bench, problems
 from anytask.bench.measuring import versions
 from anytask.bench.store import Run
 from anytask.claims.base import Beats, Claim, Experiment, Judged, RealTrial, Table, interval, judge, overall
-from anytask.core.files import cache_folder
+from anytask.core.files import cache_folder, scratch_folder
 from anytask.problems.base import Problem
 
 #: Evidence takes ten seeds from 100 on, and every further look the next ten; development takes those below 10.
@@ -147,8 +146,8 @@ def _run(
 def _store(name: str, kept: bool) -> Iterator[Path]:
     """Give the file of a claim's runs. It is named after the code, since evidence is about the code as it stands."""
     if not kept:
-        with tempfile.TemporaryDirectory() as fleeting:
-            yield Path(fleeting) / "runs.sqlite"
+        with scratch_folder("anytask-") as scratch:
+            yield scratch / "runs.sqlite"
         return
     folder = cache_folder("verify")
     store = folder / f"{name}-{_code_hash()}.sqlite"

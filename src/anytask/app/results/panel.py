@@ -7,6 +7,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from dash import dcc, html
@@ -16,21 +17,19 @@ from anytask.app import layout as pieces
 from anytask.app.results.data import Loaded, Overview, finite
 from anytask.bench import figures
 from anytask.bench.comparison import Comparison
-from anytask.bench.report import cost_label, cost_text
-from anytask.bench.results import Row
 from anytask.bench.store import Run
-from anytask.bench.wording import (
-    TOLD,
-    blocks,
-    chance,
-    difference_text,
-    in_sentence,
-    number,
-    role,
-    sentences,
-    told,
-    with_interval,
+from anytask.bench.tables import (
+    Table,
+    Who,
+    average_ranks,
+    cost_keys,
+    cost_label,
+    cost_table,
+    cost_text,
+    failures,
+    ranking_table,
 )
+from anytask.bench.wording import TOLD, number, sentences, told, with_interval
 from anytask.problems.base import Problem
 
 logger = logging.getLogger(__name__)
@@ -87,7 +86,7 @@ def views(overview: Overview, comparison: Comparison) -> dict[str, str]:
     found = {
         "curves": "Curves" if own and failed < len(comparison.runs) else "",
         "cost": "Costs",
-        "ranks": "Which differences count" if _ranked(comparison) else "",
+        "ranks": "Which differences count" if any(map(comparison.ranking, comparison.groups)) else "",
         "runs": f"Runs ({len(comparison.runs)})",
         "failures": f"Failures ({failed})" if failed else "",
         "again": "Do it again" if comparison.command else "",
@@ -174,29 +173,16 @@ def _warnings(overview: Overview, loaded: Loaded) -> list[Any]:
 
 
 def _ranking(overview: Overview, comparison: Comparison, narrow: bool = False) -> Any:
-    metric, rows, found = comparison.primary, comparison.rows, blocks(comparison)
-    others = [m for m in comparison.problem.metrics[1:] if any(finite(row.metrics.get(m.key)) for row in rows)]
-    others = [] if narrow else others
-    head = ["rank", "name", "role", metric.label, "difference to the best baseline", "chance?"]
-    head += [f"{m.label} {'↑' if m.higher_is_better else '↓'}" for m in others]
-    cells = [
-        [
-            str(row.rank or "–"), _name(comparison, row), role(row), with_interval(row.primary, metric),
-            difference_text(comparison, row), chance(row), *(number(row.metrics.get(m.key), m) for m in others),
-        ]
-        for block in found for row in block.rows
-    ]  # fmt: skip
-    cut = [(block.heading, len(block.rows), block.apart) for block in found]
     note = (
         "Differences are taken seed by seed, positive is better. “Chance?” is a paired t-test, adjusted after Holm: "
         "“no” means p < 0.05."
     )
     parts: list[Any] = []
-    if any(row.done and math.isfinite(row.primary.mean) for row in rows):
+    if comparison.groups:
         name = f"{file_name(overview)}-ranking"
         drawn, caption = figures.ranking(comparison), figures.ranking_caption(comparison)
         parts.append(pieces.figure(drawn, caption, name=name, label="Ranking with intervals"))
-    parts.append(pieces.table(head, cells, (0, *range(3, len(head))), "Ranking", cut))
+    parts.append(_table(ranking_table(comparison, narrow), "Ranking"))
     return pieces.section("Who does best", *parts, html.P(note, className="note"))
 
 
@@ -217,8 +203,7 @@ def _curves(overview: Overview, comparison: Comparison) -> list[Any]:
 
 
 def _cost(overview: Overview, comparison: Comparison) -> list[Any]:
-    rows = [row for row in comparison.rows if row.done]
-    known = {key: cost_label(key) for row in rows for key, value in row.cost.items() if value}
+    known = {key: cost_label(key) for key in cost_keys(comparison)}
     if not known:
         return []
     by = "wall_seconds" if "wall_seconds" in known else next(iter(known))
@@ -226,43 +211,29 @@ def _cost(overview: Overview, comparison: Comparison) -> list[Any]:
         id={"type": "cost-by", "id": overview.id}, options=pieces.options(known), value=by, clearable=False,
         searchable=False,
     )  # fmt: skip
-    cells = [[_name(comparison, row), *(cost_text(key, row.cost.get(key)) for key in known)] for row in rows]
-    listed = pieces.table(["name", *known.values()], cells, range(1, len(known) + 1), "Costs")
     return [
         pieces.section(
             "What it costs",
             pieces.control("Quality against", choice),
             html.Div(cost_figure(comparison, by), id={"type": "cost", "id": overview.id}),
-            pieces.fold("Costs in numbers, means per run", listed),
+            pieces.fold("Costs in numbers, means per run", _table(cost_table(comparison), "Costs")),
         )
     ]
 
 
 def cost_figure(comparison: Comparison, by: str) -> Any:
     """Return quality against one of the costs, as a figure with its caption."""
-    better = "Up" if comparison.primary.higher_is_better else "Down"
-    caption = f"{better} and to the left is best: good {in_sentence(comparison.primary.label)} for little."
-    label = f"Quality against {cost_label(by)}"
+    label, caption = f"Quality against {cost_label(by)}", figures.cost_caption(comparison, by)
     return pieces.figure(figures.cost(comparison, by), caption, name=f"cost-{by}", label=label)
-
-
-def _ranked(comparison: Comparison) -> list[Any]:
-    """The groups whose average ranks can be drawn, with their rankings."""
-    found = [(group, comparison.ranking(group)) for group in comparison.groups if len(group.rows) <= 20]
-    return [(group, ranking) for group, ranking in found if ranking is not None]
 
 
 def _ranks(overview: Overview, comparison: Comparison) -> list[Any]:
     parts: list[Any] = []
-    for place, (group, ranking) in enumerate(_ranked(comparison), 1):
-        caption = (
-            "Further left is better. Entrants joined by a thick bar are so close in average rank that these "
-            f"{ranking.n} seeds cannot tell them apart (Nemenyi test, 5 % level)."
-        )
-        drawn = figures.critical_difference(comparison, [row.name for row in group.rows], ranking)
-        parts += [html.H3(f"Told {told(group)}")] if len(comparison.groups) > 1 else []
+    for place, found in enumerate(average_ranks(comparison), 1):
+        parts += [html.H3(f"Told {told(found.group)}")] if len(comparison.groups) > 1 else []
         name = f"{file_name(overview)}-differences{place}"
-        parts.append(pieces.figure(drawn, caption, name=name, label="Average ranks"))
+        parts.append(pieces.figure(found.figure, found.caption, name=name, label="Average ranks"))
+        parts.append(html.P(found.note, className="note"))
     wider = html.P("This drawing needs a wider screen.", className="note narrow-only")
     return [pieces.section("Which differences count", html.Div(parts, className="wide-only"), wider)]
 
@@ -293,7 +264,7 @@ def runs_table(comparison: Comparison, entrant: str | None, status: str | None, 
     page = min(max(page, 1), pages)
     rows = [
         [
-            _name(comparison, run.entrant_name), str(run.seed),
+            _name(run.entrant_name, figures.color(comparison, run.entrant_name)), str(run.seed),
             pieces.badge(run.status, "good" if run.status == "done" else "bad"),
             number(run.metrics.get(metric.key), metric),
             *(cost_text(key, run.cost.get(key)) for key in ("wall_seconds", "peak_bytes")),
@@ -344,12 +315,10 @@ def _run_details(comparison: Comparison, run: Run) -> list[Any]:
 
 
 def _failures(overview: Overview, comparison: Comparison) -> list[Any]:
-    parts: list[Any] = []
-    for run in comparison.failed[:PAGE_ROWS]:
-        error = run.error or {}
-        first = (str(error.get("message", "")).splitlines() or [""])[0]
-        said = [html.Strong(run.entrant_name), f", seed {run.seed}: {error.get('type', '')}: {first}"]
-        parts.append(pieces.fold(said, html.Pre(error.get("traceback", ""))))
+    parts: list[Any] = [
+        pieces.fold([html.Strong(run.name), f", seed {run.seed}: {run.said}"], html.Pre(run.traceback))
+        for run in islice(failures(comparison), PAGE_ROWS)
+    ]
     if (more := len(comparison.failed) - PAGE_ROWS) > 0:
         parts.append(html.P(f"... and {more} more; the table above lists all of them.", className="note"))
     return [pieces.section("What failed", *parts)]
@@ -368,7 +337,7 @@ def _both(overviews: Sequence[Overview], comparisons: Sequence[Comparison]) -> l
     head = ["name", *(f"{o.title}: {m.label}" for o, m in zip(overviews, metrics, strict=True)), "ranks"]
     rows = [
         [
-            _name(comparisons[0], name),
+            _name(name, figures.color(comparisons[0], name)),
             *(with_interval(rows[name].primary, metric) for rows, metric in zip(by_name, metrics, strict=True)),
             " / ".join(str(rows[name].rank or "–") for rows in by_name),
         ]
@@ -378,8 +347,12 @@ def _both(overviews: Sequence[Overview], comparisons: Sequence[Comparison]) -> l
     return [pieces.section("In both", pieces.table(head, rows, numeric=(1, 2, 3), label="Entrants in both"), note=note)]
 
 
-def _name(comparison: Comparison, who: Row | str) -> html.Span:
-    name, kind = (who, None) if isinstance(who, str) else (who.name, who.kind)
-    small = [html.Small(f" ({kind} LM)")] if kind else []
-    named = [pieces.dot(figures.color(comparison, name)), name, *small]
-    return html.Span(named, className="who" if len(name) <= 40 else "")
+def _table(found: Table, label: str) -> html.Div:
+    cells = [[_name(*cell) if isinstance(cell, Who) else cell for cell in row] for p in found.parts for row in p.rows]
+    cut = [(part.heading, len(part.rows), part.apart) for part in found.parts]
+    return pieces.table(found.head, cells, found.numeric, label, cut)
+
+
+def _name(name: str, color: str, lm: str | None = None) -> html.Span:
+    small = [html.Small(f" ({lm} LM)")] if lm else []
+    return html.Span([pieces.dot(color), name, *small], className="who" if len(name) <= 40 else "")
