@@ -115,7 +115,7 @@ def test_cheating_and_wrong_answers_fail_the_run(data, params, message):
 
 
 def test_classes_without_select_are_refused(data):
-    assert "no method select" in PROBLEM.refuses(Entrant("x", "anytask.incontext:UDR"), data)
+    assert "no select(pool, budget)" in PROBLEM.refuses(Entrant("x", "anytask.incontext:UDR"), data)
     assert PROBLEM.refuses(Entrant("x", "anytask.incontext:VoteK"), data) is None
 
 

@@ -108,7 +108,7 @@ def test_every_baseline_can_take_part():
     assert {"expert only", "everything", "oracle selection"} <= {e.name for e in entrants}
     assert problem.bounds == {"oracle selection": "upper"}
     other = Entrant("tame", "anytask.continual:TAME")
-    assert "no fit(episodes, prior)" in problem.refuses(other, data)
+    assert "no fit(episodes, prior=...)" in problem.refuses(other, data)
 
 
 # -- user data --------------------------------------------------------------------------------------------------------

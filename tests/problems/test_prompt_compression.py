@@ -12,7 +12,7 @@ from anytask.core.errors import BadData
 from anytask.datasets.compression_languages import KeyValue, Modifiers
 from anytask.lm.protocol import ChatRequest
 from anytask.problems.base import Entrant
-from anytask.problems.prompt_compression import _model_reader
+from anytask.problems.prompt_compression.data import model_reader
 
 P = problems.get("prompt-compression")
 RANDOM = Entrant("random deletion", "anytask.prompts.baselines:RandomDeletion", role="baseline")
@@ -158,5 +158,5 @@ def test_without_quality_the_figures_are_shown_and_what_is_missing_is_said(tmp_p
 
 
 def test_a_model_that_only_chats_can_be_the_reader():
-    read, kind = _model_reader("sim:strong", 8)
+    read, kind = model_reader("sim:strong", 8)
     assert (read("alpha: 17\nbeta: 23\n", "What is the value of beta?"), kind) == ("23", "sim")

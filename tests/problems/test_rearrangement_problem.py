@@ -149,4 +149,7 @@ def test_bad_sources_and_options_are_refused(tmp_path):
     bad = {**SCENE, "episodes": [{**SCENE["episodes"][0], "start": [0.6, -0.5, 0]}]}
     with pytest.raises(BadData, match="episode 0: the start pose"):
         problem.load(bad)
-    assert problem.refuses(Entrant("x", "builtins:dict"), problem.load("pick")) == "x has no train and no act"
+    assert (
+        problem.refuses(Entrant("x", "builtins:dict"), problem.load("pick"))
+        == "x has no train(env, total_steps=...) and no act(obs)."
+    )

@@ -48,15 +48,13 @@ class Mine(TrainingProblem):
     title = "Mine"
     metrics = (Metric("value", "Value"),)
     options_class = MyOptions
+    needs = ("fit(size)",)
 
     def load(self, source, **options):
         return LoadedData(source, self.check_options(options))
 
     def baselines(self, data):
         return ()
-
-    def refuses(self, entrant, data):
-        return None if hasattr(entrant.load(), "fit") else "it has no fit."
 
     def train(self, entrant, data, seed, progress):
         model = entrant.make(seed=seed)
@@ -105,8 +103,16 @@ def test_what_cannot_be_set_after_training_is_named(data):
 
 
 def test_who_is_refused_does_not_run(data):
-    with pytest.raises(ValueError, match=r"x cannot take part: it has no fit\."):
+    with pytest.raises(ValueError, match=r"x cannot take part: x has no fit\(size\)\."):
         PROBLEM.run(Entrant("x", "builtins:dict"), data, 0)
+
+
+def test_who_lacks_a_method_or_an_argument_that_is_given_by_name_is_refused(data, monkeypatch):
+    monkeypatch.setattr(Mine, "needs", ("fit(size)", "set_params(factor=...)", "predict(X, task=None)"))
+    reason = PROBLEM.refuses(Entrant("x", f"{HERE}:Scale"), data)
+    assert reason == "x has no predict(X, task=None)."
+    monkeypatch.setattr(Mine, "needs", ("fit(size, more=...)", "set_params(factor=...)"))
+    assert PROBLEM.refuses(Entrant("x", f"{HERE}:Scale"), data) == "x has no fit(size, more=...)."
 
 
 def test_the_fingerprint_follows_content_and_options_but_not_how_they_were_read(data):

@@ -7,7 +7,7 @@ import difflib
 import importlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -282,6 +282,15 @@ class Problem(ABC):
     def figures(self, data: Any, runs: list[Any]) -> list[tuple[str, str, Any]]:
         """Return (title, one-sentence caption, plotly figure) triples for the report, beyond the common ones."""
         return []
+
+
+def finished(runs: Iterable[Any]) -> dict[str, list[Any]]:
+    """Return the runs that are done, by the names of their entrants."""
+    done: dict[str, list[Any]] = {}
+    for run in runs:
+        if run.status == "done":
+            done.setdefault(run.entrant_name, []).append(run)
+    return done
 
 
 def policy_usage(entrant: Entrant, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:

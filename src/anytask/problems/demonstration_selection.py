@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from anytask.lm.protocol import check_lm
 from anytask.problems.base import Entrant, Metric, Outcome
 from anytask.problems.language import answerable, model_of
 from anytask.problems.options import Options
-from anytask.problems.training import LoadedData, Progress, TrainingProblem, taken
+from anytask.problems.training import Learned, LoadedData, Progress, TrainingProblem, taken
 
 
 def _check_lm(lm: Any) -> None:
@@ -84,16 +84,6 @@ class SelectionData(LoadedData):
         return sorted(set(map(str, self.source.labels)))
 
 
-@dataclass
-class _Purchase:
-    """What one entrant bought in a seed's pool."""
-
-    selector: Any
-    pool: Pool
-    bought: list[int] = field(default_factory=list)
-    indices: list[int] = field(default_factory=list)
-
-
 class DemonstrationSelection(TrainingProblem):
     """Choose ``budget`` of ``pool`` unlabelled items; test items are then predicted from the chosen ones and their
     labels.
@@ -122,6 +112,7 @@ class DemonstrationSelection(TrainingProblem):
         Metric("covered", "Share of the pool's classes among the annotated items"),
         Metric("labels", "Labels bought", higher_is_better=False, unit="labels"),
     )
+    needs = ("select(pool, budget)",)
     options_class = SelectionOptions
 
     def load(self, source: Any, **options: Any) -> SelectionData:
@@ -165,22 +156,11 @@ class DemonstrationSelection(TrainingProblem):
     def baselines(self, data: SelectionData) -> tuple[Entrant, ...]:
         """Return random choice, diversity, facility location and least confidence."""
         module = "anytask.incontext.selection"
-        return (
-            Entrant("random", f"{module}:RandomSelection", role="baseline"),
-            Entrant("diversity", f"{module}:Diversity", role="baseline"),
-            Entrant("facility location", f"{module}:FacilityLocation", role="baseline"),
-            Entrant("least confidence", f"{module}:LeastConfidence", role="baseline"),
-        )
+        names = ("random", "diversity", "facility location", "least confidence")
+        classes = ("RandomSelection", "Diversity", "FacilityLocation", "LeastConfidence")
+        return tuple(Entrant(name, f"{module}:{cls}", role="baseline") for name, cls in zip(names, classes))
 
-    def refuses(self, entrant: Entrant, data: SelectionData) -> str | None:
-        """Refuse classes without ``select``."""
-        return None if hasattr(entrant.load(), "select") else f"{entrant.entry} has no method select(pool, budget)"
-
-    def system_of(self, trained: _Purchase) -> Any:
-        """Return the selector."""
-        return trained.selector
-
-    def train(self, entrant: Entrant, data: SelectionData, seed: int, progress: Progress) -> _Purchase:
+    def train(self, entrant: Entrant, data: SelectionData, seed: int, progress: Progress) -> Learned:
         """Let the entrant select from this seed's pool."""
         source, o = data.source, data.options
         places, _ = data.split(seed)
@@ -204,26 +184,26 @@ class DemonstrationSelection(TrainingProblem):
         if wasted := sorted(set(bought) - set(indices)):
             raise ValueError(f"{entrant.name} annotated item {wasted[0]}, which it did not choose")
         pool.annotate(indices)
-        return _Purchase(selector, pool, bought, indices)
+        return Learned(selector, (pool, indices))
 
-    def test(self, entrant: Entrant, trained: _Purchase, data: SelectionData, seed: int, progress: Progress) -> Outcome:
+    def test(self, entrant: Entrant, trained: Learned, data: SelectionData, seed: int, progress: Progress) -> Outcome:
         """Predict the test items from the labels that were bought."""
         source, o = data.source, data.options
         places, test = data.split(seed)
         labels, lm = source.labels[places], model_of(o.lm)
+        pool, indices = trained.world
         if lm is None:
-            predicted = NearestVote(n_neighbors=o.n_neighbors, temperature=o.temperature).predict(
-                trained.pool, source.vectors[test]
-            )
+            vote = NearestVote(n_neighbors=o.n_neighbors, temperature=o.temperature)
+            predicted = vote.predict(pool, source.vectors[test])
         else:
             assert source.texts is not None
-            prompter = AnnotatedPrompter(trained.pool, lm, choices=data.choices)
+            prompter = AnnotatedPrompter(pool, lm, choices=data.choices)
             predicted = np.array(prompter.predict([source.texts[i] for i in test], source.vectors[test]))
-        counts = Counter(str(labels[i]) for i in trained.indices)
+        counts = Counter(str(labels[i]) for i in indices)
         metrics = {
             "accuracy": float(np.mean(predicted.astype(str) == source.labels[test].astype(str))),
             "covered": len(counts) / len(set(map(str, labels))),
-            "labels": float(len(trained.bought)),
+            "labels": float(len(set(indices))),
         }
-        details = {"annotated": dict(counts), "indices": trained.indices}
-        return Outcome(metrics, details, {"labels": len(trained.bought)}, None if lm is None else lm.kind)
+        details = {"annotated": dict(counts), "indices": indices}
+        return Outcome(metrics, details, {"labels": metrics["labels"]}, None if lm is None else lm.kind)

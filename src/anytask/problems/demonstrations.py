@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from anytask.core.errors import BadData
 from anytask.datasets.episodes import Episodes
 from anytask.problems.base import Entrant, Metric
-from anytask.problems.training import fingerprint_of
+from anytask.problems.training import TrainingProblem, fingerprint_of
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,22 @@ def fits(env: str, options: Mapping[str, Any], episodes: Episodes) -> bool:
     return told
 
 
-def refusal(entrant: Entrant, data: EpisodeData) -> str | None:
-    """Return why an entrant's class says by its static method ``refuses(episodes)`` that it cannot learn from these."""
-    refuses = getattr(entrant.load(), "refuses", lambda episodes: None)
-    return next(filter(None, map(refuses, data.episodes.values())), None)
+class DemonstrationProblem(TrainingProblem):
+    """Base of the problems with demonstrations."""
+
+    def refuses(self, entrant: Entrant, data: Any) -> str | None:
+        """Refuse classes that say by a static method ``refuses(episodes)`` that they cannot learn from these."""
+        refuses = getattr(entrant.load(), "refuses", lambda episodes: None)
+        own = next(filter(None, map(refuses, data.episodes.values())), None)
+        return super().refuses(entrant, data) or own
+
+
+def films(runs: Sequence[Any], title: str, text: str) -> list[tuple[str, str, Any]]:
+    """Return the figure of the film strips that some runs have, one of each entrant, if any."""
+    from anytask.control.images import strips
+
+    found = {run.entrant_name: run.details["filmstrip"] for run in runs if "filmstrip" in (run.details or {})}
+    return [(title, text, strips(found))] if found else []
 
 
 def about_returns(metric: Metric) -> Metric:

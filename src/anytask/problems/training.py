@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,34 +79,37 @@ def fingerprint_of(content: Any, options: Options) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+@dataclass
+class Learned:
+    """A system that has been trained: what :attr:`Entrant.after` is set on and has a cost, and what it learned from."""
+
+    system: Any
+    world: Any = None
+
+
 class TrainingProblem(Problem):
     """Base of the problems that train a system once and then test it: leaves them :meth:`train` and :meth:`test`.
 
-    Refusals, the times of training and testing, the cost that a system states of itself, and the entrants that differ
-    only in what is set after training are common to all. A problem that tests while a system learns has
-    :meth:`run_variants` of its own.
+    The methods that an entrant must have, the times of training and testing, the cost that a system states of itself,
+    and the entrants that differ only in what is set after training are common to all. A problem that tests while a
+    system learns has :meth:`run_variants` of its own.
     """
 
-    #: The methods that take part, as they are called; a class without one of them is refused.
+    #: Methods that an entrant must have, as they are called: those of its arguments with a "=" are given by name.
     needs: ClassVar[tuple[str, ...]] = ()
 
     def refuses(self, entrant: Entrant, data: Any) -> str | None:
         """Return why an entrant cannot take part; here, because it lacks one of :attr:`needs`."""
-        cls = entrant.load()
-        missing = [call for call in self.needs if not hasattr(cls, call.partition("(")[0])]
+        missing = [call for call in self.needs if not _answers(entrant.load(), call)]
         return f"{entrant.name} has no {' and no '.join(missing)}." if missing else None
 
     def train(self, entrant: Entrant, data: Any, seed: int, progress: Progress) -> Any:
-        """Return the entrant's system, trained on what this seed shows for training."""
+        """Return the entrant's system, or a :class:`Learned`, trained on what this seed shows for training."""
         raise NotImplementedError
 
     def test(self, entrant: Entrant, trained: Any, data: Any, seed: int, progress: Progress) -> Outcome:
         """Return what the trained system is worth on what this seed holds out; costs it states come first."""
         raise NotImplementedError
-
-    def system_of(self, trained: Any) -> Any:
-        """Return the system in what :meth:`train` returned: what :attr:`Entrant.after` is set on, and has a cost."""
-        return trained
 
     def check_entrants(self, entrants: Sequence[Entrant], data: Any) -> None:
         """Raise a ``ValueError`` for the first entrant that cannot take part."""
@@ -126,7 +130,7 @@ class TrainingProblem(Problem):
         start = time.perf_counter()
         trained = self.train(entrants[0], data, seed, lambda done: share(0.7 * done))
         train_seconds = time.perf_counter() - start
-        system, outcomes = self.system_of(trained), []
+        system, outcomes = trained.system if isinstance(trained, Learned) else trained, []
         for place, entrant in enumerate(entrants):
             start = time.perf_counter()
             with entrant.applied_to(system):
@@ -144,6 +148,16 @@ class TrainingProblem(Problem):
 def own_cost(system: Any) -> dict[str, float]:
     """Return what a fitted system states of its cost; nothing where it has no ``cost()``."""
     return {name: float(value) for name, value in system.cost().items()} if hasattr(system, "cost") else {}
+
+
+def _answers(cls: type, call: str) -> bool:
+    """Whether a class has a method that can be called as ``call`` says, such as ``predict(X, task=None)``."""
+    method = getattr(cls, call.partition("(")[0], None)
+    if method is None:
+        return False
+    known = inspect.signature(method).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    return takes_all or set(re.findall(r"(\w+)=", call)) <= set(known)
 
 
 def taken(method: Callable[..., Any], **offered: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +12,17 @@ import numpy as np
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
 from anytask.datasets.episodes import Episodes
-from anytask.problems.base import Entrant, Metric, Outcome, Trained, policy_usage
-from anytask.problems.demonstrations import fits, refusal
+from anytask.problems.base import Entrant, Metric, Outcome, Trained, finished, policy_usage
+from anytask.problems.demonstrations import DemonstrationProblem, films, fits
 from anytask.problems.few_demos.data import WORLD, FewDemosData, FewDemosOptions, Instance, read
-from anytask.problems.training import Progress, TrainingProblem
+from anytask.problems.training import Learned, Progress
 
 _SUCCESS = Metric("success", "Success rate")
 _RETURN = Metric("return", "Return", unit="reward")
 _ERROR = Metric("action_error", "Error of the action", higher_is_better=False, unit="standard deviations")
 
 
-class FewDemos(TrainingProblem):
+class FewDemos(DemonstrationProblem):
     """Learn a task from a few demonstrations and a large set of other behaviour.
 
     Every entrant gets the same expert episodes and the same prior episodes, without labels, and the same number of
@@ -55,6 +54,7 @@ class FewDemos(TrainingProblem):
     )
     bounds = {"oracle selection": "upper"}  # noqa: RUF012 (declared by the base class)
     privileges: ClassVar[Mapping[str, str]] = {"oracle selection": "the truth about which prior data help"}
+    needs = ("fit(episodes, prior=...)", "act(obs)")
     options_class = FewDemosOptions
 
     def load(self, source: Any = "waypoints", **options: Any) -> FewDemosData:
@@ -90,29 +90,19 @@ class FewDemos(TrainingProblem):
         return tuple(Entrant(name, f"{module}:{cls}", params, "baseline") for name, (cls, params) in named.items())
 
     def refuses(self, entrant: Entrant, data: FewDemosData) -> str | None:
-        """Say why an entrant cannot take part."""
-        cls = entrant.load()
-        fit = getattr(cls, "fit", None)
-        if fit is None or "prior" not in inspect.signature(fit).parameters or not hasattr(cls, "act"):
-            return f"{entrant.name} has no fit(episodes, prior) and act(obs)"
-        if getattr(cls, "needs_labels", False) and not data.labelled:
+        """Refuse those that need to be told what helps where it is not known."""
+        if getattr(entrant.load(), "needs_labels", False) and not data.labelled:
             return f"{entrant.name} needs to be told which prior transitions help"
-        return refusal(entrant, data)
+        return super().refuses(entrant, data)
 
-    def system_of(self, trained: tuple[Instance, Any]) -> Any:
-        """Return the policy."""
-        return trained[1]
-
-    def train(self, entrant: Entrant, data: FewDemosData, seed: int, progress: Progress) -> tuple[Instance, Any]:
+    def train(self, entrant: Entrant, data: FewDemosData, seed: int, progress: Progress) -> Learned:
         """Fit one entrant to the episodes of this seed."""
         world = data.instance(seed)
-        return world, _fitted(entrant, world, data.options, seed, progress)
+        return Learned(_fitted(entrant, world, data.options, seed, progress), world)
 
-    def test(
-        self, entrant: Entrant, trained: tuple[Instance, Any], data: FewDemosData, seed: int, progress: Progress
-    ) -> Outcome:
+    def test(self, entrant: Entrant, trained: Learned, data: FewDemosData, seed: int, progress: Progress) -> Outcome:
         """Try out the policy, or compare it with held-out episodes, and look at what it kept."""
-        world, model = trained
+        world, model = trained.world, trained.system
         metrics: dict[str, float] = {}
         details: dict[str, Any] = {}
         if data.env is not None:
@@ -131,16 +121,11 @@ class FewDemos(TrainingProblem):
     def figures(self, data: FewDemosData, runs: list[Any]) -> list[tuple[str, str, Any]]:
         """Return film strips, similarity over time, and the map of the embeddings."""
         from anytask.control.behavior_retrieval.figures import embedding_map, similarity_over_time
-        from anytask.control.images import strips
 
-        done = [run for run in runs if run.status == "done"]
-        out: list[tuple[str, str, Any]] = []
-        films = {run.entrant_name: run.details["filmstrip"] for run in done if "filmstrip" in run.details}
-        if films:
-            text = "One trial of each entrant from the same start, with the first seed."
-            out.append(("Trials", text, strips(films)))
-        first = {run.entrant_name: run for run in reversed(done) if "similarity" in run.details}  # of each entrant
-        for name, run in reversed(first.items()):
+        done = finished(runs)
+        out = films(runs, "Trials", "One trial of each entrant from the same start, with the first seed.")
+        first = {name: run for name, mine in done.items() for run in mine[::-1] if "similarity" in run.details}
+        for name, run in first.items():
             d = run.details["similarity"]
             text = f"Mean similarity of the prior episodes to the demonstrations, with quartiles (seed {run.seed})."
             out.append((f"Similarity over time: {name}", text, similarity_over_time(d["curves"], d["delta"])))

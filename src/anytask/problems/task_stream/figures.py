@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from anytask.core.colors import color_of, translucent
+from anytask.problems.base import finished
 
 _FONT = {"family": "Inter, Helvetica, Arial, sans-serif", "size": 13, "color": "#222222"}
 _GRID = "#e6e6e6"
@@ -26,8 +27,7 @@ def stream_figures(blur: float, runs: Sequence[Any]) -> list[tuple[str, str, Any
         Runs with ``entrant_name``, ``seed``, ``metrics``, ``details``, ``cost`` and ``status``.
     """
     names = list(dict.fromkeys(run.entrant_name for run in runs))
-    done = {name: [r for r in runs if r.entrant_name == name and r.status == "done"] for name in names}
-    done = {name: mine for name, mine in done.items() if mine}
+    done = finished(runs)
     if not done:
         return []
     n_seeds = max(len(mine) for mine in done.values())

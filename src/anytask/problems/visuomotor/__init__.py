@@ -14,13 +14,13 @@ from anytask.core.rng import derive
 from anytask.core.settings import merged
 from anytask.datasets.episodes import Episodes
 from anytask.problems.base import Entrant, Metric, Outcome, Trained, policy_usage
-from anytask.problems.demonstrations import about_returns, fits, read_episodes, refusal
-from anytask.problems.training import TrainingProblem, taken
+from anytask.problems.demonstrations import DemonstrationProblem, about_returns, fits, read_episodes
+from anytask.problems.training import taken
 from anytask.problems.visuomotor.data import WORLDS, VisuomotorData, VisuomotorOptions
 from anytask.problems.visuomotor.trial import Trial
 
 
-class Visuomotor(TrainingProblem):
+class Visuomotor(DemonstrationProblem):
     """From demonstrations to a policy that succeeds, with a stated number of episodes to play.
 
     Every entrant gets the same demonstrations and may then play: at most ``rollouts`` episodes for learning from
@@ -59,6 +59,7 @@ class Visuomotor(TrainingProblem):
         Metric("episodes", "Episodes played", higher_is_better=False, unit="episodes"),
         Metric("accepted", "Share of gate checks accepted"),
     )
+    needs = ("fit(episodes)", "act(obs)")
     options_class = VisuomotorOptions
 
     def load(self, source: Any = "reach", **options: Any) -> VisuomotorData:
@@ -98,13 +99,6 @@ class Visuomotor(TrainingProblem):
             "Gaussian cloning + PPO": (gaussian, {}),
         }
         return tuple(Entrant(name, entry, params, "baseline") for name, (entry, params) in named.items())
-
-    def refuses(self, entrant: Entrant, data: VisuomotorData) -> str | None:
-        """Say why an entrant cannot take part."""
-        cls = entrant.load()
-        if not hasattr(cls, "fit") or not hasattr(cls, "act"):
-            return f"{entrant.name} has no fit(episodes) and act(obs)"
-        return refusal(entrant, data)
 
     def run_variants(
         self, entrants: Sequence[Entrant], data: VisuomotorData, seed: int, progress: Progress | None = None

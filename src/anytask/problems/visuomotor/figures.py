@@ -10,19 +10,15 @@ import numpy as np
 
 from anytask.control.images import framed
 from anytask.core.colors import color_of
+from anytask.problems.base import finished
+from anytask.problems.demonstrations import films
 
 _ORDER = ("imitation", "offline", "online", "student")
 
 
 def visuomotor_figures(runs: Sequence[Any]) -> list[tuple[str, str, Any]]:
     """Return (title, caption, plotly figure) triples for finished runs; none if no run is done."""
-    from anytask.control.images import strips
-
-    names = list(dict.fromkeys(run.entrant_name for run in runs))
-    done: dict[str, list[Any]] = {}
-    for run in runs:
-        if run.status == "done":
-            done.setdefault(run.entrant_name, []).append(run)
+    names, done = list(dict.fromkeys(run.entrant_name for run in runs)), finished(runs)
     if not done:
         return []
     n_seeds = max(map(len, done.values()))
@@ -40,10 +36,7 @@ def visuomotor_figures(runs: Sequence[Any]) -> list[tuple[str, str, Any]]:
             "here is no promise of success: compare it with the stages above."
         )
         out.append(("Gate log", text, _gate(logs, names)))
-    films = {run.entrant_name: run.details["filmstrip"] for run in runs if "filmstrip" in (run.details or {})}
-    if films:
-        out.append(("Trials", "One trial of each entrant's last stage from the same start.", strips(films)))
-    return out
+    return out + films(runs, "Trials", "One trial of each entrant's last stage from the same start.")
 
 
 def _stages(done: dict[str, list[Any]], names: Sequence[str], measure: str) -> Any:

@@ -10,65 +10,26 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.metrics import f1_score
 
-from anytask.core.settings import choice, real, text, whole
 from anytask.datasets.compression_languages import KeyValue, Modifiers
-from anytask.datasets.questions import CompressionItem, CompressionTexts, load_questions
-from anytask.datasets.text import BAD_ROWS
-from anytask.lm.protocol import ChatRequest, require
+from anytask.datasets.questions import CompressionItem, load_questions
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
 from anytask.problems.language import model_of, readable
-from anytask.problems.options import Options
-from anytask.problems.training import Builtin, LoadedData, Progress, TrainingProblem
-
-_BUILTIN = ("modifiers", "key-value")
-
-
-class CompressionOptions(Options):
-    """How much is kept, of which texts, and who reads."""
-
-    read_only: ClassVar[tuple[str, ...]] = ("bad_rows",)
-
-    rate: float | None = real(
-        None, "share of the tokens to keep (none: the gold rate for modifiers, else 0.5)", above=0, at_most=1,
-        optional=True,
-    )  # fmt: skip
-    lm: str | None = text(
-        None, "language model that answers the questions: a folder, a Hugging Face name or tiny:NAME", optional=True
-    )
-    train: int = whole(1600, "training texts of a built-in language", at_least=2)
-    test: int = whole(200, "test texts of a built-in language; most texts of a file", at_least=2)
-    length: int = whole(48, "words of a text of the modifiers language", at_least=2)
-    noise: float = real(0.05, "share of wrong training labels in the modifiers language", at_least=0, at_most=1)
-    rephrased: float = real(
-        0.1, "share of the key-value training texts that the scripted chat model rephrases", at_least=0, at_most=1
-    )
-    max_answer: int = whole(16, "most tokens of an answer", at_least=2)
-    bad_rows: str = choice("refuse", BAD_ROWS, "rows that cannot be used: an error, left out, or cut")
-
-
-@dataclass(frozen=True)
-class CompressionData(LoadedData):
-    """The user's items, or a built-in language, drawn anew for each seed; and the options."""
-
-    source: CompressionTexts | Builtin
-
-    @property
-    def items(self) -> tuple[CompressionItem, ...]:
-        """The user's items, none for a built-in language."""
-        return () if isinstance(self.source, Builtin) else self.source.items
-
-    def facts(self) -> dict[str, Any]:
-        """Return the number of texts."""
-        return {"texts": len(self.items)} if self.items else {}
+from anytask.problems.prompt_compression.data import (
+    BUILTIN,
+    CompressionData,
+    CompressionOptions,
+    model_reader,
+    question_about,
+)
+from anytask.problems.training import Builtin, Learned, Progress, TrainingProblem
 
 
 @dataclass
-class _Shown:
+class _Shown(Learned):
     """A compressor that has seen the training texts, what it is tested on, and what its training came to."""
 
-    compressor: Any
-    items: list[CompressionItem]
-    rate: float
+    items: list[CompressionItem] = field(default_factory=list)
+    rate: float = 0.5
     reader: Callable[[str, str], str] | None = None
     kind: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
@@ -104,6 +65,7 @@ class PromptCompression(TrainingProblem):
         Metric("tokens_per_second", "Speed", unit="tokens/s"),
         Metric("rephrased_kept", "Rephrased training texts kept", higher_is_better=False),
     )
+    needs = ("compress(text, rate)",)
     options_class = CompressionOptions
     bounds: ClassVar = {"uncompressed": "upper"}
     privileges: ClassVar = {"uncompressed": "all of the text"}
@@ -111,14 +73,14 @@ class PromptCompression(TrainingProblem):
     def load(self, source: Any = "modifiers", **options: Any) -> CompressionData:
         """Take a built-in language, a .jsonl, .csv or .tsv file, or a list of texts."""
         o = self.check_options(options)
-        if isinstance(source, str) and source in _BUILTIN:
+        if isinstance(source, str) and source in BUILTIN:
             return CompressionData(Builtin(source), o)
         texts = load_questions(source, o.bad_rows)
         texts = replace(texts, items=texts.items[: o.test], places=texts.places[: o.test])
         if o.lm and texts.asks:
             longest = max((item.question or "" for item in texts.items), key=len)
             how: dict[str, Any] = {"reserve": o.max_answer, "bad_rows": o.bad_rows}
-            texts = readable(texts, model_of(o.lm), lambda text: _asked(text, longest), **how)
+            texts = readable(texts, model_of(o.lm), lambda text: question_about(text, longest), **how)
         wanted = "questions with answers in the data" if not texts.asks else "--lm, a language model that answers"
         missing = () if o.lm and texts.asks else (f"No quality was measured: give {wanted}.",)
         return CompressionData(texts, o, missing)
@@ -130,18 +92,10 @@ class PromptCompression(TrainingProblem):
         module = "anytask.prompts.baselines"
         return tuple(Entrant(name, f"{module}:{cls}", role="baseline") for name, cls in zip(names, classes))
 
-    def refuses(self, entrant: Entrant, data: CompressionData) -> str | None:
-        """Say why an entrant cannot take part."""
-        return None if hasattr(entrant.load(), "compress") else f"{entrant.name} has no compress(text, rate)"
-
-    def system_of(self, trained: _Shown) -> Any:
-        """Return the compressor."""
-        return trained.compressor
-
     def train(self, entrant: Entrant, data: CompressionData, seed: int, progress: Progress) -> _Shown:
         """Show the training texts to the entrant, if it can learn from them."""
         o, compressor = data.options, entrant.make(seed=seed)
-        shown = _Shown(compressor, list(data.items), o.rate or 0.5)
+        shown = _Shown(compressor, items=list(data.items), rate=o.rate or 0.5)
         if isinstance(data.source, Builtin):
             world = Modifiers(seed, o.length, o.noise) if data.name == "modifiers" else KeyValue(seed, o.rephrased)
             shown.items = world.items(o.test)
@@ -149,7 +103,7 @@ class PromptCompression(TrainingProblem):
             if data.name == "modifiers" and o.rate is None:
                 shown.rate = float(np.mean([flag for item in shown.items for flag in item.gold or ()]))
         elif o.lm:
-            shown.reader, shown.kind = _model_reader(o.lm, o.max_answer)
+            shown.reader, shown.kind = model_reader(o.lm, o.max_answer)
         distills = hasattr(compressor, "distill")
         if isinstance(data.source, Builtin) and distills and compressor.model is None:
             shown.metrics, shown.cost = world.teach(compressor, o.train)
@@ -160,7 +114,7 @@ class PromptCompression(TrainingProblem):
 
     def test(self, entrant: Entrant, trained: _Shown, data: CompressionData, seed: int, progress: Progress) -> Outcome:
         """Compress the test texts, and judge them."""
-        compressor, items, reader = trained.compressor, trained.items, trained.reader
+        compressor, items, reader = trained.system, trained.items, trained.reader
         rate, metrics, cost = trained.rate, dict(trained.metrics), dict(trained.cost)
         many = hasattr(compressor, "compress_many")
         texts = [item.text for item in items]
@@ -214,22 +168,3 @@ def _f1(items: Sequence[CompressionItem], results: Sequence[Any]) -> float:
 
 def _normal(text: str) -> str:
     return " ".join(text.casefold().split()).strip(" .!?")
-
-
-def _asked(text: str, question: str) -> str:
-    return f"{text}\n\nQuestion: {question}\nAnswer:"
-
-
-def _model_reader(spec: str, max_tokens: int) -> tuple[Callable[[str, str], str], str]:
-    lm = model_of(spec)
-    if not lm.capabilities.completions:
-        require(lm, "chat", method="the reader")
-
-    def read(text: str, question: str) -> str:
-        prompt = _asked(text, question)
-        if lm.capabilities.completions:
-            return lm.generate([prompt], max_tokens=max_tokens, stop=("\n",), tag="reader")[0]
-        request = ChatRequest(({"role": "user", "content": prompt},), max_tokens=max_tokens, stop=("\n",), tag="reader")
-        return lm.chat(request).text
-
-    return read, lm.kind

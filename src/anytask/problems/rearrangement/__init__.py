@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,95 +12,10 @@ import numpy as np
 
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
-from anytask.core.settings import choice, flag, text, whole
-from anytask.problems.base import Entrant, Metric, Outcome, Trained, policy_usage
-from anytask.problems.options import Options, mapping
-from anytask.problems.training import LoadedData, Progress, TrainingProblem
-
-#: Built-in name -> environment steps of a training.
-_BUILT_IN = {"pick": 300_000, "rearrange": 3_000_000, "simple-place": 3_000_000}
-_LEAST_LISTED = 8  # episodes of a user's list from which on a quarter is held out
-
-
-class RearrangementOptions(Options):
-    """How long entrants learn, and how they are tested."""
-
-    total_steps: int | None = whole(
-        None, "environment steps of a training (none: 300,000 for pick, 3,000,000 for others)", optional=True
-    )
-    num_envs: int = whole(512, "parallel environments to learn in")
-    episodes: int = whole(300, "test episodes")
-    task: str = choice("rearrange", tuple(_BUILT_IN), "what is to be done in a scene of your own")
-    robot: str = choice("disc", ("disc", "fetch"), "who does it")
-    preset: str = text("small", "preset of entrants that have it and name no other")
-    deterministic: bool = flag(
-        True, "test the best action; False: a sampled one, with which Galactic reaches .1-.2 more"
-    )
-    env_options: Any = mapping("more options of the environment, as a mapping")
-
-
-@dataclass(frozen=True)
-class Task:
-    """A Gymnasium environment by its id."""
-
-    name: str
-
-    @property
-    def fingerprint(self) -> str:
-        """The id."""
-        return self.name
-
-
-@dataclass(frozen=True)
-class RearrangementData(LoadedData):
-    """What is learned and tested: the source is a scene, or a :class:`Task`."""
-
-    @property
-    def listed(self) -> Any:
-        """The episodes that a scene names; None where they are sampled."""
-        return getattr(self.source, "episodes", None)
-
-    def facts(self) -> dict[str, Any]:
-        """Return stages, objects and where the episodes come from."""
-        if isinstance(self.source, Task):
-            return {}
-        told = "sampled, other ones in training and test"
-        if self.listed is not None:
-            held_out = len(self.listed) // 4 if len(self.listed) >= _LEAST_LISTED else 0
-            told = f"{len(self.listed)} listed, {held_out or 'none'} held out for the test"
-        names = [thing.name for thing in self.source.objects]
-        return {"stages": len(self.source.stages), "objects": names, "episodes": told}
-
-    def training_world(self, seed: int, hold_out: bool = True) -> Any:
-        """Return the environment that an entrant learns in; alike for every entrant."""
-        at = derive(seed, "training worlds") % 2**31
-        return self._world(self.options.num_envs, at, self._episodes(seed, "train" if hold_out else "all"))
-
-    def test_world(self, seed: int) -> Any:
-        """Return the environment of the test, with episodes that nobody trained on."""
-        if isinstance(self.source, Task):
-            return self._world(min(self.options.episodes, 64), derive(seed, "test worlds") % 2**31, {})
-        return self._world(min(self.options.episodes, 512), 0, {**self._episodes(seed, "test"), "order": "once"})
-
-    def _episodes(self, seed: int, part: str) -> dict[str, Any]:
-        if self.listed is None:
-            count = self.options.episodes if part == "test" else 4000
-            return {"episodes": count, "episode_seed": derive(seed, "test" if part == "test" else "train")}
-        if len(self.listed) < _LEAST_LISTED or part == "all":
-            return {"episodes": self.listed}
-        order = np.random.default_rng(derive(0, "held out")).permutation(len(self.listed))
-        held_out, others = np.split(order, [len(self.listed) // 4])
-        return {"episodes": self.listed[np.sort(held_out if part == "test" else others)]}
-
-    def _world(self, n: int, seed: int, episodes: Mapping[str, Any]) -> Any:
-        from anytask.control import make
-        from anytask.control.envs.rearrangement import Rearrangement
-
-        o = self.options
-        if isinstance(self.source, Task):
-            return make(self.source.name, n, seed=seed, **(o.env_options or {}))
-        given = {"robot": o.robot, "task": o.task, **(o.env_options or {})}
-        return Rearrangement(n, scene=self.source, seed=seed, **given, **episodes)
+from anytask.problems.base import Entrant, Metric, Outcome, Trained, finished, policy_usage
+from anytask.problems.demonstrations import films
+from anytask.problems.rearrangement.data import BUILT_IN, RearrangementData, RearrangementOptions
+from anytask.problems.training import Builtin, Progress, TrainingProblem
 
 
 class Rearrangement(TrainingProblem):
@@ -132,6 +47,7 @@ class Rearrangement(TrainingProblem):
         Metric("training_sps", "Training speed", unit="steps/s"),
         Metric("env_steps", "Environment steps", higher_is_better=False, unit="steps"),
     )
+    needs = ("train(env, total_steps=...)", "act(obs)")
     options_class = RearrangementOptions
     bounds: ClassVar[Mapping[str, Any]] = {"random policy": "lower"}
 
@@ -141,9 +57,9 @@ class Rearrangement(TrainingProblem):
         from anytask.control.envs.rearrangement.scene import Scene, built_in_scene
 
         o, name = self.check_options(options), str(source)
-        found: Any = Task(name)
+        found: Any = Builtin(name)
         try:
-            if isinstance(source, str) and source in _BUILT_IN:
+            if isinstance(source, str) and source in BUILT_IN:
                 o = o.evolve(task=source)
                 found = replace(built_in_scene("arena" if o.robot == "disc" else "flat"), name=source)
             elif isinstance(source, Mapping) or name.endswith(".json"):
@@ -153,17 +69,17 @@ class Rearrangement(TrainingProblem):
                 try:
                     find_spec(name)
                 except ValueError as error:
-                    other = f"{source!r} is not built in ({', '.join(_BUILT_IN)}) nor a .json file"
+                    other = f"{source!r} is not built in ({', '.join(BUILT_IN)}) nor a .json file"
                     raise BadData(f"{other}, and {error}") from None
             if o.total_steps is None:
-                o = o.evolve(total_steps=_BUILT_IN["pick" if isinstance(found, Task) else o.task])
+                o = o.evolve(total_steps=BUILT_IN["pick" if isinstance(found, Builtin) else o.task])
             data = RearrangementData(found, o)
-            world = data._world(1, 0, {} if data.listed is None else {"episodes": data.listed})
+            world = data.world(1, 0, {} if data.listed is None else {"episodes": data.listed})
         except OSError as error:
             raise BadData(f"{source}: {error.strerror or error}") from None
         except (ValueError, TypeError) as error:
             raise BadData(f"{getattr(found, 'name', name)}: {error}") from None
-        if isinstance(found, Task) and not tells_success(world):
+        if isinstance(found, Builtin) and not tells_success(world):
             # The environment has no notion of success, so the return ranks.
             self.metrics = tuple(m for m in self.metrics if m.key != "success")  # type: ignore[misc]
         world.close()
@@ -176,17 +92,11 @@ class Rearrangement(TrainingProblem):
             "max_grad_norm": 2.0, "bootstrap_timeouts": False,
         }  # fmt: skip
         entrants = [Entrant("flat PPO", "anytask.control.ppo:PPO", ppo, role="baseline")]
-        if not isinstance(data.source, Task):
+        if not isinstance(data.source, Builtin):
             sparse = {"reward": {"progress": 0.0, "pick_bonus": 0.0}}
             entrants.append(Entrant("sparse reward", "anytask.control:Galactic", sparse, role="baseline"))
         entrants.append(Entrant("random policy", "anytask.control.baselines:RandomPolicy", role="baseline"))
         return tuple(entrants)
-
-    def refuses(self, entrant: Entrant, data: RearrangementData) -> str | None:
-        """Say why an entrant cannot take part."""
-        cls = entrant.load()
-        missing = [name for name in ("train", "act") if not hasattr(cls, name)]
-        return f"{entrant.name} has no {' and no '.join(missing)}" if missing else None
 
     def train(self, entrant: Entrant, data: RearrangementData, seed: int, progress: Progress) -> Any:
         """Let one entrant learn in the training worlds of this seed."""
@@ -197,7 +107,7 @@ class Rearrangement(TrainingProblem):
         from anytask.control import evaluate, record
         from anytask.control.images import as_text
 
-        o, world, listed = data.options, data.test_world(seed), not isinstance(data.source, Task)
+        o, world, listed = data.options, data.test_world(seed), not isinstance(data.source, Builtin)
         start, at = time.perf_counter(), derive(seed, "test worlds") % 2**31
         episodes = "all" if listed else o.episodes
         results = evaluate(trained, world, episodes, seed=at, deterministic=o.deterministic, progress=progress)
@@ -214,7 +124,7 @@ class Rearrangement(TrainingProblem):
         history = getattr(trained, "history_", [])
         details: dict[str, Any] = {"lengths": results.lengths.tolist(), "curve": _curve(history)}
         if seed == 0 and listed:
-            once = data._world(1, 0, {**data._episodes(seed, "test"), "order": "once"})
+            once = data.world(1, 0, {**data.episodes(seed, "test"), "order": "once"})
             details["filmstrip"] = as_text(record(trained, once).filmstrip(7, height=140))
         return Outcome(metrics, details, {"predict_seconds": tested})
 
@@ -228,26 +138,17 @@ class Rearrangement(TrainingProblem):
 
     def figures(self, data: RearrangementData, runs: list[Any]) -> list[tuple[str, str, Any]]:
         """Return success over the training, and film strips."""
-        from anytask.control.images import learning_curves, strips
+        from anytask.control.images import learning_curves
 
-        done = [run for run in runs if run.status == "done"]
-        names = list(dict.fromkeys(run.entrant_name for run in done))
-        curves: dict[str, Any] = {}
-        films: dict[str, str] = {}
-        out: list[tuple[str, str, Any]] = []
-        for name in names:
-            mine = [run.details for run in done if run.entrant_name == name]
-            films.update((name, details["filmstrip"]) for details in mine if "filmstrip" in details)
-            if own := [details["curve"] for details in mine if details["curve"]["steps"]]:
+        done, curves = finished(runs), {}
+        for name, mine in done.items():
+            if own := [run.details["curve"] for run in mine if run.details["curve"]["steps"]]:
                 steps = own[0]["steps"]
                 curves[name] = (steps, [np.interp(steps, curve["steps"], curve["success"]) for curve in own])
-        if curves:
-            text = "Share of the training episodes that succeeded, as they were played (with exploration)."
-            out.append(("Success in training", text, learning_curves(curves, names=names)))
-        if films:
-            text = "The first test episode of each entrant with seed 0: orange box, green goal, blue robot."
-            out.append(("A test episode", text, strips(films)))
-        return out
+        text = "Share of the training episodes that succeeded, as they were played (with exploration)."
+        out = [("Success in training", text, learning_curves(curves, names=list(done)))] if curves else []
+        text = "The first test episode of each entrant with seed 0: orange box, green goal, blue robot."
+        return out + films(runs, "A test episode", text)
 
 
 def _learned(entrant: Entrant, world: Any, o: RearrangementOptions, seed: int, progress: Progress | None) -> Any:

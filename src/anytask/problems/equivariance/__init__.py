@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from anytask.core.settings import choice, real
 from anytask.datasets.labelled import LabelledData
-from anytask.problems.base import Entrant, Metric, Outcome
-from anytask.problems.labelled import LabelledProblem, LabelledSet, SplitOptions
-from anytask.problems.options import listed
+from anytask.problems.base import Entrant, Metric, Outcome, finished
+from anytask.problems.equivariance.data import EquivarianceData, EquivarianceOptions, group_of, settled
+from anytask.problems.labelled import LabelledProblem
 from anytask.problems.training import Progress
 
-if TYPE_CHECKING:
-    from anytask.parts.transforms import Group
-
-_RANGED = ("rotations", "shifts")  # those with a first and a last element
-GROUPS = (*_RANGED, "flips", "d4")
 _BASELINES = "anytask.evaluate.baselines"
 #: What a run keeps for the figures: key, title, caption, label of the values.
 _CURVES = (
@@ -30,55 +22,6 @@ _CURVES = (
      "The same without labels. A consensus can be wrong with confidence: compare with the curve above.",
      "accuracy against the consensus"),
 )  # fmt: skip
-
-
-class EquivarianceOptions(SplitOptions):
-    """What images undergo."""
-
-    transforms: str = choice("rotations", GROUPS, "what the images undergo")
-    start: float | None = real(None, "first angle in degrees (none: 0) or shift in pixels (none: -2)", optional=True)
-    stop: float | None = real(None, "last angle (none: 360 - step) or shift (none: 2)", optional=True)
-    step: float | None = real(None, "degrees (none: 15) or pixels (none: 1) between elements", above=0, optional=True)
-    image_shape: Sequence[int] | None = listed(
-        "shape of flat rows, as 28x28 or 3x32x32", int, separator="x", at_least=1, lengths=(2, 3)
-    )
-
-    def _check_settings(self) -> None:
-        super()._check_settings()
-        if self.group in GROUPS:
-            raise ValueError(f"group names a column; what images undergo is transforms={self.group}")
-        given = [name for name in ("start", "stop", "step") if getattr(self, name) is not None]
-        if given and self.transforms not in _RANGED:
-            raise ValueError(f"{given[0]} is for rotations and shifts, and transforms is {self.transforms!r}")
-
-
-@dataclass(frozen=True)
-class EquivarianceData(LabelledSet):
-    """Labelled images and the checked options.
-
-    Examples
-    --------
-    >>> data = Equivariance().load("digits", start=-40, stop=40, step=8)
-    >>> data.group().labels[:3], len(data.split(seed=0)[1])
-    (('-40°', '-32°', '-24°'), 450)
-    """
-
-    def facts(self) -> dict[str, Any]:
-        """Return the facts on the images, and the number of elements."""
-        return super().facts() | {"image_shape": list(self.image_shape), "elements": len(self.group())}
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """Shape of one image."""
-        return tuple(self.options.image_shape or self.source.input_shape)
-
-    def group(self) -> Group:
-        """Return the group whose orbits are evaluated."""
-        return group_of(self.options)
-
-    def inputs(self, rows: np.ndarray) -> np.ndarray:
-        """Return these images, float32 (n, \\*image_shape)."""
-        return np.asarray(self.source.X[rows], dtype=np.float32).reshape(len(rows), *self.image_shape)
 
 
 class Equivariance(LabelledProblem):
@@ -191,42 +134,11 @@ class Equivariance(LabelledProblem):
         from anytask.evaluate.nero.figures import orbit_figure
         from anytask.evaluate.nero.metrics import NeroMetric
 
-        details: dict[str, list[Any]] = {}
-        for run in runs:
-            if run.status == "done":
-                details.setdefault(run.entrant_name, []).append(run.details)
-        group, drawn = group_of(data.options), []  # the options are all that is read back from a store
-        for key, title, text, label in _CURVES if details else ():
-            curves = np.array([np.mean([one[key] for one in found], axis=0) for found in details.values()])
-            drawn.append((title, text, orbit_figure(group, curves, list(details), NeroMetric(key, label))))
+        done, group, drawn = finished(runs), group_of(data.options), []  # the options are all that a store gives back
+        for key, title, text, label in _CURVES if done else ():
+            curves = np.array([np.mean([run.details[key] for run in mine], axis=0) for mine in done.values()])
+            drawn.append((title, text, orbit_figure(group, curves, list(done), NeroMetric(key, label))))
         return drawn
-
-
-def settled(options: EquivarianceOptions) -> EquivarianceOptions:
-    """Return the options with the ends and the step of their group; a ``ValueError`` says what does not fit."""
-    if options.transforms not in _RANGED:
-        return options
-    turn = options.transforms == "rotations"
-    step = (15.0 if turn else 1.0) if options.step is None else float(options.step)
-    start = (0.0 if turn else -2.0) if options.start is None else float(options.start)
-    stop = (start + 360.0 - step if turn else 2.0) if options.stop is None else float(options.stop)
-    if stop < start:
-        raise ValueError(f"stop must be at least start, got start={start}, stop={stop}")
-    if not turn and not all(map(float.is_integer, (step, start, stop))):
-        raise ValueError("shifts are whole numbers of pixels")
-    return options.evolve(step=step, start=start, stop=stop)
-
-
-def group_of(options: Any) -> Group:
-    """Return the group that settled options of :class:`Equivariance` name."""
-    from anytask.parts.transforms import make_group
-
-    more = {}
-    if options.transforms == "rotations":
-        more = {"step": options.step, "start": options.start, "stop": options.stop}
-    if options.transforms == "shifts":
-        more = {"dx": [int(d) for d in np.arange(options.start, options.stop + 1, options.step)]}
-    return make_group(options.transforms, **more)
 
 
 def orbit_metrics(result: Any, weights: np.ndarray | None = None) -> dict[str, float]:

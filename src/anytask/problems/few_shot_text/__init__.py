@@ -2,97 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.metrics import f1_score
-from sklearn.model_selection import train_test_split
 
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
-from anytask.core.settings import choice, real, text, whole
-from anytask.datasets.text import BAD_ROWS, KINDS, TextData, load_text
-from anytask.lm.option_scoring import RULES
-from anytask.lm.prompting import PromptTemplate
+from anytask.datasets.text import load_text
 from anytask.lm.protocol import MissingCapability
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
+from anytask.problems.few_shot_text.data import FewShotData, FewShotOptions
+from anytask.problems.few_shot_text.stages import Prepared, learner_of, prepared, stage_of
 from anytask.problems.language import answerable, model_of
-from anytask.problems.options import Options
-from anytask.problems.training import LoadedData, Progress, TrainingProblem, taken
+from anytask.problems.training import Progress, TrainingProblem
 
 _PIPELINE, _GPT3 = "anytask.incontext:Pipeline", "anytask.incontext:GPT3"
-
-
-class FewShotOptions(Options):
-    """What may be bought, what answers, and what is tested."""
-
-    read_only: ClassVar[tuple[str, ...]] = ("text", "target", "bad_rows")
-
-    lm: str | None = text(
-        None, "language model: a folder, a Hugging Face name, a URL, tiny:NAME or sim:LEVEL; needed", optional=True
-    )
-    target: str = text("label", "name of the column or key that holds the label or the answer")
-    kind: str = choice("auto", ("auto", *KINDS), "kind of task; multiple-choice needs rows with choices")
-    labels: int = whole(18, "how many labels may be bought", at_least=0)
-    k: Any = whole(8, "most demonstrations in a prompt, or max: as many as fit", at_least=0, words=("max",))
-    context: int | None = whole(None, "most tokens of a prompt with its answer (none: the model's)", optional=True)
-    scoring: str = choice("mean", RULES, "how options are ranked")
-    description: str | None = text(None, "sentence that opens every prompt", optional=True)
-    format: str = text("Input: {input}\nLabel: {output}", "how a demonstration is written")
-    rate: float = real(0.5, "share of an input's tokens that compressors keep", above=0, at_most=1)
-    search_budget: int = whole(500, "prompts that a prompt search may score")
-    test_size: float = real(0.3, "share of the texts that is tested on", above=0, below=1)
-    max_test: int = whole(200, "most test items")
-    max_pool: int = whole(3000, "most texts in the pool")
-    text: str = text("text", "name of the column or key that holds the input")
-    bad_rows: str = choice("refuse", BAD_ROWS, "rows that cannot be used: an error, left out, or cut")
-
-    @property
-    def template(self) -> PromptTemplate:
-        """How examples are written."""
-        return PromptTemplate(self.format, description=self.description)
-
-
-@dataclass(frozen=True)
-class FewShotData(LoadedData):
-    """Texts with their answers, and the options."""
-
-    source: TextData
-
-    @property
-    def choices(self) -> list[str] | None:
-        """The labels, for classification."""
-        return list(self.source.classes) if self.options.kind == "classification" else None
-
-    def facts(self) -> dict[str, Any]:
-        """Return the sizes of the pool and of the test, and the labels."""
-        pool, test = self.split(0)
-        return {"texts": len(self.source.texts), "pool": len(pool), "test": len(test), "choices": self.choices}
-
-    def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the places of the pool and of the test items; the same seed splits alike for every entrant."""
-        o, labels = self.options, np.array(self.source.labels)
-        stratify = labels if o.kind == "classification" and np.unique(labels, return_counts=True)[1].min() > 1 else None
-        how: dict[str, Any] = {"random_state": derive(seed, "split") % 2**32, "stratify": stratify}
-        try:
-            pool, test = train_test_split(np.arange(len(labels)), test_size=o.test_size, **how)
-        except ValueError as error:
-            raise BadData(f"{self.name}: {len(labels)} texts cannot be split into pool and test: {error}") from None
-        return pool[: o.max_pool], test[: o.max_test]
-
-
-@dataclass
-class _Prepared:
-    """An entrant that has bought its labels: itself or a pipeline around it, the model, and what was spent before."""
-
-    learner: Any
-    lm: Any
-    bought: int
-    before: Any
 
 
 class FewShotText(TrainingProblem):
@@ -159,22 +87,18 @@ class FewShotText(TrainingProblem):
     def refuses(self, entrant: Entrant, data: FewShotData) -> str | None:
         """Say what a system needs that the data, the options or the model do not give."""
         try:
-            _learner(entrant, data, model_of(data.options.lm), 0)
+            learner_of(entrant, data, model_of(data.options.lm), 0)
         except (ValueError, TypeError, MissingCapability) as error:
             return str(error)
         return None
 
-    def system_of(self, trained: _Prepared) -> Any:
-        """Return the learner."""
-        return trained.learner
-
-    def train(self, entrant: Entrant, data: FewShotData, seed: int, progress: Progress) -> _Prepared:
+    def train(self, entrant: Entrant, data: FewShotData, seed: int, progress: Progress) -> Prepared:
         """Buy labels in the pool of this seed, and prepare."""
-        return _prepared(entrant, data, data.split(seed)[0], seed)
+        return prepared(entrant, data, data.split(seed)[0], seed)
 
-    def test(self, entrant: Entrant, trained: _Prepared, data: FewShotData, seed: int, progress: Progress) -> Outcome:
+    def test(self, entrant: Entrant, trained: Prepared, data: FewShotData, seed: int, progress: Progress) -> Outcome:
         """Answer the test queries in blocks, and measure."""
-        source, kind, learner, lm = data.source, data.options.kind, trained.learner, trained.lm
+        source, kind, learner, lm = data.source, data.options.kind, trained.system, model_of(data.options.lm)
         _, test = data.split(seed)
         answers: list[str] = []
         prompts: list[Any] = []
@@ -209,7 +133,7 @@ class FewShotText(TrainingProblem):
 
     def unsaveable(self, entrant: Entrant, data: FewShotData) -> str | None:
         """Refuse what is asked again for each query and has no ``save``; of other stages the result is kept."""
-        return None if _stage(entrant.load()) in ("select", "prune") else super().unsaveable(entrant, data)
+        return None if stage_of(entrant.load()) in ("select", "prune") else super().unsaveable(entrant, data)
 
     def refit(
         self, entrant: Entrant, data: FewShotData, seed: int, progress: Callable[[float], None] | None = None
@@ -219,7 +143,7 @@ class FewShotText(TrainingProblem):
 
         o, n = data.options, len(data.source.texts)
         texts = np.random.default_rng(derive(seed, "refit")).permutation(n)[: o.max_pool]
-        learner = _prepared(entrant, data, texts, seed).learner
+        learner = prepared(entrant, data, texts, seed).system
         shown = Entrant(entrant.name, _PIPELINE) if isinstance(learner, Pipeline) else entrant
         usage, given = [shown.import_line], ""
         if hasattr(learner, "lm"):
@@ -237,77 +161,6 @@ class FewShotText(TrainingProblem):
             + (", options=options)  # a list per text" if o.kind == "multiple-choice" else ")")
         )
         return Trained((learner,), tuple(usage))
-
-
-def _prepared(entrant: Entrant, data: FewShotData, pool: np.ndarray, seed: int) -> _Prepared:
-    """Return the entrant, fitted to the labels it bought in the pool."""
-    source, o, lm = data.source, data.options, model_of(data.options.lm)
-    before = lm.usage.total
-    texts, labels = [source.texts[i] for i in pool], [source.labels[i] for i in pool]
-    bought: set[int] = set()
-
-    def annotate(indices: Any) -> list[str]:
-        bought.update(int(i) for i in indices)
-        if len(bought) > o.labels:
-            raise RuntimeError(f"{entrant.name} asked for {len(bought)} labels, and {o.labels} may be bought")
-        return [labels[int(i)] for i in indices]
-
-    learner = _learner(entrant, data, lm, seed)
-    if "annotate" in inspect.signature(learner.fit).parameters:
-        learner.fit(texts, annotate)
-    else:  # the labels that a pipeline buys which selects at random
-        chosen = np.random.default_rng(derive(seed, "select")).choice(len(texts), o.labels, replace=False)
-        learner.fit([texts[i] for i in chosen], annotate(chosen), **taken(learner.fit, options=data.choices))
-    return _Prepared(learner, lm, len(bought), before)
-
-
-#: The stages of a pipeline, and the method by which a class is known as one.
-_STAGES = {"select": "select", "retrieve": "retrieve", "prune": "search", "compress": "compress"}
-
-
-def _stage(cls: type) -> str | None:
-    """Which stage of a pipeline a class is; None if it answers by itself."""
-    return next((name for name, verb in _STAGES.items() if hasattr(cls, verb) and not hasattr(cls, "predict")), None)
-
-
-def _learner(entrant: Entrant, data: FewShotData, lm: Any, seed: int) -> Any:
-    """Return the entrant as something with ``fit`` and ``predict``; a stage gets a pipeline around it."""
-    from anytask.incontext import Pipeline
-
-    o, cls = data.options, entrant.load()
-    stage = _stage(cls)
-    scoring = "generate" if o.kind == "generation" else o.scoring
-    asked: dict[str, Any] = {"template": o.template, "k": o.k, "scoring": scoring, "seed": seed}
-    if scoring == "generate" and not lm.capabilities.local_weights:
-        asked["beam_width"] = 1
-    if stage is None and cls is not Pipeline:
-        return entrant.make(lm=lm, **asked, budget=o.context)
-    asked |= {"choices": data.choices, "labels": o.labels, "context": o.context, "rate": o.rate}
-    if stage is None:  # a pipeline, whose stages may be named as "module:Class"
-        asked |= entrant.params
-        parts = {name: Entrant(name, asked[name]) for name in _STAGES if ":" in str(entrant.params.get(name))}
-    else:
-        asked["retrieve"] = {"select": "similar", "prune": "fixed"}.get(stage, "random")
-        parts = {stage: entrant}
-    return Pipeline(lm, **asked | {name: _part(name, part, data, lm, seed) for name, part in parts.items()})
-
-
-def _part(stage: str, entrant: Entrant, data: FewShotData, lm: Any, seed: int) -> Any:
-    from anytask.incontext.retrievers import LearnedRetriever
-
-    o = data.options
-    if hasattr(entrant.load(), "add_task"):
-        # Each of the few labelled examples can be shown to each other one: a query has no more candidates.
-        udr = entrant.make("small", seed=seed, candidates={"l": max(2, min(8, o.labels - 1))})
-        return LearnedRetriever(udr, lm, instruction=o.description or "", choices=data.choices)
-    if stage != "prune":
-        return entrant.make(seed=seed)
-
-    def searcher(prompt: str, verbalizers: Any, seed: int) -> Any:
-        return entrant.make(prompt=prompt, verbalizers=verbalizers, budget=o.search_budget, seed=seed)
-
-    searcher.__name__ = entrant.class_name
-    return searcher
 
 
 def _metrics(answers: list[str], truth: list[str], kind: str) -> dict[str, float]:

@@ -1,0 +1,76 @@
+"""The data of few-shot-text: labelled texts, what may be bought of them, and what answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from anytask.core.errors import BadData
+from anytask.core.rng import derive
+from anytask.core.settings import choice, real, text, whole
+from anytask.datasets.text import BAD_ROWS, KINDS, TextData
+from anytask.lm.option_scoring import RULES
+from anytask.lm.prompting import PromptTemplate
+from anytask.problems.options import Options
+from anytask.problems.training import LoadedData
+
+
+class FewShotOptions(Options):
+    """What may be bought, what answers, and what is tested."""
+
+    read_only: ClassVar[tuple[str, ...]] = ("text", "target", "bad_rows")
+
+    lm: str | None = text(
+        None, "language model: a folder, a Hugging Face name, a URL, tiny:NAME or sim:LEVEL; needed", optional=True
+    )
+    target: str = text("label", "name of the column or key that holds the label or the answer")
+    kind: str = choice("auto", ("auto", *KINDS), "kind of task; multiple-choice needs rows with choices")
+    labels: int = whole(18, "how many labels may be bought", at_least=0)
+    k: Any = whole(8, "most demonstrations in a prompt, or max: as many as fit", at_least=0, words=("max",))
+    context: int | None = whole(None, "most tokens of a prompt with its answer (none: the model's)", optional=True)
+    scoring: str = choice("mean", RULES, "how options are ranked")
+    description: str | None = text(None, "sentence that opens every prompt", optional=True)
+    format: str = text("Input: {input}\nLabel: {output}", "how a demonstration is written")
+    rate: float = real(0.5, "share of an input's tokens that compressors keep", above=0, at_most=1)
+    search_budget: int = whole(500, "prompts that a prompt search may score")
+    test_size: float = real(0.3, "share of the texts that is tested on", above=0, below=1)
+    max_test: int = whole(200, "most test items")
+    max_pool: int = whole(3000, "most texts in the pool")
+    text: str = text("text", "name of the column or key that holds the input")
+    bad_rows: str = choice("refuse", BAD_ROWS, "rows that cannot be used: an error, left out, or cut")
+
+    @property
+    def template(self) -> PromptTemplate:
+        """How examples are written."""
+        return PromptTemplate(self.format, description=self.description)
+
+
+@dataclass(frozen=True)
+class FewShotData(LoadedData):
+    """Texts with their answers, and the options."""
+
+    source: TextData
+
+    @property
+    def choices(self) -> list[str] | None:
+        """The labels, for classification."""
+        return list(self.source.classes) if self.options.kind == "classification" else None
+
+    def facts(self) -> dict[str, Any]:
+        """Return the sizes of the pool and of the test, and the labels."""
+        pool, test = self.split(0)
+        return {"texts": len(self.source.texts), "pool": len(pool), "test": len(test), "choices": self.choices}
+
+    def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the places of the pool and of the test items; the same seed splits alike for every entrant."""
+        o, labels = self.options, np.array(self.source.labels)
+        stratify = labels if o.kind == "classification" and np.unique(labels, return_counts=True)[1].min() > 1 else None
+        how: dict[str, Any] = {"random_state": derive(seed, "split") % 2**32, "stratify": stratify}
+        try:
+            pool, test = train_test_split(np.arange(len(labels)), test_size=o.test_size, **how)
+        except ValueError as error:
+            raise BadData(f"{self.name}: {len(labels)} texts cannot be split into pool and test: {error}") from None
+        return pool[: o.max_pool], test[: o.max_test]

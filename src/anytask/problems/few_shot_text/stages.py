@@ -1,0 +1,94 @@
+"""Whatever a class is - a stage of a pipeline or a whole learner - it buys its labels and answers."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from anytask.core.rng import derive
+from anytask.problems.base import Entrant
+from anytask.problems.few_shot_text.data import FewShotData
+from anytask.problems.language import model_of
+from anytask.problems.training import Learned, taken
+
+
+@dataclass
+class Prepared(Learned):
+    """An entrant that has bought its labels, itself or a pipeline around it, and what was spent before."""
+
+    bought: int = 0
+    before: Any = None
+
+
+def prepared(entrant: Entrant, data: FewShotData, pool: np.ndarray, seed: int) -> Prepared:
+    """Return the entrant, fitted to the labels it bought in the pool."""
+    source, o, lm = data.source, data.options, model_of(data.options.lm)
+    before = lm.usage.total
+    texts, labels = [source.texts[i] for i in pool], [source.labels[i] for i in pool]
+    bought: set[int] = set()
+
+    def annotate(indices: Any) -> list[str]:
+        bought.update(int(i) for i in indices)
+        if len(bought) > o.labels:
+            raise RuntimeError(f"{entrant.name} asked for {len(bought)} labels, and {o.labels} may be bought")
+        return [labels[int(i)] for i in indices]
+
+    learner = learner_of(entrant, data, lm, seed)
+    if "annotate" in inspect.signature(learner.fit).parameters:
+        learner.fit(texts, annotate)
+    else:  # the labels that a pipeline buys which selects at random
+        chosen = np.random.default_rng(derive(seed, "select")).choice(len(texts), o.labels, replace=False)
+        learner.fit([texts[i] for i in chosen], annotate(chosen), **taken(learner.fit, options=data.choices))
+    return Prepared(learner, bought=len(bought), before=before)
+
+
+#: The stages of a pipeline, and the method by which a class is known as one.
+STAGES = {"select": "select", "retrieve": "retrieve", "prune": "search", "compress": "compress"}
+
+
+def stage_of(cls: type) -> str | None:
+    """Which stage of a pipeline a class is; None if it answers by itself."""
+    return next((name for name, verb in STAGES.items() if hasattr(cls, verb) and not hasattr(cls, "predict")), None)
+
+
+def learner_of(entrant: Entrant, data: FewShotData, lm: Any, seed: int) -> Any:
+    """Return the entrant as something with ``fit`` and ``predict``; a stage gets a pipeline around it."""
+    from anytask.incontext import Pipeline
+
+    o, cls = data.options, entrant.load()
+    stage = stage_of(cls)
+    scoring = "generate" if o.kind == "generation" else o.scoring
+    asked: dict[str, Any] = {"template": o.template, "k": o.k, "scoring": scoring, "seed": seed}
+    if scoring == "generate" and not lm.capabilities.local_weights:
+        asked["beam_width"] = 1
+    if stage is None and cls is not Pipeline:
+        return entrant.make(lm=lm, **asked, budget=o.context)
+    asked |= {"choices": data.choices, "labels": o.labels, "context": o.context, "rate": o.rate}
+    if stage is None:  # a pipeline, whose stages may be named as "module:Class"
+        asked |= entrant.params
+        parts = {name: Entrant(name, asked[name]) for name in STAGES if ":" in str(entrant.params.get(name))}
+    else:
+        asked["retrieve"] = {"select": "similar", "prune": "fixed"}.get(stage, "random")
+        parts = {stage: entrant}
+    return Pipeline(lm, **asked | {name: _part(name, part, data, lm, seed) for name, part in parts.items()})
+
+
+def _part(stage: str, entrant: Entrant, data: FewShotData, lm: Any, seed: int) -> Any:
+    from anytask.incontext.retrievers import LearnedRetriever
+
+    o = data.options
+    if hasattr(entrant.load(), "add_task"):
+        # Each of the few labelled examples can be shown to each other one: a query has no more candidates.
+        udr = entrant.make("small", seed=seed, candidates={"l": max(2, min(8, o.labels - 1))})
+        return LearnedRetriever(udr, lm, instruction=o.description or "", choices=data.choices)
+    if stage != "prune":
+        return entrant.make(seed=seed)
+
+    def searcher(prompt: str, verbalizers: Any, seed: int) -> Any:
+        return entrant.make(prompt=prompt, verbalizers=verbalizers, budget=o.search_budget, seed=seed)
+
+    searcher.__name__ = entrant.class_name
+    return searcher
