@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, ClassVar, Self
 
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from anytask.core.estimator import Estimator
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive, isolated
-from anytask.core.settings import Settings, choice, flag, free, group, path, real, whole
+from anytask.core.settings import Settings, choice, flag, group, of_kind, path, real, whole
 from anytask.core.training import train
 from anytask.datasets.retrieval_tasks import RetrievalTask
 from anytask.incontext.feedback import TABBED, Feedback, LMFeedback, ScoreTable
@@ -79,19 +79,10 @@ class Candidates(Settings):
     n_top: int = whole(1, "how many of them are from the best five", at_most=5)
 
     def _check_settings(self) -> None:
-        if self.l < self.n_top + 1:
-            raise ValueError(
-                f"l must be at least n_top + 1 = {self.n_top + 1} (one candidate is of the worst), got {self.l}"
-            )
+        if self.l <= self.n_top:
+            raise ValueError(f"l must exceed n_top={self.n_top}, since one candidate is of the worst, got {self.l}")
         if self.n_random > self.n_first:
             raise ValueError(f"n_random must lie in [0, n_first={self.n_first}], got {self.n_random!r}")
-
-
-def _check_encoder(encoder: Any) -> None:
-    if not isinstance(encoder, (str, os.PathLike)) and not callable(encoder):
-        raise TypeError(
-            f"encoder must be 'mlp', a name, a folder or a callable (n_features) -> module, got {encoder!r}"
-        )
 
 
 class UDR(Estimator):
@@ -160,7 +151,9 @@ class UDR(Estimator):
         "small": {"steps": 450, "lr": 2e-3, "warmup": 0, "batch_size": 32, "accumulation": 1},
     }
 
-    encoder: Any = free("mlp", "'mlp', a Hugging Face name or folder, or (n_features) -> module", _check_encoder)
+    encoder: Any = of_kind(
+        "mlp", (str, os.PathLike, Callable), "a name, a folder or a callable", "maps inputs to vectors"
+    )
     embedder: Any = embedder_field()
     use_instruction: bool = flag(True, "show the instruction to the encoders")
     lambda_: float = real(4.0, "weight of the ranking loss", at_least=0)
@@ -203,11 +196,9 @@ class UDR(Estimator):
         names = [task.name for task in tasks]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"fit needs tasks with distinct names, got {names}")
-        for task in tasks:
-            if len(task) <= c.l:
-                raise ValueError(
-                    f"task {task.name!r} has {len(task)} examples; drawing {c.l} candidates needs {c.l + 1}"
-                )
+        if small := [task for task in tasks if len(task) <= c.l]:
+            n = len(small[0])
+            raise ValueError(f"task {small[0].name!r} has {n} examples; drawing {c.l} candidates needs {c.l + 1}")
         with self._refit():
             self._fit(tasks, lm if callable(lm) else LMFeedback(lm), portion(progress, 0.0, 1.0))
         return self
@@ -216,9 +207,7 @@ class UDR(Estimator):
         queries, demos = zip(*(self._features(task) for task in tasks))
         widths = {(_width(q), _width(z)) for q, z in zip(queries, demos)}
         if len(widths) > 1:
-            raise ValueError(
-                f"the tasks' vectors differ in width (query, demonstration): {sorted(widths)}; pad them alike"
-            )
+            raise ValueError(f"the tasks' vectors (query, demonstration) differ in width: {sorted(widths)}")
         candidates = [self._initial(task) for task in tasks]  # (n, c) each: all that were met so far
         history, asked, coders = [], 0, None
         with closing(ScoreTable(self.scores)) as table:
@@ -277,11 +266,11 @@ class UDR(Estimator):
             if new:
                 values = [float(value) for value in feedback(task, x, new)]
                 if len(values) != len(new) or not np.isfinite(values).all():
-                    raise ValueError(
-                        f"feedback on query {x} of task {task.name!r} must be {len(new)} finite numbers, got {values}"
-                    )
-                table.write(task.name, x, dict(zip(new, values)))
-                known.update(zip(new, values))
+                    what = f"feedback on query {x} of task {task.name!r}"
+                    raise ValueError(f"{what} must be {len(new)} finite numbers, got {values}")
+                fresh = dict(zip(new, values))
+                table.write(task.name, x, fresh)
+                known |= fresh
                 asked += len(new)
             ordered = sorted(known, key=lambda z: (-known[z], z))
             out.append((ordered, [known[z] for z in ordered]))
@@ -365,9 +354,7 @@ class UDR(Estimator):
             if instruction is None and task.vectors is None:
                 instruction = self._embed([task.instruction])[0]
             if instruction is not None:
-                parts.append(
-                    np.broadcast_to(np.asarray(instruction, dtype=np.float32), (len(parts[0]), np.size(instruction)))
-                )
+                parts.append(np.tile(np.asarray(instruction, dtype=np.float32), (len(parts[0]), 1)))
         return np.concatenate(parts, axis=1)
 
     def _inputs(self, task: RetrievalTask) -> np.ndarray:
@@ -382,10 +369,8 @@ class UDR(Estimator):
         """Index the examples of a task, seen in training or not; nothing is trained."""
         self._check_fitted()
         features = self._features(task)[1]
-        if _width(features) != self.widths_[1]:
-            raise ValueError(
-                f"task {task.name!r} gives vectors of width {_width(features)}, trained were {self.widths_[1]}"
-            )
+        if (width := _width(features)) != self.widths_[1]:
+            raise ValueError(f"task {task.name!r} gives vectors of width {width}, trained were {self.widths_[1]}")
         self._store(task, features)
         return self
 
@@ -447,11 +432,9 @@ class UDR(Estimator):
 
     def _state(self) -> Any:
         modules = [self.query_encoder_, self.demo_encoder_]
+        texts = isinstance(self.query_encoder_, TextEncoder)
         return {
-            "encoders": [
-                pack_pretrained(m.encoder, m.tokenizer) if isinstance(m, TextEncoder) else m.state_dict()
-                for m in modules
-            ],
+            "encoders": [pack_pretrained(m.encoder, m.tokenizer) if texts else m.state_dict() for m in modules],
             "widths": self.widths_, "tasks": [dict(vars(task)) for task in self.tasks_.values()],
             "history": self.history_, "n_feedback": self.n_feedback_,
         }  # fmt: skip

@@ -6,9 +6,10 @@ draws and per-byte scores are additions that users of the method ask for, all of
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, replace
+from itertools import count
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -21,7 +22,7 @@ from anytask.core.settings import choice, flag, free, of_kind, positional, real,
 from anytask.incontext.base import Answer, Retriever, shots, template_field
 from anytask.lm.option_scoring import RULES, calibrate, check_options, score_options
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
-from anytask.lm.protocol import ChatRequest, MissingCapability, check_lm, check_text, check_texts, require
+from anytask.lm.protocol import ChatRequest, check_lm, check_text, check_texts, require
 
 __all__ = ["GPT3"]
 
@@ -121,20 +122,14 @@ class GPT3(Fitted):
 
     def _check_settings(self) -> None:
         if self.scoring in RULES:
-            try:
-                require(self.lm, "logprobs", method=f"GPT3(scoring={self.scoring!r})")
-            except MissingCapability as error:
-                raise MissingCapability(f"{error}; or ask for generated answers with scoring='generate'") from None
+            require(self.lm, "logprobs", method=f"GPT3(scoring={self.scoring!r}), unlike scoring='generate',")
         elif self.calibrate:
             raise ValueError(f"calibrate corrects the scores of options, and scoring={self.scoring!r} has none")
         else:
             if not self.lm.capabilities.completions:
                 require(self.lm, "chat", method=f"GPT3(scoring={self.scoring!r})")
-            if self.beam_width > 1 and not self.lm.capabilities.local_weights:
-                raise MissingCapability(
-                    f"beam_width={self.beam_width} needs a model with local weights, and {self.lm.name!r} is none: "
-                    "give beam_width=1"
-                )
+            if self.beam_width > 1:
+                require(self.lm, "local_weights", method=f"beam_width={self.beam_width}, unlike beam_width=1,")
         if self.balanced and not isinstance(self.demos, str):
             raise ValueError("balanced goes with random draws, and demos is a retriever, which chooses by the query")
         if self.scoring == "unconditional" and not self._context:
@@ -161,14 +156,7 @@ class GPT3(Fitted):
     def _template(self) -> PromptTemplate:
         return self.template if self.description is None else replace(self.template, description=self.description)
 
-    def fit(
-        self,
-        X: Sequence[str],
-        y: Sequence[str],
-        *,
-        options: Sequence[str] | None = None,
-        ids: Sequence[Any] | None = None,
-    ) -> Self:
+    def fit(self, X: Sequence[str], y: Sequence[str], *, options: Sequence[str] | None = None, ids: Any = None) -> Self:
         """Store worked examples as the context.
 
         Parameters
@@ -188,18 +176,15 @@ class GPT3(Fitted):
         """
         self._check_settings()
         X, y = check_texts(X, "X"), check_texts(y, "y")
-        if len(X) != len(y):
-            raise ValueError(f"X and y must have equal lengths, got {len(X)} inputs and {len(y)} outputs")
-        if ids is not None and len(ids) != len(X):
-            raise ValueError(f"ids must name every example, got {len(ids)} for {len(X)}")
-        empty = [i for i, text in enumerate(y) if not text.strip()]
-        if empty:
+        names = list(range(len(X)) if ids is None else ids)
+        if not len(X) == len(y) == len(names):
+            raise ValueError(f"X, y and ids must have equal lengths, got {len(X)}, {len(y)} and {len(names)}")
+        if empty := [i for i, text in enumerate(y) if not text.strip()]:
             raise ValueError(f"y[{empty[0]}] is empty; a demonstration without an answer shows nothing")
         chosen = sorted(set(y)) if options is None else check_texts(options, "options")
         if self.scoring in RULES and chosen:
             check_options(chosen, str(self.scoring))
-        names = range(len(X)) if ids is None else list(ids)
-        self.pool_ = [Demonstration(a, b, i) for a, b, i in zip(X, y, names)]
+        self.pool_ = [Demonstration(*row) for row in zip(X, y, names)]
         self.options_: list[str] | None = chosen or None
         return self
 
@@ -222,14 +207,6 @@ class GPT3(Fitted):
             reserve = self._reserve(self.options_ or ()) if self.scoring in RULES else self.max_tokens
         count = getattr(self.lm, "count_tokens", None)
         return self._template.assemble(demos, query, count_tokens=count, budget=self.room, reserve=reserve)
-
-    def fits(self, query: str) -> bool:
-        """Whether a query fits into a prompt, without any demonstration, beside what the completion needs."""
-        try:
-            self.assemble([], query)
-        except ValueError:
-            return False
-        return True
 
     def _reserve(self, options: Sequence[str]) -> int:
         count = self.lm.count_tokens
@@ -275,7 +252,7 @@ class GPT3(Fitted):
         return float(np.mean(self.predict(X) == np.array(check_texts(y, "y"), dtype=object)))
 
     def _state(self) -> Any:
-        return {"pool": [(d.input, d.output, d.id) for d in self.pool_], "options": self.options_}
+        return {"pool": [astuple(demo) for demo in self.pool_], "options": self.options_}
 
     def _load_state(self, state: Any) -> None:
         X, y, ids = zip(*state["pool"]) if state["pool"] else ((), (), ())
@@ -301,14 +278,11 @@ class GPT3(Fitted):
         """A random order of the pool; balanced: each round of the distinct outputs before the next."""
         rng = np.random.default_rng(derive(self.seed, "demonstrations", name))
         order = rng.permutation(len(self.pool_)).tolist()
-        if not self.balanced:
-            return order
-        seen: Counter[str] = Counter()
-        rounds = []
-        for place, i in enumerate(order):
-            rounds.append((seen[self.pool_[i].output], place, i))
-            seen[self.pool_[i].output] += 1
-        return [i for _, _, i in sorted(rounds)]
+        if self.balanced:
+            seen: defaultdict[str, Iterator[int]] = defaultdict(count)
+            rounds = {i: next(seen[self.pool_[i].output]) for i in order}
+            order.sort(key=rounds.__getitem__)
+        return order
 
     def _choose(self, X: list[str], options: Sequence[Sequence[str]] | None) -> list[Answer]:
         if options is None:
@@ -324,17 +298,14 @@ class GPT3(Fitted):
         """Choose among the options after prompts that are written already."""
         rule: Any = self.scoring
         rows = [[self._template.completion(o) for o in row] for row in options]
-
-        def rank(texts: list[str], choices: list[list[str]]) -> list[np.ndarray]:
-            scored = score_options(self.lm, texts, choices, rule=rule, answer_context=self._context, tag="gpt3")
-            return [require_finite(row, "the language model's score of an option") for row in scored]
-
-        scores = rank([p.text for p in prompts], rows)
-        if self.calibrate:
-            blank = [self._replace_query(p, text) for p in prompts for text in CONTENT_FREE]
-            flat = rank(blank, [row for row in rows for _ in CONTENT_FREE])
-            n = len(CONTENT_FREE)
-            scores = [calibrate(s, np.array(flat[i * n : (i + 1) * n])) for i, s in enumerate(scores)]
+        blanks, n = CONTENT_FREE if self.calibrate else (), len(prompts)
+        texts = [p.text for p in prompts] + [self._replace_query(p, blank) for blank in blanks for p in prompts]
+        scored = score_options(
+            self.lm, texts, rows * (1 + len(blanks)), rule=rule, answer_context=self._context, tag="gpt3"
+        )
+        scores = [require_finite(row, "the language model's score of an option") for row in scored]
+        if blanks:
+            scores = [calibrate(scores[i], np.array(scores[n + i :: n])) for i in range(n)]
         return [
             Answer(row[int(s.argmax())], p, p.demos_used, dict(zip(row, map(float, s))), self.lm.kind)
             for row, s, p in zip(options, scores, prompts)

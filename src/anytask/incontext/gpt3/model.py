@@ -6,38 +6,35 @@ attention scores and the biases of the query, key and value projections, which t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GPTNeoConfig, GPTNeoForCausalLM
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
+from anytask.core.checks import check_counts
 from anytask.core.rng import isolated
 
 
-@dataclass(frozen=True)
-class Size:
-    """One row of the size table: L layers of width d, heads of width d_head; batch in tokens, peak learning rate."""
+class Size(NamedTuple):
+    """One row of the size table: L layers of width d, heads; batch in tokens, peak learning rate."""
 
     L: int
     d: int
     heads: int
-    d_head: int
     batch_tokens: int
     lr: float
 
 
 SIZES: dict[str, Size] = {
-    "125M": Size(12, 768, 12, 64, 500_000, 6e-4),
-    "350M": Size(24, 1024, 16, 64, 500_000, 3e-4),
-    "760M": Size(24, 1536, 16, 96, 500_000, 2.5e-4),
-    "1.3B": Size(24, 2048, 16, 128, 1_000_000, 2e-4),  # printed with 24 heads, and 24 x 128 is not 2048
-    "2.7B": Size(32, 2560, 32, 80, 1_000_000, 1.6e-4),
-    "6.7B": Size(32, 4096, 32, 128, 2_000_000, 1.2e-4),
-    "13B": Size(40, 5120, 40, 128, 2_000_000, 1e-4),  # printed with d = 5140, and 40 x 128 is 5120
-    "175B": Size(96, 12288, 96, 128, 3_200_000, 6e-5),
+    "125M": Size(12, 768, 12, 500_000, 6e-4),
+    "350M": Size(24, 1024, 16, 500_000, 3e-4),
+    "760M": Size(24, 1536, 16, 500_000, 2.5e-4),
+    "1.3B": Size(24, 2048, 16, 1_000_000, 2e-4),  # printed with 24 heads, and 24 x 128 is not 2048
+    "2.7B": Size(32, 2560, 32, 1_000_000, 1.6e-4),
+    "6.7B": Size(32, 4096, 32, 2_000_000, 1.2e-4),
+    "13B": Size(40, 5120, 40, 2_000_000, 1e-4),  # printed with d = 5140, and 40 x 128 is 5120
+    "175B": Size(96, 12288, 96, 3_200_000, 6e-5),
 }
 """The eight published sizes. Two printed rows contradict themselves and are corrected here: 1.3B and 13B."""
 
@@ -81,19 +78,15 @@ class GPT3ForCausalLM(GPTNeoForCausalLM):
         for i, block in enumerate(blocks):
             block.attn.attention = ScaledAttention(config, config.attention_layers[i], i)
         self.post_init()
-        if self.device.type != "meta":  # on the meta device weights are about to be loaded, not drawn
-            with torch.no_grad():
-                for block in blocks:
-                    for layer in (
-                        block.attn.attention.q_proj,
-                        block.attn.attention.k_proj,
-                        block.attn.attention.v_proj,
-                    ):
-                        layer.weight.normal_(0.0, config.initializer_range)
-                        layer.bias.zero_()
-                    for layer in (block.attn.attention.out_proj, block.mlp.c_proj):
-                        layer.weight.normal_(0.0, config.initializer_range / (2 * config.num_layers) ** 0.5)
-                        layer.bias.zero_()
+        if self.device.type == "meta":  # weights are about to be loaded, not drawn
+            return
+        std = config.initializer_range
+        residual = std / (2 * config.num_layers) ** 0.5
+        for block in blocks:
+            a = block.attn.attention
+            for layer in (a.q_proj, a.k_proj, a.v_proj, a.out_proj, block.mlp.c_proj):
+                nn.init.normal_(layer.weight, std=residual if layer in (a.out_proj, block.mlp.c_proj) else std)
+                nn.init.zeros_(layer.bias)
 
 
 AutoConfig.register(GPT3Config.model_type, GPT3Config)
@@ -109,8 +102,7 @@ def gpt3_config(
     n_ctx: int = 2048,
     vocab_size: int = 50257,
     window: int | None = None,
-    eos_token_id: int | None = None,
-    initializer_range: float = 0.02,
+    **options: Any,
 ) -> GPT3Config:
     """Return the configuration of a published size, with any of its numbers replaced.
 
@@ -125,11 +117,10 @@ def gpt3_config(
     vocab_size : int, default 50257 (GPT-2's byte-pair vocabulary)
     window : int, optional
         Band width w of the odd layers. The paper gives none; default n_ctx / 8.
-    eos_token_id : int, optional
-        Id of the end-of-text token.
-    initializer_range : float, default 0.02
-        Standard deviation of the initial weights. It suits widths near 768; a much narrower net that starts there
-        hardly mixes its inputs and learns late: use about ``0.02 * sqrt(768 / d)``.
+    **options
+        Others of GPT-Neo's configuration, such as ``eos_token_id``, and ``initializer_range``, the standard deviation
+        of the initial weights: 0.02 suits widths near 768; a much narrower net that starts there hardly mixes its
+        inputs and learns late: use about ``0.02 * sqrt(768 / d)``.
     """
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r}; known: {', '.join(SIZES)}")
@@ -138,23 +129,18 @@ def gpt3_config(
     if d % heads:
         raise ValueError(f"the width must be a multiple of the heads, got d={d} and heads={heads}")
     window = max(1, n_ctx // 8) if window is None else window
-    if window < 1:
-        raise ValueError(f"window must be at least 1, got {window}")
-    pattern = [[["global", "local"], L // 2]] if L > 1 else []
-    if L % 2:
-        pattern = [*pattern, [["global"], 1]]
+    check_counts(window=window)
     return GPT3Config(
         vocab_size=vocab_size,
         max_position_embeddings=n_ctx,
         hidden_size=d,
         num_layers=L,
         num_heads=heads,
-        attention_types=pattern,
+        attention_types=[[(["global", "local"] * L)[:L], 1]],
         window_size=window,
         bos_token_id=None,
-        eos_token_id=eos_token_id,
-        initializer_range=initializer_range,
         tie_word_embeddings=True,
+        **{"eos_token_id": None, **options},
     )
 
 

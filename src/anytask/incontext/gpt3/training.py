@@ -67,27 +67,18 @@ class Recipe(Settings):
 
     def _check_settings(self) -> None:
         if not self.warmup_tokens < self.decay_tokens:
-            raise ValueError(
-                f"warm-up must end before the cosine does: got warmup_tokens={self.warmup_tokens}, "
-                f"decay_tokens={self.decay_tokens}"
-            )
+            raise ValueError(f"warmup_tokens={self.warmup_tokens} must be less than decay_tokens={self.decay_tokens}")
         if self.first_batch_tokens > self.batch_tokens:
-            raise ValueError(
-                f"first_batch_tokens must lie in 1..batch_tokens, got {self.first_batch_tokens} of {self.batch_tokens}"
-            )
+            raise ValueError(f"first_batch_tokens={self.first_batch_tokens} exceeds batch_tokens={self.batch_tokens}")
 
     @classmethod
     def scaled(cls, total_tokens: int, *, lr: float, batch_tokens: int, **changes: Any) -> Recipe:
         """Return the recipe with its token counts in the paper's proportion to ``total_tokens`` (constant batch)."""
         paper = cls()
         share = total_tokens / paper.total_tokens
-        counts: dict[str, Any] = {
-            "warmup_tokens": int(paper.warmup_tokens * share),
-            "decay_tokens": int(paper.decay_tokens * share),
-            "first_batch_tokens": batch_tokens,
-            "ramp_tokens": 0,
-        }
-        return cls(lr=lr, total_tokens=total_tokens, batch_tokens=batch_tokens, **(counts | changes))
+        counts: dict[str, Any] = {name: int(getattr(paper, name) * share) for name in ("warmup_tokens", "decay_tokens")}
+        counts |= {"batch_tokens": batch_tokens, "first_batch_tokens": batch_tokens, "ramp_tokens": 0}
+        return cls(lr=lr, total_tokens=total_tokens, **(counts | changes))
 
     def learning_rate(self, tokens: float) -> float:
         """Learning rate after ``tokens`` training tokens."""
@@ -100,8 +91,7 @@ class Recipe(Settings):
         """Batch size in tokens after ``tokens`` training tokens."""
         if tokens >= self.ramp_tokens:
             return self.batch_tokens
-        grown = (self.batch_tokens - self.first_batch_tokens) * tokens / self.ramp_tokens
-        return int(self.first_batch_tokens + grown)
+        return int(self.first_batch_tokens + (self.batch_tokens - self.first_batch_tokens) * tokens / self.ramp_tokens)
 
     def batches(self, n_ctx: int) -> Iterator[tuple[int, int]]:
         """Yield (sequences, tokens seen after it) of every batch until ``total_tokens`` are seen."""
@@ -124,13 +114,9 @@ def pack(documents: Iterable[Iterable[int]], n_ctx: int, end_of_text: int) -> It
     """
     if n_ctx < 2:
         raise ValueError(f"n_ctx must be at least 2, got {n_ctx}")
-    buffer: list[int] = []
-    for document in documents:
-        buffer.extend(document)
-        buffer.append(end_of_text)
-        while len(buffer) >= n_ctx:
-            yield buffer[:n_ctx]
-            del buffer[:n_ctx]
+    ids = chain.from_iterable(chain(document, [end_of_text]) for document in documents)
+    while len(sequence := list(islice(ids, n_ctx))) == n_ctx:
+        yield sequence
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -195,11 +181,11 @@ def pretrain(
     Brown et al., "Language Models are Few-Shot Learners" (2020), arXiv 2005.14165.
     """
     source = iter(sequences)
-    first = next(source, None)
-    if first is None:
+    first = list(islice(source, 1))
+    if not first:
         raise ValueError("there is no sequence to train on")
-    source = chain([first], source)
-    plan = list(recipe.batches(len(first)))
+    source = chain(first, source)
+    plan = list(recipe.batches(len(first[0])))
     device = next(model.parameters()).device
     groups = parameter_groups(model, recipe.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps)

@@ -20,6 +20,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -34,13 +35,7 @@ from anytask.core.settings import choice, flag, free, group, of_kind, positional
 from anytask.lm.protocol import check_texts
 from anytask.models.loading import pack_pretrained, unpack_pretrained
 from anytask.prompts.base import Compression
-from anytask.prompts.llmlingua2.classifier import (
-    Training,
-    check_training,
-    keep_probabilities,
-    read_classifier,
-    small_encoder,
-)
+from anytask.prompts.llmlingua2 import classifier
 from anytask.prompts.llmlingua2.distillation import Distillation, Distilled
 from anytask.prompts.llmlingua2.selection_rules import (
     Budget,
@@ -140,7 +135,7 @@ class LLMLingua2(Estimator):
     convention: str = choice("paper", ("paper", "released"), "follow the paper, or the released code where it differs")
     mask: str = choice("bidirectional", ("bidirectional", "causal"), "attention of a fresh encoder")
     distillation: Distillation = group(Distillation, "filters and alignment of distill")
-    training: Training = group(Training, "of fit")
+    training: classifier.Training = group(classifier.Training, "of fit")
 
     model_: Any  # the classifier
     tokenizer_: Any
@@ -166,7 +161,10 @@ class LLMLingua2(Estimator):
             from anytask.lm.tiny_models import verified_folder
 
             given = str(verified_folder("compressor")) if self.model is None else self.model
-            self._use(*read_classifier(given, self.tokenizer), "compressor" if self.model is None else self._named())
+            self._use(
+                *classifier.read_classifier(given, self.tokenizer),
+                "compressor" if self.model is None else self._named(),
+            )
         reader = WordReader(self.tokenizer_, self, None if self.target is None else counter_of(self.target))
         if len(self.tokenizer_) > self.model_.get_input_embeddings().num_embeddings:  # stand-ins for forced tokens
             with isolated(self.seed):
@@ -205,9 +203,9 @@ class LLMLingua2(Estimator):
             return self.fit(words.words, words.labels, folder=folder, progress=progress)
         if labels is None:
             raise ValueError("fit needs labels: one list of booleans per text, or a Distilled data set")
-        words, labels = check_training(words, labels)
+        words, labels = classifier.check_training(words, labels)
         if self.model is None:
-            model, tokenizer = small_encoder(words, self.mask == "causal", self.max_length, self.seed)
+            model, tokenizer = classifier.small_encoder(words, self.mask == "causal", self.max_length, self.seed)
             weights = "trained from scratch"
         else:
             self._reader()
@@ -332,19 +330,11 @@ class LLMLingua2(Estimator):
 
     def _classify(self, reader: WordReader, contexts: Sequence[str], progress: Progress | None = None) -> Words:
         """Tokenise, cut into chunks, classify, and merge tokens to words."""
-
-        def classify(chunks: Sequence[np.ndarray]) -> list[np.ndarray]:
-            return keep_probabilities(
-                self.model_,
-                chunks,
-                reader.prefix,
-                reader.suffix,
-                pad=self.tokenizer_.pad_token_id or 0,
-                max_length=self.max_length,
-                batch_size=self.batch_size,
-                progress=progress,
-            )
-
+        classify = partial(
+            classifier.keep_probabilities, self.model_, prefix=reader.prefix, suffix=reader.suffix,
+            pad=self.tokenizer_.pad_token_id or 0, max_length=self.max_length, batch_size=self.batch_size,
+            progress=progress,
+        )  # fmt: skip
         return reader.words(contexts, classify)
 
     def _select(
@@ -368,17 +358,16 @@ class LLMLingua2(Estimator):
     def load(cls, folder: str | os.PathLike[str], *, device: str = "auto", **params: Any) -> Self:
         """Read what :meth:`save` wrote; the weights are in the folder, ``params`` replace saved settings."""
         saved = load_tree(folder)
-        if isinstance(saved, dict) and saved.get("params", {}).get("training", {}).get("group", {}).get("lr") == {
-            "value": None
-        }:
+        group = saved.get("params", {}).get("training", {}).get("group", {}) if isinstance(saved, dict) else {}
+        if group.get("lr") == {"value": None}:
             params = {"training": {}, **params}  # None stood for values by the encoder in folders saved earlier
         return super().load(folder, device=device, **{"model": None, "tokenizer": None, **params})
 
     def _state(self) -> Any:
         self._reader()
-        classifier = pack_pretrained(self.model_, self.tokenizer_)
+        packed = pack_pretrained(self.model_, self.tokenizer_)
         trained = {name: getattr(self, name) for name in self._fitted() if name == "accuracies_"}
-        return {"classifier": classifier, "given": self.model is not None, "weights": self._weights, **trained}
+        return {"classifier": packed, "given": self.model is not None, "weights": self._weights, **trained}
 
     def _fitted(self) -> list[str]:
         return [name for name in super()._fitted() if name != "distilled_"]  # the texts learned from are not saved

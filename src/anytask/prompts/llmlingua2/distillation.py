@@ -248,17 +248,14 @@ class Distillation(Settings):
         ]
         if not chunks:
             raise ValueError("there is no text to distil from")
+        how: Any = {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": 2 * self.max_tokens}
         requests = [
             ChatRequest(
-                messages=({"role": "user", "content": self.instruction.replace("{text}", chunk.strip())},),
-                temperature=self.temperature,
-                top_p=self.top_p,
-                max_tokens=2 * self.max_tokens,
-                seed=derive(seed, "distil", i) % 2**31,
-                tag="distil",
+                ({"role": "user", "content": self.instruction.replace("{text}", chunk.strip())},),
+                seed=derive(seed, "distil", i) % 2**31, tag="distil", **how,
             )
             for i, chunk in enumerate(chunks)
-        ]
+        ]  # fmt: skip
         replies = chat.chat_many(requests, max_concurrency=max_concurrency)
         return self.label(chunks, [reply.text for reply in replies], getattr(chat, "kind", None))
 
@@ -278,12 +275,5 @@ class Distillation(Settings):
             labels.append([i in needed for i in range(len(o))])
             alignments.append(alignment)
         kept = [i for i in quality_filter(alignments, self.variation, self.gap) if words[i]]
-        return Distilled(
-            [words[i] for i in kept],
-            [labels[i] for i in kept],
-            list(chunks),
-            list(compressions),
-            alignments,
-            kept,
-            kind,
-        )
+        chosen = [words[i] for i in kept], [labels[i] for i in kept]
+        return Distilled(*chosen, list(chunks), list(compressions), alignments, kept, kind)
