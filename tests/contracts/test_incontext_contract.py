@@ -444,6 +444,61 @@ def test_options_of_every_kind_are_chosen_from_alike():
         assert outcome(LearnedRetriever, choices=choices) == outcome(LearnedRetriever), kind
 
 
+@pytest.mark.parametrize("cls", READERS, ids=ids)
+def test_nothing_to_answer_and_wrong_numbers_of_demonstrations_are_refused(cls):
+    model = fit(MAKERS[cls](), X[:18], Y[:18])
+    for ask in queries_of(model):
+        with pytest.raises(ValueError, match="is empty: there is nothing to answer"):
+            ask([])
+    if isinstance(model, UDR) or cls in RETRIEVERS:
+        for k in (0, -1, 2.5, "two", None, True):
+            with pytest.raises(ValueError, match="k must be an integer of at least 1"):
+                model.retrieve("t", X[:1], k=k) if cls is UDR else model.retrieve(X[0], k)
+
+
+def test_what_objects_of_users_give_is_checked_before_it_is_used():
+    class Wrong:
+        def __init__(self, places):
+            self.retrieve = self.select = lambda *args: places
+
+        def index(self, inputs, outputs):
+            pass
+
+    for places in ([99], [-1], [0, 0]):
+        with pytest.raises(ValueError, match=r"must return distinct places in \[0, 17\]"):
+            MAKERS[GPT3](demos=Wrong(places)).fit(X[:18], Y[:18]).predict(X[18:])
+        with pytest.raises(ValueError, match=r"must return distinct places in \[0, 17\]"):
+            MAKERS[Pipeline](select=Wrong([*places, 1, 2, 3, 4, 5][:6])).fit(X[:18], Y[:18])
+    with pytest.raises(ValueError, match="select must return 6 distinct items, got 2"):
+        MAKERS[Pipeline](select=Wrong([0, 1])).fit(X[:18], Y[:18])
+    assert MAKERS[Pipeline](select=Wrong(range(6))).fit(X[:18], Y[:18]).demos_[5].id == 5
+    with pytest.raises(TypeError, match="what rewrite returns must be a string"):
+        MAKERS[GPT3](rewrite=len).fit(X[:18], Y[:18]).predict(X[18:])
+    for wrong, says in ((3, "annotate must be a callable"), ("labels", "annotate must be a callable")):
+        with pytest.raises(TypeError, match=says):
+            VoteK().select(SIXTY, 3, annotate=wrong)
+    with pytest.raises(TypeError, match="confidence must be a callable"):
+        VoteK().select(vectors_pool(), 20, confidence=3)
+    with pytest.raises(TypeError, match="confidence must return numbers"):
+        VoteK().select(vectors_pool(), 20, confidence=lambda pool, queries: ["high"] * len(queries))
+    with pytest.raises(ValueError, match="a Pool"):
+        AnnotatedPrompter(X, LM)
+    with pytest.raises(TypeError, match="tasks must be a sequence of RetrievalTask"):
+        small_udr().fit(X, LM)
+    udr = small_udr().fit(WORLD.draw(0)[0], feedback())
+    with pytest.raises(ValueError, match="1 inputs and 4 vectors"):
+        udr.retrieve("block 0", ["a"], vectors=WORLD.draw(0)[1][0][0])
+    model = fitted(GPT3)
+    for y in (Y[18:20], Y[18:19], [*Y[18:], "one more"]):  # of which one alone would be compared with every answer
+        with pytest.raises(ValueError, match="X and y must have equal lengths"):
+            model.score(X[18:], y)
+
+
+def test_vectors_of_any_scale_are_selected_from_alike():
+    for scale in (1e30, 1e-30):
+        assert np.allclose(Pool(SIXTY * scale).vectors, Pool(SIXTY).vectors, atol=1e-5)
+
+
 def test_embeddings_that_are_not_finite_are_refused_as_such():
     class Broken(Words):
         def embed(self, texts, progress=False):

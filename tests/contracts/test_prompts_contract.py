@@ -1,5 +1,6 @@
 """Every system of the prompts family, run through the family's protocol."""
 
+import json
 import random
 import re
 import warnings
@@ -17,6 +18,7 @@ from anytask import prompts
 from anytask.core.discovery import published
 from anytask.core.settings import Settings, settings_of
 from anytask.datasets.scripted_prompt import ScriptedPromptLM
+from anytask.lm import load_tiny
 from anytask.lm.protocol import Capabilities, MissingCapability, OptionScore
 from anytask.prompts import LLMLingua2, PromptQuine, TAPruning
 from anytask.prompts.base import Compressor, PromptSearcher, SearchResult
@@ -153,6 +155,53 @@ def test_a_found_prompt_is_saved_without_its_trace(tmp_path):
         SearchResult.load(tmp_path / "missing")
 
 
+def test_a_damaged_prompt_is_refused_and_its_folder_named(tmp_path):
+    outcome(TAPruning).save(tmp_path)
+    file = tmp_path / "prompt.json"
+    whole = json.loads(file.read_text())
+    for body in (
+        "", "{", "[]", "null", "3", json.dumps({**whole, "more": 1}), json.dumps({**whole, "prompt": 3}),
+        json.dumps({**whole, "kept": 3}), *(json.dumps({k: v for k, v in whole.items() if k != name}) for name in
+        ("prompt", "score", "kept")),
+    ):  # fmt: skip
+        file.write_text(body)
+        with pytest.raises(ValueError, match=f"the prompt saved in {re.escape(str(tmp_path))} is damaged"):
+            SearchResult.load(tmp_path)
+
+
+@pytest.mark.parametrize("cls", SEARCHERS, ids=ids)
+def test_the_budget_is_kept_to_the_call(cls):
+    variants = [{}]
+    if cls is PromptQuine:  # whose generations are larger than what is left of the budget
+        variants = [{"algorithm": a, "halving": h, "offspring": 50} for a in ("gga", "ssga") for h in (False, True)]
+    for budget in (1, 7, 40):
+        for variant in variants:
+            scored = []
+
+            class Counting(ScriptedPromptLM):
+                def score(self, prompts, options, *, tag="score", scored=scored):
+                    scored.extend(prompts)
+                    return super().score(prompts, options, tag=tag)
+
+            found = SEARCHERS[cls](budget=budget, **variant).search(Counting(0), SEARCH)
+            assert found.evaluations == len(scored) / len(SEARCH) <= budget, variant
+
+
+@pytest.mark.parametrize("cls", SEARCHERS, ids=ids)
+def test_scores_that_are_none_and_labels_that_tell_nothing_are_said(cls):
+    for scores, says in (
+        (lambda n: None, "one score for each prompt"),
+        (lambda n: ["good"] * n, "must give numbers"),
+        (lambda n: [[0.5]] * n, "must give numbers"),
+        (lambda n: [0.5] * (n + 1), "scores, one for each prompt"),
+    ):
+        search = SEARCHERS[cls](verbalizers=None, evaluator=lambda prompts, examples, f=scores: f(len(prompts)))
+        with pytest.raises((ValueError, TypeError), match=says):
+            search.search(LM, SEARCH)
+    with pytest.warns(UserWarning, match="search examples have the label 0"):
+        SEARCHERS[cls]().search(LM, [example for example in SEARCH if example["label"] == 0])
+
+
 @pytest.mark.parametrize("cls", SEARCHERS, ids=ids)
 def test_searches_name_what_is_wrong_with_examples_and_models(cls):
     make = SEARCHERS[cls]
@@ -282,6 +331,17 @@ def test_a_classifier_that_is_not_finite_compresses_nothing():
         compressor.model_.classifier.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="NaN"):
         compressor.compress(TEXT, 0.5)
+
+
+def test_a_text_longer_than_the_model_reads_is_judged_in_parts():
+    lm = load_tiny("icl")
+    compressor = SurprisalCompressor(lm)
+    long = " ".join(["the band feels awful", "a meal is wonderful", "the chef looks superb"] * 60)
+    assert lm.count_tokens(long) > 2 * lm.context_length
+    found = compressor.compress(long, 0.5)
+    assert len(found.kept) == 360 and np.isfinite(found.probabilities).all()
+    with pytest.raises(TypeError, match="question must be a string"):
+        LLMLingua2().compress(TEXT, 0.5, question=3)
 
 
 def test_unfitted_use_says_so(tmp_path):

@@ -16,7 +16,7 @@ import numpy as np
 from anytask.core.checks import is_missing
 from anytask.core.settings import of_kind, texts, whole
 from anytask.lm.prompting import Prompt, PromptTemplate
-from anytask.lm.protocol import check_sequence
+from anytask.lm.protocol import check_sequence, check_texts
 
 
 @runtime_checkable
@@ -73,6 +73,21 @@ class Answer:
     demos: tuple[int, ...] = ()
     scores: dict[str, float] = field(default_factory=dict)
     kind: str = ""
+
+
+def check_queries(texts: Iterable[str], name: str) -> list[str]:
+    """Return the texts to answer as a list, or say that there are none."""
+    if not (queries := check_texts(texts, name)):
+        raise ValueError(f"{name} is empty: there is nothing to answer")
+    return queries
+
+
+def check_places(found: Any, n: int, source: str) -> list[int]:
+    """Return what a selector or a retriever gave as distinct places in [0, n), or say what is wrong with it."""
+    places = [int(i) for i in getattr(found, "indices", found)]
+    if len(set(places)) < len(places) or not all(0 <= place < n for place in places):
+        raise ValueError(f"{source} must return distinct places in [0, {n - 1}], got {places}")
+    return places
 
 
 def check_answers(values: Iterable[Any], name: str) -> list[Any]:

@@ -12,9 +12,10 @@ from sklearn.linear_model import LogisticRegression
 from anytask.core.checks import check_labels
 from anytask.core.estimator import Fitted
 from anytask.core.settings import real
-from anytask.incontext.base import check_answers
+from anytask.incontext.base import check_answers, check_queries
 from anytask.incontext.pool import embed, embedder_field
 from anytask.lm.protocol import check_texts
+from anytask.lm.search import as_vectors
 
 
 class EmbeddingClassifier(Fitted):
@@ -62,8 +63,9 @@ class EmbeddingClassifier(Fitted):
     def predict_proba(self, X: Sequence[str]) -> np.ndarray:
         """Return the probability of each of ``classes_``, shape (n, n_classes)."""
         self._check_fitted()
-        X = check_texts(X, "X")
+        X = check_queries(X, "X")
         if len(self.classes_) == 1:
             return np.ones((len(X), 1))
-        z = embed(self.embedder, X) @ self.coef_.T + self.intercept_  # (n, n_classes), one column for two classes
+        vectors = as_vectors(embed(self.embedder, X), "the embedding of the texts", self.coef_.shape[1])
+        z = vectors @ self.coef_.T + self.intercept_  # (n, n_classes), one column for two classes
         return softmax(np.hstack([np.zeros_like(z), z]) if len(self.classes_) == 2 else z, axis=1)

@@ -13,7 +13,8 @@ from itertools import chain
 import numpy as np
 from scipy import stats
 
-from anytask.core.checks import check_counts
+from anytask.core.checks import as_array, check_counts, require_finite_rows
+from anytask.lm.protocol import check_texts
 
 # Punctuation of every script, loose accents, and characters without a width: what editors and typesetters change.
 _KINDS = {"Cf", "Sk", "Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps"}
@@ -100,6 +101,7 @@ def find_dirty(items: Sequence[str], corpus: Iterable[str], n: int | None = None
     >>> find_dirty(["Three, four, FIVE six seven eight nine ten", text, "six seven"], [text], n=8)
     [False, True, True]
     """
+    items = check_texts(items, "items")
     n = choose_n(items) if n is None else n
     check_counts(n=n)
     owners: dict[tuple[str, ...], list[int]] = {}
@@ -147,11 +149,12 @@ def contamination_report(
     ----------
     Brown et al. (2020), arXiv 2005.14165, section 4 and appendix C.
     """
-    if len(items) != len(scores):
-        raise ValueError(f"items and scores must have equal lengths, got {len(items)} and {len(scores)}")
+    items, s = check_texts(items, "items"), as_array(scores, "scores").astype(float)
+    if s.shape != (len(items),):
+        raise ValueError(f"scores must be one number for each of the {len(items)} items, got shape {s.shape}")
+    require_finite_rows(s, "scores")
     n = choose_n(items) if n is None else n
     dirty = np.array(find_dirty(items, corpus, n))
-    s = np.asarray(scores, dtype=float)
     total = float(s.mean())
     clean = float(s[~dirty].mean()) if (~dirty).any() else float("nan")
     bad = float(s[dirty].mean()) if dirty.any() else float("nan")

@@ -12,6 +12,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.validation import check_is_fitted
 
+from anytask.core.checks import check_counts
 from anytask.core.settings import Settings, real, whole
 from anytask.lm.protocol import check_sequence, check_texts
 
@@ -77,7 +78,10 @@ class QualityFilter(Settings):
     def score_samples(self, documents: Sequence[str]) -> np.ndarray:
         """Return each document's probability of being curated, shape (n,)."""
         check_is_fitted(self)
-        return self.classifier_.predict_proba(self._vectorizer.transform(check_texts(documents, "documents")))[:, 1]
+        documents = check_texts(documents, "documents")
+        if not documents:
+            return np.zeros(0)
+        return self.classifier_.predict_proba(self._vectorizer.transform(documents))[:, 1]
 
     def filter(self, documents: Iterable[str], *, batch: int = 1000) -> Iterator[str]:
         """Yield the documents that the Pareto rule keeps, in their order."""
@@ -129,7 +133,8 @@ class FuzzyDeduplicator(Settings):
     def signatures(self, documents: Sequence[str]) -> np.ndarray:
         """Return the MinHash signatures, shape (n, n_hashes); a document without words gets the largest value."""
         words = HashingVectorizer(n_features=self.n_features, alternate_sign=False, norm=None, binary=True)
-        X: csr_matrix = words.transform(check_texts(documents, "documents")).tocsr()
+        documents = check_texts(documents, "documents")
+        X: csr_matrix = words.transform(documents).tocsr() if documents else csr_matrix((0, self.n_features))
         rng = np.random.default_rng(self.seed)
         a = rng.integers(1, 1 << 31, size=self.n_hashes, dtype=np.uint64)
         b = rng.integers(0, 1 << 31, size=self.n_hashes, dtype=np.uint64)
@@ -198,6 +203,7 @@ def mix(
 
 
 def _chunks(documents: Iterable[str], size: int) -> Iterator[list[str]]:
+    check_counts(batch=size)
     source = iter(check_sequence(documents, "documents"))
     while chunk := list(islice(source, size)):
         yield chunk

@@ -25,10 +25,18 @@ from scipy.special import softmax
 
 from anytask.core.estimator import Fitted
 from anytask.core.rng import derive
-from anytask.core.settings import choice, flag, free, positional, real, whole
-from anytask.incontext.base import Answer, choices_field, shots, template_field
+from anytask.core.settings import choice, flag, free, of_kind, positional, real, whole
+from anytask.incontext.base import (
+    Answer,
+    Selector,
+    check_places,
+    check_queries,
+    choices_field,
+    shots,
+    template_field,
+)
 from anytask.incontext.gpt3 import GPT3
-from anytask.incontext.pool import Annotate, Pool, embedder_field
+from anytask.incontext.pool import Annotate, Pool, check_selection, embedder_field
 from anytask.incontext.retrievers import BM25Retriever, SimilarRetriever
 from anytask.incontext.selection import RandomSelection
 from anytask.lm.option_scoring import RULES
@@ -49,12 +57,9 @@ def _check_retrieve(retrieve: Any) -> None:
         raise ValueError(f"retrieve must be {', '.join(RETRIEVALS)} or an object with retrieve, got {retrieve!r}")
 
 
-def _check_has(name: str, verb: str) -> Callable[[Any], None]:
-    def check(value: Any) -> None:
-        if value is not None and not hasattr(value, verb):
-            raise TypeError(f"{name} must be None or an object with {verb}, got {value!r}")
-
-    return check
+def _check_compress(compress: Any) -> None:
+    if compress is not None and not hasattr(compress, "compress"):
+        raise TypeError(f"compress must be None or an object with compress(text, rate), got {compress!r}")
 
 
 @dataclass
@@ -135,10 +140,12 @@ class Pipeline(Fitted):
     choices: Sequence[str] | None = choices_field("possible labels, None: each query brings its own")
     template: PromptTemplate = template_field(PromptTemplate())
     labels: int = whole(18, "labels that are bought", at_least=0)
-    select: Any = free(None, "selector of what is labelled, None: a random sample", _check_has("select", "select"))
+    select: Any = of_kind(
+        None, (Selector,), "an object with select", "selector of what is labelled, None: a random sample", optional=True
+    )
     retrieve: Any = free("random", "which labelled examples a query is shown", _check_retrieve)
-    prune: Any = free(None, "callable that makes a prompt searcher, None: no pruning", _check_has("prune", "__call__"))
-    compress: Any = free(None, "compressor of the inputs, None: no compression", _check_has("compress", "compress"))
+    prune: Any = of_kind(None, (Callable,), "a callable", "makes a prompt searcher, None: no pruning", optional=True)
+    compress: Any = free(None, "compressor of the inputs, None: no compression", _check_compress)
     rate: float = real(0.5, "share of an input's tokens that the compressor keeps", above=0, at_most=1)
     k: int | Literal["max"] = shots()
     context: int | None = whole(None, "most tokens of a prompt with its answer, None: the model's", optional=True)
@@ -159,11 +166,9 @@ class Pipeline(Fitted):
             raise ValueError("pruning searches a prompt for one set of labels: give choices")
         if self.labels < 3:
             raise ValueError("pruning shows some labelled examples and searches with others: labels must be at least 3")
-        for name in ("scoring", "calibrate"):
-            if getattr(self, name) in ("generate", True):
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} does not go with prune, which scores choices as they are"
-                )
+        if self.scoring == "generate" or self.calibrate:
+            told = f"scoring={self.scoring!r}, calibrate={self.calibrate}"
+            raise ValueError(f"{told} does not go with prune, which scores choices as they are")
         try:
             self.lm.encode("{text}")
         except (AttributeError, MissingCapability) as error:
@@ -223,7 +228,7 @@ class Pipeline(Fitted):
             pool = Pool(vectors, texts=texts, annotate=ask, embedder=self.embedder)
             if self.labels:
                 selector: Any = self.select or RandomSelection(seed=derive(self.seed, "select"))
-                pool.annotate(selector.select(pool, self.labels).indices)
+                pool.annotate(check_selection(selector.select(pool, self.labels), len(pool), self.labels))
             report.labels = len(pool.labels)
         return [Demonstration(texts[i], str(label), i) for i, label in pool.labels.items()]
 
@@ -261,17 +266,14 @@ class Pipeline(Fitted):
             searcher = self.prune(whole, self._completions(), seed=derive(self.seed, "prune"))
             found = searcher.search(self.lm, examples[::2], examples[1::2])
             self.prompt_ = found.prompt
-            report.facts = {
-                "tokens_before": count(whole),
-                "tokens_after": found.n_tokens,
-                "evaluations": found.evaluations,
-                "validation": found.validation,
-            }
+            report.facts = {"tokens_before": count(whole), "tokens_after": found.n_tokens}
+            report.facts |= {"evaluations": found.evaluations, "validation": found.validation}
 
     def _ranked(self, query: str) -> list[int]:
         """Places in ``demos_``, best first; a seeded order without a retriever."""
         if self._retriever is not None:
-            return [int(i) for i in self._retriever.retrieve(query, len(self.demos_))]
+            found = self._retriever.retrieve(query, len(self.demos_))
+            return check_places(found, len(self.demos_), "the retriever")
         return np.random.default_rng(derive(self.seed, "block")).permutation(len(self.demos_)).tolist()
 
     def _shorten(self, text: str) -> str:
@@ -312,9 +314,7 @@ class Pipeline(Fitted):
     def answer(self, texts: Sequence[str], *, options: Sequence[Sequence[str]] | None = None) -> list[Answer]:
         """Answer each query, with scores and prompt; ``options`` are each query's own, where there are no choices."""
         self._check_fitted()
-        texts = check_texts(texts, "texts")
-        if not texts:
-            raise ValueError("there are no queries")
+        texts = check_queries(texts, "texts")
         if self.prompt_ is not None and options is not None:
             raise ValueError("the prompt was pruned for the pipeline's own choices: options cannot be given")
         with self._spending(self.stages_[-1]) as report:

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from anytask.core.checks import require_finite
+from anytask.core.checks import as_array, require_finite
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
-from anytask.core.settings import Settings, choice, flag, free, positional, real, texts, whole
-from anytask.incontext.base import Answer, check_answers, choices_field, template_field
+from anytask.core.settings import Settings, choice, flag, free, of_kind, positional, real, texts, whole
+from anytask.incontext.base import Answer, check_answers, check_places, check_queries, choices_field, template_field
 from anytask.incontext.gpt3 import GPT3
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
 from anytask.lm.protocol import check_lm, check_texts, require
@@ -117,7 +117,7 @@ class Pool:
         self.mean = raw.mean(axis=0) if center else np.zeros(raw.shape[1], dtype=np.float32)
         self.vectors = unit(raw - self.mean)
         self.labels = Labels(len(raw))
-        self._annotate = annotate
+        self._annotate = _check_annotate(annotate)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -162,11 +162,17 @@ class Pool:
         return as_vectors(vectors, name, dim)
 
 
+def _check_annotate(annotate: Annotate | None) -> Annotate | None:
+    if annotate is not None and not callable(annotate):
+        raise TypeError(f"annotate must be a callable (indices) -> labels, got {type(annotate).__name__}")
+    return annotate
+
+
 def as_pool(pool: Any, annotate: Annotate | None = None) -> Pool:
     """Return ``pool`` as a :class:`Pool`: itself, or made of an array of vectors or a sequence of texts."""
     if isinstance(pool, Pool):
         if annotate is not None:
-            pool._annotate = annotate
+            pool._annotate = _check_annotate(annotate)
         return pool
     if isinstance(pool, Iterator):
         pool = list(pool)
@@ -215,13 +221,9 @@ class Selection:
 
 def check_selection(chosen: Any, n: int, budget: int) -> list[int]:
     """Return what ``select`` returned as a list of distinct places in a pool of ``n``, or say what is wrong with it."""
-    indices = [int(i) for i in getattr(chosen, "indices", chosen)]
-    if len(indices) != budget or len(set(indices)) != budget:
-        raise ValueError(
-            f"select must return {budget} distinct items, got {len(indices)} of which {len(set(indices))} differ"
-        )
-    if min(indices) < 0 or max(indices) >= n:
-        raise ValueError(f"select must return places in [0, {n - 1}], got {min(indices)} to {max(indices)}")
+    indices = check_places(chosen, n, "select")
+    if len(indices) != budget:
+        raise ValueError(f"select must return {budget} distinct items, got {len(indices)}")
     return indices
 
 
@@ -270,6 +272,8 @@ class PoolSelector(Settings):
         if not isinstance(budget, (int, np.integer)) or isinstance(budget, bool) or not 1 <= budget <= n - known:
             told = f" of which {known} are annotated" if known else ""
             raise ValueError(f"budget must be an integer in [1, {n - known}] for a pool of {n}{told}, got {budget!r}")
+        if confidence is not None and not callable(confidence):
+            raise TypeError(f"confidence must be a callable (pool, indices) -> numbers, got {confidence!r}")
         share = portion(progress, 0.0, 1.0)
         chosen = self._choose(pool, int(budget), confidence or NearestVote(), share)
         share(1.0)
@@ -291,7 +295,10 @@ def least_confident(pool: Pool, confidence: Confidence) -> tuple[np.ndarray, np.
         no label is spent on a copy while there is anything else.
     """
     rest = np.setdiff1d(np.arange(len(pool)), list(pool.labels))
-    values = np.asarray(confidence(pool, rest), dtype=np.float64)
+    values = np.asarray(as_array(confidence(pool, rest), "confidence"))
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"confidence must return numbers, got {values.dtype}")
+    values = values.astype(np.float64)
     if values.shape != (len(rest),) or np.isnan(values).any():
         raise ValueError(f"confidence must return {len(rest)} numbers without NaN, got shape {values.shape}")
     confidences = np.full(len(pool), np.nan)
@@ -396,7 +403,7 @@ class AnnotatedPrompter(Settings):
         Seed of the random order.
     """
 
-    pool: Pool = positional(free, "the annotated pool", kw_only=False)
+    pool: Pool = positional(of_kind, (Pool,), "a Pool", "the annotated pool", kw_only=False)
     lm: Any = positional(free, "the frozen language model", check_lm, kw_only=False)
     template: PromptTemplate = template_field(PromptTemplate())
     choices: Sequence[str] | None = choices_field("possible answers, None: the model writes")
@@ -423,7 +430,7 @@ class AnnotatedPrompter(Settings):
 
     def retrieve(self, texts: Sequence[str], vectors: ArrayLike | None = None) -> list[Retrieved]:
         """Return the demonstrations and the prompt of each text; ``vectors`` spare their embedding."""
-        texts = check_texts(texts, "texts")
+        texts = check_queries(texts, "texts")
         return self._retrieve(texts, self.pool.place(vectors, texts), [None] * len(texts))
 
     def _retrieve(self, texts: list[str], placed: np.ndarray, own: Sequence[int | None]) -> list[Retrieved]:

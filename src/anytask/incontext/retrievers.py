@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.exceptions import NotFittedError
 
+from anytask.core.checks import check_counts
 from anytask.core.settings import Settings, free, positional, text
 from anytask.datasets.retrieval_tasks import RetrievalTask
 from anytask.incontext.base import choices_field
@@ -47,7 +48,7 @@ class SimilarRetriever(Settings):
 
     def retrieve(self, query: str, k: int) -> list[int]:
         """Return the places of the ``k`` nearest examples, nearest first."""
-        _check_indexed(self, "_vectors")
+        _check_indexed(self, "_vectors", k)
         cosine = self._vectors @ unit(embed(self.embedder, [check_text(query, "query")]))[0]
         return np.argsort(-cosine, kind="stable")[:k].tolist()
 
@@ -68,7 +69,7 @@ class BM25Retriever(Settings):
 
     def retrieve(self, query: str, k: int) -> list[int]:
         """Return the places of the ``k`` best examples, best first."""
-        _check_indexed(self, "_index")
+        _check_indexed(self, "_index", k)
         return np.argsort(-self._index.scores(check_text(query, "query")), kind="stable")[:k].tolist()
 
 
@@ -148,6 +149,7 @@ class LearnedRetriever(Settings):
         return cls(udr, lm, instruction=task.instruction, choices=task.choices, name=task.name)
 
 
-def _check_indexed(retriever: Any, state: str) -> None:
+def _check_indexed(retriever: Any, state: str, k: int) -> None:
+    check_counts(k=k)
     if not hasattr(retriever, state):
         raise NotFittedError(f"this {type(retriever).__name__} has no examples yet: call index first")

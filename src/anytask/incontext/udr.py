@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, ClassVar, Self
 
@@ -24,18 +24,19 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from anytask.core.checks import check_counts
 from anytask.core.estimator import Estimator
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive, isolated
 from anytask.core.settings import Settings, choice, flag, group, of_kind, path, real, whole
 from anytask.core.training import train
 from anytask.datasets.retrieval_tasks import RetrievalTask
+from anytask.incontext.base import check_queries
 from anytask.incontext.feedback import TABBED, Feedback, LMFeedback, ScoreTable
 from anytask.incontext.listwise import CandidateDrawer, listwise_loss, task_probabilities
 from anytask.incontext.pool import Retrieved, embed, embedder_field
 from anytask.lm.bm25 import BM25Index
 from anytask.lm.prompting import Demonstration, PromptTemplate
-from anytask.lm.protocol import check_texts
 from anytask.lm.search import VectorIndex, as_vectors
 from anytask.models.build import MLP
 from anytask.models.loading import load_pretrained, pack_pretrained, unpack_pretrained
@@ -192,7 +193,9 @@ class UDR(Estimator):
         ValueError
             For repeated names, tasks with fewer than ``l + 1`` examples, or feedback that orders no query's candidates.
         """
-        tasks, c = list(tasks), self.candidates
+        c, tasks = self.candidates, list(tasks) if isinstance(tasks, Iterable) else [tasks]
+        if not all(isinstance(task, RetrievalTask) for task in tasks):
+            raise TypeError("tasks must be a sequence of RetrievalTask, such as [RetrievalTask(name, inputs, outputs)]")
         names = [task.name for task in tasks]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"fit needs tasks with distinct names, got {names}")
@@ -410,6 +413,7 @@ class UDR(Estimator):
             :meth:`~anytask.lm.prompting.PromptTemplate.assemble`.
         """
         self._check_fitted()
+        check_counts(k=k)
         if task not in self.tasks_:
             raise ValueError(f"unknown task {task!r}: call add_task first; there are {sorted(self.tasks_)}")
         known = self.tasks_[task]
@@ -418,7 +422,9 @@ class UDR(Estimator):
             raise ValueError(f"queries of task {task!r} must be given as {wanted}, like its examples")
         if vectors is not None:
             vectors = as_vectors(vectors, "queries")
-        inputs = ["?"] * len(vectors) if inputs is None else check_texts(inputs, "inputs")  # type: ignore[arg-type]
+        inputs = ["?"] * len(vectors) if inputs is None else check_queries(inputs, "inputs")  # type: ignore[arg-type]
+        if vectors is not None and len(vectors) != len(inputs):
+            raise ValueError(f"there are {len(inputs)} inputs and {len(vectors)} vectors: they must match")
         E_q = _encode(self.query_encoder_, self._query_features(known, inputs, vectors))
         k = min(k, len(known) - (exclude is not None))
         similarities, indices = self._indexes[task].search(E_q, k, exclude=exclude)

@@ -67,7 +67,13 @@ def unit(X: np.ndarray) -> np.ndarray:
     array([[0.6, 0.8],
            [0. , 0. ]])
     """
-    norms = np.linalg.norm(X, axis=1, keepdims=True)
+    with np.errstate(over="ignore"):
+        norms = np.linalg.norm(X, axis=1, keepdims=True)
+    # Squares that leave single precision: such rows are scaled down, or up, first.
+    if (odd := ((norms == 0) | np.isinf(norms))[:, 0] & X.any(axis=1)).any():
+        X = X.copy()
+        X[odd] /= np.abs(X[odd]).max(axis=1, keepdims=True)
+        norms[odd] = np.linalg.norm(X[odd], axis=1, keepdims=True)
     return np.asarray(X / np.where(norms > 0, norms, 1))
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from anytask.core.checks import is_missing
 from anytask.lm.placeholders import fill, names_of
+from anytask.lm.protocol import check_text
 
 __all__ = ["SearchResult"]
 
@@ -169,9 +170,11 @@ class SearchResult:
             raise FileNotFoundError(f"no saved prompt in {folder}: {path.name} is missing")
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{**found, "kept": None if found["kept"] is None else tuple(found["kept"])})
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"the prompt saved in {folder} is damaged: {error}") from error
+            result = cls(**{**found, "kept": None if found["kept"] is None else tuple(map(int, found["kept"]))})
+            check_text(result.prompt, "prompt")
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"the prompt saved in {folder} is damaged: {error!r}") from error
+        return result
 
 
 @runtime_checkable

@@ -201,6 +201,11 @@ class SurprisalCompressor(WordCompressor):
     def _lm_surprisal(self, words: Words) -> np.ndarray:
         """Mean surprisal of each word's tokens, the text scored as the continuation of its own first word."""
         spaced = [f" {word}" if gap and i else word for i, (word, gap) in enumerate(zip(words.text, words.gap))]
+        room = getattr(self.lm, "context_length", None) or math.inf
+        ends = np.cumsum([len(self.lm.encode(piece)) for piece in spaced])
+        if ends[-1] + 2 > room and len(spaced) > 1:  # in parts that the model can read, each without what comes before
+            halves = np.split(np.arange(len(spaced)), [max(1, int(np.searchsorted(ends, room - 2, side="right")))])
+            return np.concatenate([self._lm_surprisal(words.take(rows)) for rows in halves if len(rows)])
         if len(spaced) == 1:
             return np.zeros(1)
         option = self.lm.score([spaced[0]], [["".join(spaced[1:])]], tag="surprisal")[0][0]

@@ -19,7 +19,7 @@ from anytask.core.checks import require_finite
 from anytask.core.estimator import Fitted
 from anytask.core.rng import derive
 from anytask.core.settings import choice, flag, free, of_kind, positional, real, text, texts, whole
-from anytask.incontext.base import Answer, Retriever, shots, template_field
+from anytask.incontext.base import Answer, Retriever, check_places, check_queries, shots, template_field
 from anytask.lm.option_scoring import RULES, calibrate, check_options, score_options
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
 from anytask.lm.protocol import ChatRequest, check_lm, check_text, check_texts, require
@@ -196,7 +196,10 @@ class GPT3(Fitted):
         self._check_fitted()
         query = check_text(query, "query")
         places = self._draw(query)
-        write = self.rewrite or str
+
+        def write(text: str) -> str:
+            return text if self.rewrite is None else check_text(self.rewrite(text), "what rewrite returns")
+
         shown = [replace(self.pool_[i], input=write(self.pool_[i].input)) for i in places]
         prompt = self.assemble(shown, write(query), reserve)
         return replace(prompt, demos_used=tuple(places[i] for i in prompt.demos_used))
@@ -228,7 +231,7 @@ class GPT3(Fitted):
             If options are missing, a query stands in the pool (``leak="error"``), or description and query do not fit.
         """
         self._check_fitted()
-        X = check_texts(X, "X")
+        X = check_queries(X, "X")
         accounts = getattr(getattr(self.lm, "usage", None), "total", None)
         answers = self._choose(X, options) if self.scoring in RULES else self.write([self.prompt(x) for x in X])
         self.cost_ = None if accounts is None else self.lm.usage.total - accounts
@@ -249,7 +252,10 @@ class GPT3(Fitted):
 
     def score(self, X: Sequence[str], y: Sequence[str]) -> float:
         """Return the share of queries answered exactly right."""
-        return float(np.mean(self.predict(X) == np.array(check_texts(y, "y"), dtype=object)))
+        X, y = check_queries(X, "X"), check_texts(y, "y")
+        if len(X) != len(y):
+            raise ValueError(f"X and y must have equal lengths, got {len(X)} inputs and {len(y)} outputs")
+        return float(np.mean(self.predict(X) == np.array(y, dtype=object)))
 
     def _state(self) -> Any:
         return {"pool": [astuple(demo) for demo in self.pool_], "options": self.options_}
@@ -271,7 +277,7 @@ class GPT3(Fitted):
         if isinstance(self.demos, str):
             order = self._order("fixed" if self.demos == "fixed" else query)
         else:
-            order = [int(i) for i in self.demos.retrieve(query, min(n, k + len(leaks)))]
+            order = check_places(self.demos.retrieve(query, min(n, k + len(leaks))), n, "the retriever of demos")
         return [i for i in order if i not in leaks][:k][::-1]
 
     def _order(self, name: str) -> list[int]:

@@ -32,7 +32,7 @@ from anytask.core.persistence import load_tree
 from anytask.core.progress import Progress
 from anytask.core.rng import isolated
 from anytask.core.settings import choice, flag, free, group, of_kind, positional, real, texts, whole
-from anytask.lm.protocol import check_texts
+from anytask.lm.protocol import check_text, check_texts
 from anytask.models.loading import pack_pretrained, unpack_pretrained
 from anytask.prompts.base import Compression
 from anytask.prompts.llmlingua2 import classifier
@@ -258,7 +258,7 @@ class LLMLingua2(Estimator):
         reader = self._reader()
         words, origin = self._classify(reader, contexts), reader.lengths(contexts)
         named: set[int] = set()
-        if question:
+        if question is not None and check_text(question, "question"):
             pieces = reader.words([question]).text
             words, named = favour(words, {piece.casefold() for piece in pieces if re.search(r"\w", piece)})
         keep = list(range(n))

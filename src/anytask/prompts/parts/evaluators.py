@@ -41,6 +41,11 @@ class Evaluator(Protocol):
 
 def as_scores(values: Iterable[Score | float]) -> list[Score]:
     """Turn plain numbers into scores whose accuracy is their reward."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"the evaluator must give one score for each prompt, got {values!r}")
+    values = list(values)
+    if wrong := [value for value in values if not isinstance(value, (Score, Real))]:
+        raise TypeError(f"the evaluator must give numbers, or Score(reward, accuracy), got {wrong[0]!r}")
     return [value if isinstance(value, Score) else Score(float(value), float(value)) for value in values]
 
 

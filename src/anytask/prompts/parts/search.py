@@ -43,7 +43,10 @@ def rerank(history: Sequence[Candidate], top: float) -> list[Candidate]:
 def score_each(evaluator: Evaluator, prompts: Sequence[str], examples: Sequence[Example]) -> tuple[list[Score], str]:
     """Return the scores of prompts, NaN for those at which the evaluator, or its model, met NaN; and what it said."""
     try:
-        return as_scores(evaluator(prompts, examples)), ""
+        scores = as_scores(evaluator(prompts, examples))
+        if len(scores) != len(prompts):
+            raise ValueError(f"the evaluator must give {len(prompts)} scores, one for each prompt, got {len(scores)}")
+        return scores, ""
     except NotFinite as error:
         if len(prompts) == 1:
             return [Score(math.nan, math.nan)], str(error)
@@ -231,6 +234,9 @@ class PruningSearch(Settings):
         evaluator = self.evaluator
         if evaluator is None:
             evaluator = VerbalizerEvaluator(lm, self.verbalizers, reward=self.reward)
+        if self.evaluator is None and len(examples) > 1 and len({example.get("label") for example in examples}) == 1:
+            told = f"all {len(examples)} search examples have the label {examples[0].get('label')!r}"
+            warnings.warn(f"{told}: a prompt that always gives it scores best", stacklevel=2)
         before = int(getattr(evaluator, "calls", 0))
         units = PrunablePrompt(self.prompt, lm, names_of([*examples, *validation]))
         units.check()
