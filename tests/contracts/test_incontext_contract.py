@@ -467,7 +467,7 @@ def test_what_objects_of_users_give_is_checked_before_it_is_used():
     for places in ([99], [-1], [0, 0]):
         with pytest.raises(ValueError, match=r"must return distinct places in \[0, 17\]"):
             MAKERS[GPT3](demos=Wrong(places)).fit(X[:18], Y[:18]).predict(X[18:])
-        with pytest.raises(ValueError, match=r"must return distinct places in \[0, 17\]"):
+        with pytest.raises(ValueError, match=r"select must return .*distinct"):
             MAKERS[Pipeline](select=Wrong([*places, 1, 2, 3, 4, 5][:6])).fit(X[:18], Y[:18])
     with pytest.raises(ValueError, match="select must return 6 distinct items, got 2"):
         MAKERS[Pipeline](select=Wrong([0, 1])).fit(X[:18], Y[:18])

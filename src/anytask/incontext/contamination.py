@@ -79,12 +79,9 @@ class ContaminationReport:
 
     def table(self) -> str:
         """Return the report as text."""
-        n_dirty = sum(self.dirty)
-        rows = [
-            ("all", len(self.dirty), self.score_all),
-            ("clean", len(self.dirty) - n_dirty, self.score_clean),
-            ("dirty", n_dirty, self.score_dirty),
-        ]
+        counts = len(self.dirty), len(self.dirty) - sum(self.dirty), sum(self.dirty)
+        scores = self.score_all, self.score_clean, self.score_dirty
+        rows = zip(("all", "clean", "dirty"), counts, scores)
         lines = [f"{name:<6} {count:>7} {score:>8.4f}" for name, count, score in rows]
         verdict = "FLAGGED: clean differs by more than 1 %" if self.flagged else "no flag"
         return "\n".join([f"N = {self.n}", "subset   items    score", *lines, verdict])
@@ -104,21 +101,17 @@ def find_dirty(items: Sequence[str], corpus: Iterable[str], n: int | None = None
     items = check_texts(items, "items")
     n = choose_n(items) if n is None else n
     check_counts(n=n)
-    owners: dict[tuple[str, ...], list[int]] = {}
+    owners: dict[tuple[str, ...], set[int]] = {}
     for i, item in enumerate(items):
-        w = words(item)
-        if w:
-            for gram in {tuple(w[j : j + n]) for j in range(max(1, len(w) - n + 1))}:
-                owners.setdefault(gram, []).append(i)
-    lengths = sorted({len(gram) for gram in owners})
-    dirty = [False] * len(items)
+        if w := words(item):
+            for gram in _grams(w, min(n, len(w))):
+                owners.setdefault(gram, set()).add(i)
+    lengths = {len(gram) for gram in owners}
+    dirty: set[int] = set()
     for document in corpus:
         w = words(document)
-        for length in lengths:
-            for j in range(len(w) - length + 1):
-                for i in owners.get(tuple(w[j : j + length]), ()):
-                    dirty[i] = True
-    return dirty
+        dirty.update(*(owners.get(gram, ()) for length in lengths for gram in _grams(w, length)))
+    return [i in dirty for i in range(len(items))]
 
 
 def contamination_report(
@@ -199,7 +192,7 @@ def clean_corpus(
     [('a', 301), ('b', 301)]
     """
     check_counts(n=n, max_pieces=max_pieces, max_documents=max_documents)
-    wanted = {tuple(w[j : j + n]) for w in map(words, items) for j in range(len(w) - n + 1)}
+    wanted = {gram for w in map(words, items) for gram in _grams(w, n)}
     seen: Counter[tuple[str, ...]] = Counter(
         chain.from_iterable({gram for gram, _, _ in _matches(document, wanted, n)} for document in corpus)
     )
@@ -219,6 +212,10 @@ def clean_corpus(
         pieces = [document[a:b] for a, b in zip(edges[::2], edges[1::2]) if b > a]
         if len(pieces) <= max_pieces:
             yield from (piece for piece in pieces if len(piece) >= min_length)
+
+
+def _grams(w: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
+    return (tuple(w[j : j + n]) for j in range(len(w) - n + 1))
 
 
 def _matches(document: str, wanted: set[tuple[str, ...]], n: int) -> Iterator[tuple[tuple[str, ...], int, int]]:

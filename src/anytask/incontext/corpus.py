@@ -189,17 +189,19 @@ def mix(
     if not len(w) or (w < 0).any() or w.sum() <= 0 or not np.isfinite(w).all():
         raise ValueError(f"weights must be >= 0 with a positive sum, got {dict(weights)}")
     rng = np.random.default_rng(seed)
-    passes: dict[str, Iterator[Any]] = {name: iter(()) for name in names}
-    nothing = object()
+    endless = {name: _endless(name, sources[name]) for name in names}
     while True:
         name = names[rng.choice(len(names), p=w / w.sum())]
-        document = next(passes[name], nothing)
-        if document is nothing:
-            passes[name] = iter(sources[name]())
-            document = next(passes[name], nothing)
-        if document is nothing:
+        yield name, next(endless[name])
+
+
+def _endless(name: str, source: Callable[[], Iterable[Any]]) -> Iterator[Any]:
+    while True:
+        count = 0
+        for count, document in enumerate(source(), 1):  # noqa: B007
+            yield document
+        if not count:
             raise ValueError(f"source {name!r} is empty")
-        yield name, document
 
 
 def _chunks(documents: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -62,10 +62,8 @@ class LMFeedback(Settings):
         return f"{model}:{'normalized' if self.normalize else 'likelihood'}:{self.template}"
 
     def __call__(self, task: RetrievalTask, query: int, demos: Sequence[int]) -> list[float]:
-        prompts = [
-            self.template.assemble([Demonstration(task.inputs[z], task.outputs[z], int(z))], task.inputs[query]).text
-            for z in demos
-        ]
+        shown = [Demonstration(task.inputs[z], task.outputs[z], int(z)) for z in demos]
+        prompts = [self.template.assemble([demo], task.inputs[query]).text for demo in shown]
         relative = self.normalize and task.choices is not None
         answers = list(task.choices or ()) if relative else [task.outputs[query]]
         options = [[self.template.completion(answer) for answer in answers]] * len(prompts)
@@ -122,11 +120,9 @@ class ScoreTable:
 
     def write(self, task: str, query: int, scores: Mapping[int, float]) -> None:
         """Keep the scores of one query."""
+        rows = [(task, int(query), int(demo), float(score)) for demo, score in scores.items()]
         with self._db:
-            self._db.executemany(
-                "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?)",
-                [(task, int(query), int(demo), float(score)) for demo, score in scores.items()],
-            )
+            self._db.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?)", rows)
 
     def __len__(self) -> int:
         return int(self._db.execute("SELECT COUNT(*) FROM scores").fetchone()[0])

@@ -221,10 +221,11 @@ class Selection:
 
 def check_selection(chosen: Any, n: int, budget: int) -> list[int]:
     """Return what ``select`` returned as a list of distinct places in a pool of ``n``, or say what is wrong with it."""
-    indices = check_places(chosen, n, "select")
-    if len(indices) != budget:
-        raise ValueError(f"select must return {budget} distinct items, got {len(indices)}")
-    return indices
+    indices = [int(i) for i in getattr(chosen, "indices", chosen)]
+    differ = len(set(indices))
+    if not len(indices) == differ == budget:
+        raise ValueError(f"select must return {budget} distinct items, got {len(indices)} of which {differ} differ")
+    return check_places(indices, n, "select")
 
 
 class Confidence(Protocol):

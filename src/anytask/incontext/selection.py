@@ -63,13 +63,11 @@ class Diversity(PoolSelector):
         cosines = X @ X[known].sum(axis=0)  # (n,) sum of each item's cosines to those chosen
         cosines[known] = np.inf
         while len(indices) < budget:
-            if known or indices:
-                u = int(cosines.argmin())
-                scores.append(-float(cosines[u]))
-            else:
-                u = int(np.random.default_rng(self.seed).integers(len(X)))
-                scores.append(np.nan)
+            u, score = int(cosines.argmin()), -float(cosines.min())
+            if not known and not indices:
+                u, score = int(np.random.default_rng(self.seed).integers(len(X))), np.nan
             indices.append(u)
+            scores.append(score)
             cosines += X @ X[u]
             cosines[u] = np.inf
             share(len(indices) / budget)

@@ -74,17 +74,15 @@ class VoteK(PoolSelector):
 
     References
     ----------
-    Su, Kasai, Wu, Shi, Wang, Xin, Zhang, Ostendorf, Zettlemoyer, Smith, Yu, 2022, "Selective Annotation Makes Language
-    Models Better Few-Shot Learners", arXiv:2209.01975.
+    Su et al., 2022, "Selective Annotation Makes Language Models Better Few-Shot Learners", arXiv:2209.01975.
 
     Notes
     -----
     *Departures from the paper.* Ties go to the larger in-degree, then to the smaller index, and are decided on exact
     sums of votes, so that the result does not depend on rounding. The default ``k`` follows the size of the pool.
     Items that are annotated already count as chosen, and no copy of a chosen item is chosen while there is anything
-    else: bands of confidence are made of distinct items.
-    Without a language model, confidence comes from a vote of the nearest annotated examples. Pools above 20,000 use an
-    approximate graph.
+    else. Without a language model, confidence comes from a vote of the nearest annotated examples. Pools above 20,000
+    use an approximate graph.
     """
 
     k: int | None = whole(None, "neighbors each example votes for, None: 5% of the pool, from 5 to 150", optional=True)
@@ -116,7 +114,7 @@ class VoteK(PoolSelector):
         known = list(pool.labels)
         for u in known:
             ballot.elect(np.array([u]))
-        first = budget if not full else max(1, _floor(budget * self.first_share))
+        first = max(1, _floor(budget * self.first_share)) if full else budget
         picks = [(*ballot.elect(), 1) for _ in range(first)]
         share(0.9)
         confidences = None
@@ -143,11 +141,8 @@ class VoteK(PoolSelector):
     def _second_stage(self, ballot: Ballot, ranked: np.ndarray, n: int, r: int) -> list[tuple[int, float, int]]:
         # One pick from each of r bands of confidence, least confident first; n items are left to choose from.
         b = _floor((1 - self.dropped) * n / r)
-        picks = []
-        for j in range(r):
-            bucket = ranked[j * b : (j + 1) * b]
-            if len(bucket):
-                picks.append((*ballot.elect(bucket, discount=not self.official_compat), 2))
+        buckets = [ranked[j * b : (j + 1) * b] for j in range(r)]
+        picks = [(*ballot.elect(bucket, not self.official_compat), 2) for bucket in buckets if len(bucket)]
         left = np.setdiff1d(ranked, [u for u, _, _ in picks])
         rng = np.random.default_rng(derive(self.seed, "fill"))
         return picks + [(int(u), math.nan, 0) for u in rng.choice(left, r - len(picks), replace=False)]
@@ -234,9 +229,7 @@ class Ballot:
         return int(near[self._rank[near].argmin()])
 
     def _exact(self, counts: list[float]) -> Fraction:
-        if math.isinf(self.rho):
-            return Fraction(int(counts[0]))
-        inverse, total = 1 / Fraction(self.rho), Fraction(0)
+        inverse, total = 0 if math.isinf(self.rho) else 1 / Fraction(self.rho), Fraction(0)
         for count in reversed(counts):
             total = total * inverse + int(count)
         return total

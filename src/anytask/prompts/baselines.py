@@ -16,7 +16,7 @@ from anytask.core.checks import require_finite
 from anytask.core.estimator import Fitted
 from anytask.core.progress import Progress
 from anytask.core.rng import derive
-from anytask.core.settings import free, numbers, positional, real, whole
+from anytask.core.settings import free, numbers, of_kind, positional, real, whole
 from anytask.lm.protocol import check_texts
 from anytask.prompts.base import Candidate, Compression, check_rate
 from anytask.prompts.parts.prunable import PrunablePrompt
@@ -43,11 +43,6 @@ def count_words(text: str) -> int:
     return len(_WORD.findall(text))
 
 
-def _check_counter(count_tokens: Any) -> None:
-    if not callable(count_tokens):
-        raise TypeError(f"count_tokens must be callable text -> int, got {count_tokens!r}")
-
-
 class WordCompressor(Fitted):
     """Keep the share ``rate`` of the words with the highest score; subclasses say what the score is.
 
@@ -61,7 +56,9 @@ class WordCompressor(Fitted):
     """
 
     rate: float = real(0.5, "share of the words to keep", above=0, at_most=1)
-    count_tokens: Callable[[str], int] = free(count_words, "text -> tokens of the target model", _check_counter)
+    count_tokens: Callable[[str], int] = of_kind(
+        count_words, (Callable,), "a callable", "text -> tokens of the target model"
+    )
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

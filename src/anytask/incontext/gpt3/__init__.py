@@ -39,7 +39,8 @@ class GPT3(Fitted):
 
     Pick it when you have a language model and a handful of examples, and want answers now: no gradient step, no head,
     no weight change. The only thing made for the task is the text of the prompt. ``fit`` stores the examples that
-    prompts are built from; every query then gets K of them, drawn for it alone.
+    prompts are built from; every query then gets K of them, drawn for it alone. What the model cannot do, and settings
+    that do not go together, are refused at construction.
 
     Parameters
     ----------
@@ -77,11 +78,6 @@ class GPT3(Fitted):
         The examples given to ``fit``, and the outputs to choose from.
     cost_ : Tally or None
         Calls, tokens and seconds of the last batch of answers (None if the model keeps no accounts).
-
-    Raises
-    ------
-    MissingCapability, ValueError
-        At construction, for what the model cannot do, and settings that do not go together.
 
     References
     ----------

@@ -128,18 +128,10 @@ def small_encoder(
     names = {f"{token[1:-1].lower()}_token": token for token in special}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=max_length, **names)
     config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=128,
-        max_position_embeddings=max_length,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        pad_token_id=0,
-        is_decoder=causal,
-        use_cache=False,
-    )
+        vocab_size=len(vocabulary), max_position_embeddings=max_length, pad_token_id=0, is_decoder=causal,
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, use_cache=False,
+    )  # fmt: skip
     config.num_labels = 2
     with isolated(seed):
         model = BertForTokenClassification(config)

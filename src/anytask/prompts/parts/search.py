@@ -7,7 +7,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from anytask.core.checks import NotFinite
 from anytask.core.files import write_whole
 from anytask.core.progress import Progress, portion
-from anytask.core.settings import Settings, choice, free, positional, real, texts, whole
+from anytask.core.settings import Settings, choice, free, of_kind, positional, real, texts, whole
 from anytask.lm.placeholders import names_of
 from anytask.prompts.base import Candidate, Example, SearchResult, check_examples
 from anytask.prompts.parts.evaluators import WORDS, Evaluator, Score, VerbalizerEvaluator, as_scores
@@ -157,11 +157,6 @@ class Scores:
             self._unsaved = 0
 
 
-def _check_evaluator(evaluator: Any) -> None:
-    if evaluator is not None and not callable(evaluator):
-        raise TypeError(f"evaluator must be callable (prompts, examples) -> scores, got {evaluator!r}")
-
-
 class PruningSearch(Settings):
     """Base of the searches over subsequences of a prompt; a subclass says which are explored.
 
@@ -175,7 +170,9 @@ class PruningSearch(Settings):
     verbalizers: Sequence[str] | None = positional(
         texts, f"{WORDS}, None: an evaluator", at_least=2, distinct=True, optional=True, default=None, kw_only=False
     )
-    evaluator: Evaluator | None = free(None, "scores prompts on examples, None: verbalizers", _check_evaluator)
+    evaluator: Evaluator | None = of_kind(
+        None, (Callable,), "a callable", "(prompts, examples) -> scores, None: verbalizers", optional=True
+    )
     reward: str = choice("margin", ("margin", "accuracy"), "what steers a classification search")
     budget: int = whole(10_000, "most prompts scored")
     seed: int = whole(0, "everything random follows from it", at_least=0)
@@ -268,17 +265,11 @@ class PruningSearch(Settings):
         validated = {candidate.text: candidate for candidate in shortlist}
         share(1.0)
         return SearchResult(
-            prompt=best.text,
-            score=best.score,
-            validation=best.validation,
-            kept=best.kept,
-            n_tokens=units.length(best.text),
-            evaluations=scores.spent,
-            lm_calls=int(getattr(evaluator, "calls", 0)) - before,
+            best.text, best.score, best.validation, best.kept, units.length(best.text),
+            evaluations=scores.spent, lm_calls=int(getattr(evaluator, "calls", 0)) - before,
             trace=tuple(validated.get(candidate.text, candidate) for candidate in trace),
-            kind=getattr(lm, "kind", None),
-            discarded=discarded,
-        )
+            kind=getattr(lm, "kind", None), discarded=discarded,
+        )  # fmt: skip
 
     def _explore(self, units: PrunablePrompt, scores: Scores, share: Progress) -> list[Candidate]:
         """Return the explored prompts in the order of scoring."""
