@@ -65,6 +65,7 @@ class GPT3ForCausalLM(GPTNeoForCausalLM):
 
     Examples
     --------
+    >>> import torch
     >>> model = build_gpt3(gpt3_config("125M", L=2, d=32, heads=2, n_ctx=16, vocab_size=50), seed=0)
     >>> model(torch.tensor([[1, 2, 3]])).logits.shape
     torch.Size([1, 3, 50])
