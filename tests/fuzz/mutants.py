@@ -48,78 +48,82 @@ MUTANTS = (
     # core: settings, checks, rollback, saving
     Mutant(
         "settings take any value", "core/settings.py",
-        "if not (optional and value is None) and not fits(value):", "if False:", "settings",
+        "if not (optional and value is None) and not fits(value):", "if False:", "settings", 60, "continual.TAME",
     ),
     Mutant(
         "numbers may be infinite", "core/settings.py",
-        "and bool(abs(value) <= _LARGEST)", "and True", "settings", 200,
+        "and bool(abs(value) <= _LARGEST)", "and True", "settings", 120, "continual.TAME",
     ),
     Mutant(
         "a refused set_params keeps what it set", "core/settings.py",
-        "            self.__dict__.clear()\n            self.__dict__.update(before)\n", "", "settings", 200,
+        "            self.__dict__.clear()\n            self.__dict__.update(before)\n", "",
+        "settings", 120, "continual.TAME",
     ),
     Mutant(
-        "inputs may be NaN", "core/checks.py",
-        "if not bool(finite.all()):", "if False:", "methods", 150, "continual",
+        "vectors may be NaN", "lm/search.py",
+        "if not np.isfinite(sums).all():", "if False:", "methods", 60, "lm.VectorIndex",
     ),
     Mutant(
         "arrays are read in half precision", "core/checks.py",
         'np.dtype(np.float32) if given.dtype.kind == "f"', 'np.dtype(np.float16) if given.dtype.kind == "f"',
-        "learning", 30,
+        "learning", 12, "continual.NearestClassMean",
     ),
     Mutant(
         "rows and labels may differ in number", "core/checks.py",
-        "if len(X) != len(y):", "if False:", "methods", 200, "continual",
+        "if len(X) != len(y):", "if False:", "methods", 60, "continual.NearestClassMean",
     ),
     Mutant(
         "rows of another shape are not refused", "core/checks.py",
-        "if tuple(X.shape[1:]) == tuple(shape):", "if True:", "methods", 150, "continual",
+        "if tuple(X.shape[1:]) == tuple(shape):", "if True:", "methods", 60, "continual.NearestClassMean",
     ),
     Mutant(
         "the least probable label is answered", "core/checks.py",
-        "best = probabilities.argmax(1)", "best = probabilities.argmin(1)", "learning", 10,
+        "best = probabilities.argmax(1)", "best = probabilities.argmin(1)", "learning", 12,
+        "continual.NearestClassMean",
     ),
     Mutant(
         "nothing is rolled back", "core/rollback.py",
-        "        snapshot.restore()\n", "        pass\n", "methods", 150, "continual",
+        "        snapshot.restore()\n", "        pass\n", "methods", 60, "continual.NearestClassMean",
     ),
     Mutant(
         "generators are not rolled back", "core/rollback.py",
-        "self._undo.append(partial(obj.set_state, obj.get_state()))", "pass", "methods", 150, "control.PPO",
+        "self._undo.append(partial(obj.set_state, obj.get_state()))", "pass", "methods", 60, "control.PPO",
     ),
     Mutant(
         "a failed fit forgets what was learned", "core/estimator.py",
-        "            self.__dict__.clear()\n            self.__dict__.update(before)\n", "", "methods", 150, "robust",
+        "            self.__dict__.clear()\n            self.__dict__.update(before)\n", "",
+        "methods", 60, "robust.Spreading",
     ),
     Mutant(
         "the seed is ignored", "core/rng.py",
         "    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]",
         "    return int.from_bytes(__import__('os').urandom(8) + hashlib.sha256(text.encode()).digest()[:0]",
-        "learning", 40,
+        "learning", 12, "continual.FineTuning",
     ),
     Mutant(
         "the checksum of the weights is not read", "core/persistence.py",
-        'if f"state-{_digest(data)}.safetensors" != name:', "if False:", "saving", 150,
+        'if f"state-{_digest(data)}.safetensors" != name:', "if False:", "saving", 80, "continual.TAME",
     ),
     Mutant(
         "the checksum of the tree is not read", "core/persistence.py",
-        'if _digest(json.dumps(tree).encode()) != head["sha256"]:', "if False:", "saving", 150,
+        'if _digest(json.dumps(tree).encode()) != head["sha256"]:', "if False:", "saving", 80, "continual.TAME",
     ),
     Mutant(
         "weights are saved in half precision", "core/persistence.py",
         "tensors[name] = value.detach().cpu().clone().contiguous()",
         "tensors[name] = value.detach().cpu().clone().contiguous()\n"
         "        if value.dtype == torch.float32:\n"
-        "            tensors[name] = tensors[name].half().float()", "saving", 30,
+        "            tensors[name] = tensors[name].half().float()", "saving", 80, "continual.TAME",
     ),
     Mutant(
         "arrays are loaded in another order", "core/persistence.py",
         '.numpy().astype(value["dtype"]).reshape(value["shape"])',
-        '.numpy().astype(value["dtype"]).reshape(value["shape"], order="F")', "saving", 60,
+        '.numpy().astype(value["dtype"]).reshape(value["shape"], order="F")',
+        "saving", 40, "continual.NearestClassMean",
     ),
     Mutant(
         "deques lose their length", "core/persistence.py",
-        'return deque(items, maxlen=value["maxlen"])', "return deque(items)", "saving", 150, "continual.TAME",
+        'return deque(items, maxlen=value["maxlen"])', "return deque(items)", "saving", 80, "continual.TAME",
     ),
     # datasets
     Mutant(
@@ -170,38 +174,37 @@ MUTANTS = (
         "a chunk is learned before it is checked", "continual/base.py",
         "        X_, y_ = self._check_chunk(X, y, task)\n        with self._update():\n",
         "        self.n_chunks_ = getattr(self, 'n_chunks_', 0) + 1\n        X_, y_ = self._check_chunk(X, y, task)\n"
-        "        self.n_chunks_ -= 1\n        with self._update():\n", "methods", 150, "continual",
+        "        self.n_chunks_ -= 1\n        with self._update():\n", "methods", 60, "continual.NearestClassMean",
     ),
     Mutant(
         "probabilities do not sum to one", "robust/base.py",
-        ".double().softmax(dim=1)", ".double().sigmoid()", "learning", 40, "robust",
+        ".double().softmax(dim=1)", ".double().sigmoid()", "learning", 10, "robust.Spreading",
     ),
     Mutant(
         "answers depend on the place of a row", "robust/base.py",
         "        probabilities = require_finite(scores,",
         "        scores = scores.cumsum(0)\n        probabilities = require_finite(scores,",
-        "methods", 150, "robust",
+        "methods", 60, "robust.Spreading",
     ),
     Mutant(
         "a memory is changed before an observation is checked", "control/ppo/__init__.py",
         "        given = Given(obs, shapes_of(observation_space), self._device)\n",
         "        self._order.manual_seed(self._order.initial_seed() + 1)\n"
-        "        given = Given(obs, shapes_of(observation_space), self._device)\n", "methods", 150, "control.PPO",
+        "        given = Given(obs, shapes_of(observation_space), self._device)\n", "methods", 60, "control.PPO",
     ),
     # bench and command line
     Mutant(
-        "brackets in messages are read as markup", "cli/__init__.py",
-        'return text.replace("[", "\\\\[")', "return text", "cli", 300,
+        "brackets in messages are read as markup", "cli/console.py",
+        'err.print(f"[bold red]error:[/] {escape(text)}"', 'err.print(f"[bold red]error:[/] {text}"', "cli", 250,
     ),
     Mutant(
-        "bad options end in a traceback", "cli/__init__.py",
-        "    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:\n        _fail(error)\n"
-        "    except KeyboardInterrupt:",
-        "    except KeyboardInterrupt:", "cli", 60,
+        "bad options end in a traceback", "cli/console.py",
+        "        fail(error)\n    except Exception as error:", "        raise\n    except ZeroDivisionError as error:",
+        "cli", 250,
     ),
     Mutant(
         "--set takes anything", "cli/__init__.py",
-        "if not equals or not name:", "if False:", "cli", 200,
+        "if not equals or not name:", "if False:", "cli", 250,
     ),
 )  # fmt: skip
 

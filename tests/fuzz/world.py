@@ -81,6 +81,12 @@ def _blocks() -> Any:
     return Blocks(n_train=24, n_test=4).draw(0)
 
 
+def _request() -> Any:
+    from anytask.lm import ChatRequest
+
+    return ChatRequest(({"role": "user", "content": "good or bad?"},))
+
+
 def _feedback() -> Any:
     from anytask.datasets.retrieval_tasks import ScriptedFeedback
 
@@ -154,6 +160,16 @@ VALUES: dict[str, list[Callable[[], Any]]] = {
     "demos": [lambda: list(zip(*texts(4)))],
     "options": [lambda: [["good", "bad"]] * 3, lambda: ["good", "bad"]],
     "annotate": [lambda: lambda indices: [texts()[1][i] for i in indices]],
+    "queries": [lambda: rows(6, 3, 5)[0], lambda: texts(3)[0]],
+    "request": [lambda: _request()],
+    "requests": [lambda: [_request()] * 2],
+    "ids": [lambda: [1, 2]],
+    "max_tokens": [lambda: 4],
+    "tokens": [lambda: 3],
+    "tag": [lambda: "a"],
+    "key": [lambda: "a"],
+    "id": [lambda: "a"],
+    "experts": [lambda: [0]],
     "vectors": [lambda: rows(24, 3, 5)[0]],
     "lm": [_lm, _scripted, _feedback],
     "chat": [lambda: _lm()],

@@ -19,7 +19,7 @@ from torch import nn
 
 from anytask.core.cost import cost_of
 from anytask.core.devices import resolve_device
-from anytask.core.persistence import load_tree, save_tree
+from anytask.core.persistence import DAMAGED, load_tree, save_tree
 from anytask.core.rng import derive, isolated
 from anytask.core.rollback import rollback
 from anytask.core.settings import Settings, free, merged, whole
@@ -106,7 +106,7 @@ class Fitted(Settings):
             model._load_state(tree["state"])
             if missing := sorted(set(tree.get("fitted", ())) - set(model._fitted())):
                 raise ValueError(f"it lacks {', '.join(missing)}")
-        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
+        except DAMAGED as error:
             raise ValueError(f"the model saved in {folder} does not fit {class_name(cls)}: {error}") from error
         return model
 

@@ -17,6 +17,8 @@ from safetensors.torch import load, save
 from anytask.core.files import write_whole
 
 _TREE = "state.json"
+#: What goes wrong where a saved tree that was read does not hold what its reader wants.
+DAMAGED = (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError)
 
 
 def save_tree(folder: str | os.PathLike[str], tree: Any) -> None:

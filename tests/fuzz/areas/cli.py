@@ -97,6 +97,8 @@ def _value(call: Call, name: str) -> str:
 def _refused(text: str, written: list[str]) -> None:
     if not re.search(r"error|usage|missing|invalid|no such", text, re.IGNORECASE):
         raise Told(f"exit code 2 without a reason: {text[-200:]!r}")
+    if inside := re.search(r"(Index|Attribute|Assertion|UnboundLocal|ZeroDivision|Recursion|Memory|Name)Error", text):
+        raise Told(f"{inside[0]} for bad input: {text[:200]!r}")
     if text.lstrip().startswith("error:") and len(text.strip().splitlines()) > 1:
         raise Told(f"more than one line for bad input: {text[:200]!r}")
     if written := [name for name in written if name != "mine.csv"]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from anytask.core.errors import one_line
 from anytask.core.files import write_whole
-from anytask.core.persistence import load_tree, save_tree
+from anytask.core.persistence import DAMAGED, load_tree, save_tree
 from anytask.evaluate.base import Result
 from anytask.evaluate.nero import figures, report
 from anytask.evaluate.nero.adapters import as_predictor
@@ -138,18 +139,21 @@ class NeroResult(OrbitValues, Result):
         held = tree.get("class") if isinstance(tree, dict) else None
         if held != SAVED_AS:
             raise ValueError(f"{folder} holds a {held}, not a NeroResult")
-        group, models, task = group or group_from_state(tree["group"]), models or {}, tree["task"]
-        metrics = [NeroMetric(k, label, up, limits, of=_not_saved) for k, label, up, limits in tree["metrics"]]
-        return cls(
-            group=group,
-            task=TASKS[task["key"]](task["kind"], metrics, **task["options"]),
-            X=tree["X"] if X is None else X,
-            y=_unpacked(tree["y"]),
-            shape=tree["shape"],
-            parts={n: _part(state, len(group.distinct), models.get(n)) for n, state in tree["parts"].items()},
-            failures=[Failure(*fields) for fields in tree["failures"]],
-            seconds=tree["seconds"],
-        )
+        try:
+            group, models, task = group or group_from_state(tree["group"]), models or {}, tree["task"]
+            metrics = [NeroMetric(k, label, up, limits, of=_not_saved) for k, label, up, limits in tree["metrics"]]
+            return cls(
+                group=group,
+                task=TASKS[task["key"]](task["kind"], metrics, **task["options"]),
+                X=tree["X"] if X is None else X,
+                y=_unpacked(tree["y"]),
+                shape=tree["shape"],
+                parts={n: _part(state, len(group.distinct), models.get(n)) for n, state in tree["parts"].items()},
+                failures=[Failure(*fields) for fields in tree["failures"]],
+                seconds=tree["seconds"],
+            )
+        except DAMAGED as error:
+            raise ValueError(f"the result saved in {folder} is damaged: {one_line(error)}") from error
 
     def _part_state(self, name: str, part: ModelPart, outputs: bool) -> dict[str, Any]:
         kept, agreed = _packed(part.outputs if outputs else None), part.consensus
