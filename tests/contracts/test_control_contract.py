@@ -267,6 +267,9 @@ def test_what_is_no_data_set_of_episodes_is_refused_in_one_line(name):
         calls += [partial(policy.improve, REACH), partial(policy.iterate, REACH)]
     else:
         calls.append(partial(policy.fit, episodes("A")))
+    nothing = Episodes.from_list([Episode(np.zeros((3, 0)), np.zeros((2, 2)))])
+    with pytest.raises(ValueError, match="holds no numbers"):
+        policy.fit(nothing, **({} if hasattr(policy, "improve") else {"prior": nothing}))
     if hasattr(policy, "correct"):
         wrong = {kind: case for kind, case in wrong.items() if kind != "one episode"}
         refused(policy.correct, episodes("A"), wrong)

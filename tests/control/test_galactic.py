@@ -159,7 +159,7 @@ def test_transfer_to_another_stepping_and_to_another_world():
 
 def test_saving_keeps_settings_and_columns(tmp_path):
     network = {"core": "gru", "core_width": 8, "blind": (0, 1)}
-    robot = tiny(network=network, reward={"pick_bonus": 1.0}).train(ARENA, 32)
+    robot = tiny(network=network, reward={"pick_bonus": 1.0}).train(ARENA, 32, env_options={"episodes": 50})
     robot.save(tmp_path)
     other = Galactic.load(tmp_path, device="cpu")
     assert repr(other) == repr(robot) and other.discrete_ == robot.discrete_

@@ -36,12 +36,15 @@ def refuses(episodes: Episodes) -> str | None:
 
 
 def require_episodes(episodes: Any, what: str) -> None:
-    """Raise a ``TypeError`` or ``ValueError`` unless these are :class:`Episodes` with continuous actions."""
+    """Raise a ``TypeError`` or ``ValueError`` unless these are :class:`Episodes` of numbers."""
     if not isinstance(episodes, Episodes):
         read = "anytask.datasets.episode_files.load_episodes reads them from files"
         raise TypeError(f"{what} must be Episodes, got {type(episodes).__name__}; {read}")
     if reason := refuses(episodes):
         raise ValueError(f"{what}: {reason}")
+    for key in episodes.keys:
+        if 0 in episodes.shape_of(key):
+            raise ValueError(f"{what}: observation {key!r} has shape {episodes.shape_of(key)}, which holds no numbers")
 
 
 def check_fits(
