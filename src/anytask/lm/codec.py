@@ -5,45 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from anytask.lm.accounts import Tally
-from anytask.lm.protocol import Usage, options_of
-
-
-class Tokenized:
-    """A model whose text and tokens are those of its ``codec``."""
-
-    codec: Any
-
-    def count_tokens(self, text: str) -> int:
-        """Number of tokens of ``text``, without special tokens."""
-        return len(self.encode(text))
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of ``text``, without special tokens."""
-        return list(self.codec.encode(text))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids."""
-        return str(self.codec.decode(ids))
-
-    def estimate(self, prompts: Sequence[str], options: Sequence[Sequence[str]] = (), *, max_tokens: int = 32) -> Tally:
-        """Return what scoring the prompts' options, or continuing the prompts, will use at most, and how long it takes.
-
-        A local model is timed on short batches, once; of an endpoint, the requests so far say how long one takes.
-        """
-        asked = options_of(prompts, options or [[""]] * len(prompts))
-        read = list(map(self.count_tokens, asked))
-        written = [sum(map(self.count_tokens, row)) if options else max_tokens for row in asked.values()]
-        more = self._expense(asked, Usage(sum(read), sum(written)), continued=not options)
-        return Tally(calls=len(asked), prompt_tokens=sum(read), completion_tokens=sum(written)) + more
-
-    def _expense(self, asked: Mapping[str, Sequence[str]], tokens: Usage, *, continued: bool) -> Tally:
-        """Return the rest of an estimate: computed tokens, seconds, money."""
-        return Tally()
 
 
 @dataclass(frozen=True)

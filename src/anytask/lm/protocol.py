@@ -213,15 +213,38 @@ def shown(value: Any) -> str:
     return "NaN" if value != value else f"{value!r:.40}"
 
 
-def check_sampling(max_tokens: int, temperature: float, top_p: float, n: int = 1) -> None:
+def check_sampling(max_tokens: int, temperature: float, top_p: float, **counts: int) -> None:
     """Refuse sampling parameters without a meaning, whatever model they are for."""
-    for name, count in (("max_tokens", max_tokens), ("n", n)):
+    for name, count in {"max_tokens": max_tokens, **counts}.items():
         if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {count!r}")
     if not isinstance(temperature, Real) or isinstance(temperature, bool) or not 0 <= temperature < math.inf:
         raise ValueError(f"temperature must be a number of at least 0, got {temperature!r}")
     if not isinstance(top_p, Real) or isinstance(top_p, bool) or not 0 < top_p <= 1:
         raise ValueError(f"top_p must be a number above 0 and of at most 1, got {top_p!r}")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How texts are continued; see :meth:`ScoringModel.generate`."""
+
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    beam_width: int = 1
+    length_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_sampling(self.max_tokens, self.temperature, self.top_p, beam_width=self.beam_width)
+        if not isinstance(self.length_penalty, Real) or not math.isfinite(self.length_penalty):
+            raise ValueError(f"length_penalty must be a finite number, got {self.length_penalty!r}")
+        if self.beam_width > 1 and self.temperature > 0:
+            raise ValueError(
+                f"beam search is greedy, and temperature={self.temperature} was given with {self.beam_width} beams"
+            )
+        if not all(self.stop):
+            raise ValueError("a stop string is empty")
 
 
 @dataclass(frozen=True)
@@ -278,7 +301,7 @@ class ChatRequest:
         instance_of("top_logprobs", int, optional=False)(self.top_logprobs)
         if self.top_logprobs < 0:
             raise ValueError(f"top_logprobs must be at least 0, got {self.top_logprobs}")
-        check_sampling(self.max_tokens, self.temperature, self.top_p, self.n)
+        check_sampling(self.max_tokens, self.temperature, self.top_p, n=self.n)
 
     def identity(self, place: int) -> Any:
         """Return what equal requests have in common that need one answer; samples without a seed are all different."""

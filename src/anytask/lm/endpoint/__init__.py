@@ -7,17 +7,17 @@ import math
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from anytask.core.progress import Progress, heard
+from anytask.core.progress import Progress
 from anytask.lm.accounts import Accounts, Tally
+from anytask.lm.base import LanguageModel
 from anytask.lm.cache import ReplyCache
-from anytask.lm.codec import Tokenized, codec_of
+from anytask.lm.codec import codec_of
 from anytask.lm.endpoint.transport import Options, Refused, Transport
 from anytask.lm.endpoint.wire import body_of, choice_of, choices_of, echoed, usage_of
 from anytask.lm.protocol import (
@@ -30,12 +30,8 @@ from anytask.lm.protocol import (
     MissingCapability,
     OptionScore,
     ReplyError,
+    Sampling,
     Usage,
-    check_options,
-    check_sampling,
-    check_texts,
-    each_once,
-    options_of,
     require,
 )
 from anytask.lm.structured import misfit, repair_request
@@ -46,7 +42,7 @@ __all__ = ["Endpoint"]
 T = TypeVar("T")
 
 
-class Endpoint(Tokenized):
+class Endpoint(LanguageModel):
     """A server that speaks OpenAI's protocol: vLLM, llama.cpp, Ollama, TGI, SGLang, transformers serve, a provider.
 
     Failures are retried or raised; a failure never becomes an empty reply. Replies come in the requests' order.
@@ -229,27 +225,15 @@ class Endpoint(Tokenized):
             raw=done[0].raw,
         )
 
-    def chat_many(
-        self, requests: Sequence[ChatRequest], max_concurrency: int = 8, progress: Progress | None = None
-    ) -> list[ChatReply]:
-        """Answer many requests side by side, in their order; equal ones that have one answer are sent once.
+    def _chat(self, requests: list[ChatRequest], most: int, tell: Progress) -> Sequence[ChatReply]:
+        return self._many(self.chat, requests, tell, most)
 
-        The first failure stops requests that have not started. Every :class:`LMError` carries the replies so far in
-        ``finished``: a list like the result, with None where there is no reply.
-        """
-        return each_once(
-            list(requests),
-            lambda distinct: self._many(self.chat, distinct, max_concurrency, progress),
-            [request.identity(place) for place, request in enumerate(requests)],
-        )
-
-    def _many(
-        self, ask: Callable[[Any], T], items: list[Any], most: int = 10**9, progress: Progress | None = None
-    ) -> list[T]:
+    def _many(self, ask: Callable[[Any], T], items: Sequence[Any], tell: Progress, most: int = 10**9) -> list[T]:
+        """Ask side by side; the first failure stops what has not started."""
         results: list[T | None] = [None] * len(items)
         failed = threading.Event()
         errors: dict[int, Exception] = {}
-        tell, told = heard(progress), threading.Lock()
+        told = threading.Lock()
 
         def one(i: int) -> None:
             if failed.is_set():
@@ -343,33 +327,13 @@ class Endpoint(Tokenized):
 
     # ---- scoring and continuing text
 
-    def score(
-        self,
-        prompts: Sequence[str],
-        options: Sequence[Sequence[str]],
-        *,
-        tag: str = "score",
-        progress: Progress | None = None,
-    ) -> list[list[OptionScore]]:
-        """Log-probability of every option given its prompt, from the server's echoed prompt log-probabilities.
+    def _score(self, asked: dict[str, list[str]], tag: str, tell: Progress) -> Sequence[dict[str, OptionScore]]:
+        """Score by the server's echoed prompt log-probabilities, every option by one request.
 
-        Every option is one request; the server's own prefix cache makes that cheap. Tokens that begin inside the
-        option are its tokens; where one spans the border it is counted too, as in :class:`~anytask.lm.LocalLM`.
+        Tokens that begin inside the option are its tokens; where one spans the border it is counted too, as in
+        :class:`~anytask.lm.LocalLM`.
         """
-        require(self, "logprobs", method="score")
-        prompts, options = check_texts(prompts, "prompts"), check_options(prompts, options)
-        asked = list(options_of(prompts, options).items())
-        keys = {prompt: place for place, (prompt, _) in enumerate(asked)}
-
-        def rows(found: Sequence[dict[str, OptionScore] | None]) -> list[Any]:
-            of = [found[keys[prompt]] for prompt in prompts]
-            return [scores and [scores[option] for option in row] for scores, row in zip(of, options)]
-
-        try:
-            return rows(self._many(lambda item: self._score_all(item[0], item[1], tag), asked, progress=progress))
-        except LMError as error:
-            error.finished = rows(error.finished)
-            raise
+        return self._many(lambda item: self._score_all(item[0], item[1], tag), list(asked.items()), tell)
 
     def _score_all(self, prompt: str, options: list[str], tag: str) -> dict[str, OptionScore]:
         """Score the options of a prompt one after the other, which lets the server read the prompt once."""
@@ -435,47 +399,24 @@ class Endpoint(Tokenized):
             self.cache.put(self.name, fields, 0, kept)
         return result, usage
 
-    def generate(
-        self,
-        prompts: Sequence[str],
-        *,
-        max_tokens: int = 32,
-        stop: Sequence[str] = (),
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        beam_width: int = 1,
-        length_penalty: float = 0.0,
-        tag: str = "generate",
-        progress: Progress | None = None,
-    ) -> list[str]:
-        """Continue each prompt through ``/completions``; at temperature 0 equal prompts are sent once.
-
-        At other temperatures the second occurrence of a prompt is sampled with the seed after ``seed``, and so on.
-        """
-        require(self, "completions", method="generate")
-        if beam_width != 1:
+    def _write(self, asked: list[tuple[str, int]], seed: int, how: Sampling, tag: str, tell: Progress) -> Sequence[str]:
+        if how.beam_width != 1:
             raise MissingCapability(f"the endpoint {self.name!r} has no beam search; use local weights")
-        check_sampling(max_tokens, temperature, top_p)
-        seen: Counter[str] = Counter()
-        asked = []
-        for prompt in check_texts(prompts, "prompts"):
-            asked.append((prompt, seed + seen[prompt]))
-            seen[prompt] += temperature > 0
 
         def one(item: tuple[str, int]) -> str:
+            prompt, occurrence = item
             body: dict[str, Any] = {
                 "model": self.name,
-                "prompt": item[0],
-                "max_tokens": max_tokens,
-                "temperature": temperature,
-                "top_p": top_p,
+                "prompt": prompt,
+                "max_tokens": how.max_tokens,
+                "temperature": how.temperature,
+                "top_p": how.top_p,
                 "n": 1,
             }
-            if stop:
-                body["stop"] = list(stop)
+            if how.stop:
+                body["stop"] = list(how.stop)
             if self.options.seed:
-                body["seed"] = item[1]
+                body["seed"] = seed + occurrence
             text, usage = self._complete(body, lambda choice: {"text": choice["text"]}, _text, tag)
             if usage is None:
                 self.usage.record(tag, cache_hits=1)
@@ -483,7 +424,7 @@ class Endpoint(Tokenized):
                 self._count(tag, usage)
             return text
 
-        return each_once(asked, lambda distinct: self._many(one, distinct, progress=progress))
+        return self._many(one, asked, tell)
 
     @property
     def codec(self) -> Any:

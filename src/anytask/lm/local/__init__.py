@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,12 +15,12 @@ from torch import Tensor
 
 from anytask.core.checks import check_counts, require_finite
 from anytask.core.devices import resolve_device
-from anytask.core.progress import Progress, heard
+from anytask.core.progress import Progress
 from anytask.core.rng import derive
 from anytask.lm.accounts import Accounts, Budget, Tally
+from anytask.lm.base import LanguageModel
 from anytask.lm.cache import ScoreCache
-from anytask.lm.codec import Tokenized
-from anytask.lm.local.generation import Generated, Sampling, continue_all
+from anytask.lm.local.generation import Generated, continue_all
 from anytask.lm.local.reader import Reader
 from anytask.lm.local.scoring import score_causal, score_masked, score_seq2seq
 from anytask.lm.local.weights import as_pair, end_ids_of, load_pair, number_type
@@ -34,19 +33,17 @@ from anytask.lm.protocol import (
     MissingCapability,
     OptionScore,
     ReplyError,
+    Sampling,
     Usage,
-    check_options,
     check_texts,
-    each_once,
     instance_of,
-    options_of,
 )
 from anytask.lm.structured import misfit
 
 __all__ = ["LocalLM"]
 
 
-class LocalLM(Tokenized):
+class LocalLM(LanguageModel):
     """Any Hugging Face language model as a scorer, a generator and a chat model.
 
     Scoring reads each prompt once for all of its options, and a beginning that several prompts share (the same
@@ -180,10 +177,15 @@ class LocalLM(Tokenized):
             )
         self.chat_template = chat_template
         if chat_template:  # what the template takes beside a prompt
-            self.context_length -= self.count_tokens(self._render([_said("")]))
-        self.capabilities = Capabilities(
+            self.context_length -= self.count_tokens(self._framed("", "x")[0])
+        self._offers = Capabilities(
             chat=chats, logprobs=True, completions=writes, seed=writes, local_weights=True, n=chats, json_schema=False
         )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model offers."""
+        return self._offers
 
     def __repr__(self) -> str:
         return f"LocalLM({self.name!r}, kind={self.kind!r}, objective={self.objective!r})"
@@ -210,36 +212,9 @@ class LocalLM(Tokenized):
 
     # ---- scoring
 
-    def score(
-        self,
-        prompts: Sequence[str],
-        options: Sequence[Sequence[str]],
-        *,
-        tag: str = "score",
-        progress: Progress | None = None,
-    ) -> list[list[OptionScore]]:
-        """Log-probability of every option given its prompt.
-
-        Parameters
-        ----------
-        prompts : sequence of str
-        options : sequence of sequence of str
-            ``options[i]`` are continuations of ``prompts[i]``; a leading space belongs to the option.
-        tag : str, default "score"
-            For the accounts; a prompt with all of its options is one call, equal prompts are one.
-        progress : callable, optional
-            Told the finished share.
-
-        Returns
-        -------
-        list of list of OptionScore
-        """
-        prompts, options = check_texts(prompts, "prompts"), check_options(prompts, options)
-        if self.chat_template:
-            options = check_options(prompts, [[option.lstrip(" ") for option in row] for row in options])
-            prompts = [self._render([_said(prompt)]) for prompt in prompts]
-        asked = options_of(prompts, options)
-        wanted = [(prompt, option) for prompt, row in asked.items() for option in row]
+    def _score(self, asked: dict[str, list[str]], tag: str, tell: Progress) -> Sequence[dict[str, OptionScore]]:
+        pairs = {(p, option): self._framed(p, option) for p, row in asked.items() for option in row}
+        wanted = list(dict.fromkeys(pairs.values()))
         stamp = self.fingerprint() if self._cache is not None else ""
         found = self._cache.get_many(stamp, wanted) if self._cache is not None else {}
         todo: dict[str, list[str]] = {}
@@ -247,7 +222,7 @@ class LocalLM(Tokenized):
             if (prompt, option) not in found:
                 todo.setdefault(prompt, []).append(option)
         score = {"causal": score_causal, "seq2seq": score_seq2seq, "masked": score_masked}[self.objective]
-        forward, tell = 0, heard(progress)
+        forward = 0
         read, written = sum(map(self.count_tokens, todo)), [option for row in todo.values() for option in row]
         most = read + sum(map(self.count_tokens, written))
         with self._budget.reserve(most, calls=len(todo)) as settle, self.usage.timed(tag) as used:
@@ -268,63 +243,23 @@ class LocalLM(Tokenized):
                 cache_hits=len(asked) - len(todo),
             )
         tell(1.0)
-        return [[found[prompt, option] for option in row] for prompt, row in zip(prompts, options)]
+        return [{option: found[pairs[prompt, option]] for option in row} for prompt, row in asked.items()]
+
+    def _framed(self, prompt: str, option: str) -> tuple[str, str]:
+        """Return what the model reads for a prompt and an option: both in the chat template, where that is wanted."""
+        if not self.chat_template:
+            return prompt, option
+        if not option.lstrip(" "):
+            raise ValueError("an option is blank: in a chat template there is nothing to score")
+        return self._render([{"role": "user", "content": prompt}]), option.lstrip(" ")
 
     # ---- generation
 
-    def generate(
-        self,
-        prompts: Sequence[str],
-        *,
-        max_tokens: int = 32,
-        stop: Sequence[str] = (),
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        beam_width: int = 1,
-        length_penalty: float = 0.0,
-        tag: str = "generate",
-        progress: Progress | None = None,
-    ) -> list[str]:
-        """Continue each prompt until an end token, a stop string, ``max_tokens``, or the end of the context.
-
-        Parameters
-        ----------
-        prompts : sequence of str
-        max_tokens : int, default 32
-        stop : sequence of str
-            The text ends before the first of them.
-        temperature : float >= 0, default 0.0
-            0 is greedy.
-        top_p : float in (0, 1], default 1.0
-            Sample among the likeliest tokens with this much probability.
-        seed : int, default 0
-            Each prompt has its own random numbers, made from ``seed``, its text, and which occurrence of that text it
-            is; so its samples do not depend on the rest of the batch.
-        beam_width : int, default 1
-            More than 1 searches with a beam; temperature must be 0.
-        length_penalty : float, default 0.0
-            Exponent alpha of ((5 + n) / 6)^alpha, which divides a beam's log-probability.
-        tag : str, default "generate"
-            At temperature 0 equal prompts are one call.
-        progress : callable, optional
-            Told the finished share.
-        """
-        how = Sampling(max_tokens, tuple(check_texts(stop, "stop")), temperature, top_p, beam_width, length_penalty)
-        prompts = check_texts(prompts, "prompts")
-        if self.chat_template:
-            prompts = [self._render([_said(prompt)]) for prompt in prompts]
-        seen: Counter[str] = Counter()
-        asked = []
-        for prompt in prompts:
-            asked.append((self._reader.prompt_ids(prompt), derive(seed, prompt, seen[prompt])))
-            seen[prompt] += temperature > 0
-
-        def write(distinct: list[tuple[tuple[int, ...], int]]) -> list[str]:
-            ids, seeds = [ids for ids, _ in distinct], [one for _, one in distinct]
-            return [out.text for out in self._generate(ids, seeds, how, tag, progress)]
-
-        return each_once(asked, write)
+    def _write(self, asked: list[tuple[str, int]], seed: int, how: Sampling, tag: str, tell: Progress) -> Sequence[str]:
+        texts = [self._framed(prompt, "x")[0] for prompt, _ in asked]
+        ids = [self._reader.prompt_ids(text) for text in texts]
+        seeds = [derive(seed, text, occurrence) for text, (_, occurrence) in zip(texts, asked)]
+        return [out.text for out in self._generate(ids, seeds, how, tag, tell)]
 
     def _generate(
         self,
@@ -332,14 +267,12 @@ class LocalLM(Tokenized):
         seeds: Sequence[int],
         how: Sampling,
         tag: str,
-        progress: Progress | None = None,
+        tell: Progress,
     ) -> list[Generated]:
-        if self.objective == "masked":
-            raise MissingCapability(f"{self.name!r} is a masked model and cannot continue text; use a causal one")
         read = sum(map(len, prompts))
         budgeted = self._budget.reserve(read + how.max_tokens * len(prompts), calls=len(prompts))
         with budgeted as settle, self.usage.timed(tag) as used, self._reader.runner.inference():
-            done, forward = continue_all(self._reader, prompts, seeds, self._end_ids, how, heard(progress))
+            done, forward = continue_all(self._reader, prompts, seeds, self._end_ids, how, tell)
             written = sum(len(out.ids) for out in done)
             settle(read + written)
             used.update(calls=len(prompts), prompt_tokens=read, completion_tokens=written, forward_tokens=forward)
@@ -351,17 +284,7 @@ class LocalLM(Tokenized):
         """Answer one request through the tokenizer's chat template."""
         return self.chat_many([request])[0]
 
-    def chat_many(
-        self, requests: Sequence[ChatRequest], max_concurrency: int = 8, progress: Progress | None = None
-    ) -> list[ChatReply]:
-        """Answer many requests in batches, equal ones once (``max_concurrency`` has no effect here).
-
-        ``progress`` is told the finished share of each group of requests that are sampled alike.
-        """
-        keys = [request.identity(place) for place, request in enumerate(requests)]
-        return each_once(list(requests), lambda distinct: self._chat(distinct, progress), keys)
-
-    def _chat(self, requests: Sequence[ChatRequest], progress: Progress | None) -> list[ChatReply]:
+    def _chat(self, requests: list[ChatRequest], most: int, tell: Progress) -> Sequence[ChatReply]:
         if not self.capabilities.chat:
             raise MissingCapability(
                 f"{self.name!r} has no chat template, so it cannot chat; use generate(), or set tokenizer.chat_template"
@@ -379,7 +302,7 @@ class LocalLM(Tokenized):
             ids = {i: tuple(self.codec.encode(text)) for i, text in texts}
             samples = [(i, text, sample) for i, text in texts for sample in range(requests[i].n)]
             seeds = [derive(requests[i].seed or 0, text, sample) for i, text, sample in samples]
-            out = iter(self._generate([ids[i] for i, _, _ in samples], seeds, how, tag, progress))
+            out = iter(self._generate([ids[i] for i, _, _ in samples], seeds, how, tag, tell))
             seconds = time.perf_counter() - began
             for i in members:
                 done = [next(out) for _ in range(requests[i].n)]
@@ -485,7 +408,3 @@ def _in_form(requests: Sequence[ChatRequest], replies: list[Any]) -> list[ChatRe
                 error.finished = replies
                 raise error
     return replies
-
-
-def _said(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}

@@ -13,35 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anytask.core.checks import check_counts, require_finite
 from anytask.core.progress import Progress
 from anytask.lm.codec import Codec
 from anytask.lm.local.reader import Reader
 from anytask.lm.local.runner import State
-from anytask.lm.protocol import check_sampling, check_texts
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How texts are continued; see :meth:`LocalLM.generate`."""
-
-    max_tokens: int
-    stop: tuple[str, ...] = ()
-    temperature: float = 0.0
-    top_p: float = 1.0
-    beam_width: int = 1
-    length_penalty: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_sampling(self.max_tokens, self.temperature, self.top_p)
-        check_counts(beam_width=self.beam_width)
-        require_finite(self.length_penalty, "length_penalty")
-        if self.beam_width > 1 and self.temperature > 0:
-            raise ValueError(
-                f"beam search is greedy, and temperature={self.temperature} was given with {self.beam_width} beams"
-            )
-        if not all(check_texts(self.stop, "stop")):
-            raise ValueError("a stop string is empty")
+from anytask.lm.protocol import Sampling
 
 
 @dataclass

@@ -12,7 +12,8 @@ from sklearn.base import clone
 
 from anytask.core.progress import Progress
 from anytask.lm.accounts import Accounts
-from anytask.lm.protocol import Capabilities, ChatReply, ChatRequest, Choice, Kind, Usage, each_once, instance_of
+from anytask.lm.base import LanguageModel
+from anytask.lm.protocol import Capabilities, ChatReply, ChatRequest, Choice, Kind, Usage, instance_of
 from anytask.lm.sim.language import classify, compress, read_value
 from anytask.lm.sim.reasoning import STEPS, Arithmetic, check, facts
 from anytask.lm.sim.skill import Ability, Outcomes, uniform
@@ -22,7 +23,7 @@ __all__ = ["SimulatedChat"]
 LEVELS = {"weak": -1.0, "medium": 0.0, "strong": 1.0}
 
 
-class SimulatedChat:
+class SimulatedChat(LanguageModel):
     """Answers chat requests without weights, for experiments about algorithms around language models.
 
     It sees the rendered messages alone, parses the task in them, solves it, and replaces the solution by a plausible
@@ -60,6 +61,7 @@ class SimulatedChat:
 
     kind: Kind = "sim"
     context_length = 10**9
+    capabilities = Capabilities(tools=True, seed=True, n=True)
 
     def __init__(
         self,
@@ -80,7 +82,6 @@ class SimulatedChat:
         self.ability = clone(ability or Ability()).set_params(shift=LEVELS[level])
         self.knowledge = dict(knowledge or {})
         self.usage = accounts if accounts is not None else Accounts()
-        self.capabilities = Capabilities(tools=True, seed=True, n=True)
 
     def __repr__(self) -> str:
         return f"SimulatedChat({self.level!r}, seed={self.seed})"
@@ -112,12 +113,8 @@ class SimulatedChat:
         choices = tuple(Choice(m, "tool_calls" if m.get("tool_calls") else "stop") for m in messages)
         return ChatReply(choices, Usage(prompt, completion, estimated=True), self.name, self.kind, seconds)
 
-    def chat_many(
-        self, requests: Sequence[ChatRequest], max_concurrency: int = 8, progress: Progress | None = None
-    ) -> list[ChatReply]:
-        """Answer many requests, in their order; equal ones that have one answer once."""
-        keys = [request.identity(place) for place, request in enumerate(requests)]
-        return each_once(list(requests), lambda distinct: list(map(self.chat, distinct)), keys)
+    def _chat(self, requests: list[ChatRequest], most: int, tell: Progress) -> Sequence[ChatReply]:
+        return [self.chat(request) for request in requests]
 
     def _outcomes(self, request: ChatRequest, rendered: list[tuple[Any, str, Any]]) -> Outcomes:
         everything = "\n".join(text for role, text, _ in rendered if role != "tool")
