@@ -114,6 +114,6 @@ def test_a_log_that_cannot_be_read_is_never_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with RunStore(tmp_path / "s.sqlite", read_only=True) as store:
         assert len(store) == 1
-    (tmp_path / "s.sqlite-wal").write_bytes(b"what another process has not yet put into the store")
+    (tmp_path / "s.sqlite-wal").write_bytes(b"not yet in the store")
     with pytest.raises(ValueError, match="unable to open"):
         RunStore(tmp_path / "s.sqlite", read_only=True)

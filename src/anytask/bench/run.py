@@ -26,8 +26,8 @@ from anytask.bench.measuring import (
     limited_threads,
 )
 from anytask.bench.planning import Plan, PlanItem
-from anytask.bench.store import Run, RunStore, jsonable
-from anytask.bench.worker import STOP, Group, Job, Made, mark, now, perform
+from anytask.bench.store import Run, RunStore, jsonable, now
+from anytask.bench.worker import STOP, Group, Job, Made, mark, perform
 from anytask.core.environment import environment
 from anytask.core.errors import ComparisonFailed, StoreError, shown
 from anytask.core.files import scratch_folder

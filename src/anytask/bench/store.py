@@ -309,12 +309,12 @@ class RunStore(SQLiteFile):
             if any(_lives(*row[2:]) for row in held) or self.execute(there, (*keys, since)):
                 return False
             for key in keys:
-                self._insert("leases", (key, owner, _host(), os.getpid(), _now()))
+                self._insert("leases", (key, owner, _host(), os.getpid(), now()))
             return True
 
     def renew(self, owner: str) -> None:
         """Leave a sign of life of an owner of leases."""
-        self.execute("UPDATE leases SET seen = ? WHERE owner = ?", (_now(), owner))
+        self.execute("UPDATE leases SET seen = ? WHERE owner = ?", (now(), owner))
 
     def release(self, owner: str) -> None:
         """Give up what an owner has not made."""
@@ -324,7 +324,7 @@ class RunStore(SQLiteFile):
 
     def begin(self, record: Record) -> None:
         """Note that a comparison begins, in place of earlier ones with the same runs that no longer go on."""
-        record.started = record.seen = _now()
+        record.started = record.seen = now()
         with self.transaction():
             for earlier in self._records("WHERE plan = ?", (record.plan,), body=False):
                 if earlier.state != "running" or earlier.silent_seconds() > SILENT_SECONDS:
@@ -335,11 +335,11 @@ class RunStore(SQLiteFile):
 
     def beat(self, id: str) -> None:
         """Leave a sign of life of a comparison that goes on."""
-        self.execute("UPDATE comparisons SET seen = ? WHERE id = ?", (_now(), id))
+        self.execute("UPDATE comparisons SET seen = ? WHERE id = ?", (now(), id))
 
     def end(self, id: str, state: State) -> None:
         """Note how a comparison has ended."""
-        self.execute("UPDATE comparisons SET state = ?, seen = ? WHERE id = ?", (state, _now(), id))
+        self.execute("UPDATE comparisons SET state = ?, seen = ? WHERE id = ?", (state, now(), id))
 
     def request_stop(self, id: str) -> bool:
         """Ask a running comparison to stop; return whether there was a running one of this id.
@@ -478,7 +478,8 @@ def jsonable(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} {str(value)[:80]!r} cannot be stored as JSON")
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time as runs and records note it: ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 

@@ -10,7 +10,6 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import joblib
 
 from anytask.bench.measuring import Meter, limited_threads, threads_per_run, uses_torch, versions, warm_up_torch
 from anytask.bench.planning import PlanItem
-from anytask.bench.store import Run, jsonable
+from anytask.bench.store import Run, jsonable, now
 from anytask.problems.base import Outcome, Problem
 
 #: Items that are made by one call: they share their training.
@@ -177,11 +176,6 @@ class _Share:
         self._last = now
         with contextlib.suppress(OSError):  # a worker on another machine has no such folder
             self.path.write_text(f"{share:.3f}")
-
-
-def now() -> str:
-    """Return the time as runs note it: ISO 8601 in UTC."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def mark(folder: Path, key: str) -> Path:
