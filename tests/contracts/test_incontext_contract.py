@@ -98,7 +98,7 @@ SHARED = {"lm": LM, "choices": CHOICES, "embedder": Words()}
 OWN = {
     GPT3: lambda: {"k": 4},
     Pipeline: lambda: {"labels": 6, "k": 3},
-    AnnotatedPrompter: lambda: {"pool": annotated_pool(), "n": 3},
+    AnnotatedPrompter: lambda: {"pool": annotated_pool(), "k": 3},
     LearnedRetriever: lambda: {"udr": small_udr(embedder=Words()), "lm": feedback()},
     UDR: lambda: SMALL,
 }

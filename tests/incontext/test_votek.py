@@ -285,7 +285,7 @@ def test_the_budget_drops_the_least_similar_first():
     assert 0 < len(cut.indices) < 5 and cut.prompt.n_tokens <= 19
     assert cut.indices.tolist() == whole.indices.tolist()[-len(cut.indices) :]
     assert (
-        AnnotatedPrompter(pool, lm, n=2).retrieve(["query"], X[:1])[0].indices.tolist() == whole.indices.tolist()[-2:]
+        AnnotatedPrompter(pool, lm, k=2).retrieve(["query"], X[:1])[0].indices.tolist() == whole.indices.tolist()[-2:]
     )
 
 
@@ -302,7 +302,7 @@ def test_an_example_identical_to_the_query_is_skipped_in_similarity_mode_only():
 def test_random_demonstrations_of_a_query_do_not_depend_on_its_batch():
     X, pool, _ = _texts()
     pool.annotate(range(12))
-    prompter = AnnotatedPrompter(pool, WordLM(), order="random", n=4)
+    prompter = AnnotatedPrompter(pool, WordLM(), order="random", k=4)
     queries = [f"query {i}" for i in range(5)]
     together = [found.indices.tolist() for found in prompter.retrieve(queries, X[:5])]
     assert together[::-1] == [found.indices.tolist() for found in prompter.retrieve(queries[::-1], X[:5])]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -99,7 +99,7 @@ def check_answers(values: Iterable[Any], name: str) -> list[Any]:
     return [str.__str__(answer) if isinstance(answer, str) else answer for answer in answers]
 
 
-def shots(default: int = 8) -> Any:
+def shots(default: int | Literal["max"] = 8) -> Any:
     """Return the field of the number of demonstrations, alike wherever prompts are made."""
     return whole(default, "most demonstrations in a prompt, 'max': as many as fit", at_least=0, words=("max",))
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,7 +15,15 @@ from anytask.core.checks import as_array, require_finite
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
 from anytask.core.settings import Settings, choice, flag, free, of_kind, positional, real, texts, whole
-from anytask.incontext.base import Answer, check_answers, check_places, check_queries, choices_field, template_field
+from anytask.incontext.base import (
+    Answer,
+    check_answers,
+    check_places,
+    check_queries,
+    choices_field,
+    shots,
+    template_field,
+)
 from anytask.incontext.gpt3 import GPT3
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
 from anytask.lm.protocol import check_lm, check_texts, require
@@ -389,8 +397,8 @@ class AnnotatedPrompter(Settings):
         Most tokens of a prompt and its answer together (the paper's value); never more than the model's context.
     cap : int, default 250
         Annotated examples longer than this many tokens are left out (the paper's value).
-    n : int, optional
-        Most demonstrations; default: as many as fit.
+    k : int >= 0 or "max", default "max"
+        Most demonstrations; "max": as many as fit.
     order : {"similar", "random"}, default "similar"
         The most similar, or random annotated examples, drawn with a seed made from ``seed`` and the query's text.
     skip_identical : bool, default True
@@ -410,7 +418,7 @@ class AnnotatedPrompter(Settings):
     choices: Sequence[str] | None = choices_field("possible answers, None: the model writes")
     budget: int = whole(1000, "tokens of a prompt and its answer, at most the model's context")
     cap: int = whole(250, "tokens of the longest example shown")
-    n: int | None = whole(None, "most demonstrations, None: as many as fit", at_least=0, optional=True)
+    k: int | Literal["max"] = shots("max")
     order: str = choice("similar", ("similar", "random"), "which annotated examples are shown")
     skip_identical: bool = flag(True, "leave out examples identical to the query")
     max_tokens: int = whole(32, "most tokens the model writes")
@@ -453,7 +461,7 @@ class AnnotatedPrompter(Settings):
             else:
                 rng = np.random.default_rng(derive(self.seed, "random demonstrations", text))
                 best_first = rng.permutation(len(known))
-            chosen = best_first[usable[best_first]][: self.n][::-1]  # most similar last
+            chosen = best_first[usable[best_first]][: None if self.k == "max" else self.k][::-1]  # most similar last
             prompt = learner.assemble([demos[i] for i in chosen], text)
             used = chosen[list(prompt.demos_used)]
             similarities = cosine[row, used] if self.order == "similar" else np.full(len(used), np.nan)
