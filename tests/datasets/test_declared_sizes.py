@@ -232,7 +232,7 @@ def test_parquet_files_of_episodes(tmp_path, image):
         seen = [{"bytes": (tmp_path / "x.png").read_bytes(), "path": "x.png"}] * n
     columns = {"observation.x": seen, "action": np.zeros(n)}
     parquet(tmp_path / "data" / "chunk-000" / "episode_000000.parquet", columns)
-    refused(load_episodes, tmp_path)
+    assert "episode_000000.parquet: " in refused(load_episodes, tmp_path)
 
 
 # -- what is no file -----------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path):
         ("a.csv", "", r"a\.csv: the file is empty"),
         ("a.csv", "text,label\n", r"a\.csv: 0 rows, and at least 1"),
         ("a.csv", "text,label\na,b\nc\n", r"a\.csv, line 3: 1 values for the 2 columns"),
-        ("a.csv", "text,text\n", r"line 1: the column 'text' appears more than once"),
+        ("a.csv", "text,text\n", r"the header names the column 'text' more than once"),
         ("a.csv", 'text,label\n"a\nb",c\n,d\n', r"a\.csv, line 4, column 'text': a text is wanted"),
         ("a.csv", "id,text,label\n1,a,b\n1,c,d\n", r"column 'id': '1' appears more than once"),
         ("a.csv", "text,label,choices\na,b,b|c\nd,e,\n", r"only 1 of 2 rows have choices"),

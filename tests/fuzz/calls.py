@@ -143,8 +143,6 @@ def _one(module: Any, area: str, number: int, draw: Callable[[Any], Any], tell: 
         except hypothesis.errors.HypothesisException:
             raise
         except Exception as error:
-            if os.environ.get("FUZZ_TRACE"):
-                traceback.print_exc()
             kind, where = verdict(error)
             said = f"{type(error).__name__}: {error}"
             return Outcome(kind, area, number, call.what, said.replace(folder, "FOLDER")[:600], where)

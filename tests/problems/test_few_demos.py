@@ -174,7 +174,7 @@ def test_who_cannot_learn_from_the_actions_is_left_out_before_anything_runs():
     choices = [Episodes.from_list([Episode(np.zeros((3, 4)), [i, 1])] * 2) for i in (0, 1)]
     data = problem.load("mine", expert=choices[0], prior=choices[1], env="CartPole-v1")
     for entrant in (RETRIEVAL, *problem.baselines(data)):
-        assert "continuous actions" in problem.refuses(entrant, data)
+        assert "real-valued actions" in problem.refuses(entrant, data)
     with pytest.raises(BadData, match=r"CartPole-v1 takes Discrete\(2\), and the demonstrations' actions are float32"):
         real = Episodes.from_list([Episode(np.zeros((3, 4)), [[0.5], [0.5]])] * 2)
         problem.load("mine", expert=real, prior=real, env="CartPole-v1")

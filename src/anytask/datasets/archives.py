@@ -162,30 +162,33 @@ def parquet_batches(path: Path, file: Any, columns: list[str] | None = None) -> 
 
 
 @contextmanager
-def opened_image(source: str | os.PathLike[str] | BinaryIO, pixel_bytes: int = 16) -> Iterator[Image.Image]:
-    """Open an image whose pixels fit into memory.
+def opened_image(source: str | os.PathLike[str] | BinaryIO, where: object, pixel_bytes: int = 16) -> Iterator[Any]:
+    """Open an image, a :class:`PIL.Image.Image`, whose pixels fit into memory.
 
     Parameters
     ----------
     source : path or binary file
+    where : object
+        Its place, for messages.
     pixel_bytes : int, default 16
         What is kept per pixel: four float32 channels, or those of all images of this size.
 
     Raises
     ------
     BadData
-        Naming the size, if it is too large.
-    PIL.UnidentifiedImageError
-        If it is no image of :data:`IMAGE_FORMATS`.
+        If it is too large, or cannot be decoded, in the block too.
     """
-    where = ""
     if isinstance(source, (str, os.PathLike)):
         require_regular(source)
-        where = f"{source}: "
-    with Image.open(source, formats=IMAGE_FORMATS) as image:
-        width, height = image.size
-        require_room(f"{where}an image of {height}x{width} pixels", pixel_bytes * width * height)
-        yield image
+    try:
+        with Image.open(source, formats=IMAGE_FORMATS) as image:
+            width, height = image.size
+            require_room(f"{where}: an image of {height}x{width} pixels", pixel_bytes * width * height)
+            yield image
+    except BadData:
+        raise
+    except Exception as error:
+        raise BadData(f"{where}: not a readable image ({one_line(error)})") from error
 
 
 def _declared(file: Any) -> int:

@@ -163,8 +163,8 @@ class TableEncoding:
     def _numbers(self, column: Column, values: pd.Series, here: str, locate: Locate) -> np.ndarray:
         if pd.api.types.is_numeric_dtype(values.dtype):
             numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
-            marked = [float(mark) for mark in self.marks if _is_float(mark)]
-            return np.where(np.isin(numbers, marked), np.nan, numbers) if marked else numbers
+            marked = pd.to_numeric(pd.Series(self.marks, dtype=object), errors="coerce").dropna()
+            return np.where(np.isin(numbers, marked), np.nan, numbers)
         texts = as_texts(values, self.marks)
         found = _Distinct(texts)
         numbers = found.numbers(column.decimal)
@@ -239,14 +239,6 @@ def _number(value: str, bare: str, decimal: str) -> float:
     thousands = "," if decimal == "." else "."
     number = float(re.sub(f"[{thousands}{_SPACES}]", "", bare).replace(",", "."))
     return number / 100 if value.endswith("%") else number
-
-
-def _is_float(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _settle_decimals(

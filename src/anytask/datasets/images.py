@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from anytask.core.errors import BadData, one_line
+from anytask.core.errors import BadData
 from anytask.core.files import require_regular
 from anytask.core.memory import require_room
 from anytask.datasets.archives import opened_image
@@ -54,13 +55,8 @@ class ImageFiles:
         return rows if np.ndim(np.arange(len(self.paths))[index]) else rows[0]
 
     def _decode(self, path: str) -> np.ndarray:  # -> (channels, height, width)
-        try:
-            with opened_image(path) as file:
-                image = _upright(file)
-        except BadData:
-            raise
-        except Exception as error:
-            raise BadData(f"{path}: not a readable image ({one_line(error)})") from error
+        with opened_image(path, path) as file:
+            image = _upright(file)
         depth = _depth(image)
         if depth == "8":
             image = image.convert("RGB" if self.color else "L")
@@ -97,8 +93,8 @@ def read_folder(path: Path, image_size: int | str | Sequence[int] | None) -> Par
             (h, w), (h0, w0) = seen.sizes[-1], seen.sizes[0]
             unlike = f"{h}x{w}, and {paths[0]} is {h0}x{w0}"
             raise BadData(f"{file}: the image is {unlike}: make them equal, or give image_size=HEIGHTxWIDTH")
-    ranges = (seen.range_of("32"), seen.range_of("float"))
-    color = bool(seen.counts.get("color"))
+    ranges = (seen.ranges["32"], seen.ranges["float"])
+    color = bool(seen.counts["color"])
     images = ImageFiles(tuple(map(str, paths)), size or seen.sizes[0], color, size is not None, ranges)
     notes = [f"Images were resized to {size[0]}x{size[1]}."] if size else []
     left_out = sum(1 for file in path.rglob("*") if file.is_file() and not _hidden(file)) - len(paths)
@@ -144,41 +140,31 @@ class _Survey:
     def __init__(self) -> None:
         self.content = hashlib.sha256()
         self.sizes: list[tuple[int, int]] = []
-        self.counts: dict[str, int] = {}
-        self.ranges: dict[str, tuple[float, float]] = {}
+        self.counts: Counter[str] = Counter()
+        self.ranges = dict(RANGES)
 
     def add(self, file: Path) -> None:
-        try:
-            require_room(file, require_regular(file))
-            raw = file.read_bytes()
-            with opened_image(file) as opened:
-                opened.load()
-                facts = {
-                    "turned": opened.getexif().get(_ORIENTATION, 1) not in (0, 1),
-                    "transparent": opened.has_transparency_data
-                    and opened.convert("RGBA").getchannel("A").histogram()[255] < opened.width * opened.height,
-                    "frames": getattr(opened, "n_frames", 1) > 1,
-                    "color": not (opened.mode in ("1", "L", "LA", "La", "F") or opened.mode.startswith("I")),
-                }
-                image = _upright(opened)
-        except BadData:
-            raise
-        except Exception as error:
-            raise BadData(f"{file}: not a readable image ({one_line(error)})") from error
-        self.content.update(hashlib.sha256(raw).digest())
+        require_room(file, require_regular(file))
+        self.content.update(hashlib.sha256(file.read_bytes()).digest())
+        with opened_image(file, file) as opened:
+            opened.load()
+            facts = {
+                "turned": opened.getexif().get(_ORIENTATION, 1) not in (0, 1),
+                "transparent": opened.has_transparency_data
+                and opened.convert("RGBA").getchannel("A").histogram()[255] < opened.width * opened.height,
+                "frames": getattr(opened, "n_frames", 1) > 1,
+                "color": not (opened.mode in ("1", "L", "LA", "La", "F") or opened.mode.startswith("I")),
+            }
+            image = _upright(opened)
         self.sizes.append((image.height, image.width))
         depth = _depth(image)
-        for name in (depth, *(name for name, yes in facts.items() if yes)):
-            self.counts[name] = self.counts.get(name, 0) + 1
+        self.counts.update([depth, *(name for name, yes in facts.items() if yes)])
         if depth in ("32", "float"):
             pixels = np.asarray(image)
             if not np.isfinite(pixels).all():
                 raise BadData(f"{file}: the image holds values that are NaN or infinite")
-            low, high = self.ranges.get(depth, RANGES[depth])
+            low, high = self.ranges[depth]
             self.ranges[depth] = (min(low, float(pixels.min())), max(high, float(pixels.max())))
-
-    def range_of(self, depth: str) -> tuple[float, float]:
-        return self.ranges.get(depth, RANGES[depth])
 
     def notes(self) -> list[str]:
         said = {
@@ -186,13 +172,13 @@ class _Survey:
             "transparent": "have transparent pixels and were laid on white",
             "frames": "have several frames, of which the first was read",
         }
-        out = [f"{self.counts[name]} images {what}." for name, what in said.items() if name in self.counts]
-        depths = [name for name in RANGES if name in self.counts]
-        if depths != ["8"]:
-            names = {"8": "8-bit", "16": "16-bit", "32": "32-bit", "float": "float"}
-            listed = (f"{names[d]} from {self.range_of(d)[0]:g} to {self.range_of(d)[1]:g}" for d in depths)
+        out = [f"{self.counts[name]} images {what}." for name, what in said.items() if self.counts[name]]
+        names = {"8": "8-bit", "16": "16-bit", "32": "32-bit", "float": "float"}
+        if any(self.counts[depth] for depth in ("16", "32", "float")):
+            seen = {names[d]: span for d, span in self.ranges.items() if self.counts[d]}
+            listed = (f"{name} from {low:g} to {high:g}" for name, (low, high) in seen.items())
             out.append(f"Pixel values were scaled to [0, 1] by kind: {', '.join(listed)}.")
-        if 0 < self.counts.get("color", 0) < len(self.sizes):
+        if 0 < self.counts["color"] < len(self.sizes):
             out.append(f"{len(self.sizes) - self.counts['color']} grey images were given three equal channels.")
         return out
 

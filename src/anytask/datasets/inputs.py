@@ -20,7 +20,7 @@ from anytask.datasets.builtin import BUILTIN, read_builtin
 from anytask.datasets.encoding import TableEncoding
 from anytask.datasets.images import ImageFiles, image_files
 from anytask.datasets.labelled import LabelledData
-from anytask.datasets.labels import Locate, row_number
+from anytask.datasets.labels import Locate
 from anytask.datasets.tables import read_frame
 
 _FILE = "inputs.json"
@@ -142,14 +142,11 @@ class Inputs:
 
     def _read(self, source: Any) -> np.ndarray:
         if isinstance(source, pd.DataFrame):
-            return self._encode(source, row_number, "the table")
+            return self._encode(*read_frame(source), "the table")
         if not isinstance(source, (str, os.PathLike)):
             try:
-                X = (
-                    np.ma.filled(source.astype(np.float32), np.nan)
-                    if np.ma.isMaskedArray(source)
-                    else np.asarray(source)
-                )
+                masked = np.ma.isMaskedArray(source)
+                X = np.ma.filled(source.astype(np.float32), np.nan) if masked else np.asarray(source)
                 return as_images(X) if X.dtype == np.uint8 and X.ndim in (3, 4) else X.astype(np.float32)
             except (RuntimeError, TypeError, ValueError) as error:
                 raise BadData(f"X holds no numbers of one shape ({one_line(error)}); wanted: {self.wanted}") from error

@@ -236,6 +236,7 @@ def _finish(name: str, where: str, parts: Parts, missing: str) -> LabelledData:
     y, task, group, weights = parts.y, parts.task, parts.group, parts.weights
     if isinstance(kept, np.ndarray):
         notes.append(f"{len(y) - len(kept)} rows of weight 0 were left out.")
+        require_room(where, 4 * int(np.prod(X.shape)))
         X, y = X[kept], y[kept]
         task, group, weights = (None if one is None else one[kept] for one in (task, group, weights))
     return LabelledData(

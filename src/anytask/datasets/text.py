@@ -18,7 +18,7 @@ import pandas as pd
 from anytask.core.errors import BadData, shown
 from anytask.core.files import require_regular
 from anytask.core.memory import require_room
-from anytask.datasets.csv_files import layout, records
+from anytask.datasets.csv_files import layout, records, require_distinct
 from anytask.datasets.labels import require_names
 from anytask.datasets.text_sets import TEXT_SETS, text_set
 
@@ -143,7 +143,7 @@ def load_text(
     if isinstance(source, TextData):
         return source
     if isinstance(source, (tuple, list)):
-        name, rows = "texts", _from_memory(source, text, label)
+        name, rows = "texts", rows_of(_as_frame(source, text, label))[1]
     elif str(source) in TEXT_SETS:
         if (text, label) != ("text", "label"):
             raise BadData(f"{source}: built-in texts have the columns 'text' and 'label', not {text!r} and {label!r}")
@@ -252,14 +252,13 @@ def fitting_rows(
     return found, (_note(len(long), bad_rows, fault),)
 
 
-def _from_memory(source: Sequence[Any], text: str, label: str) -> Rows:
+def _as_frame(source: Sequence[Any], text: str, label: str) -> pd.DataFrame:
     if len(source) != 2:
         raise BadData(f"a pair (texts, labels) is wanted, got {len(source)} things")
     texts, labels = (list(part) for part in source)
     if len(texts) != len(labels):
         raise BadData(f"texts and labels differ in length: {len(texts)} and {len(labels)}")
-    for number, (a, b) in enumerate(zip(texts, labels)):
-        yield f"row {number}", partial(_by_name, [text, label], [a, b])
+    return pd.DataFrame({text: texts, label: labels}, dtype=object)
 
 
 def rows_of(source: Any) -> tuple[str, Rows]:
@@ -295,13 +294,11 @@ def _of_file(path: Path) -> Rows:
 def _from_table(path: Path, separator: str | None) -> Rows:
     form = layout(path, separator)
     found = records(path, form, strict=True)
-    line, header = next(found, (1, []))
+    _, header = next(found, (1, []))
     if not header:
         raise BadData(f"{path.name}: the file is empty")
     names = [*(name.strip() for name in header), *[""] * (form.width - len(header))]
-    for column in filter(None, names):
-        if names.count(column) > 1:
-            raise BadData(f"{path.name}, line {line}: the column {column!r} appears more than once")
+    require_distinct(path, [name for name in names if name])
     for line, values in found:
         if values:
             yield f"line {line}", partial(_by_name, names, values)

@@ -150,7 +150,7 @@ def read_episode(path: Path, group: Any, seen: str, rows_after: int, facts: Mapp
         if _is_images(value) and n:
             rows[key], final[key] = StoredRows([(path, value.name, n)], value.shape[1:]), after.get(key, value)[-1]
         else:
-            rows[key] = _decoded(value[()])
+            rows[key] = _decoded(value[()], f"{path}: {value.name}")
             if key in after and n:
                 final[key] = after[key][-1]
     ended = _flag(group, ("terminated", "terminations", "dones"), n, False)
@@ -222,14 +222,14 @@ def _flag(group: Any, names: Sequence[str], n: int, otherwise: bool) -> bool:
     return otherwise
 
 
-def _decoded(stored: np.ndarray) -> np.ndarray:
+def _decoded(stored: np.ndarray, where: str) -> np.ndarray:
     """Decode images that are stored as JPEG files, one per row; other arrays come back as they are."""
     is_jpeg = stored.ndim in (1, 2) and stored.dtype in (np.uint8, object) and len(stored) and len(stored[0]) > 3
     if not is_jpeg or bytes(np.asarray(stored[0][:3], dtype=np.uint8)) != b"\xff\xd8\xff":
         return stored
 
     def image(row: Any) -> np.ndarray:
-        with opened_image(io.BytesIO(bytes(np.asarray(row, np.uint8))), 4 * len(stored)) as opened:
+        with opened_image(io.BytesIO(bytes(np.asarray(row, np.uint8))), where, 4 * len(stored)) as opened:
             return np.asarray(opened)
 
     return np.stack([image(row) for row in stored])

@@ -95,5 +95,5 @@ def _image(file: Path, stored: Mapping[str, Any], what: str, n: int) -> np.ndarr
     """Read one of ``n`` images, of which a row holds the bytes or the path from the data set's folder."""
     with reading(f"{file}: {what}"):
         source = io.BytesIO(stored["bytes"]) if stored.get("bytes") else file.parents[2] / stored["path"]
-        with opened_image(source, 4 * n) as image:
+        with opened_image(source, f"{file}: {what}", 4 * n) as image:
             return np.asarray(image.convert("RGB"))

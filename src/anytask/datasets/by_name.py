@@ -1,4 +1,4 @@
-"""One door to labelled data, texts and episodes, by name or by file."""
+"""Labelled data, texts and episodes by name or by file."""
 
 from __future__ import annotations
 
