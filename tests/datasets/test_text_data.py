@@ -187,3 +187,8 @@ def test_texts_of_data_frames_are_read_row_by_row_whatever_their_index():
         load_text(frame.assign(text=["a", None, "b"]))
     with pytest.raises(BadData, match="a path or a data frame is wanted, got int"):
         load_text(3)
+
+
+def test_the_written_texts_are_vectors_by_name():
+    few = load_vectors("topics", readable=lambda data: load_text((data.texts[:4], data.labels[:4])))
+    assert few.texts == load_text("topics").texts[:4] and few.vectors.shape == (4, 384)

@@ -7,7 +7,6 @@ in batches of rows of which floats are kept in single precision. ``.csv`` files 
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from anytask.datasets.builtin import BUILTIN, read_builtin
 from anytask.datasets.encoding import TableEncoding
 from anytask.datasets.images import read_folder
 from anytask.datasets.labels import check_classes, require_names
-from anytask.datasets.rows import Parts, Rows, blocks
+from anytask.datasets.rows import Parts, Rows, blocks, near
 from anytask.datasets.tables import TableOptions, joined, missing_place, read_table
 
 #: What may be done about missing inputs.
@@ -155,7 +154,7 @@ def load_labelled(
     ((1797, 64), 1.0, [0, 1, 2])
     >>> load_labelled("digit")
     Traceback (most recent call last):
-    anytask.core.errors.BadData: digit: no such file or folder, and no built-in data; did you mean 'digits'? ...
+    anytask.core.errors.BadData: digit: no such file or folder, and no built-in data (did you mean 'digits' or ...
     """
     if missing not in MISSING:
         raise BadData(f"missing must be {', '.join(MISSING)}, got {shown(missing)}")
@@ -283,6 +282,5 @@ def _names(given: str | float | Sequence[str] | None) -> tuple[str, ...]:
 
 def _no_such(path: Path) -> str:
     siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, [*BUILTIN, *siblings], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"{path}: no such file or folder, and no built-in data{hint} Built-in: {', '.join(BUILTIN)}"
+    hint = near(path.name, [*BUILTIN, *siblings])
+    return f"{path}: no such file or folder, and no built-in data{hint}; built-in: {', '.join(BUILTIN)}"

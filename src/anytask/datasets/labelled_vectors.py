@@ -14,9 +14,10 @@ import pandas as pd
 from anytask.core.errors import BadData, shown
 from anytask.datasets.intents import intents
 from anytask.datasets.text import TextData, load_text
+from anytask.datasets.text_sets import TEXT_SETS
 from anytask.lm.search import as_vectors
 
-BUILTIN = ("digits", "intents")
+BUILTIN = ("digits", "intents", *TEXT_SETS)
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,9 @@ def load_vectors(
     Parameters
     ----------
     source : str, path, or pair
-        ``"digits"``, ``"intents"``, a file or data frame as :func:`~anytask.datasets.text.load_text` reads it, or a
-        pair (vectors or texts, labels). Texts are embedded by the packaged MiniLM.
+        ``"digits"``, ``"intents"``, one of :data:`~anytask.datasets.text_sets.TEXT_SETS`, a file or data frame as
+        :func:`~anytask.datasets.text.load_text` reads it, or a pair (vectors or texts, labels). Texts are embedded by
+        the packaged MiniLM.
     text, label, bad_rows
         See :func:`~anytask.datasets.text.load_text`.
     readable : callable, optional
@@ -90,7 +92,7 @@ def load_vectors(
         return LabelledVectors("vectors", vectors, labels)
     if isinstance(source, str) and source == "intents":
         source = intents()
-    elif isinstance(source, str) and "." not in source and not Path(source).exists():
+    elif isinstance(source, str) and source not in BUILTIN and "." not in source and not Path(source).exists():
         raise BadData(f"no data {source!r}: built in are {', '.join(BUILTIN)}; else give a .jsonl or .csv file")
     data = load_text(source, text, label, min_rows=4, bad_rows=bad_rows)
     if readable is not None and not callable(readable):

@@ -131,16 +131,15 @@ class Blocks:
             codes = rng.integers(self.n_centers, size=(n, self.n_tasks))
             X = np.concatenate([centers[b, codes[:, b]] for b in range(self.n_tasks)], axis=1)  # (n, n_tasks * block)
             X = X + self.noise * rng.normal(size=X.shape)
-            labels = codes[:, t]
-            train, test = slice(None, self.n_train), slice(self.n_train, None)
+            labels, k = codes[:, t], self.n_train
             tasks.append(
                 RetrievalTask(
-                    f"block {t}", [f"input {i}" for i in range(self.n_train)], labels[train].astype(str).tolist(),
-                    choices=[str(c) for c in range(self.n_centers)], vectors=X[train],
-                    output_vectors=np.eye(self.n_centers)[labels[train]], instruction_vector=np.eye(self.n_tasks)[t],
+                    f"block {t}", [f"input {i}" for i in range(k)], labels[:k].astype(str).tolist(),
+                    choices=[str(c) for c in range(self.n_centers)], vectors=X[:k],
+                    output_vectors=np.eye(self.n_centers)[labels[:k]], instruction_vector=np.eye(self.n_tasks)[t],
                 )
             )  # fmt: skip
-            queries.append((X[test], labels[test].astype(str)))
+            queries.append((X[k:], labels[k:].astype(str)))
         return tasks, queries
 
 
@@ -156,7 +155,7 @@ class Sentences:
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(repr((asdict(self), _TOPICS, _TONES, _TENSES)).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr((asdict(self), *_KINDS)).encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
         return asdict(self)
@@ -165,33 +164,22 @@ class Sentences:
         """Return the tasks, and the held-out queries of each as (vectors, labels)."""
         from anytask.lm.embeddings import Embedder
 
-        embedder, n = Embedder(device="cpu"), self.n_train + self.n_test
+        embedder, k = Embedder(device="cpu"), self.n_train
         tasks, queries = [], []
         for place, what in enumerate(("topic", "tone", "tense")):
             rng = np.random.default_rng(derive(seed, "sentences", what))
             texts, labels = [], []
-            for _ in range(n):
-                topic, tone, tense = (str(rng.choice(list(kind))) for kind in (_TOPICS, _TONES, _TENSES))
-                thing, remark, frame = (
-                    str(rng.choice(kind[name])) for kind, name in ((_TOPICS, topic), (_TONES, tone), (_TENSES, tense))
-                )
+            for _ in range(k + self.n_test):
+                names = [str(rng.choice(list(kind))) for kind in _KINDS]
+                thing, remark, frame = (str(rng.choice(kind[name])) for kind, name in zip(_KINDS, names))
                 texts.append(f"{remark} {frame.replace('*', thing)}.")
-                labels.append((topic, tone, tense)[place])
+                labels.append(names[place])
             instruction = f"Name the {what} of the sentence."
             X, Y = embedder.embed(texts), embedder.embed(labels)
-            train, test = slice(None, self.n_train), slice(self.n_train, None)
-            tasks.append(
-                RetrievalTask(
-                    what,
-                    texts[train],
-                    labels[train],
-                    instruction,
-                    vectors=X[train],
-                    output_vectors=Y[train],
-                    instruction_vector=embedder.embed([instruction])[0],
-                )
-            )
-            queries.append((X[test], np.array(labels[test])))
+            vector = embedder.embed([instruction])[0]
+            vectors = {"vectors": X[:k], "output_vectors": Y[:k], "instruction_vector": vector}
+            tasks.append(RetrievalTask(what, texts[:k], labels[:k], instruction, **vectors))
+            queries.append((X[k:], np.array(labels[k:])))
         return tasks, queries
 
 
@@ -211,6 +199,7 @@ _TENSES = {
     "present": ("we are dealing with * now", "they have * at this moment", "nobody forgets * these days"),
     "future": ("we will deal with * tomorrow", "they are going to have * next week", "nobody will forget * then"),
 }
+_KINDS = (_TOPICS, _TONES, _TENSES)
 
 
 class ScriptedFeedback:
