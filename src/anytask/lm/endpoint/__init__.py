@@ -174,7 +174,7 @@ class Endpoint(LanguageModel):
 
         for body in bodies[o.logprobs != "probe" : 1 + (o.completions == "probe")]:
             try:
-                echoes, _, _ = self._transport.post("/completions", body, read, Usage(2, 1), "probe")
+                echoes, _, _ = self._transport.post("/completions", body, read, Usage(2, 1), "probe", attempts=2)
             except Refused as error:
                 if error.status in (401, 403):
                     raise

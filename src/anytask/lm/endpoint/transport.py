@@ -118,6 +118,7 @@ class Transport:
         tag: str,
         *,
         calls: int = 1,
+        attempts: int = 10**9,
     ) -> tuple[T, Usage, int]:
         """Return what ``read`` makes of the server's reply, the tokens billed, and the number of attempts.
 
@@ -134,11 +135,14 @@ class Transport:
         tag : str
         calls : int, default 1
             What the request takes from a budget of calls.
+        attempts : int
+            Most attempts, where fewer than usual will do.
         """
         o, budget = self.options, self._budget
         data = json.dumps(body | dict(o.extra_body or {})).encode()
         end = time.monotonic() + o.deadline
-        for attempt in range(1, o.attempts + 1):
+        last = min(o.attempts, attempts)
+        for attempt in range(1, last + 1):
             with budget.reserve(most.total_tokens, self.money(most), calls) as settle:
                 settle(0)  # an attempt counts as a call, because servers count it
                 began, failures, money = time.perf_counter(), 1, 0.0
@@ -155,7 +159,7 @@ class Transport:
                     problem, least = self.hide(str(error)), error.wait
                 finally:
                     self.usage.record(tag, seconds=time.perf_counter() - began, failures=failures, money=money)
-            if attempt == o.attempts:
+            if attempt == last:
                 break
             wait = max(min(60.0, 2.0 ** (attempt - 1)) * o.jitter(), least)
             if time.monotonic() + wait >= end:
@@ -164,7 +168,7 @@ class Transport:
                 )
             _log.info("%s: %s, attempt %d of %d, next in %.1f s", self.name, problem, attempt, o.attempts, wait)
             o.sleep(wait)
-        raise LMError(f"{self.name!r} gave no reply in {o.attempts} attempts; last: {problem}")
+        raise LMError(f"{self.name!r} gave no reply in {last} attempts; last: {problem}")
 
     def hide(self, told: str) -> str:
         """Return a text without the key, which a server may send back, as it is or as JSON writes it."""
