@@ -555,11 +555,11 @@ def prune(*args, **kwargs):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: GPT3(Endpoint(False)), "scoring='generate'"),
-        (lambda: GPT3(Endpoint(False), scoring="generate"), "beam_width=1"),
+        (lambda: GPT3(Endpoint(False), scoring="mean"), "scoring='choose'"),
+        (lambda: GPT3(Endpoint(False), scoring="generate", beam_width=4), "beam_width=1"),
         (lambda: GPT3(LM, scoring="generate", calibrate=True), "calibrate"),
-        (lambda: Pipeline(Endpoint(False)), "logprobs"),
-        (lambda: Pipeline(Endpoint(False), scoring="generate"), "beam_width=1"),
+        (lambda: Pipeline(Endpoint(False), scoring="mean"), "logprobs"),
+        (lambda: Pipeline(Endpoint(False), scoring="generate", beam_width=4), "beam_width=1"),
         (lambda: Pipeline(Endpoint(True), choices=CHOICES, prune=prune), "needs a model with a tokenizer"),
         (lambda: Pipeline(LM, prune=prune), "give choices"),
         (lambda: Pipeline(LM, choices=CHOICES, prune=prune, scoring="generate"), "does not go with prune"),

@@ -463,7 +463,7 @@ def test_results_do_not_depend_on_the_order_of_the_queries(lm):
 # --- errors
 
 
-def test_chat_only_endpoint_scores_nothing_but_generates_when_asked():
+def test_chat_only_endpoint_scores_nothing_but_writes_and_chooses():
     class Chat:
         name, kind, capabilities = "chat-only", "http", Capabilities()
 
@@ -472,11 +472,12 @@ def test_chat_only_endpoint_scores_nothing_but_generates_when_asked():
             return [ChatReply((Choice({"role": "assistant", "content": "yes"}),)) for _ in requests]
 
     chat = Chat()
-    learner = GPT3(chat, k=2, scoring="generate", beam_width=1).fit(*pool(4))
+    learner = GPT3(chat, k=2, scoring="generate").fit(*pool(4))
     assert list(learner.predict(["x"])) == ["yes"] and learner.cost_ is None
     assert chat.requests[0].messages[0]["content"].count("Label:") == 3
     with pytest.raises(ValueError, match="budget="):
-        GPT3(chat, "max", scoring="generate", beam_width=1)
+        GPT3(chat, "max", scoring="generate")
+    assert list(GPT3(chat, k=2).fit(*pool(4), options=["yes", "no"]).predict(["x"])) == ["yes"]
 
 
 def test_k_is_the_most_and_small_unless_all_that_fit_are_wanted():

@@ -599,14 +599,28 @@ def test_a_method_that_writes_asks_a_server_for_what_it_has():
     with serving(answer("yes"), {"choices": [{"text": "yes"}]}) as server:
         for options, path in (({}, "chat/completions"), ({"completions": True}, "completions")):
             lm, _ = client(server, **options)
-            method = GPT3(lm, k=0, scoring="generate", beam_width=1, budget=100)
+            method = GPT3(lm, k=0, scoring="generate", budget=100)
             assert method.fit([], []).predict(["x"]).tolist() == ["yes"]
             assert server.paths[-1] == f"/v1/{path}"
         with pytest.raises(MissingCapability, match="logprobs"):
-            GPT3(client(server)[0], k=0)
+            GPT3(client(server)[0], k=0, scoring="mean")
         with pytest.raises(MissingCapability, match="completions=True"):
             ReasoningEvaluator(client(server)[0])
         assert len(server.bodies) == 2
+
+
+def test_a_method_that_chooses_asks_a_server_for_what_it_has():
+    X, y = ["fine", "dull", "good", "bad"], ["positive", "negative"] * 2
+    with serving(echoing) as server:
+        scored = GPT3(client(server, logprobs="probe", completions="probe")[0], k=2).fit(X, y)
+        assert scored.how == "mean" and set(scored.answer(["so so"])[0].scores) == set(y)
+    with serving(("status", 404, {}), ("status", 404, {}), answer("I take Negative."), answer("positive")) as server:
+        chosen = GPT3(client(server, logprobs="probe", completions="probe")[0], k=2).fit(X, y)
+        assert chosen.how == "choose" and chosen.predict(["so so", "well"]).tolist() == ["negative", "positive"]
+        assert server.bodies[-1]["messages"][0]["content"].count("Input:") == 3
+        assert chosen.cost_.calls == 2
+        with pytest.raises(ValueError, match="calibrate corrects the scores of options, and scoring='choose' has none"):
+            GPT3(chosen.lm, calibrate=True)
 
 
 def test_a_cache_that_was_changed_is_an_error_that_names_the_file(tmp_path):

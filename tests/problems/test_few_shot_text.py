@@ -155,12 +155,25 @@ def test_separators_of_texts_are_told_from_the_rows(problem, rows, tmp_path):
     assert problem.load(path, **FEW).source.texts == tuple(f"{t}, yes" for t, _ in rows)
 
 
+def test_labels_are_called_by_their_words(problem, rows, tmp_path):
+    words = {label: f"word {i}" for i, label in enumerate(sorted({label for _, label in rows}))}
+    texts, labels = zip(*rows)
+    data = problem.load((texts, labels), **FEW, verbalizer=words)
+    assert data.choices == sorted(words.values()) and data.source.labels[0] == words[labels[0]]
+    with pytest.raises(BadData, match="verbalizer must name all labels and no other, and these differ"):
+        problem.load((texts, labels), **FEW, verbalizer=dict(list(words.items())[1:]))
+    with pytest.raises(ValueError, match="verbalizer must be a mapping of labels to different words"):
+        problem.load((texts, labels), **FEW, verbalizer=dict.fromkeys(words, "same"))
+
+
 def test_what_cannot_work_is_refused_with_its_reason_before_a_label_is_bought(problem, data, rows, file):
     class Chat:
         name, kind, capabilities = "chat", "http", Capabilities()
 
     chat = Entrant("gpt3", "anytask.incontext:GPT3", {"lm": Chat()})
-    assert "logprobs" in problem.refuses(chat, data)
+    assert problem.refuses(chat, data) is None, "it is asked to choose"
+    assert "logprobs" in problem.refuses(chat, problem.load(file, **FEW, scoring="mean"))
+    assert "calibrate" in problem.refuses(Entrant("c", chat.entry, {**chat.params, "calibrate": True}), data)
     two = problem.load(file, **{**FEW, "labels": 2})
     assert "labels must be at least 3" in problem.refuses(Entrant("quine", "anytask.prompts:PromptQuine"), two)
     assert "labelled examples, and gets 2" in problem.refuses(Entrant("udr", "anytask.incontext:UDR"), two)
@@ -173,6 +186,7 @@ def test_what_cannot_work_is_refused_with_its_reason_before_a_label_is_bought(pr
     [
         ({"lm": None}, ValueError, "needs a language model"),
         ({"lm": "/no/such/folder"}, ValueError, "no such folder"),
+        ({"lm": "http://127.0.0.1:9/v1#m?timeout=1"}, ValueError, "'m' gave no reply in 2 attempts"),
         ({"labels": 1000}, BadData, "from a pool of 42"),
         ({"labels": -1}, ValueError, "labels must be"),
         ({"k": "many"}, ValueError, "k must be an integer of at least 0 or 'max'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,15 +18,18 @@ from anytask.problems.base import Metric
 
 
 class Display:
-    """One bar for the comparison, one for each run that goes on, and a line for each that has ended.
+    """Notes on the data, one bar for the comparison, one for each run that goes on, and a line for each that has ended.
 
     The workers write the finished share of their run into a small file in ``folder``, named after the run's key; a
     thread reads those files twice a second.
     """
 
-    def __init__(self, plan: Plan, primary: Metric, folder: Path, console: SafeConsole | None = None) -> None:
+    def __init__(
+        self, plan: Plan, primary: Metric, folder: Path, notes: Sequence[str] = (), console: SafeConsole | None = None
+    ) -> None:
         self._items = {item.key[:32]: item for item in plan.items}
         self._primary = primary
+        self._notes = notes
         self._folder = folder
         self._stop = threading.Event()
         self._bars: dict[str, Any] = {}
@@ -41,6 +45,8 @@ class Display:
         self._stored = 0
 
     def __enter__(self) -> Self:
+        for note in self._notes:
+            self._print(f"[dim]{escape(note)}[/]")
         self._progress.start()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()

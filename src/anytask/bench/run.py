@@ -130,7 +130,8 @@ def execute(
         if progress:
             from anytask.bench.display import Display
 
-            listeners.append(stack.enter_context(Display(plan, problem.primary, folder)))
+            notes = data.describe().get("notes", ())
+            listeners.append(stack.enter_context(Display(plan, problem.primary, folder, notes)))
         for run in ended.values():
             _tell(listeners, "stored", run)
         if waiting:

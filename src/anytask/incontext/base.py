@@ -14,7 +14,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from anytask.core.checks import is_missing
-from anytask.core.settings import of_kind, texts, whole
+from anytask.core.settings import choice, of_kind, texts, whole
+from anytask.lm.option_scoring import RULES
 from anytask.lm.prompting import Prompt, PromptTemplate
 from anytask.lm.protocol import check_sequence, check_texts
 
@@ -102,6 +103,17 @@ def check_answers(values: Iterable[Any], name: str) -> list[Any]:
 def shots(default: int | Literal["max"] = 8) -> Any:
     """Return the field of the number of demonstrations, alike wherever prompts are made."""
     return whole(default, "most demonstrations in a prompt, 'max': as many as fit", at_least=0, words=("max",))
+
+
+def scoring_field(*more: str) -> Any:
+    """Return the field of how options are ranked, alike wherever a model answers; ``more`` are further ways."""
+    ways = ("auto", *RULES, "choose", "generate", *more)
+    return choice("auto", ways, "how options are ranked, or that answers are written")
+
+
+def beams_field() -> Any:
+    """Return the field of the beams of an answer that is written."""
+    return whole("auto", "beams of a written answer, 'auto': 4 where the model has beams, else 1", words=("auto",))
 
 
 def template_field(default: PromptTemplate, help: str = "how examples are written") -> Any:

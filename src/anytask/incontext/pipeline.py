@@ -25,13 +25,15 @@ from scipy.special import softmax
 
 from anytask.core.estimator import Fitted
 from anytask.core.rng import derive
-from anytask.core.settings import choice, flag, free, of_kind, positional, real, whole
+from anytask.core.settings import flag, free, of_kind, positional, real, whole
 from anytask.incontext.base import (
     Answer,
     Selector,
+    beams_field,
     check_places,
     check_queries,
     choices_field,
+    scoring_field,
     shots,
     template_field,
 )
@@ -83,7 +85,7 @@ class Pipeline(Fitted):
     Parameters
     ----------
     lm : anytask.lm.ScoringModel
-        The frozen model; to choose between options it must offer log-probabilities.
+        The frozen model.
     choices : sequence of str, optional
         The possible labels. Without them every query comes with its own options (multiple choice), or, with
         ``scoring="generate"``, the model writes the answer.
@@ -103,10 +105,10 @@ class Pipeline(Fitted):
     k, context : int >= 0 or "max", and int, default 8 and None
         Most demonstrations in a prompt ("max": as many as fit), and most tokens of it with its answer, at most the
         model's context.
-    scoring : {"mean", "sum", "bytes", "unconditional", "generate"}, default "mean"
+    scoring : {"auto", "mean", "sum", "bytes", "unconditional", "choose", "generate"}, default "auto"
         See :class:`~anytask.incontext.GPT3`.
-    calibrate, beam_width : bool and int, default False and 4
-        Contextual calibration (arXiv 2102.09690); beams of written answers, 1 for models without local weights.
+    calibrate, beam_width : bool, and "auto" or int, default False and "auto"
+        Contextual calibration (arXiv 2102.09690); beams of written answers, 4 where the model has beams.
     embedder, seed : str, path or anytask.lm.Embedder, and int, default "minilm" and 0
         For selection and "similar" retrieval.
 
@@ -149,9 +151,9 @@ class Pipeline(Fitted):
     rate: float = real(0.5, "share of an input's tokens that the compressor keeps", above=0, at_most=1)
     k: int | Literal["max"] = shots()
     context: int | None = whole(None, "most tokens of a prompt with its answer, None: the model's", optional=True)
-    scoring: str = choice("mean", (*RULES, "generate"), "how options are ranked, or that answers are written")
+    scoring: str = scoring_field()
     calibrate: bool = flag(False, "divide by the labels' probabilities after a content-free query")
-    beam_width: int = whole(4, "beams of a written answer")
+    beam_width: int | str = beams_field()
     embedder: Any = embedder_field()
 
     def _check_settings(self) -> None:
@@ -166,7 +168,7 @@ class Pipeline(Fitted):
             raise ValueError("pruning searches a prompt for one set of labels: give choices")
         if self.labels < 3:
             raise ValueError("pruning shows some labelled examples and searches with others: labels must be at least 3")
-        if self.scoring == "generate" or self.calibrate:
+        if self.scoring in ("generate", "choose") or self.calibrate:
             told = f"scoring={self.scoring!r}, calibrate={self.calibrate}"
             raise ValueError(f"{told} does not go with prune, which scores choices as they are")
         try:
@@ -244,7 +246,7 @@ class Pipeline(Fitted):
             self._prune()
         if self.compress is not None:
             self._report("compress", type(self.compress).__name__).facts = {"rate": self.rate}
-        self._report("predict", self.scoring)
+        self._report("predict", self._learner().how)
 
     def _prune(self) -> None:
         assert self.choices is not None
@@ -334,7 +336,7 @@ class Pipeline(Fitted):
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         """Return the probability of each choice for each query, shape (n, n_choices)."""
-        if self.choices is None or self.scoring not in RULES:
+        if self.choices is None or self._learner().how not in RULES:
             raise ValueError("probabilities need shared choices and a scoring rule")
         return softmax(np.array([list(answer.scores.values()) for answer in self.answer(texts)]), axis=1)
 

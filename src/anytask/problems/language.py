@@ -10,6 +10,7 @@ from typing import Any
 from anytask.core.errors import BadData
 from anytask.datasets.text import TextData
 from anytask.lm.prompting import PromptTemplate
+from anytask.lm.protocol import LMError
 
 
 def model_of(lm: Any) -> Any:
@@ -21,7 +22,12 @@ def model_of(lm: Any) -> Any:
 def _read(spec: str) -> Any:
     from anytask.lm import load_lm
 
-    return load_lm(spec)
+    model = load_lm(spec)
+    try:
+        model.capabilities  # noqa: B018 - a server is asked what it offers
+    except LMError as error:
+        raise BadData(f"{spec}: {error}") from None
+    return model
 
 
 def readable(

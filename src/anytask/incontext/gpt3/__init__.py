@@ -19,10 +19,20 @@ from anytask.core.checks import require_finite
 from anytask.core.estimator import Fitted
 from anytask.core.rng import derive
 from anytask.core.settings import choice, flag, free, of_kind, positional, real, text, texts, whole
-from anytask.incontext.base import Answer, Retriever, check_places, check_queries, shots, template_field
+from anytask.incontext.base import (
+    Answer,
+    Retriever,
+    beams_field,
+    check_places,
+    check_queries,
+    scoring_field,
+    shots,
+    template_field,
+)
 from anytask.lm.option_scoring import RULES, calibrate, check_options, score_options
 from anytask.lm.prompting import Demonstration, Prompt, PromptTemplate
-from anytask.lm.protocol import ChatRequest, check_lm, check_text, check_texts, require
+from anytask.lm.protocol import check_lm, check_text, check_texts, require
+from anytask.lm.writing import choose, write
 
 __all__ = ["GPT3"]
 
@@ -44,18 +54,18 @@ class GPT3(Fitted):
 
     Parameters
     ----------
-    lm : ScoringModel
-        Scores options (``LocalLM``, or an endpoint with log-probabilities). A chat-only endpoint works for
-        ``scoring="generate"`` and ``"cloze"`` alone, with ``beam_width=1``.
+    lm : ScoringModel or ChatModel
+        Local weights or an endpoint; what only chats gets the prompt as a message.
     k : int >= 0 or "max", default 8
         Most demonstrations per prompt: 0 (zero-shot), 1 (one-shot), more (few-shot), or all that fit, as in the paper;
         small models lose the query among very many.
     template, description : PromptTemplate and str, optional
         How examples are written, default ``Input: ... / Label: ...``; the sentence that opens the prompt.
-    scoring : str, default "mean"
+    scoring : str, default "auto"
         How options are ranked: per-token "mean" of the log-probability, its "sum", per "bytes", or "unconditional"
-        (minus the option's log-probability after ``answer_context``); or no options at all: "generate" free text by
-        beam search up to a line break, or "cloze", the first word of it.
+        (minus the option's log-probability after ``answer_context``); "choose": the model writes which it takes;
+        "auto": "mean" if the model gives log-probabilities, else "choose". Or no options at all: "generate" free text
+        by beam search up to a line break, or "cloze", the first word of it.
     demos : {"per-item", "fixed"} or Retriever, default "per-item"
         Drawn for every query, one drawn set for all (its results vary more between seeds), or chosen by the query,
         the most similar last.
@@ -68,8 +78,8 @@ class GPT3(Fitted):
         the inputs as they are.
     answer_context, budget : str and int, optional
         Prompt of the unconditional rule ("Label:"); tokens of prompt and completion, at most the model's context.
-    beam_width, length_penalty, max_tokens, stop : int, float, int, sequence of str, defaults 4, 0.6, 32, a line break
-        Of generated answers; a model without local weights has no beams, and needs ``beam_width=1``.
+    beam_width, length_penalty, max_tokens, stop : int or "auto", float, int, texts, default "auto", 0.6, 32, line break
+        Of generated answers; "auto" beams are the paper's 4, and 1 for a model without local weights, which has none.
     seed : int, default 0
 
     Attributes
@@ -99,7 +109,7 @@ class GPT3(Fitted):
     k: int | Literal["max"] = positional(shots, default=8, kw_only=False)
     template: PromptTemplate = template_field(PromptTemplate())
     description: str | None = text(None, "sentence that opens the prompt, None: the template's", optional=True)
-    scoring: str = choice("mean", (*RULES, "generate", "cloze"), "how options are ranked, or that answers are written")
+    scoring: str = scoring_field("cloze")
     demos: Any = free(
         "per-item", "which demonstrations a query gets: 'per-item', 'fixed', or a retriever", _check_demos
     )
@@ -111,20 +121,20 @@ class GPT3(Fitted):
     )
     answer_context: str | None = text(None, "prompt of the unconditional rule, None: the template's", optional=True)
     budget: int | None = whole(None, "tokens of prompt and completion, None: the model's context", optional=True)
-    beam_width: int = whole(4, "beams of a generated answer")
+    beam_width: int | str = beams_field()
     length_penalty: float = real(0.6, "exponent of the length that divides a beam's log-probability", at_least=0)
     max_tokens: int = whole(32, "most tokens of a generated answer")
     stop: Sequence[str] = texts(("\n",), "where a generated answer ends")
 
     def _check_settings(self) -> None:
-        if self.scoring in RULES:
-            require(self.lm, "logprobs", method=f"GPT3(scoring={self.scoring!r}), unlike scoring='generate',")
+        if self.how in RULES:
+            require(self.lm, "logprobs", method=f"GPT3(scoring={self.scoring!r}), unlike scoring='choose',")
         elif self.calibrate:
-            raise ValueError(f"calibrate corrects the scores of options, and scoring={self.scoring!r} has none")
+            raise ValueError(f"calibrate corrects the scores of options, and scoring={self.how!r} has none")
         else:
             if not self.lm.capabilities.completions:
-                require(self.lm, "chat", method=f"GPT3(scoring={self.scoring!r})")
-            if self.beam_width > 1:
+                require(self.lm, "chat", method=f"GPT3(scoring={self.how!r})")
+            if self.beam_width not in ("auto", 1):
                 require(self.lm, "local_weights", method=f"beam_width={self.beam_width}, unlike beam_width=1,")
         if self.balanced and not isinstance(self.demos, str):
             raise ValueError("balanced goes with random draws, and demos is a retriever, which chooses by the query")
@@ -136,7 +146,14 @@ class GPT3(Fitted):
         elif not hasattr(self.lm, "count_tokens"):
             raise ValueError(f"budget={self.room} tokens need a model that counts them: this one has no count_tokens")
         else:
-            self.assemble([], "", 0 if self.scoring in RULES else self.max_tokens)
+            self.assemble([], "", self.max_tokens if self.how in ("generate", "cloze") else 0)
+
+    @property
+    def how(self) -> str:
+        """How answers are found: ``scoring``, with what "auto" is for this model."""
+        if self.scoring != "auto":
+            return self.scoring
+        return "mean" if self.lm.capabilities.logprobs else "choose"
 
     @property
     def room(self) -> int | None:
@@ -178,8 +195,8 @@ class GPT3(Fitted):
         if empty := [i for i, text in enumerate(y) if not text.strip()]:
             raise ValueError(f"y[{empty[0]}] is empty; a demonstration without an answer shows nothing")
         chosen = sorted(set(y)) if options is None else check_texts(options, "options")
-        if self.scoring in RULES and chosen:
-            check_options(chosen, str(self.scoring))
+        if self._chooses and chosen:
+            check_options(chosen, self.how)
         self.pool_ = [Demonstration(*row) for row in zip(X, y, names)]
         self.options_: list[str] | None = chosen or None
         return self
@@ -203,12 +220,16 @@ class GPT3(Fitted):
     def assemble(self, demos: Sequence[Demonstration], query: str, reserve: int | None = None) -> Prompt:
         """Write these demonstrations and the query, as many of the last as fit; ``reserve`` as in :meth:`prompt`."""
         if reserve is None:
-            reserve = self._reserve(self.options_ or ()) if self.scoring in RULES else self.max_tokens
+            reserve = self._reserve(self.options_ or ()) if self._chooses else self.max_tokens
         count = getattr(self.lm, "count_tokens", None)
         return self._template.assemble(demos, query, count_tokens=count, budget=self.room, reserve=reserve)
 
+    @property
+    def _chooses(self) -> bool:
+        return self.how not in ("generate", "cloze")
+
     def _reserve(self, options: Sequence[str]) -> int:
-        count = self.lm.count_tokens
+        count = getattr(self.lm, "count_tokens", len)
         blank = max(map(count, CONTENT_FREE)) if self.calibrate else 0  # they take the place of shorter queries
         return max((count(self._template.completion(o)) for o in options), default=0) + 1 + blank
 
@@ -229,7 +250,7 @@ class GPT3(Fitted):
         self._check_fitted()
         X = check_queries(X, "X")
         accounts = getattr(getattr(self.lm, "usage", None), "total", None)
-        answers = self._choose(X, options) if self.scoring in RULES else self.write([self.prompt(x) for x in X])
+        answers = self._choose(X, options) if self._chooses else self.write([self.prompt(x) for x in X])
         self.cost_ = None if accounts is None else self.lm.usage.total - accounts
         return answers
 
@@ -242,8 +263,8 @@ class GPT3(Fitted):
 
         With ``scoring="sum"`` (and options of which one is right) these are the model's own probabilities.
         """
-        if self.scoring not in RULES:
-            raise ValueError(f"scoring={self.scoring!r} ranks no options and has no probabilities")
+        if self.how not in RULES:
+            raise ValueError(f"scoring={self.how!r} ranks no options and has no probabilities")
         return np.array([softmax(list(a.scores.values())) for a in self.answer(X)])
 
     def score(self, X: Sequence[str], y: Sequence[str]) -> float:
@@ -298,7 +319,10 @@ class GPT3(Fitted):
 
     def judge(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[Answer]:
         """Choose among the options after prompts that are written already."""
-        rule: Any = self.scoring
+        rule: Any = self.how
+        if rule == "choose":
+            said = choose(self.lm, [p.text for p in prompts], options, tag="gpt3")
+            return [Answer(one, p, p.demos_used, {}, self.lm.kind) for one, p in zip(said, prompts)]
         rows = [[self._template.completion(o) for o in row] for row in options]
         blanks, n = CONTENT_FREE if self.calibrate else (), len(prompts)
         texts = [p.text for p in prompts] + [self._replace_query(p, blank) for blank in blanks for p in prompts]
@@ -315,18 +339,13 @@ class GPT3(Fitted):
 
     def write(self, prompts: Sequence[Prompt]) -> list[Answer]:
         """Go on from prompts that are written already."""
-        texts, stop = [p.text for p in prompts], tuple(self.stop)
-        if self.lm.capabilities.completions:
-            written = self.lm.generate(
-                texts, max_tokens=self.max_tokens, stop=stop, beam_width=self.beam_width,
-                length_penalty=self.length_penalty, seed=self.seed, tag="gpt3",
-            )  # fmt: skip
-        else:  # a chat-only endpoint: greedy, since it has no beams
-            asked: dict[str, Any] = {"max_tokens": self.max_tokens, "stop": stop, "tag": "gpt3"}
-            replies = self.lm.chat_many([ChatRequest(({"role": "user", "content": t},), **asked) for t in texts])
-            written = [reply.text for reply in replies]
+        beams = self.beam_width if self.beam_width != "auto" else 4 if self.lm.capabilities.local_weights else 1
+        written = write(
+            self.lm, [p.text for p in prompts], max_tokens=self.max_tokens, stop=tuple(self.stop), tag="gpt3",
+            beam_width=beams, length_penalty=self.length_penalty, seed=self.seed,
+        )  # fmt: skip
         outputs = [text.strip() for text in written]
-        if self.scoring == "cloze":
+        if self.how == "cloze":
             outputs = [(text.split() or [""])[0] for text in outputs]
         return [Answer(o, p, p.demos_used, {}, self.lm.kind) for o, p in zip(outputs, prompts)]
 

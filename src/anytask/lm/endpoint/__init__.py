@@ -130,6 +130,14 @@ class Endpoint(LanguageModel):
         key = (api_key or os.environ.get(o.api_key_env) or "").strip()
         self._transport = Transport(base_url, key, model, self.usage, o)
 
+    @property
+    def settings(self) -> str:
+        """What of the server is used, in words."""
+        offers = self.capabilities
+        way = "log-probabilities" if offers.logprobs else "continued text" if offers.completions else "chats"
+        kept = f"replies kept in {self.cache.path}" if self.cache is not None else "no reply cache"
+        return f"{self.name}: {way}, {self.options.max_concurrency} requests side by side, {kept}"
+
     def __repr__(self) -> str:
         return f"Endpoint({self.name!r}, base_url={self.base_url!r})"
 

@@ -187,6 +187,14 @@ class LocalLM(LanguageModel):
         """What the model offers."""
         return self._offers
 
+    @property
+    def settings(self) -> str:
+        """The settings that speed and memory depend on, in words."""
+        template = "its chat template" if self.chat_template else "no chat template"
+        kept = f"scores kept in {self._cache.path}" if self._cache is not None else "no score cache"
+        numbers = str(self.model.dtype).removeprefix("torch.")
+        return f"{self.name}: {numbers}, batches of {self._reader.batch_tokens:,} tokens, {template}, {kept}"
+
     def __repr__(self) -> str:
         return f"LocalLM({self.name!r}, kind={self.kind!r}, objective={self.objective!r})"
 

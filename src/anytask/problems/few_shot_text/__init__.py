@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,8 +15,8 @@ from anytask.core.rng import derive
 from anytask.datasets.text import load_text
 from anytask.lm.protocol import MissingCapability
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
-from anytask.problems.few_shot_text.data import FewShotData, FewShotOptions
-from anytask.problems.few_shot_text.stages import Prepared, learner_of, prepared, stage_of
+from anytask.problems.few_shot_text.data import FewShotData, FewShotOptions, verbalized
+from anytask.problems.few_shot_text.stages import Prepared, foretold, learner_of, prepared, stage_of
 from anytask.problems.language import answerable, model_of
 from anytask.problems.training import Progress, TrainingProblem
 
@@ -56,7 +56,7 @@ class FewShotText(TrainingProblem):
         o = self.check_options(options)
         if not o.lm:
             raise BadData("few-shot-text needs a language model: --lm FOLDER, a Hugging Face name, a URL or tiny:icl")
-        data = load_text(source, text=o.text, label=o.target, bad_rows=o.bad_rows)
+        data = verbalized(load_text(source, text=o.text, label=o.target, bad_rows=o.bad_rows), o.verbalizer)
         o = o.evolve(kind=data.kind(o.kind))
         how: dict[str, Any] = {"written": o.kind == "generation", "budget": o.context, "bad_rows": o.bad_rows}
         loaded = FewShotData(answerable(data, model_of(o.lm), o.template, **how), o)
@@ -65,7 +65,7 @@ class FewShotText(TrainingProblem):
             raise BadData(f"{data.name}: {o.labels} labels are to be bought from a pool of {len(pool)} texts")
         if not len(test):
             raise BadData(f"{data.name}: no texts are left to test on")
-        return loaded
+        return replace(loaded, notes=(*loaded.notes, *foretold(loaded)))
 
     def baselines(self, data: FewShotData) -> tuple[Entrant, ...]:
         """Return zero-shot, random, BM25 and embedding demonstrations, facility location, calibration, a classifier."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,12 +11,31 @@ from sklearn.model_selection import train_test_split
 
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
-from anytask.core.settings import choice, real, text, whole
+from anytask.core.settings import choice, free, real, text, whole
 from anytask.datasets.text import BAD_ROWS, KINDS, TextData
 from anytask.lm.option_scoring import RULES
 from anytask.lm.prompting import PromptTemplate
 from anytask.problems.options import Options
 from anytask.problems.training import LoadedData
+
+
+def _check_verbalizer(words: Any) -> None:
+    if words is None:
+        return
+    texts = isinstance(words, Mapping) and all(isinstance(t, str) and t.strip() for pair in words.items() for t in pair)
+    if not texts or len(set(words.values())) < len(words):
+        raise ValueError(f"verbalizer must be a mapping of labels to different words, got {words!r}")
+
+
+def verbalized(data: TextData, words: Mapping[str, str] | None) -> TextData:
+    """Return the data with every label called by its word."""
+    if not words:
+        return data
+    known = {*data.labels, *(one for row in data.choices or () for one in row)}
+    if wrong := sorted(known ^ set(words)):
+        raise BadData(f"{data.name}: verbalizer must name all labels and no other, and these differ: {wrong[:9]}")
+    choices = data.choices and tuple(tuple(words[one] for one in row) for row in data.choices)
+    return replace(data, labels=tuple(words[label] for label in data.labels), choices=choices)
 
 
 class FewShotOptions(Options):
@@ -31,7 +51,8 @@ class FewShotOptions(Options):
     labels: int = whole(18, "how many labels may be bought", at_least=0)
     k: Any = whole(8, "most demonstrations in a prompt, or max: as many as fit", at_least=0, words=("max",))
     context: int | None = whole(None, "most tokens of a prompt with its answer (none: the model's)", optional=True)
-    scoring: str = choice("mean", RULES, "how options are ranked")
+    scoring: str = choice("auto", ("auto", *RULES, "choose"), "how options are ranked; auto: by what the model offers")
+    verbalizer: dict[str, str] | None = free(None, "the word that each label is to be called by", _check_verbalizer)
     description: str | None = text(None, "sentence that opens every prompt", optional=True)
     format: str = text("Input: {input}\nLabel: {output}", "how a demonstration is written")
     rate: float = real(0.5, "share of an input's tokens that compressors keep", above=0, at_most=1)

@@ -62,8 +62,6 @@ def learner_of(entrant: Entrant, data: FewShotData, lm: Any, seed: int) -> Any:
     stage = stage_of(cls)
     scoring = "generate" if o.kind == "generation" else o.scoring
     asked: dict[str, Any] = {"template": o.template, "k": o.k, "scoring": scoring, "seed": seed}
-    if scoring == "generate" and not lm.capabilities.local_weights:
-        asked["beam_width"] = 1
     if stage is None and cls is not Pipeline:
         return entrant.make(lm=lm, **asked, budget=o.context)
     asked |= {"choices": data.choices, "labels": o.labels, "context": o.context, "rate": o.rate}
@@ -92,3 +90,22 @@ def _part(stage: str, entrant: Entrant, data: FewShotData, lm: Any, seed: int) -
 
     searcher.__name__ = entrant.class_name
     return searcher
+
+
+def foretold(data: FewShotData) -> list[str]:
+    """Say what the test of one run will cost with a real model, and with which settings the model answers."""
+    from anytask.incontext import GPT3
+
+    o, lm = data.options, model_of(data.options.lm)
+    if lm.kind not in ("local", "http") or not hasattr(lm, "estimate"):
+        return []
+    pool, test = data.split(0)
+    texts, labels, shown = data.source.texts, data.source.labels, pool[: o.labels]
+    written = o.kind == "generation"
+    learner = GPT3(lm, o.k, template=o.template, scoring="generate" if written else o.scoring, budget=o.context)
+    learner.fit([texts[i] for i in shown], [labels[i] for i in shown], options=data.choices)
+    own = data.source.choices if o.kind == "multiple-choice" else None
+    options = [] if written else [own[i] if own else learner.options_ or () for i in test]
+    told = lm.estimate([learner.prompt(texts[i]).text for i in test], options)
+    cost = f"{told.calls} calls and {told.total_tokens:,} tokens" + (f" for {told.money:.2f}" if told.money else "")
+    return [f"{lm.settings}. Testing once takes about {cost}, and {told.seconds:,.0f} s."]
