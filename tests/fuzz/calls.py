@@ -35,6 +35,10 @@ class Wrong(Exception):
     kind = "silent"
 
 
+class Interrupted(Exception):
+    """What a callable of the user raises, in the middle of something."""
+
+
 class Changed(Wrong):
     """A refused call left a trace."""
 
@@ -52,12 +56,15 @@ class Call:
         For what is too large to be drawn number by number.
     folder : pathlib.Path
         Empty when the call begins.
+    lenient : bool
+        Whether an argument may be of another kind than is wanted, of which Python's own errors say enough.
     """
 
     def __init__(self, draw: Callable[[Any], Any], folder: Path, tell: Callable[[str], None]) -> None:
         self.draw, self.folder = draw, folder
         self.rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
         self.what = ""
+        self.lenient = False
         self._tell = tell
 
     def doing(self, what: str) -> None:
@@ -143,7 +150,9 @@ def _one(module: Any, area: str, number: int, draw: Callable[[Any], Any], tell: 
         except hypothesis.errors.HypothesisException:
             raise
         except Exception as error:
-            kind, where = verdict(error)
+            if os.environ.get("FUZZ_TRACE"):
+                traceback.print_exc()
+            kind, where = verdict(error, call.lenient)
             said = f"{type(error).__name__}: {error}"
             return Outcome(kind, area, number, call.what, said.replace(folder, "FOLDER")[:600], where)
         return Outcome("ok", area, number, call.what)
@@ -154,13 +163,13 @@ _SIGNATURE = re.compile(r"unexpected keyword argument|missing \d+ required|posit
 #: Python's own words for what is no path, and, of the called function itself, for an argument of another kind.
 _PATH = re.compile(r"(expected str, bytes or|argument should be a str object or an) os.PathLike object")
 _KIND = re.compile(
-    r"object is not|object cannot be|not supported between|unsupported operand|unhashable type|must be .* not"
+    r"object (is not|cannot be)|not supported between|unsupported operand|unhashable type|has no len|must be .* not"
 )
 #: scikit-learn's own checks of parameters and inputs.
 _CHECKS = ("sklearn/utils/validation.py", "sklearn/utils/_param_validation.py", "sklearn/base.py")
 
 
-def verdict(error: BaseException) -> tuple[str, str]:
+def verdict(error: BaseException, lenient: bool = False) -> tuple[str, str]:
     """Return the kind of an error, and where in the library it was last seen.
 
     Clear is what a ``raise`` statement of the library says in a few words (or an error of the operating system that
@@ -180,13 +189,13 @@ def verdict(error: BaseException) -> tuple[str, str]:
         kind = "clear"
     elif not ours or (isinstance(error, TypeError) and _SIGNATURE.search(text) and len(ours) <= 2):
         kind = "clear" if isinstance(error, TypeError) else "unclear"  # the call itself
-    elif isinstance(error, TypeError) and (_PATH.match(text) or (_KIND.search(text) and len(ours) <= 2)):
+    elif isinstance(error, TypeError) and (_PATH.match(text) or (lenient and _KIND.search(text) and len(ours) <= 2)):
         kind = "clear"
     elif last.filename.startswith(SOURCE):
         kind = "clear" if linecache.getline(last.filename, last.lineno or 0).lstrip().startswith("raise") else "unclear"
     else:
         kind = "clear" if last.filename.endswith(_CHECKS) and isinstance(error, (ValueError, TypeError)) else "unclear"
-    if isinstance(error, NotFittedError):
+    if isinstance(error, (NotFittedError, Interrupted)):
         kind = "clear"
     if kind == "clear" and (len(text) > 4000 or text.count("\n") > 20):
         return "unclear", f"{where} (a message of {len(text)} characters)"

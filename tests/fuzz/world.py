@@ -34,8 +34,8 @@ READY = ("fit", "partial_fit", "train", "reset")
 MAKING = ("evaluate", "search", "select", "collect", "record", "make", "demonstrations", "load_tiny")
 #: Parameters that have a default, and are given all the same.
 ALSO = ("task", "prior", "verbalizers", "labels", "y")
-#: Methods of scikit-learn's and Gymnasium's own, and those that need a machine or a person.
-NOT_OURS = ("get_metadata_routing", "get_params", "__")
+#: Methods of scikit-learn's own, and what a problem asks of a class.
+NOT_OURS = ("get_metadata_routing", "get_params", "refuses")
 
 FEELINGS = {"good": "fine great lovely happy", "bad": "poor awful sad broken"}
 

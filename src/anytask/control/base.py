@@ -23,6 +23,8 @@ from torch import Tensor
 from anytask.control.parts.acting import by_key
 from anytask.control.parts.counter_rng import CounterRandom
 from anytask.core.checks import NotFinite, check_counts, check_numbers, require_finite
+from anytask.core.devices import resolve_device
+from anytask.core.errors import shown
 from anytask.core.settings import Settings
 
 __all__ = ["BatchedEnv", "Policy", "SingleEnv"]
@@ -108,7 +110,8 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
         check_counts(num_envs=num_envs, max_episode_steps=max_episode_steps)
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-        self.num_envs, self.max_episode_steps, self.device = int(num_envs), int(max_episode_steps), torch.device(device)
+        self.num_envs, self.max_episode_steps = int(num_envs), int(max_episode_steps)
+        self.device = resolve_device(device)
         self.single_observation_space, self.single_action_space = observation_space, action_space
         self.observation_space = batch_space(observation_space, self.num_envs)
         self.action_space = batch_space(action_space, self.num_envs)
@@ -127,8 +130,9 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
 
     def _streams(self, seed: int | Sequence[int]) -> CounterRandom:
         seeds = np.atleast_1d(np.asarray(seed))
-        if seeds.dtype.kind not in "iu" or (seeds < 0).any():
-            raise ValueError(f"seed must be a whole number of at least 0 (or one per environment), got {seed!r}")
+        if seeds.dtype.kind not in "iu" or ((seeds < 0) | (seeds >= 2**62)).any():
+            wanted = "a whole number of at least 0 and below 2**62 (or one per environment)"
+            raise ValueError(f"seed must be {wanted}, got {shown(seed)}")
         if np.ndim(seed) == 0:
             # A batch of one with seed 7 and the eighth environment of a batch with seed 0 are the same world.
             return CounterRandom(torch.arange(int(seeds[0]), int(seeds[0]) + self.num_envs, device=self.device))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from anytask.control.imitator import Imitator
-from anytask.control.parts.acting import Given, require_episodes
+from anytask.control.parts.acting import Given, checked_rows, require_episodes
 from anytask.control.parts.imitation import Source
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
@@ -182,7 +182,8 @@ class GoalConditioned(_InTurn):
             self._chosen = None
         elif getattr(self, "_chosen", None) is not None:
             assert self._chosen is not None
-            self._chosen[rows.cpu()] = self._draw(len(rows))
+            rows = checked_rows(rows, len(self._chosen), torch.device("cpu"))
+            self._chosen[rows] = self._draw(len(rows))
 
     def log_prob(self, episodes: Episodes) -> np.ndarray:
         return self.policy_.log_prob(self._asked(episodes))

@@ -9,10 +9,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from anytask.core.errors import StoreError
+from anytask.core.errors import StoreError, shown
 
 
 class SQLiteFile:
@@ -49,6 +50,8 @@ class SQLiteFile:
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False, timeout: float = 60.0) -> None:
         self.path = os.fspath(path)
         self.read_only = read_only
+        if isinstance(timeout, bool) or not isinstance(timeout, Real) or not timeout >= 0:
+            raise ValueError(f"timeout must be a number of seconds of at least 0, got {shown(timeout)}")
         self.timeout = timeout
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None

@@ -12,7 +12,7 @@ import torch
 from fingerprints import fingerprint
 
 from fuzz import world
-from fuzz.calls import Call, Wrong
+from fuzz.calls import Call, Interrupted, Wrong
 from fuzz.values import ODD, numbers_in, same, shown, spoiled
 
 SHARE = 32
@@ -26,6 +26,7 @@ ELSEWHERE = ("bench.compare", "bench.execute", "lm.Endpoint", "lm.load_lm")
 
 
 def run(call: Call) -> None:
+    call.lenient = True
     # A class first and its method then, so that classes with many methods are not called more often.
     target = call.pick([name for name in world.published() if name not in ELSEWHERE])
     one = world.reach(target) if isinstance(world.published()[target], type) else None
@@ -71,6 +72,8 @@ def _arguments(call: Call, one: Any, function: Any) -> dict[str, Any]:
 def _value(call: Call, one: Any, name: str, parameter: inspect.Parameter, odd: bool) -> Any:
     if name in world.PATHS and not odd:
         return call.folder / name
+    if name == "progress" and odd and call.chance(0.7):
+        return _interrupting(int(call.rng.integers(3)))
     makers = world.good(one, name)
     if not makers and parameter.default not in (parameter.empty, None):
         makers = [lambda: parameter.default]
@@ -81,6 +84,18 @@ def _value(call: Call, one: Any, name: str, parameter: inspect.Parameter, odd: b
         return value
     value = makers[0]() if call.chance(0.7) else call.pick(makers)()
     return spoiled(call, value) if odd else value
+
+
+def _interrupting(after: int) -> Any:
+    """Return a callable that raises after so many calls: whoever calls it has to put back what was begun."""
+    left = [after]
+
+    def progress(share: float) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Interrupted(f"at {share}")
+
+    return progress
 
 
 def _used(answer: Any) -> Any:

@@ -57,12 +57,13 @@ def run(call: Call) -> None:
             raise Wrong("a model that was saved twice gives other answers")
         if one.verb == "partial_fit":
             _learns_on(call, one, model, loaded)
+    whole = load()
     damage = _damage(call, folder)
     call.doing(f"{name}.load({damage})")
     with call.unchanged(loaded):
         found = load()
-    if not _alike(_answers(found), first):
-        raise Wrong(f"{damage} was loaded, with other answers")
+    if "signed" not in damage and fingerprint(found) != fingerprint(whole):  # who signs may change weights
+        raise Wrong(f"{damage} was loaded, and is another model")
 
 
 def _learns_on(call: Call, one: Any, model: Any, loaded: Any) -> None:
@@ -114,7 +115,7 @@ def _damage(call: Call, folder: Path) -> str:
     path = call.pick(files)
     data = path.read_bytes()
     name = path.suffix if path.name.startswith("state-") else path.name
-    ways = ["cut", "byte", "empty", "gone", "folder", "longer", "other", "json", "json", "json"]
+    ways = ["cut", "byte", "byte", "byte", "empty", "gone", "folder", "longer", "other", "json", "json", "json"]
     way = call.pick(ways)
     if way == "json" and path.suffix != ".json":
         tree = [one for one in files if one.suffix == ".json"]

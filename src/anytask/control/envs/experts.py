@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anytask.control.base import Obs
 from anytask.control.envs.reach import PlanarReach, WalledReach, WaypointReach
+from anytask.control.parts.acting import checked_rows
 from anytask.control.parts.counter_rng import CounterRandom
 from anytask.core.checks import check_counts
 from anytask.core.rng import derive
@@ -93,7 +94,8 @@ class ScriptedReach:
 
     def reset(self, rows: Tensor | None = None) -> None:
         """Draw the speed and the gap of the next episode in the environments ``rows``, or of all."""
-        rows = torch.arange(self.env.num_envs, device=self.env.device) if rows is None else rows
+        n, device = self.env.num_envs, self.env.device
+        rows = torch.arange(n, device=device) if rows is None else checked_rows(rows, n, device)
         drawn = self.random.uniform(2, rows=rows)
         low, high = self.speed
         self._factor[rows] = low + (high - low) * drawn[:, 0]

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from anytask.core.checks import check_numbers, require_finite_rows
+from anytask.core.errors import shown
 from anytask.datasets.episodes import OBSERVATION, Episodes
 
 
@@ -59,6 +60,27 @@ def check_fits(
             raise ValueError(f"{what}: observation {key!r} is missing; it has {sorted(episodes.keys)}")
         if episodes.shape_of(key) != shape:
             raise ValueError(f"{what}: observation {key!r} has shape {episodes.shape_of(key)}, {shape} is wanted")
+
+
+def checked_rows(rows: Any, n: int, device: torch.device) -> Tensor:
+    """Return environments as indices (m,), or say that they are not among the ``n`` that there are.
+
+    Examples
+    --------
+    >>> checked_rows([2], 2, torch.device("cpu"))
+    Traceback (most recent call last):
+        ...
+    ValueError: rows must be indices of environments, from 0 to 1, got [2]
+    """
+    try:
+        found = torch.as_tensor(rows, device=device)
+        whole = found.ndim == 1 and not (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool)
+        fits = whole and int(found.min()) >= 0 and int(found.max()) < n if found.numel() else found.ndim == 1
+    except (TypeError, ValueError, RuntimeError):
+        fits = False
+    if not fits:
+        raise ValueError(f"rows must be indices of environments, from 0 to {n - 1}, got {shown(rows)}")
+    return found.long()
 
 
 class Given:

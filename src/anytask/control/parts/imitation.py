@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn import functional as F
 
-from anytask.control.parts.acting import Given, check_fits, require_episodes
+from anytask.control.parts.acting import Given, check_fits, checked_rows, require_episodes
 from anytask.control.parts.observation_encoders import as_images, build_trunks, image_shape, trunk_field
 from anytask.control.parts.recurrent import MLPCore
 from anytask.core.checks import require_finite
@@ -521,7 +521,8 @@ class BehaviorCloning(CloningSettings, Estimator):
             self._memory = None
             self._generator = torch.Generator(self._device).manual_seed(derive(self.seed, "act"))
         elif self._memory is not None:
-            self._memory["age"][rows] = 0
+            age = self._memory["age"]
+            age[checked_rows(rows, len(age), age.device)] = 0
 
     @torch.no_grad()
     def log_prob(self, episodes: Episodes, *, batch_size: int = 1024) -> np.ndarray:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Normal
 from torch.nn import functional as F
 
-from anytask.control.parts.acting import by_space, shapes_of
+from anytask.control.parts.acting import by_space, checked_rows, shapes_of
 from anytask.control.parts.observation_encoders import as_images, build_trunk, image_shape, is_image
 from anytask.control.parts.recurrent import ACTIVATIONS, MLPCore, RecurrentCore
 from anytask.core.settings import Settings, choice, flag, free, numbers, of_kind, real, whole
@@ -322,7 +322,7 @@ class Memory:
 
     def forget(self, rows: Tensor | None) -> None:
         """Start new episodes in the rows ``rows`` (m,), or in all: the state before a start does not count."""
-        at = slice(None) if rows is None else rows.to(self.starts.device)
+        at = slice(None) if rows is None else checked_rows(rows, len(self.starts), self.starts.device)
         self.starts[at] = True
         if self.previous is not None:
             self.previous[at] = 0.0

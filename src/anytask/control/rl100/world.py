@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytask.control.parts.acting import Given
+from anytask.control.parts.acting import Given, checked_rows
 from anytask.control.rl100.settings import CriticSettings, DynamicsSettings
 from anytask.core.checks import require_finite
 from anytask.core.progress import Progress
@@ -210,7 +210,7 @@ class Memory:
             self.queue = torch.empty(0, device=self.device)  # (n, n_executed, d)
             self.left = torch.zeros(0, dtype=torch.int64, device=self.device)  # (n,) actions left; -1: just begun
         elif len(self.left):
-            self.left[rows] = -1
+            self.left[checked_rows(rows, len(self.left), self.left.device)] = -1
 
     @torch.no_grad()
     def act(self, obs: Any, decide: Callable[[Tensor, Window], Tensor]) -> Any:
