@@ -13,10 +13,6 @@ from pathlib import Path
 from fuzz.outcomes import DEFECTS, Outcome, planned
 from fuzz.pool import fuzz
 
-for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ[_name] = "1"
-os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "MUJOCO_GL": "disable", "TERM": "dumb"}
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="fuzz", description=sys.modules["fuzz"].__doc__.splitlines()[0])
@@ -27,11 +23,10 @@ def main() -> None:
     parser.add_argument("--call", type=int, help="make this one call of the area, here, and show its traceback")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--limit", type=float, default=30, help="seconds of computing after which a call hangs")
-    parser.add_argument("--until-new", type=Path, help="stop at a defect whose signature this JSON file does not list")
     parser.add_argument("--json", type=Path, help="write all outcomes to this file")
     given = parser.parse_args()
-    os.environ["FUZZ_TARGET"] = given.target  # for the workers too
     if given.call is not None:
+        os.environ |= {"FUZZ_TARGET": given.target, "FUZZ_TRACE": "yes"}
         from fuzz.calls import run
 
         print(json.dumps(run(given.only[0], given.call, given.seed).as_dict(), indent=1))
@@ -39,18 +34,16 @@ def main() -> None:
     outcomes: list[Outcome] = []
     begin = time.monotonic()
 
-    known = None if given.until_new is None else {tuple(one) for one in json.loads(given.until_new.read_text())}
-
     def ended(outcome: Outcome) -> bool:
-        """Take an outcome, and say whether it is enough."""
+        """Take an outcome; there are never enough."""
         outcomes.append(outcome)
         if outcome.kind in DEFECTS:
             print(f"{outcome.kind:8} --seed {given.seed} --only {outcome.area} --call {outcome.number}: {outcome.what}")
             print(f"         {outcome.said[:300]} [{outcome.where}]", flush=True)
-            return known is not None and outcome.signature not in known
         return False
 
-    fuzz(planned(given.calls, given.only), given.seed, given.jobs, given.limit, ended)
+    jobs = planned(given.calls, given.only)
+    fuzz(jobs, ended, seed=given.seed, workers=given.jobs, limit=given.limit, target=given.target)
     counts = collections.Counter(outcome.kind for outcome in outcomes)
     by_area: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for outcome in outcomes:

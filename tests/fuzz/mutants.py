@@ -7,10 +7,7 @@ longer in the library is an error: take the line that does its work now.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,10 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fuzz.outcomes import DEFECTS, Outcome
-
-TESTS = Path(__file__).parents[1]
-SOURCE = TESTS.parent / "src"
+from fuzz.outcomes import DEFECTS, Outcome, planned
+from fuzz.pool import SOURCE, fuzz
 
 
 @dataclass(frozen=True)
@@ -207,36 +202,20 @@ MUTANTS = (
 )  # fmt: skip
 
 
-def found(source: Path, mutant: Mutant, seed: int, known: set[tuple[str, str, str]] | None = None) -> Any:
+def found(source: Path, mutant: Mutant, seed: int, known: set[Any] | None = None) -> set[tuple[str, str, str]]:
     """Return the signatures of the defects that the calls for a mutant give with the library in ``source``.
 
     With ``known`` the calls end at the first other one.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        out, listed = Path(folder) / "outcomes.json", Path(folder) / "known.json"
-        command = [
-            sys.executable,
-            "-m",
-            "fuzz",
-            "--jobs",
-            "1",
-            "--limit",
-            "10",
-            "--seed",
-            str(seed),
-            "--json",
-            str(out),
-        ]
-        command += ["--calls", str(mutant.calls), "--only", mutant.area, "--target", mutant.target, "--json", str(out)]
-        if known is not None:
-            listed.write_text(json.dumps(sorted(known)))
-            command += ["--until-new", str(listed)]
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (source, TESTS)))}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        if not out.exists():  # the library no longer begins: that is noticed too
-            return {("unclear", "import", done.stderr.strip()[-80:])}
-        outcomes = [Outcome(**fields) for fields in json.loads(out.read_text())]
-        return {outcome.signature for outcome in outcomes if outcome.kind in DEFECTS}
+    seen: set[tuple[str, str, str]] = set()
+
+    def ended(outcome: Outcome) -> bool:
+        if outcome.kind in DEFECTS:
+            seen.add(outcome.signature)
+        return known is not None and bool(seen - known)
+
+    fuzz(planned(mutant.calls, [mutant.area]), ended, seed=seed, limit=10, source=source, target=mutant.target)
+    return seen
 
 
 def main() -> None:

@@ -15,9 +15,33 @@ from typing import Any
 
 from fuzz.outcomes import Outcome
 
+#: What takes long to import, and is no part of the library: the processes begin with it.
+HEAVY = [
+    "torch",
+    "pandas",
+    "scipy.sparse",
+    "sklearn.base",
+    "sklearn.utils.estimator_checks",
+    "hypothesis",
+    "safetensors",
+]
+TESTS = Path(__file__).parents[1]
+#: The library that is called: the one of this checkout.
+SOURCE = TESTS.parent / "src"
+#: One thread, no network, no screen; set before anything is imported that reads them.
+ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+    "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "MUJOCO_GL": "disable", "TERM": "dumb",
+}  # fmt: skip
+os.environ |= ENVIRONMENT
 
-def work(pipe: Connection, seed: int) -> None:
+
+def work(pipe: Connection, seed: int, source: str, target: str) -> None:
     """Make the calls that arrive, one by one, and say what each does and how it ended."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("anytask", "fuzz")]:
+        del sys.modules[name]  # of the library as it is; what follows is read from ``source``
+    sys.path[:0] = [source, str(TESTS)]
+    os.environ |= {**ENVIRONMENT, "FUZZ_TARGET": target}
     import torch
 
     from fuzz import calls
@@ -34,9 +58,9 @@ def work(pipe: Connection, seed: int) -> None:
 class Worker:
     """A process that makes calls, watched: one that computes or waits for too long is ended."""
 
-    def __init__(self, context: Any, seed: int) -> None:
+    def __init__(self, context: Any, *what: Any) -> None:
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, seed), daemon=True)
+        self.process = context.Process(target=work, args=(theirs, *what), daemon=True)
         self.process.start()
         theirs.close()
         self.job: tuple[str, int] | None = None
@@ -52,8 +76,8 @@ class Worker:
         self.pipe.send(job)
 
     def late(self, limit: float) -> bool:
-        """Whether it has computed for longer than ``limit`` seconds, or waited for six times as long."""
-        return self._cpu() - self.cpu > limit or time.monotonic() - self.begin > 6 * limit
+        """Whether it has computed for longer than ``limit`` seconds, or waited for twenty times as long."""
+        return self._cpu() - self.cpu > limit or time.monotonic() - self.begin > 20 * limit
 
     def _cpu(self) -> float:
         try:
@@ -63,12 +87,25 @@ class Worker:
             return 0.0
 
 
-def fuzz(jobs: list[tuple[str, int]], seed: int, workers: int, limit: float, on_end: Callable[[Outcome], bool]) -> None:
-    """Make all calls, or those until ``on_end``, which is given each outcome, says that it is enough."""
+def fuzz(
+    jobs: list[tuple[str, int]],
+    on_end: Callable[[Outcome], bool],
+    *,
+    seed: int = 0,
+    workers: int = 1,
+    limit: float = 30,
+    source: Path = SOURCE,
+    target: str = "",
+) -> None:
+    """Make all calls, or those until ``on_end``, which is given each outcome, says that it is enough.
+
+    ``source`` is the folder whose ``anytask`` is called; ``target``, with what the name of what is called begins.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fuzz.calls", "fuzz.world"])
+    context.set_forkserver_preload(HEAVY)
+    what = (seed, str(source), target)
     waiting = collections.deque(jobs)
-    running = [Worker(context, seed) for _ in range(min(workers, len(jobs)))]
+    running = [Worker(context, *what) for _ in range(min(workers, len(jobs)))]
     while running:
         wait([worker.pipe for worker in running], timeout=0.5)
         for worker in list(running):
@@ -92,7 +129,7 @@ def fuzz(jobs: list[tuple[str, int]], seed: int, workers: int, limit: float, on_
                 return
             if outcome is not None and not idle:
                 worker.process.kill()
-                running[running.index(worker)] = Worker(context, seed)
+                running[running.index(worker)] = Worker(context, *what)
             elif idle:
                 worker.give(waiting.popleft() if waiting else None)
                 if worker.job is None:
