@@ -177,3 +177,25 @@ def test_small_values_learn(name, make):
     inputs = (base[labels] + 0.2 * rng.normal(size=(60, 1, 4, 4))).astype(np.float32)
     model = make(name, **({"steps": 60, "batch_size": 30} if hasattr(make(name), "steps") else {}))
     assert (model.fit(inputs[:30], labels[:30]).predict(inputs[30:]) == labels[30:]).mean() > 0.7
+
+
+@everyone
+def test_weights_say_how_much_each_input_counts(name, make):
+    even = make(name).fit(X, Y).predict_proba(X)
+    for weights in (np.ones(30), torch.full((30,), 7.0)):  # only ratios matter
+        assert np.allclose(make(name).fit(X, Y, sample_weight=weights).predict_proba(X), even, atol=1e-4)
+    half = np.where(np.arange(30) < 15, 1.0, 0.0)  # rows of weight 0 are not there
+    rows = make(name).fit(X[:15], Y[:15]).predict_proba(X)
+    assert np.allclose(make(name).fit(X, Y, sample_weight=half).predict_proba(X), rows, atol=1e-4)
+    uneven = make(name).fit(X, Y, sample_weight=np.where(np.arange(30) < 15, 100.0, 0.01)).predict_proba(X)
+    assert abs(uneven - even).max() > 1e-3
+
+
+@everyone
+def test_bad_weights_are_refused_in_one_line(name, make):
+    model = make(name).fit(X, Y)
+    before = copy.deepcopy(model._state())
+    for bad in (-np.ones(30), np.zeros(30), np.ones(29), np.full(30, np.nan), np.ones((30, 1)), ["a"] * 30):
+        with pytest.raises((ValueError, TypeError), match="sample_weight"):
+            model.fit(X, Y, sample_weight=bad)
+    assert same(model._state(), before)

@@ -200,6 +200,28 @@ def check_same_length(X: Any, y: Any, X_name: str = "X", y_name: str = "y") -> N
         raise ValueError(f"{X_name} has {len(X)} rows and {y_name} has {len(y)} labels: they must match")
 
 
+def check_weights(given: ArrayLike | Tensor, n: int, name: str = "sample_weight") -> np.ndarray:
+    """Return ``n`` weights as float64, or say what is wrong with them.
+
+    Examples
+    --------
+    >>> check_weights([1, 0, 2], 3)
+    array([1., 0., 2.])
+    >>> check_weights([1, -1, 2], 3)
+    Traceback (most recent call last):
+        ...
+    ValueError: sample_weight must be 3 finite numbers of at least 0, one of them above 0; the smallest is -1
+    """
+    numbers = as_numbers(given, name)
+    weights = np.asarray(numbers.cpu() if isinstance(numbers, Tensor) else numbers, dtype=np.float64)
+    wanted = f"{name} must be {n} finite numbers of at least 0, one of them above 0"
+    if weights.shape != (n,):
+        raise ValueError(f"{wanted}; got shape {weights.shape}")
+    if not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
+        raise ValueError(f"{wanted}; the smallest is {weights.min():g}")
+    return weights
+
+
 def check_input_shape(X: Tensor, shape: tuple[int, ...], learner: str) -> None:
     """Say so if the rows of ``X`` have another shape than those learned from."""
     if tuple(X.shape[1:]) == tuple(shape):

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 
-from anytask.core.checks import check_input_shape, check_inputs, check_labels, check_same_length
+from anytask.core.checks import check_input_shape, check_inputs, check_labels, check_same_length, check_weights
 from anytask.core.estimator import Estimator
 from anytask.core.rng import derive
 from anytask.core.settings import choice, real, whole
@@ -258,9 +258,4 @@ def _checked(X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray
     check_same_length(X, y)
     if len(np.unique(y)) < 2:
         raise ValueError(f"y holds one class alone, {y[0]!r}: there is nothing to tell apart")
-    if sample_weight is None:
-        return X, y, None
-    weights = np.asarray(sample_weight, dtype=np.float64)
-    if weights.shape != y.shape or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
-        raise ValueError(f"sample_weight must be {len(y)} finite numbers of at least 0, and one of them above 0")
-    return X, y, weights
+    return X, y, None if sample_weight is None else check_weights(sample_weight, len(y))

@@ -21,6 +21,7 @@ from anytask.core.checks import (
     check_inputs,
     check_labels,
     check_same_length,
+    check_weights,
     most_probable,
     require_finite,
 )
@@ -54,7 +55,14 @@ class RobustClassifier(ClassifierMixin, Estimator):
     #: Settings that may be changed on a fitted model; all others belong to the fit.
     INFERENCE: ClassVar[tuple[str, ...]] = ()
 
-    def fit(self, X: ArrayLike | Tensor, y: ArrayLike | Tensor, *, progress: Progress | None = None) -> Self:
+    def fit(
+        self,
+        X: ArrayLike | Tensor,
+        y: ArrayLike | Tensor,
+        *,
+        sample_weight: ArrayLike | Tensor | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
         """Learn from labelled inputs.
 
         Parameters
@@ -62,18 +70,25 @@ class RobustClassifier(ClassifierMixin, Estimator):
         X : array or tensor of shape (n, ...)
         y : array or tensor of shape (n,)
             Labels: integers or strings, of two classes at least.
+        sample_weight : array or tensor of shape (n,), optional
+            How much each input counts, at least 0; those of weight 0 are left out. Only ratios matter.
         progress : callable, optional
             Told the finished share, in [0, 1].
 
         Raises
         ------
         ValueError
-            For empty data, NaN or infinite inputs, lengths that differ, or one class alone.
+            For empty data, NaN or infinite inputs, lengths that differ, weights below 0, or one class alone.
         NotFinite
             If training made a NaN or infinite weight; the model is left as it was.
         """
         X_, y_ = check_inputs(X), check_labels(y)
         check_same_length(X_, y_)
+        weights = None
+        if sample_weight is not None:
+            given = check_weights(sample_weight, len(y_))
+            X_, y_, given = X_[given > 0], y_[given > 0], given[given > 0]
+            weights = torch.from_numpy(given / given.mean()).float()
         classes, codes = np.unique(y_, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(f"y has one class only ({classes.tolist()[0]!r}): a classifier needs at least 2 classes")
@@ -84,7 +99,9 @@ class RobustClassifier(ClassifierMixin, Estimator):
             with isolated(derive(self.seed, "init")):
                 self._build()
             with isolated(derive(self.seed, "train")):
-                self._train(X_.to(self._device), torch.from_numpy(codes).to(self._device), heard(progress))
+                device = self._device
+                w = None if weights is None else weights.to(device)
+                self._train(X_.to(device), torch.from_numpy(codes).to(device), w, heard(progress))
             self._keep_shape()
         return self
 
@@ -114,8 +131,12 @@ class RobustClassifier(ClassifierMixin, Estimator):
 
     # -- what a system writes -------------------------------------------------------------------------------------
 
-    def _train(self, X: Tensor, y: Tensor, progress: Progress) -> None:
-        """Train on checked data: X (n, \\*input_shape) float32, y (n,) int64 codes in the order of ``classes_``."""
+    def _train(self, X: Tensor, y: Tensor, w: Tensor | None, progress: Progress) -> None:
+        """Train on checked data.
+
+        X (n, \\*input_shape) is float32, y (n,) holds int64 codes in the order of ``classes_``, w (n,) positive weights
+        of mean 1, None where all count alike.
+        """
         raise NotImplementedError
 
     def _scores(self, X: Tensor) -> Tensor:

@@ -11,13 +11,12 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 from sklearn.neighbors import NearestNeighbors, kneighbors_graph
 from torch import Tensor
-from torch.nn import functional as F
 
 from anytask.core.checks import check_inputs
 from anytask.core.progress import Progress
 from anytask.core.settings import flag, real, whole
 from anytask.robust.base import RobustClassifier
-from anytask.robust.parts.transformed import TransformedTraining
+from anytask.robust.parts.transformed import TransformedTraining, cross_entropy
 
 __all__ = ["PlainTraining", "Spreading", "TransformAugmentation", "TransformMultiTask"]
 
@@ -30,8 +29,8 @@ class PlainTraining(TransformedTraining):
     def _head_sizes(self, N: int, M: int) -> dict[str, int]:
         return {"u": N}
 
-    def _losses(self, x: Tensor, y: Tensor) -> Iterator[Tensor]:
-        yield F.cross_entropy(self.net_["u"](self.f(x)), y, self._weight)
+    def _losses(self, x: Tensor, y: Tensor, w: Tensor | None = None) -> Iterator[Tensor]:
+        yield cross_entropy(self.net_["u"](self.f(x)), y, self._weight, w)
 
     def _scores(self, X: Tensor) -> Tensor:
         return self._single(self.images(X))
@@ -54,8 +53,8 @@ class TransformAugmentation(PlainTraining):
     transforms: Any = "rotations"
     average: bool = flag(False, "average the logits over the transformations when predicting")
 
-    def _losses(self, x: Tensor, y: Tensor) -> Iterator[Tensor]:
-        yield F.cross_entropy(self.net_["u"](self.f(self.expand(x))), y.repeat_interleave(self.M), self._weight)
+    def _losses(self, x: Tensor, y: Tensor, w: Tensor | None = None) -> Iterator[Tensor]:
+        yield cross_entropy(self.net_["u"](self.f(self.expand(x))), y.repeat_interleave(self.M), self._weight, w)
 
     def _scores(self, X: Tensor) -> Tensor:
         x = self.images(X)
@@ -70,11 +69,11 @@ class TransformMultiTask(PlainTraining):
     def _head_sizes(self, N: int, M: int) -> dict[str, int]:
         return {"u": N, "v": M}
 
-    def _losses(self, x: Tensor, y: Tensor) -> Iterator[Tensor]:
+    def _losses(self, x: Tensor, y: Tensor, w: Tensor | None = None) -> Iterator[Tensor]:
         z = self.f(self.expand(x))
         j = torch.arange(self.M, device=x.device).repeat(len(x))
-        class_loss = F.cross_entropy(self.net_["u"](z), y.repeat_interleave(self.M), self._weight)
-        yield class_loss + F.cross_entropy(self.net_["v"](z), j)
+        class_loss = cross_entropy(self.net_["u"](z), y.repeat_interleave(self.M), self._weight, w)
+        yield class_loss + cross_entropy(self.net_["v"](z), j, None, w)
 
 
 class Spreading(RobustClassifier):
@@ -98,15 +97,17 @@ class Spreading(RobustClassifier):
     neighbors: int = whole(7, "neighbors of each input in the graph, and of a query")
     alpha: float = real(0.99, "weight of the neighborhood against the given labels", above=0, below=1)
 
-    def fit(self, X: Any, y: Any, *, unlabeled: Any = None, progress: Progress | None = None) -> Self:
-        """Spread the labels y (n,) of the inputs X (n, ...) over them and over ``unlabeled`` (m, ...)."""
+    def fit(
+        self, X: Any, y: Any, *, unlabeled: Any = None, sample_weight: Any = None, progress: Progress | None = None
+    ) -> Self:
+        """Spread the labels y (n,) of the inputs X (n, ...), by their weights, over them and ``unlabeled`` (m, ...)."""
         self._pool = None if unlabeled is None else check_inputs(unlabeled, "unlabeled")
         try:
-            return super().fit(X, y, progress=progress)
+            return super().fit(X, y, sample_weight=sample_weight, progress=progress)
         finally:
             del self._pool
 
-    def _train(self, X: Tensor, y: Tensor, progress: Progress) -> None:
+    def _train(self, X: Tensor, y: Tensor, w: Tensor | None, progress: Progress) -> None:
         if self._pool is not None:
             if tuple(self._pool.shape[1:]) != self.input_shape_:
                 shape = tuple(self._pool.shape[1:])
@@ -114,7 +115,7 @@ class Spreading(RobustClassifier):
             X = torch.cat([X, self._pool.to(X.device)])
         rows = X.flatten(1).double().cpu().numpy()
         Y = np.zeros((len(rows), len(self.classes_)))
-        Y[np.arange(len(y)), y.cpu().numpy()] = 1
+        Y[np.arange(len(y)), y.cpu().numpy()] = 1 if w is None else w.cpu().numpy()
         near = kneighbors_graph(rows, min(self.neighbors, len(rows) - 1))
         W = near.maximum(near.T)  # symmetric, the rows themselves left out
         d = 1 / np.sqrt(np.asarray(W.sum(axis=1)).ravel())

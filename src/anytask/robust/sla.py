@@ -15,12 +15,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from anytask.core.settings import choice, flag, real
 from anytask.parts.distillation import kl_distillation
 from anytask.robust.parts.joint_labels import aggregate, joint_labels, own_columns
-from anytask.robust.parts.transformed import TransformedTraining
+from anytask.robust.parts.transformed import TransformedTraining, cross_entropy, weighted_mean
 
 __all__ = ["SLA"]
 
@@ -86,7 +85,7 @@ class SLA(TransformedTraining):
     def _head_sizes(self, N: int, M: int) -> dict[str, int]:
         return {"w": N * M} | ({"u": N} if self.distill else {})
 
-    def _losses(self, x: Tensor, y: Tensor) -> Iterator[Tensor]:
+    def _losses(self, x: Tensor, y: Tensor, w: Tensor | None = None) -> Iterator[Tensor]:
         # The identity comes last, since distillation needs the sum of all own columns.
         passes = [[j] for j in reversed(range(self.M))] if self.accumulate else [list(range(self.M))]
         weight = None if self._weight is None else self._weight.repeat_interleave(self.M)
@@ -94,13 +93,13 @@ class SLA(TransformedTraining):
         for js in passes:
             z = self.f(self.expand(x, js))  # (B * len(js), D)
             logits = self.net_["w"](z).unflatten(0, (len(x), len(js)))  # (B, len(js), N * M)
-            L_sla = F.cross_entropy(logits.flatten(0, 1), joint_labels(y, js, self.M).flatten(), weight)
+            L_sla = cross_entropy(logits.flatten(0, 1), joint_labels(y, js, self.M).flatten(), weight, w)
             loss = L_sla * len(js) / (1 if self.sum_over_transforms else self.M)
             s = s + own_columns(logits, js, self.M).sum(1).detach() / self.M  # (B, N)
             if self.distill and 0 in js:
                 u = self.net_["u"](z[:: len(js)])  # (B, N), of the identity's features
-                loss = loss + self.beta * F.cross_entropy(u, y, self._weight)
-                loss = loss + kl_distillation(u, s, self.temperature, scale=True)
+                loss = loss + self.beta * cross_entropy(u, y, self._weight, w)
+                loss = loss + weighted_mean(kl_distillation(u, s, self.temperature, reduction="none", scale=True), w)
             yield loss
 
     def _scores(self, X: Tensor) -> Tensor:

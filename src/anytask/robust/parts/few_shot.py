@@ -89,17 +89,19 @@ class FewShotHead(RobustClassifier):
     def _M(self) -> int:
         return self._model.M if self.joint else 1
 
-    def _train(self, X: Tensor, y: Tensor, progress: Progress) -> None:
+    def _train(self, X: Tensor, y: Tensor, w: Tensor | None, progress: Progress) -> None:
         Z, N = self._features(X), len(self.classes_)  # (n, M, D)
         M = Z.shape[1]
         if self.head == "ridge":
             rows = Z.flatten(0, 1)  # (n M, D)
             units = (y[:, None] * M + torch.arange(M, device=y.device)).flatten()
-            K = rows @ rows.T + self.ridge * torch.eye(len(rows), device=rows.device)
+            penalty = torch.ones(len(y), device=y.device) if w is None else 1 / w
+            K = rows @ rows.T + self.ridge * penalty.repeat_interleave(M).diag()
             self.weights_ = rows.T @ torch.linalg.solve(K, F.one_hot(units, N * M).to(rows.dtype))  # (D, N M)
         else:
             Z = F.normalize(Z, dim=-1) if self.head == "cosine" else Z
-            self.prototypes_ = torch.stack([Z[y == c].mean(0) for c in range(N)])  # (N, M, D)
+            shares = F.one_hot(y, N).to(Z.dtype) * (1 if w is None else w[:, None])  # (n, N)
+            self.prototypes_ = torch.einsum("nc,nmd->cmd", shares / shares.sum(0), Z)  # (N, M, D)
         progress(1.0)
 
     def _scores(self, X: Tensor) -> Tensor:

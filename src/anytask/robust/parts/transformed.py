@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from anytask.core.checks import require_finite
 from anytask.core.progress import Progress
@@ -119,8 +120,8 @@ class TransformedTraining(RobustClassifier):
         """Return the width of each linear head on the features."""
         raise NotImplementedError
 
-    def _losses(self, x: Tensor, y: Tensor) -> Iterator[Tensor]:
-        """Yield the losses of a batch one by one; each is propagated back before the next is asked for."""
+    def _losses(self, x: Tensor, y: Tensor, w: Tensor | None = None) -> Iterator[Tensor]:
+        """Yield the losses of a batch with weights w (B,), each propagated back before the next is asked for."""
         raise NotImplementedError
 
     def _single(self, x: Tensor) -> Tensor:
@@ -190,7 +191,7 @@ class TransformedTraining(RobustClassifier):
         self.net_ = nn.ModuleDict({"f": f} | {k: nn.Linear(self.feature_dim, n) for k, n in heads.items()})
         self.net_.to(self._device).eval()
 
-    def _train(self, X: Tensor, y: Tensor, progress: Progress) -> None:
+    def _train(self, X: Tensor, y: Tensor, w: Tensor | None, progress: Progress) -> None:
         X = self.images(X)
         rows, held = np.arange(len(y)), np.arange(0)
         if self.validation_fraction:
@@ -204,14 +205,15 @@ class TransformedTraining(RobustClassifier):
             raise ValueError("batch_size must be at least 2: the backbone normalizes over the images of a step")
         self._weight = len(rows) / (len(counts) * counts.float()) if self.balanced else None  # (N,)
 
-        def draw(step: int) -> tuple[Tensor, Tensor]:
+        def draw(step: int) -> tuple[Tensor, Tensor, Tensor | None]:
             batch = torch.from_numpy(rows)[torch.randperm(len(rows), generator=order)[: self.batch_size]]
-            return view(X[batch], views), y[batch]
+            return view(X[batch], views), y[batch], None if w is None else w[batch]
 
         def right() -> float:
             with torch.no_grad():
                 parts = torch.from_numpy(held).split(1024)
-                return float(torch.cat([self._single(X[b]).argmax(1) == y[b] for b in parts]).float().mean())
+                hits = torch.cat([self._single(X[b]).argmax(1) == y[b] for b in parts]).float()
+            return float(weighted_mean(hits, None if w is None else w[held]))
 
         sgd = torch.optim.SGD(self.net_.parameters(), self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         falls = torch.optim.lr_scheduler.MultiStepLR(sgd, [int(m * self.steps) for m in self.milestones])
@@ -219,6 +221,39 @@ class TransformedTraining(RobustClassifier):
             self.net_, draw, lambda batch: self._losses(*batch), steps=self.steps, optimizer=sgd, schedule=falls,
             select=right if len(held) else None, select_every=self.validate_every, progress=progress,
         )  # fmt: skip
+
+
+def weighted_mean(values: Tensor, w: Tensor | None) -> Tensor:
+    """Return the mean of values (n k,), k after another for each of n rows with weights w (n,), None: all alike.
+
+    Examples
+    --------
+    >>> weighted_mean(torch.tensor([1.0, 3.0, 8.0, 8.0]), torch.tensor([3.0, 1.0])).item()
+    3.5
+    """
+    if w is None:
+        return values.mean()
+    w = w.repeat_interleave(len(values) // len(w))
+    return (values * w).sum() / w.sum()
+
+
+def cross_entropy(logits: Tensor, y: Tensor, class_weight: Tensor | None, w: Tensor | None) -> Tensor:
+    """Return the cross-entropy of logits (n k, C), k after another for each of n rows with weights w (n,).
+
+    Examples
+    --------
+    Rows of weight 2 count as rows that are there twice:
+
+    >>> logits, y = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
+    >>> twice = cross_entropy(logits[[0, 1, 1]], y[[0, 1, 1]], None, None)
+    >>> torch.isclose(cross_entropy(logits, y, None, torch.tensor([1.0, 2.0])), twice).item()
+    True
+    """
+    if w is None:
+        return F.cross_entropy(logits, y, class_weight)
+    w = w.repeat_interleave(len(logits) // len(w))
+    losses = F.cross_entropy(logits, y, class_weight, reduction="none")
+    return (losses * w).sum() / (w if class_weight is None else w * class_weight[y]).sum()
 
 
 def _held_out(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
