@@ -110,6 +110,16 @@ def test_weights_that_lack_a_tensor_are_refused_where_the_model_has_to_be_whole(
     assert torch.is_tensor(load_pretrained(transformers.AutoModelForCausalLM, folder).transformer.ln_f.weight)
 
 
+def test_a_configuration_that_declares_far_more_than_the_weights_hold_takes_no_memory(folder):
+    facts = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(facts | {"vocab_size": 10**12}))  # 32 TB of embeddings
+    with pytest.raises(
+        ValueError, match=r"its configuration declares 8,\d{3},.* parameters, and its weights hold"
+    ) as told:
+        LocalLM(folder)
+    assert str(folder) in str(told.value) and "\n" not in str(told.value)
+
+
 def test_a_name_that_cannot_be_had_is_one_line():
     with pytest.raises(ValueError, match="no folder here"):
         load_pretrained(transformers.AutoModel, "nobody/no-such-model")

@@ -7,6 +7,7 @@ safetensors alone.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -58,14 +59,20 @@ def load_pretrained(auto: Any, source: str | os.PathLike[str], *, complete: bool
     Raises
     ------
     ValueError
-        Naming the source: if nothing is there, a file is damaged or missing, weights are pickled, or the model wants to
-        run code of its own.
+        Naming the source: if nothing is there, a file is damaged or missing, weights are pickled, the configuration
+        declares far more than the weights hold, or the model wants to run code of its own.
     """
     weights = hasattr(auto, "from_config")
     if not weights:
         return read_pretrained(source, auto.from_pretrained, weights=False, **options)
     options |= {"use_safetensors": True, "output_loading_info": True}
-    model, info = read_pretrained(source, auto.from_pretrained, **options)
+
+    def make(place: str, **settings: Any) -> Any:
+        if Path(place).is_dir():
+            _require_held(auto, Path(place))
+        return auto.from_pretrained(place, **settings)
+
+    model, info = read_pretrained(source, make, **options)
     if complete and info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ValueError(f"cannot load {source}: its weights lack {len(missing)} tensors, such as {missing[0]}")
@@ -128,6 +135,27 @@ def _check_folder(folder: Path, weights: bool) -> None:
         pickled = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth") for file in folder.glob(kind))
         held = f"pickled ones, which can run code ({', '.join(pickled)})" if pickled else "none"
         raise ValueError(f"the folder {folder} must hold weights as safetensors, and it holds {held}")
+
+
+def _require_held(auto: Any, folder: Path) -> None:
+    """Refuse a configuration that declares far more parameters than the weights hold, before memory is taken for it."""
+    import torch
+    from safetensors import safe_open
+    from transformers import AutoConfig
+
+    held = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as weights:
+            held += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    with torch.device("meta"), isolated(0):
+        model = auto.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    declared = sum(parameter.numel() for parameter in model.parameters())
+    if declared > 2 * held + _HEAD:
+        raise ValueError(f"its configuration declares {declared:,} parameters, and its weights hold {held:,}")
+
+
+#: So many parameters may a new head have, which the weights do not hold.
+_HEAD = 10**7
 
 
 def pack_pretrained(model: Any, tokenizer: Any) -> dict[str, Any]:
