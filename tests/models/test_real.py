@@ -161,6 +161,13 @@ def test_the_list_says_what_is_here_and_how_to_get_the_rest(registry):
     assert "not here: anytask models --fetch mnist-5k" in printed and "tiny:icl" in printed
 
 
+def test_a_cache_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ANYTASK_CACHE", str(tmp_path / "file"))
+    run = CliRunner().invoke(app, ["models"])
+    assert run.exit_code == 2 and run.output.startswith("error: ") and str(tmp_path / "file") in run.output
+
+
 @pytest.mark.parametrize("name", ["smollm2-135m", "mnist-5k", "segment", "efficientnet-lite0"])
 def test_what_was_not_fetched_says_how_to_get_it(registry, name):
     read = {"smollm2-135m": load_lm, "efficientnet-lite0": anytask.models.load}.get(name, datasets.load)

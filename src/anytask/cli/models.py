@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
-from anytask.cli.console import err, fail, out, print_json
+from anytask.cli.console import err, fail, one_line, out, print_json
 from anytask.core.memory import size_of
 from anytask.models.real import REAL
 
@@ -24,9 +24,10 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
     """Which real models and data are here, and how do I get the rest?"""
-    if fetch:
-        _fetch(list(REAL) if "all" in fetch else fetch, show=not as_json)
-    rows = rows_of_all()
+    with one_line():
+        if fetch:
+            _fetch(list(REAL) if "all" in fetch else fetch, show=not as_json)
+        rows = rows_of_all()
     if as_json:
         print_json(rows)
         return
