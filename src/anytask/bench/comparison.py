@@ -59,7 +59,8 @@ def compare(
     data : any
         What the problem's ``load`` takes (a built-in name, a path, arrays), or data that it has loaded.
     systems : "all", or a sequence of str, Entrant or type, default "all"
-        Catalogue keys, :class:`~anytask.problems.base.Entrant` objects or classes. "all" stands for every available
+        Catalogue keys, keys joined by "+" for one entrant made of several systems ("votek+llmlingua2", where the
+        problem has such), :class:`~anytask.problems.base.Entrant` objects or classes. "all" stands for every available
         system whose card names the problem. Those the problem refuses on these data are left out, and noted.
     seeds : int or sequence of int, default 5
         A number n stands for 0 ... n-1.
@@ -210,6 +211,7 @@ class Comparison(Results):
                 "groups": [self._group_record(group) for group in self.groups],
                 "rows": [self._record(row) for row in self.rows],
                 "runs": runs,
+                "warnings": self.warnings,
                 "failed": [_who(run.entrant_name, run.seed) | (run.error or {}) for run in self.failed],
                 "not_run": [_who(item.entrant.name, item.seed) for item in self.not_run],
                 "left_out": [left._asdict() for left in self.left_out],
@@ -288,6 +290,8 @@ def _entrants(problem: Problem, systems: str | Sequence[str | Entrant | type]) -
             if "." in system.__qualname__:
                 raise ValueError(f"{system.__qualname__} must be defined at the top of its module, so workers find it")
             entrants.append(Entrant(system.__name__, f"{system.__module__}:{system.__name__}"))
+        elif isinstance(system, str) and "+" in system:
+            entrants.append(problem.stacked(_entrants(problem, [key.strip() for key in system.split("+")])))
         elif isinstance(system, str):
             card = catalogue.get(system)
             if catalogue.state(card) != "available":

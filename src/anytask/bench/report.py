@@ -104,6 +104,7 @@ def _answer(comparison: Results) -> dict[str, Any]:
         "setting": comparison.problem.setting(comparison.data),
         "answer": sentences(comparison),
         "size": size,
+        "warnings": comparison.warnings,
         "known": ", ".join(f"{_words(name)}: {_plain(value)}" for name, value in shown.items()),
         "kinds": [_KINDS.get(kind, kind) for kind in sorted({run.kind for run in comparison.runs if run.kind})],
     }

@@ -142,6 +142,11 @@ class Results:
         """Who could not take part, as (name, reason)."""
         return list(self.plan.left_out)
 
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What is wrong with entrants although they ran, in sentences."""
+        return self.problem.warnings(self.data, [run for run in self.runs if run.status == "done"])
+
     @property
     def primary(self) -> Metric:
         """The metric that ranks."""

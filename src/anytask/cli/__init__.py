@@ -199,7 +199,12 @@ def compare(
     data: Annotated[
         str, typer.Option(help="A built-in name (digits), a file (.npz, .csv, .parquet, .jsonl), or a folder.")
     ],
-    systems: Annotated[str, typer.Option(help="Keys joined by commas, or 'all' that fit the problem.")] = "all",
+    systems: Annotated[
+        str,
+        typer.Option(
+            help="Keys joined by commas (stages of one pipeline by +: votek+llmlingua2), or 'all' that fit the problem."
+        ),
+    ] = "all",
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds per system.")] = 5,
     target: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
     task: Annotated[str | None, typer.Option(help="Column that says which task a row is from.")] = None,
@@ -262,6 +267,8 @@ def compare(
         print_json(comparison.to_json())
     else:
         out.print(comparison.rich_table())
+        for warning in comparison.warnings:
+            out.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
         for note in comparison.data.describe().get("notes", ()):
             out.print(f"[dim]data: {escape(note)}[/]")
         for name, reason in comparison.left_out:

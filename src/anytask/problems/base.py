@@ -242,6 +242,10 @@ class Problem(ABC):
     def baselines(self, data: Any) -> tuple[Entrant, ...]:
         """Return the entrants every comparison on these data includes."""
 
+    def stacked(self, entrants: Sequence[Entrant]) -> Entrant:
+        """Return one entrant made of several systems, as ``--systems votek+llmlingua2`` asks for it."""
+        raise ValueError(f"{self.key} makes no entrant of several systems: name them one by one")
+
     def refuses(self, entrant: Entrant, data: Any) -> str | None:
         """Return why an entrant cannot take part on these data, in one sentence, or None if it can."""
         return None
@@ -281,6 +285,10 @@ class Problem(ABC):
 
     def figures(self, data: Any, runs: list[Any]) -> list[tuple[str, str, Any]]:
         """Return (title, one-sentence caption, plotly figure) triples for the report, beyond the common ones."""
+        return []
+
+    def warnings(self, data: Any, runs: list[Any]) -> list[str]:
+        """Return sentences on what is wrong with an entrant although it ran, shown with the ranking."""
         return []
 
 

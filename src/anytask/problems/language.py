@@ -1,16 +1,60 @@
-"""What the problems that ask a language model about texts share: the model by its name, and texts that it can read."""
+"""What the problems about texts share: their options, the model by its name, and texts that it can read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from anytask.core import settings
 from anytask.core.errors import BadData
-from anytask.datasets.text import TextData
+from anytask.datasets.text import BAD_ROWS, TextData
 from anytask.lm.prompting import PromptTemplate
-from anytask.lm.protocol import LMError
+from anytask.lm.protocol import LMError, MissingCapability
+from anytask.problems.options import Options
+
+
+class TextOptions(Options):
+    """What all problems about texts ask: how rows are read, which model is asked, and how its prompts are written."""
+
+    read_only: ClassVar[tuple[str, ...]] = ("text", "target", "bad_rows")
+
+    text: str = settings.text("text", "name of the column or key that holds the input")
+    target: str = settings.text("label", "name of the column or key that holds the label or the answer")
+    bad_rows: str = settings.choice("refuse", BAD_ROWS, "rows that cannot be used: an error, left out, or cut")
+    lm: Any = settings.text(
+        None, "language model: a folder, a Hugging Face name, a URL, tiny:NAME or sim:LEVEL", optional=True
+    )
+    chat_template: bool | None = settings.flag(
+        None, "ask an instruct model in its chat template, or as plain text (none: as lm says)", optional=True
+    )
+    description: str | None = settings.text(None, "sentence that opens every prompt", optional=True)
+    template: str = settings.text(
+        "Input: {input}\nLabel: {output}", "how an example is written, with the places {input} and {output}"
+    )
+
+    def _check_settings(self) -> None:
+        self.prompts  # noqa: B018 - what it refuses is refused now
+
+    @property
+    def prompts(self) -> PromptTemplate:
+        """How examples and queries are written."""
+        try:
+            return PromptTemplate(self.template, description=self.description)
+        except ValueError as error:
+            raise ValueError(str(error).replace("demo_format", "template")) from None
+
+    @property
+    def model(self) -> Any:
+        """The language model, None if none was named."""
+        if self.lm is None or self.chat_template is None:
+            return self.lm and model_of(self.lm)
+        spec, joined = str(self.lm), "&" if "?" in str(self.lm) else "?"
+        try:
+            return model_of(f"{spec}{joined}chat_template={str(self.chat_template).lower()}")
+        except (TypeError, MissingCapability) as error:
+            raise BadData(f"{spec} has no chat template that could be set: {error}") from error
 
 
 def model_of(lm: Any) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
@@ -14,10 +14,11 @@ from anytask.core.errors import BadData
 from anytask.core.rng import derive
 from anytask.datasets.text import load_text
 from anytask.lm.protocol import MissingCapability
+from anytask.problems.answers import answer_figures, confusion, one_answer
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
 from anytask.problems.few_shot_text.data import FewShotData, FewShotOptions, verbalized
-from anytask.problems.few_shot_text.stages import Prepared, foretold, learner_of, prepared, stage_of
-from anytask.problems.language import answerable, model_of
+from anytask.problems.few_shot_text.stages import STAGES, Prepared, foretold, learner_of, prepared, stage_of
+from anytask.problems.language import answerable
 from anytask.problems.training import Progress, TrainingProblem
 
 _PIPELINE, _GPT3 = "anytask.incontext:Pipeline", "anytask.incontext:GPT3"
@@ -34,7 +35,8 @@ class FewShotText(TrainingProblem):
 
     Metrics
     -------
-    ``accuracy`` (exact match; ranks), ``macro_f1`` (classification) or ``token_f1`` (generation), ``prompt_tokens``
+    ``accuracy`` (exact match; ranks), ``macro_f1`` (classification) or ``token_f1`` (generation), ``query_seconds``
+    (time to answer one query, once prepared), ``prompt_tokens``
     (mean length of a query's prompt), ``lm_calls`` and ``lm_tokens`` (all of them, preparation included), ``labels``.
     """
 
@@ -44,6 +46,7 @@ class FewShotText(TrainingProblem):
         Metric("accuracy", "Accuracy"),
         Metric("macro_f1", "Macro F1"),
         Metric("token_f1", "Token F1"),
+        Metric("query_seconds", "Time per query", higher_is_better=False, unit="s"),
         Metric("prompt_tokens", "Prompt length", higher_is_better=False, unit="tokens"),
         Metric("lm_calls", "Language-model calls", higher_is_better=False, unit="calls"),
         Metric("lm_tokens", "Language-model tokens", higher_is_better=False, unit="tokens"),
@@ -58,8 +61,10 @@ class FewShotText(TrainingProblem):
             raise BadData("few-shot-text needs a language model: --lm FOLDER, a Hugging Face name, a URL or tiny:icl")
         data = verbalized(load_text(source, text=o.text, label=o.target, bad_rows=o.bad_rows), o.verbalizer)
         o = o.evolve(kind=data.kind(o.kind))
+        if o.calibrate and o.kind == "generation":
+            raise BadData("calibrate corrects the scores of options, and these answers are written")
         how: dict[str, Any] = {"written": o.kind == "generation", "budget": o.context, "bad_rows": o.bad_rows}
-        loaded = FewShotData(answerable(data, model_of(o.lm), o.template, **how), o)
+        loaded = FewShotData(answerable(data, o.model, o.prompts, **how), o)
         pool, test = loaded.split(0)
         if o.labels > len(pool):
             raise BadData(f"{data.name}: {o.labels} labels are to be bought from a pool of {len(pool)} texts")
@@ -68,26 +73,36 @@ class FewShotText(TrainingProblem):
         return replace(loaded, notes=(*loaded.notes, *foretold(loaded)))
 
     def baselines(self, data: FewShotData) -> tuple[Entrant, ...]:
-        """Return zero-shot, random, BM25 and embedding demonstrations, facility location, calibration, a classifier."""
-        kind = data.options.kind
+        """Return zero-shot, random, fixed and near demonstrations, facility location, calibration, a classifier."""
+        o, kind = data.options, data.options.kind
         selection = "anytask.incontext.selection:FacilityLocation"
         rows: list[tuple[str, str, dict[str, Any]]] = [
             ("zero-shot", _PIPELINE, {"labels": 0}),
-            ("random demonstrations", _GPT3, {}),
+            ("random demonstrations", _GPT3, {} if o.demos in ("auto", "random") else {"demos": "per-item"}),
+            ("fixed demonstrations", _GPT3, {} if o.demos == "fixed" else {"demos": "fixed"}),
             ("BM25 neighbours", _PIPELINE, {"retrieve": "bm25"}),
             ("MiniLM neighbours", _PIPELINE, {"retrieve": "similar"}),
             ("facility location", _PIPELINE, {"select": selection, "retrieve": "similar"}),
         ]
-        if kind != "generation":
+        if kind != "generation" and not o.calibrate:
             rows.append(("contextual calibration", _GPT3, {"calibrate": True}))
         if kind == "classification":
             rows.append(("logistic regression", "anytask.incontext.baselines:EmbeddingClassifier", {}))
         return tuple(Entrant(*row, "baseline") for row in rows)
 
+    def stacked(self, entrants: Sequence[Entrant]) -> Entrant:
+        """Return a pipeline of systems that are its stages."""
+        stages = [stage_of(entrant.load()) for entrant in entrants]
+        if None in stages or len(set(stages)) < len(stages):
+            named = ", ".join(f"{e.name} is {stage or 'none of them'}" for e, stage in zip(entrants, stages))
+            raise ValueError(f"a stacked pipeline has one system each to {', '.join(STAGES)}; {named}")
+        params = {str(stage): entrant.entry for stage, entrant in zip(stages, entrants)}
+        return Entrant("+".join(entrant.name for entrant in entrants), _PIPELINE, params)
+
     def refuses(self, entrant: Entrant, data: FewShotData) -> str | None:
         """Say what a system needs that the data, the options or the model do not give."""
         try:
-            learner_of(entrant, data, model_of(data.options.lm), 0)
+            learner_of(entrant, data, data.options.model, 0)
         except (ValueError, TypeError, MissingCapability) as error:
             return str(error)
         return None
@@ -98,10 +113,11 @@ class FewShotText(TrainingProblem):
 
     def test(self, entrant: Entrant, trained: Prepared, data: FewShotData, seed: int, progress: Progress) -> Outcome:
         """Answer the test queries in blocks, and measure."""
-        source, kind, learner, lm = data.source, data.options.kind, trained.system, model_of(data.options.lm)
+        source, kind, learner, lm = data.source, data.options.kind, trained.system, data.options.model
         _, test = data.split(seed)
         answers: list[str] = []
         prompts: list[Any] = []
+        began = time.perf_counter()
         for start in range(0, len(test), 32):
             block = test[start : start + 32]
             queries = [source.texts[i] for i in block]
@@ -113,10 +129,11 @@ class FewShotText(TrainingProblem):
             else:
                 answers += map(str, learner.predict(queries))
             progress((start + len(block)) / len(test))
+        seconds = (time.perf_counter() - began) / len(test)
         used = lm.usage.total - trained.before
         spent = {"lm_calls": float(used.calls), "lm_tokens": float(used.total_tokens), "labels": float(trained.bought)}
         truth = [source.labels[i] for i in test]
-        metrics = _metrics(answers, truth, kind) | spent
+        metrics = _metrics(answers, truth, kind) | spent | {"query_seconds": seconds}
         if lengths := [prompt.n_tokens for prompt in prompts if prompt.n_tokens is not None]:
             metrics["prompt_tokens"] = float(np.mean(lengths))
         shown = [prompt.text for prompt in prompts[:3]] or [""] * 3
@@ -125,11 +142,18 @@ class FewShotText(TrainingProblem):
             for i, answer, right, prompt in zip(test, answers, truth, shown)
         ]
         details = {"stages": [asdict(stage) for stage in getattr(learner, "stages_", [])], "examples": examples}
-        said, n = Counter(answers).most_common(1)[0]
-        notes = []
-        if kind == "classification" and n > 0.9 * len(test) >= truth.count(said):
-            notes.append(f"{n} of {len(test)} answers are {said!r}, which is right for {truth.count(said)}.")
+        if data.choices:
+            details |= confusion(answers, truth, data.choices)
+        notes = [] if trained.k is None else [f"k={trained.k} was chosen by leave-one-out on the bought labels."]
         return Outcome(metrics, details, spent, kind=lm.kind if used.calls else None, notes=notes)
+
+    def figures(self, data: FewShotData, runs: list[Any]) -> list[tuple[str, str, Any]]:
+        """Return how often each label is the answer, and instead of which."""
+        return answer_figures(runs)
+
+    def warnings(self, data: FewShotData, runs: list[Any]) -> list[str]:
+        """Say who gives one answer to nearly everything."""
+        return one_answer(runs)
 
     def unsaveable(self, entrant: Entrant, data: FewShotData) -> str | None:
         """Refuse what is asked again for each query and has no ``save``; of other stages the result is kept."""

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import train_test_split
 
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
-from anytask.core.settings import choice, free, real, text, whole
-from anytask.datasets.text import BAD_ROWS, KINDS, TextData
+from anytask.core.settings import choice, flag, free, real, whole
+from anytask.datasets.text import KINDS, TextData
 from anytask.lm.option_scoring import RULES
-from anytask.lm.prompting import PromptTemplate
-from anytask.problems.options import Options
+from anytask.problems.language import TextOptions
 from anytask.problems.training import LoadedData
+
+#: Which demonstrations a query is shown: drawn for each, one set for all, or the nearest to it in meaning or in words.
+RETRIEVALS = ("random", "fixed", "similar", "bm25")
 
 
 def _check_verbalizer(words: Any) -> None:
@@ -38,35 +40,27 @@ def verbalized(data: TextData, words: Mapping[str, str] | None) -> TextData:
     return replace(data, labels=tuple(words[label] for label in data.labels), choices=choices)
 
 
-class FewShotOptions(Options):
-    """What may be bought, what answers, and what is tested."""
+class FewShotOptions(TextOptions):
+    """What may be bought, what a prompt shows, and what is tested."""
 
-    read_only: ClassVar[tuple[str, ...]] = ("text", "target", "bad_rows")
-
-    lm: str | None = text(
-        None, "language model: a folder, a Hugging Face name, a URL, tiny:NAME or sim:LEVEL; needed", optional=True
-    )
-    target: str = text("label", "name of the column or key that holds the label or the answer")
     kind: str = choice("auto", ("auto", *KINDS), "kind of task; multiple-choice needs rows with choices")
     labels: int = whole(18, "how many labels may be bought", at_least=0)
-    k: Any = whole(8, "most demonstrations in a prompt, or max: as many as fit", at_least=0, words=("max",))
+    k: Any = whole(
+        8, "most demonstrations in a prompt; max: as many as fit; auto: chosen by leave-one-out on the bought labels",
+        at_least=0, words=("max", "auto"),
+    )  # fmt: skip
+    demos: str = choice(
+        "auto", ("auto", *RETRIEVALS), "which of them a query is shown; auto: what goes with the system, else random"
+    )
     context: int | None = whole(None, "most tokens of a prompt with its answer (none: the model's)", optional=True)
     scoring: str = choice("auto", ("auto", *RULES, "choose"), "how options are ranked; auto: by what the model offers")
+    calibrate: bool = flag(False, "divide by the labels' probabilities after a query without content")
     verbalizer: dict[str, str] | None = free(None, "the word that each label is to be called by", _check_verbalizer)
-    description: str | None = text(None, "sentence that opens every prompt", optional=True)
-    format: str = text("Input: {input}\nLabel: {output}", "how a demonstration is written")
     rate: float = real(0.5, "share of an input's tokens that compressors keep", above=0, at_most=1)
     search_budget: int = whole(500, "prompts that a prompt search may score")
     test_size: float = real(0.3, "share of the texts that is tested on", above=0, below=1)
     max_test: int = whole(200, "most test items")
     max_pool: int = whole(3000, "most texts in the pool")
-    text: str = text("text", "name of the column or key that holds the input")
-    bad_rows: str = choice("refuse", BAD_ROWS, "rows that cannot be used: an error, left out, or cut")
-
-    @property
-    def template(self) -> PromptTemplate:
-        """How examples are written."""
-        return PromptTemplate(self.format, description=self.description)
 
 
 @dataclass(frozen=True)

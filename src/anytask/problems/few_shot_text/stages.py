@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import log_softmax
 
 from anytask.core.rng import derive
 from anytask.problems.base import Entrant
 from anytask.problems.few_shot_text.data import FewShotData
-from anytask.problems.language import model_of
 from anytask.problems.training import Learned, taken
 
 
@@ -21,11 +21,12 @@ class Prepared(Learned):
 
     bought: int = 0
     before: Any = None
+    k: int | None = None  # where it was chosen by leave-one-out
 
 
 def prepared(entrant: Entrant, data: FewShotData, pool: np.ndarray, seed: int) -> Prepared:
     """Return the entrant, fitted to the labels it bought in the pool."""
-    source, o, lm = data.source, data.options, model_of(data.options.lm)
+    source, o, lm = data.source, data.options, data.options.model
     before = lm.usage.total
     texts, labels = [source.texts[i] for i in pool], [source.labels[i] for i in pool]
     bought: set[int] = set()
@@ -42,11 +43,39 @@ def prepared(entrant: Entrant, data: FewShotData, pool: np.ndarray, seed: int) -
     else:  # the labels that a pipeline buys which selects at random
         chosen = np.random.default_rng(derive(seed, "select")).choice(len(texts), o.labels, replace=False)
         learner.fit([texts[i] for i in chosen], annotate(chosen), **taken(learner.fit, options=data.choices))
-    return Prepared(learner, bought=len(bought), before=before)
+    k = None
+    if o.k == "auto" and "k" not in entrant.params and bought and getattr(learner, "prompt_", None) is None:
+        own = [source.choices[pool[i]] for i in bought] if source.choices and o.kind == "multiple-choice" else None
+        k = leave_one_out(learner, [texts[i] for i in bought], [labels[i] for i in bought], own)
+    return Prepared(learner, bought=len(bought), before=before, k=k)
+
+
+def leave_one_out(learner: Any, texts: list[str], labels: list[str], options: Any) -> int | None:
+    """Set the number of demonstrations with which most of the labelled texts are answered by the others' labels.
+
+    Equally many: with which the right answers are likelier; then, the smaller one. None without such a parameter.
+    """
+    if not hasattr(learner, "answer") or not hasattr(learner, "k"):
+        return None
+
+    def worth(k: int) -> tuple[float, float]:
+        learner.set_params(k=k)  # no text is a demonstration of itself
+        answers = learner.answer(texts, options=options)
+        logs = [
+            log_softmax(list(a.scores.values()))[list(a.scores).index(y)] for a, y in zip(answers, labels) if a.scores
+        ]
+        return float(np.mean([a.output == y for a, y in zip(answers, labels)])), float(np.mean(logs)) if logs else 0.0
+
+    best = max((k for k in (0, 1, 2, 4, 8, 16, 32) if k < len(texts)), key=worth)
+    learner.set_params(k=best)
+    return best
 
 
 #: The stages of a pipeline, and the method by which a class is known as one.
 STAGES = {"select": "select", "retrieve": "retrieve", "prune": "search", "compress": "compress"}
+
+#: Which demonstrations go with a stage, where the problem is not told.
+_PLAIN = {"select": "similar", "prune": "fixed"}
 
 
 def stage_of(cls: type) -> str | None:
@@ -56,20 +85,25 @@ def stage_of(cls: type) -> str | None:
 
 def learner_of(entrant: Entrant, data: FewShotData, lm: Any, seed: int) -> Any:
     """Return the entrant as something with ``fit`` and ``predict``; a stage gets a pipeline around it."""
-    from anytask.incontext import Pipeline
+    from anytask.incontext import GPT3, Pipeline
 
     o, cls = data.options, entrant.load()
     stage = stage_of(cls)
     scoring = "generate" if o.kind == "generation" else o.scoring
-    asked: dict[str, Any] = {"template": o.template, "k": o.k, "scoring": scoring, "seed": seed}
-    if stage is None and cls is not Pipeline:
+    asked: dict[str, Any] = {"template": o.prompts, "scoring": scoring, "calibrate": o.calibrate, "seed": seed}
+    asked["k"] = 8 if o.k == "auto" else o.k  # until it is chosen
+    staged = stage is not None or cls is Pipeline
+    if cls is GPT3 and "demos" not in entrant.params:  # by its parts where demonstrations are retrieved
+        staged, asked["demos"] = o.demos in ("similar", "bm25"), "fixed" if o.demos == "fixed" else "per-item"
+    if not staged:
         return entrant.make(lm=lm, **asked, budget=o.context)
+    asked.pop("demos", None)
     asked |= {"choices": data.choices, "labels": o.labels, "context": o.context, "rate": o.rate}
+    asked["retrieve"] = _PLAIN.get(str(stage), "random") if o.demos == "auto" else o.demos
     if stage is None:  # a pipeline, whose stages may be named as "module:Class"
         asked |= entrant.params
         parts = {name: Entrant(name, asked[name]) for name in STAGES if ":" in str(entrant.params.get(name))}
     else:
-        asked["retrieve"] = {"select": "similar", "prune": "fixed"}.get(stage, "random")
         parts = {stage: entrant}
     return Pipeline(lm, **asked | {name: _part(name, part, data, lm, seed) for name, part in parts.items()})
 
@@ -96,13 +130,19 @@ def foretold(data: FewShotData) -> list[str]:
     """Say what the test of one run will cost with a real model, and with which settings the model answers."""
     from anytask.incontext import GPT3
 
-    o, lm = data.options, model_of(data.options.lm)
+    o, lm = data.options, data.options.model
     if lm.kind not in ("local", "http") or not hasattr(lm, "estimate"):
         return []
     pool, test = data.split(0)
     texts, labels, shown = data.source.texts, data.source.labels, pool[: o.labels]
     written = o.kind == "generation"
-    learner = GPT3(lm, o.k, template=o.template, scoring="generate" if written else o.scoring, budget=o.context)
+    learner = GPT3(
+        lm,
+        8 if o.k == "auto" else o.k,
+        template=o.prompts,
+        scoring="generate" if written else o.scoring,
+        budget=o.context,
+    )
     learner.fit([texts[i] for i in shown], [labels[i] for i in shown], options=data.choices)
     own = data.source.choices if o.kind == "multiple-choice" else None
     options = [] if written else [own[i] if own else learner.options_ or () for i in test]
