@@ -47,6 +47,12 @@ class SQLiteFile:
     #: For each table, its columns with their types. Tables that a file lacks are added when it is opened to write.
     tables: ClassVar[Mapping[str, Mapping[str, str]]] = {}
 
+    path: str
+    read_only: bool
+    timeout: float
+    _lock: Any
+    _pid: int
+
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False, timeout: float = 60.0) -> None:
         self.path = os.fspath(path)
         self.read_only = read_only

@@ -199,7 +199,7 @@ _TENSES = {
     "present": ("we are dealing with * now", "they have * at this moment", "nobody forgets * these days"),
     "future": ("we will deal with * tomorrow", "they are going to have * next week", "nobody will forget * then"),
 }
-_KINDS = (_TOPICS, _TONES, _TENSES)
+_KINDS: tuple[dict[str, tuple[str, ...]], ...] = (_TOPICS, _TONES, _TENSES)
 
 
 class ScriptedFeedback:

@@ -404,7 +404,11 @@ class ChatModel(Protocol):
 
     name: str
     kind: Kind
-    capabilities: Capabilities
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+        ...
 
     def chat(self, request: ChatRequest) -> ChatReply:
         """Answer one request, or raise :class:`LMError`; never an empty reply for a failure."""
@@ -423,9 +427,13 @@ class ScoringModel(Protocol):
 
     name: str
     kind: Kind
-    capabilities: Capabilities
     context_length: int
     usage: Any
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+        ...
 
     def score(
         self,

@@ -11,11 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from anytask.core.progress import Progress
 from anytask.problems.base import Entrant, Outcome, Problem
 from anytask.problems.options import Options
-
-#: Told the finished share, in [0, 1].
-Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Walk:
     batch_of_call: list[int] = field(default_factory=list)
     visited: list[int] = field(default_factory=list)
 
-    def through(self, entrants: Sequence[Entrant], progress: Callable[[float], None]) -> list[Exam]:
+    def through(self, entrants: Sequence[Entrant], progress: Callable[[float], object]) -> list[Exam]:
         """Show the whole stream; return an examination for each entrant, who differ in what is set after training."""
         stream = self.stream
         exams = [Exam(entrant, self) for entrant in entrants]
