@@ -8,7 +8,7 @@ finds it only now and then; a retriever that was told the task, and learned what
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -199,7 +199,7 @@ _TENSES = {
     "present": ("we are dealing with * now", "they have * at this moment", "nobody forgets * these days"),
     "future": ("we will deal with * tomorrow", "they are going to have * next week", "nobody will forget * then"),
 }
-_KINDS: tuple[dict[str, tuple[str, ...]], ...] = (_TOPICS, _TONES, _TENSES)
+_KINDS: tuple[Mapping[str, Sequence[str]], ...] = (_TOPICS, _TONES, _TENSES)
 
 
 class ScriptedFeedback:
