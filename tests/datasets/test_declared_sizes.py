@@ -105,8 +105,17 @@ def test_a_text_that_a_parquet_file_repeats(tmp_path):
     refused(load_labelled, path)
 
 
-def test_texts_of_a_parquet_file_are_what_they_were(tmp_path):
-    path = parquet(tmp_path / "a.parquet", {"x": ["red", None, "blue", "red"] * 5, "label": ["a", "b"] * 10})
+def test_texts_that_differ_little_from_the_one_before(tmp_path):
+    how = {"use_dictionary": False, "column_encoding": {"x": "DELTA_BYTE_ARRAY"}}
+    path = parquet(tmp_path / "a.parquet", {"x": ["a" * 1000] * 2_000, "label": y(2_000)}, **how)
+    assert path.stat().st_size < LIMIT / 50
+    refused(load_labelled, path)
+
+
+@pytest.mark.parametrize("encoding", ["RLE_DICTIONARY", "PLAIN", "DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
+def test_texts_of_a_parquet_file_are_what_they_were(tmp_path, encoding):
+    how = {} if encoding == "RLE_DICTIONARY" else {"use_dictionary": False, "column_encoding": {"x": encoding}}
+    path = parquet(tmp_path / "a.parquet", {"x": ["red", None, "blue", "red"] * 5, "label": ["a", "b"] * 10}, **how)
     data = load_labelled(path, missing="native")
     assert data.feature_names == ("x=blue", "x=red")
     np.testing.assert_array_equal(data.X[:3], [[0, 1], [np.nan, np.nan], [1, 0]])

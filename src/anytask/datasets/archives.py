@@ -143,17 +143,20 @@ def opened_parquet(path: Path) -> Iterator[Any]:
 def parquet_batches(path: Path, file: Any, columns: list[str] | None = None) -> Iterator[Any]:
     """Give the record batches of an open file, as long as all of them together fit into memory.
 
-    Texts are read as dictionaries first: a dictionary holds once what a million rows repeat, and no file declares how
-    long they are written out.
+    No file declares how long its texts are written out. They are read as dictionaries first, which hold once what a
+    million rows repeat; those that are stored as what differs from the text before are read in short batches.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    leaves = [file.schema.column(i) for i in range(len(file.schema))]
-    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    texts = [i for i in range(len(file.schema)) if file.schema.column(i).physical_type == "BYTE_ARRAY"]
+    delta = {"DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"}
+    differences = {i for i in texts for group in groups if delta & set(group.column(i).encodings)}
+    packed = [file.schema.column(i).path for i in texts if i not in differences]
     total = 0
-    with pq.ParquetFile(path, metadata=file.metadata, read_dictionary=texts) as packed:
-        for batch in packed.iter_batches(columns=columns):
+    with pq.ParquetFile(path, metadata=file.metadata, read_dictionary=packed) as again:
+        for batch in again.iter_batches(columns=columns, batch_size=1 << (10 if differences else 16)):
             total += sum(map(_written_out, batch.columns))
             require_room(path, total)
             fields = [file.schema_arrow.field(name) for name in batch.schema.names]
