@@ -61,6 +61,16 @@ def test_user_data_become_a_prompt_with_wrong_demonstrations():
     assert not (groups[0] & groups[1] or groups[1] & groups[2] or groups[0] & groups[2])
 
 
+def test_description_and_template_make_the_full_prompt():
+    texts, labels = [f"text {i}" for i in range(24)], ["a", "b"] * 12
+    how = {"description": "Judge {text}.", "template": "Q {input}\nA: {output}", "search": 2, "validation": 6}
+    world = P.load((texts, labels), lm="tiny:icl", **how).instance(0)
+    start, *demos, end = world.prompt.split("\n\n")
+    assert (start, len(demos), end) == ("Judge {{text}}.", 2, "Q {text}\nA:") and world.verbalizers == (" a", " b")
+    with pytest.raises(BadData, match=r"template must name \{output\}"):
+        P.load((texts, labels), lm="tiny:icl", template="{input}")
+
+
 def test_data_that_look_like_placeholders_stay_data_in_the_prompt_and_in_queries():
     texts = [f"use {{text}} or {{other}} {i}" for i in range(24)]
     labels = ["good" if i % 2 else "{mask_token}" for i in range(24)]
@@ -75,7 +85,7 @@ def test_a_model_without_log_probabilities_leaves_every_search_out_with_the_reas
     class ChatOnly:
         name, capabilities = "chat", Capabilities()
 
-    monkeypatch.setattr("anytask.problems.prompt_search.model_of", lambda spec: ChatOnly())
+    monkeypatch.setattr("anytask.problems.language.model_of", lambda spec: ChatOnly())
     data = P.load(([f"text {i}" for i in range(24)], ["a", "b"] * 12), lm="tiny:chat", search=2)
     for entrant in (*P.baselines(data), Entrant("PromptQuine", "anytask.prompts:PromptQuine")):
         assert "logprobs" in P.refuses(entrant, data)

@@ -4,35 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import numpy as np
 
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
-from anytask.core.settings import choice, free, real, text, whole
+from anytask.core.settings import real, whole
 from anytask.datasets.labelled_vectors import LabelledVectors, load_vectors
-from anytask.datasets.text import BAD_ROWS, TextData
+from anytask.datasets.text import TextData
 from anytask.incontext.pool import AnnotatedPrompter, LMConfidence, NearestVote, Pool, check_selection
-from anytask.lm.prompting import PromptTemplate
-from anytask.lm.protocol import check_lm
+from anytask.problems.answers import answer_figures, confusion, one_answer
 from anytask.problems.base import Entrant, Metric, Outcome
-from anytask.problems.language import answerable, model_of
-from anytask.problems.options import Options
+from anytask.problems.language import TextOptions, answerable
 from anytask.problems.training import Learned, LoadedData, Progress, TrainingProblem, taken
 
 
-def _check_lm(lm: Any) -> None:
-    if not (lm is None or isinstance(lm, (str, Path))):
-        check_lm(lm)
-
-
-class SelectionOptions(Options):
-    """How much may be bought, from how many, and who predicts."""
-
-    read_only: ClassVar[tuple[str, ...]] = ("text", "label", "bad_rows")
+class SelectionOptions(TextOptions):
+    """How much may be bought, from how many, and who predicts: a vote, or for texts a language model."""
 
     budget: int = whole(18, "labels that may be bought")
     pool: int | None = whole(
@@ -41,19 +31,6 @@ class SelectionOptions(Options):
     test: int | None = whole(None, "test items (none: all the others, with a language model 256)", optional=True)
     n_neighbors: int = whole(3, "annotated items that vote on a test item")
     temperature: float = real(0.1, "temperature of the vote's weights", above=0)
-    lm: Any = free(None, "language model that predicts instead of the vote, for texts: a name or folder", _check_lm)
-    label: str = text("label", "column of the labels")
-    text: str = text("text", "column of the texts")
-    bad_rows: str = choice("refuse", BAD_ROWS, "rows that cannot be used: an error, left out, or cut")
-
-    @property
-    def lm_name(self) -> str | None:
-        """Kind and name of the language model."""
-        return self.lm if self.lm is None or isinstance(self.lm, str) else f"{self.lm.kind}:{self.lm.name}"
-
-    def of_a_run(self) -> dict[str, Any]:
-        """Return the values that change what a run sees, the language model by its name."""
-        return super().of_a_run() | {"lm": self.lm_name}
 
 
 @dataclass(frozen=True)
@@ -85,8 +62,7 @@ class SelectionData(LoadedData):
 
 
 class DemonstrationSelection(TrainingProblem):
-    """Choose ``budget`` of ``pool`` unlabelled items; test items are then predicted from the chosen ones and their
-    labels.
+    """Choose ``budget`` of ``pool`` unlabelled items, from whose labels test items are then predicted.
 
     An entrant's class is made with its ``params`` (and ``seed``, where its constructor takes one), and asked for
     ``select(pool, budget)``, where ``pool`` is a :class:`~anytask.incontext.pool.Pool`: vectors, texts where there are
@@ -137,9 +113,9 @@ class DemonstrationSelection(TrainingProblem):
             if o.lm is None:
                 return data
             budget = attrs.fields(AnnotatedPrompter).budget.default
-            return answerable(data, model_of(o.lm), PromptTemplate(), budget=budget, written=False, bad_rows=o.bad_rows)
+            return answerable(data, o.model, o.prompts, budget=budget, written=False, bad_rows=o.bad_rows)
 
-        data = load_vectors(source, o.text, o.label, o.bad_rows, readable)
+        data = load_vectors(source, o.text, o.target, o.bad_rows, readable)
         n = len(data.labels)
         if len(set(data.labels.tolist())) < 2:
             raise BadData(f"{data.name}: all labels are {data.labels[0]!r}; at least two classes are needed")
@@ -175,9 +151,9 @@ class DemonstrationSelection(TrainingProblem):
 
         texts = None if source.texts is None else [source.texts[i] for i in places]
         pool = Pool(source.vectors[places], texts=texts, annotate=annotate)
-        lm = model_of(o.lm)
+        lm = o.model
         vote = NearestVote(n_neighbors=o.n_neighbors, temperature=o.temperature)
-        confidence = vote if lm is None else LMConfidence(lm, choices=data.choices)
+        confidence = vote if lm is None else LMConfidence(lm, choices=data.choices, template=o.prompts)
         selector = entrant.make(seed=derive(seed, "entrant") % 2**32)
         known = taken(selector.select, confidence=confidence, progress=progress)
         indices = check_selection(selector.select(pool, o.budget, **known), len(pool), o.budget)
@@ -190,14 +166,14 @@ class DemonstrationSelection(TrainingProblem):
         """Predict the test items from the labels that were bought."""
         source, o = data.source, data.options
         places, test = data.split(seed)
-        labels, lm = source.labels[places], model_of(o.lm)
+        labels, lm = source.labels[places], o.model
         pool, indices = trained.world
         if lm is None:
             vote = NearestVote(n_neighbors=o.n_neighbors, temperature=o.temperature)
             predicted = vote.predict(pool, source.vectors[test])
         else:
             assert source.texts is not None
-            prompter = AnnotatedPrompter(pool, lm, choices=data.choices)
+            prompter = AnnotatedPrompter(pool, lm, choices=data.choices, template=o.prompts)
             predicted = np.array(prompter.predict([source.texts[i] for i in test], source.vectors[test]))
         counts = Counter(str(labels[i]) for i in indices)
         metrics = {
@@ -205,5 +181,14 @@ class DemonstrationSelection(TrainingProblem):
             "covered": len(counts) / len(set(map(str, labels))),
             "labels": float(len(set(indices))),
         }
-        details = {"annotated": dict(counts), "indices": indices}
+        details: dict[str, Any] = {"annotated": dict(counts), "indices": indices}
+        details |= confusion([str(one) for one in predicted], [str(one) for one in source.labels[test]], data.choices)
         return Outcome(metrics, details, {"labels": metrics["labels"]}, None if lm is None else lm.kind)
+
+    def figures(self, data: SelectionData, runs: list[Any]) -> list[tuple[str, str, Any]]:
+        """Return how often each label is the answer, and instead of which."""
+        return answer_figures(runs)
+
+    def warnings(self, data: SelectionData, runs: list[Any]) -> list[str]:
+        """Say with whose labels nearly everything is answered alike."""
+        return one_answer(runs)

@@ -11,8 +11,13 @@ from anytask.core import settings
 from anytask.core.errors import BadData
 from anytask.datasets.text import BAD_ROWS, TextData
 from anytask.lm.prompting import PromptTemplate
-from anytask.lm.protocol import LMError, MissingCapability
+from anytask.lm.protocol import LMError, MissingCapability, check_lm
 from anytask.problems.options import Options
+
+
+def _check_lm(lm: Any) -> None:
+    if lm == "" or not (lm is None or isinstance(lm, (str, Path))):
+        check_lm(lm)
 
 
 class TextOptions(Options):
@@ -23,8 +28,8 @@ class TextOptions(Options):
     text: str = settings.text("text", "name of the column or key that holds the input")
     target: str = settings.text("label", "name of the column or key that holds the label or the answer")
     bad_rows: str = settings.choice("refuse", BAD_ROWS, "rows that cannot be used: an error, left out, or cut")
-    lm: Any = settings.text(
-        None, "language model: a folder, a Hugging Face name, a URL, tiny:NAME or sim:LEVEL", optional=True
+    lm: Any = settings.free(
+        None, "language model: a folder, a Hugging Face name, a URL, tiny:NAME or sim:LEVEL", _check_lm
     )
     chat_template: bool | None = settings.flag(
         None, "ask an instruct model in its chat template, or as plain text (none: as lm says)", optional=True
@@ -46,11 +51,22 @@ class TextOptions(Options):
             raise ValueError(str(error).replace("demo_format", "template")) from None
 
     @property
+    def lm_name(self) -> str | None:
+        """Kind and name of the language model."""
+        return self.lm if self.lm is None or isinstance(self.lm, (str, Path)) else f"{self.lm.kind}:{self.lm.name}"
+
+    def of_a_run(self) -> dict[str, Any]:
+        """Return the values that change what a run sees, the language model by its name."""
+        return super().of_a_run() | {"lm": self.lm_name}
+
+    @property
     def model(self) -> Any:
         """The language model, None if none was named."""
         if self.lm is None or self.chat_template is None:
             return self.lm and model_of(self.lm)
         spec, joined = str(self.lm), "&" if "?" in str(self.lm) else "?"
+        if not isinstance(self.lm, (str, Path)):
+            raise BadData(f"chat_template is set where {self.lm_name} is made: it is an object already")
         try:
             return model_of(f"{spec}{joined}chat_template={str(self.chat_template).lower()}")
         except (TypeError, MissingCapability) as error:

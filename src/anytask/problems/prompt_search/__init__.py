@@ -11,7 +11,6 @@ from anytask.core.errors import BadData
 from anytask.datasets.text import load_text
 from anytask.lm.protocol import MissingCapability, require
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
-from anytask.problems.language import model_of
 from anytask.problems.prompt_search.data import Instance, PromptSearchData, PromptSearchOptions, searchable
 from anytask.problems.training import Builtin, Learned, Progress, TrainingProblem, taken
 
@@ -52,7 +51,7 @@ class PromptSearch(TrainingProblem):
         if not o.lm:
             raise BadData("prompt-search on your own data needs a language model: --lm FOLDER, a name or tiny:icl")
         data = load_text(source, text=o.text, label=o.target, min_rows=4, bad_rows=o.bad_rows)
-        data = searchable(data, model_of(o.lm), o)
+        data = searchable(data, o.model, o)
         classes = data.classes
         if len(classes) < 2:
             raise BadData(f"{data.name}: all rows have the label {classes[0]!r}, and at least two classes are needed")
@@ -73,7 +72,7 @@ class PromptSearch(TrainingProblem):
         """Refuse everybody where the model gives no log-probabilities."""
         try:
             if not isinstance(data.source, Builtin):
-                require(model_of(data.options.lm), "logprobs", method=entrant.name)
+                require(data.options.model, "logprobs", method=entrant.name)
         except MissingCapability as error:
             return str(error)
         return super().refuses(entrant, data)
@@ -117,7 +116,7 @@ class PromptSearch(TrainingProblem):
             "from anytask.lm import load_lm",
             "from anytask.lm.option_scoring import score_options",
             "from anytask.prompts import SearchResult",
-            f'lm, found = load_lm({data.options.lm!r}), SearchResult.load("{{folder}}")',
+            f'lm, found = load_lm({data.options.lm_name!r}), SearchResult.load("{{folder}}")',
             f"labels = {list(world.verbalizers)}",
             'label = labels[score_options(lm, [found.fill(text=text)], [labels], rule="sum")[0].argmax()]',
         )

@@ -3,47 +3,38 @@
 from __future__ import annotations
 
 from bisect import bisect
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from anytask.core.rng import derive
-from anytask.core.settings import choice, text, whole
-from anytask.datasets.text import BAD_ROWS, TextData
-from anytask.problems.language import model_of, readable
-from anytask.problems.options import Options
+from anytask.core.settings import text, whole
+from anytask.datasets.text import TextData
+from anytask.lm.prompting import Demonstration
+from anytask.problems.language import TextOptions, readable
 from anytask.problems.training import Builtin, LoadedData
 
 
-class PromptSearchOptions(Options):
-    """What is searched with which model, and on how many examples."""
+class PromptSearchOptions(TextOptions):
+    """What is searched, and on how many examples; the language model must give log-probabilities."""
 
-    read_only: ClassVar[tuple[str, ...]] = ("text", "target", "bad_rows")
-
-    lm: str | None = text(
-        None, "language model with log-probabilities: a folder, a Hugging Face name or tiny:NAME", optional=True
-    )
-    target: str = text("label", "name of the column or key that holds the label")
     prompt: str | None = text(
-        None, "the full prompt with the place {text} (none: demonstrations from the data)", optional=True
+        None,
+        "the full prompt with the place {text} (none: description and demonstrations from the data)",
+        optional=True,
     )
-    format: str = text("Input: {text}\nLabel: {label}", "how a demonstration is written")
-    separator: str = text("\n\n", "what stands between demonstrations")
     shots: int = whole(1, "demonstrations per class in the default prompt", at_least=0)
     wrong: int = whole(0, "how many of them get a wrong label, to see whether the search removes them", at_least=0)
     search: int = whole(8, "search examples per class")
     validation: int = whole(200, "validation examples")
     max_test: int = whole(2000, "most test examples")
     budget: int = whole(1000, "prompts that a search may score")
-    text: str = text("text", "name of the column or key that holds the input")
-    bad_rows: str = choice("refuse", BAD_ROWS, "rows that cannot be used: an error, left out, or cut")
 
     def _check_settings(self) -> None:
-        for name, place in (("prompt", "{text}"), ("format", "{text}"), ("format", "{label}")):
-            value = getattr(self, name)
-            if value is not None and place not in value:
-                raise ValueError(f"{name} must contain the place {place}, got {value!r}")
+        super()._check_settings()
+        if self.prompt is not None and "{text}" not in self.prompt:
+            raise ValueError(f"prompt must contain the place {{text}}, got {self.prompt!r}")
 
 
 class Instance(NamedTuple):
@@ -80,7 +71,7 @@ class PromptSearchData(LoadedData):
             sizes = (("search", 64), ("validation", o.validation), ("test", o.max_test))
             sets = [scripted.examples(n, part) for part, n in sizes]
             return Instance(scripted, scripted.prompt, (" A", " B"), *[list(map(dict, s)) for s in sets])
-        from anytask.lm.placeholders import escape, fill
+        from anytask.lm.placeholders import escape
 
         data, classes = self.source, self.source.classes
         rng = np.random.default_rng(derive(seed, "prompt-search"))
@@ -95,14 +86,15 @@ class PromptSearchData(LoadedData):
             shown[i] = (shown[i] + 1 + int(rng.integers(len(classes) - 1))) % len(classes)
         prompt = o.prompt
         if prompt is None:
-            names = ("text", "mask_token")  # what looks like these in a demonstration is text
-            rows = ((escape(data.texts[i], names), escape(classes[shown[i]], names)) for i in rng.permutation(demos))
-            lines = [fill(o.format, {"text": a, "label": b}, ("text", "label"))[0] for a, b in rows]
-            prompt = o.separator.join([*lines, o.format.partition("{label}")[0].rstrip(" ")])
+            rows = [Demonstration(data.texts[i], classes[shown[i]], i) for i in rng.permutation(demos).tolist()]
+            written = o.prompts.assemble(rows, "")
+            (query,) = [span for span in written.spans if span.role == "query" and span.part == "input"]
+            around = written.text[: query.start], written.text[query.end :]
+            prompt = "{text}".join(escape(part, ("text", "mask_token")) for part in around)  # what looks alike is text
         examples = [{"text": text, "label": int(label)} for text, label in zip(data.texts, labels)]
         test = rest[n_validation : n_validation + o.max_test]
         parts = [[examples[i] for i in rows] for rows in (search, rest[:n_validation], test)]
-        return Instance(model_of(o.lm), prompt, tuple(f" {c}" for c in classes), *parts)
+        return Instance(o.model, prompt, tuple(map(o.prompts.completion, classes)), *parts)
 
 
 def searchable(data: TextData, lm: Any, o: PromptSearchOptions) -> TextData:
@@ -111,11 +103,13 @@ def searchable(data: TextData, lm: Any, o: PromptSearchOptions) -> TextData:
 
     if not hasattr(lm, "count_tokens"):
         return data
-    answer = max((f" {c}" for c in data.classes), key=lm.count_tokens)
-    form, shots = (o.format + o.separator, o.shots) if o.prompt is None else (o.prompt, 0)
+    answer = max(map(o.prompts.completion, data.classes), key=lm.count_tokens)
+    written, shots = replace(o.prompts, description=None), o.shots if o.prompt is None else 0
 
     def shown(text: str) -> str:
-        return "".join(fill(form, {"text": text, "label": answer}, ("text", "label", "mask_token")))
+        if o.prompt is not None:
+            return "".join(fill(o.prompt, {"text": text}, ("text", "mask_token")))
+        return written.assemble([], text).text + answer + written.separator
 
     tokens = np.array([lm.count_tokens(shown(text)) for text in data.texts])
     labels = np.array(data.labels)
@@ -129,6 +123,7 @@ def searchable(data: TextData, lm: Any, o: PromptSearchOptions) -> TextData:
             rest = np.concatenate([of_class[shots:] for of_class in demos])
             return sum(int(of_class[:shots].sum()) for of_class in demos) + int(rest.max(initial=0))
 
+        room -= lm.count_tokens(f"{o.description or ''}{written.separator}")
         longest = int(tokens.max())
         return longest if needed(longest) <= room else bisect(range(longest), room, key=needed) - 1
 
