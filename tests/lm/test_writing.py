@@ -45,6 +45,19 @@ def test_a_choice_is_read_out_of_what_was_written_and_asked_again_once():
     assert "positive, negative" in first.messages[0]["content"] and len(last.messages) == 3
 
 
+def test_a_model_that_continues_text_goes_on_from_the_prompt_and_is_told_where_it_strays():
+    def reply(body):
+        if "prompt" in body:
+            return {"choices": [{"text": " Negative" if "dull" in body["prompt"] else " neutral"}]}
+        assert "positive, negative" in body["messages"][0]["content"]
+        return answer("positive")
+
+    with serving(reply) as server:
+        lm = Endpoint(server.url, "m", logprobs="none", completions=True)
+        assert choose(lm, ["dull ->", "odd ->", "dull ->"], [LABELS] * 3) == ["negative", "positive", "negative"]
+        assert len(server.bodies) == 3 == lm.usage["choose"].calls
+
+
 def test_a_server_that_takes_schemas_is_held_to_the_options():
     with serving(answer(json.dumps({"answer": "negative"}))) as server:
         lm = Endpoint(server.url, "m", logprobs="none", completions=False, json_schema=True)

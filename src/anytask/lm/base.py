@@ -64,7 +64,8 @@ class LanguageModel:
     def estimate(self, prompts: Sequence[str], options: Sequence[Sequence[str]] = (), *, max_tokens: int = 32) -> Tally:
         """Return what scoring the prompts' options, or continuing the prompts, will use at most, and how long it takes.
 
-        A local model is timed on short batches, once; of an endpoint, the requests so far say how long one takes.
+        A local model is timed on short batches, once; of an endpoint, the requests so far say how long one takes, and
+        before the first the seconds are 0.
         """
         asked = options_of(prompts, options or [[""]] * len(prompts))
         read = sum(map(self.count_tokens, asked))

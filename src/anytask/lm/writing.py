@@ -53,7 +53,10 @@ def choose(
     tag: str = "choose",
     progress: Progress | None = None,
 ) -> list[str]:
-    """Let a model that gives no log-probabilities write which option it takes; a reply that names none is asked again.
+    """Let a model that gives no log-probabilities write which option it takes.
+
+    A model that continues text goes on from the prompt, one that only chats is told the options. Where that names none
+    of them, the model is told once more, if it chats.
 
     Parameters
     ----------
@@ -67,34 +70,35 @@ def choose(
     Returns
     -------
     list of str
-        An option each, or what the model wrote where that names none of them twice.
+        An option each, or what the model wrote where that names none of them.
     """
     if len(prompts) != len(options):
         raise ValueError(f"{len(prompts)} prompts and {len(options)} lists of options were given")
     rows = [[option.strip() for option in row] for row in options]
     room = max((len(option.encode()) for row in rows for option in row), default=0) // 2 + 12
-    asked = [f"{prompt}\n\n(Answer with one of: {', '.join(row)}.)" for prompt, row in zip(prompts, rows)]
     told: dict[str, Any] = {} if progress is None else {"progress": progress}
-    if not lm.capabilities.chat:
+    continues, chats = lm.capabilities.completions, lm.capabilities.chat
+
+    def ask(places: Sequence[int], said: Sequence[str] = (), **more: Any) -> list[str]:
+        requests = []
+        for i, before in zip(places, said or [""] * len(places)):
+            text = f"{prompts[i]}\n\n(Answer with one of these and nothing else: {', '.join(rows[i])}.)"
+            turns = ({"role": "assistant", "content": before}, {"role": "user", "content": text}) if before else ()
+            requests.append(_message(text, *turns, max_tokens=room, tag=tag, **_one_of(lm, rows[i])))
+        return [_answer(reply.text) for reply in lm.chat_many(requests, **more)]
+
+    if continues:
         texts = write(lm, prompts, max_tokens=room, stop=("\n",), tag=tag, **told)
-        return [named(text, row) or text.strip() for text, row in zip(texts, rows)]
-    requests = [_message(text, max_tokens=room, tag=tag, **_one_of(lm, row)) for text, row in zip(asked, rows)]
-    texts = [_answer(reply.text) for reply in lm.chat_many(requests, **told)]
+    else:
+        require(lm, "chat", method=tag)
+        texts = ask(range(len(prompts)), **told)
     found = [named(text, row) for text, row in zip(texts, rows)]
     missing = [i for i, option in enumerate(found) if option is None]
-    again = [
-        _message(
-            asked[i],
-            {"role": "assistant", "content": texts[i]},
-            {"role": "user", "content": f"Answer with exactly one of these and nothing else: {', '.join(rows[i])}."},
-            max_tokens=room,
-            tag=tag,
-        )
-        for i in missing
-    ]
-    for i, reply in zip(missing, lm.chat_many(again) if again else []):
-        found[i] = named(reply.text, rows[i])
-    return [text if option is None else option for option, text in zip(found, texts)]
+    if missing and chats:
+        again = ask(missing, () if continues else [texts[i] or "?" for i in missing])
+        for i, text in zip(missing, again):
+            found[i] = named(text, rows[i])
+    return [text.strip() if option is None else option for option, text in zip(found, texts)]
 
 
 def named(text: str, options: Sequence[str]) -> str | None:

@@ -451,7 +451,7 @@ class Endpoint(LanguageModel):
 
     def _expense(self, asked: Mapping[str, Sequence[str]], tokens: Usage, *, continued: bool) -> Tally:
         so_far, requests = self.usage.total, sum(map(len, asked.values()))
-        seconds = so_far.seconds / max(1, so_far.calls + so_far.failures)
+        seconds = (so_far.seconds - self.usage["probe"].seconds) / so_far.calls if so_far.calls else 0.0
         return Tally(seconds=seconds * requests / self.options.max_concurrency, money=self._transport.money(tokens))
 
 

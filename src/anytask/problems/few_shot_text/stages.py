@@ -148,4 +148,6 @@ def foretold(data: FewShotData) -> list[str]:
     options = [] if written else [own[i] if own else learner.options_ or () for i in test]
     told = lm.estimate([learner.prompt(texts[i]).text for i in test], options)
     cost = f"{told.calls} calls and {told.total_tokens:,} tokens" + (f" for {told.money:.2f}" if told.money else "")
-    return [f"{lm.settings}. Testing once takes about {cost}, and {told.seconds:,.0f} s."]
+    return [
+        f"{lm.settings}. Testing once takes about {cost}" + (f", and {told.seconds:,.0f} s." if told.seconds else ".")
+    ]
