@@ -61,7 +61,7 @@ def write(path: Path, episodes: Episodes) -> None:
     }  # fmt: skip
     with replacing(path) as temporary:
         (temporary / "data").mkdir(parents=True)
-        with hdf5.h5py().File(temporary / DATA_FILE, "w", track_order=True) as file:
+        with hdf5.h5py().File(temporary / DATA_FILE, "w", libver="latest", track_order=True) as file:
             for i, episode in enumerate(episodes):
                 group, n = file.create_group(f"episode_{i}"), len(episode)
                 group.attrs["id"], group.attrs["total_steps"] = i, n

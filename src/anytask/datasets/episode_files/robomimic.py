@@ -60,7 +60,7 @@ def write(path: Path, episodes: Episodes) -> None:
     whole, single = split_attributes(episodes)
     masks = {name: values for name, values in single.items() if name.startswith("mask/")}
     facts = {name: values for name, values in single.items() if name not in masks}
-    with replacing(path) as temporary, hdf5.h5py().File(temporary, "w") as file:
+    with replacing(path) as temporary, hdf5.h5py().File(temporary, "w", libver="latest") as file:
         data = file.create_group("data")
         data.attrs["total"] = episodes.steps
         env_args = whole.get("env_args") or {"env_name": str(whole.get("env_id", "")), "type": 2, "env_kwargs": {}}
