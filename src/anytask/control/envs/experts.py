@@ -1,7 +1,8 @@
-"""Scripted experts of the reach worlds, from perfect to poor, and demonstrations by them."""
+"""Scripted experts of the reach worlds and of FetchReach, from perfect to poor, and demonstrations by them."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium
@@ -20,10 +21,47 @@ from anytask.core.rng import derive
 if TYPE_CHECKING:
     from anytask.datasets.episodes import Episodes
 
-__all__ = ["ScriptedReach", "demonstrations"]
+__all__ = ["ScriptedFetchReach", "ScriptedReach", "demonstrations"]
 
 
-class ScriptedReach:
+class _Scripted:
+    """Straight to the next place, at a speed that each episode draws, with Gaussian noise."""
+
+    def __init__(
+        self, env: VectorEnv, unit: float, speed: float | tuple[float, float], noise: float, seed: int, device: Any
+    ) -> None:
+        low, high = (speed, speed) if isinstance(speed, (int, float)) else speed
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"speed must be in (0, 1], a pair in rising order, got {speed!r}")
+        if not np.isfinite(noise) or noise < 0:
+            raise ValueError(f"noise must be a finite number of at least 0, got {noise!r}")
+        self.env: Any = env
+        self.unit, self.speed, self.noise = unit, (float(low), float(high)), float(noise)
+        n, start = env.num_envs, derive(seed, "scripted reach") % 2**40
+        self.random = CounterRandom(torch.arange(start, start + n, device=device))
+        self._factor, self._sides = torch.ones(n, device=device), torch.ones(n, device=device)
+        self.reset()
+
+    def reset(self, rows: Tensor | None = None) -> None:
+        """Draw the speed and the gap of the next episode in the environments ``rows``, or of all."""
+        n, device = len(self._factor), self._factor.device
+        rows = torch.arange(n, device=device) if rows is None else checked_rows(rows, n, device)
+        drawn = self.random.uniform(2, rows=rows)
+        low, high = self.speed
+        self._factor[rows] = low + (high - low) * drawn[:, 0]
+        self._sides[rows] = (drawn[:, 1] < 0.5).to(torch.float32) * 2 - 1
+
+    def _towards(self, offset: Tensor, deterministic: bool) -> Tensor:
+        """Return actions (n, k) along offsets (n, k), at most of length 1 before the noise."""
+        length = (offset**2).sum(1).sqrt()
+        full = length.clamp_min(self.unit)  # nearer than one step: as far as there is to go
+        actions = offset / full[:, None] * self._factor[:, None]
+        if self.noise and not deterministic:
+            actions = actions + self.noise * self.random.normal(offset.shape[1])
+        return actions.clamp(-1, 1)
+
+
+class ScriptedReach(_Scripted):
     """A policy that knows the way in any of the reach worlds, and how well it walks can be chosen.
 
     It reads the place of the point from the world itself, so it walks alike whether the world shows numbers or
@@ -71,11 +109,6 @@ class ScriptedReach:
         world = getattr(world, "batched", world)
         if not isinstance(world, PlanarReach):
             raise TypeError(f"env must be one of the reach worlds, got {type(world).__name__}")
-        low, high = (speed, speed) if isinstance(speed, (int, float)) else speed
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"speed must be in (0, 1], a pair in rising order, got {speed!r}")
-        if not np.isfinite(noise) or noise < 0:
-            raise ValueError(f"noise must be a finite number of at least 0, got {noise!r}")
         if gap not in ("nearest", "random"):
             raise ValueError(f"gap must be 'nearest' or 'random', got {gap!r}")
         if isinstance(world, WaypointReach):
@@ -84,33 +117,13 @@ class ScriptedReach:
             self._task = task or world.settings.task
         elif task is not None:
             raise ValueError(f"{type(world).__name__} has one task, got task={task!r}")
-        self.env, self.speed, self.noise, self.gap = world, (float(low), float(high)), float(noise), gap
-        n, device = world.num_envs, world.device
-        start = derive(seed, "scripted reach") % 2**40
-        self.random = CounterRandom(torch.arange(start, start + n, device=device))
-        self._factor = torch.ones(n, device=device)
-        self._sides = torch.ones(n, device=device)
-        self.reset()
-
-    def reset(self, rows: Tensor | None = None) -> None:
-        """Draw the speed and the gap of the next episode in the environments ``rows``, or of all."""
-        n, device = self.env.num_envs, self.env.device
-        rows = torch.arange(n, device=device) if rows is None else checked_rows(rows, n, device)
-        drawn = self.random.uniform(2, rows=rows)
-        low, high = self.speed
-        self._factor[rows] = low + (high - low) * drawn[:, 0]
-        self._sides[rows] = (drawn[:, 1] < 0.5).to(torch.float32) * 2 - 1
+        self.gap = gap
+        super().__init__(world, world.step_length, speed, noise, seed, world.device)
 
     def act(self, obs: Obs, *, deterministic: bool = True) -> Tensor:
         """Return actions (n, 2) towards the next place on the way, at most of length 1 before the noise."""
         here = self.env.position
-        offset = self._target(here) - here
-        length = (offset[:, 0] ** 2 + offset[:, 1] ** 2).sqrt()
-        full = length.clamp_min(self.env.step_length)  # nearer than one step: as far as there is to go
-        actions = offset / full[:, None] * self._factor[:, None]
-        if self.noise and not deterministic:
-            actions = actions + self.noise * self.random.normal(2)
-        return actions.clamp(-1, 1)
+        return self._towards(self._target(here) - here, deterministic)
 
     def _target(self, here: Tensor) -> Tensor:
         """Return where each point heads next, (n, 2)."""
@@ -137,6 +150,38 @@ class ScriptedReach:
         return goal.expand_as(here)
 
 
+class ScriptedFetchReach(_Scripted):
+    """A policy that leads the gripper of Gymnasium-Robotics' FetchReach to its goal, or another way.
+
+    Parameters
+    ----------
+    env : VectorEnv
+        As :func:`anytask.control.make` returns it.
+    speed, noise, seed
+        As in :class:`ScriptedReach`.
+    turn : float, default 0.0
+        Degrees about the vertical by which it heads off the goal: 180 leads away from it, 90 around it.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        *,
+        speed: float | tuple[float, float] = 1.0,
+        noise: float = 0.0,
+        turn: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
+        self._turned = torch.tensor([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
+        super().__init__(env, 0.1, speed, noise, seed, "cpu")  # a whole action moves the gripper some centimetres
+
+    def act(self, obs: Any, *, deterministic: bool = True) -> Tensor:
+        """Return actions (n, 4) with the fingers at rest."""
+        actions = self._towards((obs["desired_goal"] - obs["achieved_goal"]) @ self._turned, deterministic)
+        return torch.cat([actions, torch.zeros_like(actions[:, :1])], 1)
+
+
 def demonstrations(
     env: str,
     episodes: int,
@@ -144,19 +189,20 @@ def demonstrations(
     speed: float | tuple[float, float] = 1.0,
     noise: float = 0.0,
     gap: Literal["nearest", "random"] = "nearest",
+    turn: float = 0.0,
     seed: int = 0,
     **options: Any,
 ) -> Episodes:
-    """Return episodes of a reach world walked by :class:`ScriptedReach`, successful or not.
+    """Return episodes of a scripted expert in a reach world or in FetchReach, successful or not.
 
     Parameters
     ----------
     env : str
-        The id of a reach world.
+        The id of a reach world or of FetchReach.
     episodes : int
         How many.
-    speed, noise, gap
-        Of the demonstrator.
+    speed, noise, gap, turn
+        Of the demonstrator, :class:`ScriptedReach` or :class:`ScriptedFetchReach`.
     seed : int, default 0
         Of the starts and of the demonstrator.
     **options
@@ -177,5 +223,10 @@ def demonstrations(
     from anytask.control.rollout import collect
 
     check_counts(episodes=episodes)
-    world = make(env, min(episodes, 64), seed=seed, **options)
-    return collect(ScriptedReach(world, speed=speed, noise=noise, gap=gap, seed=seed), world, episodes, seed=seed)
+    fetch = env.startswith("FetchReach")
+    world = make(env, min(episodes, 8 if fetch else 64), seed=seed, **options)
+    shared: dict[str, Any] = {"speed": speed, "noise": noise, "seed": seed}
+    walker = ScriptedFetchReach(world, turn=turn, **shared) if fetch else ScriptedReach(world, gap=gap, **shared)
+    played = collect(walker, world, episodes, seed=seed)
+    world.close()
+    return played

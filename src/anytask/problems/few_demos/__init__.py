@@ -14,7 +14,7 @@ from anytask.core.rng import derive
 from anytask.datasets.episodes import Episodes
 from anytask.problems.base import Entrant, Metric, Outcome, Trained, finished, policy_usage
 from anytask.problems.demonstrations import DemonstrationProblem, films, fits
-from anytask.problems.few_demos.data import WORLD, FewDemosData, FewDemosOptions, Instance, read
+from anytask.problems.few_demos.data import WORLDS, FewDemosData, FewDemosOptions, Instance, read
 from anytask.problems.training import Learned, Progress
 
 _SUCCESS = Metric("success", "Success rate")
@@ -29,9 +29,11 @@ class FewDemos(DemonstrationProblem):
     gradient steps; its policy is then tried out in the environment. Built in is ``waypoints``
     (:class:`~anytask.control.envs.reach.WaypointReach`, as numbers or pictures): three demonstrations of task A from
     nearly one place, and 40 noisy episodes of each of four tasks from anywhere, two of which share a part of their way;
-    policies start anywhere and are pushed about. Your own data: a folder with ``expert.npz`` (or ``.hdf5``, or a Minari
-    folder ``expert``) and ``prior.*``, or the options ``expert`` and ``prior``; success needs ``env``, a Gymnasium id.
-    Without it policies are judged by the actions of held-out expert episodes.
+    policies start anywhere and are pushed about. So is ``fetch-reach``, on MuJoCo's Fetch arm: three demonstrations of
+    reaching the goal that is told, and noisy episodes that go there, away from it, or around it. Your own data: a
+    folder with ``expert.npz`` (or ``.hdf5``, or a Minari folder ``expert``) and ``prior.*``, or the options ``expert``
+    and ``prior``; success needs ``env``, a Gymnasium id. Without it policies are judged by the actions of held-out
+    expert episodes.
 
     Metrics
     -------
@@ -58,11 +60,11 @@ class FewDemos(DemonstrationProblem):
     options_class = FewDemosOptions
 
     def load(self, source: Any = "waypoints", **options: Any) -> FewDemosData:
-        """Take the built-in ``waypoints``, a folder with ``expert.*`` and ``prior.*``, or two paths as options."""
+        """Take a built-in world, a folder with ``expert.*`` and ``prior.*``, or two paths as options."""
         o = self.check_options(options)
-        own = isinstance(source, str) and source == "waypoints" and not Path(source).exists()
+        own = isinstance(source, str) and source in WORLDS and not Path(source).exists()
         if own and o.expert is None and o.prior is None:
-            return FewDemosData("waypoints", WORLD, o)
+            return FewDemosData(source, WORLDS[source], o)
         expert, prior = read(source, "expert", o.expert), read(source, "prior", o.prior)
         if difference := expert.unlike(prior):
             raise BadData(f"the prior has {difference} of the expert's episodes")

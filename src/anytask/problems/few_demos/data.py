@@ -1,4 +1,4 @@
-"""The data of few-demos: a user's expert and prior episodes, or those of a world with four tasks."""
+"""The data of few-demos: a user's expert and prior episodes, or those of a world with four ways to behave."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from anytask.problems.demonstrations import EpisodeData, read_episodes
 from anytask.problems.options import Options, mapping
 
 _SOURCE = (str, Path, Episodes)
-WORLD = "anytask/WaypointReach-v0"
+#: Built-in name -> environment.
+WORLDS = {"waypoints": "anytask/WaypointReach-v0", "fetch-reach": "FetchReach-v4"}
+_FETCH_STEPS = 15
 
 
 class FewDemosOptions(Options):
@@ -72,6 +74,8 @@ class FewDemosData(EpisodeData):
         o = self.options
         if self.episodes:
             return dict(o.env_options or {})
+        if self.name == "fetch-reach":
+            return {"max_episode_steps": _FETCH_STEPS}
         return {"task": "A", "start_width": o.test_start, "action_noise": o.test_noise, "observation": o.observation}
 
     @property
@@ -82,7 +86,7 @@ class FewDemosData(EpisodeData):
     def instance(self, seed: int, hold_out: bool = True) -> Instance:
         """Return the episodes of one seed; alike for every entrant."""
         if not self.episodes:
-            return _waypoints(self.options, seed)
+            return (_fetch_reach if self.name == "fetch-reach" else _waypoints)(self.options, seed)
         expert, prior = self.episodes["expert"], self.episodes["prior"]
         if self.env is not None or not hold_out:
             return Instance(expert, prior)
@@ -96,7 +100,7 @@ def read(source: Any, name: str, path: Any) -> Episodes:
     if path is None:
         folder = Path(str(source))
         if not folder.is_dir():
-            raise BadData(f"{source!r} is neither 'waypoints' nor a folder with expert.* and prior.*")
+            raise BadData(f"{source!r} is neither {' nor '.join(WORLDS)} nor a folder with expert.* and prior.*")
         found = sorted(p for p in folder.iterdir() if p.stem == name and (p.is_dir() or p.suffix))
         if len(found) != 1:
             what = ", ".join(p.name for p in found) or "none"
@@ -109,8 +113,9 @@ def _waypoints(o: FewDemosOptions, seed: int) -> Instance:
     """Return demonstrations of task A from nearly one place, and noisy episodes of all four tasks from anywhere."""
     from anytask.control.envs.experts import demonstrations
 
+    world = WORLDS["waypoints"]
     expert = demonstrations(
-        WORLD, o.demos, task="A", start_width=o.expert_start, noise=o.expert_noise, observation=o.observation,
+        world, o.demos, task="A", start_width=o.expert_start, noise=o.expert_noise, observation=o.observation,
         seed=derive(seed, "expert") % 2**31,
     )  # fmt: skip
     parts, relevant = [], []
@@ -119,13 +124,32 @@ def _waypoints(o: FewDemosOptions, seed: int) -> Instance:
             "task": task, "start_width": o.prior_start, "noise": o.prior_noise,
             "seed": derive(seed, "prior", task) % 2**31,
         }  # fmt: skip
-        parts.append(demonstrations(WORLD, o.prior_episodes, observation=o.observation, **made))
+        parts.append(demonstrations(world, o.prior_episodes, observation=o.observation, **made))
         # Where the point was is needed to say which transitions help, images or not.
-        places = parts[-1] if o.observation == "state" else demonstrations(WORLD, o.prior_episodes, **made)
+        places = parts[-1] if o.observation == "state" else demonstrations(world, o.prior_episodes, **made)
         relevant.append(_helps(task, places))
     prior = Episodes.concatenate(parts)
     facts = {"relevant": np.concatenate(relevant), "task": np.repeat(list("ABCD"), o.prior_episodes)}
     return Instance(expert, replace(prior, attributes={**prior.attributes, **facts}))
+
+
+def _fetch_reach(o: FewDemosOptions, seed: int) -> Instance:
+    """Return demonstrations of a way to the goal, and noisy episodes of which a quarter goes there and others turn off.
+
+    What is demonstrated is to reach a goal that is told; the others do something else with the same goals in sight.
+    """
+    from anytask.control.envs.experts import demonstrations
+
+    def made(episodes: int, noise: float, turn: int, name: str) -> Episodes:
+        at = derive(seed, name, turn) % 2**31
+        options: dict[str, Any] = {"max_episode_steps": _FETCH_STEPS}
+        return demonstrations(WORLDS["fetch-reach"], episodes, noise=noise, turn=turn, seed=at, **options)
+
+    turns = (0, 90, 180, 270)
+    expert = made(o.demos, o.expert_noise, 0, "expert")
+    prior = Episodes.concatenate([made(o.prior_episodes, o.prior_noise, turn, "prior") for turn in turns])
+    task = np.repeat(turns, o.prior_episodes)
+    return Instance(expert, replace(prior, attributes={**prior.attributes, "relevant": task == 0, "task": task}))
 
 
 def _helps(task: str, episodes: Episodes) -> np.ndarray:

@@ -27,7 +27,8 @@ class Visuomotor(DemonstrationProblem):
     records, and at most ``online_episodes`` for learning while it plays. After each of its stages the policy is tried
     out in ``eval_episodes`` other episodes, alike for all. Built in are ``reach`` (20 steps to a goal, demonstrations
     at mixed speed that often come too late) and ``walled-reach`` (two gaps in a wall, hard for critics), as numbers or
-    pictures, with demonstrations anew for each seed. Your own: a folder or file of episodes and ``env``, any Gymnasium
+    pictures, and ``fetch-reach`` (the same on MuJoCo's Fetch arm, 10 steps to a goal that is told), with demonstrations
+    anew for each seed. Your own: a folder or file of episodes and ``env``, any Gymnasium
     id; or the id, and ``demonstrations``.
 
     An entrant has ``fit(episodes)`` and ``act(obs)``; if it also has ``improve(env, demonstrations, rollouts=...,

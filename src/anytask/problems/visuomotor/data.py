@@ -12,7 +12,8 @@ from anytask.problems.demonstrations import EpisodeData
 from anytask.problems.options import Options, mapping
 
 #: Built-in name -> environment.
-WORLDS = {"reach": "anytask/Reach-v0", "walled-reach": "anytask/WalledReach-v0"}
+WORLDS = {"reach": "anytask/Reach-v0", "walled-reach": "anytask/WalledReach-v0", "fetch-reach": "FetchReach-v4"}
+_FETCH_STEPS = 10  # twice what the expert needs at full speed, so that slow demonstrations come too late
 
 
 class VisuomotorOptions(Options):
@@ -50,7 +51,9 @@ class VisuomotorData(EpisodeData):
     @property
     def env_options(self) -> dict[str, Any]:
         """What the environment is made with."""
-        own = {} if self.episodes else {"observation": self.options.observation}
+        own: dict[str, Any] = {} if self.episodes else {"observation": self.options.observation}
+        if self.name == "fetch-reach":
+            own = {"max_episode_steps": _FETCH_STEPS}
         return own | dict(self.options.env_options or {})
 
     def demonstrations(self, seed: int) -> Episodes:
