@@ -247,7 +247,7 @@ def test_parquet_files_of_episodes(tmp_path, image):
 # -- what is no file -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_a_named_pipe_is_never_waited_for(tmp_path):
     os.makedirs(tmp_path / "minari" / "data")
     pipes = {
@@ -261,9 +261,18 @@ def test_a_named_pipe_is_never_waited_for(tmp_path):
     os.mkfifo(tmp_path / "minari" / "data" / "main_data.hdf5")
     with pytest.raises(BadData, match="not a regular file"):
         load_episodes(tmp_path / "minari", "minari")
-    os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(ValueError, match=r"config\.json: not a regular file"):
-        load_pretrained(__import__("transformers").AutoConfig, tmp_path)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_named_pipe_in_the_folder_of_a_model_is_never_waited_for(tmp_path, name):
+    from transformers import AutoModel
+
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"{re.escape(name)}: not a regular file"):
+        load_pretrained(AutoModel, tmp_path)
 
 
 # -- the limit ------------------------------------------------------------------------------------------------------

@@ -118,8 +118,10 @@ _OWN_CODE = "{} holds a model that runs code of its own, which is refused: build
 
 
 def _check_folder(folder: Path, weights: bool) -> None:
+    for file in folder.rglob("*"):
+        if file.exists() and not file.is_dir():
+            require_regular(file)
     for file in sorted(folder.glob("*.json")):
-        require_regular(file)
         try:
             facts = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
