@@ -142,6 +142,7 @@ def test_answers_that_are_all_alike_are_said(problem, data):
     assert titles == ["What they answer", "What they take for what"]
     classes, shown = data.choices, np.array(runs[0].details["confusion"])
     right = [data.source.labels[i] for i in data.split(0)[1]]
+    assert shown.shape == (len(classes), len(classes) + 1) and not shown[:, -1].any()
     assert shown.sum(axis=1).tolist() == [right.count(label) for label in classes]
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 
 import pandas as pd
 import pytest
@@ -10,9 +11,9 @@ from rich.console import Console
 from anytask import problems
 from anytask.core.errors import BadData
 from anytask.datasets.compression_languages import KeyValue, Modifiers
-from anytask.lm.protocol import ChatRequest
+from anytask.lm.protocol import ChatRequest, OptionScore
 from anytask.problems.base import Entrant
-from anytask.problems.prompt_compression.data import model_reader
+from anytask.problems.prompt_compression.data import CompressionOptions, Reader
 
 P = problems.get("prompt-compression")
 RANDOM = Entrant("random deletion", "anytask.prompts.baselines:RandomDeletion", role="baseline")
@@ -134,29 +135,77 @@ def test_rows_that_cannot_be_used_are_left_out_or_cut(tmp_path):
     assert [item.text for item in P.load(frame[["text"]]).items] == [row["text"] for row in rows]
 
 
-@pytest.mark.parametrize("options", [{}, {"lm": "tiny:icl"}])
-def test_without_quality_the_figures_are_shown_and_what_is_missing_is_said(tmp_path, options):
+@pytest.mark.parametrize("asks", [True, False])
+def test_without_a_model_embeddings_are_compared_and_what_would_tell_more_is_said(tmp_path, asks):
     from anytask.bench import compare
 
     texts = ["\u8bf7\u6ce8\u610f\uff0c\u5217\u8f66\u5c06\u51fa\u53d1\u3002", "the library opens at nine"]
-    row = {} if options else {"question": "when?", "answer": "nine"}
+    row = {"question": "when?", "answer": "nine"} if asks else {}
     path = tmp_path / "texts.jsonl"
     path.write_text("\n".join(json.dumps({"text": text, **row}) for text in texts))
-    result = compare(P, path, ["llmlingua2"], seeds=1, jobs=1, store=tmp_path / "s.sqlite", progress=False, **options)
+    result = compare(P, path, ["llmlingua2"], seeds=1, jobs=1, store=tmp_path / "s.sqlite", progress=False)
     (note,) = result.data.describe()["notes"]
-    wanted = "questions with answers" if options else "--lm, a language model"
-    assert note.startswith(f"No quality was measured: give {wanted}")
+    wanted = "that answers the questions" if asks else "or questions with answers"
+    assert note.startswith("To measure more than the closeness of embeddings, give a language model") and wanted in note
     assert not result.failed
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(result.rich_table())
     shown = console.export_text()
-    assert "No quality was measured" in shown
-    assert "tokens_per_second" in shown and "rate_error" in shown
-    assert "nan" not in shown
+    assert "Quality: the cosine of the embeddings" in shown and "nan" not in shown
     for run in result.runs:
-        assert 0 < run.metrics["rate"] <= 1
+        assert 0 < run.metrics["rate"] <= 1 and -1 <= run.metrics["quality"] <= 1 + 1e-6
 
 
 def test_a_model_that_only_chats_can_be_the_reader():
-    read, kind = model_reader("sim:strong", 8)
-    assert (read("alpha: 17\nbeta: 23\n", "What is the value of beta?"), kind) == ("23", "sim")
+    reader = Reader(CompressionOptions(lm="sim:strong", max_answer=8))
+    assert reader.answer(["alpha: 17\nbeta: 23\n"], ["What is the value of beta?"]) == ["23"]
+
+
+def test_texts_without_questions_are_judged_by_what_the_model_knows_of_the_whole():
+    texts = [f"the {a} {b} of the {c} was {d}" for a, b, c, d in zip("abcdefgh", "ijklmnop", "qrstuvwx", "abababab")]
+    data = P.load(texts, lm="tiny:icl", rate=0.5)
+    assert "what the language model" not in P.setting(data) and "the whole text itself: 1" in P.setting(data)
+    *others, whole = (P.run(entrant, data, 0) for entrant in P.baselines(data))
+    assert whole.metrics["information"] == whole.metrics["quality"] == pytest.approx(1) and whole.kind == "tiny"
+    assert all(one.metrics["information"] < 1 > one.metrics["closeness"] for one in others)
+
+
+def test_information_is_the_share_of_what_the_whole_texts_tell():
+    class Copier:
+        """Half as sure of a text when its words were not in the notes."""
+
+        def score(self, prompts, options, tag):
+            logs = [
+                0.0 if set(o[0].split()) <= set(p.split()) else -2.0 if "q" in p else -4.0
+                for p, o in zip(prompts, options)
+            ]
+            return [[OptionScore(log, 1, 1)] for log in logs]
+
+    reader = Reader(CompressionOptions())
+    reader.lm = Copier()
+    assert reader.information(["q", "a b"], ["a b", "a b"]) == (2 + 4) / 8
+    reader.lm.score = lambda prompts, options, tag: [[OptionScore(-1.0, 1, 1)]] * len(prompts)
+    assert math.isnan(reader.information(["x"], ["a b"]))
+
+
+def test_answers_in_words_are_worth_the_words_that_are_right(monkeypatch):
+    rows = {"passage": ["harold fell at hastings"], "asked": ["who fell?"], "said": ["King Harold"]}
+    names = {"text": "passage", "question": "asked", "target": "said"}
+    data = P.load(
+        pd.DataFrame(rows), lm="tiny:icl", description="Answer in a word.", template="{input} | {question} ->", **names
+    )
+    prompts = []
+
+    def write(lm, asked, **how):
+        prompts.extend(asked)
+        return ["Harold."]
+
+    monkeypatch.setattr("anytask.problems.prompt_compression.data.write", write)
+    outcome = P.run(P.baselines(data)[-1], data, 0)
+    assert prompts == ["Answer in a word.\n\nharold fell at hastings | who fell? ->"]
+    assert outcome.metrics["token_f1"] == outcome.metrics["quality"] == pytest.approx(2 / 3)
+    assert outcome.metrics["exact_match"] == 0
+    with pytest.raises(BadData, match="no row has both columns 'question' and 'said'"):
+        P.load(pd.DataFrame({"text": ["a"]}), target="said")
+    with pytest.raises(BadData, match=r"template must name \{question\}"):
+        P.load(pd.DataFrame(rows), template="{input}")

@@ -49,7 +49,9 @@ class CompressionTexts:
         return CompressionTexts(self.name, items, tuple(self.places[i] for i in texts), (*self.notes, *notes))
 
 
-def load_questions(source: Any, bad_rows: str = "refuse") -> CompressionTexts:
+def load_questions(
+    source: Any, bad_rows: str = "refuse", *, text: str = "text", question: str = "question", answer: str = "answer"
+) -> CompressionTexts:
     """Read texts and the questions about them.
 
     Parameters
@@ -58,6 +60,8 @@ def load_questions(source: Any, bad_rows: str = "refuse") -> CompressionTexts:
         A .jsonl, .csv or .tsv file with ``text`` and, where you have them, ``question`` and ``answer``; or texts.
     bad_rows : {"refuse", "skip", "cut"}, default "refuse"
         What to do with a row that cannot be used, see :func:`~anytask.datasets.text.load_text`.
+    text, question, answer : str
+        Names of the columns.
 
     Raises
     ------
@@ -72,18 +76,21 @@ def load_questions(source: Any, bad_rows: str = "refuse") -> CompressionTexts:
     if isinstance(source, (list, tuple, pd.Series)):
         source = pd.DataFrame({"text": list(source)})
     name, rows = rows_of(source)
-    kept, notes = usable_rows(name, rows, ("text", "question", "answer"), _item, bad_rows)
+    columns = (text, question, answer)
+    kept, notes = usable_rows(name, rows, columns, lambda row, where: _item(row, where, *columns), bad_rows)
     if not kept:
         raise BadData(" ".join([f"{name}: there is no text", *notes]))
     items, places = zip(*kept)
+    if not any(item.question for item in items) and (question, answer) != ("question", "answer"):
+        raise BadData(f"{name}: no row has both columns {question!r} and {answer!r}")
     return CompressionTexts(name, items, places, tuple(notes))
 
 
-def _item(row: Mapping[str, Any], where: str) -> tuple[CompressionItem, str]:
-    text, asked = row.get("text"), [row.get("question"), row.get("answer")]
+def _item(row: Mapping[str, Any], where: str, *columns: str) -> tuple[CompressionItem, str]:
+    text, *asked = map(row.get, columns)
     if not isinstance(text, str) or not text.strip():
-        raise BadData(f"{where}, column 'text': a text is wanted, got {text!r:.40}")
+        raise BadData(f"{where}, column {columns[0]!r}: a text is wanted, got {text!r:.40}")
     question, answer = (None if value is None or value == "" else str(value) for value in asked)
     if (question is None) != (answer is None):
-        raise BadData(f"{where}: 'question' and 'answer' must come together")
+        raise BadData(f"{where}: {columns[1]!r} and {columns[2]!r} must come together")
     return CompressionItem(text, None, question, answer), where

@@ -11,6 +11,9 @@ from sklearn.metrics import confusion_matrix
 
 from anytask.problems.base import finished
 
+#: What stands for answers that are no label.
+OTHER = "(something else)"
+
 
 def confusion(answers: Sequence[str], truth: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
     """Return what a run's details say of its answers: the labels, and how often each was said for each.
@@ -18,16 +21,20 @@ def confusion(answers: Sequence[str], truth: Sequence[str], labels: Sequence[str
     Examples
     --------
     >>> confusion(["no", "no", "yes"], ["no", "yes", "yes"], ["no", "yes"])
-    {'labels': ['no', 'yes'], 'confusion': [[1, 0], [1, 1]]}
+    {'labels': ['no', 'yes'], 'confusion': [[1, 0, 0], [1, 1, 0]]}
+
+    The last column counts answers that are no label.
     """
-    return {"labels": list(labels), "confusion": confusion_matrix(truth, answers, labels=list(labels)).tolist()}
+    columns = [*labels, OTHER]
+    said = [answer if answer in labels else OTHER for answer in answers]
+    return {"labels": list(labels), "confusion": confusion_matrix(truth, said, labels=columns)[:-1].tolist()}
 
 
 def one_answer(runs: Sequence[Any]) -> list[str]:
     """Return a sentence on each entrant that gives one label to more than two thirds of the texts with another one."""
     found = []
     for name, (labels, counts) in _counts(runs).items():
-        said = counts.sum(axis=0)  # (n_labels,), how often each was the answer
+        said = counts[:, : len(labels)].sum(axis=0)  # (n_labels,), how often each was the answer
         most, total = int(said.argmax()), int(counts.sum())
         right, true = int(counts[most, most]), int(counts[most].sum())
         if said[most] - right > 2 / 3 * (total - true) > 0:
@@ -71,11 +78,18 @@ def _counts(runs: Sequence[Any]) -> dict[str, tuple[list[str], np.ndarray]]:
     }
 
 
+def _other(counts: dict[str, tuple[list[str], np.ndarray]]) -> list[str]:
+    return [OTHER] if any(matrix[:, -1].any() for _, matrix in counts.values()) else []
+
+
 def _shares(counts: dict[str, tuple[list[str], np.ndarray]]) -> Any:
     import plotly.graph_objects as go
 
     labels, first = next(iter(counts.values()))
-    rows = {"right answers": first.sum(axis=1)} | {name: matrix.sum(axis=0) for name, (_, matrix) in counts.items()}
+    labels = [*labels, *_other(counts)]
+    rows = {"right answers": np.append(first.sum(axis=1), 0)} | {
+        name: matrix.sum(axis=0) for name, (_, matrix) in counts.items()
+    }
     shares = np.array([row / row.sum() for row in rows.values()])  # (n_rows, n_labels)
     figure = go.Figure([go.Bar(y=list(rows), x=shares[:, i], name=escape(label), orientation="h",
                                hovertemplate="%{y}: " + escape(label) + " %{x:.0%}<extra></extra>")
@@ -92,16 +106,18 @@ def _matrices(counts: dict[str, tuple[list[str], np.ndarray]]) -> Any:
     columns = 2 if len(counts) > 1 else 1
     rows = -(-len(counts) // columns)
     labels = next(iter(counts.values()))[0]
+    columns_of = [*labels, *_other(counts)]
     side = 150 + max(100, 16 * len(labels))
     figure = make_subplots(
         rows=rows, cols=columns, subplot_titles=[f"<b>{escape(name)}</b>" for name in counts],
         shared_xaxes=False, shared_yaxes=True, vertical_spacing=0.35 * 200 / (side * rows),
     )  # fmt: skip
-    for place, (labels, matrix) in enumerate(counts.values()):
+    for place, (_, matrix) in enumerate(counts.values()):
+        matrix = matrix[:, : len(columns_of)]
         share = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
         small = len(labels) <= 8
         figure.add_heatmap(
-            z=share, x=labels, y=labels, customdata=matrix, text=matrix if small else None,
+            z=share, x=columns_of, y=labels, customdata=matrix, text=matrix if small else None,
             texttemplate="%{text}" if small else None, zmin=0, zmax=1, colorscale="Blues", showscale=False,
             hovertemplate="%{y}, answered as %{x}: %{customdata}<extra></extra>",
             row=place // columns + 1, col=place % columns + 1,

@@ -13,13 +13,14 @@ from sklearn.metrics import f1_score
 from anytask.datasets.compression_languages import KeyValue, Modifiers
 from anytask.datasets.questions import CompressionItem, load_questions
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
-from anytask.problems.language import model_of, readable
+from anytask.problems.language import readable
 from anytask.problems.prompt_compression.data import (
     BUILTIN,
     CompressionData,
     CompressionOptions,
-    model_reader,
-    question_about,
+    Reader,
+    closeness,
+    told,
 )
 from anytask.problems.training import Builtin, Learned, Progress, TrainingProblem
 
@@ -30,10 +31,18 @@ class _Shown(Learned):
 
     items: list[CompressionItem] = field(default_factory=list)
     rate: float = 0.5
-    reader: Callable[[str, str], str] | None = None
+    reader: Callable[[Sequence[str], Sequence[str]], list[str]] | None = None
     kind: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
+
+
+#: What quality is, by who judges it.
+_JUDGES = {
+    "answers": "the token F1 of what the language model answers from the short text",
+    "information": "how much of the whole text the language model knows from the short one (the whole text itself: 1)",
+    "closeness": "the cosine of the embeddings of the short text and the whole",
+}
 
 
 class PromptCompression(TrainingProblem):
@@ -42,14 +51,17 @@ class PromptCompression(TrainingProblem):
     Built in are ``modifiers``, a language in which a modifier matters only before certain words (gold labels are known;
     the training labels have 5 % noise), and ``key-value``, documents of facts between filler words that a scripted chat
     model compresses for training (rephrasing every tenth) and a scripted reader answers questions from. Your own data:
-    a .jsonl, .csv or .tsv file with ``text`` and, where you have them, ``question`` and ``answer``; with ``lm``, that
-    model reads. Without either no quality is measured, and what else was measured is shown. A compressor without
-    weights of its own then uses the tiny ones that ship with the package. The uncompressed text is a reference.
+    a .jsonl, .csv or .tsv file with ``text`` and, where you have them, ``question`` and ``answer``. With ``lm``, that
+    model answers the questions, or, where there are none, tells by its log-probabilities how much of the whole text it
+    knows from the short one. Without it the embeddings of both are compared. A compressor without weights of its own
+    then uses the tiny ones that ship with the package. The uncompressed text is a reference.
 
     Metrics
     -------
-    ``quality`` ranks: the F1 of the kept words where gold is known, else the share of exact answers; ``f1``,
-    ``f1_pooled`` (one threshold for all texts), ``exact_match``, ``rate`` (achieved), ``rate_error``,
+    ``quality`` ranks: the first of these that can be measured: ``f1`` of the kept words where gold is known,
+    ``exact_match`` of a built-in language's answers, ``token_f1`` of the answers to your questions, ``information``
+    (share of what the whole texts tell a language model of themselves) or ``closeness`` (cosine of the embeddings).
+    Beside it: ``f1_pooled`` (one threshold for all texts), ``rate`` (achieved), ``rate_error``,
     ``tokens_per_second``, ``rephrased_kept`` (share of the rephrased training texts that passed the filters).
     """
 
@@ -59,7 +71,10 @@ class PromptCompression(TrainingProblem):
         Metric("quality", "Quality"),
         Metric("f1", "F1 of the kept words"),
         Metric("f1_pooled", "F1 of the kept words, one threshold for all texts"),
+        Metric("token_f1", "Token F1 of the answers from the compressed text"),
         Metric("exact_match", "Exact answers from the compressed text"),
+        Metric("information", "Information that is left"),
+        Metric("closeness", "Closeness of the embeddings"),
         Metric("rate", "Achieved rate", higher_is_better=False),
         Metric("rate_error", "Rate error", higher_is_better=False),
         Metric("tokens_per_second", "Speed", unit="tokens/s"),
@@ -75,15 +90,25 @@ class PromptCompression(TrainingProblem):
         o = self.check_options(options)
         if isinstance(source, str) and source in BUILTIN:
             return CompressionData(Builtin(source), o)
-        texts = load_questions(source, o.bad_rows)
+        texts = load_questions(source, o.bad_rows, text=o.text, question=o.question, answer=o.target)
         texts = replace(texts, items=texts.items[: o.test], places=texts.places[: o.test])
-        if o.lm and texts.asks:
+        data = CompressionData(texts, o)
+        if data.judge == "answers":
             longest = max((item.question or "" for item in texts.items), key=len)
             how: dict[str, Any] = {"reserve": o.max_answer, "bad_rows": o.bad_rows}
-            texts = readable(texts, model_of(o.lm), lambda text: question_about(text, longest), **how)
-        wanted = "questions with answers in the data" if not texts.asks else "--lm, a language model that answers"
-        missing = () if o.lm and texts.asks else (f"No quality was measured: give {wanted}.",)
-        return CompressionData(texts, o, missing)
+            return replace(data, source=readable(texts, o.model, lambda text: o.asked(text, longest), **how))
+        if data.judge == "information":  # the text is read, and then told
+            half = {"most": lambda tokens: tokens // 2, "bad_rows": o.bad_rows}
+            return replace(data, source=readable(texts, o.model, told, **half))
+        more = (
+            "language model that answers the questions" if texts.asks else "language model, or questions with answers"
+        )
+        return replace(data, notes=(f"To measure more than the closeness of embeddings, give a {more}.",))
+
+    def setting(self, data: CompressionData) -> str:
+        """Say what quality is on these data."""
+        rate = f"Texts are shortened to {data.options.rate or 0.5:.0%} of their tokens. Quality: "
+        return "" if data.judge is None else f"{rate}{_JUDGES[data.judge]}."
 
     def baselines(self, data: CompressionData) -> tuple[Entrant, ...]:
         """Return truncation, random deletion, bigram surprisal, and the whole text as a reference."""
@@ -99,11 +124,14 @@ class PromptCompression(TrainingProblem):
         if isinstance(data.source, Builtin):
             world = Modifiers(seed, o.length, o.noise) if data.name == "modifiers" else KeyValue(seed, o.rephrased)
             shown.items = world.items(o.test)
-            shown.reader, shown.kind = (getattr(world, name, None) for name in ("read", "kind"))
+            shown.kind = getattr(world, "kind", None)
+            if read := getattr(world, "read", None):
+                shown.reader = lambda texts, questions: list(map(read, texts, questions))
             if data.name == "modifiers" and o.rate is None:
                 shown.rate = float(np.mean([flag for item in shown.items for flag in item.gold or ()]))
-        elif o.lm:
-            shown.reader, shown.kind = model_reader(o.lm, o.max_answer)
+        elif data.judge in ("answers", "information"):
+            shown.kind = o.model.kind
+            shown.reader = Reader(o).answer if data.judge == "answers" else None
         distills = hasattr(compressor, "distill")
         if isinstance(data.source, Builtin) and distills and compressor.model is None:
             shown.metrics, shown.cost = world.teach(compressor, o.train)
@@ -114,6 +142,8 @@ class PromptCompression(TrainingProblem):
 
     def test(self, entrant: Entrant, trained: _Shown, data: CompressionData, seed: int, progress: Progress) -> Outcome:
         """Compress the test texts, and judge them."""
+        from anytask.incontext.metrics import exact_match, token_f1
+
         compressor, items, reader = trained.system, trained.items, trained.reader
         rate, metrics, cost = trained.rate, dict(trained.metrics), dict(trained.cost)
         many = hasattr(compressor, "compress_many")
@@ -131,11 +161,17 @@ class PromptCompression(TrainingProblem):
                 metrics["f1_pooled"] = _f1(items, compressor.compress_many(texts, rate, dynamic="pooled"))
         if reader is not None:
             asked = [(i, r) for i, r in zip(items, results) if i.question is not None and i.answer is not None]
-            hits = [_normal(reader(r.text, str(i.question))) == _normal(str(i.answer)) for i, r in asked]
-            if hits:
-                metrics["exact_match"] = float(np.mean(hits))
-        metrics["quality"] = metrics.get("f1", metrics.get("exact_match", float("nan")))
-        details: dict[str, Any] = {"examples": [{"text": t, "compressed": r.text} for t, r in zip(texts[:5], results)]}
+            said = reader([r.text for _, r in asked], [str(i.question) for i, _ in asked])
+            for name, metric in (("exact_match", exact_match), ("token_f1", token_f1)):
+                metrics[name] = float(np.mean([metric(one, str(i.answer)) for one, (i, _) in zip(said, asked)]))
+        short = [result.text for result in results]
+        if data.judge == "information":
+            metrics["information"] = Reader(data.options).information(short, texts)
+        if data.items:
+            metrics["closeness"] = closeness(short, texts)
+        ranks = ("token_f1", "information", "closeness") if data.items else ("f1", "exact_match")
+        metrics["quality"] = next(metrics[name] for name in ranks if name in metrics)
+        details: dict[str, Any] = {"examples": [{"text": t, "compressed": s} for t, s in zip(texts[:5], short)]}
         if hasattr(compressor, "accuracies_"):
             details["validation_accuracy"] = compressor.accuracies_
         return Outcome(metrics, details, cost, kind=trained.kind or getattr(compressor, "kind", None))
@@ -164,7 +200,3 @@ def _f1(items: Sequence[CompressionItem], results: Sequence[Any]) -> float:
     kept = np.concatenate([result.labels for result in results])
     gold = np.concatenate([item.gold or () for item in items])
     return float(f1_score(gold, kept, zero_division=0.0))
-
-
-def _normal(text: str) -> str:
-    return " ".join(text.casefold().split()).strip(" .!?")

@@ -1,35 +1,37 @@
-"""The data of prompt-compression: texts with questions or an artificial language, and the model that reads."""
+"""The data of prompt-compression: texts with questions or an artificial language, and who tells what is left."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-from anytask.core.settings import choice, real, text, whole
+import numpy as np
+
+from anytask.core.settings import real, text, whole
 from anytask.datasets.questions import CompressionItem, CompressionTexts
-from anytask.datasets.text import BAD_ROWS
-from anytask.lm.protocol import ChatRequest, require
-from anytask.problems.language import model_of
-from anytask.problems.options import Options
+from anytask.lm.placeholders import fill
+from anytask.lm.writing import write
+from anytask.problems.language import TextOptions
 from anytask.problems.training import Builtin, LoadedData
 
 #: Artificial languages.
 BUILTIN = ("modifiers", "key-value")
 
 
-class CompressionOptions(Options):
+class CompressionOptions(TextOptions):
     """How much is kept, of which texts, and who reads."""
 
-    read_only: ClassVar[tuple[str, ...]] = ("bad_rows",)
-
+    target: str = text("answer", "name of the column or key that holds the answer")
+    question: str = text("question", "name of the column or key that holds the question")
+    template: str = text(
+        "{input}\n\nQuestion: {question}\nAnswer:", "how a text is asked about, with the places {input} and {question}"
+    )
     rate: float | None = real(
         None, "share of the tokens to keep (none: the gold rate for modifiers, else 0.5)", above=0, at_most=1,
         optional=True,
     )  # fmt: skip
-    lm: str | None = text(
-        None, "language model that answers the questions: a folder, a Hugging Face name or tiny:NAME", optional=True
-    )
     train: int = whole(1600, "training texts of a built-in language", at_least=2)
     test: int = whole(200, "test texts of a built-in language; most texts of a file", at_least=2)
     length: int = whole(48, "words of a text of the modifiers language", at_least=2)
@@ -38,7 +40,16 @@ class CompressionOptions(Options):
         0.1, "share of the key-value training texts that the scripted chat model rephrases", at_least=0, at_most=1
     )
     max_answer: int = whole(16, "most tokens of an answer", at_least=2)
-    bad_rows: str = choice("refuse", BAD_ROWS, "rows that cannot be used: an error, left out, or cut")
+
+    def _check_settings(self) -> None:
+        for place in ("{input}", "{question}"):
+            if place not in self.template:
+                raise ValueError(f"template must name {place}, got {self.template!r}")
+
+    def asked(self, text: str, question: str) -> str:
+        """Return the prompt that asks about a text."""
+        written = "".join(fill(self.template, {"input": text, "question": question}, ("input", "question")))
+        return written if self.description is None else f"{self.description}\n\n{written}"
 
 
 @dataclass(frozen=True)
@@ -52,25 +63,59 @@ class CompressionData(LoadedData):
         """The user's items, none for a built-in language."""
         return () if isinstance(self.source, Builtin) else self.source.items
 
+    @property
+    def judge(self) -> str | None:
+        """Who tells what is left of the user's texts: the model by answers or log-probabilities, or embeddings."""
+        if isinstance(self.source, Builtin):
+            return None
+        lm = self.options.model
+        if lm is not None and self.source.asks:
+            return "answers"
+        return "information" if lm is not None and lm.capabilities.logprobs else "closeness"
+
     def facts(self) -> dict[str, Any]:
         """Return the number of texts."""
         return {"texts": len(self.items)} if self.items else {}
 
 
-def question_about(text: str, question: str) -> str:
-    return f"{text}\n\nQuestion: {question}\nAnswer:"
+class Reader:
+    """The language model that tells what a text is still worth: by its answers, or by what it can tell of the whole."""
+
+    def __init__(self, options: CompressionOptions) -> None:
+        self.options, self.lm = options, options.model
+
+    def answer(self, texts: Sequence[str], questions: Sequence[str]) -> list[str]:
+        """Return the answer to each question from its text."""
+        prompts = [self.options.asked(text, question) for text, question in zip(texts, questions)]
+        return write(self.lm, prompts, max_tokens=self.options.max_answer, stop=("\n",), tag="reader")
+
+    def information(self, texts: Sequence[str], wholes: Sequence[str]) -> float:
+        """Return the share of what whole texts tell of themselves that these texts tell of them.
+
+        (l(whole | text) - l(whole)) / (l(whole | whole) - l(whole)), each a log-probability summed over all texts.
+        NaN where even the whole texts tell the model nothing.
+        """
+        shown = [*texts, *wholes, *[""] * len(wholes)]
+        scores = self.lm.score([told(text) for text in shown], [[f" {whole}"] for whole in wholes] * 3, tag="reader")
+        told_of = np.array([row[0].logprob for row in scores]).reshape(3, -1).sum(axis=1)
+        gain = told_of[1] - told_of[2]
+        return float((told_of[0] - told_of[2]) / gain) if gain > 0 else math.nan
 
 
-def model_reader(spec: str, max_tokens: int) -> tuple[Callable[[str, str], str], str]:
-    lm = model_of(spec)
-    if not lm.capabilities.completions:
-        require(lm, "chat", method="the reader")
+def told(text: str) -> str:
+    """Return the prompt after which a model tells the whole of a text."""
+    return f"Notes: {text}\n\nFull text:"
 
-    def read(text: str, question: str) -> str:
-        prompt = question_about(text, question)
-        if lm.capabilities.completions:
-            return lm.generate([prompt], max_tokens=max_tokens, stop=("\n",), tag="reader")[0]
-        request = ChatRequest(({"role": "user", "content": prompt},), max_tokens=max_tokens, stop=("\n",), tag="reader")
-        return lm.chat(request).text
 
-    return read, lm.kind
+def closeness(texts: Sequence[str], wholes: Sequence[str]) -> float:
+    """Return the mean cosine between the sentence embeddings of texts and of the whole texts, 100 words at a time."""
+    from anytask.incontext.pool import embed
+
+    def vectors(texts: Sequence[str]) -> np.ndarray:
+        words = [text.split() or [""] for text in texts]
+        parts = [[" ".join(w[i : i + 100]) for i in range(0, len(w), 100)] for w in words]
+        every = iter(embed("minilm", [part for own in parts for part in own]))
+        means = np.array([np.mean([next(every) for _ in own], axis=0) for own in parts])  # (n, d)
+        return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+    return float((vectors(texts) * vectors(wholes)).sum(axis=1).mean())
