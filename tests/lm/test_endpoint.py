@@ -722,3 +722,7 @@ def test_transformers_serve_answers_as_the_local_model_does(served):
     labels = ["positive", "negative"]
     chosen = choose(lm, ["Review: fine"], [labels]), choose(local, ["Review: fine"], [labels])
     assert chosen[0] == chosen[1]
+    X, y = ["fine", "dull", "good", "bad"], labels * 2
+    said = [GPT3(one, k=2, scoring="choose").fit(X, y).predict(["old", "new"]).tolist() for one in (lm, local)]
+    assert said[0] == said[1] and GPT3(lm).how == "choose" and GPT3(local).how == "mean"
+    assert GPT3(lm, k=2, scoring="generate", max_tokens=4).fit(X, y).predict(["old"]).shape == (1,)
