@@ -8,7 +8,7 @@ import sqlite3
 import numpy as np
 import pytest
 
-from anytask.lm.cache import ReplyCache, ScoreCache
+from anytask.lm.cache import ReplyCache, ScoreCache, _digest
 from anytask.lm.embeddings import VectorCache
 from anytask.lm.protocol import LMError, OptionScore
 
@@ -63,15 +63,15 @@ STORES = {
 }
 
 
-def changed(table, folder, change, *, checked=True):
-    """A store of which a row was changed, or one from before there were checksums."""
+def changed(table, folder, change, *, signed=False):
+    """A store of which a row was changed, by somebody who knows of checksums or not."""
     kind, put, _ = STORES[table]
     cache = kind(folder / "c.sqlite")
     put(cache)
     with sqlite3.connect(cache.path) as db:
         db.execute(f"UPDATE {table} SET {'reply' if table == 'replies' else kind._columns[-1]} = {change}")
-        if not checked:
-            db.execute(f"ALTER TABLE {table} DROP COLUMN digest")
+        for *row, _ in db.execute(f"SELECT * FROM {table}").fetchall() if signed else ():
+            db.execute(f"UPDATE {table} SET digest = ?", [_digest(row)])
     return kind(cache.path)
 
 
@@ -95,25 +95,26 @@ def test_a_row_that_was_changed_is_an_error_that_names_the_file(tmp_path, table,
     ],
 )
 def test_a_row_that_cannot_be_is_refused_whatever_its_checksum(tmp_path, table, change):
-    cache = changed(table, tmp_path, change, checked=False)
+    cache = changed(table, tmp_path, change, signed=True)
     with pytest.raises(ValueError, match="was changed or is damaged") as caught:
         STORES[table][2](cache)
     assert str(cache.path) in str(caught.value)
 
 
-def test_files_from_before_there_were_checksums_are_read(tmp_path):
-    put, get = STORES["replies"][1:]
+def test_files_from_before_there_were_checksums_are_refused_by_name(tmp_path):
+    put, _ = STORES["replies"][1:]
     cache = ReplyCache(tmp_path / "c.sqlite")
     put(cache)
     with sqlite3.connect(cache.path) as db:
         db.execute("ALTER TABLE replies DROP COLUMN digest")
-    assert get(ReplyCache(cache.path, "replay-only")) == {"text": "one"}
+    with pytest.raises(ValueError, match=r"c\.sqlite is no cache: its table replies has no column digest"):
+        ReplyCache(cache.path, "replay-only")
 
 
 @pytest.mark.parametrize("table", STORES)
 def test_a_file_that_is_no_database_is_named(tmp_path, table):
     path = tmp_path / "c.sqlite"
     path.write_bytes(b"no database" * 1000)
-    with pytest.raises(OSError, match="cannot use the cache") as caught:
+    with pytest.raises(ValueError, match="cannot be used as a cache") as caught:
         STORES[table][0](path)
     assert str(path) in str(caught.value)

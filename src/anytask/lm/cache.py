@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+from anytask.core.sqlite import SQLiteFile
 from anytask.lm.protocol import LMError, OptionScore
 
 __all__ = ["ReplyCache"]
@@ -21,63 +19,46 @@ T = TypeVar("T")
 Mode = Literal["off", "read", "write", "replay-only"]
 
 
-class Store:
-    """Rows of one SQLite file, each under a key and with a checksum; opened once per thread and per process.
+class Store(SQLiteFile):
+    """Rows of one SQLite file, each under a key and with a checksum; several processes may share the file.
 
-    A subclass names its table and the columns beside the key. Several processes may share the file.
+    A subclass names its table and the columns beside the key.
 
     Parameters
     ----------
     path : path
-        The file; made if need be.
+        The file; made if need be, with its folder.
+    read_only : bool, default False
+        Only look.
+    timeout : float, default 60
+        Seconds to wait while another process holds the file.
 
     Raises
     ------
-    OSError
-        If the file cannot be used, naming it.
     ValueError
-        When a row is read that was changed or damaged, naming the file.
+        If the file cannot be used, or a row that is read was changed or damaged, naming the file.
     """
 
+    what = "cache"
     _table: ClassVar[str]
     _columns: ClassVar[tuple[str, ...]]
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._local = threading.local()
-        columns = ", ".join(self._columns)
-        with self._open() as db:
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute(f"CREATE TABLE IF NOT EXISTS {self._table} (key PRIMARY KEY, {columns}, digest)")
-            if "digest" not in {row[1] for row in db.execute(f"PRAGMA table_info({self._table})")}:
-                # A file from before there were checksums: its rows get theirs now.
-                db.execute(f"ALTER TABLE {self._table} ADD COLUMN digest")
-                rows = db.execute(f"SELECT key, {columns} FROM {self._table}").fetchall()
-                db.executemany(f"UPDATE {self._table} SET digest = ? WHERE key = ?", [(_digest(r), r[0]) for r in rows])
+    def __init_subclass__(cls) -> None:
+        cls.tables = {cls._table: {"key": "PRIMARY KEY", **dict.fromkeys((*cls._columns, "digest"), "")}}
 
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        held = getattr(self._local, "held", None)
-        try:
-            if held is None or held[0] != os.getpid():
-                held = self._local.held = (os.getpid(), sqlite3.connect(self.path, timeout=60))
-                held[1].execute("PRAGMA synchronous=NORMAL")
-            with held[1]:
-                yield held[1]
-        except sqlite3.Error as error:
-            raise OSError(f"cannot use the cache {self.path}: {error}") from error
+    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False, timeout: float = 60.0) -> None:
+        if not read_only:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        super().__init__(path, read_only=read_only, timeout=timeout)
 
     def _read(self, keys: Sequence[Any], read: Callable[..., T]) -> dict[Any, T]:
         """Return what ``read`` makes of the columns of each key that is there."""
         found: dict[Any, T] = {}
+        columns = ", ".join(self.tables[self._table])
         for first in range(0, len(keys), 500):
-            part = keys[first : first + 500]
-            columns, marks = ", ".join(self._columns), ",".join("?" * len(part))
-            with self._open() as db:
-                query = f"SELECT key, {columns}, digest FROM {self._table} WHERE key IN ({marks})"
-                rows = db.execute(query, part).fetchall()
-            for *row, digest in rows:
+            part = tuple(keys[first : first + 500])
+            marks = ",".join("?" * len(part))
+            for *row, digest in self.execute(f"SELECT {columns} FROM {self._table} WHERE key IN ({marks})", part):
                 try:
                     if digest != _digest(row):
                         raise ValueError("the checksum of a row is wrong")
@@ -88,28 +69,13 @@ class Store:
 
     def _write(self, rows: Iterable[tuple[Any, ...]]) -> None:
         """Store rows of a key and its columns in one transaction."""
-        marks = ",".join("?" * (len(self._columns) + 2))
-        with self._open() as db:
-            db.executemany(
-                f"INSERT OR REPLACE INTO {self._table} VALUES ({marks})", [(*row, _digest(row)) for row in rows]
-            )
+        marks = ",".join("?" * len(self.tables[self._table]))
+        with self.transaction():
+            for row in rows:
+                self.execute(f"INSERT OR REPLACE INTO {self._table} VALUES ({marks})", (*row, _digest(row)))
 
     def __len__(self) -> int:
-        with self._open() as db:
-            return int(db.execute(f"SELECT COUNT(*) FROM {self._table}").fetchone()[0])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
-
-    def close(self) -> None:
-        """Close this thread's connection; the next use opens it again."""
-        held = getattr(self._local, "held", None)
-        if held is not None:
-            held[1].close()
-            self._local.held = None
+        return int(self.execute(f"SELECT COUNT(*) FROM {self._table}")[0][0])
 
 
 def _digest(row: Sequence[Any]) -> bytes:
@@ -178,11 +144,9 @@ class ReplyCache(Store):
             raise ValueError(f"mode is 'off', 'read', 'write' or 'replay-only', and {mode!r} was given")
         if mode in ("read", "replay-only") and not Path(path).is_file():
             raise FileNotFoundError(f"no reply cache at {path}, and mode {mode!r} makes none")
-        self.mode = mode
-        if mode == "off":
-            self.path, self._local = Path(path), threading.local()
-        else:
-            super().__init__(path)
+        self.mode, self.path = mode, os.fspath(path)
+        if mode != "off":
+            super().__init__(path, read_only=mode != "write")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "mode": self.mode}
