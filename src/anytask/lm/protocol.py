@@ -226,7 +226,7 @@ def check_sampling(max_tokens: int, temperature: float, top_p: float, **counts: 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How texts are continued; see :meth:`ScoringModel.generate`."""
+    """How texts are continued; see :meth:`anytask.lm.base.LanguageModel.generate`."""
 
     max_tokens: int
     stop: tuple[str, ...] = ()
@@ -252,8 +252,8 @@ class Capabilities:
     """What a model offers."""
 
     chat: bool = True
-    logprobs: bool = False  # log-probability of given continuations: ScoringModel.score
-    completions: bool = False  # text that goes on from a prompt: ScoringModel.generate
+    logprobs: bool = False  # log-probability of given continuations: score
+    completions: bool = False  # text that goes on from a prompt: generate
     tools: bool = False
     json_schema: bool = False
     seed: bool = False
@@ -423,7 +423,11 @@ class ChatModel(Protocol):
 
 @runtime_checkable
 class ScoringModel(Protocol):
-    """A model with a tokenizer that scores and continues text. ``usage`` counts its calls and tokens by tag."""
+    """A model that scores texts. ``usage`` counts its calls and tokens by tag.
+
+    Methods that need more ask for ``generate``, ``count_tokens``, ``encode`` and ``decode``, as
+    :class:`anytask.lm.base.LanguageModel` has them, from which a model of your own may derive.
+    """
 
     name: str
     kind: Kind
@@ -448,37 +452,6 @@ class ScoringModel(Protocol):
         ``options[i]`` are continuations of ``prompts[i]``, tokenized jointly with it. A prompt with all of its options
         is one call in the accounts, and equal prompts are asked for once. ``progress`` is told the finished share.
         """
-        ...
-
-    def generate(
-        self,
-        prompts: Sequence[str],
-        *,
-        max_tokens: int = 32,
-        stop: Sequence[str] = (),
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        beam_width: int = 1,
-        length_penalty: float = 0.0,
-        tag: str = "generate",
-        progress: Progress | None = None,
-    ) -> list[str]:
-        """Continue each prompt; the text stops before the first stop string. ``length_penalty`` is the exponent alpha
-        of ((5 + n) / 6)^alpha that divides a beam's log-probability. At temperature 0 equal prompts are asked for once.
-        """
-        ...
-
-    def count_tokens(self, text: str) -> int:
-        """Number of tokens of ``text`` (no special tokens)."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of ``text`` (no special tokens)."""
-        ...
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids."""
         ...
 
 

@@ -28,7 +28,7 @@ def write(
     lm : ScoringModel or ChatModel
     prompts : sequence of str
     max_tokens, stop, tag, progress
-        See :meth:`ScoringModel.generate`.
+        See :meth:`anytask.lm.base.LanguageModel.generate`.
     **how
         More for ``generate``, such as ``beam_width``; chats are greedy.
 
@@ -65,7 +65,7 @@ def choose(
     options : sequence of sequence of str
         Of each prompt.
     tag, progress
-        See :meth:`ScoringModel.generate`.
+        See :meth:`anytask.lm.base.LanguageModel.generate`.
 
     Returns
     -------
