@@ -205,6 +205,12 @@ def test_the_fingerprint_follows_content_and_options():
     assert one.fingerprint == problem.load("reach").fingerprint != two.fingerprint
 
 
+def test_who_learns_from_no_records_plays_as_many_episodes():
+    problem = Visuomotor()
+    out = problem.run(Entrant("online", RL100, {"stages": ["imitation", "online"]}), problem.load("reach", **SMALL), 0)
+    assert out.metrics["episodes"] == SMALL["rollouts"] + SMALL["online_episodes"]
+
+
 def test_figures_show_stages_gate_and_films(outcome):
     problem = Visuomotor()
     data = problem.load("reach", **SMALL)

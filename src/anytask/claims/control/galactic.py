@@ -1,74 +1,74 @@
 """Galactic: plain reinforcement learning picks and rearranges, given shaped rewards and sensors of object and goal."""
 
+from typing import Any
+
 from anytask.claims.base import Beats, Claim, Experiment, Size
 from anytask.problems.base import Entrant
 
 GALACTIC = "anytask.control:Galactic"
-_SMALL = {"preset": "small", "device": "cpu"}
+_SMALL: dict[str, Any] = {"preset": "small", "device": "cpu"}
 # As many samples per round from twice as many environments: the simulator is faster so.
 _WIDE = {**_SMALL, "horizon": 16}
 # Columns of the disc robot's sensors that point from base and gripper to the object and to the goal.
-_POINTERS = [0, 1, 2, 3, 6, 7, 8, 9]
+_BLIND = {**_SMALL, "network": {"blind": [0, 1, 2, 3, 6, 7, 8, 9]}}
+_UNSENSED, _NO_BONUS, _SPARSE = (f"galactic ({x})" for x in ("object and goal not sensed", "no pick bonus", "sparse"))
+_RANDOM = Entrant("random policy", "anytask.control.baselines:RandomPolicy", {}, "baseline")
+#: PPO with the same simulator, rewards, steps and update, and Gaussian actions alone.
+_FLAT = {
+    "horizon": 16, "epochs": 2, "minibatches": 4, "lr": 1e-3, "gamma": 0.97, "entropy_coefficient": 0.001,
+    "max_grad_norm": 2.0, "bootstrap_timeouts": False, "device": "cpu",
+}  # fmt: skip
 #: A quick look takes few steps of short episodes.
 _QUICK = {"total_steps": 2_048, "num_envs": 64, "episodes": 16, "env_options": {"max_episode_steps": 12}}
 
 CLAIM = Claim(
     system="galactic",
     statement=(
-        "One network, trained by PPO in a batched kinematic world, picks up a box in at least 80 % of new episodes "
-        "after 300,000 steps, where random actions stay under 15 %, and it needs the sensors that point to object and "
-        "goal. In 1.5 million steps it begins to carry the box to its goal; with a reward for success alone it does "
-        "not, and without the bonus for picking it is worse."
+        "One network without skills or a planner, trained end to end by PPO on shaped rewards in a fast batched "
+        "simulator, learns mobile picking, and pick-and-place where the sparse reward learns nothing in as many steps."
     ),
     experiments=(
         Experiment(
-            "pick",
-            "rearrangement",
-            "pick",
-            (
-                Entrant("galactic", GALACTIC, _SMALL, "system", "galactic"),
-                Entrant("galactic (object and goal not sensed)", GALACTIC,
-                        {**_SMALL, "network": {"blind": _POINTERS}}, "ablation"),
-                Entrant("random policy", "anytask.control.baselines:RandomPolicy", {}, "baseline"),
-            ),
-            {"total_steps": 300_000, "deterministic": False},
-            plain="random policy",
-            quick=_QUICK,
-        ),
-        Experiment(
-            "pick and place",
-            "rearrangement",
-            "rearrange",
+            "pick and place", "rearrangement", "rearrange",
             (
                 Entrant("galactic", GALACTIC, _WIDE, "system", "galactic"),
-                Entrant("galactic (no pick bonus)", GALACTIC, {**_WIDE, "reward": {"pick_bonus": 0.0}}, "ablation"),
-                Entrant("galactic (success reward alone)", GALACTIC,
-                        {**_WIDE, "reward": {"progress": 0.0, "pick_bonus": 0.0}}, "ablation"),
+                Entrant(_NO_BONUS, GALACTIC, {**_WIDE, "reward": {"pick_bonus": 0.0}}, "ablation"),
+                Entrant(_SPARSE, GALACTIC, {**_WIDE, "reward": {"progress": 0.0, "pick_bonus": 0.0}}, "ablation"),
+                Entrant("flat PPO", "anytask.control.ppo:PPO", _FLAT, "baseline"),
+                _RANDOM,
             ),
-            {"total_steps": 1_500_000, "num_envs": 1024, "deterministic": False},
-            quick=_QUICK,
+            {"total_steps": 1_500_000, "num_envs": 1024, "episodes": 200, "deterministic": False},
+            plain="random policy", quick=_QUICK,
+        ),
+        Experiment(
+            "pick", "rearrangement", "pick",
+            (
+                Entrant("galactic", GALACTIC, _SMALL, "system", "galactic"),
+                Entrant(_UNSENSED, GALACTIC, _BLIND, "ablation"),
+                _RANDOM,
+            ),
+            {"total_steps": 200_000, "episodes": 200, "deterministic": False}, plain="random policy", quick=_QUICK,
         ),
     ),
     headline=(
-        Beats("galactic", ("galactic (success reward alone)",), "success", "pick and place", worth=0.05),
+        Beats("galactic", (_SPARSE,), "success", sentence="the shaped reward beats the sparse one",
+              expected="85 % against 0 % in the paper, .41 against .05 at most in a prototype"),
+        Beats("galactic", ("flat PPO",), "success", sentence="its network beats PPO with Gaussian actions alone"),
     ),
     components=(
-        Beats("galactic", ("galactic (object and goal not sensed)",), "success", sentence="sensors of object and goal"),
-        Beats("galactic", ("galactic (no pick bonus)",), "success", "pick and place", sentence="the bonus for picking"),
+        Beats("galactic", (_NO_BONUS,), "success", sentence="the bonus for picking"),
+        Beats("galactic", (_UNSENSED,), "success", "pick", sentence="the sensors of object and goal"),
     ),
     sizes=(
-        Size("galactic", "success", "Success in picking after 300,000 steps", expected=".80 and more"),
-        Size("random policy", "success", "Success of random actions in picking", expected=".15 at most"),
+        Size("galactic", "success", "Success in picking", "pick", "80 % in the paper, .87 in a prototype"),
+        Size("galactic", "training_sps", "Steps per second of training", expected="108,000 on 8 GPUs in the paper"),
     ),
+    real="the simulator is the system: it replaces the physics of a robot's simulator by geometry",
     source="code",
     tried=(
-        "Actions are sampled in the test, as in the authors' evaluation; with the best action instead, pick reached "
-        ".61 to .70 where sampling reached .74 to .82 (development runs with seed 100 and other episodes, before this "
-        "claim was fixed). In these runs other heads, initial spreads, entropy weights and a separate value network "
-        "changed the success by at most .02; a rate falling to 0 cost .20, so the preset keeps it constant. The 1.5 "
-        "million steps of pick and place were set by the time that five seeds may take: one development run reached "
-        ".12 in 1.3 million steps, another .53 in 2.7 million (512 copies). The margins of .05 and .10 were set after "
-        "these. The small robot's world lets a drop pass and senses where the object is now, since of three versions "
-        "of it (seed 0, 2.7 million steps of PPO) this one alone was learned: .43 against .01 where a drop fails."
+        "Actions are sampled in the test, as in the authors' evaluation. Before the observation told whether the box "
+        "had been picked, other heads, initial spreads, entropy weights and a separate value network changed picking "
+        "by at most .02, a rate falling to 0 cost .20, and one run of pick and place reached .12 in 1.3 million steps, "
+        "another .53 in 2.7. The steps were set by the time that ten seeds may take."
     ),
 )  # fmt: skip

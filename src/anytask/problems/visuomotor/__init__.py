@@ -24,12 +24,12 @@ class Visuomotor(DemonstrationProblem):
     """From demonstrations to a policy that succeeds, with a stated number of episodes to play.
 
     Every entrant gets the same demonstrations and may then play: at most ``rollouts`` episodes for learning from
-    records, and at most ``online_episodes`` for learning while it plays. After each of its stages the policy is tried
-    out in ``eval_episodes`` other episodes, alike for all. Built in are ``reach`` (20 steps to a goal, demonstrations
-    at mixed speed that often come too late) and ``walled-reach`` (two gaps in a wall, hard for critics), as numbers or
-    pictures, and ``fetch-reach`` (the same on MuJoCo's Fetch arm, 10 steps to a goal that is told), with demonstrations
-    anew for each seed. Your own: a folder or file of episodes and ``env``, any Gymnasium
-    id; or the id, and ``demonstrations``.
+    records, and at most ``online_episodes`` for learning while it plays; whoever has no offline stage plays both while
+    learning. After each of its stages the policy is tried out in ``eval_episodes`` other episodes, alike for all.
+    Built in are ``reach`` (20 steps to a goal, demonstrations at mixed speed that often come too late) and
+    ``walled-reach`` (two gaps in a wall, hard for critics), as numbers or pictures, and ``fetch-reach`` (the same on
+    MuJoCo's Fetch arm, 10 steps to a goal that is told), with demonstrations anew for each seed. Your own: a folder or
+    file of episodes and ``env``, any Gymnasium id; or the id, and ``demonstrations``.
 
     An entrant has ``fit(episodes)`` and ``act(obs)``; if it also has ``improve(env, demonstrations, rollouts=...,
     online_episodes=..., on_stage=...)``, it may play, and calls ``on_stage(stage)`` with ``stage.name`` and
@@ -166,8 +166,10 @@ def _train(
     if hasattr(policy, "improve"):
         n = min(o.num_envs, max(o.rollouts, o.online_episodes, 1))
         playground = make(data.env, n, seed=derive(seed, "play") % 2**31, **data.env_options)
+        # Who learns from no records has the same budget: it plays these episodes while learning.
+        unused = 0 if "offline" in getattr(policy, "stages", ("offline",)) else o.rollouts
         policy.improve(
-            playground, demos, rollouts=o.rollouts, online_episodes=o.online_episodes,
+            playground, demos, rollouts=o.rollouts, online_episodes=o.online_episodes and o.online_episodes + unused,
             on_stage=lambda stage: done(stage.name, stage.episodes), progress=portion(progress, 0.2, 1.0),
         )  # fmt: skip
         playground.close()
