@@ -11,6 +11,7 @@ from anytask.core.errors import BadData
 from anytask.datasets.attribute_language import AttributeLanguage
 from anytask.lm.protocol import Capabilities
 from anytask.problems.base import Entrant
+from anytask.problems.few_shot_text.rehearsal import foretold
 from anytask.problems.few_shot_text.stages import leave_one_out
 
 FEW = {"lm": "tiny:icl", "labels": 6, "k": 3, "max_test": 8, "search_budget": 8}
@@ -201,6 +202,17 @@ def test_description_template_and_calibration_reach_every_prompt(problem, file):
     assert all(prompt.startswith("Name the topic.\n\nQ ") and prompt.endswith("\nA") for prompt in prompts)
     assert outcome.metrics["lm_calls"] > 8  # queries without content beside the 8
     assert "contextual calibration" not in [e.name for e in problem.baselines(problem.load(file, **FEW | how))]
+
+
+@pytest.mark.parametrize("name", ["zero-shot", "random demonstrations", "fixed demonstrations", "promptquine"])
+def test_what_a_run_will_ask_of_the_model_is_told_before(problem, file, name):
+    data = problem.load(file, **FEW | {"max_test": 30, "search_budget": 20})
+    promptquine = Entrant(name, "anytask.prompts:PromptQuine")
+    entrant = next((e for e in problem.baselines(data) if e.name == name), promptquine)
+    told, used = foretold([entrant, entrant], data), problem.run(entrant, data, 0).metrics
+    assert told.seconds > 0 and used["lm_calls"] < told.calls < 4 * used["lm_calls"]
+    assert used["lm_tokens"] < told.total_tokens < 4 * used["lm_tokens"]  # two runs, within a factor of two
+    assert problem.forecast([entrant], data) == "", "a tiny model costs nothing worth a word"
 
 
 def test_systems_that_are_stages_take_part_as_one_pipeline(problem, data):

@@ -130,7 +130,8 @@ def execute(
         if progress:
             from anytask.bench.display import Display
 
-            notes = data.describe().get("notes", ())
+            told = problem.forecast([item.entrant for item in waiting], data) if waiting else ""
+            notes = [*data.describe().get("notes", ()), *([told] if told else [])]
             listeners.append(stack.enter_context(Display(plan, problem.primary, folder, notes)))
         for run in ended.values():
             _tell(listeners, "stored", run)

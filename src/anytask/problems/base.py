@@ -283,6 +283,10 @@ class Problem(ABC):
         """Train one entrant as :meth:`run` does, but on all of the data: nothing is held out and nothing measured."""
         raise ValueError(self.unsaveable(entrant, data))
 
+    def forecast(self, entrants: Sequence[Entrant], data: Any) -> str:
+        """Return what runs of these entrants, one each, will cost, in a sentence, where that can be told before."""
+        return ""
+
     def figures(self, data: Any, runs: list[Any]) -> list[tuple[str, str, Any]]:
         """Return (title, one-sentence caption, plotly figure) triples for the report, beyond the common ones."""
         return []

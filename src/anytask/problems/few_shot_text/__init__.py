@@ -17,7 +17,8 @@ from anytask.lm.protocol import MissingCapability
 from anytask.problems.answers import answer_figures, confusion, one_answer
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
 from anytask.problems.few_shot_text.data import FewShotData, FewShotOptions, verbalized
-from anytask.problems.few_shot_text.stages import STAGES, Prepared, foretold, learner_of, prepared, stage_of
+from anytask.problems.few_shot_text.rehearsal import sentence
+from anytask.problems.few_shot_text.stages import STAGES, Prepared, learner_of, prepared, stage_of
 from anytask.problems.language import answerable
 from anytask.problems.training import Progress, TrainingProblem
 
@@ -70,7 +71,12 @@ class FewShotText(TrainingProblem):
             raise BadData(f"{data.name}: {o.labels} labels are to be bought from a pool of {len(pool)} texts")
         if not len(test):
             raise BadData(f"{data.name}: no texts are left to test on")
-        return replace(loaded, notes=(*loaded.notes, *foretold(loaded)))
+        real = o.model.kind in ("local", "http") and hasattr(o.model, "settings")
+        return replace(loaded, notes=(f"{o.model.settings}.",)) if real else loaded
+
+    def forecast(self, entrants: Sequence[Entrant], data: FewShotData) -> str:
+        """Say how often the language model will be asked, with how many tokens, and how long it will take."""
+        return sentence(entrants, data)
 
     def baselines(self, data: FewShotData) -> tuple[Entrant, ...]:
         """Return zero-shot, random, fixed and near demonstrations, facility location, calibration, a classifier."""

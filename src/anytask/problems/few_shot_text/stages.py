@@ -124,30 +124,3 @@ def _part(stage: str, entrant: Entrant, data: FewShotData, lm: Any, seed: int) -
 
     searcher.__name__ = entrant.class_name
     return searcher
-
-
-def foretold(data: FewShotData) -> list[str]:
-    """Say what the test of one run will cost with a real model, and with which settings the model answers."""
-    from anytask.incontext import GPT3
-
-    o, lm = data.options, data.options.model
-    if lm.kind not in ("local", "http") or not hasattr(lm, "estimate"):
-        return []
-    pool, test = data.split(0)
-    texts, labels, shown = data.source.texts, data.source.labels, pool[: o.labels]
-    written = o.kind == "generation"
-    learner = GPT3(
-        lm,
-        8 if o.k == "auto" else o.k,
-        template=o.prompts,
-        scoring="generate" if written else o.scoring,
-        budget=o.context,
-    )
-    learner.fit([texts[i] for i in shown], [labels[i] for i in shown], options=data.choices)
-    own = data.source.choices if o.kind == "multiple-choice" else None
-    options = [] if written else [own[i] if own else learner.options_ or () for i in test]
-    told = lm.estimate([learner.prompt(texts[i]).text for i in test], options)
-    cost = f"{told.calls} calls and {told.total_tokens:,} tokens" + (f" for {told.money:.2f}" if told.money else "")
-    return [
-        f"{lm.settings}. Testing once takes about {cost}" + (f", and {told.seconds:,.0f} s." if told.seconds else ".")
-    ]
