@@ -1,4 +1,6 @@
+import copy
 import math
+import pickle
 import signal
 import subprocess
 import sys
@@ -593,3 +595,24 @@ def test_two_processes_learn_what_one_learns_from_both_batches(tmp_path):
     assert same(*found)
     for name, value in weights(one).items():
         torch.testing.assert_close(found[0][name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda policy: pickle.loads(pickle.dumps(policy))])
+def test_copies_and_pickles_learn_on_as_the_original_does(copied):
+    policy = PPO(**SMALL).train("anytask/Reach-v0", 32)
+    twin = copied(policy)
+    before = policy.network_.state_dict()
+    before = {name: value.clone() for name, value in before.items()}
+    for one in (policy, twin):
+        one.train("anytask/Reach-v0", 32)
+    trained, again = policy.network_.state_dict(), twin.network_.state_dict()
+    assert any(not torch.equal(trained[name], before[name]) for name in before)
+    assert all(torch.equal(trained[name], again[name]) for name in trained)
+
+
+def test_a_callback_that_cannot_be_called_and_options_that_are_none_are_refused_before_a_round():
+    policy = PPO(**SMALL)
+    for wrong in ({"callback": 3}, {"progress": 3}, {"env_options": "a"}):
+        with pytest.raises(TypeError, match=next(iter(wrong))):
+            policy.train("anytask/Reach-v0", 32, **wrong)
+    assert not hasattr(policy, "network_")

@@ -19,7 +19,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--calls", type=int, default=2000)
     parser.add_argument("--only", action="append", default=[], metavar="AREA", help="repeatable")
-    parser.add_argument("--target", default="", help="only what is called by a name that begins so, such as robust.SLA")
+    parser.add_argument(
+        "--target", default="", help="only what is called by a name that begins so, such as robust.SLA.fit"
+    )
     parser.add_argument("--call", type=int, help="make this one call of the area, here, and show its traceback")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--limit", type=float, default=30, help="seconds of computing after which a call hangs")

@@ -55,8 +55,8 @@ MUTANTS = (
         "settings", 120, "continual.TAME",
     ),
     Mutant(
-        "vectors may be NaN", "lm/search.py",
-        "if not np.isfinite(sums).all():", "if False:", "methods", 400, "lm.VectorIndex",
+        "answers may be NaN", "robust/base.py",
+        'require_finite(scores, "a score")', "scores", "methods", 150, "robust.PlainTraining.predict_proba",
     ),
     Mutant(
         "arrays are read in half precision", "core/checks.py",
@@ -65,11 +65,11 @@ MUTANTS = (
     ),
     Mutant(
         "rows and labels may differ in number", "core/checks.py",
-        "if len(X) != len(y):", "if False:", "methods", 300, "continual.NearestClassMean",
+        "if len(X) != len(y):", "if False:", "methods", 100, "continual.NearestClassMean.partial_fit",
     ),
     Mutant(
         "rows of another shape are not refused", "core/checks.py",
-        "if tuple(X.shape[1:]) == tuple(shape):", "if True:", "methods", 300, "continual.NearestClassMean",
+        "if tuple(X.shape[1:]) == tuple(shape):", "if True:", "methods", 300, "continual.NearestClassMean.predict",
     ),
     Mutant(
         "the least probable label is answered", "core/checks.py",
@@ -78,11 +78,11 @@ MUTANTS = (
     ),
     Mutant(
         "nothing is rolled back", "core/rollback.py",
-        "        snapshot.restore()\n", "        pass\n", "methods", 100, "control.PPO",
+        "        snapshot.restore()\n", "        pass\n", "methods", 150, "continual.FineTuning.partial_fit",
     ),
     Mutant(
-        "generators are not rolled back", "core/rollback.py",
-        "self._undo.append(partial(obj.set_state, obj.get_state()))", "pass", "methods", 100, "control.PPO",
+        "weights are not rolled back", "core/rollback.py",
+        "self._tensors.append(obj)", "pass", "methods", 150, "continual.FineTuning.partial_fit",
     ),
     Mutant(
         "a failed fit forgets what was learned", "core/estimator.py",
@@ -183,7 +183,7 @@ MUTANTS = (
         "a memory is changed before an observation is checked", "control/ppo/__init__.py",
         "        given = Given(obs, shapes_of(observation_space), self._device)\n",
         "        self._order.manual_seed(self._order.initial_seed() + 1)\n"
-        "        given = Given(obs, shapes_of(observation_space), self._device)\n", "methods", 100, "control.PPO",
+        "        given = Given(obs, shapes_of(observation_space), self._device)\n", "methods", 40, "control.PPO.act",
     ),
     # bench and command line
     Mutant(

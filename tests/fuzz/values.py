@@ -117,7 +117,8 @@ def _spoiled_array(call: Any, value: np.ndarray) -> Any:
         ways += [
             *(lambda entry=entry: with_entry(entry) for entry in (np.nan, np.inf, -np.inf, "x", None, 1e300, 0.5)),
             lambda: value * -1.0,
-            lambda: value.astype(np.float64) * 1e30, lambda: value + 1j, lambda: value > 0,
+            *(lambda scale=scale: value.astype(np.float64) * scale for scale in (1e6, 1e20, 1e30, 1e38)),
+            lambda: value + 1j, lambda: value > 0,
             lambda: np.ma.masked_array(value, np.arange(value.size).reshape(value.shape) == 1),
             lambda: value[..., :-1] if value.ndim > 1 else value, lambda: torch.from_numpy(value.copy()).to("meta"),
             lambda: scipy.sparse.csr_matrix(value.reshape(len(value), -1)) if len(value) else value,

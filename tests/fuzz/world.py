@@ -252,7 +252,9 @@ def _published(target: str) -> dict[str, Any]:
         for package in (*catalogue.FAMILIES, "lm", "models", "bench")
         for name, module in discovery.published(f"anytask.{package}").items()
     }
-    chosen = {name: place for name, place in places.items() if name.startswith(target)} or places
+    chosen = {
+        name: place for name, place in places.items() if name.startswith(".".join(target.split(".")[:2]))
+    } or places
     return {
         name: value for name, place in chosen.items() if callable(value := discovery.load(place)) and not _bare(value)
     }

@@ -36,6 +36,7 @@ from anytask.control.parts.policy_gradient import kl_adaptive_lr, linear_decay, 
 from anytask.control.ppo.network import ActorCritic, Memory, NetworkSettings, bounded, space_from_tree, space_to_tree
 from anytask.control.ppo.rounds import ProcessGroup, Run, collect, joined, on_device, update
 from anytask.core.checks import check_counts
+from anytask.core.errors import shown
 from anytask.core.estimator import Estimator
 from anytask.core.progress import Progress, heard
 from anytask.core.rng import derive, isolated
@@ -192,6 +193,11 @@ class PPO(Estimator):
         """
         check_counts(total_steps=total_steps)
         self._check_settings()
+        progress = heard(progress)
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback must be a callable (learner, record), got {shown(callback)}")
+        if env_options is not None and not isinstance(env_options, Mapping):
+            raise TypeError(f"env_options must be a mapping, got {shown(env_options)}")
         before, world = dict(vars(self)), self._made(env, env_options)
         try:
             self._settle(world)
@@ -207,7 +213,7 @@ class PPO(Estimator):
                 before = dict(vars(self))  # a round that is finished stays
                 if processes.rank == 0 and saved.due(run.rounds, last=run.steps >= total_steps):
                     saved.save(state=self._state(), run=run.tree(world))
-                heard(progress)(min(1.0, run.steps / total_steps))
+                progress(min(1.0, run.steps / total_steps))
                 if callback is not None and callback(self, record) is False:
                     break
         except BaseException:
@@ -276,10 +282,20 @@ class PPO(Estimator):
         with isolated(derive(self.seed, "network")):
             network = ActorCritic(*self._spaces, settings, autocast=self.autocast, seed=seed)
         self.network_ = network.to(self._device)
+        self._join()
+        self._order = torch.Generator().manual_seed(derive(self.seed, "order"))
+
+    def _join(self) -> None:
         self._weights = joined(self.network_)
         fused = self._device.type in ("cpu", "cuda")
         self._optimizer = torch.optim.Adam([self._weights], lr=self.lr, eps=1e-5, fused=fused)
-        self._order = torch.Generator().manual_seed(derive(self.seed, "order"))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "network_" in state:  # in a copy or a pickle, the weights are apart from the tensor that is trained
+            learned = self._optimizer.state_dict()
+            self._join()
+            self._optimizer.load_state_dict(learned)
 
     def _begin(self, env: VectorEnv, processes: ProcessGroup) -> Run:
         n = env.num_envs
