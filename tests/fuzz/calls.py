@@ -146,7 +146,8 @@ def _one(module: Any, area: str, number: int, draw: Callable[[Any], Any], tell: 
         warnings.simplefilter("ignore")
         call = Call(draw, Path(folder), tell)
         try:
-            module.run(call)
+            with contextlib.chdir(folder):  # where names without a folder are written
+                module.run(call)
         except hypothesis.errors.HypothesisException:
             raise
         except Exception as error:

@@ -34,6 +34,8 @@ def run(call: Call) -> None:
     for name in call.rng.choice(list(problem.options), size=int(call.rng.integers(0, 3)), replace=False):
         default = chosen.get(name, problem.options[name][0])
         chosen[str(name)] = spoiled(call, default) if call.chance(0.6) else call.draw(ODD)
+        if isinstance(chosen[str(name)], int) and chosen[str(name)] in (10**6, 10**9):  # who asks for so much waits
+            chosen[str(name)] = 7
     if call.chance(0.05):
         chosen["no_such"] = 1
     if call.chance(0.15):

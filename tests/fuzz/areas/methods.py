@@ -44,7 +44,8 @@ def run(call: Call) -> None:
     call.doing(f"{target}({', '.join(f'{key}={shown(value)}' for key, value in given.items())})")
     with call.unchanged(obj) if one else contextlib.nullcontext():
         answer = _used(function(**given))
-    _finite(answer)
+    if one or not any(not np.isfinite(values).all() for _, values in numbers_in(given)):
+        _finite(answer)  # functions may show what is NaN as NaN
     lengths = [len(given[name]) for name in ("X", "y") if hasattr(given.get(name), "__len__")]
     if len(set(lengths)) > 1:
         raise Wrong(f"{lengths[0]} rows with {lengths[1]} labels were taken")
@@ -99,7 +100,7 @@ def _interrupting(after: int) -> Any:
     def progress(share: float) -> None:
         left[0] -= 1
         if left[0] < 0:
-            raise Interrupted(f"at {share}")
+            raise Interrupted(f"the user's own error at {share}")
 
     return progress
 
