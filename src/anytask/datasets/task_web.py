@@ -130,11 +130,17 @@ class Questions:
     options: list[str]
 
     @classmethod
-    def draw(cls, web: TaskWeb, n: int, seed: int, *, shuffled: bool = False) -> Self:
-        """Draw ``n`` documents; ``shuffled`` gives their lines the outputs of other documents' lines."""
+    def draw(cls, web: TaskWeb, n: int, seed: int, *, shuffled: bool = False, novel: bool = False) -> Self:
+        """Draw ``n`` documents.
+
+        ``shuffled`` gives their lines the outputs of other documents' lines; with ``novel`` no line has the query's
+        input, so that nobody answers by looking it up.
+        """
         rng = np.random.default_rng(seed)
         task = rng.integers(web.n_tasks, size=n)
         x = rng.integers(web.n_symbols, size=(n, web.lines))
+        if novel:
+            x[:, :-1] = (x[:, -1:] + rng.integers(1, web.n_symbols, size=(n, web.lines - 1))) % web.n_symbols
         y = web.tables[task[:, None], x]
         shown = rng.permutation(y[:, :-1].ravel()).reshape(n, -1) if shuffled else y[:, :-1]
         options = [f"y{j}" for j in range(web.n_symbols)]

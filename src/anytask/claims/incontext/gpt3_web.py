@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,7 +22,7 @@ from anytask.problems.base import Entrant, Metric, Outcome, Problem
 from anytask.problems.options import Options
 from anytask.problems.training import fingerprint_of
 
-SHOTS = (0, 1, 2, 4, 8, 15)
+SHOTS = 15
 # Peak learning rates: the lowest training loss on another web after 300 steps, of 1, 2, 4e-3 and of 2, 4, 8e-3.
 LARGE: dict[str, Any] = {"d": 64, "L": 2, "heads": 4, "lr": 4e-3}
 SMALL: dict[str, Any] = {"d": 16, "L": 1, "heads": 2, "lr": 8e-3}
@@ -51,25 +51,33 @@ def train_web_model(
     return LocalLM((model.eval(), tokenizer), kind="tiny", name=f"web-d{d}-L{L}")
 
 
-def web_accuracy(
-    lm: LocalLM, web: TaskWeb, k: int, *, instruction: bool, shuffled: bool = False, n: int = 300, seed: int = 0
-) -> float:
-    """Share of ``n`` fresh documents whose next output symbol GPT-3's prompts and scores get right.
+class NearestDemonstration:
+    """Answer as the last demonstration with the query's input, else with the most frequent output; reads nothing else.
 
-    ``shuffled`` gives the demonstrations the outputs of other documents' lines.
+    Examples
+    --------
+    >>> NearestDemonstration().answer(["x0", "x1"], ["y2", "y0"], "x1"), NearestDemonstration().answer([], [], "x1")
+    ('y0', None)
     """
-    questions = Questions.draw(web, n, derive(seed, "test documents"), shuffled=shuffled)
+
+    def answer(self, inputs: Sequence[str], outputs: Sequence[str], query: str) -> str | None:
+        """Return the output; None without demonstrations."""
+        return dict(zip(inputs, outputs)).get(query, max(outputs, key=list(outputs).count, default=None))
+
+
+def answers(lm: LocalLM, questions: Questions, k: int, instruction: bool, seed: int) -> list[str]:
+    """Answer questions through GPT-3's prompts and scores, with ``k`` demonstrations each."""
     prompts = []
-    for i in range(n):
+    for i, query in enumerate(questions.queries):
         learner = GPT3(
             lm, k=k, template=TEMPLATE, description=questions.instructions[i] if instruction else "task?",
             leak="allow", seed=derive(seed, "document", i),
         )  # fmt: skip
         learner.fit(questions.inputs[i], questions.outputs[i], options=questions.options)
-        prompts.append(learner.prompt(questions.queries[i], reserve=1).text)
+        prompts.append(learner.prompt(query, reserve=1).text)
     options = [TEMPLATE.completion(o) for o in questions.options]
-    scores = score_options(lm, prompts, [options] * n, tag="gpt3")
-    return float(np.mean(np.array(scores).argmax(axis=1) == questions.answers))
+    scores = score_options(lm, prompts, [options] * len(prompts), tag="gpt3")
+    return [questions.options[i] for i in np.array(scores).argmax(axis=1)]
 
 
 def weights_checksum(lm: LocalLM) -> str:
@@ -102,23 +110,27 @@ class WebData:
 
     def describe(self) -> dict[str, Any]:
         """Facts for the report."""
-        return {"steps": self.options.steps, "test_documents": self.options.n, "shots": list(SHOTS)}
+        return {"steps": self.options.steps, "test_documents": self.options.n, "shots": SHOTS}
 
 
 class HiddenTasks(Problem):
     """Train a small language model on the web, then ask it about fresh documents through GPT-3's prompts and scores.
 
-    An entrant's parameters are the size of its model (``d``, ``L``, ``heads``) and the learning rate.
+    An entrant's parameters are the size of its model (``d``, ``L``, ``heads``) and the learning rate; for one without
+    parameters nothing is trained, and its class has ``answer(inputs, outputs, query)``.
     """
 
     key: ClassVar[str] = "hidden-tasks"
     title: ClassVar[str] = "In-context learning of hidden tasks"
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("accuracy", "Accuracy after 15 demonstrations"),
-        Metric("zero_shot", "Accuracy without demonstrations"),
+        Metric("accuracy", "Accuracy with the instruction and 15 demonstrations"),
+        Metric("instructed", "Accuracy with the instruction alone"),
+        Metric("few_shot", "Accuracy with 15 demonstrations alone"),
+        Metric("one_shot", "Accuracy with one demonstration alone"),
+        Metric("zero_shot", "Accuracy with neither"),
+        Metric("shuffled", "Accuracy with 15 demonstrations whose outputs are shuffled"),
+        Metric("novel", "Accuracy with 15 demonstrations, none of them with the query's input"),
         Metric("gain", "Gain from 15 demonstrations"),
-        Metric("instruction_gain", "Gain from the instruction, without demonstrations"),
-        Metric("shuffled_gain", "Gain from 15 demonstrations with shuffled outputs"),
         Metric("weights_changed", "Weights changed by answering", higher_is_better=False, unit=""),
     )
     options_class = WebOptions
@@ -128,32 +140,41 @@ class HiddenTasks(Problem):
         return WebData(self.check_options(options))
 
     def baselines(self, data: WebData) -> tuple[Entrant, ...]:
-        """Return the small model."""
-        return (Entrant("d=16, 1 layer", "anytask.incontext:GPT3", SMALL, "baseline"),)
+        """Return the small model, and the nearest demonstration."""
+        nearest = Entrant("nearest demonstration", f"{__name__}:NearestDemonstration", role="baseline")
+        return (Entrant("d=16, 1 layer", "anytask.incontext:GPT3", SMALL, "baseline"), nearest)
 
     def run(
         self, entrant: Entrant, data: WebData, seed: int, progress: Callable[[float], None] | None = None
     ) -> Outcome:
-        """Train one model on the seed's web and measure it at every number of demonstrations."""
+        """Train one model on the seed's web, and measure it with and without demonstrations and instructions."""
         web = TaskWeb(seed=derive(seed, "tables"))
-        lm = train_web_model(web, **entrant.params, steps=data.options.steps, seed=seed)
-        before = weights_checksum(lm)
+        lookup = None if entrant.params else entrant.make()
+        lm = None if lookup else train_web_model(web, **entrant.params, steps=data.options.steps, seed=seed)
+        before = weights_checksum(lm) if lm else ""
 
-        def accuracy(k: int, instruction: bool = False, shuffled: bool = False) -> float:
-            return web_accuracy(lm, web, k, instruction=instruction, shuffled=shuffled, n=data.options.n, seed=seed)
+        def accuracy(k: int, instruction: bool = False, **drawn: bool) -> float:
+            asked = Questions.draw(web, data.options.n, derive(seed, "test documents"), **drawn)
+            if lm:
+                said = answers(lm, asked, k, instruction, seed)
+            else:
+                shown = [(x[:k], y[:k]) for x, y in zip(asked.inputs, asked.outputs)]
+                found = [lookup.answer(*lines, query) for lines, query in zip(shown, asked.queries)]
+                said = [one or asked.options[0] for one in found]
+            return float(np.mean([a == asked.options[i] for a, i in zip(said, asked.answers)]))
 
-        plain = {k: accuracy(k) for k in SHOTS}
-        instructed, shuffled = accuracy(0, instruction=True), accuracy(SHOTS[-1], shuffled=True)
-        return Outcome(
-            {
-                "accuracy": plain[SHOTS[-1]],
-                "zero_shot": plain[0],
-                "gain": plain[SHOTS[-1]] - plain[0],
-                "instruction_gain": instructed - plain[0],
-                "shuffled_gain": shuffled - plain[0],
-                "weights_changed": float(weights_checksum(lm) != before),
-            },
-            details={"accuracy_by_shots": {str(k): v for k, v in plain.items()}},
-            cost={"trainable_parameters": sum(p.numel() for p in lm.model.parameters())},
-            kind=lm.kind,
-        )
+        metrics = {
+            "accuracy": accuracy(SHOTS, instruction=True),
+            "instructed": accuracy(0, instruction=True),
+            "few_shot": accuracy(SHOTS),
+            "one_shot": accuracy(1),
+            "zero_shot": accuracy(0),
+            "shuffled": accuracy(SHOTS, shuffled=True),
+            "novel": accuracy(SHOTS, novel=True),
+        }
+        metrics["gain"] = metrics["few_shot"] - metrics["zero_shot"]
+        if not lm:
+            return Outcome(metrics)
+        metrics["weights_changed"] = float(weights_checksum(lm) != before)
+        parameters = sum(p.numel() for p in lm.model.parameters())
+        return Outcome(metrics, cost={"trainable_parameters": parameters}, kind=lm.kind)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ import numpy as np
 from anytask.core.errors import BadData
 from anytask.core.settings import real, whole
 from anytask.datasets.retrieval_tasks import Blocks, RetrievalTask, ScriptedFeedback, Sentences
+from anytask.incontext.pool import Retrieved
+from anytask.incontext.udr import UDR
 from anytask.lm.search import VectorIndex
 from anytask.problems.base import Entrant, Metric, Outcome, Problem
 from anytask.problems.options import Options
@@ -35,6 +37,33 @@ class CosineRetriever:
     def find(self, task: str, vectors: Any, k: int) -> np.ndarray:
         """Return (n, k) indices of the examples most similar to each query."""
         return self._indexes[task].search(vectors, k)[1]
+
+
+class PerTaskRetrievers:
+    """Train one retriever per task by contrast alone, as EPR does: one round of scored candidates, no ranks.
+
+    Parameters
+    ----------
+    candidates : mapping
+        Of :class:`~anytask.incontext.UDR`; ``n_first`` is what it asks the language model about each query.
+    steps : int, default 450
+        Of each retriever.
+    seed : int, default 0
+    """
+
+    def __init__(self, candidates: Mapping[str, Any], steps: int = 450, seed: int = 0) -> None:
+        self.candidates, self.steps, self.seed = candidates, steps, seed
+
+    def fit(self, tasks: Sequence[RetrievalTask], lm: Any, progress: Any = None) -> PerTaskRetrievers:
+        """Train a retriever on each task."""
+        how: dict[str, Any] = {"lambda_": 0.0, "rounds": 1, "use_instruction": False, "steps": self.steps}
+        made = [UDR.from_preset("small", candidates=self.candidates, seed=self.seed, **how) for _ in tasks]
+        self._retrievers = {task.name: udr.fit([task], lm) for task, udr in zip(tasks, made)}
+        return self
+
+    def retrieve(self, task: str, inputs: Any = None, k: int = 8, **queries: Any) -> list[Retrieved]:
+        """Return the demonstrations of each query."""
+        return self._retrievers[task].retrieve(task, inputs, k, **queries)
 
 
 class RetrievalOptions(Options):
