@@ -88,7 +88,10 @@ def test_show_suggests_the_nearest_key(run):
 def test_compare_help_lists_the_options_of_the_problem_beside_it(run):
     for words in (("few-shot-text", "--help"), ("--help", "few-shot-text")):
         told = " ".join(run("compare", *words).stdout.split())
-        assert "search_budget 500 prompts that a prompt search may score (an integer of at least 1)" in told
+        assert (
+            "search_budget 100 prompts that a search may score; more find better ones (an integer of at least 1)"
+            in told
+        )
     assert "equivariance, few-demos" in run("compare", "--help").stdout
 
 

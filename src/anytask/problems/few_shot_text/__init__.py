@@ -45,12 +45,12 @@ class FewShotText(TrainingProblem):
     title: ClassVar[str] = "Few-shot text"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("accuracy", "Accuracy"),
-        Metric("macro_f1", "Macro F1"),
         Metric("token_f1", "Token F1"),
         Metric("query_seconds", "Time per query", higher_is_better=False, unit="s"),
-        Metric("prompt_tokens", "Prompt length", higher_is_better=False, unit="tokens"),
-        Metric("lm_calls", "Language-model calls", higher_is_better=False, unit="calls"),
         Metric("lm_tokens", "Language-model tokens", higher_is_better=False, unit="tokens"),
+        Metric("lm_calls", "Language-model calls", higher_is_better=False, unit="calls"),
+        Metric("prompt_tokens", "Prompt length", higher_is_better=False, unit="tokens"),
+        Metric("macro_f1", "Macro F1"),
         Metric("labels", "Labels bought", higher_is_better=False, unit="labels"),
     )
     options_class = FewShotOptions

@@ -57,7 +57,7 @@ class FewShotOptions(TextOptions):
     calibrate: bool = flag(False, "divide by the labels' probabilities after a query without content")
     verbalizer: dict[str, str] | None = free(None, "the word that each label is to be called by", _check_verbalizer)
     rate: float = real(0.5, "share of an input's tokens that compressors keep", above=0, at_most=1)
-    search_budget: int = whole(500, "prompts that a prompt search may score")
+    search_budget: int = whole(100, "prompts that a search may score; more find better ones")
     test_size: float = real(0.3, "share of the texts that is tested on", above=0, below=1)
     max_test: int = whole(200, "most test items")
     max_pool: int = whole(3000, "most texts in the pool")

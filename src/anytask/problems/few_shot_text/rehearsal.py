@@ -103,5 +103,7 @@ def sentence(entrants: Sequence[Entrant], data: FewShotData) -> str:
         return ""
     told = foretold(entrants, data)
     money = f" for {told.money:.2f}" if told.money else ""
-    time = f", {told.seconds / 60:,.1f} min of the model's time" if told.seconds else ""
-    return f"{len(entrants)} runs ask {lm.name} about {told.calls:,} times: {told.total_tokens:,} tokens{money}{time}."
+    time = f", {told.seconds:,.0f} s" if told.seconds < 120 else f", {told.seconds / 60:,.0f} min"
+    time = f"{time} of its time" if told.seconds else ""
+    runs = f"{len(entrants)} run{'s' if len(entrants) > 1 else ''} will ask"
+    return f"{runs} {lm.name} about {told.calls:,} times: {told.total_tokens:,} tokens{money}{time}."
