@@ -55,10 +55,6 @@ MUTANTS = (
         "settings", 120, "continual.TAME",
     ),
     Mutant(
-        "answers may be NaN", "robust/base.py",
-        'require_finite(scores, "a score")', "scores", "methods", 150, "robust.PlainTraining.predict_proba",
-    ),
-    Mutant(
         "arrays are read in half precision", "core/checks.py",
         'np.dtype(np.float32) if given.dtype.kind == "f"', 'np.dtype(np.float16) if given.dtype.kind == "f"',
         "learning", 12, "continual.NearestClassMean",
