@@ -34,8 +34,7 @@ CLAIM = Claim(
                 Entrant("galactic", GALACTIC, _WIDE, "system", "galactic"),
                 Entrant(_NO_BONUS, GALACTIC, {**_WIDE, "reward": {"pick_bonus": 0.0}}, "ablation"),
                 Entrant(_SPARSE, GALACTIC, {**_WIDE, "reward": {"progress": 0.0, "pick_bonus": 0.0}}, "ablation"),
-                Entrant("flat PPO", "anytask.control.ppo:PPO", _FLAT, "baseline"),
-                _RANDOM,
+                Entrant("flat PPO", "anytask.control.ppo:PPO", _FLAT, "baseline"), _RANDOM,
             ),
             {"total_steps": 1_500_000, "num_envs": 1024, "episodes": 200, "deterministic": False},
             plain="random policy", quick=_QUICK,
@@ -44,8 +43,7 @@ CLAIM = Claim(
             "pick", "rearrangement", "pick",
             (
                 Entrant("galactic", GALACTIC, _SMALL, "system", "galactic"),
-                Entrant(_UNSENSED, GALACTIC, _BLIND, "ablation"),
-                _RANDOM,
+                Entrant(_UNSENSED, GALACTIC, _BLIND, "ablation"), _RANDOM,
             ),
             {"total_steps": 200_000, "episodes": 200, "deterministic": False}, plain="random policy", quick=_QUICK,
         ),
@@ -66,9 +64,9 @@ CLAIM = Claim(
     real="the simulator is the system: it replaces the physics of a robot's simulator by geometry",
     source="code",
     tried=(
-        "Actions are sampled in the test, as in the authors' evaluation. Before the observation told whether the box "
-        "had been picked, other heads, initial spreads, entropy weights and a separate value network changed picking "
-        "by at most .02, a rate falling to 0 cost .20, and one run of pick and place reached .12 in 1.3 million steps, "
-        "another .53 in 2.7. The steps were set by the time that ten seeds may take."
+        "Actions are sampled in the test, as by the authors. Before it was observed whether the box had been picked, "
+        "one run of pick and place reached .12 in 1.3 million steps, another .53 in 2.7; other heads and a separate "
+        "value network changed picking by .02, a falling rate cost .20. In picking after 100,000 steps (development "
+        "seed 0) flat PPO reached .54, Galactic .34. The steps were set by the time that ten seeds may take."
     ),
 )  # fmt: skip

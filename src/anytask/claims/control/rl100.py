@@ -7,17 +7,20 @@ from anytask.problems.base import Entrant
 
 RL100 = "anytask.control:RL100"
 _SYSTEM = Entrant("rl100", RL100, {}, "system", "rl100")
+
+
+def _variant(name: str, *stages: str, **offline: Any) -> Entrant:
+    return Entrant(name, RL100, {"stages": ["imitation", *stages], "offline": offline}, "ablation")
+
+
 _IMITATION, _GAUSSIAN, _ONLINE = "diffusion policy", "Gaussian cloning + PPO", "rl100 (no offline stage)"
 _RIVALS = (
-    Entrant(_IMITATION, RL100, {"stages": ["imitation"]}, "baseline"),
-    Entrant(_GAUSSIAN, "anytask.control.rl100.baselines:GaussianBC", {}, "baseline"),
-    Entrant(_ONLINE, RL100, {"stages": ["imitation", "online"]}, "ablation"),
-)
-_OFFLINE: dict[str, Any] = {"stages": ["imitation", "offline"]}
-_SHUFFLED = Entrant(
-    "rl100 (shuffled advantages)", RL100, {**_OFFLINE, "offline": {"shuffle_advantages": True}}, "ablation"
-)
-_GATED, _UNGATED = ({**_OFFLINE, "offline": {"lr": 1e-4, "clip": 0.25, "gate": gate}} for gate in (True, False))
+    _variant(_IMITATION), Entrant(_GAUSSIAN, "anytask.control.rl100.baselines:GaussianBC", {}, "baseline"),
+    _variant(_ONLINE, "online"),
+)  # fmt: skip
+_SHUFFLED = _variant("rl100 (shuffled advantages)", "offline", shuffle_advantages=True)
+_GATED = _variant("rl100 (gate)", "offline", lr=1e-4, clip=0.25)
+_UNGATED = _variant("rl100 (no gate)", "offline", lr=1e-4, clip=0.25, gate=False)
 #: A quick look shortens every stage, and the episodes.
 _QUICK = {
     "demos": 10, "rollouts": 5, "online_episodes": 8, "eval_episodes": 10, "num_envs": 5,
@@ -40,8 +43,7 @@ CLAIM = Claim(
             {"env_options": {"max_episode_steps": 12}}, _IMITATION, _QUICK,
         ),
         Experiment(
-            "walled reach", "visuomotor", "walled-reach",
-            (Entrant("rl100 (gate)", RL100, _GATED), Entrant("rl100 (no gate)", RL100, _UNGATED, "ablation")),
+            "walled reach", "visuomotor", "walled-reach", (_GATED, _UNGATED),
             {"online_episodes": 0}, quick=_QUICK,
         ),
     ),
@@ -54,7 +56,7 @@ CLAIM = Claim(
               sentence="the offline stage", expected="+.41 in a prototype"),
         Beats("rl100", ("rl100",), "success_online", rival_metric="success_offline", sentence="the online stage"),
         Beats("rl100", (_SHUFFLED.name,), "success_offline", sentence="the advantages"),
-        Beats("rl100 (gate)", ("rl100 (no gate)",), "success_offline", "walled reach", sentence="the gate"),
+        Beats(_GATED.name, (_UNGATED.name,), "success_offline", "walled reach", sentence="the gate"),
     ),
     sizes=(
         Size("rl100", "student_gap", "What the one-step student loses", expected=".00 in a prototype"),
@@ -68,8 +70,8 @@ CLAIM = Claim(
     source="code",
     tried=(
         "The task's time limit is 12 steps instead of 20, by arithmetic and not by results: the way takes 9 at full "
-        "speed and 15 at the demonstrations' mean, which cloning a Gaussian keeps. The settings are the preset's. An "
-        "earlier claim with 20 steps was contradicted: Gaussian cloning and PPO reached 1.00, the offline stage added "
-        ".03, the online stage ended at .93."
+        "speed and 15 at the demonstrations' mean, which a cloned Gaussian keeps; on development seed 0 both kinds of "
+        "imitation then reached .15. The settings are the preset's. An earlier claim with 20 steps was contradicted: "
+        "Gaussian cloning and PPO reached 1.00, the offline stage added .03, the online stage ended at .93."
     ),
 )  # fmt: skip
