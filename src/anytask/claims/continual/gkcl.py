@@ -2,68 +2,63 @@
 
 from typing import Any
 
-from anytask.claims.base import Beats, Claim, Experiment
+from anytask.claims.base import Beats, Claim, Experiment, RealTrial
 from anytask.problems.base import Entrant
 
-GKCL = "anytask.continual:GKCL"
-_SMALL = {"preset": "small"}
+_GKCL = "anytask.continual:GKCL"
+_STREAM = {"scenario": "class", "n_tasks": 5, "epochs": 8, "batch_size": 32, "curve_points": 0}
 
 
 def _support(size: int, source: str = "generated") -> dict[str, Any]:
-    return {**_SMALL, "support": {"source": source, "size": size}}
+    return {"preset": "small", "support": {"source": source, "size": size}}
 
+
+_two = _support(2)
+_shared = (
+    Entrant("gkcl", _GKCL, _two, "system", "gkcl"),
+    Entrant("2 stored, same generator", _GKCL, _support(2, "stored"), "baseline"),
+    Entrant("kcl (2 stored)", _GKCL, {**_support(2, "stored"), "generative": False}, "baseline"),
+    Entrant("nearest mean", "anytask.continual:NearestClassMean", {}, "baseline"),
+)
+_ablations = (
+    Entrant("gkcl (no replay)", _GKCL, {**_two, "generator": {"replay": False}}, "ablation"),
+    Entrant("gkcl (no contrastive term)", _GKCL, {**_two, "eta": 0.0}, "ablation"),
+    Entrant("gkcl (standard prior)", _GKCL, {**_two, "generator": {"prior": "standard"}}, "ablation"),
+    Entrant("kcl (10 stored)", _GKCL, {**_support(10, "stored"), "generative": False}, "baseline"),
+)
+
+
+def _split(data: str, entrants: tuple[Entrant, ...]) -> Experiment:
+    quick = {"n_tasks": 2, "classes_per_task": 2, "epochs": 1}
+    return Experiment(f"split {data}", "task-stream", data, entrants, _STREAM, plain="nearest mean", quick=quick)
+
+
+_headline = Beats("gkcl", ("kcl (2 stored)", "2 stored, same generator"), "accuracy",
+                  sentence="two generated samples of each class beat two stored ones",
+                  expected="+.10 on SplitCIFAR100; +.04 in a prototype")  # fmt: skip
 
 CLAIM = Claim(
     system="gkcl",
     statement=(
-        "On digits that arrive two classes at a time, with the task known, kernel ridge classifiers on a "
-        "generated support set are as good as on ten stored samples per class; on two generated ones per class "
-        "they are better than on two stored ones, and far better than kernel continual learning without a "
-        "generator (KCL). No sample is stored. Without replay of the generator they are lost."
+        "Kernel continual learning on samples that a generator makes is more accurate than on as many stored samples."
     ),
-    experiments=(
-        Experiment(
-            "split digits",
-            "task-stream",
-            "digits",
-            (
-                Entrant("gkcl", GKCL, _support(10), "system", "gkcl"),
-                Entrant("gkcl (2 generated)", GKCL, _support(2), "system"),
-                Entrant("gkcl (no replay)", GKCL, {**_support(10), "generator": {"replay": False}}, "ablation"),
-                Entrant("gkcl (no contrastive term)", GKCL, {**_support(10), "eta": 0.0}, "ablation"),
-                Entrant(
-                    "gkcl (standard prior)", GKCL, {**_support(10), "generator": {"prior": "standard"}}, "ablation"
-                ),
-                Entrant("10 stored, same generator", GKCL, _support(10, "stored"), "baseline"),
-                Entrant("2 stored, same generator", GKCL, _support(2, "stored"), "baseline"),
-                Entrant("kcl (2 stored)", GKCL, {**_support(2, "stored"), "generative": False}, "baseline"),
-                Entrant("nearest mean", "anytask.continual:NearestClassMean", {}, "baseline"),
-            ),
-            {"scenario": "class", "n_tasks": 5, "epochs": 15, "batch_size": 32, "curve_points": 0},
-            plain="nearest mean",
-            quick={"n_tasks": 2, "classes_per_task": 2, "epochs": 2},
-        ),
-    ),
-    headline=(
-        Beats(
-            "gkcl (2 generated)",
-            ("kcl (2 stored)", "2 stored, same generator"),
-            "accuracy",
-            sentence="two generated samples per class beat two stored ones",
-            expected="+.02 to +.10",
-        ),
-    ),
+    experiments=(_split("digits", _shared + _ablations),),
+    headline=(_headline,),
     components=(
-        Beats("gkcl", ("gkcl (no replay)",), "accuracy", sentence="replay of the generator", expected="+.10"),
-        Beats("gkcl", ("gkcl (no contrastive term)",), "accuracy", sentence="the contrastive term"),
+        Beats("gkcl", ("gkcl (no replay)",), "accuracy", sentence="replay of the generator", expected="+.19"),
+        Beats("gkcl", ("gkcl (no contrastive term)",), "accuracy", sentence="the contrastive term", expected="+.00"),
         Beats("gkcl", ("gkcl (standard prior)",), "accuracy", sentence="a prior per class"),
-        Beats("gkcl", ("10 stored, same generator",), "accuracy", sentence="ten generated against ten stored"),
+        Beats("gkcl", ("kcl (10 stored)",), "accuracy", sentence="two generated against ten stored",
+              expected="as good with a tenth of the memory"),
     ),
+    real=RealTrial("mnist-5k: the images are real, encoder and generator are trained from scratch",
+                   (_split("mnist-5k", _shared),), (_headline,)),
     source="abstract",
     tried=(
-        "The contrastive term and the standard-normal prior are reported and not judged: in three trial seeds "
-        "the effect of the first was within the spread over seeds. KCL as published trains no generator; the "
-        "rows with the same generator differ from GKCL in the support set alone, which is the harder "
-        "comparison. The preset's 30 epochs per task do not fit into the time of a claim; it takes 15."
+        "8 passes over each task in place of the preset's 30, for time: on seed 0 two generated samples of each "
+        "class reach .989 and KCL's two stored ones .779. KCL as published trains no generator; the row with the "
+        "same generator differs from GKCL in the support set alone. Equal memory means equal support here, as in the "
+        "paper: the generator's own weights are more numbers than ten stored digits of each class. With the task "
+        "told, class means in pixels are as good as any of them."
     ),
-)
+)  # fmt: skip

@@ -1,63 +1,63 @@
 """SLA: learning the transformation with the class beats being taught to ignore it, and averaging pays on top."""
 
-from anytask.claims.base import Beats, Claim, Experiment
+from anytask.claims.base import Beats, Claim, Experiment, RealTrial
 from anytask.problems.base import Entrant
 
-_SLA = "anytask.robust:SLA"
-_BASELINES = "anytask.robust.baselines"
-_SINGLE, _HEAD = "sla (single)", "sla+sd (distilled head)"
+_SLA, _BASELINES = "anytask.robust:SLA", "anytask.robust.baselines"
+_SINGLE, _HEAD, _IDENTITY = "sla (single)", "sla+sd (distilled head)", "sla (identity only)"
 _PLAIN, _DA, _MT = "plain training", "rotations as augmentation", "rotations as a second task"
-_DISTILL = {"distill": True}
+_SPREADING, _DISTILL = "label spreading", {"distill": True}
+_RIVALS = (_PLAIN, _DA, f"{_DA}, averaged", _MT, _SPREADING)
+
+_shared = (
+    Entrant("sla", _SLA, {}, "system", "sla"),
+    Entrant(_SINGLE, _SLA, {}, "ablation", after={"inference": "single"}),
+    Entrant(_PLAIN, f"{_BASELINES}:PlainTraining", {}, "baseline"),
+    Entrant(_DA, f"{_BASELINES}:TransformAugmentation", {}, "baseline"),
+    Entrant(f"{_DA}, averaged", f"{_BASELINES}:TransformAugmentation", {}, "baseline", after={"average": True}),
+    Entrant(_MT, f"{_BASELINES}:TransformMultiTask", {}, "baseline"),
+    Entrant(_SPREADING, f"{_BASELINES}:Spreading", {}, "baseline"),
+    Entrant("linear", "anytask.evaluate.baselines:LinearClassifier", {}, "baseline"),
+)
+_ablations = (
+    Entrant("sla+sd", _SLA, _DISTILL, "ablation"),
+    Entrant(_HEAD, _SLA, _DISTILL, "ablation", after={"inference": "distilled"}),
+    Entrant(_IDENTITY, _SLA, {"transforms": "identity"}, "ablation"),
+)
+
+
+def _few(data: str, entrants: tuple[Entrant, ...]) -> Experiment:
+    quick = {"max_test": 300}
+    return Experiment(f"few {data}", "few-labels", data, entrants, {"per_class": 10}, plain="linear", quick=quick)
+
+
+_headline = (
+    Beats("sla", _RIVALS, "accuracy", expected="+.02 over plain training in a prototype"),
+    Beats(_SINGLE, (_DA, _MT), "accuracy", sentence="in one pass joint labels beat augmentation and a second task",
+          expected="+.06 in a prototype"),
+)  # fmt: skip
 
 CLAIM = Claim(
     system="sla",
     statement=(
-        "With 10 labels per class of digits and four rotations, joint labels of class and rotation, averaged over the "
-        "rotations, beat plain training and a linear model; with one forward pass they beat the same rotations used as "
-        "augmentation or as a second task, and so does the distilled head."
+        "Learning joint labels of class and transformation, and aggregating over the transformations, classifies "
+        "better than plain training, augmentation or multi-task learning with the same transformations."
     ),
-    experiments=(
-        Experiment(
-            "few digits",
-            "few-labels",
-            "digits",
-            (
-                Entrant("sla", _SLA, {}, "system", "sla"),
-                Entrant(_SINGLE, _SLA, {}, "ablation", after={"inference": "single"}),
-                Entrant("sla+sd", _SLA, _DISTILL, "ablation"),
-                Entrant(_HEAD, _SLA, _DISTILL, "ablation", after={"inference": "distilled"}),
-                Entrant("sla (identity only)", _SLA, {"transforms": "identity"}, "ablation"),
-                Entrant(_PLAIN, f"{_BASELINES}:PlainTraining", {}, "baseline"),
-                Entrant(_DA, f"{_BASELINES}:TransformAugmentation", {}, "baseline"),
-                Entrant(
-                    f"{_DA}, averaged", f"{_BASELINES}:TransformAugmentation", {}, "baseline", after={"average": True}
-                ),
-                Entrant(_MT, f"{_BASELINES}:TransformMultiTask", {}, "baseline"),
-                Entrant("linear", "anytask.evaluate.baselines:LinearClassifier", {}, "baseline"),
-            ),
-            {"per_class": 10},
-            plain="linear",
-            quick={"max_test": 300},
-        ),
-    ),
-    headline=(
-        Beats("sla", (_PLAIN, f"{_DA}, averaged", _MT), "accuracy", expected="+.02 to +.03"),
-        Beats(
-            _SINGLE,
-            (_PLAIN, _DA, _MT),
-            "accuracy",
-            sentence="with one forward pass joint labels beat augmentation and a second task",
-        ),
-    ),
+    experiments=(_few("digits", _shared + _ablations),),
+    headline=_headline,
     components=(
-        Beats("sla", (_SINGLE,), "accuracy", sentence="aggregation over the rotations"),
-        Beats("sla", ("sla (identity only)",), "accuracy", sentence="rotations"),
-        Beats(_HEAD, (_DA,), "accuracy", sentence="the distilled head, in one pass"),
+        Beats("sla", (_SINGLE,), "accuracy", sentence="aggregation over the rotations", expected="+.02"),
+        Beats("sla", (_IDENTITY,), "accuracy", sentence="rotations"),
+        Beats(_SINGLE, (_PLAIN,), "accuracy", sentence="joint labels in one pass, against plain training"),
+        Beats(_HEAD, (_DA,), "accuracy", sentence="the distilled head, in one pass", expected="+.04"),
     ),
+    real=RealTrial("mnist-5k: the images are real, the network is trained from scratch",
+                   (_few("mnist-5k", _shared),), _headline),
     source="code",
     tried=(
-        "The small network's batch norm and strides were chosen on development seeds 0 and 1 among five networks, as "
-        "the paper's networks are far larger: without batch norm every entrant that sees rotations falls far behind "
-        "plain training."
+        "The network's batch norm and strides were chosen on seeds 0 and 1 among five networks: without batch norm "
+        "who sees rotations falls far behind plain training. With 5 labels (seed 0) SLA has .89, the linear model "
+        ".87, plain training .84, one pass .81. Label spreading over 500 more inputs without labels, which nobody "
+        "else here sees, reaches .93 (seeds 0 and 1), as much as SLA."
     ),
-)
+)  # fmt: skip
