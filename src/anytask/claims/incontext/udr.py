@@ -8,13 +8,13 @@ from anytask.problems.base import Entrant
 UDR = "anytask.incontext:UDR"
 _BLOCKS, _TEXTS = (f"anytask.claims.incontext.udr_{world}" for world in ("blocks", "texts"))
 _RETRIEVERS = "anytask.incontext.retrievers"
-# With mining, UDR asks the language model about 80 demonstrations of a query on blocks, and about 14 in the trial; a
-# retriever of one task is told as many scores, and its steps come to as many as UDR's.
+# With mining, UDR asks the language model about 80 demonstrations of a query on blocks, and about 14 in the trial. The
+# retrievers of one task are told as many scores, and train together for as many steps as UDR after its last mining.
 _FEW = {"initial": "vectors", "n_first": 8, "n_mined": 4, "l": 4}
 
 
 def _udr(name: str = "udr", **params: object) -> Entrant:
-    settings = {"candidates": {"initial": "vectors"}, **params}
+    settings = {"candidates": {"initial": "vectors"}, "steps": 1350, **params}
     return Entrant(name, UDR, settings, "ablation" if params else "system", None if params else "udr", "small")
 
 
@@ -37,7 +37,7 @@ CLAIM = Claim(
                 _udr(),
                 _udr("udr (no instruction)", use_instruction=False),
                 _udr("udr (no ranking loss)", lambda_=0.0),
-                _udr("udr (one round, equal steps)", rounds=1, steps=1350),
+                _udr("udr (no mining)", rounds=1, candidates={"initial": "vectors", "n_first": 80}),
                 _epr(80),
                 Entrant("cosine", f"{_BLOCKS}:CosineRetriever", role="baseline"),
             ),
@@ -50,7 +50,7 @@ CLAIM = Claim(
     components=(
         Beats("udr", ("udr (no instruction)",), "helpful", sentence="the instruction", expected="+.13"),
         Beats("udr", ("udr (no ranking loss)",), "helpful", sentence="the list-wise ranking loss", expected="+.04"),
-        Beats("udr", ("udr (one round, equal steps)",), "helpful", sentence="mining in rounds", expected="0"),
+        Beats("udr", ("udr (no mining)",), "helpful", sentence="mining in rounds", expected="0"),
     ),
     sizes=(Size("udr", "mined_gain", "Rise of the mean score of mined candidates", expected="above 0"),),
     real=RealTrial(
@@ -60,7 +60,7 @@ CLAIM = Claim(
             Experiment(
                 "three text tasks", RetrievalTexts(), "text sets",
                 (
-                    Entrant("udr", UDR, {"candidates": _FEW, "steps": 150}, "system", "udr", "small"),
+                    Entrant("udr", UDR, {"candidates": _FEW, "steps": 450}, "system", "udr", "small"),
                     _epr(14, 4, 150),
                     Entrant("cosine", f"{_RETRIEVERS}:SimilarRetriever", role="baseline"),
                     Entrant("BM25", f"{_RETRIEVERS}:BM25Retriever", role="baseline"),
@@ -76,8 +76,9 @@ CLAIM = Claim(
     source="code",
     tried=(
         "Going on with the encoders of the round before instead of new ones: 150 steps a round gave .84 to .89 so, and "
-        ".66 to .70 from new encoders, no better than cosine; the small preset makes 450 steps from new ones, as the "
-        "paper starts afresh, settled after both had been seen. Mining: one round of as many steps was better in three "
-        "development seeds. A retriever per task, as EPR trains it, is a rival with as many scores and steps."
+        ".66 to .70 from new encoders, no better than cosine; rounds start from new ones, as in the paper, settled "
+        "after both had been seen. With 450 steps a round UDR reached .91 on one development seed, a retriever per "
+        "task (as EPR trains it, 450 steps each, as many scores) .99, one round of 1350 steps .986, cosine .70: since "
+        "every round starts anew, only its last counts, which now has 1350 steps, as the rivals have together."
     ),
 )  # fmt: skip
