@@ -53,7 +53,9 @@ class TextOptions(Options):
     @property
     def lm_name(self) -> str | None:
         """Kind and name of the language model."""
-        return self.lm if self.lm is None or isinstance(self.lm, (str, Path)) else f"{self.lm.kind}:{self.lm.name}"
+        if self.lm is None or isinstance(self.lm, (str, Path)):
+            return None if self.lm is None else str(self.lm)
+        return f"{self.lm.kind}:{self.lm.name}"
 
     def of_a_run(self) -> dict[str, Any]:
         """Return the values that change what a run sees, the language model by its name."""

@@ -45,7 +45,7 @@ from anytask.control.rl100.stages import (
 from anytask.control.rl100.world import ActionRange, Transitions, Window
 from anytask.control.rollout import played
 from anytask.core.checks import NotFinite, check_counts, require_finite_weights
-from anytask.core.progress import Progress, portion
+from anytask.core.progress import Progress, heard, portion
 from anytask.core.rng import derive
 from anytask.core.settings import flag, group, real, texts
 from anytask.datasets.episode_files import load_episodes, save_episodes
@@ -324,7 +324,7 @@ class RL100(ChunkPolicy):
         """
         self._check_data(demonstrations)
         check_counts(rollouts=rollouts or 1, online_episodes=online_episodes or 1)
-        data, used, tell = demonstrations, 0, on_stage or (lambda stage: None)
+        data, used, tell, progress = demonstrations, 0, on_stage or (lambda stage: None), heard(progress)
         todo = [name for name in ("offline", "student", "online") if name in self.stages]
         if "online" in todo and not online_episodes:
             todo.remove("online")
