@@ -138,7 +138,7 @@ def test_answers_that_are_all_alike_are_said(problem, data):
         for e in (entrant, Entrant("gpt3", "anytask.incontext:GPT3"))
     ]
     (warning,) = problem.warnings(data, runs)
-    assert warning.startswith("same answers '") and " 8 of 8 times" in warning
+    assert warning.startswith("same answers '") and " for 8 of 8 texts, of which " in warning
     titles = [title for title, _, figure in problem.figures(data, runs) if figure.to_json()]
     assert titles == ["What they answer", "What they take for what"]
     classes, shown = data.choices, np.array(runs[0].details["confusion"])

@@ -39,7 +39,7 @@ def one_answer(runs: Sequence[Any]) -> list[str]:
         right, true = int(counts[most, most]), int(counts[most].sum())
         if said[most] - right > 2 / 3 * (total - true) > 0:
             found.append(
-                f"{name} answers {labels[most]!r} {said[most]} of {total} times, and {true} times it is right."
+                f"{name} answers {labels[most]!r} for {said[most]} of {total} texts, of which {true} have that label."
             )
     return found
 
@@ -84,17 +84,26 @@ def _other(counts: dict[str, tuple[list[str], np.ndarray]]) -> list[str]:
 
 def _shares(counts: dict[str, tuple[list[str], np.ndarray]]) -> Any:
     import plotly.graph_objects as go
+    from plotly.colors import sample_colorscale
 
     labels, first = next(iter(counts.values()))
-    labels = [*labels, *_other(counts)]
     rows = {"right answers": np.append(first.sum(axis=1), 0)} | {
         name: matrix.sum(axis=0) for name, (_, matrix) in counts.items()
     }
     shares = np.array([row / row.sum() for row in rows.values()])  # (n_rows, n_labels)
-    figure = go.Figure([go.Bar(y=list(rows), x=shares[:, i], name=escape(label), orientation="h",
-                               hovertemplate="%{y}: " + escape(label) + " %{x:.0%}<extra></extra>")
-                        for i, label in enumerate(labels)])  # fmt: skip
-    figure.update_layout(barmode="stack", height=120 + 34 * len(rows), legend_traceorder="normal", margin_l=10)
+    colors = sample_colorscale("Turbo", np.linspace(0.05, 0.95, len(labels)))
+    named = zip([*labels, *_other(counts)], [*colors, "#bbbbbb"])
+    bars = [
+        go.Bar(
+            y=list(rows), x=shares[:, i], name=escape(label), orientation="h", marker_color=color,
+            hovertemplate="%{y}: " + escape(label) + " %{x:.0%}<extra></extra>",
+        )
+        for i, (label, color) in enumerate(named)
+    ]  # fmt: skip
+    figure = go.Figure(bars)
+    figure.update_layout(
+        barmode="stack", height=max(320, 120 + 34 * len(rows)), legend_traceorder="normal", margin_l=10
+    )
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
     figure.update_yaxes(autorange="reversed", automargin=True)
     return figure
@@ -107,10 +116,10 @@ def _matrices(counts: dict[str, tuple[list[str], np.ndarray]]) -> Any:
     rows = -(-len(counts) // columns)
     labels = next(iter(counts.values()))[0]
     columns_of = [*labels, *_other(counts)]
-    side = 150 + max(100, 16 * len(labels))
+    side = 60 + max(100, 16 * len(labels))
     figure = make_subplots(
         rows=rows, cols=columns, subplot_titles=[f"<b>{escape(name)}</b>" for name in counts],
-        shared_xaxes=False, shared_yaxes=True, vertical_spacing=0.35 * 200 / (side * rows),
+        shared_xaxes=True, shared_yaxes=True, vertical_spacing=40 / (side * rows),
     )  # fmt: skip
     for place, (_, matrix) in enumerate(counts.values()):
         matrix = matrix[:, : len(columns_of)]
@@ -122,7 +131,7 @@ def _matrices(counts: dict[str, tuple[list[str], np.ndarray]]) -> Any:
             hovertemplate="%{y}, answered as %{x}: %{customdata}<extra></extra>",
             row=place // columns + 1, col=place % columns + 1,
         )  # fmt: skip
-    figure.update_layout(height=side * rows, margin_t=40)
+    figure.update_layout(height=side * rows + 120, margin_t=40)
     figure.update_yaxes(autorange="reversed", automargin=True, type="category")
     figure.update_xaxes(automargin=True, type="category")
     return figure

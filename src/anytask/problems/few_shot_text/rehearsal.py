@@ -102,6 +102,8 @@ def sentence(entrants: Sequence[Entrant], data: FewShotData) -> str:
     if lm.kind not in ("local", "http") or not hasattr(lm, "estimate"):
         return ""
     told = foretold(entrants, data)
+    if not told.calls:
+        return ""
     money = f" for {told.money:.2f}" if told.money else ""
     time = f", {told.seconds:,.0f} s" if told.seconds < 120 else f", {told.seconds / 60:,.0f} min"
     time = f"{time} of its time" if told.seconds else ""
