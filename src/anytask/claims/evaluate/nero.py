@@ -1,5 +1,7 @@
 """NERO: what a test score prefers, the orbit rejects; and a consensus of undone outputs beats a single answer."""
 
+from typing import Any
+
 from anytask.claims.base import Beats, Claim, Experiment, RealTrial, Size
 from anytask.claims.evaluate.moving_outputs import MovingOutputs
 from anytask.problems.base import Entrant
@@ -15,7 +17,8 @@ _MODELS = tuple(
     for kind, cls in (("plain", "PlainMLP"), ("augmented", "AugmentedMLP"), ("C4-averaged", "C4AveragedMLP"))
 )
 _CIRCLE = {"start": 0, "stop": 330, "step": 30}
-_MOVING, _ERROR = "outputs that move", {"worth": 0.05, "share": True}
+_MOVING = "outputs that move"
+_ERROR: dict[str, Any] = {"worth": 0.05, "share": True}
 
 
 def _turned(data: str, size: int, *more: Entrant) -> Experiment:
