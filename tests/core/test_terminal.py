@@ -32,7 +32,10 @@ def cell(text):
     return table
 
 
-@pytest.mark.parametrize("make", [escape, Text, lambda text: Panel(escape(text)), cell], ids=["markup", "text", "panel", "cell"])
+CELLS = [escape, Text, lambda text: Panel(escape(text)), cell]
+
+
+@pytest.mark.parametrize("make", CELLS, ids=["markup", "text", "panel", "cell"])
 def test_nothing_that_is_printed_is_obeyed(make):
     file = io.StringIO()
     console = SafeConsole(file=file, force_terminal=True, color_system="truecolor", width=60, highlight=False)
