@@ -100,9 +100,14 @@ def test_the_keyboard_alone_opens_a_card_and_closes_it(open_page, address, until
     until(page, "!document.querySelector('dialog').open")
 
 
-def test_a_card_shows_code_claim_cost_and_paper_and_leaves_only_on_click(open_page, address, tmp_path, monkeypatch):
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+    """Evidence for TAME."""
     (tmp_path / "tame.json").write_text(json.dumps(sample()))
     monkeypatch.setattr("anytask.claims.evidence.evidence_folder", lambda: tmp_path)
+
+
+def test_a_card_shows_code_claim_cost_and_paper_and_leaves_only_on_click(open_page, address, recorded):
     page = open_page(f"{address}/#tame", wait="dialog[open] .graph .main-svg")
     told = page.inner_text("dialog")
     for words in (
@@ -134,11 +139,11 @@ def test_every_control_has_a_name(open_page, address):
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_a_phone_needs_no_sideways_scrolling(open_page, address, dark):
+def test_a_phone_needs_no_sideways_scrolling(open_page, address, dark, recorded):
     page = open_page(address, width=390, dark=dark, wait="#card-tame")
     wide = "document.documentElement.scrollWidth > window.innerWidth"
     assert not page.evaluate(wide)
-    page.goto(f"{address}/#prd")
+    page.goto(f"{address}/#tame")
     page.wait_for_selector("dialog[open] .graph .main-svg")
     assert page.locator("dialog").bounding_box()["width"] <= 390
     page.goto(f"{address}/results")

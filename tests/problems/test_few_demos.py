@@ -174,7 +174,7 @@ def test_who_cannot_learn_from_the_actions_is_left_out_before_anything_runs():
     choices = [Episodes.from_list([Episode(np.zeros((3, 4)), [i, 1])] * 2) for i in (0, 1)]
     data = problem.load("mine", expert=choices[0], prior=choices[1], env="CartPole-v1")
     for entrant in (RETRIEVAL, *problem.baselines(data)):
-        assert "real-valued actions" in problem.refuses(entrant, data)
+        assert "learns continuous actions" in problem.refuses(entrant, data)
     with pytest.raises(BadData, match=r"CartPole-v1 takes Discrete\(2\), and the demonstrations' actions are float32"):
         real = Episodes.from_list([Episode(np.zeros((3, 4)), [[0.5], [0.5]])] * 2)
         problem.load("mine", expert=real, prior=real, env="CartPole-v1")
@@ -182,7 +182,7 @@ def test_who_cannot_learn_from_the_actions_is_left_out_before_anything_runs():
 
 def test_what_is_wrong_with_the_data_is_named(tmp_path):
     problem = FewDemos()
-    with pytest.raises(BadData, match="neither 'waypoints' nor a folder"):
+    with pytest.raises(BadData, match="neither waypoints nor fetch-reach nor a folder"):
         problem.load("nowhere")
     save_episodes(tmp_path / "expert.npz", pendulum())
     with pytest.raises(BadData, match=r"must hold one prior\.npz.*found: none"):

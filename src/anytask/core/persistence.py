@@ -38,7 +38,8 @@ def save_tree(folder: str | os.PathLike[str], tree: Any) -> None:
 
     Examples
     --------
-    >>>     >>> with tempfile.TemporaryDirectory() as folder:
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
     ...     save_tree(folder, {"w": torch.ones(2), "names": ("a", "b")})
     ...     load_tree(folder)
     {'w': tensor([1., 1.]), 'names': ('a', 'b')}

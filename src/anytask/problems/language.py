@@ -16,7 +16,8 @@ from anytask.problems.options import Options
 
 
 def _check_lm(lm: Any) -> None:
-    if lm == "" or not (lm is None or isinstance(lm, (str, Path))):
+    named = isinstance(lm, (str, Path)) and str(lm) != ""
+    if lm is not None and not named:
         check_lm(lm)
 
 
