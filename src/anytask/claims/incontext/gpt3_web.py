@@ -149,7 +149,7 @@ class HiddenTasks(Problem):
     ) -> Outcome:
         """Train one model on the seed's web, and measure it with and without demonstrations and instructions."""
         web = TaskWeb(seed=derive(seed, "tables"))
-        lookup = None if entrant.params else entrant.make()
+        lookup: Any = None if entrant.params else entrant.make()
         lm = None if lookup else train_web_model(web, **entrant.params, steps=data.options.steps, seed=seed)
         before = weights_checksum(lm) if lm else ""
 
