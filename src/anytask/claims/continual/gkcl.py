@@ -59,6 +59,6 @@ CLAIM = Claim(
         "class reach .989 and KCL's two stored ones .779. KCL as published trains no generator; the row with the "
         "same generator differs from GKCL in the support set alone. Equal memory means equal support here, as in the "
         "paper: the generator's own weights are more numbers than ten stored digits of each class. With the task "
-        "told, class means in pixels are as good as any of them."
+        "told, class means in pixels are above all of them (.996 on seed 0)."
     ),
 )  # fmt: skip

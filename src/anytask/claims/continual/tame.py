@@ -68,6 +68,7 @@ CLAIM = Claim(
         "With 4 passes over each task the loss has not settled when the task changes and tasks were merged, so there "
         "are 10. The rivals' learning rate was chosen among five on held-out training rows; TAME keeps the paper's. "
         "Two classes at a time (seed 0): TAME .95, class means .73; pruning to 10 % without retraining cost nothing "
-        "there."
+        "there. At 100 rows of each class and two permutations (seed 0), a size taken for time, replay of 5x width has "
+        ".946 and TAME .926."
     ),
 )  # fmt: skip

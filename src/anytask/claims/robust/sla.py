@@ -33,7 +33,7 @@ def _few(data: str, entrants: tuple[Entrant, ...]) -> Experiment:
 
 _headline = (
     Beats("sla", _RIVALS, "accuracy", expected="+.02 over plain training in a prototype"),
-    Beats(_SINGLE, (_DA, _MT), "accuracy", sentence="in one pass joint labels beat augmentation and a second task",
+    Beats(_SINGLE, (_PLAIN, _DA, _MT), "accuracy", sentence="joint labels beat the others in one pass",
           expected="+.06 in a prototype"),
 )  # fmt: skip
 
@@ -48,7 +48,6 @@ CLAIM = Claim(
     components=(
         Beats("sla", (_SINGLE,), "accuracy", sentence="aggregation over the rotations", expected="+.02"),
         Beats("sla", (_IDENTITY,), "accuracy", sentence="rotations"),
-        Beats(_SINGLE, (_PLAIN,), "accuracy", sentence="joint labels in one pass, against plain training"),
         Beats(_HEAD, (_DA,), "accuracy", sentence="the distilled head, in one pass", expected="+.04"),
     ),
     real=RealTrial("mnist-5k: the images are real, the network is trained from scratch",
@@ -58,6 +57,7 @@ CLAIM = Claim(
         "The network's batch norm and strides were chosen on seeds 0 and 1 among five networks: without batch norm "
         "who sees rotations falls far behind plain training. With 5 labels (seed 0) SLA has .89, the linear model "
         ".87, plain training .84, one pass .81. Label spreading over 500 more inputs without labels, which nobody "
-        "else here sees, reaches .93 (seeds 0 and 1), as much as SLA."
+        "else here sees, reaches .93 (seeds 0 and 1), as much as SLA. On seed 0 one pass (.906) and plain training "
+        "(.909) are level, and the linear model (.919) is above both."
     ),
 )  # fmt: skip
