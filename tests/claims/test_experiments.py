@@ -17,7 +17,7 @@ from anytask.problems.base import Entrant, Metric, Outcome, Problem
 from anytask.problems.options import Options
 
 #: What problems settle for entrants that do not run without.
-GIVEN = {"lm": SimpleNamespace(capabilities={"score"}), "prompt": "{text}", "evaluator": len}
+GIVEN = {"lm": SimpleNamespace(capabilities=SimpleNamespace(logprobs=True)), "prompt": "{text}", "evaluator": len}
 
 
 def parts(key):
