@@ -13,11 +13,12 @@ from anytask.claims.base import Beats, Claim, Experiment, RealTrial
 from anytask.claims.evidence import in_words, next_look, read_evidence, write_evidence
 from anytask.claims.figure import evidence_figure
 from anytask.claims.verify import verify, verify_real
+from anytask.lm.protocol import Capabilities
 from anytask.problems.base import Entrant, Metric, Outcome, Problem
 from anytask.problems.options import Options
 
 #: What problems settle for entrants that do not run without.
-GIVEN = {"lm": SimpleNamespace(capabilities=SimpleNamespace(logprobs=True)), "prompt": "{text}", "evaluator": len}
+GIVEN = {"lm": SimpleNamespace(capabilities=Capabilities(logprobs=True)), "prompt": "{text}", "evaluator": len}
 
 
 def parts(key):
