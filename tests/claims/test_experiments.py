@@ -16,6 +16,7 @@ from anytask.claims.verify import verify, verify_real
 from anytask.lm.protocol import Capabilities
 from anytask.problems.base import Entrant, Metric, Outcome, Problem
 from anytask.problems.options import Options
+from sample_evidence import sample
 
 #: What problems settle for entrants that do not run without.
 GIVEN = {"lm": SimpleNamespace(capabilities=Capabilities(logprobs=True)), "prompt": "{text}", "evaluator": len}
@@ -112,6 +113,18 @@ def test_evidence_holds_what_other_programs_read(tmp_path):
     assert next_look("tame", tmp_path) == 1
     write_evidence(found, tmp_path)
     assert next_look("tame", tmp_path) == 2 and read_evidence("tame", tmp_path) == found
+
+
+def test_words_tell_two_headline_comparisons_apart():
+    found = sample()
+    first, reference = found["headline"][0], found["plain"][0]
+    headline = [first, {**first, "sentence": "in one pass", "outcome": "contradicted"}]
+    words = in_words({**found, "headline": headline, "plain": [reference, {**reference, "beats_everybody": True}]})
+    assert words[0].endswith("tame beats its rivals: shown; in one pass: contradicted.")
+    assert [word for word in words if "plain reference" in word] == [
+        "The plain reference (nearest mean) reaches 0.550 accuracy on digits; it beats everybody of this comparison: "
+        "in one pass."
+    ]
 
 
 def test_a_quick_look_takes_its_own_parameters_where_a_class_has_them():

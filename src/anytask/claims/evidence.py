@@ -87,6 +87,9 @@ def comparison_text(one: Mapping[str, Any]) -> str:
 def in_words(evidence: Mapping[str, Any]) -> list[str]:
     """Return what evidence says beside its comparisons, a sentence each: components, references, trial, provenance."""
     words = []
+    if len({one["outcome"] for one in evidence["headline"]}) > 1:
+        told = "; ".join(f"{one['sentence']}: {one['outcome']}" for one in evidence["headline"])
+        words.append(f"One comparison decides for both: {told}.")
     if components := evidence["components"]:
         matter = sum(one["outcome"] == "shown" for one in components)
         words.append(f"{matter} of {len(components)} components matter here.")
