@@ -52,7 +52,7 @@ def test_labels_must_fit():
     frames = [np.zeros((8, 8, 3), np.uint8)] * 2
     filmstrip(frames, labels=["start", "end"])
     for bad in ({"labels": ["one"]}, {"images": 0}, {"height": 2}):
-        with pytest.raises(ValueError, match=r"label|at least"):
+        with pytest.raises(ValueError, match=r"label|at least|from 16"):
             filmstrip(frames, **bad)
     with pytest.raises(ValueError, match="no frames"):
         filmstrip([])

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import sys
 
 import pytest
 
@@ -37,3 +38,46 @@ def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
     monkeypatch.delenv("ANYTASK_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert files.cache_folder() == tmp_path / "anytask"
+
+
+def written(path, text):
+    with files.replacing(path) as place:
+        place.mkdir()
+        (place / "a").write_text(text)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot swap folders")
+def test_a_folder_is_there_whenever_a_kill_comes(tmp_path, monkeypatch):
+    path, seen = tmp_path / "best", []
+    written(path, "old")
+
+    def watched(step):
+        def done(*places):
+            found = step(*places)
+            seen.append((path / "a").read_text())  # as a kill now would leave it
+            return found
+
+        return done
+
+    for module, name in ((files.os, "replace"), (files.os, "rename"), (files, "_exchanged")):
+        monkeypatch.setattr(module, name, watched(getattr(module, name)))
+    written(path, "new")
+    assert seen[-1] == "new" and os.listdir(tmp_path) == ["best"]
+
+
+def test_where_folders_cannot_be_swapped_a_failure_puts_the_old_one_back(tmp_path, monkeypatch):
+    path, replace = tmp_path / "best", os.replace
+    written(path, "old")
+    monkeypatch.setattr(files, "_exchanged", lambda a, b: False)
+    written(path, "second")
+    assert (path / "a").read_text() == "second" and os.listdir(tmp_path) == ["best"]
+
+    def fails(source, target):
+        if source.name == "new":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", fails)
+    with pytest.raises(KeyboardInterrupt):
+        written(path, "third")
+    assert (path / "a").read_text() == "second" and os.listdir(tmp_path) == ["best"]

@@ -10,8 +10,9 @@ from contextlib import chdir
 import numpy as np
 import pytest
 
+from anytask.core import files
 from anytask.core.errors import BadData
-from anytask.datasets.episode_files import common, hdf5, load_episodes, save_episodes
+from anytask.datasets.episode_files import hdf5, load_episodes, save_episodes
 from anytask.datasets.episode_files.hdf5 import StoredRows
 from anytask.datasets.episodes import Episode, Episodes
 
@@ -209,7 +210,8 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, name, monkeypatch):
     bad.attributes["what"] = object()
     with pytest.raises(TypeError, match="'what' cannot be saved"):
         save_episodes(tmp_path / name, bad)
-    monkeypatch.setattr(common.os, "replace", lambda *a: (_ for _ in ()).throw(OSError("disk")))
+    monkeypatch.setattr(files, "_exchanged", lambda *a: False)
+    monkeypatch.setattr(files.os, "replace", lambda *a: (_ for _ in ()).throw(OSError("disk")))
     with pytest.raises(OSError, match="disk"):
         save_episodes(tmp_path / name, make(1))
     monkeypatch.undo()

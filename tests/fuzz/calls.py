@@ -56,15 +56,12 @@ class Call:
         For what is too large to be drawn number by number.
     folder : pathlib.Path
         Empty when the call begins.
-    lenient : bool
-        Whether an argument may be of another kind than is wanted, of which Python's own errors say enough.
     """
 
     def __init__(self, draw: Callable[[Any], Any], folder: Path, tell: Callable[[str], None]) -> None:
         self.draw, self.folder = draw, folder
         self.rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
         self.what = ""
-        self.lenient = False
         self._tell = tell
 
     def doing(self, what: str) -> None:
@@ -153,7 +150,7 @@ def _one(module: Any, area: str, number: int, draw: Callable[[Any], Any], tell: 
         except Exception as error:
             if os.environ.get("FUZZ_TRACE"):
                 traceback.print_exc()
-            kind, where = verdict(error, call.lenient)
+            kind, where = verdict(error)
             said = f"{type(error).__name__}: {error}"
             return Outcome(kind, area, number, call.what, said.replace(folder, "FOLDER")[:600], where)
         return Outcome("ok", area, number, call.what)
@@ -161,16 +158,11 @@ def _one(module: Any, area: str, number: int, draw: Callable[[Any], Any], tell: 
 
 #: Errors of Python itself for a wrong signature, which name the parameter.
 _SIGNATURE = re.compile(r"unexpected keyword argument|missing \d+ required|positional argument|multiple values for")
-#: Python's own words for what is no path, and, of the called function itself, for an argument of another kind.
-_PATH = re.compile(r"(expected str, bytes or|argument should be a str object or an) os.PathLike object")
-_KIND = re.compile(
-    r"object (is not|cannot be)|not supported between|unsupported operand|unhashable type|has no len|must be .* not"
-)
 #: scikit-learn's own checks of parameters and inputs.
 _CHECKS = ("sklearn/utils/validation.py", "sklearn/utils/_param_validation.py", "sklearn/base.py")
 
 
-def verdict(error: BaseException, lenient: bool = False) -> tuple[str, str]:
+def verdict(error: BaseException) -> tuple[str, str]:
     """Return the kind of an error, and where in the library it was last seen.
 
     Clear is what a ``raise`` statement of the library says in a few words (or an error of the operating system that
@@ -190,8 +182,6 @@ def verdict(error: BaseException, lenient: bool = False) -> tuple[str, str]:
         kind = "clear"
     elif not ours or (isinstance(error, TypeError) and _SIGNATURE.search(text) and len(ours) <= 2):
         kind = "clear" if isinstance(error, TypeError) else "unclear"  # the call itself
-    elif isinstance(error, TypeError) and (_PATH.match(text) or (lenient and _KIND.search(text) and len(ours) <= 2)):
-        kind = "clear"
     elif last.filename.startswith(SOURCE):
         kind = "clear" if linecache.getline(last.filename, last.lineno or 0).lstrip().startswith("raise") else "unclear"
     else:

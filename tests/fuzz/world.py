@@ -7,6 +7,7 @@ import functools
 import inspect
 import itertools
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,9 @@ MAKING = ("evaluate", "search", "select", "collect", "record", "make", "demonstr
 #: Parameters that have a default, and are given all the same.
 ALSO = ("task", "prior", "verbalizers", "labels", "y")
 #: Methods of scikit-learn's own, and what a problem asks of a class.
-NOT_OURS = ("get_metadata_routing", "get_params", "refuses")
+NOT_OURS = ("get_metadata_routing", "get_params", "refuses", "settings_for")
+#: Steps of an algorithm or of a simulated world, which run in its inner loop on tensors of its own making.
+STEPS = ("f", "expand", "collides", "grasp_and_release", "move", "put", "touched")
 
 FEELINGS = {"good": "fine great lovely happy", "bad": "poor awful sad broken"}
 
@@ -114,6 +117,28 @@ def _world() -> Any:
     return make(ENV, 2, seed=0)
 
 
+def _started() -> Any:
+    world = _world()
+    world.reset(seed=0)
+    return world
+
+
+def _choice() -> Any:
+    from anytask.lm.protocol import Choice
+
+    return Choice({"role": "assistant", "content": "good"})
+
+
+@functools.cache
+def _comparison() -> Any:
+    from anytask import bench
+    from anytask.problems.base import Entrant
+
+    one = Entrant("mean", "anytask.continual:NearestClassMean")
+    small = {"seeds": 1, "jobs": 1, "backend": "sequential", "baselines": False}
+    return bench.compare("task-stream", rows(), [one], epochs=1, n_tasks=2, **small)
+
+
 def _observations() -> Any:
     return _world().reset(seed=0)[0]
 
@@ -148,7 +173,7 @@ PATHS = {"checkpoint", "folder", "path", "state_file", "store", "report", "cache
 VALUES: dict[str, list[Callable[[], Any]]] = {
     "X": [lambda: rows()[0], lambda: images()[0], lambda: texts()[0]],
     "y": [lambda: rows()[1], lambda: texts()[1]],
-    "data": [lambda: images()],
+    "data": [lambda: images(), lambda: _comparison().data],
     "task": [lambda: 0, lambda: "block 0", lambda: None],
     "unlabeled": [lambda: rows(8, seed=1)[0], lambda: images(8, seed=1)[0]],
     "texts": [lambda: texts()[0]],
@@ -225,6 +250,32 @@ VALUES: dict[str, list[Callable[[], Any]]] = {
     "index": [lambda: 0],
     "preset": [lambda: "small"],
     "seed": [lambda: 1],
+    "state": [lambda: _started().state(), lambda: "done"],
+    "limits": [lambda: {"calls": 9}],
+    "spans": [lambda: [(0, 3)]],
+    "reply": [lambda: {"text": "good"}],
+    "reference": [lambda: "truth"],
+    "metric": [lambda: None],
+    "messages": [lambda: ({"role": "user", "content": "good or bad?"},)],
+    "choices": [lambda: (_choice(),)],
+    "logprob": [lambda: -1.0],
+    "n_tokens": [lambda: 1],
+    "n_bytes": [lambda: 4],
+    "place": [lambda: 0],
+    "problem": [lambda: _comparison().problem],
+    "entrants": [lambda: _comparison().plan.entrants],
+    "plan": [lambda: _comparison().plan],
+    "comparison": [lambda: _comparison()],
+    "items": [lambda: _comparison().plan.items],
+    "seeds": [lambda: (0,)],
+    "runs": [lambda: list(_comparison().runs)],
+    "run": [lambda: _comparison().runs[0]],
+    "keys": [lambda: [run.key for run in _comparison().runs]],
+    "owner": [lambda: "a"],
+    "since": [lambda: "2020-01-01"],
+    "resume": [lambda: True],
+    "statement": [lambda: "SELECT 1"],
+    "base_url": [lambda: "http://127.0.0.1:9/v1"],
     "device": [lambda: "cpu"],
     "progress": [lambda: lambda share: None],
     "input": [lambda: texts()[0][0]],
@@ -313,14 +364,13 @@ class Subject:
             return fresh
 
     def methods(self) -> list[str]:
-        """Return the names of its public methods, of those whose parameters have good values here."""
+        """Return the names of its public methods."""
         found = []
         for name, value in inspect.getmembers(self.cls):
             routing = name.startswith("set_") and name.endswith("_request")
-            if not name.startswith("_") and callable(value) and not routing and name not in NOT_OURS:
+            if not name.startswith("_") and callable(value) and not routing and name not in (*NOT_OURS, *STEPS):
                 owner = next((base for base in self.cls.__mro__ if name in vars(base)), self.cls)
-                unknown = set(required(getattr(self.cls, name))) - set(VALUES)
-                if (owner.__module__.startswith("anytask") or name == "set_params") and not unknown:
+                if owner.__module__.startswith("anytask") or name == "set_params":
                     found.append(name)
         return found
 
@@ -333,6 +383,10 @@ def subject(name: str) -> Subject | None:
     if not isinstance(cls, type):
         return None
     found, case = Subject(name, cls, cls), _cases(family).get(short)
+    for make in VALUES.get(short.lower(), []):
+        if isinstance(made := make(), cls):  # what others made, which users do not
+            found.made, found.make = made, make
+            return found
     params = dict(case.params) if case else {}
     names = [*required(cls), *(n for n in ("verbalizers",) if n in parameters(cls))]
     for given in combinations(names):
@@ -342,7 +396,8 @@ def subject(name: str) -> Subject | None:
                 found.made, found.make, found.trouble = made(), made, ""
             except Exception as error:
                 found.trouble = f"not made: {type(error).__name__}: {error}"
-                refused = [name for name in SMALL if name in params and str(error).startswith(f"{name} must be")]
+                wrong = re.search(r"^(\w+) must be|unexpected keyword argument '(\w+)'", str(error))
+                refused = [name for name in SMALL if wrong and name in params and name in wrong.groups()]
                 if refused:  # a parameter of that name which means something else
                     params.pop(refused[0])
                     continue

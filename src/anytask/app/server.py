@@ -21,6 +21,7 @@ from flask import Response, abort, request
 from anytask.app.nero.data import NeroLibrary
 from anytask.app.settings import Page, Settings
 from anytask.core.discovery import constructed, load
+from anytask.core.files import as_path
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def make_app(
     >>> app.server.test_client().get("/", headers={"Host": "127.0.0.1"}).status_code
     200
     """
-    settings = Settings(Path(store), meaning=meaning, nero=NeroLibrary(nero, results))
+    settings = Settings(as_path(store, "store"), meaning=meaning, nero=NeroLibrary(nero, results))
     app = dash.Dash(
         "anytask.app",
         assets_folder=str(_ASSETS),

@@ -20,6 +20,7 @@ from anytask.bench.results import Group, Results
 from anytask.bench.run import Listener, check_execution, execute, once_begun
 from anytask.bench.store import RunStore, jsonable
 from anytask.core.errors import shown
+from anytask.core.files import as_path
 from anytask.problems.base import Entrant, Problem
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def compare(
     """
     check_execution(jobs, backend, budget_seconds)
     if report is not None:
-        _check_file(Path(report))
+        _check_file(as_path(report, "report"))
     if save_best is not None:
         saving.check_folder(save_best)
     if mlflow is not None and importlib.util.find_spec("mlflow") is None:

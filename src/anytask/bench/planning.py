@@ -20,6 +20,7 @@ import joblib
 
 import anytask
 from anytask.bench.store import jsonable
+from anytask.core.errors import instance_of, shown
 from anytask.problems.base import Entrant, Problem
 
 __all__ = ["Plan", "plan"]
@@ -109,7 +110,14 @@ def plan(
     >>> [(item.seed, item.entrant.name) for item in plan(toy, data, two, seeds=2).items]
     [(0, 'a'), (0, 'b'), (1, 'a'), (1, 'b')]
     """
+    for name, value, members in (("problem", problem, ("key", "refuses")), ("data", data, ("fingerprint", "describe"))):
+        if not all(hasattr(value, member) for member in members):
+            raise TypeError(f"{name} must have {' and '.join(members)}, got {shown(value)}")
+    instance_of("entrants", Iterable, optional=False)(entrants)
     entrants = tuple(entrants)
+    for entrant in entrants:
+        instance_of("an entrant", Entrant, optional=False)(entrant)
+    instance_of("options", Mapping)(options)
     seeds = check_seeds(seeds)
     names = [entrant.name for entrant in entrants]
     if not entrants:

@@ -16,7 +16,7 @@ from anytask.bench import figures
 from anytask.bench.results import Results, Row
 from anytask.bench.tables import average_ranks, cost_table, failures, ranking_table, who
 from anytask.bench.wording import privilege, role, sentences, told
-from anytask.core.files import write_whole
+from anytask.core.files import as_path, write_whole
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -59,7 +59,7 @@ def write_report(comparison: Results, path: str | os.PathLike[str]) -> None:
     """
     if not isinstance(comparison, Results):
         raise TypeError(f"comparison must be what compare() returned, got {type(comparison).__name__}")
-    path = Path(path)
+    path = as_path(path, "report")
     if not path.parent.is_dir():
         raise ValueError(f"the report {path} cannot be written: there is no folder {path.parent}")
     write_whole(path, render(comparison))

@@ -16,6 +16,7 @@ import numpy as np
 from anytask.bench import statistics
 from anytask.bench.planning import LeftOut, Plan, PlanItem
 from anytask.bench.store import Run
+from anytask.core.errors import instance_of
 from anytask.problems.base import LEVELS, Entrant, Metric, Problem
 
 if TYPE_CHECKING:
@@ -220,6 +221,7 @@ class Results:
         group : Group
             One of :attr:`groups`; the average ranks are in the order of its rows.
         """
+        instance_of("group", Group, optional=False)(group)
         values = [self.values(row.name, self.primary.key) for row in group.rows]
         seeds = [s for s in self.plan.seeds if all(math.isfinite(v.get(s, math.nan)) for v in values)]
         if len(seeds) < 2 or len(values) < 2:

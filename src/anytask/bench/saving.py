@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import anytask
 from anytask.bench.results import Results
 from anytask.bench.store import jsonable
-from anytask.core.files import scratch_folder
+from anytask.core.files import as_path, replacing
 from anytask.problems.base import Entrant, Problem
 
 #: What marks a folder as written here.
@@ -63,7 +62,7 @@ def check_folder(folder: str | os.PathLike[str]) -> Path:
     ValueError
         If it is a file or holds anything else, or its parent is missing or cannot be written.
     """
-    path = Path(folder)
+    path = as_path(folder, "the winner's folder")
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file, and a folder for the winner is wanted")
     parent = path.resolve().parent
@@ -119,17 +118,13 @@ def save_best(comparison: Results, folder: str | os.PathLike[str], progress: boo
     }
     measured = f"{problem.primary.label} in the comparison (mean of {row.done} runs): {row.primary.mean:.4g}"
     text = [f"{best.name} ({best.entry}), trained on all of {data.name} with seed {seed}.", measured, "", usage]
-    with scratch_folder(f".{path.name}-", path.resolve().parent) as temporary:
-        new = temporary / "new"
+    with replacing(path.resolve()) as new:
         new.mkdir()
         with best.applied_to(trained.parts[0]):
             for part in trained.parts:
                 part.save(new)
         (new / "README.txt").write_text("\n".join([*text, "", *trained.notes]).rstrip() + "\n", encoding="utf-8")
         (new / _MARK).write_text(json.dumps(jsonable(facts), indent=1, ensure_ascii=False), encoding="utf-8")
-        if path.exists():
-            os.replace(path, temporary / "old")
-        shutil.move(new, path)
     return saved
 
 

@@ -15,11 +15,12 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from anytask.control.base import BatchedEnv, Obs, checked_actions, replaced
+from anytask.control.base import BatchedEnv, Obs, checked_actions, replaced, reset_options
 from anytask.control.envs import ENVIRONMENTS, batched_class
 from anytask.control.parts.acting import by_key
 from anytask.core.checks import check_counts, require_finite
 from anytask.core.devices import resolve_device
+from anytask.core.errors import shown
 
 __all__ = ["make"]
 
@@ -156,9 +157,11 @@ def find_spec(env_id: str) -> gymnasium.envs.registration.EnvSpec:
             return gymnasium.spec(name)
         except (gymnasium.error.NameNotFound, gymnasium.error.NamespaceNotFound) as reason:
             error = error or reason
+        except (gymnasium.error.Error, ImportError, ValueError) as reason:
+            raise ValueError(f"{shown(env_id)} is no environment that Gymnasium knows: {reason}") from reason
     missing = [f"{p}: pip install 'anytask[{extra}]'" for p, extra in known.items() if not importlib.util.find_spec(p)]
     hint = f" (not installed here: {'; '.join(missing)})" if missing else ""
-    raise ValueError(f"{env_id!r} is no environment that Gymnasium knows{hint}: {error}")
+    raise ValueError(f"{shown(env_id)} is no environment that Gymnasium knows{hint}: {error}")
 
 
 class TensorVectorEnv(VectorEnv):
@@ -230,6 +233,7 @@ class TensorVectorEnv(VectorEnv):
         if seed is None:
             seed, self._seed = self._seed, None
         self._seed = None
+        reset_options(options)
         obs, infos = self.vector.reset(seed=seed, options=options)
         self.elapsed.zero_()
         self.returns.zero_()

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from anytask.control.parts.acting import by_key
 from anytask.control.parts.counter_rng import CounterRandom
-from anytask.core.checks import NotFinite, check_counts, check_numbers, require_finite
+from anytask.core.checks import NotFinite, check_counts, check_numbers, check_place, require_finite
 from anytask.core.devices import resolve_device
-from anytask.core.errors import shown
+from anytask.core.errors import instance_of, shown
 from anytask.core.settings import Settings
 
 __all__ = ["BatchedEnv", "Policy", "SingleEnv"]
@@ -108,6 +108,9 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
         render_mode: str | None = None,
     ) -> None:
         check_counts(num_envs=num_envs, max_episode_steps=max_episode_steps)
+        instance_of("observation_space", gymnasium.Space, optional=False)(observation_space)
+        instance_of("action_space", gymnasium.spaces.Box, optional=False)(action_space)
+        instance_of("autoreset", bool, optional=False)(autoreset)
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         self.num_envs, self.max_episode_steps = int(num_envs), int(max_episode_steps)
@@ -163,7 +166,7 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
 
         A ``seed`` starts the streams of the environments that are reset anew; without one they go on.
         """
-        mask = (options or {}).get("reset_mask")
+        mask = reset_options(options).get("reset_mask")
         if mask is None:
             rows = torch.arange(self.num_envs, device=self.device)
         else:
@@ -262,7 +265,7 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
 
     def image(self, row: int = 0) -> np.ndarray:
         """Return an image (height, width, 3) uint8 of one environment, whatever the render mode."""
-        return self._draw(row)
+        return self._draw(check_place(row, self.num_envs, "environments"))
 
     def state(self) -> dict[str, Tensor]:
         """Return a copy of the state of all worlds: positions, clocks and random streams."""
@@ -271,6 +274,7 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
     def restore(self, state: dict[str, Tensor]) -> None:
         """Put back what :meth:`state` returned."""
         own = self._state()
+        instance_of("state", Mapping, optional=False)(state)
         if missing := set(own) ^ set(state):
             raise ValueError(f"this is the state of another environment: {sorted(missing)} do not match")
         for name, value in own.items():
@@ -284,6 +288,12 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
         common = {"elapsed": self.elapsed, "returns": self.returns, "limits": self.limits, "ended": self.ended}
         streams = {"keys": self.random.keys, "counters": self.random.counters}
         return common | streams | {name: getattr(self, name) for name in self.STATE}
+
+
+def reset_options(options: Any) -> Mapping[str, Any]:
+    """Return the options of a reset, or say that they are no mapping."""
+    instance_of("options", Mapping)(options)
+    return options or {}
 
 
 def checked_actions(actions: Any, space: gymnasium.Space, n: int) -> Any:
@@ -331,6 +341,7 @@ class SingleEnv(gymnasium.Env):
     """
 
     def __init__(self, batched: Any, render_mode: str | None = None, **options: Any) -> None:
+        instance_of("batched", Callable, optional=False, wanted="a class of environments or a function")(batched)
         self.batched: BatchedEnv = batched(num_envs=1, autoreset=False, render_mode=render_mode, **options)
         self.observation_space = self.batched.single_observation_space
         self.action_space = self.batched.single_action_space
@@ -340,7 +351,9 @@ class SingleEnv(gymnasium.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; return the observation and an empty dict."""
-        super().reset(seed=seed)
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0):
+            raise ValueError(f"seed must be an integer of at least 0, or None, got {shown(seed)}")
+        super().reset(seed=None if seed is None else int(seed))
         # Like Gymnasium's own, an environment that was never seeded draws a seed once.
         if seed is None and not self._seeded:
             seed = int(self.np_random.integers(2**31))

@@ -7,12 +7,15 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from anytask.core.checks import as_array, check_counts
 from anytask.core.colors import color_of, translucent
+from anytask.core.errors import instance_of
+from anytask.core.files import as_path
+from anytask.core.settings import check_number
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -148,6 +151,19 @@ def as_text(image: Image.Image) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
+def as_frames(frames: Any) -> list[np.ndarray]:
+    """Return images (height, width, 3) uint8 as a list, or say which is none."""
+    instance_of("frames", Sequence, np.ndarray, optional=False, wanted="a sequence of images")(frames)
+    found = [as_array(frame, f"frame {i}") for i, frame in enumerate(frames)]
+    if not found:
+        raise ValueError("there are no frames to show")
+    for i, frame in enumerate(found):
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+            kind = f"{frame.dtype} of shape {frame.shape}"
+            raise ValueError(f"frame {i} must be an image (height, width, 3) of uint8, got {kind}")
+    return found
+
+
 def filmstrip(
     frames: Sequence[np.ndarray], images: int = 6, *, height: int = 160, labels: Sequence[str] | None = None
 ) -> Image.Image:
@@ -176,14 +192,15 @@ def filmstrip(
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    if len(frames) == 0:
-        raise ValueError("there are no frames to show")
-    if images < 1 or height < 16:
-        raise ValueError(f"images must be at least 1 and height at least 16, got {images} and {height}")
+    frames = as_frames(frames)
+    check_counts(images=images, height=height)
+    if not 16 <= height <= 4320:
+        raise ValueError(f"height must be from 16 to 4320 pixels, got {height}")
+    instance_of("labels", Sequence, wanted="a sequence of strings")(labels)
     if labels is not None and len(labels) != len(frames):
         raise ValueError(f"one label per frame is wanted, got {len(labels)} for {len(frames)} frames")
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(images, len(frames))).round().astype(int))
-    shown = [Image.fromarray(np.asarray(frames[i], np.uint8)).convert("RGB") for i in chosen]
+    shown = [Image.fromarray(frames[i]).convert("RGB") for i in chosen]
     size = (max(round(shown[0].width * height / shown[0].height), 1), height)
     how = Image.Resampling.NEAREST if height > 2 * shown[0].height else Image.Resampling.LANCZOS
     gap, text = 4, 18
@@ -208,10 +225,9 @@ def save_film(path: str | os.PathLike[str], frames: Sequence[np.ndarray], fps: f
     """
     from PIL import Image
 
-    ending = Path(path).suffix.lower()
+    ending = as_path(path).suffix.lower()
     if ending not in (".gif", ".webp", ".png"):
         raise ValueError(f"a film is saved as .gif, .webp or .png, got {str(path)!r}")
-    if len(frames) == 0 or not fps > 0:
-        raise ValueError(f"a film needs frames and a frame rate above 0, got {len(frames)} frames and fps={fps!r}")
-    images = [Image.fromarray(np.asarray(frame, np.uint8)) for frame in frames]
+    check_number(fps, "fps", above=0)
+    images = [Image.fromarray(frame) for frame in as_frames(frames)]
     images[0].save(path, save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)

@@ -78,6 +78,21 @@ def check_counts(**named: Any) -> None:
             raise ValueError(f"{name} must be an integer of at least 1, got {shown(value)}")
 
 
+def check_place(index: Any, n: int, what: str) -> int:
+    """Return an index from 0 to n - 1, negative ones counted from the end, or say that there is no such thing.
+
+    Examples
+    --------
+    >>> check_place(3, 2, "samples")
+    Traceback (most recent call last):
+        ...
+    ValueError: there are 2 samples, got index 3
+    """
+    if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not -n <= index < n:
+        raise ValueError(f"there are {n} {what}, got index {shown(index)}")
+    return int(index) % n
+
+
 def as_numbers(X: Any, name: str = "X") -> Tensor | np.ndarray:
     """Return ``X`` as a dense tensor without gradients or an array of numbers, or say what is wrong with it."""
     given = dense(X, name)

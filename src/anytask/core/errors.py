@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 
@@ -15,6 +16,36 @@ def shown(value: Any, room: int = 200) -> str:
     """
     text = " ".join(repr(value).split())
     return text if len(text) <= room else f"{text[: room - 3]}..."
+
+
+def instance_of(name: str, *kinds: Any, optional: bool = True, wanted: str = "") -> Callable[[Any], None]:
+    """Return a check that a value is of one of some kinds, or None if that is a value too.
+
+    Parameters
+    ----------
+    name : str
+        Of the parameter, as the subject of the message.
+    *kinds : type
+    optional : bool, default True
+        Whether None is a value too.
+    wanted : str, optional
+        The kinds in words; default: their names.
+
+    Examples
+    --------
+    >>> instance_of("name", str)(3)
+    Traceback (most recent call last):
+        ...
+    TypeError: name must be a str, got 3
+    """
+
+    def check(value: Any) -> None:
+        fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+        if not fits and not (optional and value is None):
+            said = wanted or f"a {' or a '.join(kind.__name__ for kind in kinds)}"
+            raise TypeError(f"{name} must be {said}, got {shown(value)}")
+
+    return check
 
 
 class BadData(ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import glob
 import os
 import shutil
@@ -10,8 +11,9 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from anytask.core.errors import BadData, one_line
+from anytask.core.errors import BadData, instance_of, one_line, shown
 
 try:
     import fcntl
@@ -19,6 +21,27 @@ except ImportError:  # Windows, where a killed process leaves its folders
     fcntl = None  # type: ignore[assignment]
 
 _LOCK = "in-use"
+
+
+def as_path(value: Any, name: str = "path") -> Path:
+    """Return what names a file or folder as a path, or say that it names none.
+
+    Examples
+    --------
+    >>> as_path(3, "folder")
+    Traceback (most recent call last):
+        ...
+    TypeError: folder must be the name of a file or folder, got 3
+    """
+    instance_of(name, str, os.PathLike, optional=False, wanted="the name of a file or folder")(value)
+    path = Path(value)
+    try:
+        held = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        held = False
+    if not held:
+        raise ValueError(f"{name} holds a character that no name of a file has: {shown(value)}")
+    return path
 
 
 def write_whole(path: str | os.PathLike[str], data: str | bytes) -> None:
@@ -36,7 +59,7 @@ def write_whole(path: str | os.PathLike[str], data: str | bytes) -> None:
     ...     os.listdir(folder)
     ['a.txt']
     """
-    path = Path(path)
+    path = as_path(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -80,7 +103,7 @@ def require_regular(path: str | os.PathLike[str]) -> int:
         If it is no regular file, or nothing is there.
     """
     try:
-        status = os.stat(path)
+        status = os.stat(as_path(path))
     except OSError as error:
         raise BadData(f"{path}: cannot be read ({one_line(error)})") from error
     if not stat.S_ISREG(status.st_mode):
@@ -130,3 +153,50 @@ def _remove_if_free(lock: Path) -> None:
             with lock.open("a") as held:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(lock.parent)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a place for a new file or folder, and put what was written there in the place of ``path``.
+
+    On Linux that is one step: whenever a process is killed, ``path`` is the old one or the new one, whole. Elsewhere a
+    folder takes two, and one killed between them leaves the old folder beside it, as ``<name>.old-<letters>``.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for text in ("old", "new"):
+    ...         with replacing(Path(folder) / "model") as place:
+    ...             place.mkdir()
+    ...             _ = (place / "a.txt").write_text(text)
+    ...     os.listdir(folder), (Path(folder) / "model" / "a.txt").read_text()
+    (['model'], 'new')
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(f".{path.name}-", path.parent) as temporary:
+        new = temporary / "new"
+        yield new
+        if not path.is_dir():
+            os.replace(new, path)
+        elif not _exchanged(new, path):
+            aside = Path(tempfile.mkdtemp(prefix=f"{path.name}.old-", dir=path.parent))
+            kept = aside / path.name
+            try:
+                os.replace(path, kept)
+                os.replace(new, path)
+            except BaseException:
+                if kept.exists():
+                    os.replace(kept, path)
+                aside.rmdir()
+                raise
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchanged(a: Path, b: Path) -> bool:
+    """Swap two folders in one step, where the system can."""
+    try:
+        swap = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return swap(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0

@@ -7,14 +7,13 @@ import json
 import os
 import re
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from anytask.core.files import write_whole
+from anytask.core.files import as_path, write_whole
 
 _TREE = "state.json"
 #: What goes wrong where a saved tree that was read does not hold what its reader wants.
@@ -46,7 +45,7 @@ def save_tree(folder: str | os.PathLike[str], tree: Any) -> None:
     """
     tensors: dict[str, torch.Tensor] = {}
     encoded = _encode(tree, "", tensors)
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"cannot save to {folder}: it is a file, and a folder is wanted")
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +74,7 @@ def load_tree(folder: str | os.PathLike[str], device: str | torch.device = "cpu"
     ValueError
         If a file is damaged.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     if not (folder / _TREE).is_file():
         raise FileNotFoundError(f"no saved state in {folder}: {_TREE} is missing")
     try:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
+
+from anytask.core.errors import shown
 
 
 def derive(seed: int, *path: object) -> int:
@@ -15,6 +18,8 @@ def derive(seed: int, *path: object) -> int:
     >>> derive(0, "train", 3) == derive(0, "train", 3), derive(0, "train", 3) == derive(0, "train", 4)
     (True, False)
     """
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise TypeError(f"seed must be an integer, got {shown(seed)}")
     text = "\x1f".join([str(int(seed)), *map(str, path)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

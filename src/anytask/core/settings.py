@@ -450,6 +450,21 @@ def _is_real(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, (bool, np.bool_)) and bool(abs(value) <= _LARGEST)  # type: ignore[operator]
 
 
+def check_number(value: Any, name: str, **bounds: Unpack[Bounds]) -> float:
+    """Return a finite number in a range, or say that it is none; for arguments of functions, which have no fields.
+
+    Examples
+    --------
+    >>> check_number("fast", "speed", above=0)
+    Traceback (most recent call last):
+        ...
+    ValueError: speed must be a number above 0, got 'fast'
+    """
+    if not _is_real(value) or not _within(value, **bounds):
+        raise ValueError(f"{name} must be a number{_range(**bounds)}, got {shown(value)}")
+    return float(value)
+
+
 #: Each end of a range: how it is tested, and how it is said.
 _ENDS = {
     "above": (operator.gt, "above"), "at_least": (operator.ge, "of at least"),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from anytask.core.errors import StoreError, shown
+from anytask.core.files import as_path
 
 
 class SQLiteFile:
@@ -54,7 +55,7 @@ class SQLiteFile:
     _pid: int
 
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False, timeout: float = 60.0) -> None:
-        self.path = os.fspath(path)
+        self.path = os.fspath(as_path(path))
         self.read_only = read_only
         if isinstance(timeout, bool) or not isinstance(timeout, Real) or not timeout >= 0:
             raise ValueError(f"timeout must be a number of seconds of at least 0, got {shown(timeout)}")

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from anytask.core.errors import BadData, one_line
-from anytask.core.files import require_regular
+from anytask.core.files import as_path, require_regular
 from anytask.core.memory import require_room
 from anytask.datasets.arrays import as_images, read_inputs
 from anytask.datasets.builtin import BUILTIN, read_builtin
@@ -118,13 +118,14 @@ class Inputs:
         """Write ``inputs.json`` into ``folder``."""
         plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(self).items()}
         plain["encoding"] = None if self.encoding is None else self.encoding.to_json()
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / _FILE).write_text(json.dumps(plain), encoding="utf-8")
+        folder = as_path(folder, "folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _FILE).write_text(json.dumps(plain), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
         """Read what :meth:`save` wrote."""
-        path = Path(folder) / _FILE
+        path = as_path(folder, "folder") / _FILE
         if not path.is_file():
             raise FileNotFoundError(f"no saved inputs in {folder}: {_FILE} is missing")
         made: dict[str, Callable[[Any], Any]] = {

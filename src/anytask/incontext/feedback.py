@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from scipy.special import log_softmax
 
 from anytask.core.checks import require_finite
+from anytask.core.files import as_path
 from anytask.core.settings import Settings, flag, free, positional
 from anytask.datasets.retrieval_tasks import RetrievalTask
 from anytask.incontext.base import template_field
@@ -87,7 +87,7 @@ class ScoreTable:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            as_path(path).parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(":memory:" if path is None else path, timeout=60)
         with self._db:
             self._db.execute("CREATE TABLE IF NOT EXISTS tasks (task TEXT PRIMARY KEY, fingerprint TEXT, scorer TEXT)")

@@ -17,13 +17,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 from scipy.special import softmax
 
 from anytask.core.estimator import Fitted
+from anytask.core.files import as_path
 from anytask.core.rng import derive
 from anytask.core.settings import flag, free, of_kind, positional, real, whole
 from anytask.incontext.base import (
@@ -351,7 +351,7 @@ class Pipeline(Fitted):
         self._check_fitted()
         for name in ("retrieve", "compress"):
             if not isinstance(getattr(self, name), (str, type(None))):
-                getattr(self, name).save(Path(folder) / name)
+                getattr(self, name).save(as_path(folder, "folder") / name)
         super().save(folder)
 
     @classmethod

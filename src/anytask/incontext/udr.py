@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from anytask.core.checks import check_counts
+from anytask.core.errors import instance_of
 from anytask.core.estimator import Estimator
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive, isolated
@@ -370,6 +371,7 @@ class UDR(Estimator):
 
     def add_task(self, task: RetrievalTask) -> Self:
         """Index the examples of a task, seen in training or not; nothing is trained."""
+        instance_of("task", RetrievalTask, optional=False)(task)
         self._check_fitted()
         features = self._features(task)[1]
         if (width := _width(features)) != self.widths_[1]:

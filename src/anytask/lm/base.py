@@ -14,10 +14,14 @@ from anytask.lm.protocol import (
     ChatRequest,
     Kind,
     LMError,
+    MissingCapability,
     OptionScore,
     Sampling,
     Usage,
     check_options,
+    check_request,
+    check_sequence,
+    check_text,
     check_texts,
     each_once,
     options_of,
@@ -49,17 +53,23 @@ class LanguageModel:
 
     # ---- text and tokens
 
+    @property
+    def _own_codec(self) -> Any:
+        if not hasattr(self, "codec"):
+            raise MissingCapability(f"{self.name} has no tokenizer: it counts tokens, and makes none")
+        return self.codec
+
     def count_tokens(self, text: str) -> int:
         """Number of tokens of ``text``, without special tokens."""
         return len(self.encode(text))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``, without special tokens."""
-        return list(self.codec.encode(text))
+        return list(self._own_codec.encode(check_text(text, "text")))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids."""
-        return str(self.codec.decode(ids))
+        return str(self._own_codec.decode(ids))
 
     def estimate(self, prompts: Sequence[str], options: Sequence[Sequence[str]] = (), *, max_tokens: int = 32) -> Tally:
         """Return what scoring the prompts' options, or continuing the prompts, will use at most, and how long it takes.
@@ -194,6 +204,7 @@ class LanguageModel:
             At the first failure, which stops requests that have not started; ``finished`` is a list like the result,
             with None where there is no reply.
         """
+        requests = [check_request(request) for request in check_sequence(requests, "requests")]
         keys = [request.identity(place) for place, request in enumerate(requests)]
         return each_once(list(requests), lambda distinct: self._chat(distinct, max_concurrency, heard(progress)), keys)
 

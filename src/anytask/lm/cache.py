@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+from anytask.core.errors import instance_of, shown
+from anytask.core.files import as_path
 from anytask.core.sqlite import SQLiteFile
 from anytask.lm.protocol import LMError, OptionScore
 
@@ -48,7 +50,7 @@ class Store(SQLiteFile):
 
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False, timeout: float = 60.0) -> None:
         if not read_only:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            as_path(path).parent.mkdir(parents=True, exist_ok=True)
         super().__init__(path, read_only=read_only, timeout=timeout)
 
     def _read(self, keys: Sequence[Any], read: Callable[..., T]) -> dict[Any, T]:
@@ -140,11 +142,11 @@ class ReplyCache(Store):
     _table, _columns = "replies", ("request", "reply", "time")
 
     def __init__(self, path: str | os.PathLike[str], mode: Mode = "write") -> None:
-        if mode not in ("off", "read", "write", "replay-only"):
-            raise ValueError(f"mode is 'off', 'read', 'write' or 'replay-only', and {mode!r} was given")
+        if not isinstance(mode, str) or mode not in ("off", "read", "write", "replay-only"):
+            raise ValueError(f"mode is 'off', 'read', 'write' or 'replay-only', and {shown(mode)} was given")
+        self.mode, self.path = mode, os.fspath(as_path(path))
         if mode in ("read", "replay-only") and not Path(path).is_file():
             raise FileNotFoundError(f"no reply cache at {path}, and mode {mode!r} makes none")
-        self.mode, self.path = mode, os.fspath(path)
         if mode != "off":
             super().__init__(path, read_only=mode != "write")
 
@@ -167,12 +169,19 @@ class ReplyCache(Store):
 
     def put(self, model: str, request: Mapping[str, Any], sample: int, reply: Mapping[str, Any]) -> None:
         """Store a reply; does nothing except in mode "write"."""
+        instance_of("reply", Mapping, optional=False)(reply)
         if self.mode == "write":
             key, text = _reply_key(model, request, sample)
             self._write([(key, text, json.dumps(reply, default=str), time.time())])
 
 
 def _reply_key(model: str, request: Mapping[str, Any], sample: int) -> tuple[str, str]:
+    instance_of("model", str, optional=False)(model)
+    instance_of("request", Mapping, optional=False)(request)
+    instance_of("sample", int, optional=False)(sample)
     kept = {name: value for name, value in request.items() if name not in ("tag", "metadata", "n")}
-    text = json.dumps({"model": model, "request": kept}, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    try:
+        text = json.dumps({"model": model, "request": kept}, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"a request must be JSON: {error}") from None
     return hashlib.sha256(f"{text}#{sample}".encode()).hexdigest(), text

@@ -13,9 +13,10 @@ import numpy as np
 
 from anytask.core.checks import check_counts, require_finite
 from anytask.core.devices import resolve_device
+from anytask.core.errors import instance_of
 from anytask.core.progress import Progress, heard
 from anytask.lm.cache import Store
-from anytask.lm.protocol import check_texts, instance_of
+from anytask.lm.protocol import check_texts
 from anytask.models.loading import read_pretrained
 
 __all__ = ["Embedder"]

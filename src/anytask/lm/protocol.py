@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from anytask.core.errors import NotFinite
+from anytask.core.errors import NotFinite, instance_of
 from anytask.core.progress import Progress
 
 __all__ = [
@@ -113,25 +113,6 @@ def check_sequence(values: Any, name: str) -> Any:
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise ValueError(f"{name} is a masked array with masked values: fill them first, {name}.filled(...)")
     return values
-
-
-def instance_of(name: str, *kinds: Any, optional: bool = True) -> Callable[[Any], None]:
-    """Return a check that a value is of one of some kinds, or None if that is a value too.
-
-    Examples
-    --------
-    >>> instance_of("name", str)(3)
-    Traceback (most recent call last):
-        ...
-    TypeError: name must be a str, got 3
-    """
-
-    def check(value: Any) -> None:
-        fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
-        if not fits and not (optional and value is None):
-            raise TypeError(f"{name} must be a {' or a '.join(kind.__name__ for kind in kinds)}, got {value!r}")
-
-    return check
 
 
 def check_options(prompts: Sequence[str], options: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -310,6 +291,12 @@ class ChatRequest:
         return repr(replace(self, metadata={}))
 
 
+def check_request(value: Any) -> ChatRequest:
+    """Return a request, or say that it is none."""
+    instance_of("a request", ChatRequest, optional=False)(value)
+    return value
+
+
 @dataclass(frozen=True)
 class Usage:
     """Tokens of one call; ``estimated`` when the server did not say."""
@@ -388,6 +375,8 @@ class OptionScore:
     token_logprobs: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        instance_of("token_logprobs", tuple, optional=False)(self.token_logprobs)
+        instance_of("n_tokens", Integral, optional=False, wanted="an integer")(self.n_tokens)
         check_logprobs((self.logprob, *self.token_logprobs), "the log-probability of an option")
         if self.n_tokens < 1:
             raise ValueError("an empty completion has no score: it has 0 tokens")

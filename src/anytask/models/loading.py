@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from anytask.core.files import require_regular
+from anytask.core.files import as_path, require_regular
 from anytask.core.rng import isolated
 from anytask.models.real import REAL, fetched
 
@@ -93,7 +93,7 @@ def read_pretrained(
     **options
         For ``make``.
     """
-    folder = Path(source).expanduser()
+    folder = as_path(source, "the name or folder of a model").expanduser()
     if str(source) in REAL and not folder.is_dir():
         folder = fetched(str(source))
     where = f"the folder {folder}"

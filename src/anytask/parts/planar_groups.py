@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from anytask.core.checks import check_counts
 from anytask.parts.transforms import Batch, Group
 
 _EPS = 1e-9
@@ -495,8 +496,7 @@ def cyclic(n: int, **options: Any) -> Rotations:
     >>> cyclic(4).labels
     ('0°', '90°', '180°', '270°')
     """
-    if n < 1:
-        raise ValueError(f"C_n needs n of at least 1, got {n}")
+    check_counts(n=n)
     return Rotations(step=360 / n, stop=360.0 if n > 1 else 0.0, closed=n == 1, **options)
 
 

@@ -6,10 +6,10 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 from anytask.core.checks import is_missing
+from anytask.core.files import as_path
 from anytask.lm.placeholders import fill, names_of
 from anytask.lm.protocol import check_text
 
@@ -158,14 +158,15 @@ class SearchResult:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write everything but the trace to ``prompt.json`` in ``folder``."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        folder = as_path(folder, "folder")
+        folder.mkdir(parents=True, exist_ok=True)
         found = {name: value for name, value in vars(self).items() if name != "trace"}
-        (Path(folder) / "prompt.json").write_text(json.dumps(found, ensure_ascii=False, indent=1), encoding="utf-8")
+        (folder / "prompt.json").write_text(json.dumps(found, ensure_ascii=False, indent=1), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
         """Read what :meth:`save` wrote."""
-        path = Path(folder) / "prompt.json"
+        path = as_path(folder, "folder") / "prompt.json"
         if not path.is_file():
             raise FileNotFoundError(f"no saved prompt in {folder}: {path.name} is missing")
         try:

@@ -26,7 +26,6 @@ def small() -> dict[str, tuple[Any, dict[str, Any]]]:
 
 
 def run(call: Call) -> None:
-    call.lenient = True
     key = call.pick(problems.KEYS)
     problem, (source, options) = problems.get(key), small()[key]
     data = source(call.folder) if callable(source) else source

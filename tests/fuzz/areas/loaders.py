@@ -137,7 +137,7 @@ def episodes(call: Call) -> tuple[Path, Any]:
     kind = call.pick(["npz", "robomimic", "minari"])
     path = call.folder / {"npz": "mine.npz", "robomimic": "mine.hdf5", "minari": "minari"}[kind]
     truth = world.VALUES["episodes"][0]()
-    save_episodes(truth, path, kind)
+    save_episodes(path, truth, kind)
     return path, truth
 
 
@@ -267,7 +267,6 @@ def run(call: Call) -> None:
         source = call.draw(ODD)
         damage = "odd source"
     words = [writer.__name__, *([damage] if damage else []), *(f"{k}={shown(v)}" for k, v in options.items())]
-    call.lenient = bool(options) or damage == "odd source"
     call.doing(f"{loader}({', '.join(words)})")
     if damage or options or writer not in _kinds(loader):
         found = read(source, **options)

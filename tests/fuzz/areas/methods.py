@@ -27,7 +27,6 @@ ELSEWHERE = ("bench.compare", "bench.execute", "lm.Endpoint", "lm.load_lm")
 
 
 def run(call: Call) -> None:
-    call.lenient = True
     # A class first and its method then, so that classes with many methods are not called more often.
     target = call.pick([name for name in world.published() if name not in ELSEWHERE])
     one = world.reach(target) if isinstance(world.published()[target], type) else None

@@ -15,7 +15,6 @@ SHARE = 18
 
 
 def run(call: Call) -> None:
-    call.lenient = True
     classes = {name: cls for name, cls in world.published().items() if isinstance(cls, type)}
     name = call.pick(classes)
     cls, one = classes[name], world.reach(name)

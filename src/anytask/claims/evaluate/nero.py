@@ -55,8 +55,7 @@ CLAIM = Claim(
         Size("augmented MLP", "consensus_correct", "Consensus right, model right on most of the orbit", expected=".88"),
         Size("plain MLP", "consensus_correct", "Consensus right, model wrong on most of the orbit", expected=".14"),
     ),
-    real=RealTrial("mnist-5k: the images are real, the models are trained from scratch; networks with ImageNet weights "
-                   "would need labeled photographs, of which none come with the packages",
+    real=RealTrial("mnist-5k: the images are real, the models are trained from scratch",
                    (_turned("mnist-5k", 100),), (_choice,)),
     source="paper",
     tried=(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium
-import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
@@ -16,7 +16,9 @@ from anytask.control.envs.reach import PlanarReach, WalledReach, WaypointReach
 from anytask.control.parts.acting import checked_rows
 from anytask.control.parts.counter_rng import CounterRandom
 from anytask.core.checks import check_counts
+from anytask.core.errors import instance_of, shown
 from anytask.core.rng import derive
+from anytask.core.settings import check_number
 
 if TYPE_CHECKING:
     from anytask.datasets.episodes import Episodes
@@ -30,13 +32,13 @@ class _Scripted:
     def __init__(
         self, env: VectorEnv, unit: float, speed: float | tuple[float, float], noise: float, seed: int, device: Any
     ) -> None:
-        low, high = (speed, speed) if isinstance(speed, (int, float)) else speed
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"speed must be in (0, 1], a pair in rising order, got {speed!r}")
-        if not np.isfinite(noise) or noise < 0:
-            raise ValueError(f"noise must be a finite number of at least 0, got {noise!r}")
+        instance_of("env", VectorEnv, optional=False, wanted="what control.make returns")(env)
+        pair = tuple(speed) if isinstance(speed, Sequence) and not isinstance(speed, (str, bytes)) else (speed, speed)
+        low, high = (check_number(end, "speed", above=0, at_most=1) for end in pair[:2])
+        if len(pair) != 2 or low > high:
+            raise ValueError(f"speed must be a number in (0, 1], or a pair in rising order, got {shown(speed)}")
         self.env: Any = env
-        self.unit, self.speed, self.noise = unit, (float(low), float(high)), float(noise)
+        self.unit, self.speed, self.noise = unit, (low, high), check_number(noise, "noise", at_least=0)
         n, start = env.num_envs, derive(seed, "scripted reach") % 2**40
         self.random = CounterRandom(torch.arange(start, start + n, device=device))
         self._factor, self._sides = torch.ones(n, device=device), torch.ones(n, device=device)
@@ -109,11 +111,11 @@ class ScriptedReach(_Scripted):
         world = getattr(world, "batched", world)
         if not isinstance(world, PlanarReach):
             raise TypeError(f"env must be one of the reach worlds, got {type(world).__name__}")
-        if gap not in ("nearest", "random"):
-            raise ValueError(f"gap must be 'nearest' or 'random', got {gap!r}")
+        if not isinstance(gap, str) or gap not in ("nearest", "random"):
+            raise ValueError(f"gap must be 'nearest' or 'random', got {shown(gap)}")
         if isinstance(world, WaypointReach):
-            if task is not None and task not in world.goals:
-                raise ValueError(f"task must be one of {sorted(world.goals)}, got {task!r}")
+            if task is not None and not (isinstance(task, str) and task in world.goals):
+                raise ValueError(f"task must be one of {sorted(world.goals)}, got {shown(task)}")
             self._task = task or world.settings.task
         elif task is not None:
             raise ValueError(f"{type(world).__name__} has one task, got task={task!r}")
@@ -172,6 +174,7 @@ class ScriptedFetchReach(_Scripted):
         turn: float = 0.0,
         seed: int = 0,
     ) -> None:
+        turn = check_number(turn, "turn")
         cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
         self._turned = torch.tensor([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
         super().__init__(env, 0.1, speed, noise, seed, "cpu")  # a whole action moves the gripper some centimetres
@@ -223,6 +226,7 @@ def demonstrations(
     from anytask.control.rollout import collect
 
     check_counts(episodes=episodes)
+    instance_of("env", str, optional=False)(env)
     fetch = env.startswith("FetchReach")
     world = make(env, min(episodes, 8 if fetch else 64), seed=seed, **options)
     shared: dict[str, Any] = {"speed": speed, "noise": noise, "seed": seed}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from anytask.core.checks import check_counts
 from anytask.core.estimator import Estimator, class_name, param_to_json
+from anytask.core.files import as_path
 from anytask.core.persistence import load_tree, save_tree
 from anytask.core.progress import Progress
 
@@ -60,7 +60,7 @@ class Checkpoint:
         device: str | torch.device = "cpu",
     ) -> None:
         check_counts(checkpoint_every=every)
-        self.folder = None if folder is None else Path(folder)
+        self.folder = None if folder is None else as_path(folder, "checkpoint")
         self.training, self.every = dict(training), every
         self.found: dict[str, Any] | None = None
         if self.folder is None or not (self.folder / "state.json").is_file():

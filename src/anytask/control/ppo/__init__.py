@@ -36,7 +36,7 @@ from anytask.control.parts.policy_gradient import kl_adaptive_lr, linear_decay, 
 from anytask.control.ppo.network import ActorCritic, Memory, NetworkSettings, bounded, space_from_tree, space_to_tree
 from anytask.control.ppo.rounds import ProcessGroup, Run, collect, joined, on_device, update
 from anytask.core.checks import check_counts
-from anytask.core.errors import shown
+from anytask.core.errors import instance_of, shown
 from anytask.core.estimator import Estimator
 from anytask.core.progress import Progress, heard
 from anytask.core.rng import derive, isolated
@@ -196,8 +196,6 @@ class PPO(Estimator):
         progress = heard(progress)
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be a callable (learner, record), got {shown(callback)}")
-        if env_options is not None and not isinstance(env_options, Mapping):
-            raise TypeError(f"env_options must be a mapping, got {shown(env_options)}")
         before, world = dict(vars(self)), self._made(env, env_options)
         try:
             self._settle(world)
@@ -257,6 +255,7 @@ class PPO(Estimator):
 
     def _made(self, env: Any, options: Mapping[str, Any] | None) -> VectorEnv:
         """Return the environment as one that speaks tensors; one that did comes back as it is."""
+        instance_of("env_options", Mapping)(options)
         if not options and hasattr(env, "lag"):  # one that is late, or a wrapper around it
             return env
         to_make = isinstance(env, str) or (callable(env) and not isinstance(env, (VectorEnv, gymnasium.Env)))

@@ -45,6 +45,7 @@ from anytask.control.rl100.stages import (
 from anytask.control.rl100.world import ActionRange, Transitions, Window
 from anytask.control.rollout import played
 from anytask.core.checks import NotFinite, check_counts, require_finite_weights
+from anytask.core.files import as_path
 from anytask.core.progress import Progress, heard, portion
 from anytask.core.rng import derive
 from anytask.core.settings import flag, group, real, texts
@@ -438,7 +439,7 @@ class RL100(ChunkPolicy):
         every: int,
     ) -> Self:  # fmt: skip
         """Run a stage, or read back what it came to before; a failure leaves the policy as it was."""
-        folder = None if checkpoint is None else Path(checkpoint) / f"{self.stage_:02d}"
+        folder = None if checkpoint is None else as_path(checkpoint, "checkpoint") / f"{self.stage_:02d}"
         training = training_of(self, leave_out=("use",), stage=name, data=data)
         if self.diffusion.noise == "predicted":  # as before there was a choice
             del training["params"]["diffusion"]["group"]["noise"]

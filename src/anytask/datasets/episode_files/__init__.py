@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from anytask.core.files import require_regular
+from anytask.core.errors import instance_of, shown
+from anytask.core.files import as_path, require_regular
 from anytask.datasets.episode_files import hdf5, lerobot, minari, npz, robomimic
 from anytask.datasets.episode_files.common import reading
 from anytask.datasets.episodes import Episodes
@@ -66,9 +67,9 @@ def load_episodes(
     ...     load_episodes(Path(folder, "walk.npz")).attributes
     {'success': array([ True])}
     """
-    path = Path(path)
-    if format is not None and format not in get_args(Format):
-        raise ValueError(f"format must be one of {', '.join(get_args(Format))}, got {format!r}")
+    path = as_path(path)
+    if format is not None and not (isinstance(format, str) and format in get_args(Format)):
+        raise ValueError(f"format must be one of {', '.join(get_args(Format))}, got {shown(format)}")
     if not path.exists():
         raise FileNotFoundError(f"no episodes at {path}: there is no such file or folder")
     if not path.is_dir():
@@ -104,7 +105,8 @@ def save_episodes(
     TypeError
         If an attribute is of a kind that the file cannot hold.
     """
-    path = Path(path)
+    path = as_path(path)
+    instance_of("episodes", Episodes, optional=False)(episodes)
     by_ending = {".npz": "npz", ".hdf5": "robomimic", ".h5": "robomimic", "": "minari"}
     chosen = by_ending.get(path.suffix) if format is None else format
     writers: dict[Any, Callable[[Path, Episodes], None]] = {

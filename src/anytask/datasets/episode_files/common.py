@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,20 +58,3 @@ def split_attributes(episodes: Episodes) -> tuple[dict[str, Any], dict[str, np.n
         if array.dtype.kind not in "fiubU":
             raise TypeError(f"attribute {name!r} cannot be saved: it holds {array.dtype}")
     return whole, single
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a place for a new file or folder and move what was written there to ``path``; nothing if it failed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as temporary:
-        new, old = Path(temporary, "new"), Path(temporary, "old")
-        yield new
-        if path.is_dir():  # which cannot be replaced in one step
-            os.replace(path, old)
-        try:
-            os.replace(new, path)
-        except BaseException:
-            if old.exists():
-                os.replace(old, path)
-            raise

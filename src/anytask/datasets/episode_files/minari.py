@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from anytask.core.files import replacing
 from anytask.datasets.episode_files import hdf5
-from anytask.datasets.episode_files.common import read_json, reading, replacing, split_attributes
+from anytask.datasets.episode_files.common import read_json, reading, split_attributes
 from anytask.datasets.episodes import OBSERVATION, Episodes
 
 DATA_FILE = Path("data", "main_data.hdf5")

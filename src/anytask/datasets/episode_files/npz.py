@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from anytask.core.files import replacing
 from anytask.datasets.archives import opened_npz
-from anytask.datasets.episode_files.common import replacing, split_attributes
+from anytask.datasets.episode_files.common import split_attributes
 from anytask.datasets.episodes import Episodes
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from anytask.core.files import replacing
 from anytask.datasets.episode_files import hdf5
-from anytask.datasets.episode_files.common import reading, replacing, split_attributes
+from anytask.datasets.episode_files.common import reading, split_attributes
 from anytask.datasets.episodes import Episodes
 
 logger = logging.getLogger(__name__)

@@ -262,7 +262,9 @@ def evaluate(model: Any, data: Any, group: Transforms | str = "rotations", **opt
     """
     progress = options.pop("progress", None)
     if isinstance(data, tuple):
-        X, y = data if len(data) == 2 else (data[0], None)
+        if len(data) not in (1, 2):
+            raise ValueError(f"data must be an array or (X, y), got a tuple of {len(data)}")
+        X, y = (*data, None)[:2]
     elif hasattr(data, "X"):
         X, y = data.X, getattr(data, "y", None)
     else:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anytask.core.checks import as_array, as_numbers
+
 __all__ = ["reduce_orbits"]
 
 _PERPLEXITY, _NEIGHBORS = 30.0, 5
@@ -57,10 +59,10 @@ def reduce_orbits(orbits: Any, method: str = "pca", *, seed: int = 12) -> Reduct
     >>> bool(np.abs(reduction.points).max() <= 1)
     True
     """
-    X = np.asarray(orbits, dtype=np.float64)
+    X = as_array(as_numbers(orbits, "orbits")).astype(np.float64)
     if X.ndim != 2:
         raise ValueError(f"orbits must be a matrix (samples, elements), got shape {X.shape}")
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     good = np.isfinite(X).all(axis=1)
     points, n = np.full((len(X), 2), np.nan), int(good.sum())

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
 from anytask.core.errors import one_line
-from anytask.core.files import write_whole
+from anytask.core.files import as_path, write_whole
 from anytask.core.persistence import DAMAGED, load_tree, save_tree
 from anytask.evaluate.base import Result
 from anytask.evaluate.nero import figures, report
@@ -80,7 +79,7 @@ class NeroResult(OrbitValues, Result):
         ValueError
             If there is no such folder, or no samples are left to show.
         """
-        path = Path(path)
+        path = as_path(path)
         if not path.parent.is_dir():
             raise ValueError(f"the report {path} cannot be written: there is no folder {path.parent}")
         write_whole(path, report.render(self, title, **options))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from anytask.core.checks import check_place
+from anytask.core.errors import shown
 from anytask.evaluate.nero.consensus import Consensus
 from anytask.evaluate.nero.metrics import Task, error_maps, map_of
 from anytask.evaluate.nero.reduction import reduce_orbits
@@ -95,7 +97,7 @@ class OrbitValues:
     def element(self, *coords: float, index: int | None = None) -> int:
         """Return the index of the element nearest to the coordinates (default: the identity, else the first)."""
         if index is not None:
-            return _place(index, len(self.group), "elements")
+            return check_place(index, len(self.group), "elements")
         return self.group.nearest(coords) if coords else (self.group.identity or 0)
 
     def top(
@@ -114,7 +116,7 @@ class OrbitValues:
         self, by: Literal["mean", "variance"] = "mean", metric: str | None = None, reference: str | None = None
     ) -> np.ndarray:
         """Return the mean or the variance of every sample's orbit, shape (models, n)."""
-        if by not in ("mean", "variance"):
+        if not isinstance(by, str) or by not in ("mean", "variance"):
             raise ValueError(f"by must be 'mean' or 'variance', got {by!r}")
         found = along_orbits(self.values(metric, reference), self.group.weights, True)
         return found["mean"] if by == "mean" else found["std"] ** 2
@@ -325,6 +327,7 @@ class OrbitValues:
         ValueError
             If inputs or outputs were not kept and the result was loaded without models.
         """
+        samples, elements = self.rows(samples), [self.element(index=k) for k in np.atleast_1d(elements).tolist()]
         inputs = self.group.orbit(self.inputs(samples), [self.group.elements[k] for k in elements])
         outputs = {}
         for name, part in self._parts.items():
@@ -363,29 +366,22 @@ class OrbitValues:
     def _key(self, metric: str | None, reference: str | None) -> tuple[str, str]:
         metric = next(iter(self.metrics)) if metric is None else metric
         reference = self.references[0] if reference is None else reference
-        if metric not in self.metrics:
-            raise ValueError(f"there is no metric {metric!r}; measured were {', '.join(self.metrics)}")
-        if reference not in self.references:
+        if not isinstance(metric, str) or metric not in self.metrics:
+            raise ValueError(f"there is no metric {shown(metric)}; measured were {', '.join(self.metrics)}")
+        if not isinstance(reference, str) or reference not in self.references:
             why = "without labels there is no truth" if reference == "truth" else "there was none to be had"
-            raise ValueError(f"there is no reference {reference!r} ({why}); there is {', '.join(self.references)}")
+            raise ValueError(f"there is no reference {shown(reference)} ({why}); there is {', '.join(self.references)}")
         return reference, metric
 
     def _model(self, model: str | None) -> int:
         if model is None:
             return 0
-        if model not in self.models:
-            raise ValueError(f"there is no model {model!r}; there are {', '.join(self.models)}")
+        if not isinstance(model, str) or model not in self.models:
+            raise ValueError(f"there is no model {shown(model)}; there are {', '.join(self.models)}")
         return self.models.index(model)
 
     def _sample(self, sample: int) -> int:
-        return _place(sample, len(self), "samples")
-
-
-def _place(index: Any, n: int, what: str) -> int:
-    """Return an index from 0 to n - 1, negative ones counted from the end, or say that there is no such thing."""
-    if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not -n <= index < n:
-        raise ValueError(f"there are {n} {what}, got index {index!r}")
-    return int(index) % n
+        return check_place(sample, len(self), "samples")
 
 
 def nanmean(values: np.ndarray, axis: int) -> np.ndarray:

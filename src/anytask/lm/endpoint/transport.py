@@ -18,11 +18,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from anytask.core.errors import instance_of
 from anytask.core.settings import Settings, choice, flag, free, numbers, real, text, whole
 from anytask.lm.accounts import Accounts, Budget
 from anytask.lm.cache import ReplyCache
 from anytask.lm.codec import check_tokenizer
-from anytask.lm.protocol import BadNumber, LMError, Usage, instance_of
+from anytask.lm.protocol import BadNumber, LMError, Usage
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")

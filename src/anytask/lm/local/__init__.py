@@ -15,6 +15,7 @@ from torch import Tensor
 
 from anytask.core.checks import check_counts, require_finite
 from anytask.core.devices import resolve_device
+from anytask.core.errors import instance_of
 from anytask.core.progress import Progress
 from anytask.core.rng import derive
 from anytask.lm.accounts import Accounts, Budget, Tally
@@ -36,7 +37,6 @@ from anytask.lm.protocol import (
     Sampling,
     Usage,
     check_texts,
-    instance_of,
 )
 from anytask.lm.structured import misfit
 

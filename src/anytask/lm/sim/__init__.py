@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from sklearn.base import clone
 
+from anytask.core.errors import instance_of
 from anytask.core.progress import Progress
 from anytask.lm.accounts import Accounts
 from anytask.lm.base import LanguageModel
-from anytask.lm.protocol import Capabilities, ChatReply, ChatRequest, Choice, Kind, Usage, instance_of
+from anytask.lm.protocol import Capabilities, ChatReply, ChatRequest, Choice, Kind, Usage, check_request, check_text
 from anytask.lm.sim.language import classify, compress, read_value
 from anytask.lm.sim.reasoning import STEPS, Arithmetic, check, facts
 from anytask.lm.sim.skill import Ability, Outcomes, uniform
@@ -92,10 +93,11 @@ class SimulatedChat(LanguageModel):
 
     def count_tokens(self, text: str) -> int:
         """Words and punctuation marks."""
-        return len(re.findall(r"\w+|[^\w\s]", text))
+        return len(re.findall(r"\w+|[^\w\s]", check_text(text, "text")))
 
     def chat(self, request: ChatRequest) -> ChatReply:
         """Answer one request."""
+        check_request(request)
         began = time.perf_counter()
         rendered = [(m.get("role"), _text(m.get("content")), m.get("tool_calls")) for m in request.messages]
         key = json.dumps([rendered, request.tools], sort_keys=True, default=str)

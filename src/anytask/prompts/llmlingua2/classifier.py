@@ -6,7 +6,6 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from anytask.core import training
 from anytask.core.checks import require_finite
+from anytask.core.files import as_path
 from anytask.core.persistence import load_tree, save_tree
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive, isolated
@@ -207,7 +207,7 @@ class Training(Settings):
                 training.train(model, draw, loss, steps=len(rows), optimizer=optimizer, stage=f"epoch {epoch}")
 
         with rollback(model):
-            if folder is not None and (Path(folder) / "state.json").is_file():
+            if folder is not None and (as_path(folder, "folder") / "state.json").is_file():
                 state = load_tree(folder)
                 if state["settings"] != settings:
                     raise ValueError(f"the checkpoint in {folder} was made with other settings; give another folder")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from anytask.core.checks import NotFinite
-from anytask.core.files import write_whole
+from anytask.core.files import as_path, write_whole
 from anytask.core.progress import Progress, portion
 from anytask.core.settings import Settings, choice, free, of_kind, positional, real, texts, whole
 from anytask.lm.placeholders import names_of
@@ -237,7 +237,7 @@ class PruningSearch(Settings):
         before = int(getattr(evaluator, "calls", 0))
         units = PrunablePrompt(self.prompt, lm, names_of([*examples, *validation]))
         units.check()
-        path, share = None if state_file is None else Path(state_file), portion(progress, 0.0, 1.0)
+        path, share = None if state_file is None else as_path(state_file, "state_file"), portion(progress, 0.0, 1.0)
         scores = Scores(evaluator, examples, self.budget, path, self._fingerprint(lm, examples))
         try:
             trace = self._explore(units, scores, share)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anytask.control.base import BatchedEnv, Obs
+from anytask.control.base import BatchedEnv, Obs, reset_options
 from anytask.control.envs.rearrangement.episodes import check_episodes, sample_episodes, starts
 from anytask.control.envs.rearrangement.scene import EpisodeList, Scene, built_in_scene
 from anytask.control.envs.rearrangement.sensors import Camera, Sensors, draw_top_view, sensor_count
@@ -178,7 +178,7 @@ class Rearrangement(World, BatchedEnv):
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
         """Start an episode everywhere (then the list begins anew), or where ``options["reset_mask"]`` says."""
-        if (options or {}).get("reset_mask") is None:
+        if reset_options(options).get("reset_mask") is None:
             self.cursor = torch.arange(self.num_envs, device=self.device)
             self.limits = torch.where(self.disabled, self.max_episode_steps, self.limits)
             self.disabled = torch.zeros_like(self.disabled)
