@@ -1,6 +1,7 @@
 """What claims ask of their problems is there, and evidence holds what other programs read."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import ClassVar
@@ -12,25 +13,49 @@ from anytask.claims.base import Beats, Claim, Experiment, RealTrial
 from anytask.claims.evidence import in_words, next_look, read_evidence, write_evidence
 from anytask.claims.figure import evidence_figure
 from anytask.claims.verify import verify, verify_real
+from anytask.lm.protocol import Capabilities
 from anytask.problems.base import Entrant, Metric, Outcome, Problem
 from anytask.problems.options import Options
+from sample_evidence import sample
+
+#: What problems settle for entrants that do not run without.
+GIVEN = {"lm": SimpleNamespace(capabilities=Capabilities(logprobs=True)), "prompt": "{text}", "evaluator": len}
+
+
+def parts(key):
+    claim = claims.get(key)
+    return [claim, claim.real] if isinstance(claim.real, RealTrial) else [claim]
 
 
 @pytest.mark.parametrize("key", claims.KEYS)
 def test_options_and_metrics_of_experiments_are_known_to_their_problems(key):
-    claim = claims.get(key)
-    trial = [claim.real] if isinstance(claim.real, RealTrial) else []
-    for part in (claim, *trial):
+    for part in parts(key):
         known = {}
         for experiment in part.experiments:
             problem = problems.get(experiment.problem) if isinstance(experiment.problem, str) else experiment.problem
-            problem.check_options({**experiment.options, **experiment.quick})
+            problem.check_options(experiment.reduced().options)
             problem.check_options(experiment.options)
             known[experiment.name] = {metric.key for metric in problem.metrics}
         first = part.experiments[0].name
         for one in (*part.headline, *getattr(part, "components", ()), *getattr(part, "sizes", ())):
             wanted = {one.metric, getattr(one, "rival_metric", None) or one.metric}
             assert wanted <= known[one.experiment or first]
+
+
+@pytest.mark.parametrize("key", claims.KEYS)
+def test_entrants_can_be_made_in_full_and_for_a_quick_look(key):
+    for experiment in (experiment for part in parts(key) for experiment in part.experiments):
+        if (key, experiment.name) == ("gpt3", "hidden tasks"):
+            continue  # its entrants' parameters are the size of the model that the problem trains
+        reduced = experiment.reduced()
+        for entrant in (*experiment.entrants, *reduced.entrants):
+            made = entrant.make(**GIVEN)
+            known = made.get_params() if hasattr(made, "get_params") else {}
+            assert set(entrant.after) <= set(known)
+        unused = set(experiment.quick_params)
+        for entrant in reduced.entrants:
+            unused -= set(entrant.params)
+        assert not unused  # a name that no class has
 
 
 class Options_(Options):
@@ -88,6 +113,26 @@ def test_evidence_holds_what_other_programs_read(tmp_path):
     assert next_look("tame", tmp_path) == 1
     write_evidence(found, tmp_path)
     assert next_look("tame", tmp_path) == 2 and read_evidence("tame", tmp_path) == found
+
+
+def test_words_tell_two_headline_comparisons_apart():
+    found = sample()
+    first, reference = found["headline"][0], found["plain"][0]
+    headline = [first, {**first, "sentence": "in one pass", "outcome": "contradicted"}]
+    words = in_words({**found, "headline": headline, "plain": [reference, {**reference, "beats_everybody": True}]})
+    assert words[0].endswith("tame beats its rivals: shown; in one pass: contradicted.")
+    assert [word for word in words if "plain reference" in word] == [
+        "The plain reference (nearest mean) reaches 0.550 accuracy on digits; it beats everybody of this comparison: "
+        "in one pass."
+    ]
+
+
+def test_a_quick_look_takes_its_own_parameters_where_a_class_has_them():
+    claim = cheap_claim()
+    claim = replace(claim, experiments=(replace(claim.experiments[0], quick_params={"numerator": 1}),))
+    for quick, params in ((True, [{"numerator": 1}, {}]), (False, [{}, {}])):
+        found = verify(claim, quick=quick, seeds=1, jobs=1)
+        assert [entrant["params"] for entrant in found["experiments"][0]["entrants"]] == params
 
 
 def test_looks_take_new_seeds_and_an_interrupted_look_goes_on():

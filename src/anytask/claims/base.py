@@ -8,14 +8,16 @@ Experiments run on the machinery of :func:`anytask.bench.compare`; comparisons a
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
 
+from anytask.core.settings import merged
 from anytask.problems.base import Entrant, Problem
 
 Judgement = Literal["shown", "not shown", "contradicted"]
@@ -44,6 +46,16 @@ class Experiment:
         The entrant that is the plain reference: a linear model, the nearest mean, a random policy, a zero-shot prompt.
     quick : mapping
         Options that replace ``options`` in a quick look.
+    quick_params : mapping
+        Parameters that replace those of the entrants in a quick look: of each entrant whose class has them, and of
+        groups of settings those that are named.
+
+    Examples
+    --------
+    >>> net = Entrant("net", "anytask.continual:TAME", {"preset": "small", "selector": {"buffer": 100}})
+    >>> one = Experiment("x", "task-stream", "digits", (net,), quick_params={"selector": {"epochs": 1}, "steps": 5})
+    >>> one.reduced().entrants[0].params
+    {'preset': 'small', 'selector': {'buffer': 100, 'epochs': 1}}
     """
 
     name: str
@@ -53,6 +65,17 @@ class Experiment:
     options: Mapping[str, Any] = field(default_factory=dict)
     plain: str | None = None
     quick: Mapping[str, Any] = field(default_factory=dict)
+    quick_params: Mapping[str, Any] = field(default_factory=dict)
+
+    def reduced(self) -> Experiment:
+        """Return the experiment of a quick look."""
+        entrants = tuple(_with_params(entrant, self.quick_params) for entrant in self.entrants)
+        return replace(self, options={**self.options, **self.quick}, entrants=entrants)
+
+
+def _with_params(entrant: Entrant, params: Mapping[str, Any]) -> Entrant:
+    known = inspect.signature(entrant.load()).parameters if params else {}
+    return replace(entrant, params=merged(entrant.params, {k: v for k, v in params.items() if k in known}))
 
 
 @dataclass(frozen=True)

@@ -87,13 +87,13 @@ def comparison_text(one: Mapping[str, Any]) -> str:
 def in_words(evidence: Mapping[str, Any]) -> list[str]:
     """Return what evidence says beside its comparisons, a sentence each: components, references, trial, provenance."""
     words = []
+    if len({one["outcome"] for one in evidence["headline"]}) > 1:
+        told = "; ".join(f"{one['sentence']}: {one['outcome']}" for one in evidence["headline"])
+        words.append(f"One comparison decides for both: {told}.")
     if components := evidence["components"]:
         matter = sum(one["outcome"] == "shown" for one in components)
         words.append(f"{matter} of {len(components)} components matter here.")
-    for one in evidence["plain"]:
-        level = "failed" if one["mean"] is None else f"reaches {one['mean']:.3f}"
-        easy = "; it beats everybody, so this experiment is too easy to tell" if one["beats_everybody"] else ""
-        words.append(f"The plain reference ({one['name']}) {level} {one['metric']} on {one['experiment']}{easy}.")
+    words += _references(evidence)
     for size in evidence["sizes"]:
         expected = f" (expected: {size['expected']})" if size["expected"] else ""
         words.append(f"{size['sentence']}: {_level(size)}{expected}.")
@@ -116,6 +116,29 @@ def in_words(evidence: Mapping[str, Any]) -> list[str]:
     cost = f"{evidence['seconds']:.0f} s of runs, {evidence['peak_bytes'] / 2**20:,.0f} MiB at most"
     words.append(f"Our reading rests on {basis[evidence['source']]}.")
     words.append(f"Recorded {evidence['recorded'][:10]}: {look}, {seeds}, {cost}.")
+    return words
+
+
+def _references(evidence: Mapping[str, Any]) -> list[str]:
+    """Say once for each experiment and metric how the plain reference does, and what it is above."""
+    referenced = {one["experiment"] for one in evidence["plain"]}
+    compared = [one for one in evidence["headline"] if one["experiment"] in referenced]
+    found: dict[tuple[str, str, str], list[tuple[Any, Any]]] = {}
+    for reference, one in zip(evidence["plain"], compared):
+        key = (reference["name"], reference["metric"], reference["experiment"])
+        found.setdefault(key, []).append((reference, one))
+    words = []
+    for (name, metric, experiment), pairs in found.items():
+        mean = pairs[0][0]["mean"]
+        beaten = [one["sentence"] for reference, one in pairs if reference["beats_everybody"]]
+        if not beaten:
+            easy = ""
+        elif len(beaten) == len(pairs):
+            easy = "; it beats everybody, so this experiment is too easy to tell"
+        else:
+            easy = f"; it beats everybody of this comparison: {', '.join(beaten)}"
+        level = "failed" if mean is None else f"reaches {mean:.3f}"
+        words.append(f"The plain reference ({name}) {level} {metric} on {experiment}{easy}.")
     return words
 
 

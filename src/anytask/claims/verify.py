@@ -44,7 +44,7 @@ def verify(
     claim : Claim
         What :func:`anytask.claims.get` returns.
     quick : bool, default False
-        Seed 0 with the experiments' quick options: a smoke test that shows nothing.
+        Seed 0 with the experiments' quick options and parameters: a smoke test that shows nothing.
     seeds : int, optional
         A development look at the seeds 0 ... n-1, at most 10 of them, instead of the evidence seeds.
     look : int, default 1
@@ -126,11 +126,11 @@ def _run(
 ) -> _Tables:
     tables: _Tables = {}
     with _store(name, kept=not quick) as store:
-        for one in experiments:
+        for one in (experiment.reduced() if quick else experiment for experiment in experiments):
             problem = problems.get(one.problem) if isinstance(one.problem, str) else one.problem
             found = bench.compare(
                 problem,
-                data=problem.load(one.data, **{**one.options, **(one.quick if quick else {})}),
+                data=problem.load(one.data, **one.options),
                 systems=one.entrants,
                 baselines=False,
                 seeds=seeds,

@@ -55,7 +55,8 @@ CLAIM = Claim(
         Size("augmented MLP", "consensus_correct", "Consensus right, model right on most of the orbit", expected=".88"),
         Size("plain MLP", "consensus_correct", "Consensus right, model wrong on most of the orbit", expected=".14"),
     ),
-    real=RealTrial("mnist-5k: the images are real, the models are trained from scratch",
+    real=RealTrial("mnist-5k: the images are real, the models are trained from scratch; networks with ImageNet weights "
+                   "would need labeled photographs, of which none come with the packages",
                    (_turned("mnist-5k", 100),), (_choice,)),
     source="paper",
     tried=(
