@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from anytask.continual.base import ContinualClassifier
+from anytask.continual.parts.growing import GrowingHead
 from anytask.continual.parts.sgd import mode, sgd_step, train_on, tune
 from anytask.continual.parts.stream import Reservoir, content_keys
 from anytask.core.checks import require_finite
@@ -23,49 +24,23 @@ from anytask.parts.distillation import Snapshot, kl_distillation
 __all__ = ["ExperienceReplay", "FineTuning", "JointTraining", "LwF", "NearestClassMean"]
 
 
-class GrowingClassifier(nn.Module):
-    """A body, and a linear head with one row per class seen so far.
+class GrowingClassifier(GrowingHead):
+    """A body under a growing linear head.
 
     Parameters
     ----------
     body : torch.nn.Module
         Maps (n, \\*input_shape) to (n, n_features).
-    n_features : int
-        Width of the features.
-    seed : int
-        Seed of the head's rows; the row of a class does not depend on when or with which others it came.
+    n_features, seed
+        As in :class:`~anytask.continual.parts.growing.GrowingHead`.
     """
 
     def __init__(self, body: nn.Module, n_features: int, seed: int) -> None:
-        super().__init__()
-        self.body, self.n_features, self.seed = body, n_features, seed
-        self.weight = nn.Parameter(torch.empty(0, n_features))
-        self.bias = nn.Parameter(torch.empty(0))
+        super().__init__(n_features, seed)
+        self.body = body
 
     def forward(self, x: Tensor) -> Tensor:  # (n, *input_shape) -> (n, classes)
-        return nn.functional.linear(self.body(x), self.weight, self.bias)
-
-    def grow(self, n: int, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Add rows until there are ``n``; the optimiser's momentum of the rows that were there is kept."""
-        have, bound = len(self.weight), 1 / math.sqrt(self.n_features)  # nn.Linear's initialisation
-        rows = []
-        for code in range(have, n):
-            generator = torch.Generator().manual_seed(derive(self.seed, "head", code))
-            rows.append((torch.rand(self.n_features + 1, generator=generator) * 2 - 1) * bound)
-        if not rows:
-            return
-        new = torch.stack(rows).to(self.weight)  # (n - have, n_features + 1)
-        for name, extra in (("weight", new[:, :-1]), ("bias", new[:, -1])):
-            old = getattr(self, name)
-            grown = nn.Parameter(torch.cat([old.detach(), extra]))
-            setattr(self, name, grown)
-            if optimizer is not None:
-                for group in optimizer.param_groups:
-                    group["params"] = [grown if p is old else p for p in group["params"]]
-                state = optimizer.state.pop(old, {})
-                if state.get("momentum_buffer") is not None:
-                    pad = torch.zeros_like(extra)
-                    optimizer.state[grown] = {**state, "momentum_buffer": torch.cat([state["momentum_buffer"], pad])}
+        return super().forward(self.body(x))
 
 
 class _Network(ContinualClassifier):
@@ -442,7 +417,7 @@ class NearestClassMean(ContinualClassifier):
 
 
 def build_body(
-    backbone: Backbone, input_shape: tuple[int, ...], hidden: Sequence[int], n_features: int, seed: int
+    backbone: Backbone, input_shape: tuple[int, ...], hidden: Sequence[int], n_features: int | None, seed: int
 ) -> tuple[nn.Module, int]:
     """Return a fresh module that maps (n, \\*input_shape) to features (n, d), and d.
 
@@ -455,8 +430,8 @@ def build_body(
         Shape of one input.
     hidden : sequence of int
         Widths of the MLP.
-    n_features : int
-        d for names and callables.
+    n_features : int or None
+        d for names and callables; None for the width of a pretrained network's own features.
     seed : int
         Seed of the initialisation.
     """
@@ -465,5 +440,5 @@ def build_body(
             return nn.Flatten(), math.prod(input_shape)
         mlp = build_backbone(None, input_shape, hidden[-1], seed=seed, hidden=hidden[:-1])
         return nn.Sequential(mlp, nn.ReLU()), hidden[-1]
-    width = output_shape(backbone, input_shape)[-1] if isinstance(backbone, nn.Module) else n_features
-    return build_backbone(backbone, input_shape, width, seed=seed), width
+    module = build_backbone(backbone, input_shape, None if isinstance(backbone, nn.Module) else n_features, seed=seed)
+    return module, output_shape(module, input_shape)[-1]

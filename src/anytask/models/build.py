@@ -18,7 +18,7 @@ from anytask.models.loading import load_pretrained
 
 __all__ = ["MLP", "build_backbone"]
 
-Network: TypeAlias = Callable[[tuple[int, ...], int], nn.Module]
+Network: TypeAlias = Callable[[tuple[int, ...], int | None], nn.Module]
 Backbone: TypeAlias = None | str | nn.Module | Network
 
 
@@ -78,16 +78,16 @@ class PretrainedVision(nn.Module):
     ----------
     encoder : transformers.PreTrainedModel
         Called with ``pixel_values`` of shape (n, channels, height, width).
-    n_outputs : int
-        Width of the linear layer.
+    n_outputs : int or None
+        Width of the linear layer; None for the pooled features as they are.
     """
 
-    def __init__(self, encoder: nn.Module, n_outputs: int) -> None:
+    def __init__(self, encoder: nn.Module, n_outputs: int | None) -> None:
         super().__init__()
         self.encoder = encoder
         config: Any = encoder.config
         width = config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else config.hidden_size
-        self.head = nn.Linear(width, n_outputs)
+        self.head = nn.Identity() if n_outputs is None else nn.Linear(width, n_outputs)
 
     def forward(self, x: Tensor) -> Tensor:  # (n, channels, height, width) -> (n, n_outputs)
         out = self.encoder(pixel_values=x)
@@ -98,7 +98,7 @@ class PretrainedVision(nn.Module):
 
 
 @network
-def resnet18(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
+def resnet18(input_shape: tuple[int, ...], n_outputs: int | None) -> nn.Module:
     """A randomly initialised ResNet-18 (transformers' own) for images of shape (channels, height, width)."""
     from transformers import ResNetConfig, ResNetModel
 
@@ -123,7 +123,12 @@ def backbone_field(default: Backbone, help: str) -> Any:
 
 
 def build_backbone(
-    backbone: Backbone, input_shape: tuple[int, ...], n_outputs: int, *, seed: int, hidden: Sequence[int] = (64, 64)
+    backbone: Backbone,
+    input_shape: tuple[int, ...],
+    n_outputs: int | None,
+    *,
+    seed: int,
+    hidden: Sequence[int] = (64, 64),
 ) -> nn.Module:
     """Return a fresh module that maps (n, \\*input_shape) to (n, n_outputs).
 
@@ -137,8 +142,9 @@ def build_backbone(
         A callable: called as ``backbone(input_shape, n_outputs)``.
     input_shape : tuple of int
         Shape of one input.
-    n_outputs : int
-        Width of the output.
+    n_outputs : int or None
+        Width of the output; None for the features of a module or of a pretrained network as they are, without a new
+        layer on top.
     seed : int
         Seed of the initialisation; the global generator is left alone.
     hidden : sequence of int
@@ -157,10 +163,12 @@ def build_backbone(
     torch.Size([2, 10])
     """
     with isolated(seed):
-        if backbone is None:
-            module: nn.Module = MLP(input_shape, n_outputs, hidden)
-        elif isinstance(backbone, nn.Module):
+        if isinstance(backbone, nn.Module):
             module = copy.deepcopy(backbone)
+        elif backbone is None:
+            if n_outputs is None:
+                raise ValueError("the default network has no width of its own: give one")
+            module = MLP(input_shape, n_outputs, hidden)
         elif isinstance(backbone, str):
             if len(input_shape) != 3:
                 raise ValueError(
@@ -180,8 +188,8 @@ def build_backbone(
                 f"backbone must be None, a name, a torch module or a callable, got {type(backbone).__name__}"
             )
         shape = output_shape(module, input_shape)
-    if shape != (2, n_outputs):
-        raise ValueError(f"the backbone maps 2 inputs to shape {shape}, wanted (2, {n_outputs})")
+    if len(shape) != 2 or shape[0] != 2 or n_outputs not in (None, shape[1]):
+        raise ValueError(f"the backbone maps 2 inputs to shape {shape}, wanted (2, {n_outputs or 'n_features'})")
     return module
 
 

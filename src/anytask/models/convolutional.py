@@ -11,7 +11,7 @@ from anytask.models.build import network
 
 
 @network
-def small_cnn(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
+def small_cnn(input_shape: tuple[int, ...], n_outputs: int | None) -> nn.Module:
     """Three 3 x 3 convolutions (16, 32, 32) with batch norm, halving the image twice, and a linear layer with ReLU.
 
     Examples
@@ -20,6 +20,8 @@ def small_cnn(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
     >>> small_cnn((1, 8, 8), 64)(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 64])
     """
+    if n_outputs is None:
+        raise ValueError("small-cnn has no width of its own: give one")
     layers: list[nn.Module] = []
     for n_in, n_out, stride in ((input_shape[0], 16, 1), (16, 32, 2), (32, 32, 2)):
         layers += [nn.Conv2d(n_in, n_out, 3, stride, 1), nn.BatchNorm2d(n_out), nn.ReLU()]
@@ -28,7 +30,7 @@ def small_cnn(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
 
 
 @network
-def resnet32(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
+def resnet32(input_shape: tuple[int, ...], n_outputs: int | None) -> nn.Module:
     """The CIFAR ResNet of depth 32 (He et al., 2016): 3 stages of 5 blocks (16, 32, 64), global average, 64 features.
 
     A linear layer follows only where ``n_outputs`` is not 64. transformers' ResNets begin with a large stride, which
@@ -44,7 +46,7 @@ def resnet32(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
     widths = [16, *(w for w in (16, 32, 64) for _ in range(5))]
     blocks = [_Block(a, b, 1 if a == b else 2) for a, b in itertools.pairwise(widths)]
     layers: list[nn.Module] = [stem, nn.BatchNorm2d(16), nn.ReLU(), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return nn.Sequential(*layers, *([nn.Linear(64, n_outputs)] if n_outputs != 64 else []))
+    return nn.Sequential(*layers, *([nn.Linear(64, n_outputs)] if n_outputs not in (None, 64) else []))
 
 
 class _Block(nn.Module):

@@ -57,9 +57,9 @@ class EfficientNetLite0(nn.Module):
 
 
 class _Encoder(nn.Module):
-    def __init__(self, base: EfficientNetLite0, n_outputs: int) -> None:
+    def __init__(self, base: EfficientNetLite0, n_outputs: int | None) -> None:
         super().__init__()
-        self.base, self.head = base, nn.Linear(1280, n_outputs)
+        self.base, self.head = base, nn.Identity() if n_outputs is None else nn.Linear(1280, n_outputs)
         self.base.network._fc = nn.Identity()  # the classes of ImageNet are not used
 
     def forward(self, x: Tensor) -> Tensor:  # -> (n, n_outputs)
@@ -67,7 +67,7 @@ class _Encoder(nn.Module):
 
 
 @network
-def efficientnet_lite0(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
+def efficientnet_lite0(input_shape: tuple[int, ...], n_outputs: int | None) -> nn.Module:
     """EfficientNet-lite0 with its ImageNet weights (see :func:`anytask.models.load`), under a new linear layer."""
     if input_shape[0] not in (1, 3):
         raise ValueError(f"efficientnet-lite0 takes images of 1 or 3 channels, got {input_shape[0]}")

@@ -33,7 +33,7 @@ from anytask.core.checks import require_finite
 from anytask.core.cost import parameter_count
 from anytask.core.rng import derive, isolated
 from anytask.core.settings import choice, flag, group, numbers, real, whole
-from anytask.models.build import PretrainedVision, backbone_field, build_backbone
+from anytask.models.build import backbone_field, build_backbone
 from anytask.parts.contrastive import supcon
 from anytask.parts.distillation import Snapshot
 from anytask.parts.vae import ConditionalVAE, ConvDecoder
@@ -430,9 +430,6 @@ def _headless(frozen: Any, input_shape: tuple[int, ...], seed: int) -> nn.Module
     if isinstance(frozen, nn.Module):
         return frozen
     if isinstance(frozen, str):
-        module = build_backbone(frozen, input_shape, 1, seed=seed)
-        if isinstance(module, PretrainedVision):
-            module.head = nn.Identity()  # type: ignore[assignment]
-        return module
+        return build_backbone(frozen, input_shape, None, seed=seed)
     with isolated(seed):
         return frozen(input_shape, None)
