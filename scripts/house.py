@@ -26,7 +26,7 @@ FAMILIES = (
 FLOORS = (
     ("cli",),
     ("app",),
-    ("claims",),
+    ("claims", "tuning"),
     ("bench",),
     ("problems",),
     FAMILIES,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,14 @@ _ALIKE = (
     "Whoever is told more of the task has an easier problem: only those told the same are ranked against each other."
 )
 
-_KINDS = {
+_RANKED = (
+    "Differences are taken seed by seed and turned so that positive is better; their 95 % intervals are bootstrapped. "
+    "“Chance?” is a paired t-test, adjusted for the number of comparisons after Holm: “no” means p < 0.05. An arrow "
+    "says which way a metric is better."
+)
+
+#: What is said of a language model, by its kind.
+KINDS = {
     "http": "an endpoint",
     "local": "local weights",
     "tiny": "tiny model trained here: evidence about the algorithm only",
@@ -67,17 +75,11 @@ def write_report(comparison: Results, path: str | os.PathLike[str]) -> None:
 
 def render(comparison: Results) -> str:
     """Return the report as HTML."""
-    from jinja2 import Environment, FileSystemLoader
-    from plotly.offline import get_plotlyjs
-
-    page = Environment(loader=FileSystemLoader(_ASSETS), autoescape=True, trim_blocks=True).get_template("report.html")
     told = _answer(comparison) | _results(comparison) | _settings(comparison) | _failures(comparison)
     closer, closer_error = _problem_figures(comparison)
-    return page.render(
+    return laid_out(
         told,
         title=f"{comparison.problem.title}: {comparison.data.name}",
-        style=(_ASSETS / "report.css").read_text(encoding="utf-8"),
-        plotly=get_plotlyjs(),
         alike=_ALIKE,
         several_groups=len(comparison.groups) > 1,
         left_out=comparison.left_out,
@@ -85,6 +87,16 @@ def render(comparison: Results) -> str:
         closer_error=closer_error,
         cost=_cost(comparison),
     )
+
+
+def laid_out(sections: Mapping[str, Any], **more: Any) -> str:
+    """Return the page of ``assets/report.html`` with these sections; others are left out."""
+    from jinja2 import Environment, FileSystemLoader
+    from plotly.offline import get_plotlyjs
+
+    page = Environment(loader=FileSystemLoader(_ASSETS), autoescape=True, trim_blocks=True).get_template("report.html")
+    style = (_ASSETS / "report.css").read_text(encoding="utf-8")
+    return page.render(sections, style=style, plotly=get_plotlyjs(), **more)
 
 
 # -- sections: what the template is given ------------------------------------------------------------------------
@@ -106,7 +118,7 @@ def _answer(comparison: Results) -> dict[str, Any]:
         "size": size,
         "warnings": comparison.warnings,
         "known": ", ".join(f"{_words(name)}: {_plain(value)}" for name, value in shown.items()),
-        "kinds": [_KINDS.get(kind, kind) for kind in sorted({run.kind for run in comparison.runs if run.kind})],
+        "kinds": [KINDS.get(kind, kind) for kind in sorted({run.kind for run in comparison.runs if run.kind})],
     }
 
 
@@ -119,19 +131,20 @@ def _row(comparison: Results, row: Row) -> dict[str, Any]:
         "told": privilege(comparison, row) if row.bound == "upper" else told(row),
         "settings": params or "defaults",
         "entry": row.entrant.entry,
-        "kind": _KINDS.get(row.kind or "", row.kind),
+        "kind": KINDS.get(row.kind or "", row.kind),
     }
 
 
 def _results(comparison: Results) -> dict[str, Any]:
-    drawn = any(row.done for row in comparison.rows)
+    ended = any(row.done for row in comparison.rows)
     return {
         "ranked": ranking_table(comparison),
+        "ranked_note": _RANKED + (f" {_ALIKE}" if len(comparison.groups) > 1 else ""),
         "rows": [_row(comparison, row) for row in comparison.rows],
         "declared": any(row.sees for row in comparison.rows),
-        "ranking": _drawn(figures.ranking(comparison), figures.ranking_caption(comparison)) if drawn else None,
+        "ranking": drawn(figures.ranking(comparison), figures.ranking_caption(comparison)) if ended else None,
         "significance": [
-            _drawn(found.figure, found.caption) | {"told": told(found.group), "note": found.note}
+            drawn(found.figure, found.caption) | {"told": told(found.group), "note": found.note}
             for found in average_ranks(comparison)
         ],
     }
@@ -142,12 +155,12 @@ def _problem_figures(comparison: Results) -> tuple[list[dict[str, str]], str]:
     if not done:
         return [], ""
     try:
-        drawn = comparison.problem.figures(comparison.data, done)
+        listed = comparison.problem.figures(comparison.data, done)
     except Exception as error:
         # An hour of runs must not be lost to a figure.
         logger.exception("the figures of %s could not be drawn", comparison.problem.key)
         return [], str(error)
-    return [_drawn(figure, caption) | {"title": title} for title, caption, figure in drawn], ""
+    return [drawn(figure, caption) | {"title": title} for title, caption, figure in listed], ""
 
 
 def _cost(comparison: Results) -> dict[str, Any] | None:
@@ -162,7 +175,7 @@ def _cost(comparison: Results) -> dict[str, Any] | None:
         f"Means per run, on {cores} with {threads} per run and {jobs} at a time. Peak memory is that of the whole "
         "process; the run’s own leaves out what was there before it."
     )
-    return _drawn(figures.cost(comparison), figures.cost_caption(comparison)) | {
+    return drawn(figures.cost(comparison), figures.cost_caption(comparison)) | {
         "table": cost_table(comparison),
         "note": note,
     }
@@ -197,7 +210,8 @@ def _settings(comparison: Results) -> dict[str, Any]:
 # -- pieces ------------------------------------------------------------------------------------------------------
 
 
-def _drawn(figure: go.Figure, caption: str) -> dict[str, Any]:
+def drawn(figure: go.Figure, caption: str) -> dict[str, Any]:
+    """Return a figure with its caption, as the page wants them."""
     # Drawings keep to a white card in both color schemes, since their own text cannot follow the page's.
     figure.update_layout(paper_bgcolor="white", plot_bgcolor="white", autosize=True)
     config = {"responsive": True, "displaylogo": False, "displayModeBar": False}

@@ -1,8 +1,7 @@
-"""The command line: ``anytask list | show | compare | verify | models | app``."""
+"""The command line: ``anytask list | show | compare | verify | tune-prompt | models | app``."""
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import sys
@@ -22,8 +21,10 @@ from anytask import catalogue
 from anytask.cli.console import Commands, err, fail, one_line, out, print_json, show_warning
 from anytask.cli.evidence import evidence_lines, outcomes, real_lines
 from anytask.cli.models import models
+from anytask.cli.settings import check_destinations, chosen_options
 from anytask.cli.tables import options as options_table
 from anytask.cli.tables import parameters
+from anytask.cli.tune import tune_prompt
 from anytask.core.terminal import visible
 
 app = typer.Typer(
@@ -239,9 +240,9 @@ def compare(
     try:
         with one_line(data):
             kind = problems.get(problem)
-            chosen = _problem_options({"target": target, "task": task, "identity": identity, "lm": lm}, options or [])
+            chosen = chosen_options({"target": target, "task": task, "identity": identity, "lm": lm}, options or [])
             kind.check_options(chosen)
-            _check_destinations(store, report)
+            check_destinations(store, report)
             comparison = bench.compare(
                 kind,
                 data=data,
@@ -300,30 +301,6 @@ def _print_saved(saved: Any) -> None:
 def _first_line(error: Any) -> str:
     message = error.get("message", "") if isinstance(error, dict) else str(error)
     return (message.strip().splitlines() or ["no message"])[0]
-
-
-def _problem_options(named: dict[str, str | None], extra: list[str]) -> dict[str, Any]:
-    """Merge the named options and the --set ones, whose values are JSON where they can be read so."""
-    chosen: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
-    for item in extra:
-        name, equals, text = item.partition("=")
-        if not equals or not name:
-            raise ValueError(f"--set takes NAME=VALUE, got {item!r}")
-        try:
-            chosen[name.replace("-", "_")] = json.loads(text)
-        except json.JSONDecodeError:
-            chosen[name.replace("-", "_")] = text
-    return chosen
-
-
-def _check_destinations(*paths: Path | None) -> None:
-    for path in paths:
-        if path is None:
-            continue
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder, and a file is wanted")
-        if not path.resolve().parent.is_dir():
-            raise ValueError(f"the folder {path.resolve().parent} does not exist")
 
 
 @app.command()
@@ -403,6 +380,7 @@ def _verified(
 
 
 app.command()(models)
+app.command("tune-prompt")(tune_prompt)
 
 
 @app.command("app")

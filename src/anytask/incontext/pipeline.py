@@ -107,6 +107,8 @@ class Pipeline(Fitted):
         model's context.
     scoring : {"auto", "mean", "sum", "bytes", "unconditional", "choose", "generate"}, default "auto"
         See :class:`~anytask.incontext.GPT3`.
+    balanced : bool, default False
+        Draw the same number of demonstrations of every output, where they are drawn ("random", "fixed").
     calibrate, beam_width : bool, and "auto" or int, default False and "auto"
         Contextual calibration (arXiv 2102.09690); beams of written answers, 4 where the model has beams.
     embedder, seed : str, path or anytask.lm.Embedder, and int, default "minilm" and 0
@@ -152,12 +154,15 @@ class Pipeline(Fitted):
     k: int | Literal["max"] = shots()
     context: int | None = whole(None, "most tokens of a prompt with its answer, None: the model's", optional=True)
     scoring: str = scoring_field()
+    balanced: bool = flag(False, "draw the same number of every output")
     calibrate: bool = flag(False, "divide by the labels' probabilities after a content-free query")
     beam_width: int | str = beams_field()
     embedder: Any = embedder_field()
 
     def _check_settings(self) -> None:
         self._learner()  # what it refuses is refused now
+        if self.balanced and self.retrieve not in ("random", "fixed"):
+            raise ValueError("balanced goes with demonstrations that are drawn, and here a retriever chooses them")
         if hasattr(self.retrieve, "check"):
             self.retrieve.check(self.labels, self.choices)
         if self.prune is not None:
@@ -185,7 +190,8 @@ class Pipeline(Fitted):
         known = getattr(self, "demos_", ())
         return GPT3(
             self.lm, self.k, template=self.template, scoring=self.scoring, demos=demos, calibrate=self.calibrate,
-            rewrite=self._shorten, budget=self.context, beam_width=self.beam_width, seed=self.seed,
+            rewrite=self._shorten, budget=self.context, beam_width=self.beam_width, balanced=self.balanced,
+            seed=self.seed,
         ).fit([d.input for d in known], [d.output for d in known], options=self.choices)  # fmt: skip
 
     # -- the stages -----------------------------------------------------------------------------------------------

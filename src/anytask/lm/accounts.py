@@ -52,6 +52,11 @@ class Tally:
     def __sub__(self, other: Tally) -> Tally:
         return Tally(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
 
+    def times(self, factor: float) -> Tally:
+        """Return so many times as much, counts rounded."""
+        scaled = {f.name: getattr(self, f.name) * factor for f in fields(self)}
+        return Tally(**{n: value if n in ("seconds", "money") else round(value) for n, value in scaled.items()})
+
     @property
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens

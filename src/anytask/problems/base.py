@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import inspect
 from abc import ABC, abstractmethod
@@ -11,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
-from anytask.core.errors import BadData
 from anytask.core.settings import merged, settings_of
 from anytask.problems.options import Options
 
@@ -223,16 +221,7 @@ class Problem(ABC):
         BadData
             Naming an option that there is not, with the nearest one, or a value that is out of its range.
         """
-        for name in options:
-            if name not in self.options:
-                near = difflib.get_close_matches(name, self.options, n=1)
-                hint = f"did you mean {near[0]!r}? Its" if near else "its"
-                known = ", ".join(self.options) or "none"
-                raise BadData(f"{self.key} has no option {name!r}; {hint} options: {known}")
-        try:
-            return self.options_class(**options)
-        except (ValueError, TypeError) as error:
-            raise BadData(str(error)) from error
+        return self.options_class.checked(options, self.key)
 
     @abstractmethod
     def load(self, source: Any, **options: Any) -> Any:

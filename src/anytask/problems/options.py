@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import attrs
 
+from anytask.core.errors import BadData
 from anytask.core.settings import Settings
 
 
@@ -27,6 +29,32 @@ class Options(Settings):
 
     #: Options that only say how to read the data, whose content the fingerprint holds anyway.
     read_only: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def checked(cls, given: Mapping[str, Any], whose: str) -> Self:
+        """Return options with these values, and the defaults of the others.
+
+        Parameters
+        ----------
+        given : mapping of str to value
+        whose : str
+            Whose options they are, for messages.
+
+        Raises
+        ------
+        BadData
+            Naming an option that there is not, with the nearest one, or a value that is out of its range.
+        """
+        known = [field.name for field in attrs.fields(cls)]
+        for name in given:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]!r}? Its" if near else "its"
+                raise BadData(f"{whose} has no option {name!r}; {hint} options: {', '.join(known) or 'none'}")
+        try:
+            return cls(**given)
+        except (ValueError, TypeError) as error:
+            raise BadData(str(error)) from error
 
     def evolve(self, **changes: Any) -> Self:
         """Return options with other values, checked as at construction."""

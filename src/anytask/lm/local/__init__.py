@@ -195,6 +195,21 @@ class LocalLM(LanguageModel):
         numbers = str(self.model.dtype).removeprefix("torch.")
         return f"{self.name}: {numbers}, batches of {self._reader.batch_tokens:,} tokens, {template}, {kept}"
 
+    def in_chat_template(self, wanted: bool = True) -> LocalLM:
+        """Return a model on the same weights, accounts, cache and budget that puts prompts into its chat template.
+
+        Raises
+        ------
+        MissingCapability
+            If the tokenizer has no chat template.
+        """
+        reader = self._reader
+        return LocalLM(
+            (self.model, self.tokenizer), dtype="bfloat16" if reader.runner.autocast else "float32", kind=self.kind,
+            batch_tokens=reader.batch_tokens, name=self.name, cache=self._cache, accounts=self.usage,
+            context_length=reader.context_length, chat_template=wanted, budget=self._budget,
+        )  # fmt: skip
+
     def __repr__(self) -> str:
         return f"LocalLM({self.name!r}, kind={self.kind!r}, objective={self.objective!r})"
 

@@ -21,7 +21,7 @@ from anytask.problems.training import LoadedData
 RETRIEVALS = ("random", "fixed", "similar", "bm25")
 
 
-def _check_verbalizer(words: Any) -> None:
+def check_verbalizer(words: Any) -> None:
     if words is None:
         return
     texts = isinstance(words, Mapping) and all(isinstance(t, str) and t.strip() for pair in words.items() for t in pair)
@@ -55,7 +55,7 @@ class FewShotOptions(TextOptions):
     context: int | None = whole(None, "most tokens of a prompt with its answer (none: the model's)", optional=True)
     scoring: str = choice("auto", ("auto", *RULES, "choose"), "how options are ranked; auto: by what the model offers")
     calibrate: bool = flag(False, "divide by the labels' probabilities after a query without content")
-    verbalizer: dict[str, str] | None = free(None, "the word that each label is to be called by", _check_verbalizer)
+    verbalizer: dict[str, str] | None = free(None, "the word that each label is to be called by", check_verbalizer)
     rate: float = real(0.5, "share of an input's tokens that compressors keep", above=0, at_most=1)
     search_budget: int = whole(100, "prompts that a search may score; more find better ones")
     test_size: float = real(0.3, "share of the texts that is tested on", above=0, below=1)

@@ -88,12 +88,7 @@ def _rehearsed(entrant: Entrant, data: FewShotData) -> Tally:
     learner.answer([source.texts[i] for i in asked], options=own)
     tested = lm.usage.total - prepared
     queries = len(test) + (5 * len(shown) / 2 if o.k == "auto" else 0)  # five values of k, half as many tokens
-    return _times(prepared, o.search_budget / PROMPTS) + _times(tested, queries / len(asked))
-
-
-def _times(tally: Tally, factor: float) -> Tally:
-    scaled = {name: getattr(tally, name) * factor for name in Tally.__dataclass_fields__}
-    return Tally(**{name: value if name in ("seconds", "money") else round(value) for name, value in scaled.items()})
+    return prepared.times(o.search_budget / PROMPTS) + tested.times(queries / len(asked))
 
 
 def sentence(entrants: Sequence[Entrant], data: FewShotData) -> str:

@@ -1,0 +1,274 @@
+"""What a tuning found: the prompts with their accuracies and costs, beside plain ways to answer; and its files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from html import escape
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anytask.datasets.text import TextData
+from anytask.incontext import Pipeline
+from anytask.lm.accounts import Tally
+from anytask.problems.answers import answer_figures, confusion, one_answer
+from anytask.tuning import handover
+from anytask.tuning.grid import Judged, Point, Task
+from anytask.tuning.race import estimate, nested_hits, table_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+__all__ = ["Tuning"]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One prompt that was tried, or a plain way to answer.
+
+    Attributes
+    ----------
+    name : str
+    point : Point or None
+    accuracy : float
+        Share of the labelled texts that were answered right by the others' labels.
+    estimate : float
+        The accuracy smoothed over margins and neighbors, by which prompts are chosen; NaN for plain ways.
+    logprob : float
+        Mean log-probability of the right label.
+    tokens : float
+        Mean length of a query's prompt.
+    asked : int
+        Labelled texts that it was asked about: fewer than all where it was dropped.
+    """
+
+    name: str
+    point: Point | None
+    accuracy: float
+    estimate: float
+    logprob: float
+    tokens: float
+    asked: int
+
+
+@dataclass
+class Tuning:
+    """The prompts that were tried on a pile of texts, and the best of them.
+
+    Attributes
+    ----------
+    best, zero_shot, untuned, classifier : Tried
+        The choice; a plain question without help; eight random demonstrations; logistic regression on embeddings.
+    nested : float
+        Nested leave-one-out accuracy: of each labelled text, answered by the prompt that is chosen without looking at
+        it. The accuracy to expect of :attr:`best`, whose own one was looked at when it was chosen.
+    rows : list of Tried
+        All prompts, the best estimate first.
+    pipeline : anytask.incontext.Pipeline
+        The choice, ready to ``predict`` and to ``save``.
+    warnings : list of str
+    usage : Tally
+        What the search used of the model.
+    seconds : float
+    stopped : str
+        Why the search ended before all was asked; "" if it did not.
+    command : str
+        What to type to get this again.
+    """
+
+    pile: TextData
+    options: Any
+    task: Task
+    models: Mapping[bool, Any]
+    judged: Mapping[Point, Judged]
+    chosen: Point
+    references: Mapping[str, Judged]
+    classified: np.ndarray
+    classes: list[str]
+    usage: Tally
+    seconds: float
+    stopped: str = ""
+    command: str = ""
+
+    # -- what was found ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def rows(self) -> list[Tried]:
+        """All prompts that were asked, the best estimate first."""
+        points, hits, distances = table_of(self.judged)
+        means = estimate(hits, distances).mean
+        found = [_tried(str(point), point, self.judged[point], mean) for point, mean in zip(points, means)]
+        return sorted(found, key=lambda row: -row.estimate)
+
+    @property
+    def best(self) -> Tried:
+        """The prompt to use."""
+        return next(row for row in self.rows if row.point == self.chosen)
+
+    @property
+    def zero_shot(self) -> Tried:
+        """The plain question."""
+        return self._reference("zero-shot", Point())
+
+    @property
+    def untuned(self) -> Tried:
+        """Eight random demonstrations."""
+        return self._reference("untuned default", Point(8, "random"))
+
+    @property
+    def classifier(self) -> Tried:
+        """Logistic regression on sentence embeddings of the same labelled texts."""
+        n = len(self.classified)
+        return Tried("logistic regression", None, float(self.classified.mean()), np.nan, np.nan, 0.0, n)
+
+    @cached_property
+    def nested(self) -> float:
+        """Nested leave-one-out accuracy."""
+        right, _ = nested_hits(self.judged)
+        return float(np.nanmean(right))
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """The choice, ready to answer: its model has no budget."""
+        return replace(self.task, models=self.models).pipeline(self.chosen, embedder=self.options.embedder)
+
+    @property
+    def front(self) -> list[Tried]:
+        """The prompts that no shorter one is better than, by their estimates, the shortest first."""
+        found: list[Tried] = []
+        for row in sorted(self.rows, key=lambda row: (row.tokens, -row.estimate)):
+            if not found or row.estimate > found[-1].estimate:
+                found.append(row)
+        return found
+
+    @property
+    def runs(self) -> list[Any]:
+        """What is said of answers, in the form that :mod:`anytask.problems.answers` reads."""
+        labels, choices = list(self.task.labels), list(self.task.choices)
+        answers = {"best": self.judged[self.chosen].said, "logistic regression": self.classes}
+        known = {name: [i for i, one in enumerate(said) if one] for name, said in answers.items()}
+        return [
+            SimpleNamespace(
+                entrant_name=name,
+                status="done",
+                details=confusion([answers[name][i] for i in places], [labels[i] for i in places], choices),
+            )
+            for name, places in known.items()
+        ]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user should know before the prompt is used."""
+        found = one_answer(self.runs)
+        if self.classifier.accuracy >= self.nested:
+            found.append(
+                f"Use the classifier instead: logistic regression on embeddings is right on "
+                f"{self.classifier.accuracy:.0%} of the labelled texts (leave-one-out), the chosen prompt on "
+                f"{self.nested:.0%} (nested leave-one-out), and it asks no language model."
+            )
+        if self.stopped:
+            found.append(f"The search ended before all was asked: {self.stopped}.")
+        return found
+
+    def sentences(self) -> list[str]:
+        """Return the answer in words, the most important first."""
+        best, n = self.best, len(self.task.texts)
+        tokens = f"{best.tokens:.0f} tokens a query"
+        return [
+            f"Ask with {best.name}: {best.accuracy:.0%} of the {n} labelled texts are right, with {tokens}.",
+            f"Nested leave-one-out accuracy, which the search cannot flatter: {self.nested:.0%}.",
+            f"Without tuning: {_share(self.zero_shot)} zero-shot, {_share(self.untuned)} with 8 random demonstrations; "
+            f"logistic regression on embeddings: {_share(self.classifier)}.",
+        ]
+
+    def table(self) -> pd.DataFrame:
+        """Return all prompts and plain ways to answer as a table, the best estimate first.
+
+        Columns: ``prompt, accuracy, estimate, logprob, tokens, asked`` as in :class:`Tried`, and ``role`` ("best",
+        "tried" or "plain").
+        """
+        import pandas as pd
+
+        plain = [self.zero_shot, self.untuned, self.classifier]
+        rows = [(row, "best" if row.point == self.chosen else "tried") for row in self.rows]
+        columns = ("accuracy", "estimate", "logprob", "tokens", "asked")
+        return pd.DataFrame(
+            [
+                {"prompt": row.name, **{c: getattr(row, c) for c in columns}, "role": role}
+                for row, role in [*rows, *((row, "plain") for row in plain)]
+            ]
+        )
+
+    def plot(self) -> go.Figure:
+        """Return the curve of accuracy against tokens per query: all prompts, the best for each length joined."""
+        import plotly.graph_objects as go
+
+        figure = go.Figure()
+        for rows, name, how in (
+            (self.rows, "prompts", {"mode": "markers", "marker": {"color": "#56b4e9", "size": 8, "opacity": 0.6}}),
+            (self.front, "best for its length", {"mode": "lines", "line": {"color": "#0072b2", "shape": "hv"}}),
+            ([self.best], "the choice", {"mode": "markers", "marker": {"color": "#d55e00", "size": 14}}),
+        ):
+            figure.add_scatter(
+                x=[row.tokens for row in rows], y=[row.estimate for row in rows], name=name,
+                text=[escape(row.name) for row in rows], customdata=[[row.accuracy, row.asked] for row in rows],
+                hovertemplate="%{text}<br>%{x:.0f} tokens, estimate %{y:.1%}"
+                "<br>right on %{customdata[0]:.0%} of %{customdata[1]} texts<extra></extra>", **how,
+            )  # fmt: skip
+        for row, color in zip((self.zero_shot, self.untuned, self.classifier), ("#4d4d4d", "#e69f00", "#009e73")):
+            if row.asked:
+                figure.add_hline(
+                    y=row.accuracy, line_dash="dot", line_color=color, annotation_text=row.name, annotation_x=0
+                )
+        figure.update_xaxes(title="tokens per query", type="log")
+        figure.update_yaxes(title="accuracy (leave-one-out)", tickformat=".0%", range=[0, 1.05])
+        return figure
+
+    def figures(self) -> list[tuple[str, str, go.Figure]]:
+        """Return (title, caption, figure) triples for a report."""
+        curve = (
+            "Each point is a prompt; the line joins the best for its length. Heights are leave-one-out accuracies on "
+            "the labelled texts, smoothed over margins and over prompts that are alike; dotted lines are plain ways to "
+            "answer, not smoothed."
+        )
+        return [("Accuracy against tokens", curve, self.plot()), *answer_figures(self.runs)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was found as plain values."""
+        table = json.loads(self.table().to_json(orient="records"))
+        return {
+            "data": self.pile.name, "lm": self.options.lm_name, "kind": self.models[False].kind,
+            "labels": len(self.task.texts), "choices": list(self.task.choices), "best": vars(self.chosen),
+            "nested_leave_one_out": self.nested, "prompts": table, "warnings": self.warnings,
+            "sentences": self.sentences(), "calls": self.usage.calls, "tokens": self.usage.total_tokens,
+            "money": self.usage.money, "seconds": self.seconds, "stopped": self.stopped,
+        }  # fmt: skip
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Hand over: a prompt to paste, the pipeline, a request body, lines of Python, the command, a report.
+
+        Files of ``folder``: ``prompt.txt`` (with ``{input}`` for the query, or, where the nearest demonstrations are
+        shown, an example), ``pipeline/``, ``request.json``, ``usage.py``, ``command.txt``, ``tuning.json``,
+        ``report.html``.
+        """
+        handover.save(self, folder)
+
+    def _reference(self, name: str, point: Point) -> Tried:
+        return _tried(name, point, self.references[name], np.nan)
+
+
+def _tried(name: str, point: Point, found: Judged, mean: float) -> Tried:
+    if not found.n:
+        return Tried(name, point, np.nan, np.nan, np.nan, np.nan, 0)
+    logprob = float(np.nanmean(found.logprob)) if np.isfinite(found.logprob).any() else np.nan
+    return Tried(name, point, found.accuracy, float(mean), logprob, float(np.nanmean(found.tokens)), found.n)
+
+
+def _share(row: Tried) -> str:
+    return f"{row.accuracy:.0%}" if row.asked else "not asked"
