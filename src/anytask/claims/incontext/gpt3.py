@@ -42,10 +42,7 @@ CLAIM = Claim(
         ),
     ),
     headline=(
-        Beats(
-            _LARGE, (_SMALL, _NEAREST), "accuracy", sentence="size, with both in the context",
-            expected="+.58 by size",
-        ),
+        Beats(_LARGE, (_SMALL, _NEAREST), "accuracy", sentence="size, both in the context", expected="+.58 by size"),
         Beats(_LARGE, (_SMALL, _NEAREST), "novel", sentence="size, for queries that no demonstration answers"),
     ),
     components=(

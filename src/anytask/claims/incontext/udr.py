@@ -41,7 +41,7 @@ CLAIM = Claim(
                 _epr(80),
                 Entrant("cosine", f"{_BLOCKS}:CosineRetriever", role="baseline"),
             ),
-            plain="cosine", quick={"n_train": 60, "n_test": 20},
+            plain="cosine", quick={"n_train": 60, "n_test": 20}, quick_params={"steps": 60},
         ),
     ),
     headline=(
@@ -68,6 +68,7 @@ CLAIM = Claim(
                     Entrant("zero-shot", f"{_TEXTS}:NoDemonstrations", role="baseline"),
                 ),
                 {"n_train": 32, "n_test": 16}, "zero-shot", {"n_train": 6, "n_test": 2},
+                {"steps": 20},
             ),
         ),
         (Beats("udr", ("one retriever per task", "cosine", "BM25", "random"), "accuracy"),),

@@ -6,6 +6,8 @@ from anytask.problems.base import Entrant
 LLMLINGUA2 = "anytask.prompts:LLMLingua2"
 _MODULE, _HERE = "anytask.prompts.baselines", "anytask.claims.prompts.compression_rivals"
 
+_QUICK = {"training": {"epochs": 2}}
+
 _system = Entrant("llmlingua2", LLMLINGUA2, {}, "system", "llmlingua2")
 _causal = Entrant("llmlingua2 (causal encoder)", LLMLINGUA2, {"mask": "causal"}, "ablation")
 _unfiltered = Entrant(
@@ -36,11 +38,12 @@ CLAIM = Claim(
     experiments=(
         Experiment(
             "modifiers", "prompt-compression", "modifiers", (_system, _causal, *_rivals), plain="random deletion",
-            quick={"train": 100, "test": 50},
+            quick={"train": 60, "test": 50}, quick_params=_QUICK,
         ),
         Experiment(
             "key-value", "prompt-compression", "key-value", (_system, _unfiltered, *_rivals),
             {"train": 600, "rate": 0.25}, plain="random deletion", quick={"train": 60, "test": 50},
+            quick_params=_QUICK,
         ),
     ),
     headline=(

@@ -49,9 +49,9 @@ CLAIM = Claim(
             plain="full prompt", quick={"budget": 100},
         ),
         Experiment(
-            _TINY, "prompt-search", coded_topics(), (_quine(), _full, *_rivals),
-            {"lm": "tiny:icl", "shots": 2, "wrong": 3, "budget": 200, "validation": 100, "max_test": 200},
-            plain="full prompt", quick={"budget": 60, "max_test": 50},
+            _TINY, "prompt-search", coded_topics(), (_brief, _full, *_rivals),
+            {"lm": "tiny:icl", "shots": 2, "wrong": 3, "search": 4, "budget": 200, "validation": 100, "max_test": 200},
+            plain="full prompt", quick={"budget": 20, "max_test": 20, "validation": 20, "search": 2},
         ),
     ),
     headline=(
@@ -86,6 +86,7 @@ CLAIM = Claim(
         "TAPruning stops at some 90 prompts of 1000; restarted in other orders it spends what evolution may: the "
         "fairer rival. With the topics' own names as labels the tiny model needs no demonstrations (the full prompt "
         "was right on every test sentence of one seed), so the labels are code words that only demonstrations tell. "
-        "The trial's members and children are fewer than the paper's, or 60 prompts would be two generations."
+        "On language models, tiny or real, members and children are fewer than the paper's, or the 200 and 60 prompts "
+        "that these can be asked about would be four generations and two."
     ),
 )  # fmt: skip
