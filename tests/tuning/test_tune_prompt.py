@@ -95,12 +95,12 @@ def test_the_finished_share_only_grows(found):
 
 def test_the_table_holds_all_prompts_and_the_plain_ways(found):
     table = found.table()
-    assert list(table.columns) == ["prompt", "accuracy", "estimate", "logprob", "tokens", "asked", "role"]
+    assert list(table.columns) == ["prompt", "accuracy", "smoothed", "logprob", "tokens", "asked", "role"]
     assert (table.role == "best").sum() == 1 and (table.role == "plain").sum() == 3
-    assert table.estimate.dropna().is_monotonic_decreasing
+    assert table.smoothed.dropna().is_monotonic_decreasing
     assert len(found.plot().data) == 3
     lengths = [row.tokens for row in found.front]
-    assert lengths == sorted(lengths) and found.front[-1].estimate == found.rows[0].estimate
+    assert lengths == sorted(lengths) and found.front[-1].smoothed == found.rows[0].smoothed
 
 
 def test_a_prompt_that_says_one_thing_and_a_classifier_that_does_as_well_are_said():

@@ -162,18 +162,18 @@ def _forecast(plan: Any) -> str:
 def _show(found: Any) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("prompt")
-    for name in ("right", "estimate", "tokens a query", ""):
+    for name in ("right", "smoothed", "tokens a query", ""):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     front = found.front
     shown = sorted({*map(id, front), *(id(row) for row in found.rows[:SHOWN])})
     rows = [row for row in found.rows if id(row) in shown]
     for row in sorted(rows, key=lambda row: row.tokens):
         style = "bold green" if row.point == found.chosen else "" if row in front else "dim"
-        table.add_row(escape(row.name), *_numbers(row), "█" * round(20 * min(1, max(0, row.estimate))), style=style)
+        table.add_row(escape(row.name), *_numbers(row), "█" * round(20 * min(1, max(0, row.smoothed))), style=style)
     for row in (found.zero_shot, found.untuned, found.classifier):
         table.add_row(f"[italic]{row.name}[/]", *_numbers(row), "")
     out.print(table)
-    out.print("[dim]Green: the choice. Dim: a shorter prompt is estimated as good. All by leave-one-out.[/]")
+    out.print("[dim]Green: the choice. Dim: a shorter prompt is as good. All by leave-one-out.[/]")
     for sentence in found.sentences():
         out.print(escape(sentence), soft_wrap=True)
     for warning in found.warnings:
@@ -187,4 +187,4 @@ def _numbers(row: Any) -> list[str]:
     if not row.asked:
         return ["–", "–", "–"]
     share = f"{row.accuracy:.0%} of {row.asked}"
-    return [share, f"{row.estimate:.2f}" if row.estimate == row.estimate else "–", f"{row.tokens:.0f}"]
+    return [share, f"{row.smoothed:.2f}" if row.smoothed == row.smoothed else "–", f"{row.tokens:.0f}"]

@@ -50,13 +50,6 @@ class Point:
         parts += [f"inputs cut to {self.rate:.0%}"] * (self.rate < 1)
         return ", ".join(parts)
 
-    def distance(self, other: Point) -> float:
-        """Return how unlike two points are: one for every setting that differs, demonstrations by factors of two."""
-        steps = abs(np.log2(self.k + 1) - np.log2(other.k + 1)) + 4 * abs(self.rate - other.rate)
-        unlike = [self.show != other.show and self.k and other.k, self.description != other.description]
-        unlike += [self.words != other.words, self.calibrate != other.calibrate, self.chat != other.chat]
-        return float(steps + sum(map(bool, unlike)))
-
 
 #: What is asked first, because it pays most often.
 LIKELY = (Point(0, "fixed", "labels"), Point(4, "fixed", "labels", calibrate=True))

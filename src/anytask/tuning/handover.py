@@ -100,7 +100,7 @@ def report(tuning: Any) -> str:
         ranking=drawn(curve, caption),
         ranked=_table(tuning),
         ranked_note="Leave-one-out on the labelled texts: each is answered by the labels of the others. Prompts are "
-        "chosen by the estimate, which is smoothed over margins and over prompts that are alike.",
+        "chosen by the accuracy that is smoothed over the margins of their answers.",
         closer=[drawn(figure, said) | {"title": title} for title, said, figure in closer],
         notes=[f"Paste this prompt:\n{paste(tuning)}", *tuning.pile.notes],
         settings=settings,
@@ -109,7 +109,7 @@ def report(tuning: Any) -> str:
 
 def _table(tuning: Any) -> Table:
     def cells(row: Any) -> list[Any]:
-        numbers = [f"{x:.3f}" if x == x else "–" for x in (row.accuracy, row.estimate, row.logprob)]
+        numbers = [f"{x:.3f}" if x == x else "–" for x in (row.accuracy, row.smoothed, row.logprob)]
         return [row.name, *numbers, f"{row.tokens:.0f}" if row.tokens == row.tokens else "–", str(row.asked)]
 
     plain = [tuning.zero_shot, tuning.untuned, tuning.classifier]
@@ -118,5 +118,5 @@ def _table(tuning: Any) -> Table:
         Part([cells(row) for row in tuning.rows if row.point != tuning.chosen], "also tried"),
         Part([cells(row) for row in plain], "plain ways to answer", apart=True),
     ]
-    head = ["prompt", "accuracy", "estimate", "log-probability of the right label", "tokens per query", "texts asked"]
+    head = ["prompt", "accuracy", "smoothed", "log-probability of the right label", "tokens per query", "texts asked"]
     return Table(head, parts, range(1, len(head)))

@@ -27,7 +27,7 @@ from anytask.problems.options import listed
 from anytask.tuning.grid import Judged, Point, Task, grid, models_of
 from anytask.tuning.handover import command_of
 from anytask.tuning.labels import bought, load_pile, read_answers, worth_labelling
-from anytask.tuning.race import choose, race, table_of
+from anytask.tuning.race import race
 from anytask.tuning.result import Tuning
 
 __all__ = ["prepare_tuning", "tune_prompt"]
@@ -229,34 +229,25 @@ class Plan:
             tell(min(0.99, sum(getattr(cost[p], unit) * one.n / n for p, one in judged.items()) / whole))
 
         plain = [point for point in points if point == replace(ZERO_SHOT, chat=point.chat)][:1]
-        judged, stopped = race(points, task.judge, task.labels, keep=plain, seed=self.options.seed, tell=told)
-        if not any(one.n for one in judged.values()):
+        judged, finalists, stopped = race(
+            points, task.judge, task.labels, keep=plain, seed=self.options.seed, tell=told
+        )
+        if not finalists:
             raise BudgetExceeded(f"nothing could be asked: {stopped}")
-        best = self._settled(judged)
         references = {"zero-shot": judged[plain[0]], "untuned default": self._asked(UNTUNED)}
         hits, said = self._classifier()
         seconds = time.perf_counter() - began
         tell(1.0)
         return Tuning(
-            self.pile, self.options, task, self.models, judged, best, references, hits, said,
+            self.pile, self.options, task, self.models, judged, finalists, references, hits, said,
             self.models[False].usage.total - before, seconds, stopped, self.command,
         )  # fmt: skip
 
-    def _settled(self, judged: dict[Point, Judged]) -> Point:
-        """Return the choice, once it has been asked about all texts."""
-        while True:
-            points, hits, distances = table_of(judged)
-            tokens = np.array([np.nanmean(judged[point].tokens) for point in points])
-            best = points[choose(hits, distances, tokens)]
-            rest = np.flatnonzero(~np.isfinite(judged[best].correct)).tolist()
-            if not rest or not self._asked(best, rest, judged[best]).n:
-                return best
-
-    def _asked(self, point: Point, places: Sequence[int] | None = None, into: Judged | None = None) -> Judged:
-        """Return what is known of a point after it was asked about all or some texts, as far as the budget goes."""
-        into = into or Judged.blank(len(self.task.texts))
+    def _asked(self, point: Point) -> Judged:
+        """Return what is known of a point after it was asked about all texts; nothing, if the budget is too small."""
+        into = Judged.blank(len(self.task.texts))
         try:
-            self.task.judge(point, range(len(self.task.texts)) if places is None else places, into)
+            self.task.judge(point, range(len(self.task.texts)), into)
         except BudgetExceeded:
             return Judged.blank(len(self.task.texts))
         return into

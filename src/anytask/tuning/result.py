@@ -19,7 +19,7 @@ from anytask.lm.accounts import Tally
 from anytask.problems.answers import answer_figures, confusion, one_answer
 from anytask.tuning import handover
 from anytask.tuning.grid import Judged, Point, Task
-from anytask.tuning.race import estimate, nested_hits, table_of
+from anytask.tuning.race import choose, hits_of, lengths, nested_hits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,8 +38,9 @@ class Tried:
     point : Point or None
     accuracy : float
         Share of the labelled texts that were answered right by the others' labels.
-    estimate : float
-        The accuracy smoothed over margins and neighbors, by which prompts are chosen; NaN for plain ways.
+    smoothed : float
+        The accuracy smoothed over margins, by which prompts are chosen; of a prompt that was dropped, the choice's less
+        the mean difference on the texts that both were asked about. NaN for plain ways.
     logprob : float
         Mean log-probability of the right label.
     tokens : float
@@ -51,7 +52,7 @@ class Tried:
     name: str
     point: Point | None
     accuracy: float
-    estimate: float
+    smoothed: float
     logprob: float
     tokens: float
     asked: int
@@ -69,7 +70,7 @@ class Tuning:
         Nested leave-one-out accuracy: of each labelled text, answered by the prompt that is chosen without looking at
         it. The accuracy to expect of :attr:`best`, whose own one was looked at when it was chosen.
     rows : list of Tried
-        All prompts, the best estimate first.
+        All prompts, the best first.
     pipeline : anytask.incontext.Pipeline
         The choice, ready to ``predict`` and to ``save``.
     warnings : list of str
@@ -87,7 +88,7 @@ class Tuning:
     task: Task
     models: Mapping[bool, Any]
     judged: Mapping[Point, Judged]
-    chosen: Point
+    finalists: list[Point]
     references: Mapping[str, Judged]
     classified: np.ndarray
     classes: list[str]
@@ -99,12 +100,20 @@ class Tuning:
     # -- what was found ---------------------------------------------------------------------------------------------
 
     @cached_property
+    def chosen(self) -> Point:
+        """The point of the best smoothed accuracy among the finalists."""
+        hits, asked = hits_of(self.judged, self.finalists)
+        return self.finalists[choose(hits[:, asked], lengths(self.judged, self.finalists))]
+
+    @cached_property
     def rows(self) -> list[Tried]:
-        """All prompts that were asked, the best estimate first."""
-        points, hits, distances = table_of(self.judged)
-        means = estimate(hits, distances).mean
-        found = [_tried(str(point), point, self.judged[point], mean) for point, mean in zip(points, means)]
-        return sorted(found, key=lambda row: -row.estimate)
+        """All prompts that were asked, the best first."""
+        points = [point for point, one in self.judged.items() if one.n]
+        hits, _ = hits_of(self.judged, points)
+        best = hits[points.index(self.chosen)]
+        smoothed = np.nanmean(best) + np.nanmean(hits - best, axis=1)
+        found = [_tried(str(point), point, self.judged[point], mean) for point, mean in zip(points, smoothed)]
+        return sorted(found, key=lambda row: (-row.smoothed, row.point != self.chosen))
 
     @property
     def best(self) -> Tried:
@@ -130,8 +139,7 @@ class Tuning:
     @cached_property
     def nested(self) -> float:
         """Nested leave-one-out accuracy."""
-        right, _ = nested_hits(self.judged)
-        return float(np.nanmean(right))
+        return float(np.nanmean(nested_hits(self.judged, self.finalists)))
 
     @cached_property
     def pipeline(self) -> Pipeline:
@@ -140,10 +148,10 @@ class Tuning:
 
     @property
     def front(self) -> list[Tried]:
-        """The prompts that no shorter one is better than, by their estimates, the shortest first."""
+        """The prompts that no shorter one is better than, the shortest first."""
         found: list[Tried] = []
-        for row in sorted(self.rows, key=lambda row: (row.tokens, -row.estimate)):
-            if not found or row.estimate > found[-1].estimate:
+        for row in sorted(self.rows, key=lambda row: (row.tokens, -row.smoothed)):
+            if not found or row.smoothed > found[-1].smoothed:
                 found.append(row)
         return found
 
@@ -188,16 +196,16 @@ class Tuning:
         ]
 
     def table(self) -> pd.DataFrame:
-        """Return all prompts and plain ways to answer as a table, the best estimate first.
+        """Return all prompts and plain ways to answer as a table, the best first.
 
-        Columns: ``prompt, accuracy, estimate, logprob, tokens, asked`` as in :class:`Tried`, and ``role`` ("best",
+        Columns: ``prompt, accuracy, smoothed, logprob, tokens, asked`` as in :class:`Tried`, and ``role`` ("best",
         "tried" or "plain").
         """
         import pandas as pd
 
         plain = [self.zero_shot, self.untuned, self.classifier]
         rows = [(row, "best" if row.point == self.chosen else "tried") for row in self.rows]
-        columns = ("accuracy", "estimate", "logprob", "tokens", "asked")
+        columns = ("accuracy", "smoothed", "logprob", "tokens", "asked")
         return pd.DataFrame(
             [
                 {"prompt": row.name, **{c: getattr(row, c) for c in columns}, "role": role}
@@ -216,9 +224,9 @@ class Tuning:
             ([self.best], "the choice", {"mode": "markers", "marker": {"color": "#d55e00", "size": 14}}),
         ):
             figure.add_scatter(
-                x=[row.tokens for row in rows], y=[row.estimate for row in rows], name=name,
+                x=[row.tokens for row in rows], y=[row.smoothed for row in rows], name=name,
                 text=[escape(row.name) for row in rows], customdata=[[row.accuracy, row.asked] for row in rows],
-                hovertemplate="%{text}<br>%{x:.0f} tokens, estimate %{y:.1%}"
+                hovertemplate="%{text}<br>%{x:.0f} tokens, smoothed %{y:.1%}"
                 "<br>right on %{customdata[0]:.0%} of %{customdata[1]} texts<extra></extra>", **how,
             )  # fmt: skip
         for row, color in zip((self.zero_shot, self.untuned, self.classifier), ("#4d4d4d", "#e69f00", "#009e73")):
@@ -234,8 +242,7 @@ class Tuning:
         """Return (title, caption, figure) triples for a report."""
         curve = (
             "Each point is a prompt; the line joins the best for its length. Heights are leave-one-out accuracies on "
-            "the labelled texts, smoothed over margins and over prompts that are alike; dotted lines are plain ways to "
-            "answer, not smoothed."
+            "the labelled texts, smoothed over margins; dotted lines are plain ways to answer, not smoothed."
         )
         return [("Accuracy against tokens", curve, self.plot()), *answer_figures(self.runs)]
 
