@@ -1,0 +1,376 @@
+"""OVOR: prompts of a frozen transformer trained on and on, and heads that answer weakly outside their own classes.
+
+Departures from the paper: the passes with virtual outliers come when a task ends (:meth:`OVOR.end_task`), on rows of
+that task that are kept until then and no longer. Each task has a head of its own instead of rows of one matrix, so that
+another task's cannot move. Offsets are added to the features at the edge, as the text says; the released code draws
+them around the origin (``center="origin"``). The rate follows the paper's cosine where ``rate`` says how long a task
+is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anytask.continual.base import ContinualClassifier
+from anytask.continual.baselines import build_body
+from anytask.continual.parts.growing import GrowingHead
+from anytask.continual.parts.prompt_schemes import SCHEMES, PromptPerTask, PromptScheme
+from anytask.continual.parts.sgd import tune
+from anytask.continual.parts.stream import Reservoir
+from anytask.continual.parts.virtual_outliers import energy_hinges, virtual_outliers
+from anytask.core.rng import derive, isolated
+from anytask.core.settings import Settings, choice, group, numbers, real, whole
+from anytask.models.build import backbone_field
+from anytask.models.loading import load_pretrained
+from anytask.parts.frozen_transformer import FrozenTransformer
+
+__all__ = ["OVOR"]
+
+
+class PromptSettings(Settings):
+    """The prompts, as prefixes of keys and values in blocks of the transformer.
+
+    Parameters
+    ----------
+    scheme : {"one", "none", "pool", "per task", "mixture"}
+        One set for everything (OnePrompt), none, or those of L2P, DualPrompt and CODA-Prompt
+        (:mod:`anytask.continual.parts.prompt_schemes`).
+    general, general_length : sequence of int, int
+        The first blocks' prompts, keys and values together; DualPrompt shares them among tasks.
+    expert, expert_length : sequence of int, int
+        The later blocks' prompts.
+    """
+
+    scheme: str = choice("one", ("one", "none", *list(SCHEMES)[1:]), "which prompts an input gets")
+    general: Sequence[int] = numbers((0, 1), "blocks with short prompts", at_least=0, integers=True)
+    general_length: int = whole(10, "their length, keys and values together; even")
+    expert: Sequence[int] = numbers((2, 3, 4), "blocks with long prompts", at_least=0, integers=True)
+    expert_length: int = whole(40, "their length; even")
+
+    def _check_settings(self) -> None:
+        if self.general_length % 2 or self.expert_length % 2:
+            raise ValueError("general_length and expert_length must be even: half are keys, half are values")
+
+    @property
+    def lengths(self) -> dict[int, int]:
+        """Block -> length."""
+        general = dict.fromkeys(self.general, self.general_length)
+        return general | dict.fromkeys(self.expert, self.expert_length)
+
+
+class OutlierSettings(Settings):
+    """Virtual outlier regularization: the passes of a head over features of its task and virtual outliers.
+
+    Parameters
+    ----------
+    epochs : int
+        Passes when a task ends; 0 for none.
+    lambda_ : float
+        Weight of the energy hinges; 0 leaves plain passes of the head.
+    delta_in, delta_out : float
+        Bounds of the energy -logsumexp inside (pushed below) and outside (pushed above). They depend on the scale of
+        the logits.
+    cov, k, select, sample_from, per_class, center
+        Of :func:`~anytask.continual.parts.virtual_outliers.virtual_outliers`, and how many there are for each class.
+    rows : int, optional
+        Most rows of a task that are kept until it ends; None for all.
+    """
+
+    epochs: int = whole(10, "passes when a task ends", at_least=0)
+    lambda_: float = real(0.1, "weight of the energy hinges", at_least=0)
+    delta_in: float = real(-15.0, "bound of the energy inside")
+    delta_out: float = real(-3.0, "bound of the energy outside")
+    cov: float = real(0.1, "standard deviation of the offsets", above=0)
+    k: int = whole(50, "whose neighbor's distance is loneliness")
+    select: int = whole(50, "features at the edge")
+    sample_from: int = whole(600, "offsets of each")
+    per_class: int = whole(40, "outliers for each class of the task")
+    center: str = choice("boundary", ("boundary", "origin"), "what offsets are added to")
+    batch_size: int = whole(128, "features of a mini-batch")
+    rows: int | None = whole(None, "rows of a task that are kept until it ends; None for all", optional=True)
+
+
+class CosineRate(Settings):
+    """A rate that falls along a cosine to almost nothing over a task.
+
+    Parameters
+    ----------
+    steps_per_epoch : int, optional
+        Mini-batches in a pass; None for a constant rate.
+    epochs : int
+        Passes over a task, those with outliers included.
+
+    Examples
+    --------
+    >>> rate = CosineRate(steps_per_epoch=1, epochs=50)
+    >>> rate(1.0, 0), round(rate(1.0, 49), 6)
+    (1.0, 0.015707)
+    """
+
+    steps_per_epoch: int | None = whole(None, "mini-batches in a pass; None for a constant rate", optional=True)
+    epochs: int = whole(50, "passes over a task", at_least=2)
+
+    def __call__(self, lr: float, steps: int) -> float:
+        if self.steps_per_epoch is None:
+            return lr
+        epoch = min(steps // self.steps_per_epoch, self.epochs - 1)
+        return lr * math.cos(99 * math.pi * epoch / (200 * (self.epochs - 1)))
+
+
+class OVOR(ContinualClassifier):
+    """OnePrompt with virtual outlier regularization (Huang et al., 2024).
+
+    Learns new classes task by task on a frozen pretrained transformer, without storing old samples, and tells all
+    classes apart without being told the task. One set of prompts serves all tasks; when a task ends its head is trained
+    a little more on virtual outliers, so that it does not claim what belongs to others. Pick it when a good pretrained
+    encoder of images or texts exists, classes keep coming, and old data may not be kept; where the encoder is poor,
+    nothing helps.
+
+    Parameters
+    ----------
+    backbone : None, str or torch.nn.Module
+        A folder or name of an encoder of transformers (paper: ViT-B/16), or such an encoder. Any other module, and
+        ``None`` for random features of width ``hidden``, are frozen features for ``prompts.scheme="none"``.
+    hidden : int
+        Width of the random features.
+    pool : {"first", "mean"}
+        The feature of an input: its first token (images), or the mean of its tokens (texts).
+    prompts, outliers, rate
+        :class:`PromptSettings`, :class:`OutlierSettings`, :class:`CosineRate`.
+    lr : float
+        Adam, begun anew for each task.
+    repeated_classes : {"error", "allow"}
+        What to do when a class of an ended task comes back: allowed, it also gets a row in the new task's head, which
+        answers for it from then on.
+    epochs, batch_size, seed, device
+        See :class:`~anytask.continual.base.ContinualClassifier`.
+
+    Attributes
+    ----------
+    prompts_, heads_ : torch.nn.Module, torch.nn.ModuleList
+        What is learned: the prompts, and a head for each task.
+    active_ : dict of str to float
+        Shares of features inside and outside whose energy was on the wrong side of its bound in the last pass.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> centers = 3 * rng.normal(size=(4, 10))
+    >>> model = OVOR.from_preset("small")
+    >>> for labels in [(0, 1), (2, 3)]:
+    ...     y = rng.choice(labels, 640)
+    ...     _ = model.partial_fit(centers[y] + 0.3 * rng.normal(size=(640, 10)), y).end_task()
+    >>> model.predict(centers).tolist()
+    [0, 1, 2, 3]
+
+    References
+    ----------
+    Huang, Chen, Hsu, 2024, "OVOR: OnePrompt with Virtual Outlier Regularization for Rehearsal-Free Class-Incremental
+    Learning", ICLR, arXiv:2402.04129.
+    """
+
+    needs: ClassVar[str] = "boundary"
+    sees: ClassVar[str] = "test"
+    STRUCTURE: ClassVar[tuple[str, ...]] = (
+        "backbone", "hidden", "pool", "prompts.scheme", "prompts.general", "prompts.general_length", "prompts.expert",
+        "prompts.expert_length", "outliers.rows",
+    )  # fmt: skip
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "small": {
+            "backbone": None, "prompts": {"scheme": "none"}, "lr": 0.01, "batch_size": 32,
+            "outliers": {"lambda_": 1.0, "delta_in": -8.0, "delta_out": -2.0, "cov": 1.0},
+        }
+    }  # fmt: skip
+
+    backbone: Any = backbone_field("google/vit-base-patch16-224", "an encoder of transformers, or frozen features")
+    hidden: int = whole(128, "width of the random features")
+    pool: str = choice("first", ("first", "mean"), "the first token, or the mean of the tokens")
+    prompts: PromptSettings = group(PromptSettings, "which prompts an input gets, and where")
+    outliers: OutlierSettings = group(OutlierSettings, "the passes with virtual outliers")
+    rate: CosineRate = group(CosineRate, "the learning rate over a task")
+    batch_size: int = whole(128, "rows of a mini-batch")
+    lr: float = real(1e-3, "learning rate of Adam", above=0)
+    repeated_classes: str = choice("error", ("error", "allow"), "what to do when a class of an ended task comes back")
+
+    # -- construction ---------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self.codes_: list[list[int]] = []  # the codes of each task's outputs, in the order of their coming
+        self.open_ = False  # whether the last task is under way
+        self.task_: object = None
+        self.steps_ = 0  # of that task
+        self.active_: dict[str, float] = {}
+
+    def _build(self) -> None:
+        seed = derive(self.seed, "backbone")
+        self.network_, self._width = self._frozen(seed)
+        self.network_ = self.network_.to(self._device)
+        self.prompts_: PromptScheme | None = None
+        if isinstance(self.network_, FrozenTransformer) and self.prompts.scheme != "none":
+            self.prompts_ = self._fresh_prompts(self.network_)
+        elif self.prompts.scheme != "none":
+            raise ValueError("prompts need an encoder of transformers: prompts={'scheme': 'none'} for other features")
+        self.heads_ = nn.ModuleList()
+        for codes in self.codes_:
+            self._add_task().grow(len(codes))
+        self.memory_ = Reservoir(self.outliers.rows, derive(self.seed, "rows"))
+        self.optimizer_ = self._fresh_optimizer() if self.open_ else None
+
+    def _frozen(self, seed: int) -> tuple[nn.Module, int]:
+        backbone = self.backbone
+        if isinstance(backbone, str):
+            from transformers import AutoModel
+
+            backbone = load_pretrained(AutoModel, backbone)
+        if getattr(backbone, "_supports_attention_backend", False):
+            network = FrozenTransformer(backbone)
+            return network, network.width
+        body, width = build_body(backbone, self.input_shape_, (self.hidden,), None, seed)
+        return body.eval().requires_grad_(False), width
+
+    def _fresh_prompts(self, network: FrozenTransformer) -> PromptScheme:
+        lengths = self.prompts.lengths
+        if beyond := [block for block in lengths if block >= network.depth]:
+            raise ValueError(f"prompts for blocks {beyond}, and the encoder has {network.depth}, from 0 on")
+        kind = SCHEMES[self.prompts.scheme]
+        more = {"general": self.prompts.general} if kind is PromptPerTask else {}
+        return kind(lengths, network.width, **more).to(self._device)
+
+    def _add_task(self) -> GrowingHead:
+        if self.prompts_ is not None:
+            self.prompts_.begin_task()
+            self.prompts_.to(self._device)
+        head = GrowingHead(self._width, derive(self.seed, "head", len(self.heads_))).to(self._device)
+        self.heads_.append(head)
+        return head
+
+    def _fresh_optimizer(self) -> torch.optim.Optimizer:
+        prompts = [] if self.prompts_ is None else [p for p in self.prompts_.parameters() if p.requires_grad]
+        return torch.optim.Adam([*prompts, *self.heads_[-1].parameters()], self.lr)
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    def _learn(self, X: Tensor, y: Tensor, task: object) -> None:
+        if task is not None and self.open_ and task != self.task_:
+            self._end_task()
+        if not self.open_:
+            self.codes_.append([])
+            self._add_task()
+            self.open_, self.steps_ = True, 0
+            self.optimizer_ = self._fresh_optimizer()
+        self.task_ = task
+        for rows in self._minibatches(len(X)):
+            self._observe(X[rows], y[rows])
+        if self.outliers.epochs:
+            self.memory_.add(X, y)
+
+    def _observe(self, x: Tensor, y: Tensor) -> None:
+        """Phase A: prompts and head by the cross-entropy over the classes of the task."""
+        head, target = self._targets(y)
+        with torch.enable_grad():
+            z, extra = self._features(x, training=True)
+            self._step(F.cross_entropy(head(z), target) + extra)
+
+    def _targets(self, y: Tensor) -> tuple[GrowingHead, Tensor]:
+        codes, head = self.codes_[-1], cast(GrowingHead, self.heads_[-1])
+        new = [code for code in dict.fromkeys(y.tolist()) if code not in codes]
+        old = {code for task in self.codes_[:-1] for code in task}
+        if self.repeated_classes == "error" and (back := old.intersection(new)):
+            raise ValueError(
+                f"classes {[self.labels_[code] for code in sorted(back)]} belong to a task that has ended: OVOR learns "
+                "each class in one task (repeated_classes='allow' lifts this)"
+            )
+        codes += new
+        head.grow(len(codes), self.optimizer_)
+        return head, torch.tensor([codes.index(code) for code in y.tolist()], device=y.device)
+
+    def _step(self, loss: Tensor) -> None:
+        assert self.optimizer_ is not None
+        tune(self.optimizer_, lr=self.rate(self.lr, self.steps_))
+        self.optimizer_.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer_.step()
+        self.steps_ += 1
+
+    def end_task(self) -> Self:
+        """Regularize the head of the task by virtual outliers, and forget its rows."""
+        if self.__sklearn_is_fitted__() and self.open_:
+            with self._update(), isolated(derive(self.seed, "end", self.n_chunks_)):
+                self._end_task()
+        return self
+
+    def _end_task(self) -> None:
+        """Phase B: the head alone, by cross-entropy and energy hinges, on features that stay as they are."""
+        s, head = self.outliers, cast(GrowingHead, self.heads_[-1])
+        if s.epochs and len(self.memory_):
+            X, y = (part.to(self._device) for part in self.memory_.data())
+            _, target = self._targets(y)
+            with torch.no_grad():
+                Z = torch.cat([self._features(x)[0] for x in X.split(max(self.batch_size, 16))])
+            for epoch in range(s.epochs):
+                self._pass(
+                    head, Z, target, torch.Generator().manual_seed(derive(self.seed, "pass", len(self.heads_), epoch))
+                )
+        self.memory_.clear()
+        self.open_, self.optimizer_ = False, None
+
+    def _pass(self, head: GrowingHead, Z: Tensor, target: Tensor, generator: torch.Generator) -> None:
+        s = self.outliers
+        batches = torch.randperm(len(Z), generator=generator).split(s.batch_size)
+        outside = virtual_outliers(
+            Z, s.per_class * len(self.codes_[-1]), k=s.k, select=s.select, sample_from=s.sample_from, cov=s.cov,
+            center=s.center, generator=generator,
+        )  # fmt: skip
+        outside = outside[torch.randperm(len(outside), generator=generator)]
+        share = max(1, len(outside) // len(batches))
+        wrong = {"inside": 0.0, "outside": 0.0}
+        for i, rows in enumerate(batches):
+            with torch.enable_grad():
+                inside, around = head(Z[rows]), head(outside[i * share % len(outside) :][:share])
+                s_in, s_out = -inside.logsumexp(1), -around.logsumexp(1)
+                hinges = energy_hinges(s_in, s_out, s.delta_in, s.delta_out)
+                self._step(F.cross_entropy(inside, target[rows]) + s.lambda_ * hinges)
+            wrong["inside"] += float((s_in > s.delta_in).float().mean()) / len(batches)
+            wrong["outside"] += float((s_out < s.delta_out).float().mean()) / len(batches)
+        self.active_ = wrong
+
+    # -- prediction -----------------------------------------------------------------------------------------------
+
+    def _features(self, x: Tensor, training: bool = False) -> tuple[Tensor, Tensor | float]:
+        """Return the features (n, d) of inputs under their prompts, and what the prompts add to the loss."""
+        if not isinstance(self.network_, FrozenTransformer):
+            with torch.no_grad():
+                return self.network_(x), 0.0
+        if self.prompts_ is None:
+            with torch.no_grad():
+                return self.network_(x).pooled(self.pool), 0.0
+        query = None
+        if self.prompts_.asks:
+            with torch.no_grad():
+                query = self.network_(x).pooled(self.pool)
+        prompts, extra = self.prompts_(query, training)
+        prefixes = {block: self.network_.as_prefix(prompt) for block, prompt in prompts.items()}
+        return self.network_(x, prefixes).pooled(self.pool), extra
+
+    def _scores(self, X: Tensor, task: object) -> Tensor:
+        scores = torch.full((len(X), len(self.labels_)), -torch.inf, device=X.device)
+        Z = torch.cat([self._features(x)[0] for x in X.split(max(self.batch_size, 16))])
+        for codes, head in zip(self.codes_, self.heads_):
+            scores[:, codes] = head(Z)
+        return self._mask_to_task(scores, task)
+
+    def _trained(self) -> Iterator[nn.Module]:
+        return (module for module in (self.prompts_, self.heads_) if module is not None)
+
+    def refuses(self, stream: Any) -> str | None:
+        """Return why it cannot learn from a stream with these facts, or None if it can."""
+        if stream.repeats and self.repeated_classes == "error":
+            return "classes come back in later tasks, and OVOR learns each once (repeated_classes='allow' lifts this)"
+        return None

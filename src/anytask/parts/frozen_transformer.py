@@ -1,0 +1,145 @@
+"""A frozen transformer whose blocks take prompts, and whose tokens are given at any depth."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+#: Block -> extra keys and values (n or 1, heads, length, head_dim), which every token of the block may attend to.
+Prefixes: TypeAlias = Mapping[int, tuple[Tensor, Tensor]]
+
+_NAME = "anytask-prefix"
+_prefixes_of: ContextVar[dict[int, tuple[Tensor, Tensor]]] = ContextVar("prefixes of attention modules")
+
+
+class Tokens(NamedTuple):
+    """What a transformer makes of a batch: the last tokens (n, T, d), those that enter each block and the last norm
+    (depth + 1 of (n, T, d), or none), and which are no padding (n, T), or None if all are."""
+
+    last: Tensor
+    before: tuple[Tensor, ...]
+    valid: Tensor | None
+
+    def pooled(self, how: str = "first") -> Tensor:
+        """Return the first token (n, d), or the mean over those that are no padding (``how="mean"``)."""
+        if how == "first":
+            return self.last[:, 0]
+        if self.valid is None:
+            return self.last.mean(1)
+        weight = self.valid[:, :, None].to(self.last)
+        return (self.last * weight).sum(1) / weight.sum(1).clamp_min(1)
+
+
+class FrozenTransformer(nn.Module):
+    """A frozen copy of an encoder of transformers (ViT, DeiT, DINOv2, CLIP's towers, BERT, ...), in evaluation mode.
+
+    Prompts enter by prefix tuning: a block's attention sees extra keys and values, and the number of its outputs stays
+    as it is. Gradients reach the prompts through the frozen blocks, and nothing else. Without prompts it is the encoder
+    bit for bit, so one object is both the prompted network and its unprompted twin.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        An encoder that is called with ``pixel_values`` or ``input_ids``.
+
+    Attributes
+    ----------
+    depth, heads, width : int
+        Number of blocks, heads of a block, and width d of a token.
+
+    Raises
+    ------
+    TypeError
+        If the module's attention is not one of transformers'.
+
+    Examples
+    --------
+    >>> from transformers import ViTConfig, ViTModel
+    >>> config = ViTConfig(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32,
+    ...                    image_size=8, patch_size=4, num_channels=1)
+    >>> network = FrozenTransformer(ViTModel(config))
+    >>> keys, values = torch.randn(2, 1, 2, 5, 8)
+    >>> tokens = network(torch.zeros(4, 1, 8, 8), {1: (keys, values)})
+    >>> tokens.last.shape, len(tokens.before)
+    (torch.Size([4, 5, 16]), 4)
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        if not getattr(model, "_supports_attention_backend", False) or not hasattr(model, "set_attn_implementation"):
+            raise TypeError(f"{type(model).__name__} is no encoder of transformers into whose attention prompts can go")
+        _register()
+        self.model: Any = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model.set_attn_implementation(_NAME)
+        config = self.model.config
+        self.heads, self.width = int(config.num_attention_heads), int(config.hidden_size)
+        self.blocks = max((m for m in self.model.modules() if isinstance(m, nn.ModuleList)), key=len)
+        self.depth = len(self.blocks)
+
+    def train(self, mode: bool = True) -> FrozenTransformer:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, x: Tensor | Mapping[str, Tensor], prefixes: Prefixes | None = None) -> Tokens:
+        """Return the tokens of images (n, channels, height, width), of token ids (n, T), or of named model inputs.
+
+        Token ids that are the model's padding are not attended to.
+        """
+        inputs = dict(x) if isinstance(x, Mapping) else self._named(x)
+        named = {id(m): prefix for i, prefix in (prefixes or {}).items() for m in self.blocks[i].modules()}
+        token = _prefixes_of.set(named)
+        try:
+            out = self.model(**inputs, output_hidden_states=True)
+        finally:
+            _prefixes_of.reset(token)
+        valid = inputs.get("attention_mask")
+        return Tokens(out.last_hidden_state, tuple(out.hidden_states), None if valid is None else valid.bool())
+
+    def as_prefix(self, prompt: Tensor) -> tuple[Tensor, Tensor]:
+        """Split a prompt (length, d) or (n, length, d): its first half are keys, its second one values, by heads."""
+        if prompt.shape[-2] % 2:
+            raise ValueError(f"a prompt is half keys and half values, got the odd length {prompt.shape[-2]}")
+        prompt = prompt[None] if prompt.dim() == 2 else prompt
+        halves = prompt.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (n or 1, heads, length, head_dim)
+        keys, values = halves.chunk(2, dim=2)
+        return keys, values
+
+    def _named(self, x: Tensor) -> dict[str, Tensor]:
+        if x.is_floating_point() and self.model.main_input_name == "pixel_values":
+            return {"pixel_values": x}
+        ids = x.long()
+        pad = self.model.config.pad_token_id
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids) if pad is None else (ids != pad).long()}
+
+    def __snapshot__(self) -> Callable[[], None]:
+        return lambda: None  # nothing of it can change
+
+
+def _register() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(_NAME, _attention)
+    AttentionMaskInterface.register(_NAME, sdpa_mask)
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """PyTorch's attention, with the prefix of this module before its keys (n, heads, T, head_dim) and values."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    prefix = _prefixes_of.get({}).get(id(module))
+    if prefix is not None and prefix[0].shape[2]:
+        keys, values = (part.to(key).expand(len(key), -1, -1, -1) for part in prefix)
+        key, value = torch.cat([keys, key], 2), torch.cat([values, value], 2)
+        if attention_mask is not None:
+            seen = True if attention_mask.dtype == torch.bool else 0.0
+            attention_mask = F.pad(attention_mask, (keys.shape[2], 0), value=seen)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
