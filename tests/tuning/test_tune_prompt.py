@@ -1,6 +1,7 @@
 """The whole road on a scripted model: labels, search, budgets, resumption, result, files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -126,6 +127,15 @@ def test_what_is_handed_over_answers_as_the_search_did(found, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "Nested leave-one-out accuracy" in page and "Accuracy" in page
     assert "tune_prompt(" in (tmp_path / "command.txt").read_text()
+
+
+def test_inputs_are_shortened_at_last_where_that_is_wanted(found):
+    shorter = tuned(compress=True)
+    (rate,) = {row.point.rate for row in shorter.rows} - {1.0, 0.5}
+    same = {row.point: row for row in found.rows}
+    assert rate == 0.75 and {row.point for row in shorter.rows if row.point.rate == 1} == set(same)
+    cut = [row for row in shorter.rows if row.point.rate < 1]
+    assert all(row.tokens < same[replace(row.point, rate=1.0)].tokens for row in cut)
 
 
 def test_labels_that_are_no_words_are_tried_as_words():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -13,6 +14,7 @@ from scipy.special import log_softmax
 from anytask.incontext import Pipeline
 from anytask.incontext.pool import embed
 from anytask.lm.prompting import PromptTemplate
+from anytask.prompts import LLMLingua2
 
 
 @dataclass(frozen=True)
@@ -148,12 +150,19 @@ class Task:
     def pipeline(self, point: Point, *, embedder: Any = None, **more: Any) -> Pipeline:
         """Return what asks as a point says, with all labelled texts."""
         words = [self.word(point, label) for label in self.choices]
+        if point.rate < 1:
+            more |= {"compress": self.compressor, "rate": point.rate}
         return Pipeline(
             self.models[point.chat], choices=words,
             template=replace(self.template, description=describe(point.description, words, self.description)),
             labels=len(self.texts), k=point.k, retrieve=point.show, balanced=point.show == "fixed",
             calibrate=point.calibrate, context=self.context, embedder=embedder or self, seed=self.seed, **more,
         ).fit(self.texts, [self.word(point, label) for label in self.labels])  # fmt: skip
+
+    @cached_property
+    def compressor(self) -> LLMLingua2:
+        """LLMLingua-2 with the weights that ship with the package, to the rate exactly."""
+        return LLMLingua2(cut="exact", seed=self.seed)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return the vectors of texts, each embedded once."""

@@ -57,12 +57,13 @@ def usage_of(tuning: Any, folder: str = "FOLDER") -> str:
     spec = str(tuning.options.lm_name)
     if tuning.chosen.chat:
         spec += f"{'&' if '?' in spec else '?'}chat_template=true"
-    lines = [
-        "from anytask.incontext import Pipeline",
-        "from anytask.lm import load_lm",
-        f"pipeline = Pipeline.load({folder + '/pipeline'!r}, lm=load_lm({spec!r}))",
-        "answers = pipeline.predict(texts)",
-    ]
+    lines, given = ["from anytask.incontext import Pipeline", "from anytask.lm import load_lm"], ""
+    place = f"{folder}/pipeline"
+    if tuning.chosen.rate < 1:
+        lines.append("from anytask.prompts import LLMLingua2")
+        given = f", compress=LLMLingua2.load({place + '/compress'!r})"
+    lines.append(f"pipeline = Pipeline.load({place!r}, lm=load_lm({spec!r}){given})")
+    lines.append("answers = pipeline.predict(texts)")
     if tuning.chosen.words:
         back = {word: label for label, word in tuning.task.words[tuning.chosen.words].items()}
         lines.append(f"labels = [{back!r}[answer] for answer in answers]")

@@ -27,13 +27,15 @@ from anytask.problems.options import listed
 from anytask.tuning.grid import Judged, Point, Task, grid, models_of
 from anytask.tuning.handover import command_of
 from anytask.tuning.labels import bought, load_pile, read_answers, worth_labelling
-from anytask.tuning.race import race
+from anytask.tuning.race import best_of, race
 from anytask.tuning.result import Tuning
 
 __all__ = ["prepare_tuning", "tune_prompt"]
 
 #: What is compared with, whatever the grid: a plain question, and what few-shot-text asks unless it is told otherwise.
 ZERO_SHOT, UNTUNED = Point(), Point(8, "random")
+#: Shares of the inputs' tokens that LLMLingua-2 keeps.
+RATES = (0.75, 0.5)
 #: Labelled texts that are rehearsed for an estimate; the rest costs as much in proportion.
 REHEARSED = 16
 
@@ -46,7 +48,7 @@ class TuningOptions(TextOptions):
     max_k: int = whole(16, "most demonstrations in a prompt", at_least=0)
     context: int | None = whole(None, "most tokens of a prompt with its answer (none: the model's)", optional=True)
     verbalizer: dict[str, str] | None = free(None, "words that the labels are called by, tried too", check_verbalizer)
-    compress: bool = flag(False, "try at last to shorten the winner's inputs by LLMLingua-2")
+    compress: bool = flag(False, "try the best one with inputs shortened by LLMLingua-2")
     embedder: Any = embedder_field()
     seed: int = whole(0, "everything random follows from it", at_least=0)
 
@@ -234,6 +236,9 @@ class Plan:
         )
         if not finalists:
             raise BudgetExceeded(f"nothing could be asked: {stopped}")
+        for point in self._shorter(best_of(judged, finalists)):
+            judged[point] = self._asked(point)
+            finalists += [point] * (judged[point].n > 0)
         references = {"zero-shot": judged[plain[0]], "untuned default": self._asked(UNTUNED)}
         hits, said = self._classifier()
         seconds = time.perf_counter() - began
@@ -242,6 +247,10 @@ class Plan:
             self.pile, self.options, task, self.models, judged, finalists, references, hits, said,
             self.models[False].usage.total - before, seconds, stopped, self.command,
         )  # fmt: skip
+
+    def _shorter(self, best: Point) -> list[Point]:
+        """Return the choice with shortened inputs, where that is wanted."""
+        return [replace(best, rate=rate) for rate in RATES] if self.options.compress else []
 
     def _asked(self, point: Point) -> Judged:
         """Return what is known of a point after it was asked about all texts; nothing, if the budget is too small."""

@@ -66,6 +66,12 @@ def choose(hits: np.ndarray, tokens: np.ndarray) -> int:
     return int(np.lexsort((tokens, -hits.mean(axis=1).round(9)))[0])
 
 
+def best_of(judged: Mapping[Point, Judged], finalists: Sequence[Point]) -> Point:
+    """Return the finalist to use, by the texts that all of them were asked about."""
+    hits, asked = hits_of(judged, finalists)
+    return finalists[choose(hits[:, asked], lengths(judged, finalists))]
+
+
 def nested_hits(judged: Mapping[Point, Judged], finalists: Sequence[Point]) -> np.ndarray:
     """Return for each text whether the finalist that is chosen by the other texts is right on it; NaN: not asked."""
     hits, asked = hits_of(judged, finalists)

@@ -19,7 +19,7 @@ from anytask.lm.accounts import Tally
 from anytask.problems.answers import answer_figures, confusion, one_answer
 from anytask.tuning import handover
 from anytask.tuning.grid import Judged, Point, Task
-from anytask.tuning.race import choose, hits_of, lengths, nested_hits
+from anytask.tuning.race import best_of, hits_of, nested_hits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,8 +102,7 @@ class Tuning:
     @cached_property
     def chosen(self) -> Point:
         """The point of the best smoothed accuracy among the finalists."""
-        hits, asked = hits_of(self.judged, self.finalists)
-        return self.finalists[choose(hits[:, asked], lengths(self.judged, self.finalists))]
+        return best_of(self.judged, self.finalists)
 
     @cached_property
     def rows(self) -> list[Tried]:
