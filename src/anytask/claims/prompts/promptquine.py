@@ -87,6 +87,7 @@ CLAIM = Claim(
         "fairer rival. With the topics' own names as labels the tiny model needs no demonstrations (the full prompt "
         "was right on every test sentence of one seed), so the labels are code words that only demonstrations tell. "
         "On language models, tiny or real, members and children are fewer than the paper's, or the 200 and 60 prompts "
-        "that these can be asked about would be four generations and two."
+        "that these can be asked about would be four generations and two. With 200 prompts TAPruning was ahead on one "
+        "development seed of the tiny model (.71 and .52)."
     ),
 )  # fmt: skip
