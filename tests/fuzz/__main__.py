@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--call", type=int, help="make this one call of the area, here, and show its traceback")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--limit", type=float, default=30, help="seconds of computing after which a call hangs")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no call after so many")
     parser.add_argument("--json", type=Path, help="write all outcomes to this file")
     given = parser.parse_args()
     if given.call is not None:
@@ -37,12 +38,12 @@ def main() -> None:
     begin = time.monotonic()
 
     def ended(outcome: Outcome) -> bool:
-        """Take an outcome; there are never enough."""
+        """Take an outcome; return whether the time is up."""
         outcomes.append(outcome)
         if outcome.kind in DEFECTS:
             print(f"{outcome.kind:8} --seed {given.seed} --only {outcome.area} --call {outcome.number}: {outcome.what}")
             print(f"         {outcome.said[:300]} [{outcome.where}]", flush=True)
-        return False
+        return time.monotonic() - begin > given.seconds
 
     jobs = planned(given.calls, given.only)
     fuzz(jobs, ended, seed=given.seed, workers=given.jobs, limit=given.limit, target=given.target)

@@ -466,7 +466,8 @@ def reach(name: str) -> Subject | None:
         made = products(name.partition(".")[0]).get(one.cls)
         if made is not None:
             one.made, one.trouble = made, ""
-    return one if one is not None and one.made is not None else None
+    base = one is not None and "NotImplementedError" in one.trouble  # whose subclasses do what it does not
+    return one if one is not None and one.made is not None and not base else None
 
 
 def good(one: Subject | None, name: str) -> list[Callable[[], Any]]:

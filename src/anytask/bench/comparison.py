@@ -19,7 +19,7 @@ from anytask.bench.registration import Registration
 from anytask.bench.results import Group, Results
 from anytask.bench.run import Listener, check_execution, execute, once_begun
 from anytask.bench.store import RunStore, jsonable
-from anytask.core.errors import shown
+from anytask.core.errors import check_flags, shown
 from anytask.core.files import as_path
 from anytask.problems.base import Entrant, Problem
 
@@ -197,6 +197,7 @@ class Comparison(Results):
 
     def to_json(self, details: bool = False) -> dict[str, Any]:
         """Return everything as JSON-able values; the runs' series for the report only with ``details``."""
+        check_flags(details=details)
         runs = [run.to_dict() for run in self.runs]
         if not details:
             for run in runs:

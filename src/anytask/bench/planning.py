@@ -20,7 +20,7 @@ import joblib
 
 import anytask
 from anytask.bench.store import jsonable
-from anytask.core.errors import instance_of, shown
+from anytask.core.errors import check_each, instance_of, shown
 from anytask.problems.base import Entrant, Problem
 
 __all__ = ["Plan", "plan"]
@@ -113,10 +113,7 @@ def plan(
     for name, value, members in (("problem", problem, ("key", "refuses")), ("data", data, ("fingerprint", "describe"))):
         if not all(hasattr(value, member) for member in members):
             raise TypeError(f"{name} must have {' and '.join(members)}, got {shown(value)}")
-    instance_of("entrants", Iterable, optional=False)(entrants)
-    entrants = tuple(entrants)
-    for entrant in entrants:
-        instance_of("an entrant", Entrant, optional=False)(entrant)
+    entrants = tuple(check_each(entrants, Entrant, "entrants"))
     instance_of("options", Mapping)(options)
     seeds = check_seeds(seeds)
     names = [entrant.name for entrant in entrants]

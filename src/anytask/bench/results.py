@@ -16,7 +16,7 @@ import numpy as np
 from anytask.bench import statistics
 from anytask.bench.planning import LeftOut, Plan, PlanItem
 from anytask.bench.store import Run
-from anytask.core.errors import instance_of
+from anytask.core.errors import instance_of, shown
 from anytask.problems.base import LEVELS, Entrant, Metric, Problem
 
 if TYPE_CHECKING:
@@ -231,6 +231,8 @@ class Results:
 
     def values(self, name: str, metric: str) -> dict[int, float]:
         """Return the values of one entrant's finished runs by seed."""
+        for word, value in (("name", name), ("metric", metric)):
+            instance_of(word, str, optional=False)(value)
         return {
             run.seed: run.metrics.get(metric, math.nan)
             for run in self.runs
@@ -239,6 +241,8 @@ class Results:
 
     def told(self, run: Run) -> str | None:
         """Return what a run was told of the task: what its class looks at, as far as the problem shows it."""
+        if not hasattr(run, "sees"):
+            raise TypeError(f"run must be a Run, got {shown(run)}")
         return self.problem.told(run.sees, self.plan.options)
 
     def table(self) -> pandas.DataFrame:

@@ -13,6 +13,7 @@ from typing import Any
 import anytask
 from anytask.bench.results import Results
 from anytask.bench.store import jsonable
+from anytask.core.errors import check_flags
 from anytask.core.files import as_path, replacing
 from anytask.problems.base import Entrant, Problem
 
@@ -95,6 +96,7 @@ def check_entrants(problem: Problem, data: Any, entrants: Sequence[Entrant]) -> 
 
 def save_best(comparison: Results, folder: str | os.PathLike[str], progress: bool = False) -> Saved:
     """Train the winner on all of the data and write it; see :meth:`anytask.bench.Comparison.save_best`."""
+    check_flags(progress=progress)
     path, best, problem, data = check_folder(folder), comparison.best, comparison.problem, comparison.data
     if best is None:
         raise ValueError("no entrant that may be called best has finished a run")

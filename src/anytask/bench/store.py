@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_
 import numpy as np
 import psutil
 
-from anytask.core.errors import StoreError
+from anytask.core.errors import StoreError, check_each, check_flags, instance_of
 from anytask.core.sqlite import SQLiteFile
 
 __all__ = ["Run", "RunStore"]
@@ -124,6 +124,7 @@ class Run:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the run that :meth:`to_dict` wrote; unknown fields are ignored."""
+        instance_of("values", Mapping, optional=False)(values)
         known = {f.name for f in fields(cls)}
         run = cls(**{name: value for name, value in values.items() if name in known})
         _check_types(run)
@@ -230,6 +231,7 @@ class RunStore(SQLiteFile):
 
     def put(self, run: Run) -> None:
         """Store a run durably, in place of an earlier one of the same key; nobody is making it any longer."""
+        instance_of("run", Run, optional=False)(run)
         body = json.dumps(run.to_dict(), allow_nan=False, separators=(",", ":"))
         columns = (run.key, run.problem, run.data_fingerprint, run.entrant_name, run.seed, run.status, run.finished)
         with self.transaction():
@@ -261,7 +263,8 @@ class RunStore(SQLiteFile):
         The series are most of what a run keeps, so thousands of runs are read several times faster without them. The
         keys of runs that cannot be read are added to ``damaged``; without it, the first of them is an error.
         """
-        wanted = list(keys)
+        check_flags(details=details)
+        wanted = check_each(keys, str, "keys")
         body = "body" if details else "CASE WHEN json_valid(body) THEN json_remove(body, '$.details') ELSE body END"
         found: dict[str, Run] = {}
         for start in range(0, len(wanted), 500):
@@ -286,6 +289,7 @@ class RunStore(SQLiteFile):
 
     def check_kept(self, keys: Iterable[str]) -> None:
         """Open the file anew, and raise an error if it lacks one of these runs."""
+        keys = check_each(keys, str, "keys")
         self._check_in_place()
         if self.path == ":memory:":
             return
@@ -302,6 +306,8 @@ class RunStore(SQLiteFile):
         at any time, if it went well and ``resume`` is true). An owner lives while its process does; one on another
         machine, while it has given a sign of life (:meth:`renew`) within the last minute.
         """
+        keys = check_each(keys, str, "keys")
+        check_flags(resume=resume)
         made = "finished > ?" + (" OR status = 'done'" if resume else "")
         with self.transaction():
             held = self.execute(f"SELECT * FROM leases WHERE key IN ({_marks(keys)}) AND owner != ?", (*keys, owner))
@@ -324,6 +330,7 @@ class RunStore(SQLiteFile):
 
     def begin(self, record: Record) -> None:
         """Note that a comparison begins, in place of earlier ones with the same runs that no longer go on."""
+        instance_of("record", Record, optional=False)(record)
         record.started = record.seen = now()
         with self.transaction():
             for earlier in self._records("WHERE plan = ?", (record.plan,), body=False):

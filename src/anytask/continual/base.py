@@ -300,7 +300,8 @@ class ContinualClassifier(ClassifierMixin, Estimator):
 
 
 def _task_key(task: object) -> object:
-    value = task.item() if isinstance(task, (np.generic, Tensor)) else task
+    plain = isinstance(task, np.generic) or (isinstance(task, Tensor) and task.numel() == 1 and not task.is_meta)
+    value = task.item() if plain else task  # type: ignore[attr-defined]
     if not isinstance(value, (int, str)):
         raise TypeError(f"task must be an integer or a string, got {type(value).__name__}")
     return value

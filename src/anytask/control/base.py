@@ -22,9 +22,9 @@ from torch import Tensor
 
 from anytask.control.parts.acting import by_key
 from anytask.control.parts.counter_rng import CounterRandom
-from anytask.core.checks import NotFinite, check_counts, check_numbers, check_place, require_finite
+from anytask.core.checks import NotFinite, as_array, check_counts, check_numbers, check_place, require_finite
 from anytask.core.devices import resolve_device
-from anytask.core.errors import instance_of, shown
+from anytask.core.errors import check_word, instance_of, shown
 from anytask.core.settings import Settings
 
 __all__ = ["BatchedEnv", "Policy", "SingleEnv"]
@@ -111,8 +111,8 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
         instance_of("observation_space", gymnasium.Space, optional=False)(observation_space)
         instance_of("action_space", gymnasium.spaces.Box, optional=False)(action_space)
         instance_of("autoreset", bool, optional=False)(autoreset)
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
+        if render_mode is not None:
+            check_word(render_mode, ("rgb_array",), "render_mode")
         self.num_envs, self.max_episode_steps = int(num_envs), int(max_episode_steps)
         self.device = resolve_device(device)
         self.single_observation_space, self.single_action_space = observation_space, action_space
@@ -132,7 +132,7 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
         self._started = False
 
     def _streams(self, seed: int | Sequence[int]) -> CounterRandom:
-        seeds = np.atleast_1d(np.asarray(seed))
+        seeds = np.atleast_1d(as_array(seed, "seed"))
         if seeds.dtype.kind not in "iu" or ((seeds < 0) | (seeds >= 2**62)).any():
             wanted = "a whole number of at least 0 and below 2**62 (or one per environment)"
             raise ValueError(f"seed must be {wanted}, got {shown(seed)}")
@@ -170,7 +170,7 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
         if mask is None:
             rows = torch.arange(self.num_envs, device=self.device)
         else:
-            mask = torch.as_tensor(mask, device=self.device)
+            mask = torch.as_tensor(as_array(mask, "reset_mask"), device=self.device)
             if mask.dtype != torch.bool or mask.shape != (self.num_envs,):
                 kind = f"{mask.dtype} of shape {tuple(mask.shape)}"
                 raise ValueError(f"reset_mask must be boolean of shape ({self.num_envs},), got {kind}")
@@ -252,9 +252,7 @@ class BatchedEnv(gymnasium.vector.VectorEnv):
         return rewards, terminated, truncated, infos
 
     def _checked(self, actions: Any) -> Tensor:
-        if not isinstance(actions, Tensor):
-            actions = check_numbers(actions, "actions")
-        actions = actions.detach().to(self.device, torch.float32)
+        actions = check_numbers(actions, "actions").to(self.device, torch.float32)
         return checked_actions(actions, self.single_action_space, self.num_envs).clamp(self._low, self._high)
 
     def render(self) -> tuple[np.ndarray, ...] | None:  # type: ignore[override]

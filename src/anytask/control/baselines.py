@@ -15,6 +15,7 @@ from torch import Tensor
 from anytask.control.imitator import Imitator
 from anytask.control.parts.acting import Given, checked_rows, require_episodes
 from anytask.control.parts.imitation import Source
+from anytask.core.errors import check_flags
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
 from anytask.core.rollback import rollback
@@ -167,6 +168,7 @@ class GoalConditioned(_InTurn):
         self.reset()
 
     def act(self, obs: Any, *, deterministic: bool = True) -> Any:
+        check_flags(deterministic=deterministic)
         self._check_fitted()
         given = Given(obs, {name: goals.shape[1:] for name, goals in self.goals_.items()}, self._device)
         with rollback(self, skip=frozenset(vars(self)) - {"_chosen", "_generator"}):
@@ -225,6 +227,7 @@ class RandomPolicy:
 
     def act(self, obs: Any, *, deterministic: bool = True) -> Any:
         """Return random actions (n, ...), whatever is asked for."""
+        check_flags(deterministic=deterministic)
         first = next(iter(obs.values())) if isinstance(obs, dict) else obs
         return torch.as_tensor(np.stack([self.space.sample() for _ in range(len(first))]), device=first.device)
 

@@ -177,7 +177,7 @@ class Galactic(PPO):
         **options
             Handed to an environment that is not made yet.
         """
-        if episodes == "all":
+        if isinstance(episodes, str) and episodes == "all":
             listed = issubclass(batched_class_of(env) or type(getattr(env, "unwrapped", env)), Rearrangement)
             episodes = "all" if listed else 100
             if listed and not isinstance(env, VectorEnv):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anytask.core.checks import as_array, check_counts
+from anytask.core.checks import as_array, as_numbers, check_counts
 from anytask.core.colors import color_of, translucent
-from anytask.core.errors import instance_of
+from anytask.core.errors import instance_of, shown
 from anytask.core.files import as_path
 from anytask.core.settings import check_number
 
@@ -59,18 +59,24 @@ def learning_curves(
     import plotly.graph_objects as go
     from scipy.stats import t as student
 
+    instance_of("curves", Mapping, optional=False)(curves)
     if not curves:
         raise ValueError("there are no curves to draw")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be in (0, 1), got {confidence!r}")
+    check_number(confidence, "confidence", above=0, below=1)
+    for name, value in (("x_title", x_title), ("y_title", y_title)):
+        instance_of(name, str, optional=False)(value)
+    instance_of("names", Sequence, wanted="a sequence of strings")(names)
     order = list(curves) if names is None else list(names)
     figure = go.Figure()
-    for name, (places, values) in curves.items():
-        x, table = np.asarray(places, float), np.atleast_2d(np.asarray(values, float))
+    for name, pair in curves.items():
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ValueError(f"a curve must be a pair (x, values), got {shown(pair)} for {name!r}")
+        x, values = (as_array(as_numbers(part, f"{name}: {what}"), name) for part, what in zip(pair, ("x", "values")))
+        x, table = x.astype(float), np.atleast_2d(values.astype(float))
         if x.ndim != 1 or table.ndim != 2 or table.shape[1] != len(x) or len(x) == 0:
             raise ValueError(f"{name}: values must be (seeds, {len(x)}), got {np.shape(values)}")
-        shown = ~np.isnan(table).all(0)
-        x, table = x[shown], table[:, shown]
+        held = ~np.isnan(table).all(0)
+        x, table = x[held], table[:, held]
         mean, count = np.nanmean(table, 0), (~np.isnan(table)).sum(0)
         tint, band = color_of(name, order), None
         if (count > 1).any():

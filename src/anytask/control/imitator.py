@@ -11,6 +11,7 @@ from torch import Tensor
 from anytask.control.parts.acting import refuses, require_episodes
 from anytask.control.parts.imitation import BehaviorCloning, CloningSettings, Source
 from anytask.core.cost import cost_of
+from anytask.core.errors import check_flags
 from anytask.core.estimator import Estimator
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
@@ -107,6 +108,7 @@ class Imitator(Estimator):
 
     def act(self, obs: Any, *, deterministic: bool = True) -> Any:
         """Return actions (n, d) for observations (n, ...) or key -> (n, ...)."""
+        check_flags(deterministic=deterministic)
         self._check_fitted()
         return self.policy_.act(obs, deterministic=deterministic)
 

@@ -19,7 +19,9 @@ from anytask.control.base import Policy
 from anytask.control.envs import id_of
 from anytask.control.parts.acting import by_key
 from anytask.core.checks import check_counts
+from anytask.core.errors import check_flags
 from anytask.core.progress import Progress, heard
+from anytask.core.settings import check_number
 
 if TYPE_CHECKING:
     import os
@@ -72,8 +74,7 @@ class EpisodeResults:
         """Return Wilson's interval of the success rate, which is honest near 0 and 1 and with few episodes."""
         from scipy.stats import binomtest
 
-        if not 0 < confidence < 1:
-            raise ValueError(f"confidence must be in (0, 1), got {confidence!r}")
+        check_number(confidence, "confidence", above=0, below=1)
         if np.isnan(self.success_rate):
             return np.nan, np.nan
         low, high = binomtest(int(self.success.sum()), len(self)).proportion_ci(confidence, method="wilson")
@@ -225,6 +226,7 @@ def evaluate(
     >>> evaluate(ScriptedReach(env), env, episodes=50).success_rate
     1.0
     """
+    check_flags(deterministic=deterministic)
     if episodes == "all":
         if getattr(env, "order", None) != "once":
             raise ValueError("to play every episode of a list once, make the environment with order='once'")
@@ -272,6 +274,7 @@ def collect(
     >>> len(data), data.observations["observation"].shape[1:], data.actions.shape[1:]
     (10, (3,), (2,))
     """
+    check_flags(deterministic=deterministic)
     with _prepared(policy, env, episodes, seed, options) as vector:
         return played(policy, vector, episodes, seed, deterministic, progress)[0]
 
@@ -377,6 +380,7 @@ def record(policy: Policy, env: Any, *, seed: int = 0, deterministic: bool = Tru
     >>> len(film.frames), film.frames[0].shape, film.success
     (10, (256, 256, 3), 1.0)
     """
+    check_flags(deterministic=deterministic)
     if not isinstance(env, (VectorEnv, Env)):
         options = {"render_mode": "rgb_array", **options}
     with _prepared(policy, env, 1, seed, options) as vector:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from torch import Tensor
 
-from anytask.control.base import BatchedEnv, Obs, replaced
+from anytask.control.base import BatchedEnv, Obs, replaced, reset_options
+from anytask.core.errors import instance_of
 
 __all__ = ["OverlappedStepper"]
 
@@ -89,7 +90,7 @@ class OverlappedStepper(VectorWrapper):
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Start episodes in all environments; what is under way is thrown away."""
-        if (options or {}).get("reset_mask") is not None:
+        if reset_options(options).get("reset_mask") is not None:
             raise ValueError("a stepper restarts by itself, and takes no reset_mask")
         self._abandon()
         obs, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
@@ -137,6 +138,7 @@ class OverlappedStepper(VectorWrapper):
         """Put back what :meth:`state` returned."""
         if not self._split:
             raise AttributeError(f"{type(self.env).__name__} cannot be restored")
+        instance_of("state", Mapping, optional=False)(state)
         self._abandon()
         state, env = dict(state), self.env
         pending = [state.pop(f"pending_{name}").clone() for name in _OUTCOME if f"pending_{name}" in state]

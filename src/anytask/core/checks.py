@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from sklearn.exceptions import DataConversionWarning
 from torch import Tensor, nn
 
-from anytask.core.errors import NotFinite, shown
+from anytask.core.errors import NotFinite, instance_of, shown
 
 
 def require_finite(value: Tensor | np.ndarray | float, stage: str, advice: str = "") -> Any:
@@ -76,6 +76,22 @@ def check_counts(**named: Any) -> None:
     for name, value in named.items():
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {shown(value)}")
+        if value >= 2**63:  # which no array has room for
+            raise ValueError(f"{name} must be an integer below 2**63, got {shown(value)}")
+
+
+def check_sizes(shape: Any, name: str) -> None:
+    """Say so if a shape is no tuple of integers of at least 1.
+
+    Examples
+    --------
+    >>> check_sizes((4, 0), "input_shape")
+    Traceback (most recent call last):
+        ...
+    ValueError: input_shape[1] must be an integer of at least 1, got 0
+    """
+    instance_of(name, tuple, optional=False)(shape)
+    check_counts(**{f"{name}[{place}]": size for place, size in enumerate(shape)})
 
 
 def check_place(index: Any, n: int, what: str) -> int:
@@ -103,8 +119,9 @@ def as_numbers(X: Any, name: str = "X") -> Tensor | np.ndarray:
             if given.dtype.kind in "mM":
                 raise TypeError("turn dates into numbers first")
             given = given.astype(np.float64)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{name} must be numeric, got {given.dtype}: {error}") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{name} must be numeric, got {given.dtype}: {error}") from error
     return given.astype(given.dtype.newbyteorder("="), copy=False)
 
 

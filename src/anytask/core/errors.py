@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 
@@ -46,6 +46,57 @@ def instance_of(name: str, *kinds: Any, optional: bool = True, wanted: str = "")
             raise TypeError(f"{name} must be {said}, got {shown(value)}")
 
     return check
+
+
+def check_each(values: Any, kind: type, name: str) -> list[Any]:
+    """Return several objects of one kind as a list, or say which is of another.
+
+    Examples
+    --------
+    >>> check_each([1, "a"], int, "ids")
+    Traceback (most recent call last):
+        ...
+    TypeError: ids must hold objects of the kind int, got 'a' at place 1
+    """
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes)):
+        raise TypeError(f"{name} must hold several objects of the kind {kind.__name__}, got {shown(values)}")
+    found = list(values)
+    for place, value in enumerate(found):
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(
+                f"{name} must hold objects of the kind {kind.__name__}, got {shown(value)} at place {place}"
+            )
+    return found
+
+
+def check_word(value: Any, words: Collection[str], name: str) -> str:
+    """Return one of a few words, or say that it is none of them.
+
+    Examples
+    --------
+    >>> check_word("slow", ("fast", "exact"), "how")
+    Traceback (most recent call last):
+        ...
+    ValueError: how must be one of 'fast', 'exact', got 'slow'
+    """
+    if not isinstance(value, str) or value not in words:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, words))}, got {shown(value)}")
+    return value
+
+
+def check_flags(**named: Any) -> None:
+    """Say so if a named value is neither True nor False.
+
+    Examples
+    --------
+    >>> check_flags(details=[])
+    Traceback (most recent call last):
+        ...
+    TypeError: details must be True or False, got []
+    """
+    for name, value in named.items():
+        if not isinstance(value, bool) and type(value).__name__ != "bool_":  # numpy's own, without numpy
+            raise TypeError(f"{name} must be True or False, got {shown(value)}")
 
 
 class BadData(ValueError):

@@ -429,7 +429,7 @@ def _field(
 
 
 def _listed(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value
+    return value.tolist() if hasattr(value, "tolist") and not getattr(value, "is_meta", False) else value
 
 
 def _is_word(value: Any, words: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from anytask.core.errors import StoreError, shown
+from anytask.core.errors import StoreError, check_flags, instance_of, shown
 from anytask.core.files import as_path
 
 
@@ -56,8 +56,9 @@ class SQLiteFile:
 
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False, timeout: float = 60.0) -> None:
         self.path = os.fspath(as_path(path))
+        check_flags(read_only=read_only)
         self.read_only = read_only
-        if isinstance(timeout, bool) or not isinstance(timeout, Real) or not timeout >= 0:
+        if isinstance(timeout, bool) or not isinstance(timeout, Real) or not 0 <= timeout < 1e9:
             raise ValueError(f"timeout must be a number of seconds of at least 0, got {shown(timeout)}")
         self.timeout = timeout
         self._lock = threading.RLock()
@@ -69,6 +70,7 @@ class SQLiteFile:
 
     def execute(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """Run one statement, committed by itself unless in a transaction, and return its rows."""
+        instance_of("statement", str, optional=False)(statement)
         with self._lock, self._named():
             rows = self._connect().execute(statement, values).fetchall()
             self._check_in_place()
@@ -113,7 +115,7 @@ class SQLiteFile:
     def _named(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OverflowError) as error:
             raise StoreError(f"{self.path} cannot be used as a {self.what}: {error}") from error
 
     def _connect(self) -> sqlite3.Connection:

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from anytask.core.checks import check_counts
-from anytask.core.errors import instance_of
+from anytask.core.errors import instance_of, shown
 from anytask.core.estimator import Estimator
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive, isolated
@@ -416,8 +416,9 @@ class UDR(Estimator):
         """
         self._check_fitted()
         check_counts(k=k)
-        if task not in self.tasks_:
-            raise ValueError(f"unknown task {task!r}: call add_task first; there are {sorted(self.tasks_)}")
+        instance_of("template", PromptTemplate, optional=False)(template)
+        if not isinstance(task, str) or task not in self.tasks_:
+            raise ValueError(f"unknown task {shown(task)}: call add_task first; there are {sorted(self.tasks_)}")
         known = self.tasks_[task]
         if (known.vectors is None) != (vectors is None) or (inputs is None and vectors is None):
             wanted = "inputs as texts" if known.vectors is None else "vectors"

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from numbers import Real
 from typing import Any
 
+from anytask.core.errors import instance_of
 from anytask.lm.protocol import BudgetExceeded
 
 __all__ = ["Accounts", "Budget"]
@@ -87,6 +88,7 @@ class Accounts:
 
     def record(self, tag: str, **used: Any) -> None:
         """Add to the counters of ``tag``; ``used`` names fields of :class:`Tally`."""
+        instance_of("tag", str, optional=False)(tag)
         with self._lock:
             self._tallies[tag] = self._tallies.get(tag, Tally()) + Tally(**used)
 
@@ -205,6 +207,7 @@ class Budget:
         """Return a budget, that of a mapping of limits, or for None one without limits."""
         if isinstance(limits, Budget):
             return limits
+        instance_of("limits", Mapping)(limits)
         given: dict[str, Any] = dict(limits or {})
         return cls(**given)
 

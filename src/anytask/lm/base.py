@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from anytask.core.checks import check_counts
+from anytask.core.errors import check_each
 from anytask.core.progress import Progress, heard
 from anytask.lm.accounts import Tally
 from anytask.lm.protocol import (
@@ -19,8 +21,6 @@ from anytask.lm.protocol import (
     Sampling,
     Usage,
     check_options,
-    check_request,
-    check_sequence,
     check_text,
     check_texts,
     each_once,
@@ -77,6 +77,9 @@ class LanguageModel:
         A local model is timed on short batches, once; of an endpoint, the requests so far say how long one takes, and
         before the first the seconds are 0.
         """
+        check_counts(max_tokens=max_tokens)
+        prompts = check_texts(prompts, "prompts")
+        options = () if isinstance(options, (tuple, list)) and not options else check_options(prompts, options)
         asked = options_of(prompts, options or [[""]] * len(prompts))
         read = sum(map(self.count_tokens, asked))
         scored = sum(self.count_tokens(option) for row in asked.values() for option in row)
@@ -204,7 +207,7 @@ class LanguageModel:
             At the first failure, which stops requests that have not started; ``finished`` is a list like the result,
             with None where there is no reply.
         """
-        requests = [check_request(request) for request in check_sequence(requests, "requests")]
+        requests = check_each(requests, ChatRequest, "requests")
         keys = [request.identity(place) for place, request in enumerate(requests)]
         return each_once(list(requests), lambda distinct: self._chat(distinct, max_concurrency, heard(progress)), keys)
 

@@ -5,15 +5,16 @@ An item can be left out of its own results *by position*, so duplicates of an it
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from anytask.core.checks import as_array
+from anytask.core.errors import shown
+from anytask.core.settings import check_number
 from anytask.lm.protocol import check_texts
 
 __all__ = ["BM25Index"]
@@ -22,9 +23,9 @@ __all__ = ["BM25Index"]
 def excluded(k: Any, n: int, n_queries: int, exclude: ArrayLike | None) -> np.ndarray | None:
     """Check k against n stored items, and return the position that each query leaves out."""
     most = n - (exclude is not None)
-    if not isinstance(k, (int, np.integer)) or not 1 <= k <= most:
-        raise ValueError(f"k must be an integer in [1, {most}] with {n} stored, got {k!r}")
-    own = None if exclude is None else np.asarray(exclude)
+    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or not 1 <= k <= most:
+        raise ValueError(f"k must be an integer in [1, {most}] with {n} stored, got {shown(k)}")
+    own = None if exclude is None else as_array(exclude, "exclude")
     if own is not None and own.shape != (n_queries,):
         raise ValueError(f"exclude must hold one position for each of the {n_queries} queries, got {own.shape}")
     return own
@@ -68,9 +69,8 @@ class BM25Index:
             raise ImportError("BM25 needs bm25s: pip install 'anytask[text]'") from error
         if not (texts := check_texts(texts, "texts")):
             raise ValueError("texts must be a sequence of at least one text")
-        for name, value, most in (("k1", k1, math.inf), ("b", b, 1)):
-            if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= most or value == math.inf:
-                raise ValueError(f"{name} must be a number of at least 0 (b: and of at most 1), got {value!r}")
+        check_number(k1, "k1", at_least=0)
+        check_number(b, "b", at_least=0, at_most=1)
         words = [_words(text) for text in texts]
         self.n = len(texts)
         # An index needs a vocabulary; texts without a single word score 0 for every query.
@@ -110,11 +110,12 @@ class BM25Index:
         shuffle : numpy Generator, optional
             Draws the order of equal scores, anew for each query; without it the smaller index comes first.
         """
+        queries = check_texts(queries, "queries")
         own = excluded(k, self.n, len(queries), exclude)
         scores = np.empty((len(queries), k), dtype=np.float32)
         indices = np.empty((len(queries), k), dtype=np.int64)
         known: dict[str, np.ndarray] = {}  # answers repeat: each distinct query is scored once
-        for row, query in enumerate(check_texts(queries, "queries")):
+        for row, query in enumerate(queries):
             if query not in known:
                 known[query] = self.scores(query)
             all_scores = known[query]

@@ -117,6 +117,7 @@ def check_sequence(values: Any, name: str) -> Any:
 
 def check_options(prompts: Sequence[str], options: Sequence[Sequence[str]]) -> list[list[str]]:
     """Return the options of each prompt, or say which are none that could be scored."""
+    instance_of("options", Iterable, optional=False, wanted="a sequence of sequences of strings")(options)
     rows = [check_texts(row, f"options[{i}]") for i, row in enumerate(options)]
     if len(prompts) != len(rows):
         raise ValueError(f"{len(prompts)} prompts and {len(rows)} lists of options were given")
@@ -267,17 +268,18 @@ class ChatRequest:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.messages:
-            raise ValueError("a request has no messages")
         for name in ("messages", "tools"):
             value = getattr(self, name)
             if not isinstance(value, (tuple, list)) or not all(isinstance(item, dict) for item in value):
-                raise TypeError(f"{name} must be a tuple of mappings, got {value!r}")
+                raise TypeError(f"{name} must be a tuple of mappings, got {shown(value)}")
+        if not self.messages:
+            raise ValueError("a request has no messages")
         check_texts(self.stop, "stop")
         instance_of("seed", int)(self.seed)
         for name, kind in (("tag", str), ("metadata", dict), ("tool_choice", str), ("logprobs", bool)):
             instance_of(name, kind, optional=False)(getattr(self, name))
-        if self.response_format not in (None, "json") and not isinstance(self.response_format, dict):
+        instance_of("response_format", str, dict, wanted="None, 'json' or a schema")(self.response_format)
+        if isinstance(self.response_format, str) and self.response_format != "json":
             raise ValueError(f"response_format must be None, 'json' or a schema, got {self.response_format!r}")
         instance_of("top_logprobs", int, optional=False)(self.top_logprobs)
         if self.top_logprobs < 0:
@@ -289,12 +291,6 @@ class ChatRequest:
         if self.temperature > 0 and self.seed is None:
             return place
         return repr(replace(self, metadata={}))
-
-
-def check_request(value: Any) -> ChatRequest:
-    """Return a request, or say that it is none."""
-    instance_of("a request", ChatRequest, optional=False)(value)
-    return value
 
 
 @dataclass(frozen=True)

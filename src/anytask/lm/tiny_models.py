@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anytask.core.errors import shown
+
 if TYPE_CHECKING:
     from anytask.lm.local import LocalLM
 
@@ -106,8 +108,8 @@ def verified_folder(name: str) -> Path:
     ValueError
         For an unknown name, or files whose checksum is not the published one.
     """
-    if name not in TINY_MODELS:
-        raise ValueError(f"unknown tiny model {name!r}; shipped: {', '.join(TINY_MODELS)}")
+    if not isinstance(name, str) or name not in TINY_MODELS:
+        raise ValueError(f"unknown tiny model {shown(name)}; shipped: {', '.join(TINY_MODELS)}")
     facts = TINY_MODELS[name]
     found = checksum(facts.folder)
     if found != facts.sha256:

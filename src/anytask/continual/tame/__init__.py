@@ -435,7 +435,10 @@ class TAME(ContinualClassifier):
     def predict_with(self, X: ArrayLike | Tensor, experts: int | ArrayLike) -> np.ndarray:
         """Return labels, shape (n,), from experts that the caller names: one for all, or one per row (an oracle)."""
         X_ = self._check_query(X)
-        route = np.broadcast_to(check_labels(np.atleast_1d(as_array(experts, "experts")), "experts"), (len(X_),))
+        named = check_labels(np.atleast_1d(as_array(experts, "experts")), "experts")
+        if len(named) not in (1, len(X_)):
+            raise ValueError(f"experts must be one for all or one for each of the {len(X_)} rows, got {len(named)}")
+        route = np.broadcast_to(named, (len(X_),))
         if route.dtype.kind not in "iu" or route.min() < 0 or route.max() >= self.n_experts_:
             raise ValueError(f"experts must be integers from 0 to {self.n_experts_ - 1}, got {experts!r}")
         scores = self._scores_of(X_.to(self._device), torch.tensor(route.astype(np.int64), device=self._device))

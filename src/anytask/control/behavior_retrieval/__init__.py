@@ -30,6 +30,7 @@ from anytask.control.imitator import Imitator
 from anytask.control.parts.acting import check_fits
 from anytask.control.parts.imitation import Rows, Source, by_hundredths
 from anytask.core.checks import check_counts, require_finite
+from anytask.core.errors import instance_of
 from anytask.core.progress import Progress
 from anytask.core.rng import derive
 from anytask.core.rollback import rollback
@@ -291,6 +292,7 @@ class BehaviorRetrieval(Imitator):
     @torch.no_grad()
     def embed(self, episodes: Episodes, *, batch_size: int = 1024) -> np.ndarray:
         """Return ``e(o, a)`` of every transition, (T, d) float32."""
+        check_counts(batch_size=batch_size)
         data, parts = self._transitions(episodes), []
         self.embedder_.eval()
         for start in range(0, episodes.steps, batch_size):
@@ -340,9 +342,10 @@ class BehaviorRetrieval(Imitator):
         See the guide "a robot policy from ten demonstrations".
         """
         self._check_fitted()
-        prior = prior or self._prior
+        prior = self._prior if prior is None else prior
         if prior is None:
             raise ValueError("the prior data are not saved with the system: correct(corrections, prior=...)")
+        instance_of("prior", Episodes, optional=False)(prior)
         if prior.steps != len(self.prior_embeddings_):
             raise ValueError(f"prior has {prior.steps} steps, the system was fitted to {len(self.prior_embeddings_)}")
         new = Episodes.from_list([corrections]) if isinstance(corrections, Episode) else corrections

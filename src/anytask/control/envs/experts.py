@@ -13,10 +13,10 @@ from torch import Tensor
 
 from anytask.control.base import Obs
 from anytask.control.envs.reach import PlanarReach, WalledReach, WaypointReach
-from anytask.control.parts.acting import checked_rows
+from anytask.control.parts.acting import Given, checked_rows
 from anytask.control.parts.counter_rng import CounterRandom
 from anytask.core.checks import check_counts
-from anytask.core.errors import instance_of, shown
+from anytask.core.errors import check_flags, instance_of, shown
 from anytask.core.rng import derive
 from anytask.core.settings import check_number
 
@@ -55,6 +55,7 @@ class _Scripted:
 
     def _towards(self, offset: Tensor, deterministic: bool) -> Tensor:
         """Return actions (n, k) along offsets (n, k), at most of length 1 before the noise."""
+        check_flags(deterministic=deterministic)
         length = (offset**2).sum(1).sqrt()
         full = length.clamp_min(self.unit)  # nearer than one step: as far as there is to go
         actions = offset / full[:, None] * self._factor[:, None]
@@ -181,7 +182,8 @@ class ScriptedFetchReach(_Scripted):
 
     def act(self, obs: Any, *, deterministic: bool = True) -> Tensor:
         """Return actions (n, 4) with the fingers at rest."""
-        actions = self._towards((obs["desired_goal"] - obs["achieved_goal"]) @ self._turned, deterministic)
+        given = Given(obs, dict.fromkeys(("desired_goal", "achieved_goal"), (3,)), self._turned.device).tensors
+        actions = self._towards((given["desired_goal"] - given["achieved_goal"]) @ self._turned, deterministic)
         return torch.cat([actions, torch.zeros_like(actions[:, :1])], 1)
 
 

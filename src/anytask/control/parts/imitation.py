@@ -24,6 +24,7 @@ from anytask.control.parts.acting import Given, check_fits, checked_rows, requir
 from anytask.control.parts.observation_encoders import as_images, build_trunks, image_shape, trunk_field
 from anytask.control.parts.recurrent import MLPCore
 from anytask.core.checks import require_finite
+from anytask.core.errors import check_flags
 from anytask.core.estimator import Estimator
 from anytask.core.rng import derive, isolated
 from anytask.core.settings import Settings, choice, free, numbers, real, whole
@@ -490,6 +491,7 @@ class BehaviorCloning(CloningSettings, Estimator):
     @torch.no_grad()
     def act(self, obs: Any, *, deterministic: bool = True) -> Any:
         """Return actions (n, d) for observations (n, ...) or key -> (n, ...); one observation gives one action."""
+        check_flags(deterministic=deterministic)
         self._check_fitted()
         given = Given(obs, self.shapes_, self._device)
         before = self._memory, self._generator.get_state()

@@ -36,7 +36,7 @@ from anytask.control.parts.policy_gradient import kl_adaptive_lr, linear_decay, 
 from anytask.control.ppo.network import ActorCritic, Memory, NetworkSettings, bounded, space_from_tree, space_to_tree
 from anytask.control.ppo.rounds import ProcessGroup, Run, collect, joined, on_device, update
 from anytask.core.checks import check_counts
-from anytask.core.errors import instance_of, shown
+from anytask.core.errors import check_flags, instance_of, shown
 from anytask.core.estimator import Estimator
 from anytask.core.progress import Progress, heard
 from anytask.core.rng import derive, isolated
@@ -313,6 +313,7 @@ class PPO(Estimator):
         A policy with a memory keeps one per row; call :meth:`reset` where episodes start. With ``deterministic=False``
         actions are sampled from the policy's own generator. Continuous actions are clamped to the action space.
         """
+        check_flags(deterministic=deterministic)
         self._check_fitted()
         net, (observation_space, action_space) = self.network_, self._spaces
         given = Given(obs, shapes_of(observation_space), self._device)

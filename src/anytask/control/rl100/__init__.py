@@ -18,7 +18,6 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -45,6 +44,7 @@ from anytask.control.rl100.stages import (
 from anytask.control.rl100.world import ActionRange, Transitions, Window
 from anytask.control.rollout import played
 from anytask.core.checks import NotFinite, check_counts, require_finite_weights
+from anytask.core.errors import instance_of
 from anytask.core.files import as_path
 from anytask.core.progress import Progress, heard, portion
 from anytask.core.rng import derive
@@ -324,7 +324,10 @@ class RL100(ChunkPolicy):
             As in :meth:`fit`.
         """
         self._check_data(demonstrations)
-        check_counts(rollouts=rollouts or 1, online_episodes=online_episodes or 1)
+        for name, count in (("rollouts", rollouts), ("online_episodes", online_episodes)):
+            if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count:  # 0: none
+                check_counts(**{name: count})
+        instance_of("on_stage", Callable)(on_stage)
         data, used, tell, progress = demonstrations, 0, on_stage or (lambda stage: None), heard(progress)
         todo = [name for name in ("offline", "student", "online") if name in self.stages]
         if "online" in todo and not online_episodes:
@@ -380,6 +383,7 @@ class RL100(ChunkPolicy):
         """
         check_counts(rounds=rounds, episodes_per_round=episodes_per_round)
         require_episodes(episodes, "the episodes")
+        instance_of("on_round", Callable)(on_round)
         first, n = episodes, episodes_per_round
         asked = callable(collect) and not hasattr(collect, "step")
         if not self._fitted():
@@ -466,7 +470,7 @@ class RL100(ChunkPolicy):
         """Return the episodes that were kept in a checkpoint; where there are none, play them and keep them."""
         if checkpoint is None:
             return play()
-        path = Path(checkpoint) / f"played-{self.stage_:02d}.npz"
+        path = as_path(checkpoint, "checkpoint") / f"played-{self.stage_:02d}.npz"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             save_episodes(path, play())

@@ -19,6 +19,7 @@ from anytask.control.rl100.diffusion import DDIM, Consistency, DenoisingMLP, Flo
 from anytask.control.rl100.world import ActionRange, CriticMLP, Decisions, GateCheck, Memory, Window, World
 from anytask.core.checks import require_finite
 from anytask.core.cost import parameter_count
+from anytask.core.errors import check_flags
 from anytask.core.estimator import Estimator
 from anytask.core.rng import derive, isolated
 from anytask.core.settings import choice, group, whole
@@ -88,6 +89,7 @@ class ChunkPolicy(Estimator):
         deterministic : bool, default True
             No noise within the denoising steps; the noise that a chain starts from is drawn either way.
         """
+        check_flags(deterministic=deterministic)
         self._check_fitted()
         before = self._generator.get_state()
         try:

@@ -28,6 +28,7 @@ from anytask.control.parts.policy_gradient import (
 from anytask.control.rl100.diffusion import Chain, Consistency, averaged
 from anytask.control.rl100.world import Decisions, GateCheck, Memory, OPEGate, Transitions, Window, World
 from anytask.core.checks import require_finite
+from anytask.core.errors import check_flags
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
 from anytask.datasets.episodes import Episodes
@@ -213,6 +214,8 @@ class Recorder:
 
     def act(self, obs: Any, *, deterministic: bool = True) -> Tensor:
         """Return the next actions, sampled."""
+
+        check_flags(deterministic=deterministic)
 
         def decide(rows: Tensor, window: Window) -> Tensor:
             self.numbers[rows] = self.made + torch.arange(len(rows), device=rows.device)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from anytask.core.errors import one_line
+from anytask.core.errors import check_flags, check_word, instance_of, one_line
 from anytask.core.files import as_path, write_whole
 from anytask.core.persistence import DAMAGED, load_tree, save_tree
 from anytask.evaluate.base import Result
@@ -47,8 +47,7 @@ class NeroResult(OrbitValues, Result):
             "aggregate": figures.aggregate_figure, "individual": figures.individual_figure,
             "samples": figures.sample_map, "detail": detail_figure,
         }  # fmt: skip
-        if kind not in makers:
-            raise ValueError(f"kind must be one of {', '.join(makers)}, got {kind!r}")
+        check_word(kind, makers, "kind")
         return makers[kind](self, **options)
 
     def to_html(self, path: str | os.PathLike[str], *, title: str = "NERO report", **options: Any) -> None:
@@ -80,6 +79,7 @@ class NeroResult(OrbitValues, Result):
             If there is no such folder, or no samples are left to show.
         """
         path = as_path(path)
+        instance_of("title", str, optional=False)(title)
         if not path.parent.is_dir():
             raise ValueError(f"the report {path} cannot be written: there is no folder {path.parent}")
         write_whole(path, report.render(self, title, **options))
@@ -94,6 +94,7 @@ class NeroResult(OrbitValues, Result):
         inputs, outputs : bool, default True
             Whether the samples, and the outputs if they were kept, are saved too; detail views need them.
         """
+        check_flags(inputs=inputs, outputs=outputs)
         y = self.y
         if y is not None and self.task == "detection":
             y = pack_detections([clean_detections(one, f"y[{i}]", truth=True) for i, one in enumerate(y)])

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from anytask.core.checks import check_place
-from anytask.core.errors import shown
+from anytask.core.checks import as_array, check_place
+from anytask.core.errors import check_flags, check_word, shown
 from anytask.evaluate.nero.consensus import Consensus
 from anytask.evaluate.nero.metrics import Task, error_maps, map_of
-from anytask.evaluate.nero.reduction import reduce_orbits
+from anytask.evaluate.nero.reduction import METHODS, reduce_orbits
 from anytask.evaluate.nero.runs import Detail, ElementView, Failure, ModelPart, SampleOrbit, move_targets
 from anytask.parts.transforms import Transforms
 
@@ -107,6 +107,7 @@ class OrbitValues:
         """Return the k samples whose orbits have the largest (or smallest) mean or variance, for one model."""
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 0:
             raise ValueError(f"k must be an integer of at least 0, got {k!r}")
+        check_flags(largest=largest)
         values = self.intensity(by, metric, reference)[self._model(model)]
         good = np.flatnonzero(np.isfinite(values))
         order = np.argsort(-values[good] if largest else values[good], kind="stable")
@@ -129,6 +130,7 @@ class OrbitValues:
         All models are placed together, by the different elements of the orbit only; see
         :func:`anytask.evaluate.nero.reduction.reduce_orbits`.
         """
+        check_word(method, METHODS, "method")
         key = self._key(metric, reference)
         if (method, *key) not in self._maps:
             orbits = np.concatenate([part.values[key].T for part in self._parts.values()]).astype(float)
@@ -144,13 +146,17 @@ class OrbitValues:
         for every class that it has a true box of.
         """
         everyone = np.arange(len(self))
-        given = everyone if subset is None else np.atleast_1d(subset)
+        given = everyone if subset is None else np.atleast_1d(as_array(subset, "samples"))
+        if given.ndim != 1:
+            raise ValueError(f"samples must be indices or a mask of shape ({len(self)},), got shape {given.shape}")
         is_mask = given.dtype == bool and given.shape == everyone.shape
         if not is_mask and (given.dtype.kind not in "iu" or not np.isin(given, np.r_[-len(self) : len(self)]).all()):
             given = np.array([self._sample(i) for i in given.tolist()], dtype=np.int64)  # which says what is wrong
         chosen = everyone[given]
         if class_ is None:
             return chosen
+        if np.ndim(class_) or not isinstance(class_, Hashable):
+            raise TypeError(f"class_ must be one label, got {shown(class_)}")
         mine = np.array([class_ in (row if isinstance(row, set) else {row}) for row in self.labels(model)])
         if not mine.any():
             raise ValueError(f"no sample has class {class_!r}")
@@ -315,7 +321,7 @@ class OrbitValues:
         """Return the inputs of some samples as they are, or raise a ``ValueError`` if there are none."""
         if self.X is None:
             raise ValueError("the inputs were not saved with the result: NeroResult.load(folder, X=X)")
-        return np.asarray(self.X[samples])
+        return np.asarray(self.X[self.rows(samples)])
 
     def orbits(self, samples: Any, elements: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return inputs phi(g, x_i) and outputs O[g, i] by model, (elements, samples, ...), for indices of both.
@@ -327,7 +333,12 @@ class OrbitValues:
         ValueError
             If inputs or outputs were not kept and the result was loaded without models.
         """
-        samples, elements = self.rows(samples), [self.element(index=k) for k in np.atleast_1d(elements).tolist()]
+        samples, elements = (
+            self.rows(samples),
+            [self.element(index=k) for k in np.atleast_1d(as_array(elements, "elements")).ravel().tolist()],
+        )
+        if not elements:
+            raise ValueError("there are no elements to show")
         inputs = self.group.orbit(self.inputs(samples), [self.group.elements[k] for k in elements])
         outputs = {}
         for name, part in self._parts.items():

@@ -7,7 +7,7 @@ draws and per-byte scores are additions that users of the method ask for, all of
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, replace
 from itertools import count
 from typing import Any, Literal, Self
@@ -16,6 +16,7 @@ import numpy as np
 from scipy.special import softmax
 
 from anytask.core.checks import require_finite
+from anytask.core.errors import check_each, instance_of
 from anytask.core.estimator import Fitted
 from anytask.core.rng import derive
 from anytask.core.settings import choice, flag, free, of_kind, positional, real, text, texts, whole
@@ -189,6 +190,7 @@ class GPT3(Fitted):
         """
         self._check_settings()
         X, y = check_texts(X, "X"), check_texts(y, "y")
+        instance_of("ids", Iterable)(ids)
         names = list(range(len(X)) if ids is None else ids)
         if not len(X) == len(y) == len(names):
             raise ValueError(f"X, y and ids must have equal lengths, got {len(X)}, {len(y)} and {len(names)}")
@@ -219,8 +221,9 @@ class GPT3(Fitted):
 
     def assemble(self, demos: Sequence[Demonstration], query: str, reserve: int | None = None) -> Prompt:
         """Write these demonstrations and the query, as many of the last as fit; ``reserve`` as in :meth:`prompt`."""
+        demos, query = check_each(demos, Demonstration, "demos"), check_text(query, "query")
         if reserve is None:
-            reserve = self._reserve(self.options_ or ()) if self._chooses else self.max_tokens
+            reserve = self._reserve(getattr(self, "options_", None) or ()) if self._chooses else self.max_tokens
         count = getattr(self.lm, "count_tokens", None)
         return self._template.assemble(demos, query, count_tokens=count, budget=self.room, reserve=reserve)
 
@@ -312,14 +315,14 @@ class GPT3(Fitted):
             if self.options_ is None:
                 raise ValueError("no options to choose from: give fit(..., options=) or predict(..., options=)")
             options = [self.options_] * len(X)
-        options = [check_texts(row, f"options[{i}]") for i, row in enumerate(options)]
-        if len(options) != len(X):
-            raise ValueError(f"options must be given for every query, got {len(options)} for {len(X)}")
+        options = _check_rows(options, len(X))
         return self.judge([self.prompt(x, reserve=self._reserve(row)) for x, row in zip(X, options)], options)
 
     def judge(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[Answer]:
         """Choose among the options after prompts that are written already."""
         rule: Any = self.how
+        prompts = check_each(prompts, Prompt, "prompts")
+        options = _check_rows(options, len(prompts))
         if rule == "choose":
             said = choose(self.lm, [p.text for p in prompts], options, tag="gpt3")
             return [Answer(one, p, p.demos_used, {}, self.lm.kind) for one, p in zip(said, prompts)]
@@ -339,6 +342,7 @@ class GPT3(Fitted):
 
     def write(self, prompts: Sequence[Prompt]) -> list[Answer]:
         """Go on from prompts that are written already."""
+        prompts = check_each(prompts, Prompt, "prompts")
         beams = self.beam_width if self.beam_width != "auto" else 4 if self.lm.capabilities.local_weights else 1
         written = write(
             self.lm, [p.text for p in prompts], max_tokens=self.max_tokens, stop=tuple(self.stop), tag="gpt3",
@@ -352,6 +356,14 @@ class GPT3(Fitted):
     def _replace_query(self, prompt: Prompt, text: str) -> str:
         (span,) = [s for s in prompt.spans if s.role == "query" and s.part == "input"]
         return prompt.text[: span.start] + text + prompt.text[span.end :]
+
+
+def _check_rows(options: Any, n: int) -> list[list[str]]:
+    instance_of("options", Iterable, optional=False, wanted="the options of each query")(options)
+    rows = [check_texts(row, f"options[{i}]") for i, row in enumerate(options)]
+    if len(rows) != n:
+        raise ValueError(f"options must be given for every query, got {len(rows)} for {n}")
+    return rows
 
 
 def _key(text: str) -> str:

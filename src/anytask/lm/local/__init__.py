@@ -8,14 +8,14 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from anytask.core.checks import check_counts, require_finite
 from anytask.core.devices import resolve_device
-from anytask.core.errors import instance_of
+from anytask.core.errors import check_word, instance_of
 from anytask.core.progress import Progress
 from anytask.core.rng import derive
 from anytask.lm.accounts import Accounts, Budget, Tally
@@ -133,14 +133,12 @@ class LocalLM(LanguageModel):
         chat_template: bool = False,
         budget: Budget | Mapping[str, float] | None = None,
     ) -> None:
-        if dtype not in ("float32", "bfloat16", "auto"):
-            raise ValueError(f"dtype is 'float32', 'bfloat16' or 'auto', and {dtype!r} was given")
+        check_word(dtype, ("float32", "bfloat16", "auto"), "dtype")
         instance_of("chat_template", bool, optional=False)(chat_template)
         check_counts(batch_tokens=batch_tokens)
         if context_length is not None:
             check_counts(context_length=context_length)
-        if kind not in ("local", "tiny"):
-            raise ValueError(f"kind is 'local' or 'tiny', and {kind!r} was given")
+        check_word(kind, ("local", "tiny"), "kind")
         instance_of("name", str)(name)
         instance_of("cache", str, os.PathLike, ScoreCache)(cache)
         instance_of("accounts", Accounts)(accounts)
@@ -155,7 +153,7 @@ class LocalLM(LanguageModel):
             self.model, self.tokenizer = as_pair(model, tokenizer)
             numbers = number_type(dtype, next(self.model.parameters()).device)
             default_name = type(self.model).__name__
-        self.name, self.kind = name or default_name, cast(Kind, kind)  # not narrowed by the check above
+        self.name, self.kind = name or default_name, kind
         self.usage = accounts if accounts is not None else Accounts()
         self._reader = Reader(
             self.model,

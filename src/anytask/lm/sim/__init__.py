@@ -14,7 +14,7 @@ from anytask.core.errors import instance_of
 from anytask.core.progress import Progress
 from anytask.lm.accounts import Accounts
 from anytask.lm.base import LanguageModel
-from anytask.lm.protocol import Capabilities, ChatReply, ChatRequest, Choice, Kind, Usage, check_request, check_text
+from anytask.lm.protocol import Capabilities, ChatReply, ChatRequest, Choice, Kind, Usage, check_text
 from anytask.lm.sim.language import classify, compress, read_value
 from anytask.lm.sim.reasoning import STEPS, Arithmetic, check, facts
 from anytask.lm.sim.skill import Ability, Outcomes, uniform
@@ -97,7 +97,7 @@ class SimulatedChat(LanguageModel):
 
     def chat(self, request: ChatRequest) -> ChatReply:
         """Answer one request."""
-        check_request(request)
+        instance_of("request", ChatRequest, optional=False)(request)
         began = time.perf_counter()
         rendered = [(m.get("role"), _text(m.get("content")), m.get("tool_calls")) for m in request.messages]
         key = json.dumps([rendered, request.tools], sort_keys=True, default=str)

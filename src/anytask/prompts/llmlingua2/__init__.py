@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from anytask.core.errors import check_word
 from anytask.core.estimator import Estimator
 from anytask.core.persistence import load_tree
 from anytask.core.progress import Progress
@@ -303,8 +304,8 @@ class LLMLingua2(Estimator):
         progress : callable, optional
             Called with the finished share in [0, 1].
         """
-        if dynamic not in (None, "mean", "pooled"):
-            raise ValueError(f"dynamic must be None, 'mean' or 'pooled', got {dynamic!r}")
+        if dynamic is not None:
+            check_word(dynamic, ("mean", "pooled"), "dynamic")
         asked = Budget(rate=self.rate if rate is None else rate, threshold=threshold)
         if not (texts := check_texts(texts, "texts")):
             return []
@@ -352,7 +353,7 @@ class LLMLingua2(Estimator):
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text by the target tokenizer."""
-        return int(self._reader().lengths([text])[0])
+        return int(self._reader().lengths([check_text(text, "text")])[0])
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, device: str = "auto", **params: Any) -> Self:

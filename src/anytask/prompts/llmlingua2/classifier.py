@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from anytask.core import training
-from anytask.core.checks import require_finite
+from anytask.core.checks import as_array, require_finite
 from anytask.core.files import as_path
 from anytask.core.persistence import load_tree, save_tree
 from anytask.core.progress import Progress, portion
@@ -238,7 +238,7 @@ def check_training(words: Any, labels: Any) -> tuple[list[list[str]], list[list[
         if not isinstance(rows, Iterable) or isinstance(rows, (str, bytes, Mapping, Set)) or hasattr(rows, "columns"):
             raise TypeError(f"{name} must be a sequence of lists, one for each text, got {type(rows).__name__}")
     texts = [check_texts(row, f"words[{i}]") for i, row in enumerate(words)]
-    kept = [np.asarray(row).tolist() for row in labels]
+    kept = [as_array(row, f"labels[{i}]").tolist() for i, row in enumerate(labels)]
     if not texts or len(texts) != len(kept):
         raise ValueError(f"words and labels must be equally many and not empty, got {len(texts)} and {len(kept)}")
     for i, (w, y) in enumerate(zip(texts, kept)):

@@ -12,7 +12,7 @@ import numpy as np
 
 from anytask.core.rng import derive
 from anytask.core.settings import Settings, free, of_kind, real, whole
-from anytask.lm.protocol import ChatRequest, check_texts
+from anytask.lm.protocol import ChatRequest, check_texts, require
 
 #: English endings, what takes their place, and the length that a word has to exceed.
 _ENDINGS = (("ies", "y", 4), ("ing", "", 4), ("ed", "", 4), ("s", "", 3))
@@ -243,6 +243,7 @@ class Distillation(Settings):
 
         Each chunk's request gets a seed derived from ``seed``, so an answer does not depend on the order of arrival.
         """
+        require(chat, "chat", method="distill")
         chunks = [
             chunk for text in check_texts(texts, "texts") for chunk in chunk_text(text, self.encode, self.max_tokens)
         ]

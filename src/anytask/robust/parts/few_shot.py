@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from anytask.core.checks import check_sizes
 from anytask.core.progress import Progress
 from anytask.core.settings import choice, flag, free, positional, real
 from anytask.robust.base import RobustClassifier
@@ -66,6 +67,7 @@ class FewShotHead(RobustClassifier):
         """Raise a ``ValueError`` for inputs of another shape than the model learned from."""
         self.model._check_fitted()
         self.model._check_shape_kept()
+        check_sizes(input_shape, "input_shape")
         if input_shape != self.model.input_shape_:
             raise ValueError(f"inputs have shape {input_shape}, and the model learned from {self.model.input_shape_}")
 

@@ -12,8 +12,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytask.core.checks import check_counts, check_numbers, require_finite
-from anytask.core.errors import instance_of
+from anytask.core.checks import check_numbers, check_rows, check_sizes, require_finite
 from anytask.core.progress import Progress
 from anytask.core.rng import derive
 from anytask.core.settings import flag, free, group, numbers, real, whole
@@ -148,6 +147,7 @@ class TransformedTraining(RobustClassifier):
     def images(self, X: Tensor) -> Tensor:
         """Return inputs as images (n, channels, height, width)."""
         X = check_numbers(X)
+        check_rows(X)
         return X.reshape(len(X), *self._image_shape(tuple(X.shape[1:])))
 
     def check_shape(self, input_shape: tuple[int, ...]) -> None:
@@ -175,8 +175,7 @@ class TransformedTraining(RobustClassifier):
             raise ValueError(f"transformations must differ: {different} of these {len(family)} do")
 
     def _image_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        instance_of("input_shape", tuple, optional=False)(input_shape)
-        check_counts(**{f"input_shape[{i}]": size for i, size in enumerate(input_shape)})
+        check_sizes(input_shape, "input_shape")
         shape = tuple(self.views.image_shape or input_shape)
         if np.prod(shape) != np.prod(input_shape):
             raise ValueError(f"image_shape {shape} does not hold the {np.prod(input_shape)} values of an input")
