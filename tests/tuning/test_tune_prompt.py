@@ -129,6 +129,17 @@ def test_what_is_handed_over_answers_as_the_search_did(found, tmp_path):
     assert "tune_prompt(" in (tmp_path / "command.txt").read_text()
 
 
+def test_a_model_that_only_chats_is_asked_too(tmp_path):
+    texts = [f"a {'fine' if i % 2 else 'bad'} film, number {i}" for i in range(40)]
+    labels = ["positive" if i % 2 else "negative" for i in range(40)]
+    found = anytask.tune_prompt((texts, labels), lm="sim:strong", **FEW)
+    assert not any(row.point.calibrate or row.point.chat for row in found.rows)
+    assert np.isnan(found.best.logprob) and found.best.smoothed == found.best.accuracy
+    found.save(tmp_path)
+    (message,) = json.loads((tmp_path / "request.json").read_text())["messages"]
+    assert message["content"].endswith("(Answer with one of these and nothing else: negative, positive.)")
+
+
 def test_inputs_are_shortened_at_last_where_that_is_wanted(found):
     shorter = tuned(compress=True)
     (rate,) = {row.point.rate for row in shorter.rows} - {1.0, 0.5}

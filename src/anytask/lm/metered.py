@@ -14,7 +14,34 @@ from anytask.lm.cache import ReplyCache, ScoreCache
 from anytask.lm.protocol import Capabilities, ChatReply, ChatRequest, Choice, OptionScore, Sampling
 
 
-class Metered(LanguageModel):
+class Around(LanguageModel):
+    """Base of what stands between a caller and a model: all but the answers is the model's own."""
+
+    def __init__(self, lm: Any) -> None:
+        self.lm, self.name, self.kind, self.context_length = lm, lm.name, lm.kind, lm.context_length
+
+    @property
+    def codec(self) -> Any:
+        """Encodes and decodes text, where the model has a tokenizer."""
+        return self.lm.codec
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model offers."""
+        offers: Capabilities = self.lm.capabilities
+        return offers
+
+    def count_tokens(self, text: str) -> int:
+        """Number of tokens of ``text``, by the model's own count."""
+        return int(self.lm.count_tokens(text))
+
+    def estimate(self, prompts: Sequence[str], options: Sequence[Sequence[str]] = (), *, max_tokens: int = 32) -> Tally:
+        """Return what the model says that it will use."""
+        told: Tally = self.lm.estimate(prompts, options, max_tokens=max_tokens)
+        return told
+
+
+class Metered(Around):
     """Ask a model every question once, refuse what would exceed a budget, and keep the answers on disk.
 
     Whatever the model is - local weights, an endpoint, a simulator -, a process that is stopped and started again finds
@@ -53,26 +80,12 @@ class Metered(LanguageModel):
         path: str | os.PathLike[str] = ":memory:",
         budget: Budget | Mapping[str, float] | None = None,
     ) -> None:
-        self.lm, self.budget, self.usage = lm, Budget.of(budget), lm.usage
-        self.name, self.kind, self.codec, self.context_length = lm.name, lm.kind, lm.codec, lm.context_length
+        super().__init__(lm)
+        self.budget, self.usage = Budget.of(budget), lm.usage
         self._scores, self._replies = ScoreCache(path), ReplyCache(path)
         self._known: dict[Any, Any] = {}
         weights = lm.fingerprint() if hasattr(lm, "fingerprint") else getattr(lm, "base_url", "")
         self._stamp = f"{lm.kind}:{lm.name}:{weights}:{getattr(lm, 'chat_template', False)}"
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the model offers."""
-        return self.lm.capabilities
-
-    def count_tokens(self, text: str) -> int:
-        """Number of tokens of ``text``, by the model's own count."""
-        return int(self.lm.count_tokens(text))
-
-    def estimate(self, prompts: Sequence[str], options: Sequence[Sequence[str]] = (), *, max_tokens: int = 32) -> Tally:
-        """Return what the model says that it will use."""
-        told: Tally = self.lm.estimate(prompts, options, max_tokens=max_tokens)
-        return told
 
     def _score(self, asked: dict[str, list[str]], tag: str, tell: Progress) -> list[dict[str, OptionScore]]:
         todo: dict[str, list[str]] = {}

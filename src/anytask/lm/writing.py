@@ -82,9 +82,9 @@ def choose(
     def ask(places: Sequence[int], said: Sequence[str] = (), **more: Any) -> list[str]:
         requests = []
         for i, before in zip(places, said or [""] * len(places)):
-            text = f"{prompts[i]}\n\n(Answer with one of these and nothing else: {', '.join(rows[i])}.)"
+            text = one_of(prompts[i], rows[i])
             turns = ({"role": "assistant", "content": before}, {"role": "user", "content": text}) if before else ()
-            requests.append(_message(text, *turns, max_tokens=room, tag=tag, **_one_of(lm, rows[i])))
+            requests.append(_message(text, *turns, max_tokens=room, tag=tag, **_schema(lm, rows[i])))
         return [_answer(reply.text) for reply in lm.chat_many(requests, **more)]
 
     if continues:
@@ -99,6 +99,11 @@ def choose(
         for i, text in zip(missing, again):
             found[i] = named(text, rows[i])
     return [text.strip() if option is None else option for option, text in zip(found, texts)]
+
+
+def one_of(prompt: str, options: Sequence[str]) -> str:
+    """Return a prompt that tells a model that only chats what it may answer."""
+    return f"{prompt}\n\n(Answer with one of these and nothing else: {', '.join(options)}.)"
 
 
 def named(text: str, options: Sequence[str]) -> str | None:
@@ -130,7 +135,7 @@ def _message(text: str, *more: dict[str, Any], **how: Any) -> ChatRequest:
     return ChatRequest(({"role": "user", "content": text}, *more), **how)
 
 
-def _one_of(lm: Any, options: Sequence[str]) -> dict[str, Any]:
+def _schema(lm: Any, options: Sequence[str]) -> dict[str, Any]:
     if not lm.capabilities.json_schema:
         return {}
     schema = {

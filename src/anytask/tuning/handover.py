@@ -16,6 +16,7 @@ import anytask
 from anytask.bench.report import KINDS, drawn, laid_out
 from anytask.bench.tables import Part, Table
 from anytask.core.files import write_whole
+from anytask.lm.writing import one_of
 
 #: Stands where the query goes in a prompt to paste.
 QUERY = "{input}"
@@ -45,8 +46,11 @@ def paste(tuning: Any, query: str | None = None) -> str:
 def request_body(tuning: Any) -> dict[str, Any]:
     """Return the body of a request that asks an OpenAI-compatible server with the chosen prompt."""
     lm, prompt = tuning.models[False], paste(tuning)
-    longest = max(lm.count_tokens(tuning.task.word(tuning.chosen, label)) for label in tuning.task.choices)
+    words = [tuning.task.word(tuning.chosen, label) for label in tuning.task.choices]
+    longest = max(map(lm.count_tokens, words))
     body = {"model": lm.name, "temperature": 0, "max_tokens": longest + 2, "stop": ["\n"]}
+    if not lm.capabilities.completions:
+        prompt = one_of(prompt, words)
     if tuning.chosen.chat or not lm.capabilities.completions:
         return body | {"messages": [{"role": "user", "content": prompt}]}
     return body | {"prompt": prompt}

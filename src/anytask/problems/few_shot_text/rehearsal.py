@@ -9,8 +9,8 @@ from typing import Any
 
 from anytask.core.progress import Progress
 from anytask.lm.accounts import Accounts, Tally
-from anytask.lm.base import LanguageModel
-from anytask.lm.protocol import Capabilities, ChatReply, ChatRequest, Choice, OptionScore, Sampling
+from anytask.lm.metered import Around
+from anytask.lm.protocol import ChatReply, ChatRequest, Choice, OptionScore, Sampling
 from anytask.problems.base import Entrant
 from anytask.problems.few_shot_text.data import FewShotData
 from anytask.problems.few_shot_text.stages import learner_of, stage_of
@@ -19,17 +19,12 @@ from anytask.problems.few_shot_text.stages import learner_of, stage_of
 QUERIES, PROMPTS = 24, 10
 
 
-class Rehearsal(LanguageModel):
+class Rehearsal(Around):
     """Stands in for a language model, answers anything, and counts in ``usage`` what the model would use."""
 
     def __init__(self, lm: Any) -> None:
-        self.lm, self.usage = lm, Accounts()
-        self.name, self.kind, self.codec, self.context_length = lm.name, lm.kind, lm.codec, lm.context_length
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the model offers."""
-        return self.lm.capabilities
+        super().__init__(lm)
+        self.usage = Accounts()
 
     def _count(self, tag: str, *asked: Any, **how: Any) -> None:
         told = self.lm.estimate(*asked, **how)
