@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 from misbehaving import answer, serving
 
+import anytask
 from anytask.incontext import GPT3
 from anytask.lm import (
     BadNumber,
@@ -726,3 +727,25 @@ def test_transformers_serve_answers_as_the_local_model_does(served):
     said = [GPT3(one, k=2, scoring="choose").fit(X, y).predict(["old", "new"]).tolist() for one in (lm, local)]
     assert said[0] == said[1] and GPT3(lm).how == "choose" and GPT3(local).how == "mean"
     assert GPT3(lm, k=2, scoring="generate", max_tokens=4).fit(X, y).predict(["old"]).shape == (1,)
+
+
+@pytest.mark.slow
+def test_a_prompt_is_tuned_on_transformers_serve(served, tmp_path):
+    folder, url = served
+    texts = [f"{'a fine' if i % 2 else 'a dull'} film, number {i}" for i in range(12)]
+    labels = ["good" if i % 2 else "bad" for i in range(12)]
+
+    def tuned():
+        never_silent = {"generation_config": json.dumps({"min_new_tokens": 2})}  # a random model may end at once
+        lm = load_lm(f"{url}#{folder}?attempts=2", extra_body=never_silent)
+        return lm, anytask.tune_prompt((texts, labels), lm=lm, labels=4, max_k=1, store=tmp_path / "answers.sqlite")
+
+    lm, found = tuned()
+    assert lm.usage.total.calls > 10 and found.best.asked == 4
+    again, same = tuned()
+    assert again.usage.total.calls == 0 and same.table().equals(found.table())
+    found.save(tmp_path / "found")
+    body = (tmp_path / "found" / "request.json").read_bytes()
+    place = "chat/completions" if "messages" in json.loads(body) else "completions"
+    asked = urllib.request.Request(f"{url}/{place}", body, {"Content-Type": "application/json"})
+    assert json.loads(urllib.request.urlopen(asked, timeout=60).read())["choices"]
