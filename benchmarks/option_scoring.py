@@ -1,4 +1,8 @@
-"""Option scoring with a shared prefix against one forward pass per (prompt, option) pair. Prints one JSON line."""
+"""Option scoring with shared prefixes against one forward pass per (prompt, option) pair. Prints JSON.
+
+A small random model on random words, and SmolLM2-135M on texts of the set ``topics`` (five options), where it was
+fetched (``make real``): each with the same demonstrations before every query, and with others before each.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import random
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -14,11 +19,48 @@ import transformers
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "lm"))
 from random_models import word_tokenizer
 
-from anytask.lm import LocalLM
+from anytask.datasets.text import load_text
+from anytask.incontext import GPT3
+from anytask.lm import LocalLM, load_lm
+from anytask.models.real import REAL
 
 
-def main(n_prompts: int = 16, n_tokens: int = 400, n_options: int = 4, shared_demonstrations: bool = False) -> dict:
-    torch.set_num_threads(1)
+def compared(lm: LocalLM, prompts: list[str], options: list[list[str]], repeats: int) -> dict[str, Any]:
+    """Score the options in both ways, in turn, and return the best times and their ratio."""
+    model, tokenizer = lm.model, lm.tokenizer
+
+    def plain() -> list[float]:
+        scores = []
+        for prompt, row in zip(prompts, options):
+            start = len(tokenizer(prompt)["input_ids"])
+            for option in row:
+                ids = torch.tensor([tokenizer(prompt + option)["input_ids"]])
+                with torch.no_grad():
+                    logp = model(ids).logits[0, start - 1 : -1].float().log_softmax(-1)
+                scores.append(float(logp.gather(1, ids[0, start:, None]).sum()))
+        return scores
+
+    def shared() -> list[float]:
+        return [score.logprob for row in lm.score(prompts, options) for score in row]
+
+    seconds: dict[str, list[float]] = {"plain": [], "shared": []}
+    results = {}
+    for _ in range(repeats):
+        for name, run in (("plain", plain), ("shared", shared)):
+            began = time.perf_counter()
+            results[name] = run()
+            seconds[name].append(time.perf_counter() - began)
+    return {
+        "prompts": len(prompts),
+        "options": len(options[0]),
+        "seconds": {name: round(min(values), 3) for name, values in seconds.items()},
+        "ratio": round(min(seconds["plain"]) / min(seconds["shared"]), 2),
+        "max_abs_difference": max(abs(a - b) for a, b in zip(results["plain"], results["shared"])),
+    }
+
+
+def on_words(shared: bool, n_prompts: int = 16, n_tokens: int = 400, n_options: int = 4) -> dict[str, Any]:
+    """A random model on prompts of random words."""
     words = [f"w{i}" for i in range(500)]
     tokenizer = word_tokenizer(" ".join(words), bos_token="[CLS]", eos_token="[SEP]")
     with torch.random.fork_rng():
@@ -31,43 +73,36 @@ def main(n_prompts: int = 16, n_tokens: int = 400, n_options: int = 4, shared_de
         return " ".join(rng.choices(words, k=n))
 
     demonstrations = text(n_tokens - 20)
-    prompts = [
-        f"{demonstrations if shared_demonstrations else text(n_tokens - 20)} {text(20)}" for _ in range(n_prompts)
-    ]
+    prompts = [f"{demonstrations if shared else text(n_tokens - 20)} {text(20)}" for _ in range(n_prompts)]
     options = [[" " + text(rng.randint(1, 3)) for _ in range(n_options)] for _ in prompts]
+    return compared(LocalLM((model, tokenizer)), prompts, options, 3)
 
-    def plain() -> list[float]:
-        scores = []
-        for prompt, row in zip(prompts, options):
-            start = len(tokenizer(prompt)["input_ids"])
-            for option in row:
-                ids = torch.tensor([tokenizer(prompt + option)["input_ids"]])
-                with torch.no_grad():
-                    logp = model(ids).logits[0, start - 1 : -1].log_softmax(-1)
-                scores.append(float(logp.gather(1, ids[0, start:, None]).sum()))
-        return scores
 
-    lm = LocalLM((model, tokenizer))
+def on_topics(shared: bool, dtype: str, n_prompts: int = 16, k: int = 16) -> dict[str, Any]:
+    """SmolLM2-135M on real texts, with 16 demonstrations."""
+    lm, data = load_lm("smollm2-135m", dtype=dtype), load_text("topics")
+    order = random.Random(0).sample(range(len(data.texts)), len(data.texts))
+    known, asked = order[n_prompts:], order[:n_prompts]
+    learner = GPT3(lm, k, demos="fixed" if shared else "per-item", scoring="sum")
+    learner.fit([data.texts[i] for i in known], [data.labels[i] for i in known])
+    prompts = [learner.prompt(data.texts[i]).text for i in asked]
+    found = compared(lm, prompts, [[f" {label}" for label in data.classes]] * n_prompts, 1)
+    return {"dtype": str(lm.model.dtype).removeprefix("torch."), **found}
 
-    def shared() -> list[float]:
-        return [score.logprob for row in lm.score(prompts, options) for score in row]
 
-    seconds: dict[str, list[float]] = {"plain": [], "shared": []}
-    results = {}
-    for _ in range(3):
-        for name, run in (("plain", plain), ("shared", shared)):
-            began = time.perf_counter()
-            results[name] = run()
-            seconds[name].append(time.perf_counter() - began)
-    difference = max(abs(a - b) for a, b in zip(results["plain"], results["shared"]))
-    return {
-        "benchmark": "option_scoring",
-        "shared_demonstrations": shared_demonstrations,
-        "seconds": {name: round(min(values), 3) for name, values in seconds.items()},
-        "ratio": round(min(seconds["plain"]) / min(seconds["shared"]), 2),
-        "max_abs_difference": difference,
-    }
+def main() -> None:
+    """Print one line for each model."""
+    torch.set_num_threads(1)
+    for shared in (False, True):
+        line = {"benchmark": "option_scoring", "shared_demonstrations": shared}
+        print(json.dumps({**line, "model": "random", **on_words(shared)}), flush=True)
+        real = {**line, "model": "smollm2-135m"}
+        if not REAL["smollm2-135m"].is_here:
+            print(json.dumps({**real, "skipped": "smollm2-135m was not fetched: make real"}), flush=True)
+            continue
+        for dtype in ("float32", "auto"):
+            print(json.dumps({**real, **on_topics(shared, dtype)}), flush=True)
 
 
 if __name__ == "__main__":
-    print(json.dumps([main(), main(shared_demonstrations=True)]))
+    main()

@@ -12,10 +12,12 @@ from random_models import bpe_tokenizer, random_model, word_tokenizer
 
 from anytask.core.progress import silent
 from anytask.incontext import GPT3
-from anytask.lm import BadNumber, BudgetExceeded, LocalLM, MissingCapability
+from anytask.lm import BadNumber, BudgetExceeded, LocalLM, MissingCapability, load_lm
 from anytask.lm.cache import ScoreCache
+from anytask.lm.local import weights
 from anytask.lm.local.generation import draw, penalty
 from anytask.lm.protocol import ChatRequest, Sampling, ScoringModel
+from anytask.problems.language import TextOptions
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
@@ -466,7 +468,8 @@ def test_a_chat_template_is_put_around_prompts_by_choice():
 
 
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="the processor has no bfloat16 numbers")
-def test_bfloat16_is_near_and_auto_takes_it(tmp_path):
+def test_bfloat16_is_near_and_auto_takes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "multiplies_bfloat16", lambda device: True)
     lm = make("llama")
     lm.model.save_pretrained(tmp_path)
     lm.tokenizer.save_pretrained(tmp_path)
@@ -476,6 +479,21 @@ def test_bfloat16_is_near_and_auto_takes_it(tmp_path):
         assert half.model.dtype == torch.bfloat16
         for a, b in zip(exact, half.score(PROMPTS[:2], OPTIONS[:2])):
             assert [score.mean for score in b] == pytest.approx([score.mean for score in a], abs=0.3)
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="the processor has no bfloat16 numbers")
+def test_a_named_model_has_the_numbers_that_the_hardware_multiplies(tmp_path, monkeypatch):
+    lm = make("llama")
+    lm.model.save_pretrained(tmp_path)
+    lm.tokenizer.save_pretrained(tmp_path)
+    for has, dtype in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(weights, "multiplies_bfloat16", lambda device, has=has: has)
+        assert load_lm(tmp_path, device="cpu").model.dtype == getattr(torch, dtype)
+        assert load_lm(f"{tmp_path}?dtype=float32").model.dtype == torch.float32
+        assert LocalLM(tmp_path).model.dtype == torch.float32
+        name = TextOptions(lm=f"{tmp_path}?device=cpu").lm_name
+        assert name == f"{tmp_path}?device=cpu" + ("&dtype=bfloat16" if has else "")
+    assert TextOptions(lm="tiny:icl").lm_name == "tiny:icl"
 
 
 def test_numbers_that_a_processor_lacks_are_refused(monkeypatch):

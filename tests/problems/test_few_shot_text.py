@@ -1,6 +1,8 @@
 """Few-shot text: every entrant buys the same labels, sees the same pool, and is measured on the same queries."""
 
+import gc
 import json
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,11 +10,12 @@ import pytest
 
 from anytask import catalogue, problems
 from anytask.core.errors import BadData
+from anytask.core.progress import silent
 from anytask.datasets.attribute_language import AttributeLanguage
 from anytask.lm.protocol import Capabilities
 from anytask.problems.base import Entrant
 from anytask.problems.few_shot_text.rehearsal import foretold
-from anytask.problems.few_shot_text.stages import leave_one_out
+from anytask.problems.few_shot_text.stages import leave_one_out, prepared
 
 FEW = {"lm": "tiny:icl", "labels": 6, "k": 3, "max_test": 8, "search_budget": 8}
 
@@ -213,6 +216,45 @@ def test_what_a_run_will_ask_of_the_model_is_told_before(problem, file, name):
     assert told.seconds > 0 and used["lm_calls"] < told.calls < 4 * used["lm_calls"]
     assert used["lm_tokens"] < told.total_tokens < 4 * used["lm_tokens"]  # two runs, within a factor of two
     assert problem.forecast([entrant], data) == "", "a tiny model costs nothing worth a word"
+
+
+def test_progress_is_told_inside_every_stage(problem, file):
+    data = problem.load(file, **FEW | {"lm": "tiny:icl?batch_tokens=30", "k": "auto", "search_budget": 20})
+    udr = Entrant("udr", "anytask.incontext:UDR", {"steps": 2, "rounds": 2})
+    few = Entrant("gpt3", "anytask.incontext:GPT3")
+    for entrant in (few, udr, Entrant("promptquine", "anytask.prompts:PromptQuine")):
+        told = []
+        problem.run(entrant, data, 0, progress=told.append)
+        assert told == sorted(told) and told[-1] == 1
+        inside = [share for share in told if 0 < share < 1]
+        assert len({round(share, 3) for share in inside if share < problem.train_share}) >= 3, entrant
+        assert len({round(share, 3) for share in inside if share > problem.train_share}) >= 3, entrant
+
+
+def test_a_model_that_was_read_for_the_checks_is_freed_before_others_read_it(problem, file):
+    data = problem.load(file, **FEW)
+    read = weakref.ref(data.options.model)
+    assert read() is data.options.model, "a process reads it once"
+    problem.release(data)
+    gc.collect()
+    assert read() is None
+
+
+def test_balanced_demonstrations_are_as_many_of_each_label(problem):
+    few = FEW | {"labels": 16, "k": 8, "balanced": True}
+    data, drawn = problem.load("reviews", **few), problem.load("reviews", **few | {"balanced": False})
+    entrants = [Entrant("gpt3", "anytask.incontext:GPT3"), Entrant("plain", "anytask.incontext:Pipeline")]
+    entrants.append(Entrant("fixed", "anytask.incontext:GPT3", {"demos": "fixed"}))
+
+    def shares(data, entrant):
+        prompts = [one["prompt"] for seed in (0, 1) for one in problem.run(entrant, data, seed).details["examples"]]
+        return {prompt.count("Label: positive") for prompt in prompts}
+
+    for entrant in entrants:
+        assert shares(data, entrant) == {4} != shares(drawn, entrant)
+    pruned = Entrant("promptquine", "anytask.prompts:PromptQuine")
+    learner = prepared(pruned, data, data.split(0)[0], 0, silent).system
+    assert sum(learner.demos_[i].output == "positive" for i in learner._ranked("?")[:8]) == 4
 
 
 def test_systems_that_are_stages_take_part_as_one_pipeline(problem, data):

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from anytask.bench.planning import Plan, PlanItem
 from anytask.bench.store import Run
@@ -18,7 +25,7 @@ from anytask.problems.base import Metric
 
 
 class Display:
-    """Notes on the data, one bar for the comparison, one for each run that goes on, and a line for each that has ended.
+    """Notes on the data, a bar for the comparison and for each run that goes on, and a line for each that has ended.
 
     The workers write the finished share of their run into a small file in ``folder``, named after the run's key; a
     thread reads those files twice a second.
@@ -38,11 +45,14 @@ class Display:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TextColumn("[dim]left"),
+            TimeRemainingColumn(),
+            speed_estimate_period=600,
             console=console or SafeConsole(stderr=True),
             transient=True,
         )
         self._total = self._progress.add_task("runs", total=len(plan.items))
-        self._stored = 0
+        self._ended = 0
 
     def __enter__(self) -> Self:
         for note in self._notes:
@@ -59,7 +69,11 @@ class Display:
 
     def __call__(self, what: str, about: Run | PlanItem) -> None:
         """Take note of an event of :func:`anytask.bench.execute`."""
-        self._progress.advance(self._total)
+        self._ended += 1
+        if what == "stored":  # took no time: not to be counted into the estimate of what is left
+            self._progress.reset(self._total, completed=self._ended)
+        else:
+            self._progress.update(self._total, completed=self._ended)
         if isinstance(about, PlanItem):
             self._print(f"[dim]–[/] {escape(about.entrant.name)}, seed {about.seed}: not started")
             return
@@ -82,12 +96,16 @@ class Display:
             shares = {path.name: path for path in self._folder.iterdir() if path.name in self._items}
             for name in [name for name in self._bars if name not in shares]:
                 self._progress.remove_task(self._bars.pop(name))
+            begun = 0.0
             for name, path in shares.items():
                 if name not in self._bars:
                     item = self._items[name]
                     label = f"  {escape(item.entrant.name)}, seed {item.seed}"
                     self._bars[name] = self._progress.add_task(label, total=100)
                 try:
-                    self._progress.update(self._bars[name], completed=round(100 * float(path.read_text() or 0)))
+                    share = float(path.read_text() or 0)
                 except (OSError, ValueError):
                     continue  # ended, or being written, just now
+                self._progress.update(self._bars[name], completed=round(100 * share))
+                begun += share
+            self._progress.update(self._total, completed=min(self._ended + begun, len(self._items)))

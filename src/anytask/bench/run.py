@@ -21,10 +21,7 @@ from typing import Any, Literal, Self
 
 import joblib
 
-from anytask.bench.measuring import (
-    end_with,
-    limited_threads,
-)
+from anytask.bench.measuring import end_with, limited_threads, threads_per_run
 from anytask.bench.planning import Plan, PlanItem
 from anytask.bench.store import Run, RunStore, jsonable, now
 from anytask.bench.worker import STOP, Group, Job, Made, mark, perform
@@ -130,7 +127,8 @@ def execute(
         if progress:
             from anytask.bench.display import Display
 
-            told = problem.forecast([item.entrant for item in waiting], data) if waiting else ""
+            with limited_threads(threads_per_run(jobs)):
+                told = problem.forecast([item.entrant for item in waiting], data, jobs) if waiting else ""
             notes = [*data.describe().get("notes", ()), *([told] if told else [])]
             listeners.append(stack.enter_context(Display(plan, problem.primary, folder, notes)))
         for run in ended.values():
@@ -140,6 +138,8 @@ def execute(
             # joblib's words for a generator that an interrupt closes; the interrupt itself says enough.
             warnings.filterwarnings("ignore", message=".*tasks which were still being processed.*")
             warnings.filterwarnings("ignore", message=".*worker stopped while some jobs were given.*")
+            if backend not in ("sequential", "threading"):
+                problem.release(data)
             job = Job(problem, data, plan.options, jobs, backend, deadline, str(folder), _main_classes(plan))
             stopped = stack.enter_context(_watch(lease, should_stop, folder))
             with once_begun(StoreError, OSError), lease, _pool(backend, jobs, job.threads, data) as pool:

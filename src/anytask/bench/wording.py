@@ -235,10 +235,11 @@ def _points(value: float, metric: Metric) -> str:
 class TerminalTable:
     """The ranking for a terminal, fitted to its width: what it measures, the table, and the answer in words.
 
-    Rank, name, role, the metric with its interval and the difference to the best baseline are always there. What else
-    a wider terminal has room for is added in this order: seconds, failures, and up to two more metrics. Nothing is cut
-    off; what is too long goes on in the next line. Entrants that were told different things of the task are ranked in
-    tables of their own, under a heading that says what it was.
+    Rank, name, role, the metric with its interval and the difference to the best baseline are always there, and so are
+    the metrics that the problem calls costs, in a table of their own where the terminal is too narrow. What else a
+    wider one has room for is added in this order: seconds, failures, and up to two more metrics. Nothing is cut off;
+    what is too long goes on in the next line. Entrants that were told different things of the task are ranked in tables
+    of their own, under a heading that says what it was.
     """
 
     comparison: Results
@@ -273,7 +274,9 @@ class TerminalTable:
 
     def _tables(self, width: int) -> Iterator[Table | Text]:
         parts = blocks(self.comparison)
-        shown, more = self._columns([row for block in parts for row in block.rows])
+        shown, costs, more = self._columns([row for block in parts for row in block.rows])
+        beside = sum(_width(column) + 2 for column in (*shown, *costs)) <= width
+        named, shown = shown[:2], [*shown, *costs] if beside else shown
         room = width - sum(_width(column) + 2 for column in shown)
         for column in more:
             if (room := room - _width(column) - 2) < 0:
@@ -294,9 +297,17 @@ class TerminalTable:
                 table.add_row(*(cells[place] for _, _, cells in shown), style="dim" if faint else None)
             start += len(block.rows)
             yield table
+        if costs and not beside:
+            table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+            for header, justify, _ in (*named, *costs):
+                table.add_column(escape(header), justify=justify, overflow="fold")
+            for line in zip(*(cells for _, _, cells in (*named, *costs))):
+                table.add_row(*line)
+            yield Text("\nWhat it cost", style="bold")
+            yield table
 
-    def _columns(self, rows: list[Row]) -> tuple[list[_Column], list[_Column]]:
-        """What must be shown, and what may be, as (header, justification, cells)."""
+    def _columns(self, rows: list[Row]) -> tuple[list[_Column], list[_Column], list[_Column]]:
+        """What must be shown, what must be shown anywhere, and what may be, as (header, justification, cells)."""
         comparison = self.comparison
         metric = comparison.primary
         names = [escape(row.name) + (f" [dim]({row.kind} LM)[/]" if row.kind else "") for row in rows]
@@ -305,8 +316,13 @@ class TerminalTable:
             ("name", "left", names),
             ("role", "left", [role(row) for row in rows]),
         ]
-        others = comparison.other_metrics
-        rest: list[_Column] = [(m.key, "right", [number(row.metrics.get(m.key), m) for row in rows]) for m in others]
+        wanted = comparison.problem.costs
+
+        def measured(cost: bool) -> list[_Column]:
+            kept = [m for m in comparison.other_metrics if (m.key in wanted) is cost]
+            return [(m.key, "right", [number(row.metrics.get(m.key), m) for row in rows]) for m in kept]
+
+        costs, rest = measured(True), measured(False)
         if any(_finite(row.primary.mean) for row in rows):
             must += [
                 (metric.key, "left", [escape(with_interval(row.primary, metric)) for row in rows]),
@@ -319,7 +335,7 @@ class TerminalTable:
             ("seconds", "right", [_seconds(row.cost.get("wall_seconds")) for row in rows]),
             ("failures", "right", failures),
         ]
-        return must, may + rest[:2]
+        return must, costs, may + rest[:2]
 
 
 _Column = tuple[str, Literal["left", "right"], list[str]]

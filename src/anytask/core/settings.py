@@ -7,6 +7,7 @@ A class of settings lists its fields, and has a keyword-only constructor that ch
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -482,3 +483,16 @@ def _range(**bounds: Unpack[Bounds]) -> str:
     if set(given) == {"at_least", "at_most"}:
         return f" from {given['at_least']} to {given['at_most']}"
     return " and".join(f" {_ENDS[name][1]} {end}" for name, end in given.items())
+
+
+def taken(method: Callable[..., Any], **offered: Any) -> dict[str, Any]:
+    """Return those of the offered arguments that a method has by name.
+
+    Examples
+    --------
+    >>> def fit(X, y, progress=None): ...
+    >>> taken(fit, progress=print, group=None)
+    {'progress': <built-in function print>}
+    """
+    known = inspect.signature(method).parameters
+    return {name: value for name, value in offered.items() if name in known}

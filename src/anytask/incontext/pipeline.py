@@ -24,8 +24,9 @@ from scipy.special import softmax
 
 from anytask.core.estimator import Fitted
 from anytask.core.files import as_path
+from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
-from anytask.core.settings import flag, free, of_kind, positional, real, whole
+from anytask.core.settings import flag, free, of_kind, positional, real, taken, whole
 from anytask.incontext.base import (
     Answer,
     Selector,
@@ -107,10 +108,10 @@ class Pipeline(Fitted):
         model's context.
     scoring : {"auto", "mean", "sum", "bytes", "unconditional", "choose", "generate"}, default "auto"
         See :class:`~anytask.incontext.GPT3`.
-    balanced : bool, default False
-        Draw the same number of demonstrations of every output, where they are drawn ("random", "fixed").
-    calibrate, beam_width : bool, and "auto" or int, default False and "auto"
-        Contextual calibration (arXiv 2102.09690); beams of written answers, 4 where the model has beams.
+    balanced, calibrate : bool, default False
+        Random and fixed demonstrations of every label equally often; contextual calibration (arXiv 2102.09690).
+    beam_width : "auto" or int, default "auto"
+        Beams of written answers, 4 where the model has beams.
     embedder, seed : str, path or anytask.lm.Embedder, and int, default "minilm" and 0
         For selection and "similar" retrieval.
 
@@ -189,14 +190,20 @@ class Pipeline(Fitted):
         demos: Any = getattr(self, "_retriever", None) or ("fixed" if self.retrieve == "fixed" else "per-item")
         known = getattr(self, "demos_", ())
         return GPT3(
-            self.lm, self.k, template=self.template, scoring=self.scoring, demos=demos, calibrate=self.calibrate,
-            rewrite=self._shorten, budget=self.context, beam_width=self.beam_width, balanced=self.balanced,
-            seed=self.seed,
+            self.lm, self.k, template=self.template, scoring=self.scoring, demos=demos,
+            balanced=self.balanced and isinstance(demos, str), calibrate=self.calibrate, rewrite=self._shorten,
+            budget=self.context, beam_width=self.beam_width, seed=self.seed,
         ).fit([d.input for d in known], [d.output for d in known], options=self.choices)  # fmt: skip
 
     # -- the stages -----------------------------------------------------------------------------------------------
 
-    def fit(self, texts: Sequence[str], annotate: Annotate | Sequence[str], vectors: np.ndarray | None = None) -> Self:
+    def fit(
+        self,
+        texts: Sequence[str],
+        annotate: Annotate | Sequence[str],
+        vectors: np.ndarray | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
         """Select, buy labels, and prepare retrieval, pruning and compression.
 
         Parameters
@@ -207,6 +214,8 @@ class Pipeline(Fitted):
             ``annotate(indices) -> labels``, or all labels, of which only the ones bought are looked at.
         vectors : array of shape (n, d), optional
             The texts' embeddings, if you have them.
+        progress : callable, optional
+            Told the finished share.
         """
         texts = check_texts(texts, "texts")
         if not texts:
@@ -221,40 +230,42 @@ class Pipeline(Fitted):
             ask = lambda indices: [labels[i] for i in indices]  # noqa: E731
         with self._refit():
             self.stages_: list[StageReport] = []
-            self.demos_ = self._select(texts, ask, vectors)
+            self.demos_ = self._select(texts, ask, vectors, portion(progress, 0.0, 0.2))
             for demo in self.demos_:
                 if self.choices is not None and demo.output not in self.choices:
                     raise ValueError(f"item {demo.id} is labelled {demo.output!r}, which is not among {self.choices}")
             self.prompt_: str | None = None
-            self._get_ready(search=self.prune is not None)
+            self._get_ready(search=self.prune is not None, progress=portion(progress, 0.2, 1.0))
         return self
 
-    def _select(self, texts: Sequence[str], ask: Annotate, vectors: Any) -> list[Demonstration]:
+    def _select(self, texts: Sequence[str], ask: Annotate, vectors: Any, tell: Progress) -> list[Demonstration]:
         with self._spending(self._report("select", _name(self.select, "random"))) as report:
             if self.select is None and vectors is None:
                 vectors = np.zeros((len(texts), 1), dtype=np.float32)  # a random choice looks at none
             pool = Pool(vectors, texts=texts, annotate=ask, embedder=self.embedder)
             if self.labels:
                 selector: Any = self.select or RandomSelection(seed=derive(self.seed, "select"))
-                pool.annotate(check_selection(selector.select(pool, self.labels), len(pool), self.labels))
+                chosen = selector.select(pool, self.labels, **taken(selector.select, progress=tell))
+                pool.annotate(check_selection(chosen, len(pool), self.labels))
             report.labels = len(pool.labels)
         return [Demonstration(texts[i], str(label), i) for i, label in pool.labels.items()]
 
-    def _get_ready(self, search: bool) -> None:
+    def _get_ready(self, search: bool, progress: Progress | None = None) -> None:
         self._short: dict[tuple[str, float], str] = {}
         with self._spending(self._report("retrieve", _name(self.retrieve, "random"))):
             self._retriever: Any = None
             if self.demos_ and self.retrieve not in ("random", "fixed"):
                 makers = {"similar": lambda: SimilarRetriever(self.embedder), "bm25": BM25Retriever}
                 self._retriever = makers[self.retrieve]() if isinstance(self.retrieve, str) else self.retrieve
-                self._retriever.index([d.input for d in self.demos_], [d.output for d in self.demos_])
+                told = taken(self._retriever.index, progress=portion(progress, 0.0, 0.5 if search else 1.0))
+                self._retriever.index([d.input for d in self.demos_], [d.output for d in self.demos_], **told)
         if search:
-            self._prune()
+            self._prune(progress)
         if self.compress is not None:
             self._report("compress", type(self.compress).__name__).facts = {"rate": self.rate}
         self._report("predict", self._learner().how)
 
-    def _prune(self) -> None:
+    def _prune(self, progress: Progress | None) -> None:
         assert self.choices is not None
         choices, demos, count = list(self.choices), self.demos_, self.lm.count_tokens
         with self._spending(self._report("prune", _name(self.prune, "none"))) as report:
@@ -272,7 +283,8 @@ class Pipeline(Fitted):
             rest = [i for i in range(len(demos)) if i not in block]
             examples = [{"text": self._shorten(demos[i].input), "label": choices.index(demos[i].output)} for i in rest]
             searcher = self.prune(whole, self._completions(), seed=derive(self.seed, "prune"))
-            found = searcher.search(self.lm, examples[::2], examples[1::2])
+            told = taken(searcher.search, progress=portion(progress, 0.5 if self._retriever else 0.0, 1.0))
+            found = searcher.search(self.lm, examples[::2], examples[1::2], **told)
             self.prompt_ = found.prompt
             report.facts = {"tokens_before": count(whole), "tokens_after": found.n_tokens}
             report.facts |= {"evaluations": found.evaluations, "validation": found.validation}
@@ -282,7 +294,7 @@ class Pipeline(Fitted):
         if self._retriever is not None:
             found = self._retriever.retrieve(query, len(self.demos_))
             return check_places(found, len(self.demos_), "the retriever")
-        return np.random.default_rng(derive(self.seed, "block")).permutation(len(self.demos_)).tolist()
+        return self._learner().order("fixed")
 
     def _shorten(self, text: str) -> str:
         if self.compress is None:
@@ -319,7 +331,13 @@ class Pipeline(Fitted):
         written = [fill(self.prompt_, {"text": self._shorten(text)}, PLACES)[0] for text in texts]
         return [Prompt(prompt, (), n_tokens=self.lm.count_tokens(prompt)) for prompt in written]
 
-    def answer(self, texts: Sequence[str], *, options: Sequence[Sequence[str]] | None = None) -> list[Answer]:
+    def answer(
+        self,
+        texts: Sequence[str],
+        *,
+        options: Sequence[Sequence[str]] | None = None,
+        progress: Progress | None = None,
+    ) -> list[Answer]:
         """Answer each query, with scores and prompt; ``options`` are each query's own, where there are no choices."""
         self._check_fitted()
         texts = check_queries(texts, "texts")
@@ -328,9 +346,9 @@ class Pipeline(Fitted):
         with self._spending(self.stages_[-1]) as report:
             learner = self._learner()
             if self.prompt_ is None:
-                found = learner.answer(texts, options=options)
+                found = learner.answer(texts, options=options, progress=progress)
             else:
-                found = learner.judge(self._prompts(texts, learner), [self.choices or ()] * len(texts))
+                found = learner.judge(self._prompts(texts, learner), [self.choices or ()] * len(texts), progress)
         seen = report.facts.get("queries", 0)
         total = report.facts.get("prompt_tokens", 0.0) * seen + sum(a.prompt.n_tokens or 0 for a in found)
         report.facts = {"queries": seen + len(found), "prompt_tokens": total / (seen + len(found))}

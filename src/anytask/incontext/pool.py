@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from anytask.core.checks import as_array, require_finite
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
-from anytask.core.settings import Settings, choice, flag, free, of_kind, positional, real, texts, whole
+from anytask.core.settings import Settings, choice, flag, free, of_kind, positional, real, taken, texts, whole
 from anytask.incontext.base import (
     Answer,
     check_answers,
@@ -292,7 +292,9 @@ class PoolSelector(Settings):
         raise NotImplementedError
 
 
-def least_confident(pool: Pool, confidence: Confidence) -> tuple[np.ndarray, np.ndarray]:
+def least_confident(
+    pool: Pool, confidence: Confidence, progress: Progress | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Ask how sure the model is of all items that are not annotated.
 
     Returns
@@ -304,7 +306,7 @@ def least_confident(pool: Pool, confidence: Confidence) -> tuple[np.ndarray, np.
         no label is spent on a copy while there is anything else.
     """
     rest = np.setdiff1d(np.arange(len(pool)), list(pool.labels))
-    values = np.asarray(as_array(confidence(pool, rest), "confidence"))
+    values = np.asarray(as_array(confidence(pool, rest, **taken(confidence, progress=progress)), "confidence"))
     if values.dtype.kind not in "biuf":
         raise TypeError(f"confidence must return numbers, got {values.dtype}")
     values = values.astype(np.float64)
@@ -468,15 +470,17 @@ class AnnotatedPrompter(Settings):
             out.append(Retrieved(known[used], similarities, prompt))
         return out
 
-    def predict(self, texts: Sequence[str], vectors: ArrayLike | None = None) -> list[str]:
+    def predict(
+        self, texts: Sequence[str], vectors: ArrayLike | None = None, progress: Progress | None = None
+    ) -> list[str]:
         """Return the model's answer to each text."""
-        return [answer.output for answer in self._answer(self.retrieve(texts, vectors))]
+        return [answer.output for answer in self._answer(self.retrieve(texts, vectors), progress)]
 
-    def _answer(self, found: Sequence[Retrieved]) -> list[Answer]:
+    def _answer(self, found: Sequence[Retrieved], progress: Progress | None) -> list[Answer]:
         prompts = [one.prompt for one in found]
         if self.choices is None:
-            return self._learner().write(prompts)
-        return self._learner().judge(prompts, [self.choices] * len(prompts))
+            return self._learner().write(prompts, progress)
+        return self._learner().judge(prompts, [self.choices] * len(prompts), progress)
 
     def _confidence(self, answers: Sequence[Answer]) -> np.ndarray:
         """The mean log-probability of the tokens of each answer."""
@@ -512,8 +516,8 @@ class LMConfidence:
         self.lm = lm
         self.options = options
 
-    def __call__(self, pool: Pool, queries: np.ndarray) -> np.ndarray:
+    def __call__(self, pool: Pool, queries: np.ndarray, progress: Progress | None = None) -> np.ndarray:
         prompter = AnnotatedPrompter(pool, self.lm, **self.options)
         assert pool.texts is not None
         found = prompter._retrieve([pool.texts[i] for i in queries], pool.vectors[queries], [int(i) for i in queries])
-        return prompter._confidence(prompter._answer(found))
+        return prompter._confidence(prompter._answer(found, progress))

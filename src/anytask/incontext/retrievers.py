@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.exceptions import NotFittedError
 
 from anytask.core.checks import check_counts
+from anytask.core.progress import Progress
 from anytask.core.settings import Settings, free, positional, text
 from anytask.datasets.retrieval_tasks import RetrievalTask
 from anytask.incontext.base import choices_field
@@ -120,15 +121,17 @@ class LearnedRetriever(Settings):
         if self.choices is not None and not set(choices or self.choices) <= set(self.choices):
             raise ValueError(f"the retriever's choices lack some of {list(choices or ())}: got {list(self.choices)}")
 
-    def index(self, inputs: Sequence[str], outputs: Sequence[str] | None = None) -> Self:
-        """Train on the examples if need be, and index them."""
+    def index(
+        self, inputs: Sequence[str], outputs: Sequence[str] | None = None, progress: Progress | None = None
+    ) -> Self:
+        """Train on the examples if need be, and index them; ``progress`` is told the finished share."""
         if outputs is None:
             raise ValueError("a learned retriever needs the outputs of its examples")
         task = RetrievalTask(self.name, inputs, outputs, self.instruction, self.choices)
         if self._trained:
             self.udr.add_task(task)
         else:
-            self.udr.fit([task], self.lm)
+            self.udr.fit([task], self.lm, progress)
         return self
 
     def retrieve(self, query: str, k: int) -> list[int]:

@@ -9,7 +9,7 @@ import heapq
 
 import numpy as np
 
-from anytask.core.progress import Progress
+from anytask.core.progress import Progress, portion
 from anytask.core.settings import whole
 from anytask.incontext.pool import Confidence, Pool, PoolSelector, Selection, least_confident
 
@@ -150,7 +150,8 @@ class LeastConfidence(PoolSelector):
             size = min(self.batch_size, budget - len(indices))
             if pool.labels or indices:
                 pool.annotate(indices)
-                confidences, ranked = least_confident(pool, confidence)
+                part = portion(share, len(indices) / budget, (len(indices) + size) / budget)
+                confidences, ranked = least_confident(pool, confidence, part)
                 batch = ranked[:size]
                 scores += (-confidences[batch]).tolist()
             else:

@@ -225,10 +225,10 @@ class UDR(Estimator):
                     candidates = [np.hstack(both) for both in zip(candidates, mined)]
                 lists = []
                 for i, task in enumerate(tasks):
-                    ranked, n = self._rank(task, candidates[i], feedback, table)
+                    part = [(round_ + 0.8 * (i + done) / len(tasks)) / self.rounds for done in (0, 1)]
+                    ranked, n = self._rank(task, candidates[i], feedback, table, portion(share, *part))
                     lists.append(ranked)
                     asked += n
-                    share((round_ + 0.6 * (i + 1) / len(tasks)) / self.rounds)
                 coders, facts = self._train(round_, queries, demos, lists, None if self.restart else coders)
                 history.append(facts)
                 logger.info("round %d: %s", round_, facts)
@@ -259,7 +259,7 @@ class UDR(Estimator):
         return found
 
     def _rank(
-        self, task: RetrievalTask, candidates: np.ndarray, feedback: Feedback, table: ScoreTable
+        self, task: RetrievalTask, candidates: np.ndarray, feedback: Feedback, table: ScoreTable, tell: Progress
     ) -> tuple[list[tuple[list[int], list[float]]], int]:
         # For every query its candidates, best first, with their scores; and how many were asked for now. The table
         # spares questions; what else it holds, from other fits, plays no part.
@@ -278,6 +278,7 @@ class UDR(Estimator):
                 asked += len(new)
             ordered = sorted(known, key=lambda z: (-known[z], z))
             out.append((ordered, [known[z] for z in ordered]))
+            tell((x + 1) / len(candidates))
         return out, asked
 
     def _train(

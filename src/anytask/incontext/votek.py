@@ -106,7 +106,7 @@ class VoteK(PoolSelector):
         if self.official_compat:
             neighbors = _released_neighbors(pool.vectors, k)
         else:
-            told: Any = portion(share, 0.0, 0.8)
+            told: Any = portion(share, 0.0, 0.2 if full else 0.8)
             neighbors = knn_graph(
                 pool.vectors, k, method=self.graph, threads=self.threads, seed=self.seed, progress=told
             )
@@ -116,11 +116,10 @@ class VoteK(PoolSelector):
             ballot.elect(np.array([u]))
         first = max(1, _floor(budget * self.first_share)) if full else budget
         picks = [(*ballot.elect(), 1) for _ in range(first)]
-        share(0.9)
         confidences = None
         if full and first < budget:
             pool.annotate([u for u, _, _ in picks])
-            confidences, ranked = least_confident(pool, confidence)
+            confidences, ranked = least_confident(pool, confidence, portion(share, 0.2, 1.0))
             distinct = len(np.unique(pool.originals)) - len(np.unique(pool.originals[known]))
             picks += self._second_stage(ballot, ranked, distinct, budget - first)
         indices, scores, stage = map(np.array, zip(*picks))

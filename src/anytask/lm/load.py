@@ -20,8 +20,8 @@ def load_lm(spec: str | os.PathLike[str], **options: Any) -> Any:
         ``http(s)://host:port/v1#MODEL``: an :class:`~anytask.lm.Endpoint` (or give ``model=``).
         ``tiny:NAME``: a small model trained in this repository.
         ``sim:weak``, ``sim:medium`` or ``sim:strong``: the graded simulator.
-        Anything else: a Hugging Face folder or name, for :class:`~anytask.lm.LocalLM`.
-        Options may follow a question mark, joined by ``&``: ``FOLDER?dtype=bfloat16&chat_template=true``,
+        Anything else: a Hugging Face folder or name, for :class:`~anytask.lm.LocalLM`, with ``dtype="auto"``.
+        Options may follow a question mark, joined by ``&``: ``FOLDER?dtype=float32&chat_template=true``,
         ``URL#MODEL?logprobs=echo``.
     **options
         For the class that the description names.
@@ -60,7 +60,37 @@ def load_lm(spec: str | os.PathLike[str], **options: Any) -> Any:
         raise ValueError("the description of a language model is empty")
     from anytask.lm.local import LocalLM
 
-    return LocalLM(Path(text) if Path(text).is_dir() else text, **options)
+    return LocalLM(Path(text) if Path(text).is_dir() else text, **{"dtype": "auto", **options})
+
+
+def described(spec: str, **options: Any) -> str:
+    """Return a description with more options.
+
+    Examples
+    --------
+    >>> described("folder?batch_tokens=512", chat_template=True)
+    'folder?batch_tokens=512&chat_template=true'
+    """
+    mark = "&" if _described(spec, {})[1] else "?"
+    return (
+        spec
+        + mark
+        + "&".join(
+            f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()
+        )
+    )
+
+
+def settled(spec: str) -> str:
+    """Return a description that says which numbers local weights have on this machine, where they are not float32."""
+    text, said = _described(spec, {})
+    if text.startswith(("http://", "https://", "tiny:", "sim:")) or said.get("dtype", "auto") != "auto":
+        return spec
+    from anytask.core.devices import resolve_device
+    from anytask.lm.local.weights import number_type
+
+    numbers = number_type("auto", resolve_device(said.get("device", "auto")))
+    return spec if numbers == "float32" else described(spec, dtype=numbers)
 
 
 def _described(text: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -19,6 +19,7 @@ from typing import Literal, get_args
 import numpy as np
 from scipy.special import log_softmax
 
+from anytask.core.progress import Progress
 from anytask.lm.protocol import LMError, OptionScore, ScoringModel
 
 Rule = Literal["sum", "mean", "bytes", "unconditional"]
@@ -86,6 +87,7 @@ def score_options(
     rule: Rule = "mean",
     answer_context: str | None = None,
     tag: str = "score",
+    progress: Progress | None = None,
 ) -> list[np.ndarray]:
     """Score each prompt's options under one rule; entry i has shape (len(options[i]),).
 
@@ -100,12 +102,14 @@ def score_options(
         The prompt ``a`` of rule "unconditional", such as ``"Answer:"``.
     tag : str
         Label for the model's accounts.
+    progress : callable, optional
+        Told the finished share, where the model tells it.
     """
     if rule not in RULES:
         raise ValueError(f"unknown scoring rule {rule!r}; known: {', '.join(RULES)}")
     for i, given in enumerate(options):
         check_options(given, rule, f"options of prompt {i}")
-    scores = lm.score(prompts, options, tag=tag)
+    scores = lm.score(prompts, options, tag=tag, **({} if progress is None else {"progress": progress}))
     if [len(row) for row in scores] != [len(given) for given in options]:
         raise LMError(f"{lm.name!r} returned another number of scores than it was asked for")
     if rule != "unconditional":

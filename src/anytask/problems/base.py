@@ -194,6 +194,8 @@ class Problem(ABC):
     key: ClassVar[str]
     title: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]  # the first is the one that ranks
+    #: Keys of the metrics that say what an entrant costs: a terminal always shows them.
+    costs: ClassVar[tuple[str, ...]] = ()
     #: What :meth:`load` takes beside the source.
     options_class: ClassVar[type[Options]] = Options
     #: Option name -> (default, help text), read from :attr:`options_class`.
@@ -272,9 +274,15 @@ class Problem(ABC):
         """Train one entrant as :meth:`run` does, but on all of the data: nothing is held out and nothing measured."""
         raise ValueError(self.unsaveable(entrant, data))
 
-    def forecast(self, entrants: Sequence[Entrant], data: Any) -> str:
-        """Return what runs of these entrants, one each, will cost, in a sentence, where that can be told before."""
+    def forecast(self, entrants: Sequence[Entrant], data: Any, jobs: int = 1) -> str:
+        """Return what runs of these entrants, one each, will cost, in a sentence, where that can be told before.
+
+        Asked for under the number of threads that a run gets; ``jobs`` runs go on at a time.
+        """
         return ""
+
+    def release(self, data: Any) -> None:  # noqa: B027 - most problems keep nothing
+        """Free what was read for checks and the forecast, before runs go on in processes that read it themselves."""
 
     def figures(self, data: Any, runs: list[Any]) -> list[tuple[str, str, Any]]:
         """Return (title, one-sentence caption, plotly figure) triples for the report, beyond the common ones."""

@@ -11,14 +11,14 @@ import numpy as np
 
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
-from anytask.core.settings import real, whole
+from anytask.core.settings import real, taken, whole
 from anytask.datasets.labelled_vectors import LabelledVectors, load_vectors
 from anytask.datasets.text import TextData
 from anytask.incontext.pool import AnnotatedPrompter, LMConfidence, NearestVote, Pool, check_selection
 from anytask.problems.answers import answer_figures, confusion, one_answer
 from anytask.problems.base import Entrant, Metric, Outcome
 from anytask.problems.language import TextOptions, answerable
-from anytask.problems.training import Learned, LoadedData, Progress, TrainingProblem, taken
+from anytask.problems.training import Learned, LoadedData, Progress, TrainingProblem
 
 
 class SelectionOptions(TextOptions):
@@ -174,7 +174,7 @@ class DemonstrationSelection(TrainingProblem):
         else:
             assert source.texts is not None
             prompter = AnnotatedPrompter(pool, lm, choices=data.choices, template=o.prompts)
-            predicted = np.array(prompter.predict([source.texts[i] for i in test], source.vectors[test]))
+            predicted = np.array(prompter.predict([source.texts[i] for i in test], source.vectors[test], progress))
         counts = Counter(str(labels[i]) for i in indices)
         metrics = {
             "accuracy": float(np.mean(predicted.astype(str) == source.labels[test].astype(str))),

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from anytask.core.errors import BadData
-from anytask.core.settings import choice, of_kind, real, text, whole
+from anytask.core.settings import choice, of_kind, real, taken, text, whole
 from anytask.datasets.builtin import BUILTIN
 from anytask.datasets.inputs import Inputs
 from anytask.datasets.labelled import MISSING, LabelledData, load_labelled
 from anytask.problems.base import Entrant
 from anytask.problems.options import Options
 from anytask.problems.splits import check_groups, split_rows
-from anytask.problems.training import LoadedData, Progress, TrainingProblem, taken
+from anytask.problems.training import LoadedData, Progress, TrainingProblem
 
 
 class LabelledOptions(Options):

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from anytask.core import settings
 from anytask.core.errors import BadData
 from anytask.datasets.text import BAD_ROWS, TextData
+from anytask.lm.load import described, settled
 from anytask.lm.prompting import PromptTemplate
 from anytask.lm.protocol import LMError, MissingCapability, check_lm
 from anytask.problems.options import Options
@@ -53,25 +54,29 @@ class TextOptions(Options):
 
     @property
     def lm_name(self) -> str | None:
-        """Kind and name of the language model."""
+        """Kind and name of the language model, with what its answers depend on."""
         if self.lm is None or isinstance(self.lm, (str, Path)):
-            return None if self.lm is None else str(self.lm)
+            return None if self.lm is None else settled(str(self.lm))
         return f"{self.lm.kind}:{self.lm.name}"
 
     def of_a_run(self) -> dict[str, Any]:
         """Return the values that change what a run sees, the language model by its name."""
         return super().of_a_run() | {"lm": self.lm_name}
 
+    def release(self) -> None:
+        """Free the language models that were read by their names; whoever asks for one reads it anew."""
+        _read.cache_clear()
+
     @property
     def model(self) -> Any:
         """The language model, None if none was named."""
         if self.lm is None or self.chat_template is None:
             return self.lm and model_of(self.lm)
-        spec, joined = str(self.lm), "&" if "?" in str(self.lm) else "?"
+        spec = str(self.lm)
         if not isinstance(self.lm, (str, Path)):
             raise BadData(f"chat_template is set where {self.lm_name} is made: it is an object already")
         try:
-            return model_of(f"{spec}{joined}chat_template={str(self.chat_template).lower()}")
+            return model_of(described(spec, chat_template=self.chat_template))
         except (TypeError, MissingCapability) as error:
             raise BadData(f"{spec} has no chat template that could be set: {error}") from error
 

@@ -60,6 +60,9 @@ class Options(Settings):
         """Return options with other values, checked as at construction."""
         return attrs.evolve(self, **changes)  # type: ignore[misc]
 
+    def release(self) -> None:
+        """Free what this process has read for these options."""
+
     def as_dict(self) -> dict[str, Any]:
         """Return all values by name, sequences as lists."""
         values = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}

@@ -7,11 +7,11 @@ import inspect
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from anytask.core.progress import Progress
+from anytask.core.progress import Progress, heard, portion
 from anytask.problems.base import Entrant, Outcome, Problem
 from anytask.problems.options import Options
 
@@ -95,6 +95,8 @@ class TrainingProblem(Problem):
 
     #: Methods that an entrant must have, as they are called: those of its arguments with a "=" are given by name.
     needs: ClassVar[tuple[str, ...]] = ()
+    #: Share of a run's progress that training has.
+    train_share: ClassVar[float] = 0.7
 
     def refuses(self, entrant: Entrant, data: Any) -> str | None:
         """Return why an entrant cannot take part; here, because it lacks one of :attr:`needs`."""
@@ -108,6 +110,10 @@ class TrainingProblem(Problem):
     def test(self, entrant: Entrant, trained: Any, data: Any, seed: int, progress: Progress) -> Outcome:
         """Return what the trained system is worth on what this seed holds out; costs it states come first."""
         raise NotImplementedError
+
+    def release(self, data: Any) -> None:
+        """Free what this process has read for the data's options."""
+        data.options.release()
 
     def check_entrants(self, entrants: Sequence[Entrant], data: Any) -> None:
         """Raise a ``ValueError`` for the first entrant that cannot take part."""
@@ -123,19 +129,17 @@ class TrainingProblem(Problem):
         self, entrants: Sequence[Entrant], data: Any, seed: int, progress: Progress | None = None
     ) -> list[Outcome]:
         """Train once, and test with what each of the entrants sets after training."""
-        share = progress or (lambda done: None)
+        share, trains = heard(progress), self.train_share
         self.check_entrants(entrants, data)
         start = time.perf_counter()
-        trained = self.train(entrants[0], data, seed, lambda done: share(0.7 * done))
+        trained = self.train(entrants[0], data, seed, portion(share, 0.0, trains))
         train_seconds = time.perf_counter() - start
         system, outcomes = trained.system if isinstance(trained, Learned) else trained, []
         for place, entrant in enumerate(entrants):
             start = time.perf_counter()
             with entrant.applied_to(system):
-                outcome = self.test(
-                    entrant, trained, data, seed,
-                    lambda done, place=place: share(0.7 + 0.3 * (place + done) / len(entrants)),  # type: ignore[misc]
-                )  # fmt: skip
+                part = [trains + (1 - trains) * done / len(entrants) for done in (place, place + 1)]
+                outcome = self.test(entrant, trained, data, seed, portion(share, *part))
             seconds = {"train_seconds": train_seconds, "predict_seconds": time.perf_counter() - start}
             outcome.cost = seconds | own_cost(system) | outcome.cost
             outcomes.append(outcome)
@@ -156,16 +160,3 @@ def _answers(cls: type, call: str) -> bool:
     known = inspect.signature(method).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in known.values())
     return takes_all or set(re.findall(r"(\w+)=", call)) <= set(known)
-
-
-def taken(method: Callable[..., Any], **offered: Any) -> dict[str, Any]:
-    """Return those of the offered arguments that a method has by name.
-
-    Examples
-    --------
-    >>> def fit(X, y, progress=None): ...
-    >>> taken(fit, progress=print, group=None)
-    {'progress': <built-in function print>}
-    """
-    known = inspect.signature(method).parameters
-    return {name: value for name, value in offered.items() if name in known}

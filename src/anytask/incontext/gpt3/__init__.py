@@ -18,6 +18,7 @@ from scipy.special import softmax
 from anytask.core.checks import require_finite
 from anytask.core.errors import check_each, instance_of
 from anytask.core.estimator import Fitted
+from anytask.core.progress import Progress
 from anytask.core.rng import derive
 from anytask.core.settings import choice, flag, free, of_kind, positional, real, text, texts, whole
 from anytask.incontext.base import (
@@ -236,7 +237,13 @@ class GPT3(Fitted):
         blank = max(map(count, CONTENT_FREE)) if self.calibrate else 0  # they take the place of shorter queries
         return max((count(self._template.completion(o)) for o in options), default=0) + 1 + blank
 
-    def answer(self, X: Sequence[str], *, options: Sequence[Sequence[str]] | None = None) -> list[Answer]:
+    def answer(
+        self,
+        X: Sequence[str],
+        *,
+        options: Sequence[Sequence[str]] | None = None,
+        progress: Progress | None = None,
+    ) -> list[Answer]:
         """Answer each query, with scores, prompt and the demonstrations shown.
 
         Parameters
@@ -244,6 +251,8 @@ class GPT3(Fitted):
         X : sequence of str
         options : sequence of sequences of str, optional
             Each query's own options (multiple choice); default the options of ``fit``.
+        progress : callable, optional
+            Told the finished share.
 
         Raises
         ------
@@ -253,7 +262,10 @@ class GPT3(Fitted):
         self._check_fitted()
         X = check_queries(X, "X")
         accounts = getattr(getattr(self.lm, "usage", None), "total", None)
-        answers = self._choose(X, options) if self._chooses else self.write([self.prompt(x) for x in X])
+        if self._chooses:
+            answers = self._choose(X, options, progress)
+        else:
+            answers = self.write([self.prompt(x) for x in X], progress)
         self.cost_ = None if accounts is None else self.lm.usage.total - accounts
         return answers
 
@@ -295,13 +307,16 @@ class GPT3(Fitted):
         if k == 0:
             return []
         if isinstance(self.demos, str):
-            order = self._order("fixed" if self.demos == "fixed" else query)
+            order = self.order("fixed" if self.demos == "fixed" else query)
         else:
             order = check_places(self.demos.retrieve(query, min(n, k + len(leaks))), n, "the retriever of demos")
         return [i for i in order if i not in leaks][:k][::-1]
 
-    def _order(self, name: str) -> list[int]:
-        """A random order of the pool; balanced: each round of the distinct outputs before the next."""
+    def order(self, name: str) -> list[int]:
+        """Return the random order of the examples that goes with a name, such as a query.
+
+        Balanced: each round of the distinct outputs comes before the next.
+        """
         rng = np.random.default_rng(derive(self.seed, "demonstrations", name))
         order = rng.permutation(len(self.pool_)).tolist()
         if self.balanced:
@@ -310,28 +325,32 @@ class GPT3(Fitted):
             order.sort(key=rounds.__getitem__)
         return order
 
-    def _choose(self, X: list[str], options: Sequence[Sequence[str]] | None) -> list[Answer]:
+    def _choose(self, X: list[str], options: Sequence[Sequence[str]] | None, progress: Progress | None) -> list[Answer]:
         if options is None:
             if self.options_ is None:
                 raise ValueError("no options to choose from: give fit(..., options=) or predict(..., options=)")
             options = [self.options_] * len(X)
         options = _check_rows(options, len(X))
-        return self.judge([self.prompt(x, reserve=self._reserve(row)) for x, row in zip(X, options)], options)
+        prompts = [self.prompt(x, reserve=self._reserve(row)) for x, row in zip(X, options)]
+        return self.judge(prompts, options, progress)
 
-    def judge(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[Answer]:
+    def judge(
+        self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]], progress: Progress | None = None
+    ) -> list[Answer]:
         """Choose among the options after prompts that are written already."""
         rule: Any = self.how
         prompts = check_each(prompts, Prompt, "prompts")
         options = _check_rows(options, len(prompts))
         if rule == "choose":
-            said = choose(self.lm, [p.text for p in prompts], options, tag="gpt3")
+            said = choose(self.lm, [p.text for p in prompts], options, tag="gpt3", progress=progress)
             return [Answer(one, p, p.demos_used, {}, self.lm.kind) for one, p in zip(said, prompts)]
         rows = [[self._template.completion(o) for o in row] for row in options]
         blanks, n = CONTENT_FREE if self.calibrate else (), len(prompts)
         texts = [p.text for p in prompts] + [self._replace_query(p, blank) for blank in blanks for p in prompts]
         scored = score_options(
-            self.lm, texts, rows * (1 + len(blanks)), rule=rule, answer_context=self._context, tag="gpt3"
-        )
+            self.lm, texts, rows * (1 + len(blanks)), rule=rule, answer_context=self._context, tag="gpt3",
+            progress=progress,
+        )  # fmt: skip
         scores = [require_finite(row, "the language model's score of an option") for row in scored]
         if blanks:
             scores = [calibrate(scores[i], np.array(scores[n + i :: n])) for i in range(n)]
@@ -340,13 +359,13 @@ class GPT3(Fitted):
             for row, s, p in zip(options, scores, prompts)
         ]
 
-    def write(self, prompts: Sequence[Prompt]) -> list[Answer]:
+    def write(self, prompts: Sequence[Prompt], progress: Progress | None = None) -> list[Answer]:
         """Go on from prompts that are written already."""
         prompts = check_each(prompts, Prompt, "prompts")
         beams = self.beam_width if self.beam_width != "auto" else 4 if self.lm.capabilities.local_weights else 1
         written = write(
             self.lm, [p.text for p in prompts], max_tokens=self.max_tokens, stop=tuple(self.stop), tag="gpt3",
-            beam_width=beams, length_penalty=self.length_penalty, seed=self.seed,
+            beam_width=beams, length_penalty=self.length_penalty, seed=self.seed, progress=progress,
         )  # fmt: skip
         outputs = [text.strip() for text in written]
         if self.how == "cloze":

@@ -59,8 +59,9 @@ class LocalLM(LanguageModel):
     device : str or torch.device, default "auto"
         "auto" is CUDA if there is one, else CPU. A built model stays on its device.
     dtype : {"float32", "bfloat16", "auto"}, default "float32"
-        "bfloat16" loads bfloat16 weights and runs under autocast, on CUDA and on processors that have such numbers: two
-        to three times as fast there, with scores that differ in the third digit. "auto": where there is hardware.
+        "bfloat16" loads bfloat16 weights (a built model runs under autocast), on CUDA and on processors that have such
+        numbers: two to three times as fast there, with scores that differ in the third digit. "auto", which is what
+        :func:`~anytask.lm.load_lm` takes unless told otherwise: where there is hardware for it.
     batch_tokens : int, default 8192
         Tokens held in one forward pass, cached ones and padding included; sets memory and speed, not results.
     kind : {"local", "tiny"}, default "local"

@@ -82,18 +82,19 @@ class Reader:
     def speed(self) -> tuple[float, float]:
         """Seconds for a token that is read in a batch, and for one that is written in a batch of eight."""
         rows = [[0] * min(64, self.context_length - 2)] * 8
-        read = wrote = 0.0
+        spent = []
         with self.runner.inference():
-            for _ in range(2):  # the first is warm-up
+            for _ in range(3):  # the first is warm-up
                 began = time.perf_counter()
                 if self.objective == "masked":
                     self.masked_logits(rows)
-                    read = time.perf_counter() - began
+                    spent.append((time.perf_counter() - began, 0.0))
                     continue
                 state = self.runner.start(rows)
-                read = time.perf_counter() - began
+                middle = time.perf_counter()
                 self.runner.extend(state, torch.zeros(8, 1, dtype=torch.long, device=self.runner.device))
-                wrote = time.perf_counter() - began - read
+                spent.append((middle - began, time.perf_counter() - middle))
+        read, wrote = map(min, zip(*spent))
         return read / sum(map(len, rows)), wrote / len(rows)
 
     def batches(self, items: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:

@@ -71,11 +71,11 @@ class Runner:
     seq2seq : bool
         Whether the model has an encoder that reads and a decoder that writes.
     autocast : bool
-        Run in bfloat16 where that is safe (CUDA).
+        Run weights of another type in bfloat16 where that is safe.
     """
 
     def __init__(self, model: Any, *, seq2seq: bool, autocast: bool) -> None:
-        self.model, self.seq2seq, self.autocast = model, seq2seq, autocast
+        self.model, self.seq2seq, self.autocast = model, seq2seq, autocast and model.dtype != torch.bfloat16
         accepted = inspect.signature(model.forward).parameters
         self._cache_name = "cache" if "cache" in accepted else "past_key_values"
         self._takes_positions = "position_ids" in accepted

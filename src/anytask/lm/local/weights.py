@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from typing import Any, Literal
 
 import torch
@@ -36,7 +37,15 @@ def number_type(dtype: str, device: torch.device) -> str:
     has = device.type == "cuda" or (device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported())
     if dtype == "bfloat16" and not has:
         raise ValueError(f"dtype 'bfloat16' needs a device with such numbers, and this {device} has none: 'float32'")
-    return dtype if dtype != "auto" else "bfloat16" if has else "float32"
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if has and multiplies_bfloat16(device) else "float32"
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a device that has such numbers also has instructions for them: x86 with AVX-512 alone imitates them."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return device.type == "cuda" or not x86 or torch.cpu._is_avx512_bf16_supported()
 
 
 def as_pair(model: Any, tokenizer: Any) -> tuple[Any, Any]:

@@ -11,7 +11,9 @@ import numpy as np
 from sklearn.metrics import f1_score
 
 from anytask.core.errors import BadData
+from anytask.core.progress import heard
 from anytask.core.rng import derive
+from anytask.core.settings import taken
 from anytask.datasets.text import load_text
 from anytask.lm.protocol import MissingCapability
 from anytask.problems.answers import answer_figures, confusion, one_answer
@@ -53,7 +55,9 @@ class FewShotText(TrainingProblem):
         Metric("macro_f1", "Macro F1"),
         Metric("labels", "Labels bought", higher_is_better=False, unit="labels"),
     )
+    costs: ClassVar[tuple[str, ...]] = ("query_seconds", "lm_tokens", "lm_calls")
     options_class = FewShotOptions
+    train_share: ClassVar[float] = 0.2  # nothing is trained but a retriever: most of the time goes into the answers
 
     def load(self, source: Any, **options: Any) -> FewShotData:
         """Read texts and labels from a .jsonl or .csv file, a built-in name, or (texts, labels)."""
@@ -74,9 +78,9 @@ class FewShotText(TrainingProblem):
         real = o.model.kind in ("local", "http") and hasattr(o.model, "settings")
         return replace(loaded, notes=(f"{o.model.settings}.",)) if real else loaded
 
-    def forecast(self, entrants: Sequence[Entrant], data: FewShotData) -> str:
+    def forecast(self, entrants: Sequence[Entrant], data: FewShotData, jobs: int = 1) -> str:
         """Say how often the language model will be asked, with how many tokens, and how long it will take."""
-        return sentence(entrants, data)
+        return sentence(entrants, data, jobs)
 
     def baselines(self, data: FewShotData) -> tuple[Entrant, ...]:
         """Return zero-shot, random, fixed and near demonstrations, facility location, calibration, a classifier."""
@@ -91,7 +95,7 @@ class FewShotText(TrainingProblem):
             ("facility location", _PIPELINE, {"select": selection, "retrieve": "similar"}),
         ]
         if kind != "generation" and not o.calibrate:
-            rows.append(("contextual calibration", _GPT3, {"calibrate": True}))
+            rows.append(("contextual calibration", _GPT3, {"calibrate": True, "demos": "fixed"}))  # as its paper has it
         if kind == "classification":
             rows.append(("logistic regression", "anytask.incontext.baselines:EmbeddingClassifier", {}))
         return tuple(Entrant(*row, "baseline") for row in rows)
@@ -115,26 +119,22 @@ class FewShotText(TrainingProblem):
 
     def train(self, entrant: Entrant, data: FewShotData, seed: int, progress: Progress) -> Prepared:
         """Buy labels in the pool of this seed, and prepare."""
-        return prepared(entrant, data, data.split(seed)[0], seed)
+        return prepared(entrant, data, data.split(seed)[0], seed, progress)
 
     def test(self, entrant: Entrant, trained: Prepared, data: FewShotData, seed: int, progress: Progress) -> Outcome:
-        """Answer the test queries in blocks, and measure."""
+        """Answer the test queries, and measure."""
         source, kind, learner, lm = data.source, data.options.kind, trained.system, data.options.model
         _, test = data.split(seed)
-        answers: list[str] = []
         prompts: list[Any] = []
+        queries = [source.texts[i] for i in test]
         began = time.perf_counter()
-        for start in range(0, len(test), 32):
-            block = test[start : start + 32]
-            queries = [source.texts[i] for i in block]
-            if hasattr(learner, "answer"):
-                own = [source.choices[i] for i in block] if source.choices and kind == "multiple-choice" else None
-                found = learner.answer(queries, options=own)
-                answers += [answer.output for answer in found]
-                prompts += [answer.prompt for answer in found]
-            else:
-                answers += map(str, learner.predict(queries))
-            progress((start + len(block)) / len(test))
+        if hasattr(learner, "answer"):
+            own = [source.choices[i] for i in test] if source.choices and kind == "multiple-choice" else None
+            found = learner.answer(queries, options=own, **taken(learner.answer, progress=progress))
+            answers = [answer.output for answer in found]
+            prompts = [answer.prompt for answer in found]
+        else:
+            answers = list(map(str, learner.predict(queries)))
         seconds = (time.perf_counter() - began) / len(test)
         used = lm.usage.total - trained.before
         spent = {"lm_calls": float(used.calls), "lm_tokens": float(used.total_tokens), "labels": float(trained.bought)}
@@ -173,7 +173,7 @@ class FewShotText(TrainingProblem):
 
         o, n = data.options, len(data.source.texts)
         texts = np.random.default_rng(derive(seed, "refit")).permutation(n)[: o.max_pool]
-        learner = prepared(entrant, data, texts, seed).system
+        learner = prepared(entrant, data, texts, seed, heard(progress)).system
         shown = Entrant(entrant.name, _PIPELINE) if isinstance(learner, Pipeline) else entrant
         usage, given = [shown.import_line], ""
         if hasattr(learner, "lm"):

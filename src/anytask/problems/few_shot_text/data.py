@@ -52,6 +52,7 @@ class FewShotOptions(TextOptions):
     demos: str = choice(
         "auto", ("auto", *RETRIEVALS), "which of them a query is shown; auto: what goes with the system, else random"
     )
+    balanced: bool = flag(False, "show every label equally often where demonstrations are drawn")
     context: int | None = whole(None, "most tokens of a prompt with its answer (none: the model's)", optional=True)
     scoring: str = choice("auto", ("auto", *RULES, "choose"), "how options are ranked; auto: by what the model offers")
     calibrate: bool = flag(False, "divide by the labels' probabilities after a query without content")

@@ -20,25 +20,40 @@ QUERIES, PROMPTS = 24, 10
 
 
 class Rehearsal(Around):
-    """Stands in for a language model, answers anything, and counts in ``usage`` what the model would use."""
+    """Stands in for a language model, answers anything, and counts in ``usage`` what the model would use.
+
+    A server that was asked nothing yet is asked the first question: it shows how long a request takes.
+    """
 
     def __init__(self, lm: Any) -> None:
         super().__init__(lm)
         self.usage = Accounts()
+
+    @property
+    def _unknown(self) -> bool:
+        return self.kind == "http" and not self.lm.usage.total.calls
 
     def _count(self, tag: str, *asked: Any, **how: Any) -> None:
         told = self.lm.estimate(*asked, **how)
         self.usage.record(tag, **{name: getattr(told, name) for name in Tally.__dataclass_fields__})
 
     def _score(self, asked: dict[str, list[str]], tag: str, tell: Progress) -> list[dict[str, OptionScore]]:
-        self._count(tag, list(asked), list(asked.values()))
+        prompts, rows = list(asked), list(asked.values())
+        if self._unknown:
+            self.lm.score(prompts[:1], rows[:1], tag=tag)
+        self._count(tag, prompts, rows)
         return [{option: OptionScore(-1.0, 1, 1) for option in row} for row in asked.values()]
 
     def _write(self, asked: list[tuple[str, int]], seed: int, how: Sampling, tag: str, tell: Progress) -> list[str]:
-        self._count(tag, [prompt for prompt, _ in asked], max_tokens=how.max_tokens)
+        prompts = [prompt for prompt, _ in asked]
+        if self._unknown:
+            self.lm.generate(prompts[:1], max_tokens=how.max_tokens, stop=how.stop, tag=tag)
+        self._count(tag, prompts, max_tokens=how.max_tokens)
         return ["?"] * len(asked)
 
     def _chat(self, requests: list[ChatRequest], most: int, tell: Progress) -> list[ChatReply]:
+        if self._unknown:
+            self.lm.chat(requests[0])
         for request in requests:
             self._count(request.tag, [str(request.messages[-1]["content"])], max_tokens=request.max_tokens)
         return [ChatReply((Choice({"role": "assistant", "content": "?"}),))] * len(requests)
@@ -86,7 +101,7 @@ def _rehearsed(entrant: Entrant, data: FewShotData) -> Tally:
     return prepared.times(o.search_budget / PROMPTS) + tested.times(queries / len(asked))
 
 
-def sentence(entrants: Sequence[Entrant], data: FewShotData) -> str:
+def sentence(entrants: Sequence[Entrant], data: FewShotData, jobs: int) -> str:
     """Return what runs of these entrants will ask of a real model, in words; nothing where it is none."""
     lm = data.options.model
     if lm.kind not in ("local", "http") or not hasattr(lm, "estimate"):
@@ -95,7 +110,8 @@ def sentence(entrants: Sequence[Entrant], data: FewShotData) -> str:
     if not told.calls:
         return ""
     money = f" for {told.money:.2f}" if told.money else ""
-    time = f", {told.seconds:,.0f} s" if told.seconds < 120 else f", {told.seconds / 60:,.0f} min"
-    time = f"{time} of its time" if told.seconds else ""
+    seconds = told.seconds / min(jobs, len(entrants))
+    time = f", about {seconds:,.0f} s" if seconds < 120 else f", about {seconds / 60:,.0f} min"
+    time = time if told.seconds else ""
     runs = f"{len(entrants)} run{'s' if len(entrants) > 1 else ''} will ask"
     return f"{runs} {lm.name} about {told.calls:,} times: {told.total_tokens:,} tokens{money}{time}."

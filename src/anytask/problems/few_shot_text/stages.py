@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 
+from anytask.core.progress import Progress, portion, silent
 from anytask.core.rng import derive
+from anytask.core.settings import taken
 from anytask.problems.base import Entrant
 from anytask.problems.few_shot_text.data import FewShotData
-from anytask.problems.training import Learned, taken
+from anytask.problems.training import Learned
 
 
 @dataclass
@@ -24,7 +26,7 @@ class Prepared(Learned):
     k: int | None = None  # where it was chosen by leave-one-out
 
 
-def prepared(entrant: Entrant, data: FewShotData, pool: np.ndarray, seed: int) -> Prepared:
+def prepared(entrant: Entrant, data: FewShotData, pool: np.ndarray, seed: int, progress: Progress) -> Prepared:
     """Return the entrant, fitted to the labels it bought in the pool."""
     source, o, lm = data.source, data.options, data.options.model
     before = lm.usage.total
@@ -38,19 +40,24 @@ def prepared(entrant: Entrant, data: FewShotData, pool: np.ndarray, seed: int) -
         return [labels[int(i)] for i in indices]
 
     learner = learner_of(entrant, data, lm, seed)
+    chooses_k = o.k == "auto" and "k" not in entrant.params
+    told = taken(learner.fit, progress=portion(progress, 0.0, 0.5 if chooses_k else 1.0))
     if "annotate" in inspect.signature(learner.fit).parameters:
-        learner.fit(texts, annotate)
+        learner.fit(texts, annotate, **told)
     else:  # the labels that a pipeline buys which selects at random
         chosen = np.random.default_rng(derive(seed, "select")).choice(len(texts), o.labels, replace=False)
-        learner.fit([texts[i] for i in chosen], annotate(chosen), **taken(learner.fit, options=data.choices))
+        learner.fit([texts[i] for i in chosen], annotate(chosen), **taken(learner.fit, options=data.choices), **told)
     k = None
-    if o.k == "auto" and "k" not in entrant.params and bought and getattr(learner, "prompt_", None) is None:
+    if chooses_k and bought and getattr(learner, "prompt_", None) is None:
         own = [source.choices[pool[i]] for i in bought] if source.choices and o.kind == "multiple-choice" else None
-        k = leave_one_out(learner, [texts[i] for i in bought], [labels[i] for i in bought], own)
+        known = [texts[i] for i in bought], [labels[i] for i in bought]
+        k = leave_one_out(learner, *known, own, portion(progress, 0.5, 1.0))
     return Prepared(learner, bought=len(bought), before=before, k=k)
 
 
-def leave_one_out(learner: Any, texts: list[str], labels: list[str], options: Any) -> int | None:
+def leave_one_out(
+    learner: Any, texts: list[str], labels: list[str], options: Any, progress: Progress = silent
+) -> int | None:
     """Set the number of demonstrations with which most of the labelled texts are answered by the others' labels.
 
     Equally many: with which the right answers are likelier; then, the smaller one. None without such a parameter.
@@ -66,7 +73,12 @@ def leave_one_out(learner: Any, texts: list[str], labels: list[str], options: An
         ]
         return float(np.mean([a.output == y for a, y in zip(answers, labels)])), float(np.mean(logs)) if logs else 0.0
 
-    best = max((k for k in (0, 1, 2, 4, 8, 16, 32) if k < len(texts)), key=worth)
+    tried = [k for k in (0, 1, 2, 4, 8, 16, 32) if k < len(texts)]
+    found = []
+    for k in tried:
+        found.append(worth(k))
+        progress(sum(tried[: len(found)]) / max(1, sum(tried)))
+    best = tried[max(range(len(tried)), key=found.__getitem__)]
     learner.set_params(k=best)
     return best
 
@@ -91,6 +103,7 @@ def learner_of(entrant: Entrant, data: FewShotData, lm: Any, seed: int) -> Any:
     stage = stage_of(cls)
     scoring = "generate" if o.kind == "generation" else o.scoring
     asked: dict[str, Any] = {"template": o.prompts, "scoring": scoring, "calibrate": o.calibrate, "seed": seed}
+    asked["balanced"] = o.balanced
     asked["k"] = 8 if o.k == "auto" else o.k  # until it is chosen
     staged = stage is not None or cls is Pipeline
     if cls is GPT3 and "demos" not in entrant.params:  # by its parts where demonstrations are retrieved

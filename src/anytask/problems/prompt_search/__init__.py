@@ -8,11 +8,12 @@ import numpy as np
 
 from anytask.core.checks import require_finite
 from anytask.core.errors import BadData
+from anytask.core.settings import taken
 from anytask.datasets.text import load_text
 from anytask.lm.protocol import MissingCapability, require
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
 from anytask.problems.prompt_search.data import Instance, PromptSearchData, PromptSearchOptions, searchable
-from anytask.problems.training import Builtin, Learned, Progress, TrainingProblem, taken
+from anytask.problems.training import Builtin, Learned, Progress, TrainingProblem
 
 
 class PromptSearch(TrainingProblem):

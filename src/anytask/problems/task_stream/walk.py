@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from anytask.core.rng import derive
+from anytask.core.settings import taken
 from anytask.problems.base import LEVELS, Entrant
 from anytask.problems.task_stream.stream import Stream
-from anytask.problems.training import taken
 
 _CURVE_ITEMS = 256
 

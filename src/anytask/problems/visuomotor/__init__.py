@@ -11,11 +11,10 @@ from typing import Any, ClassVar
 from anytask.core.errors import BadData
 from anytask.core.progress import Progress, portion
 from anytask.core.rng import derive
-from anytask.core.settings import merged
+from anytask.core.settings import merged, taken
 from anytask.datasets.episodes import Episodes
 from anytask.problems.base import Entrant, Metric, Outcome, Trained, policy_usage
 from anytask.problems.demonstrations import DemonstrationProblem, about_returns, fits, read_episodes
-from anytask.problems.training import taken
 from anytask.problems.visuomotor.data import WORLDS, VisuomotorData, VisuomotorOptions
 from anytask.problems.visuomotor.trial import Trial
 

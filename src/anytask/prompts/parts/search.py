@@ -240,15 +240,19 @@ class PruningSearch(Settings):
         path, share = None if state_file is None else as_path(state_file, "state_file"), portion(progress, 0.0, 1.0)
         scores = Scores(evaluator, examples, self.budget, path, self._fingerprint(lm, examples))
         try:
-            trace = self._explore(units, scores, share)
+            trace = self._explore(units, scores, portion(share, 0.0, 0.8 if validation else 1.0))
         finally:
             scores.save()
         shortlist = self._shortlist(trace)
         considered = len(shortlist)
         if validation and shortlist:
-            judged, cause = score_each(evaluator, [c.text for c in shortlist], validation)
-            scores.cause, pairs = cause or scores.cause, zip(shortlist, judged, strict=True)
-            shortlist = [replace(c, validation=s.accuracy) for c, s in pairs if math.isfinite(s.accuracy)]
+            judged: list[Candidate] = []
+            for place, candidate in enumerate(shortlist, 1):
+                [score], cause = score_each(evaluator, [candidate.text], validation)
+                scores.cause = cause or scores.cause
+                judged += [replace(candidate, validation=score.accuracy)] * math.isfinite(score.accuracy)
+                share(0.8 + 0.2 * place / considered)
+            shortlist = judged
         discarded = scores.discarded + considered - len(shortlist)
         if not shortlist:
             raise NotFinite(f"no prompt could be scored: {scores.cause}")
