@@ -22,7 +22,7 @@ QUERIES, PROMPTS = 24, 10
 class Rehearsal(Around):
     """Stands in for a language model, answers anything, and counts in ``usage`` what the model would use.
 
-    A server that was asked nothing yet is asked the first question: it shows how long a request takes.
+    A server that was asked nothing yet is asked as many questions as go side by side, which shows how long they take.
     """
 
     def __init__(self, lm: Any) -> None:
@@ -30,8 +30,9 @@ class Rehearsal(Around):
         self.usage = Accounts()
 
     @property
-    def _unknown(self) -> bool:
-        return self.kind == "http" and not self.lm.usage.total.calls
+    def _first(self) -> int:
+        """How many questions are asked in earnest."""
+        return self.lm.options.max_concurrency if self.kind == "http" and not self.lm.usage.total.calls else 0
 
     def _count(self, tag: str, *asked: Any, **how: Any) -> None:
         told = self.lm.estimate(*asked, **how)
@@ -39,21 +40,21 @@ class Rehearsal(Around):
 
     def _score(self, asked: dict[str, list[str]], tag: str, tell: Progress) -> list[dict[str, OptionScore]]:
         prompts, rows = list(asked), list(asked.values())
-        if self._unknown:
-            self.lm.score(prompts[:1], rows[:1], tag=tag)
+        if n := self._first:
+            self.lm.score(prompts[:n], rows[:n], tag=tag)
         self._count(tag, prompts, rows)
         return [{option: OptionScore(-1.0, 1, 1) for option in row} for row in asked.values()]
 
     def _write(self, asked: list[tuple[str, int]], seed: int, how: Sampling, tag: str, tell: Progress) -> list[str]:
         prompts = [prompt for prompt, _ in asked]
-        if self._unknown:
-            self.lm.generate(prompts[:1], max_tokens=how.max_tokens, stop=how.stop, tag=tag)
+        if n := self._first:
+            self.lm.generate(prompts[:n], max_tokens=how.max_tokens, stop=how.stop, tag=tag)
         self._count(tag, prompts, max_tokens=how.max_tokens)
         return ["?"] * len(asked)
 
     def _chat(self, requests: list[ChatRequest], most: int, tell: Progress) -> list[ChatReply]:
-        if self._unknown:
-            self.lm.chat(requests[0])
+        if n := self._first:
+            self.lm.chat_many(requests[:n], n)
         for request in requests:
             self._count(request.tag, [str(request.messages[-1]["content"])], max_tokens=request.max_tokens)
         return [ChatReply((Choice({"role": "assistant", "content": "?"}),))] * len(requests)
@@ -110,7 +111,7 @@ def sentence(entrants: Sequence[Entrant], data: FewShotData, jobs: int) -> str:
     if not told.calls:
         return ""
     money = f" for {told.money:.2f}" if told.money else ""
-    seconds = told.seconds / min(jobs, len(entrants))
+    seconds = told.seconds / (1 if lm.kind == "http" else min(jobs, len(entrants)))  # a server has one speed for all
     time = f", about {seconds:,.0f} s" if seconds < 120 else f", about {seconds / 60:,.0f} min"
     time = time if told.seconds else ""
     runs = f"{len(entrants)} run{'s' if len(entrants) > 1 else ''} will ask"
