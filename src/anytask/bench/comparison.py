@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from anytask.bench import saving
 from anytask.bench.planning import plan
@@ -34,7 +34,7 @@ def compare(
     data: Any,
     systems: str | Sequence[str | Entrant | type] = "all",
     *,
-    seeds: int | Sequence[int] = 5,
+    seeds: int | Sequence[int] | Literal["auto"] = "auto",
     baselines: bool = True,
     jobs: int = 2,
     backend: str = "loky",
@@ -63,8 +63,8 @@ def compare(
         Catalogue keys, keys joined by "+" for one entrant made of several systems ("votek+llmlingua2", where the
         problem has such), :class:`~anytask.problems.base.Entrant` objects or classes. "all" stands for every available
         system whose card names the problem. Those the problem refuses on these data are left out, and noted.
-    seeds : int or sequence of int, default 5
-        A number n stands for 0 ... n-1.
+    seeds : int, sequence of int or "auto", default "auto"
+        A number n stands for 0 ... n-1; "auto" for 5, or 3 where a real language model answers, which takes minutes.
     baselines : bool, default True
         Whether the problem's baselines take part.
     jobs, backend, resume, budget_seconds, progress, on_event
@@ -125,7 +125,8 @@ def compare(
     own = {_identity(entrant) for entrant in named}
     others = [e for e in problem.baselines(loaded) if _identity(e) not in own] if baselines else []
     defaults = {name: default for name, (default, _) in problem.options.items()}
-    layout = plan(problem, loaded, [*named, *others], seeds, options=defaults | options)
+    wanted = problem.seeds(loaded) if isinstance(seeds, str) and seeds == "auto" else seeds
+    layout = plan(problem, loaded, [*named, *others], wanted, options=defaults | options)
     refused = {left.name: left.reason for left in layout.left_out}
     unable = {entrant.name: refused[entrant.name] for entrant in named if entrant.name in refused}
     if unable and len(unable) == len(named) and (systems != "all" or not others):  # nobody that was asked for

@@ -206,7 +206,9 @@ def compare(
             help="Keys joined by commas (stages of one pipeline by +: votek+llmlingua2), or 'all' that fit the problem."
         ),
     ] = "all",
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds per system.")] = 5,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds per system: 5, or 3 where a real language model answers.")
+    ] = None,
     target: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
     task: Annotated[str | None, typer.Option(help="Column that says which task a row is from.")] = None,
     identity: Annotated[
@@ -247,7 +249,7 @@ def compare(
                 kind,
                 data=data,
                 systems="all" if systems == "all" else [key.strip() for key in systems.split(",") if key.strip()],
-                seeds=seeds,
+                seeds=seeds or "auto",
                 baselines=baselines,
                 budget_seconds=budget_seconds,
                 jobs=jobs,

@@ -20,6 +20,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from anytask.core.progress import Progress
+from anytask.core.settings import taken
 from anytask.lm.protocol import LMError, OptionScore, ScoringModel
 
 Rule = Literal["sum", "mean", "bytes", "unconditional"]
@@ -109,7 +110,7 @@ def score_options(
         raise ValueError(f"unknown scoring rule {rule!r}; known: {', '.join(RULES)}")
     for i, given in enumerate(options):
         check_options(given, rule, f"options of prompt {i}")
-    scores = lm.score(prompts, options, tag=tag, **({} if progress is None else {"progress": progress}))
+    scores = lm.score(prompts, options, tag=tag, **taken(lm.score, progress=progress))
     if [len(row) for row in scores] != [len(given) for given in options]:
         raise LMError(f"{lm.name!r} returned another number of scores than it was asked for")
     if rule != "unconditional":

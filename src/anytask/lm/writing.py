@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from anytask.core.progress import Progress
+from anytask.core.settings import taken
 from anytask.lm.protocol import ChatRequest, require
 from anytask.lm.structured import parse_reply
 
@@ -37,12 +38,12 @@ def write(
     MissingCapability
         If the model neither continues text nor chats.
     """
-    told: dict[str, Any] = {} if progress is None else {"progress": progress}
     if lm.capabilities.completions:
+        told = taken(lm.generate, progress=progress)
         return list(lm.generate(prompts, max_tokens=max_tokens, stop=stop, tag=tag, **how, **told))
     require(lm, "chat", method=tag)
     asked = [_message(prompt, max_tokens=max_tokens, stop=tuple(stop), tag=tag) for prompt in prompts]
-    return [reply.text for reply in lm.chat_many(asked, **told)]
+    return [reply.text for reply in lm.chat_many(asked, **taken(lm.chat_many, progress=progress))]
 
 
 def choose(
@@ -76,7 +77,6 @@ def choose(
         raise ValueError(f"{len(prompts)} prompts and {len(options)} lists of options were given")
     rows = [[option.strip() for option in row] for row in options]
     room = max((len(option.encode()) for row in rows for option in row), default=0) // 2 + 12
-    told: dict[str, Any] = {} if progress is None else {"progress": progress}
     continues, chats = lm.capabilities.completions, lm.capabilities.chat
 
     def ask(places: Sequence[int], said: Sequence[str] = (), **more: Any) -> list[str]:
@@ -85,13 +85,13 @@ def choose(
             text = one_of(prompts[i], rows[i])
             turns = ({"role": "assistant", "content": before}, {"role": "user", "content": text}) if before else ()
             requests.append(_message(text, *turns, max_tokens=room, tag=tag, **_schema(lm, rows[i])))
-        return [_answer(reply.text) for reply in lm.chat_many(requests, **more)]
+        return [_answer(reply.text) for reply in lm.chat_many(requests, **taken(lm.chat_many, **more))]
 
     if continues:
-        texts = write(lm, prompts, max_tokens=room, stop=("\n",), tag=tag, **told)
+        texts = write(lm, prompts, max_tokens=room, stop=("\n",), tag=tag, progress=progress)
     else:
         require(lm, "chat", method=tag)
-        texts = ask(range(len(prompts)), **told)
+        texts = ask(range(len(prompts)), progress=progress)
     found = [named(text, row) for text, row in zip(texts, rows)]
     missing = [i for i, option in enumerate(found) if option is None]
     if missing and chats:

@@ -281,6 +281,10 @@ class Problem(ABC):
         """
         return ""
 
+    def seeds(self, data: Any) -> int:
+        """Return with how many seeds entrants run where nobody says it."""
+        return 5
+
     def release(self, data: Any) -> None:  # noqa: B027 - most problems keep nothing
         """Free what was read for checks and the forecast, before runs go on in processes that read it themselves."""
 

@@ -111,6 +111,10 @@ class TrainingProblem(Problem):
         """Return what the trained system is worth on what this seed holds out; costs it states come first."""
         raise NotImplementedError
 
+    def seeds(self, data: Any) -> int:
+        """Return with how many seeds entrants run where nobody says it, by the data's options."""
+        return int(data.options.seeds)
+
     def release(self, data: Any) -> None:
         """Free what this process has read for the data's options."""
         data.options.release()

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.metrics import f1_score
 
+from anytask.core.progress import portion
+from anytask.core.settings import taken
 from anytask.datasets.compression_languages import KeyValue, Modifiers
 from anytask.datasets.questions import CompressionItem, load_questions
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
@@ -149,7 +151,14 @@ class PromptCompression(TrainingProblem):
         many = hasattr(compressor, "compress_many")
         texts = [item.text for item in items]
         start = time.perf_counter()
-        results = compressor.compress_many(texts, rate) if many else [compressor.compress(t, rate) for t in texts]
+        results = []
+        if many:
+            heard = taken(compressor.compress_many, progress=portion(progress, 0.0, 0.5))
+            results = compressor.compress_many(texts, rate, **heard)
+        else:
+            for text in texts:
+                results.append(compressor.compress(text, rate))
+                progress(0.5 * len(results) / len(texts))
         cost["predict_seconds"] = time.perf_counter() - start
         origin = sum(result.origin_tokens for result in results)
         metrics["rate"] = sum(result.compressed_tokens for result in results) / max(1, origin)
@@ -161,12 +170,13 @@ class PromptCompression(TrainingProblem):
                 metrics["f1_pooled"] = _f1(items, compressor.compress_many(texts, rate, dynamic="pooled"))
         if reader is not None:
             asked = [(i, r) for i, r in zip(items, results) if i.question is not None and i.answer is not None]
-            said = reader([r.text for _, r in asked], [str(i.question) for i, _ in asked])
+            heard = taken(reader, progress=portion(progress, 0.5, 1.0))
+            said = reader([r.text for _, r in asked], [str(i.question) for i, _ in asked], **heard)
             for name, metric in (("exact_match", exact_match), ("token_f1", token_f1)):
                 metrics[name] = float(np.mean([metric(one, str(i.answer)) for one, (i, _) in zip(said, asked)]))
         short = [result.text for result in results]
         if data.judge == "information":
-            metrics["information"] = Reader(data.options).information(short, texts)
+            metrics["information"] = Reader(data.options).information(short, texts, portion(progress, 0.5, 1.0))
         if data.items:
             metrics["closeness"] = closeness(short, texts)
         ranks = ("token_f1", "information", "closeness") if data.items else ("f1", "exact_match")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from anytask.core.settings import real, text, whole
+from anytask.core.progress import Progress, portion
+from anytask.core.settings import real, taken, text, whole
 from anytask.datasets.questions import CompressionItem, CompressionTexts
 from anytask.lm.placeholders import fill
 from anytask.lm.writing import write
@@ -84,22 +86,42 @@ class Reader:
     def __init__(self, options: CompressionOptions) -> None:
         self.options, self.lm = options, options.model
 
-    def answer(self, texts: Sequence[str], questions: Sequence[str]) -> list[str]:
+    def answer(self, texts: Sequence[str], questions: Sequence[str], progress: Progress | None = None) -> list[str]:
         """Return the answer to each question from its text."""
         prompts = [self.options.asked(text, question) for text, question in zip(texts, questions)]
-        return write(self.lm, prompts, max_tokens=self.options.max_answer, stop=("\n",), tag="reader")
+        how: dict[str, Any] = {"max_tokens": self.options.max_answer, "stop": ("\n",), "tag": "reader"}
+        return write(self.lm, prompts, **how, progress=progress)
 
-    def information(self, texts: Sequence[str], wholes: Sequence[str]) -> float:
+    def information(self, texts: Sequence[str], wholes: Sequence[str], progress: Progress | None = None) -> float:
         """Return the share of what whole texts tell of themselves that these texts tell of them.
 
         (l(whole | text) - l(whole)) / (l(whole | whole) - l(whole)), each a log-probability summed over all texts.
         NaN where even the whole texts tell the model nothing.
         """
-        shown = [*texts, *wholes, *[""] * len(wholes)]
-        scores = self.lm.score([told(text) for text in shown], [[f" {whole}"] for whole in wholes] * 3, tag="reader")
-        told_of = np.array([row[0].logprob for row in scores]).reshape(3, -1).sum(axis=1)
-        gain = told_of[1] - told_of[2]
-        return float((told_of[0] - told_of[2]) / gain) if gain > 0 else math.nan
+        most, least = _ends(self.lm, tuple(wholes), portion(progress, 0.0, 0.5))
+        reached = _told_of(self.lm, texts, wholes, portion(progress, 0.5, 1.0))
+        return float((reached - least) / (most - least)) if most > least else math.nan
+
+
+@lru_cache(maxsize=1)
+def _measured(lm: Any, wholes: tuple[str, ...]) -> list[float]:
+    """Return where what is the same for all entrants is kept."""
+    return []
+
+
+def _ends(lm: Any, wholes: tuple[str, ...], progress: Progress) -> tuple[float, float]:
+    """Return what the whole texts and nothing at all tell of the whole texts, which a process asks for once."""
+    kept = _measured(lm, wholes)
+    if not kept:
+        own, nothing = [portion(progress, *part) for part in ((0.0, 0.5), (0.5, 1.0))]
+        kept += [_told_of(lm, wholes, wholes, own), _told_of(lm, [""] * len(wholes), wholes, nothing)]
+    return kept[0], kept[1]
+
+
+def _told_of(lm: Any, texts: Sequence[str], wholes: Sequence[str], progress: Progress) -> float:
+    options = [[f" {whole}"] for whole in wholes]
+    scores = lm.score(list(map(told, texts)), options, tag="reader", **taken(lm.score, progress=progress))
+    return float(np.sum([row[0].logprob for row in scores]))
 
 
 def told(text: str) -> str:
