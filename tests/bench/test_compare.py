@@ -464,6 +464,26 @@ def test_wider_terminals_add_seconds_and_failures():
     assert "forgetting" in printed(found, 160)
 
 
+class Costly(Worded):
+    costs = ("forgetting",)
+
+
+def test_what_the_problem_calls_costs_is_shown_whatever_the_width():
+    found = run([system()], Costly())
+    narrow, wide = printed(found, 60), printed(found, 140)
+    assert "What it cost" in narrow and "What it cost" not in wide
+    head = next(line for line in narrow.splitlines() if line.startswith("#") and "forgetting" in line)
+    assert head.split() == ["#", "name", "forgetting"]
+    head = next(line for line in wide.splitlines() if line.startswith("#"))
+    assert head.split()[5:8] == ["forgetting", "seconds", "failures"]
+
+
+def test_unless_told_otherwise_the_problem_says_how_many_seeds(monkeypatch):
+    assert run([system()], seeds="auto").plan.seeds == (0, 1, 2, 3, 4)
+    monkeypatch.setattr(Toy, "seeds", lambda self, data: 2)
+    assert run([system()], seeds="auto").plan.seeds == (0, 1)
+
+
 def test_what_was_told_heads_the_ranks_of_those_who_were_told_it():
     found = fabricated(
         {"a": [0.1, 0.2], "b": [0.2, 0.3], "joint": [0.9, 0.9]}, roles={"joint": "baseline"}, sees={"b": "test"}

@@ -26,6 +26,15 @@ class Logged(Toy):
         self.log = log
 
 
+class Reads(Toy):
+    """A toy that has read something for its checks."""
+
+    freed = 0
+
+    def release(self, data):
+        Reads.freed += 1
+
+
 def guess(name, do="", **params):
     level = sum(map(ord, name)) % 97 / 100  # entrants of one comparison must differ in more than their names
     return Entrant(name, "toy_problem:Guess", {"do": do, "level": level, **params})
@@ -52,6 +61,13 @@ def test_failures_stay_their_own(backend):
     bad = next(run for run in done.runs if run.entrant_name == "bad")
     assert bad.error["message"] == "<b>broken</b> at seed 0" and "in run" in bad.error["traceback"]
     assert bad.metrics == {} and bad.cost["wall_seconds"] >= 0
+
+
+@pytest.mark.parametrize("backend", LOCAL)
+def test_what_checks_have_read_is_freed_where_runs_read_it_for_themselves(backend, monkeypatch):
+    monkeypatch.setattr(Reads, "freed", 0)
+    assert go([guess("good")], seeds=1, problem=Reads(), backend=backend).runs[0].status == "done"
+    assert Reads.freed == (backend == "loky")
 
 
 def test_a_missing_class_fails_its_runs_with_the_import_error():

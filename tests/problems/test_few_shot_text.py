@@ -241,8 +241,8 @@ def test_a_model_that_was_read_for_the_checks_is_freed_before_others_read_it(pro
 
 
 def test_balanced_demonstrations_are_as_many_of_each_label(problem):
-    few = FEW | {"labels": 16, "k": 8, "balanced": True}
-    data, drawn = problem.load("reviews", **few), problem.load("reviews", **few | {"balanced": False})
+    few = FEW | {"labels": 16, "k": 8}
+    data, drawn, own = (problem.load("reviews", **few, balanced=which) for which in (True, False, None))
     entrants = [Entrant("gpt3", "anytask.incontext:GPT3"), Entrant("plain", "anytask.incontext:Pipeline")]
     entrants.append(Entrant("fixed", "anytask.incontext:GPT3", {"demos": "fixed"}))
 
@@ -252,6 +252,7 @@ def test_balanced_demonstrations_are_as_many_of_each_label(problem):
 
     for entrant in entrants:
         assert shares(data, entrant) == {4} != shares(drawn, entrant)
+        assert (shares(own, entrant) == {4}) is (entrant.name == "fixed"), "where one set is shown to all"
     pruned = Entrant("promptquine", "anytask.prompts:PromptQuine")
     learner = prepared(pruned, data, data.split(0)[0], 0, silent).system
     assert sum(learner.demos_[i].output == "positive" for i in learner._ranked("?")[:8]) == 4

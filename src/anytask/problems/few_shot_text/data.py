@@ -52,7 +52,9 @@ class FewShotOptions(TextOptions):
     demos: str = choice(
         "auto", ("auto", *RETRIEVALS), "which of them a query is shown; auto: what goes with the system, else random"
     )
-    balanced: bool = flag(False, "show every label equally often where demonstrations are drawn")
+    balanced: bool | None = flag(
+        None, "show every label equally often where demonstrations are drawn (none: in one set for all)", optional=True
+    )
     context: int | None = whole(None, "most tokens of a prompt with its answer (none: the model's)", optional=True)
     scoring: str = choice("auto", ("auto", *RULES, "choose"), "how options are ranked; auto: by what the model offers")
     calibrate: bool = flag(False, "divide by the labels' probabilities after a query without content")
@@ -62,6 +64,10 @@ class FewShotOptions(TextOptions):
     test_size: float = real(0.3, "share of the texts that is tested on", above=0, below=1)
     max_test: int = whole(200, "most test items")
     max_pool: int = whole(3000, "most texts in the pool")
+
+    def shows_equally(self, one_set: bool) -> bool:
+        """Return whether drawn demonstrations are balanced: as said, else where one set is shown to all queries."""
+        return one_set if self.balanced is None else self.balanced
 
 
 @dataclass(frozen=True)

@@ -103,13 +103,13 @@ def learner_of(entrant: Entrant, data: FewShotData, lm: Any, seed: int) -> Any:
     stage = stage_of(cls)
     scoring = "generate" if o.kind == "generation" else o.scoring
     asked: dict[str, Any] = {"template": o.prompts, "scoring": scoring, "calibrate": o.calibrate, "seed": seed}
-    asked["balanced"] = o.balanced
     asked["k"] = 8 if o.k == "auto" else o.k  # until it is chosen
     staged = stage is not None or cls is Pipeline
     if cls is GPT3 and "demos" not in entrant.params:  # by its parts where demonstrations are retrieved
         staged, asked["demos"] = o.demos in ("similar", "bm25"), "fixed" if o.demos == "fixed" else "per-item"
     if not staged:
-        return entrant.make(lm=lm, **asked, budget=o.context)
+        one_set = entrant.params.get("demos", asked.get("demos")) == "fixed"
+        return entrant.make(lm=lm, **asked, balanced=o.shows_equally(one_set), budget=o.context)
     asked.pop("demos", None)
     asked |= {"choices": data.choices, "labels": o.labels, "context": o.context, "rate": o.rate}
     asked["retrieve"] = _PLAIN.get(str(stage), "random") if o.demos == "auto" else o.demos
@@ -118,6 +118,7 @@ def learner_of(entrant: Entrant, data: FewShotData, lm: Any, seed: int) -> Any:
         parts = {name: Entrant(name, asked[name]) for name in STAGES if ":" in str(entrant.params.get(name))}
     else:
         parts = {stage: entrant}
+    asked.setdefault("balanced", o.shows_equally(asked["retrieve"] == "fixed" or "prune" in parts))
     return Pipeline(lm, **asked | {name: _part(name, part, data, lm, seed) for name, part in parts.items()})
 
 
