@@ -22,17 +22,18 @@ QUERIES, PROMPTS = 24, 10
 class Rehearsal(Around):
     """Stands in for a language model, answers anything, and counts in ``usage`` what the model would use.
 
-    A server that was asked nothing yet is asked as many questions as go side by side, which shows how long they take.
+    With ``timed``, a server that was asked nothing yet is asked as many questions as go side by side, to see how long
+    they take.
     """
 
-    def __init__(self, lm: Any) -> None:
+    def __init__(self, lm: Any, timed: bool = False) -> None:
         super().__init__(lm)
-        self.usage = Accounts()
+        self.usage, self._timed = Accounts(), timed and lm.kind == "http"
 
     @property
     def _first(self) -> int:
         """How many questions are asked in earnest."""
-        return self.lm.options.max_concurrency if self.kind == "http" and not self.lm.usage.total.calls else 0
+        return self.lm.options.max_concurrency if self._timed and not self.lm.usage.total.calls else 0
 
     def _count(self, tag: str, *asked: Any, **how: Any) -> None:
         told = self.lm.estimate(*asked, **how)
@@ -86,7 +87,7 @@ def _plain(entrant: Entrant) -> Entrant:
 
 def _rehearsed(entrant: Entrant, data: FewShotData) -> Tally:
     o, source = data.options, data.source
-    lm = Rehearsal(o.model)
+    lm = Rehearsal(o.model, timed=True)
     learner = learner_of(entrant, replace(data, options=o.evolve(search_budget=PROMPTS)), lm, 0)
     if not hasattr(learner, "answer"):
         return Tally()
