@@ -5,16 +5,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scripted import LABELS, Scripted, Vectors, pile
+from scripted import LABELS, Scripted, Vectors, pile, uniform
 
 import anytask
 from anytask.core.errors import BadData
 from anytask.incontext import Pipeline
-from anytask.lm.protocol import BudgetExceeded
+from anytask.lm.protocol import BudgetExceeded, OptionScore
 from anytask.tuning import prepare_tuning
-from anytask.tuning.grid import Point
+from anytask.tuning.grid import Judged, Point
 from anytask.tuning.labels import Unanswered, append_answer, bought, load_pile, read_answers, worth_labelling
 from anytask.tuning.plan import tidied
+from anytask.tuning.prune import prunable, prune
+from anytask.tuning.race import smoothed_hits
 
 FEW = {"labels": 16, "max_k": 2, "embedder": Vectors()}
 
@@ -149,6 +151,40 @@ def test_inputs_are_shortened_at_last_where_that_is_wanted(found):
     assert all(row.tokens < same[replace(row.point, rate=1.0)].tokens for row in cut)
 
 
+class Wordless(Scripted):
+    """Surer with more labels in its prompt, and with fewer other words."""
+
+    def _one(self, prompt, row):
+        right = "warm" if "sun" in prompt.split("day")[-1] else "cold"
+        worse = -4.0 - prompt.count("Label") + 0.05 * len(prompt.split()) + 2 * uniform(prompt)
+        return {o: OptionScore(v, 1, 4, (v,)) for o in row for v in [-4.0 if o.strip() == right else worse]}
+
+
+def test_a_pruned_prompt_is_judged_on_texts_that_steered_no_search():
+    task, whole = prepare_tuning(pile(), lm=Wordless(few_shown_are_best), **FEW).task, Point(2, "fixed", "labels")
+    before = Judged.blank(16)
+    task.judge(whole, range(16), before)
+    point, judged = prune(task, whole, 60)
+    assert point == replace(whole, pruned=True) and judged.n == 14  # but for the two that the prompt shows
+    asked = np.isfinite(judged.correct)
+    assert np.nanmean(judged.tokens) < before.tokens[asked].mean() - 3
+    assert smoothed_hits(judged.correct, judged.margin)[asked].mean() > 0.5
+    assert task.prompts[point].count("{text}") == 1
+
+
+def test_the_best_prompt_is_pruned_at_last_where_that_is_wanted(found, tmp_path):
+    assert prunable(found.finalists)
+    shorter = tuned(prune=30)
+    (pruned,) = [row for row in shorter.rows if row.point.pruned]
+    assert replace(pruned.point, pruned=False) in found.finalists
+    assert shorter.chosen in (pruned.point, found.chosen)
+    again = replace(shorter, finalists=[pruned.point])  # hand it over, whether it won or not
+    again.save(tmp_path)
+    loaded = Pipeline.load(tmp_path / "pipeline", lm=Scripted(few_shown_are_best), embedder=Vectors())
+    assert loaded.prompt_ == again.pipeline.prompt_ == shorter.task.prompts[pruned.point]
+    assert "{input}" in (tmp_path / "prompt.txt").read_text()
+
+
 def test_labels_that_are_no_words_are_tried_as_words():
     assert tidied(["good", "bad"]) is None
     assert tidied(["a_b", "a-b"]) is None  # two would become one
@@ -201,6 +237,7 @@ def test_in_a_small_pile_texts_are_drawn():
         ({"label": 16}, "tune-prompt has no option 'label'; did you mean 'labels'?"),
         ({"choices": "warm,mild"}, "the label 'cold' is not one of the choices: warm, mild"),
         ({"verbalizer": {"warm": "hot"}}, "verbalizer must name all labels"),
+        ({"prune": 40, "lm": "sim:strong"}, "gives no log-probabilities"),
         ({"chat_template": True}, "scripted has no chat template"),
         ({"budget": {"calls": -1}}, "a budget of calls is a number >= 0"),
     ],
@@ -208,7 +245,7 @@ def test_in_a_small_pile_texts_are_drawn():
 def test_bad_input_is_one_line_before_the_model_is_asked(changes, words):
     lm = Scripted(few_shown_are_best)
     with pytest.raises(ValueError, match=words) as error:
-        tuned(lm, **changes)
+        tuned(**{"lm": lm, **changes})
     assert "\n" not in str(error.value) and lm.usage.total.calls == 0
 
 

@@ -34,6 +34,8 @@ class Point:
         Contextual calibration; the model's chat template.
     rate : float in (0, 1]
         Share of the inputs' tokens that LLMLingua-2 keeps; 1 leaves them alone.
+    pruned : bool
+        The prompt was searched by PromptQuine, starting from this one.
     """
 
     k: int = 0
@@ -43,13 +45,14 @@ class Point:
     calibrate: bool = False
     chat: bool = False
     rate: float = 1.0
+    pruned: bool = False
 
     def __str__(self) -> str:
         shown = {"similar": "nearest", "fixed": "fixed", "random": "random"}[self.show]
         parts = [f"{self.k} {shown} demonstration{'s' * (self.k > 1)}" if self.k else "no demonstrations"]
         parts += [f"description ({self.description})"] * bool(self.description) + [self.words] * bool(self.words)
         parts += ["calibrated"] * self.calibrate + ["chat template"] * self.chat
-        parts += [f"inputs cut to {self.rate:.0%}"] * (self.rate < 1)
+        parts += [f"inputs cut to {self.rate:.0%}"] * (self.rate < 1) + ["pruned"] * self.pruned
         return ", ".join(parts)
 
 
@@ -124,6 +127,8 @@ class Task:
     template : PromptTemplate
     models : mapping of bool to anytask.lm.ScoringModel
         By whether prompts are put into the chat template.
+    prompts : mapping of Point to str
+        Those that were searched, with ``{text}`` where the query goes.
     description : str, optional
         The user's own sentence.
     words : mapping of name to a mapping of labels to words
@@ -141,6 +146,7 @@ class Task:
     context: int | None = None
     embedder: Any = "minilm"
     vectors: dict[str, np.ndarray] = field(default_factory=dict)
+    prompts: dict[Point, str] = field(default_factory=dict)
     seed: int = 0
 
     def word(self, point: Point, label: str) -> str:
@@ -152,12 +158,14 @@ class Task:
         words = [self.word(point, label) for label in self.choices]
         if point.rate < 1:
             more |= {"compress": self.compressor, "rate": point.rate}
-        return Pipeline(
+        pipeline = Pipeline(
             self.models[point.chat], choices=words,
             template=replace(self.template, description=describe(point.description, words, self.description)),
             labels=len(self.texts), k=point.k, retrieve=point.show, balanced=point.show == "fixed",
             calibrate=point.calibrate, context=self.context, embedder=embedder or self, seed=self.seed, **more,
         ).fit(self.texts, [self.word(point, label) for label in self.labels])  # fmt: skip
+        pipeline.prompt_ = self.prompts[point] if point.pruned else None
+        return pipeline
 
     @cached_property
     def compressor(self) -> LLMLingua2:

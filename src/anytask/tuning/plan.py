@@ -27,7 +27,8 @@ from anytask.problems.options import listed
 from anytask.tuning.grid import Judged, Point, Task, grid, models_of
 from anytask.tuning.handover import command_of
 from anytask.tuning.labels import bought, load_pile, read_answers, worth_labelling
-from anytask.tuning.race import best_of, race
+from anytask.tuning.prune import prunable, prune
+from anytask.tuning.race import best_of, hits_of, race
 from anytask.tuning.result import Tuning
 
 __all__ = ["prepare_tuning", "tune_prompt"]
@@ -49,6 +50,9 @@ class TuningOptions(TextOptions):
     context: int | None = whole(None, "most tokens of a prompt with its answer (none: the model's)", optional=True)
     verbalizer: dict[str, str] | None = free(None, "words that the labels are called by, tried too", check_verbalizer)
     compress: bool = flag(False, "try the best one with inputs shortened by LLMLingua-2")
+    prune: int = whole(
+        0, "prompts that PromptQuine may score to shorten the best one, 0: it is left as it is", at_least=0
+    )
     embedder: Any = embedder_field()
     seed: int = whole(0, "everything random follows from it", at_least=0)
 
@@ -90,8 +94,8 @@ def tune_prompt(
         Told the finished share.
     **options
         ``labels=16``, ``choices``, ``description``, ``template``, ``verbalizer``, ``max_k=16``, ``context``,
-        ``chat_template``, ``compress=False``, ``text="text"``, ``target="label"``, ``bad_rows``, ``embedder``,
-        ``seed=0``: see :class:`TuningOptions`.
+        ``chat_template``, ``compress=False``, ``prune=0``, ``text="text"``, ``target="label"``, ``bad_rows``,
+        ``embedder``, ``seed=0``: see :class:`TuningOptions`.
 
     Returns
     -------
@@ -153,6 +157,8 @@ def prepare_tuning(
         raise BadData(f"verbalizer must name all labels and no other, and these differ: {wrong[:9]}")
     if tidy := tidied(choices):
         words["tidied labels"] = tidy
+    if o.prune and not model.capabilities.logprobs:
+        raise BadData(f"prune scores the labels after shorter prompts, and {model.name} gives no log-probabilities")
     raw = dict(models_of(model, o.chat_template))
     task = Task(
         [pile.texts[i] for i in places], [labels[i] for i in places], choices, replace(o.prompts, description=None),
@@ -239,6 +245,8 @@ class Plan:
         for point in self._shorter(best_of(judged, finalists)):
             judged[point] = self._asked(point)
             finalists += [point] * (judged[point].n > 0)
+        if pruned := self._pruned(judged, finalists):
+            finalists = [pruned]
         references = {"zero-shot": judged[plain[0]], "untuned default": self._asked(UNTUNED)}
         hits, said = self._classifier()
         seconds = time.perf_counter() - began
@@ -247,6 +255,19 @@ class Plan:
             self.pile, self.options, task, self.models, judged, finalists, references, hits, said,
             self.models[False].usage.total - before, seconds, stopped, self.command,
         )  # fmt: skip
+
+    def _pruned(self, judged: dict[Point, Judged], finalists: Sequence[Point]) -> Point | None:
+        """Return the best prompt that can be pruned, pruned, if that is at least as good as the choice."""
+        able = prunable(finalists) if self.options.prune else []
+        if not able:
+            return None
+        try:
+            point, judged_ = prune(self.task, best_of(judged, able), self.options.prune)
+        except BudgetExceeded:
+            return None
+        judged[point] = judged_
+        (hits, best), asked = hits_of(judged, [point, best_of(judged, finalists)])
+        return point if hits[asked].mean() >= best[asked].mean() else None
 
     def _shorter(self, best: Point) -> list[Point]:
         """Return the choice with shortened inputs, where that is wanted."""
