@@ -100,6 +100,8 @@ def spoiled(call: Any, value: Any) -> Any:
 
 
 def _spoiled_array(call: Any, value: np.ndarray) -> Any:
+    value = np.atleast_1d(value)
+
     def with_entry(entry: Any) -> np.ndarray:
         out = value.astype(object if isinstance(entry, str) or entry is None else np.float64)
         if out.size:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from anytask.core.errors import BadData
+from anytask.core.errors import BadData, shown
 from anytask.core.files import require_regular
 from anytask.core.memory import require_room
 from anytask.datasets.archives import opened_image
@@ -124,13 +124,13 @@ def parse_size(size: int | str | Sequence[int] | None) -> tuple[int, int] | None
     """Return (height, width) of a number, "HEIGHTxWIDTH" or a pair."""
     if size is None:
         return None
-    parts = re.split(r"[x,]", size) if isinstance(size, str) else [size] if isinstance(size, int) else list(size)
+    parts = re.split(r"[x,]", size) if isinstance(size, str) else size if isinstance(size, (list, tuple)) else [size]
     try:
         numbers = [int(part) for part in parts]
     except (TypeError, ValueError):
         numbers = []
     if len(numbers) not in (1, 2) or min(numbers, default=0) < 1:
-        raise BadData(f"image_size must be a number or HEIGHTxWIDTH, such as 32 or 32x48, got {size!r}")
+        raise BadData(f"image_size must be a number or HEIGHTxWIDTH, such as 32 or 32x48, got {shown(size)}")
     return numbers[0], numbers[-1]
 
 

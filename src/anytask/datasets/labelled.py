@@ -156,7 +156,7 @@ def load_labelled(
     Traceback (most recent call last):
     anytask.core.errors.BadData: digit: no such file or folder, and no built-in data (did you mean 'digits' or ...
     """
-    if missing not in MISSING:
+    if not isinstance(missing, str) or missing not in MISSING:
         raise BadData(f"missing must be {', '.join(MISSING)}, got {shown(missing)}")
     require_names(target=target, task=task, group=group, weights=weights)
     options = TableOptions(_names(missing_marks), _names(categorical), decimal)
@@ -277,6 +277,8 @@ def _names(given: str | float | Sequence[str] | None) -> tuple[str, ...]:
     """Return names joined by commas, or one by one."""
     if isinstance(given, (str, int, float)):  # --set missing_marks=-999 comes as a number
         given = str(given).split(",") if given != "" else ()
+    if given is not None and not isinstance(given, (list, tuple, set, frozenset)):
+        raise BadData(f"names or marks must be one text, commas between them, or a list of texts, got {shown(given)}")
     return tuple(str(part).strip() for part in given or ())
 
 

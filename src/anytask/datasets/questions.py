@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from anytask.core.errors import BadData
+from anytask.datasets.labels import require_names
 from anytask.datasets.text import fitting_rows, rows_of, usable_rows
 
 
@@ -73,6 +74,7 @@ def load_questions(
     >>> [item.text for item in load_questions(["some text"]).items]
     ['some text']
     """
+    require_names(text=text, question=question, answer=answer)
     if isinstance(source, (list, tuple, pd.Series)):
         source = pd.DataFrame({"text": list(source)})
     name, rows = rows_of(source)

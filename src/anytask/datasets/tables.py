@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from anytask.core.errors import BadData, one_line
+from anytask.core.errors import BadData, one_line, shown
 from anytask.datasets.archives import opened_parquet, parquet_batches
 from anytask.datasets.csv_files import line_of, read_csv, require_distinct
 from anytask.datasets.encoding import TableEncoding, as_texts, order_notes
@@ -30,8 +30,8 @@ class TableOptions:
     decimal: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.decimal not in ("auto", ".", ","):
-            raise BadData(f"decimal must be auto, . or , (a comma), got {self.decimal!r}")
+        if not isinstance(self.decimal, str) or self.decimal not in ("auto", ".", ","):
+            raise BadData(f"decimal must be auto, . or , (a comma), got {shown(self.decimal)}")
 
 
 def read_frame(

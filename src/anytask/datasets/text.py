@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -194,7 +194,7 @@ def usable_rows(
     bad_rows : {"refuse", "skip", "cut"}
         Refuse what cannot be used, leave it out, or cut the characters that cannot be used and refuse the rest.
     """
-    if bad_rows not in BAD_ROWS:
+    if not isinstance(bad_rows, str) or bad_rows not in BAD_ROWS:
         raise BadData(f"bad_rows must be one of {', '.join(BAD_ROWS)}, got {bad_rows!r}")
     kept: list[_T] = []
     faults: list[str] = []
@@ -255,6 +255,9 @@ def fitting_rows(
 def _as_frame(source: Sequence[Any], text: str, label: str) -> pd.DataFrame:
     if len(source) != 2:
         raise BadData(f"a pair (texts, labels) is wanted, got {len(source)} things")
+    for part in source:
+        if not isinstance(part, Iterable):
+            raise BadData(f"a pair (texts, labels) is wanted, got {shown(part)} as one of them")
     texts, labels = (list(part) for part in source)
     if len(texts) != len(labels):
         raise BadData(f"texts and labels differ in length: {len(texts)} and {len(labels)}")
