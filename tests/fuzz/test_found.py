@@ -4,6 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from fingerprints import fingerprint
 
 from anytask import bench, control, evaluate, incontext, lm, prompts, robust
 from anytask.bench.planning import plan
@@ -129,3 +130,12 @@ def test_it_is_refused_in_words(name, tmp_path, monkeypatch):
     with pytest.raises((ValueError, TypeError, lm.MissingCapability), match=words) as refused:
         call()
     assert calls.verdict(refused.value)[0] == "clear"
+
+
+@pytest.mark.parametrize("kind", ["single", "vector"])
+def test_refused_options_of_a_reset_leave_the_seeds_as_they_were(kind):
+    world = control.SingleEnv(WaypointReach, seed=0) if kind == "single" else control.make("CartPole-v1")
+    before = fingerprint(world)
+    with pytest.raises(TypeError, match="options"):
+        world.reset(seed=1, options=[1])
+    assert fingerprint(world) == before

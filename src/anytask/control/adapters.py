@@ -230,10 +230,10 @@ class TensorVectorEnv(VectorEnv):
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
         """Start an episode in every environment."""
+        reset_options(options)
         if seed is None:
             seed, self._seed = self._seed, None
         self._seed = None
-        reset_options(options)
         obs, infos = self.vector.reset(seed=seed, options=options)
         self.elapsed.zero_()
         self.returns.zero_()

@@ -349,6 +349,7 @@ class SingleEnv(gymnasium.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; return the observation and an empty dict."""
+        reset_options(options)
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0):
             raise ValueError(f"seed must be an integer of at least 0, or None, got {shown(seed)}")
         super().reset(seed=None if seed is None else int(seed))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numbers
+import operator
+import re
 from typing import Any
 
 import attrs
+import numpy as np
 
 from anytask.core.settings import Settings
 from fuzz import world
@@ -47,6 +51,31 @@ def _kept(made: Any, chosen: dict[str, Any]) -> None:
                 raise Wrong(f"{key}={shown(value)} was taken")
             if kept != value:
                 raise Wrong(f"{key}={shown(value)} became {shown(kept)}")
+        wanted = attrs.fields_dict(type(made))[key].metadata.get("wanted", "") if attrs.has(type(made)) else ""
+        if key in vars(made) and not _as_wanted(kept, wanted):
+            raise Wrong(f"{key}={shown(value)} was taken, and {wanted} is wanted")
+
+
+_ENDS = {
+    r"above ([-.\d]+)": operator.gt, r"(?:at least|from) ([-.\d]+)": operator.ge,
+    r"below ([-.\d]+)": operator.lt, r"(?:at most|from \S+ to) ([-.\d]+)": operator.le,
+}  # fmt: skip
+
+
+def _as_wanted(value: Any, wanted: str) -> bool:
+    """Whether a value is what the words of its field say, as far as they are understood here."""
+    if wanted.endswith(", or None") and value is None:
+        return True
+    if isinstance(value, str):
+        return f"'{value}'" in wanted or not re.match(r"an? (number|integer)\b|one of|True or False", wanted)
+    if re.match(r"an? (number|integer)\b", wanted):
+        kind = numbers.Integral if wanted.startswith("an integer") else numbers.Real
+        ends = [(holds, float(end)) for words, holds in _ENDS.items() for end in re.findall(words, wanted)]
+        is_number = isinstance(value, kind) and not isinstance(value, bool)
+        return is_number and all(holds(value, end) for holds, end in ends)
+    if wanted.startswith(("True or False", "one of")):
+        return isinstance(value, (bool, np.bool_)) and wanted.startswith("True")
+    return True
 
 
 def _some_of(names: list[str]) -> Any:
