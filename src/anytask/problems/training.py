@@ -152,8 +152,9 @@ class TrainingProblem(Problem):
 
 
 def own_cost(system: Any) -> dict[str, float]:
-    """Return what a fitted system states of its cost; nothing where it has no ``cost()``."""
-    return {name: float(value) for name, value in system.cost().items()} if hasattr(system, "cost") else {}
+    """Return what a system states of its cost; nothing where it has no ``cost()``, or nothing that was fitted."""
+    stated = hasattr(system, "cost") and getattr(system, "__sklearn_is_fitted__", lambda: True)()
+    return {name: float(value) for name, value in system.cost().items()} if stated else {}
 
 
 def _answers(cls: type, call: str) -> bool:
