@@ -144,10 +144,8 @@ def load_text(
         return source
     if isinstance(source, (tuple, list)):
         name, rows = "texts", rows_of(_as_frame(source, text, label))[1]
-    elif str(source) in TEXT_SETS:
-        if (text, label) != ("text", "label"):
-            raise BadData(f"{source}: built-in texts have the columns 'text' and 'label', not {text!r} and {label!r}")
-        name, rows = str(source), rows_of(text_set(str(source)))[1]
+    elif str(source) in TEXT_SETS and (text, label) != ("text", "label"):
+        raise BadData(f"{source}: built-in texts have the columns 'text' and 'label', not {text!r} and {label!r}")
     else:
         name, rows = rows_of(source)
     blanks = False
@@ -265,13 +263,15 @@ def _as_frame(source: Sequence[Any], text: str, label: str) -> pd.DataFrame:
 
 
 def rows_of(source: Any) -> tuple[str, Rows]:
-    """Return the name of a .jsonl, .csv or .tsv file or a data frame, and its rows, each read when it is asked for."""
+    """Return the name of a file, a built-in set or a data frame, and its rows, each read when it is asked for."""
     if isinstance(source, pd.DataFrame):
         names = list(map(str, source.columns))
         values = source.astype(object).where(source.notna(), None).itertuples(index=False, name=None)
         return "the table", ((f"row {n}", partial(_by_name, names, row)) for n, row in enumerate(values))
     if not isinstance(source, (str, Path)):
         raise BadData(f"a path or a data frame is wanted, got {type(source).__name__}")
+    if str(source) in TEXT_SETS:
+        return str(source), _of_file(text_set(str(source)))
     return Path(source).name, _of_file(Path(source))
 
 

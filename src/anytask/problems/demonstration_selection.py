@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import attrs
@@ -15,9 +17,11 @@ from anytask.core.settings import real, taken, whole
 from anytask.datasets.labelled_vectors import LabelledVectors, load_vectors
 from anytask.datasets.text import TextData
 from anytask.incontext.pool import AnnotatedPrompter, LMConfidence, NearestVote, Pool, check_selection
+from anytask.lm.accounts import Tally
 from anytask.problems.answers import answer_figures, confusion, one_answer
 from anytask.problems.base import Entrant, Metric, Outcome
 from anytask.problems.language import TextOptions, answerable
+from anytask.problems.rehearsal import Rehearsal, forecast, summed
 from anytask.problems.training import Learned, LoadedData, Progress, TrainingProblem
 
 
@@ -127,7 +131,7 @@ class DemonstrationSelection(TrainingProblem):
             raise BadData(f"{data.name}: pool {pool} and test {test} need {pool + test} items, and there are {n}")
         if o.budget > pool:
             raise BadData(f"budget {o.budget} exceeds the pool of {pool}")
-        return SelectionData(data, o.evolve(pool=pool, test=test))
+        return SelectionData(data, o.evolve(pool=pool, test=test), o.notes)
 
     def baselines(self, data: SelectionData) -> tuple[Entrant, ...]:
         """Return random choice, diversity, facility location and least confidence."""
@@ -135,6 +139,22 @@ class DemonstrationSelection(TrainingProblem):
         names = ("random", "diversity", "facility location", "least confidence")
         classes = ("RandomSelection", "Diversity", "FacilityLocation", "LeastConfidence")
         return tuple(Entrant(name, f"{module}:{cls}", role="baseline") for name, cls in zip(names, classes))
+
+    def forecast(self, entrants: Sequence[Entrant], data: SelectionData, jobs: int = 1) -> str:
+        """Say how often the language model will be asked, by selections from one that only counts."""
+        o = data.options
+        if not o.is_real:
+            return ""
+        lm = o.model
+        counting = replace(data, options=o.evolve(lm=Rehearsal(lm, timed=True), chat_template=None))
+
+        def counted(entrant: Entrant) -> Tally:
+            before = counting.options.lm.usage.total
+            with contextlib.suppress(Exception):  # its run will say what is wrong; an estimate stops nobody
+                self.run(entrant, counting, 0)
+            return counting.options.lm.usage.total - before
+
+        return forecast(len(entrants), lm, summed(entrants, counted), jobs)
 
     def train(self, entrant: Entrant, data: SelectionData, seed: int, progress: Progress) -> Learned:
         """Let the entrant select from this seed's pool."""

@@ -66,7 +66,17 @@ class TextOptions(Options):
     @property
     def seeds(self) -> int:
         """With how many seeds entrants run where nobody says it: 3 where a real model answers, which takes minutes."""
-        return 3 if self.lm is not None and self.model.kind in ("local", "http") else 5
+        return 3 if self.is_real else 5
+
+    @property
+    def is_real(self) -> bool:
+        """Whether a real language model answers."""
+        return self.lm is not None and self.model.kind in ("local", "http")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of a real model before it is asked: the settings that time and memory depend on."""
+        return (f"{self.model.settings}.",) if self.is_real and hasattr(self.model, "settings") else ()
 
     def release(self) -> None:
         """Free the language models that were read by their names; whoever asks for one reads it anew."""

@@ -21,9 +21,9 @@ from anytask.lm.accounts import Budget, Tally
 from anytask.lm.metered import Metered
 from anytask.lm.protocol import BudgetExceeded
 from anytask.problems.few_shot_text.data import check_verbalizer
-from anytask.problems.few_shot_text.rehearsal import Rehearsal
 from anytask.problems.language import TextOptions, answerable
 from anytask.problems.options import listed
+from anytask.problems.rehearsal import Rehearsal
 from anytask.tuning.grid import Judged, Point, Task, grid, models_of
 from anytask.tuning.handover import command_of
 from anytask.tuning.labels import bought, load_pile, read_answers, worth_labelling

@@ -19,9 +19,10 @@ from anytask.lm.protocol import MissingCapability
 from anytask.problems.answers import answer_figures, confusion, one_answer
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
 from anytask.problems.few_shot_text.data import FewShotData, FewShotOptions, verbalized
-from anytask.problems.few_shot_text.rehearsal import sentence
+from anytask.problems.few_shot_text.rehearsal import foretold
 from anytask.problems.few_shot_text.stages import STAGES, Prepared, learner_of, prepared, stage_of
 from anytask.problems.language import answerable
+from anytask.problems.rehearsal import forecast
 from anytask.problems.training import Progress, TrainingProblem
 
 _PIPELINE, _GPT3 = "anytask.incontext:Pipeline", "anytask.incontext:GPT3"
@@ -75,12 +76,12 @@ class FewShotText(TrainingProblem):
             raise BadData(f"{data.name}: {o.labels} labels are to be bought from a pool of {len(pool)} texts")
         if not len(test):
             raise BadData(f"{data.name}: no texts are left to test on")
-        real = o.model.kind in ("local", "http") and hasattr(o.model, "settings")
-        return replace(loaded, notes=(f"{o.model.settings}.",)) if real else loaded
+        return replace(loaded, notes=o.notes)
 
     def forecast(self, entrants: Sequence[Entrant], data: FewShotData, jobs: int = 1) -> str:
         """Say how often the language model will be asked, with how many tokens, and how long it will take."""
-        return sentence(entrants, data, jobs)
+        o = data.options
+        return forecast(len(entrants), o.model, foretold(entrants, data), jobs) if o.is_real else ""
 
     def baselines(self, data: FewShotData) -> tuple[Entrant, ...]:
         """Return zero-shot, random, fixed and near demonstrations, facility location, calibration, a classifier."""

@@ -24,6 +24,7 @@ from anytask.problems.prompt_compression.data import (
     closeness,
     told,
 )
+from anytask.problems.rehearsal import forecast
 from anytask.problems.training import Builtin, Learned, Progress, TrainingProblem
 
 
@@ -94,7 +95,7 @@ class PromptCompression(TrainingProblem):
             return CompressionData(Builtin(source), o)
         texts = load_questions(source, o.bad_rows, text=o.text, question=o.question, answer=o.target)
         texts = replace(texts, items=texts.items[: o.test], places=texts.places[: o.test])
-        data = CompressionData(texts, o)
+        data = CompressionData(texts, o, o.notes)
         if data.judge == "answers":
             longest = max((item.question or "" for item in texts.items), key=len)
             how: dict[str, Any] = {"reserve": o.max_answer, "bad_rows": o.bad_rows}
@@ -118,6 +119,18 @@ class PromptCompression(TrainingProblem):
         classes = ("Truncation", "RandomDeletion", "SurprisalCompressor", "Uncompressed")
         module = "anytask.prompts.baselines"
         return tuple(Entrant(name, f"{module}:{cls}", role="baseline") for name, cls in zip(names, classes))
+
+    def forecast(self, entrants: Sequence[Entrant], data: CompressionData, jobs: int = 1) -> str:
+        """Say how often the language model that judges will be asked, if no text were shortened."""
+        o, texts = data.options, [item.text for item in data.items]
+        if not texts or not o.is_real:
+            return ""
+        if data.judge == "answers":
+            asked = [o.asked(item.text, item.question or "") for item in data.items]
+            one = o.model.estimate(asked, max_tokens=o.max_answer)
+        else:
+            one = o.model.estimate(list(map(told, texts)), [[f" {text}"] for text in texts])
+        return forecast(len(entrants), o.model, one.times(len(entrants)), jobs)
 
     def train(self, entrant: Entrant, data: CompressionData, seed: int, progress: Progress) -> _Shown:
         """Show the training texts to the entrant, if it can learn from them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,9 +11,12 @@ from anytask.core.checks import require_finite
 from anytask.core.errors import BadData
 from anytask.core.settings import taken
 from anytask.datasets.text import load_text
+from anytask.lm.accounts import Tally
+from anytask.lm.placeholders import fill, names_of
 from anytask.lm.protocol import MissingCapability, require
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
 from anytask.problems.prompt_search.data import Instance, PromptSearchData, PromptSearchOptions, searchable
+from anytask.problems.rehearsal import forecast
 from anytask.problems.training import Builtin, Learned, Progress, TrainingProblem
 
 
@@ -61,7 +65,7 @@ class PromptSearch(TrainingProblem):
             raise BadData(f"{data.name}: {have} rows with label {label!r}, and at least {need} are needed")
         if o.wrong > o.shots * len(classes):
             raise BadData(f"wrong is {o.wrong}, and there are only {o.shots * len(classes)} demonstrations")
-        return PromptSearchData(data, o)
+        return PromptSearchData(data, o, o.notes)
 
     def baselines(self, data: PromptSearchData) -> tuple[Entrant, ...]:
         """Return the full prompt, hill climbing with threshold accepting, greedy deletion, and random masks."""
@@ -77,6 +81,26 @@ class PromptSearch(TrainingProblem):
         except MissingCapability as error:
             return str(error)
         return super().refuses(entrant, data)
+
+    def forecast(self, entrants: Sequence[Entrant], data: PromptSearchData, jobs: int = 1) -> str:
+        """Say how often the language model will be asked if all of the budget is used."""
+        o, told = data.options, Tally()
+        if isinstance(data.source, Builtin) or not o.is_real:
+            return ""
+        world = data.instance(0)
+
+        def asked(examples: Sequence[dict[str, Any]]) -> Tally:
+            names = names_of(examples)
+            prompts, after = zip(*(fill(world.prompt, example, names) for example in examples))
+            return o.model.estimate(prompts, [[word + rest for word in world.verbalizers] for rest in after])
+
+        searched, validated, tested = map(asked, (world.search, world.validation, world.test))
+        for entrant in entrants:
+            made = entrant.make(prompt=world.prompt, verbalizers=world.verbalizers, budget=o.budget)
+            top = getattr(made, "top", 1)
+            scored = 1 if entrant.class_name == "FullPrompt" else o.budget
+            told += searched.times(scored) + validated.times(max(1, top * scored if top < 1 else top)) + tested.times(2)
+        return forecast(len(entrants), o.model, told, jobs)
 
     def train(self, entrant: Entrant, data: PromptSearchData, seed: int, progress: Progress) -> Learned:
         """Search, and choose on the validation examples."""
