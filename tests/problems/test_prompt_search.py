@@ -83,7 +83,7 @@ def test_data_that_look_like_placeholders_stay_data_in_the_prompt_and_in_queries
 
 def test_a_model_without_log_probabilities_leaves_every_search_out_with_the_reason(monkeypatch):
     class ChatOnly:
-        name, capabilities = "chat", Capabilities()
+        name, kind, capabilities = "chat", "sim", Capabilities()
 
     monkeypatch.setattr("anytask.problems.language.model_of", lambda spec: ChatOnly())
     data = P.load(([f"text {i}" for i in range(24)], ["a", "b"] * 12), lm="tiny:chat", search=2)

@@ -143,7 +143,7 @@ class DemonstrationSelection(TrainingProblem):
     def forecast(self, entrants: Sequence[Entrant], data: SelectionData, jobs: int = 1) -> str:
         """Say how often the language model will be asked, by selections from one that only counts."""
         o = data.options
-        if not o.is_real:
+        if not o.foretells:
             return ""
         lm = o.model
         counting = replace(data, options=o.evolve(lm=Rehearsal(lm, timed=True), chat_template=None))

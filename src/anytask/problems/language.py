@@ -74,6 +74,11 @@ class TextOptions(Options):
         return self.lm is not None and self.model.kind in ("local", "http")
 
     @property
+    def foretells(self) -> bool:
+        """Whether a real model answers that says what questions will cost."""
+        return self.is_real and hasattr(self.model, "estimate")
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What is to be said of a real model before it is asked: the settings that time and memory depend on."""
         return (f"{self.model.settings}.",) if self.is_real and hasattr(self.model, "settings") else ()

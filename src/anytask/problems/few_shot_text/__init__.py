@@ -81,7 +81,7 @@ class FewShotText(TrainingProblem):
     def forecast(self, entrants: Sequence[Entrant], data: FewShotData, jobs: int = 1) -> str:
         """Say how often the language model will be asked, with how many tokens, and how long it will take."""
         o = data.options
-        return forecast(len(entrants), o.model, foretold(entrants, data), jobs) if o.is_real else ""
+        return forecast(len(entrants), o.model, foretold(entrants, data), jobs) if o.foretells else ""
 
     def baselines(self, data: FewShotData) -> tuple[Entrant, ...]:
         """Return zero-shot, random, fixed and near demonstrations, facility location, calibration, a classifier."""

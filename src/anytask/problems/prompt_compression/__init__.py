@@ -123,7 +123,7 @@ class PromptCompression(TrainingProblem):
     def forecast(self, entrants: Sequence[Entrant], data: CompressionData, jobs: int = 1) -> str:
         """Say how often the language model that judges will be asked, if no text were shortened."""
         o, texts = data.options, [item.text for item in data.items]
-        if not texts or not o.is_real:
+        if not texts or not o.foretells:
             return ""
         if data.judge == "answers":
             asked = [o.asked(item.text, item.question or "") for item in data.items]

@@ -85,7 +85,7 @@ class PromptSearch(TrainingProblem):
     def forecast(self, entrants: Sequence[Entrant], data: PromptSearchData, jobs: int = 1) -> str:
         """Say how often the language model will be asked if all of the budget is used."""
         o, told = data.options, Tally()
-        if isinstance(data.source, Builtin) or not o.is_real:
+        if isinstance(data.source, Builtin) or not o.foretells:
             return ""
         world = data.instance(0)
 
