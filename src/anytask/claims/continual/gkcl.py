@@ -66,9 +66,9 @@ CLAIM = Claim(
         "samples of each class reach .989 and KCL's two stored ones .779. With the task told, class means in pixels "
         "are above all of them there (.996), so a second headline has half of the images inverted: chosen by class "
         "means (.50), linear models (.49) and joint training (.98) alone. On seed 0 two generated samples have .66 "
-        "there, two stored .82 and KCL .74: the generator's prior has one Gaussian for each class. KCL as published "
-        "trains no generator; the row with the same generator differs from GKCL in the support set alone. Equal memory "
-        "means equal support here, as in the paper: the generator's own weights are more numbers than ten stored "
-        "digits of each class."
+        "there, two stored .82 and KCL .74: the generator's prior has one Gaussian for each class. That digits as they "
+        "are stay a headline too was decided after this look. KCL as published trains no generator; the row with the "
+        "same generator differs from GKCL in the support set alone. Equal memory means equal support here, as in the "
+        "paper: the generator's own weights are more numbers than ten stored digits of each class."
     ),
 )  # fmt: skip
