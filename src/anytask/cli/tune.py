@@ -92,10 +92,9 @@ def tune_prompt(
         ) as bars:
             bar = bars.add_task("prompts", total=1.0)
             found = plan.run(lambda share: bars.update(bar, completed=share))
-    except KeyboardInterrupt:
-        err.print(
-            f"\nStopped. Answers are kept in {escape(str(store))}; the same command goes on where this one stopped."
-        )
+    except (KeyboardInterrupt, typer.Abort):
+        kept = f"Answers are kept in {store}" + (f", labels in {answers}" if answers else "")
+        err.print(f"\nStopped. {escape(kept)}; the same command goes on where this one stopped.", soft_wrap=True)
         raise typer.Exit(130) from None
     except LMError as error:
         fail(f"{error}; answers so far are kept in {store}, and the same command goes on", 1)
