@@ -16,13 +16,13 @@ from anytask.models.real import REAL
 @pytest.mark.skipif(not REAL["smollm2-135m"].is_here, reason="smollm2-135m is not here: `make real` fetches it")
 def test_a_prompt_is_tuned_on_a_real_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = ["reviews", "--lm", "smollm2-135m", "--labels", "12", "--set", "max_k=2", "--report", "r.html"]
+    arguments = ["reviews", "--lm", "smollm2-135m", "--labels", "14", "--set", "max_k=2", "--report", "r.html"]
     done = CliRunner().invoke(app, ["tune-prompt", *arguments, "--save", "found"])
     assert done.exit_code == 0, done.output
     told = json.loads((tmp_path / "found" / "tuning.json").read_text())
     best = next(row for row in told["prompts"] if row["role"] == "best")
-    assert told["kind"] == "local" and best["asked"] == 12
-    assert any(row["asked"] < 12 for row in told["prompts"])  # losers were dropped
+    assert told["kind"] == "local" and best["asked"] == 14
+    assert any(row["asked"] < 14 for row in told["prompts"])  # losers were dropped
     assert {"chat template"} <= {part for row in told["prompts"] for part in row["prompt"].split(", ")}
 
     spec = "smollm2-135m?chat_template=true" if told["best"]["chat"] else "smollm2-135m"

@@ -17,6 +17,7 @@ from anytask.tuning.labels import Unanswered, append_answer, bought, load_pile, 
 from anytask.tuning.plan import tidied
 from anytask.tuning.prune import prunable, prune
 from anytask.tuning.race import smoothed_hits
+from anytask.tuning.record import tunings_of
 
 FEW = {"labels": 16, "max_k": 2, "embedder": Vectors()}
 
@@ -259,3 +260,20 @@ def test_the_untuned_default_and_zero_shot_stand_beside(found):
     assert found.zero_shot.asked == found.untuned.asked == 16
     assert {row.point for row in found.rows} >= {Point()}
     assert found.task.choices == sorted(LABELS)
+
+
+# -- as others see it -------------------------------------------------------------------------------------------------
+
+
+def test_a_tuning_that_runs_is_seen_in_its_store_and_one_that_ended_with_its_answer(tmp_path, monkeypatch):
+    assert tunings_of(tmp_path / "none.sqlite") == []
+    monkeypatch.setattr("anytask.tuning.plan.RECORD_EVERY", 0)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(Scripted(few_shown_are_best, fails_after=150), store=tmp_path / "answers.sqlite")
+    (running,) = tunings_of(tmp_path / "answers.sqlite")
+    assert 0 < running["share"] < 1 and not running["sentences"] and len(running["prompts"]) > 3
+    found = tuned(store=tmp_path / "answers.sqlite")
+    (ended,) = tunings_of(tmp_path / "answers.sqlite")
+    assert ended["share"] == 1.0 and ended["sentences"] == found.sentences()
+    assert [row["prompt"] for row in ended["prompts"] if row["role"] == "best"] == [found.best.name]
+    assert all("Label:" in row["example"] for row in ended["prompts"])

@@ -41,6 +41,7 @@ def make_app(
     host: str = "127.0.0.1",
     meaning: bool = True,
     nero: Sequence[str | os.PathLike[str]] = (),
+    answers: str | os.PathLike[str] = "anytask-answers.sqlite",
     results: Mapping[str, Any] | Sequence[Any] = (),
 ) -> dash.Dash:
     """Return the application, ready to be served.
@@ -56,6 +57,8 @@ def make_app(
         Search the catalogue by meaning where ``anytask[text]`` is installed; False goes by words, and loads no model.
     nero : sequence of path
         Folders of saved NERO results for the NERO page.
+    answers : path, default "anytask-answers.sqlite"
+        The ``--store`` of ``anytask tune-prompt``, whose tunings are shown.
     results : mapping of name -> NeroResult, or sequence of NeroResult
         NERO results of this process for the same page.
 
@@ -74,7 +77,9 @@ def make_app(
     >>> app.server.test_client().get("/", headers={"Host": "127.0.0.1"}).status_code
     200
     """
-    settings = Settings(as_path(store, "store"), meaning=meaning, nero=NeroLibrary(nero, results))
+    settings = Settings(
+        as_path(store, "store"), meaning=meaning, nero=NeroLibrary(nero, results), answers=as_path(answers, "answers")
+    )
     app = dash.Dash(
         "anytask.app",
         assets_folder=str(_ASSETS),

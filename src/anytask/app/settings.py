@@ -27,6 +27,8 @@ class Settings:
         Whether the catalogue is searched by meaning where that is possible.
     nero : NeroLibrary
         The results that the NERO page offers; default: its example alone.
+    answers : Path
+        The file of prompt tunings; it need not exist yet.
 
     Attributes
     ----------
@@ -44,6 +46,7 @@ class Settings:
     store: Path
     meaning: bool = True
     nero: NeroLibrary = field(default_factory=NeroLibrary)
+    answers: Path = Path("anytask-answers.sqlite")
     view: StoreView = field(init=False)
     search: CatalogueSearch = field(init=False)
 

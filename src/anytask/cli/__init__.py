@@ -390,6 +390,9 @@ def open_app(
     store: Annotated[Path, typer.Option(help="The store of runs whose comparisons are shown.")] = Path(
         "anytask-runs.sqlite"
     ),
+    answers: Annotated[Path, typer.Option(help="The store of `anytask tune-prompt`, whose tunings are shown.")] = Path(
+        "anytask-answers.sqlite"
+    ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8050,
     host: Annotated[
         str, typer.Option(help="The address to serve at; the default lets only this machine in.")
@@ -418,7 +421,7 @@ def open_app(
             webbrowser.open(address)
 
     with one_line(store):
-        serve(store, host=host, port=port, nero=nero or [], on_ready=ready)
+        serve(store, host=host, port=port, nero=nero or [], answers=answers, on_ready=ready)
     out.print("\nStopped.")
 
 

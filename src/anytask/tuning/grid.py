@@ -89,6 +89,8 @@ class Judged:
         Length of the prompt.
     said : list of str
         The answers, "" where it was not asked.
+    example : str
+        The prompt of the first text that was asked.
     """
 
     correct: np.ndarray
@@ -96,6 +98,7 @@ class Judged:
     logprob: np.ndarray
     tokens: np.ndarray
     said: list[str]
+    example: str = ""
 
     @classmethod
     def blank(cls, n: int) -> Judged:
@@ -185,6 +188,7 @@ class Task:
         for i, answer in zip(places, pipeline.answer([self.texts[i] for i in places])):
             right = self.word(point, self.labels[i])
             into.correct[i], into.said[i] = answer.output == right, self._label(point, answer.output)
+            into.example = into.example or answer.prompt.text
             into.tokens[i] = (answer.prompt.n_tokens or 0) + frame
             if answer.scores:
                 logs = dict(zip(answer.scores, log_softmax(list(answer.scores.values()))))

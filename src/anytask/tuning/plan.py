@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -29,12 +31,15 @@ from anytask.tuning.handover import command_of
 from anytask.tuning.labels import bought, load_pile, read_answers, worth_labelling
 from anytask.tuning.prune import prunable, prune
 from anytask.tuning.race import best_of, hits_of, race
-from anytask.tuning.result import Tuning
+from anytask.tuning.record import TuningRecord
+from anytask.tuning.result import Tuning, so_far
 
 __all__ = ["prepare_tuning", "tune_prompt"]
 
 #: What is compared with, whatever the grid: a plain question, and what few-shot-text asks unless it is told otherwise.
 ZERO_SHOT, UNTUNED = Point(), Point(8, "random")
+#: Seconds between two looks that others may take at a tuning that runs.
+RECORD_EVERY = 1.0
 #: Shares of the inputs' tokens that LLMLingua-2 keeps.
 RATES = (0.75, 0.5)
 #: Labelled texts that are rehearsed for an estimate; the rest costs as much in proportion.
@@ -165,7 +170,7 @@ def prepare_tuning(
         {chat: Metered(one, store, limits) for chat, one in raw.items()}, description=o.description, words=words,
         context=o.context, embedder=o.embedder, vectors=dict(zip(pile.texts, vectors)), seed=o.seed,
     )  # fmt: skip
-    return Plan(pile, o, task, raw, command_of(source, o))
+    return Plan(pile, o, task, raw, command_of(source, o), store)
 
 
 _COLUMNS = ("texts", "labels", "ids", "places")
@@ -193,6 +198,19 @@ class Plan:
     task: Task
     models: Mapping[bool, Any]
     command: str
+    store: str | os.PathLike[str] = ":memory:"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a record says of the tuning, whatever is known of its prompts."""
+        lm = self.options.lm_name
+        return {"data": self.pile.name, "labels": len(self.task.texts), "lm": lm, "command": self.command}
+
+    @property
+    def key(self) -> str:
+        """By which the tuning is found in a record, however often it is started."""
+        said = [self.facts, self.pile.fingerprint, list(self.task.labels), self.options.seed]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
     @property
     def points(self) -> list[Point]:
@@ -233,8 +251,15 @@ class Plan:
         unit = "seconds" if total.seconds else "forward_tokens" if total.forward_tokens else "calls"
         whole = getattr(total, unit) or 1
 
+        record, last = TuningRecord(self.store), 0.0
+
         def told(judged: Mapping[Point, Judged]) -> None:
-            tell(min(0.99, sum(getattr(cost[p], unit) * one.n / n for p, one in judged.items()) / whole))
+            nonlocal last
+            share = min(0.99, sum(getattr(cost[p], unit) * one.n / n for p, one in judged.items()) / whole)
+            tell(share)
+            if time.monotonic() > last + RECORD_EVERY:
+                last = time.monotonic()
+                record.put(self.key, {**self.facts, **so_far(judged), "share": share})
 
         plain = [point for point in points if point == replace(ZERO_SHOT, chat=point.chat)][:1]
         judged, finalists, stopped = race(
@@ -250,11 +275,13 @@ class Plan:
         references = {"zero-shot": judged[plain[0]], "untuned default": self._asked(UNTUNED)}
         hits, said = self._classifier()
         seconds = time.perf_counter() - began
-        tell(1.0)
-        return Tuning(
+        found = Tuning(
             self.pile, self.options, task, self.models, judged, finalists, references, hits, said,
             self.models[False].usage.total - before, seconds, stopped, self.command,
         )  # fmt: skip
+        record.put(self.key, {**self.facts, **found.state()})
+        tell(1.0)
+        return found
 
     def _pruned(self, judged: dict[Point, Judged], finalists: Sequence[Point]) -> Point | None:
         """Return the best prompt that can be pruned, pruned, if that is at least as good as the choice."""

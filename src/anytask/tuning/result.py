@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from html import escape
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from anytask.problems.answers import answer_figures, confusion, one_answer
 from anytask.tuning import handover
 from anytask.tuning.grid import Judged, Point, Task
 from anytask.tuning.race import best_of, hits_of, nested_hits
+from anytask.tuning.record import CAPTION, curve, front
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,11 +148,8 @@ class Tuning:
     @property
     def front(self) -> list[Tried]:
         """The prompts that no shorter one is better than, the shortest first."""
-        found: list[Tried] = []
-        for row in sorted(self.rows, key=lambda row: (row.tokens, -row.smoothed)):
-            if not found or row.smoothed > found[-1].smoothed:
-                found.append(row)
-        return found
+        names = [row["prompt"] for row in front(self.state()["prompts"])]
+        return sorted((row for row in self.rows if row.name in names), key=lambda row: row.tokens)
 
     @property
     def runs(self) -> list[Any]:
@@ -214,36 +211,23 @@ class Tuning:
 
     def plot(self) -> go.Figure:
         """Return the curve of accuracy against tokens per query: all prompts, the best for each length joined."""
-        import plotly.graph_objects as go
+        state = self.state()
+        return curve(state["prompts"], state["plain"])
 
-        figure = go.Figure()
-        for rows, name, how in (
-            (self.rows, "prompts", {"mode": "markers", "marker": {"color": "#56b4e9", "size": 8, "opacity": 0.6}}),
-            (self.front, "best for its length", {"mode": "lines", "line": {"color": "#0072b2", "shape": "hv"}}),
-            ([self.best], "the choice", {"mode": "markers", "marker": {"color": "#d55e00", "size": 14}}),
-        ):
-            figure.add_scatter(
-                x=[row.tokens for row in rows], y=[row.smoothed for row in rows], name=name,
-                text=[escape(row.name) for row in rows], customdata=[[row.accuracy, row.asked] for row in rows],
-                hovertemplate="%{text}<br>%{x:.0f} tokens, smoothed %{y:.1%}"
-                "<br>right on %{customdata[0]:.0%} of %{customdata[1]} texts<extra></extra>", **how,
-            )  # fmt: skip
-        for row, color in zip((self.zero_shot, self.untuned, self.classifier), ("#4d4d4d", "#e69f00", "#009e73")):
-            if row.asked:
-                figure.add_hline(
-                    y=row.accuracy, line_dash="dot", line_color=color, annotation_text=row.name, annotation_x=0
-                )
-        figure.update_xaxes(title="tokens per query", type="log")
-        figure.update_yaxes(title="accuracy (leave-one-out)", tickformat=".0%", range=[0, 1.05])
-        return figure
+    def state(self) -> dict[str, Any]:
+        """Return what :class:`~anytask.tuning.record.TuningRecord` keeps of an ended tuning."""
+        plain = {row.name: row.accuracy for row in (self.zero_shot, self.untuned, self.classifier) if row.asked}
+        rows = [
+            {"prompt": row.name, "tokens": row.tokens, "smoothed": row.smoothed, "accuracy": row.accuracy,
+             "asked": row.asked, "role": "best" if row.point == self.chosen else "tried",
+             "example": self.judged[row.point].example}
+            for row in self.rows if row.point is not None
+        ]  # fmt: skip
+        return {"prompts": rows, "plain": plain, "sentences": self.sentences(), "warnings": self.warnings, "share": 1.0}
 
     def figures(self) -> list[tuple[str, str, go.Figure]]:
         """Return (title, caption, figure) triples for a report."""
-        curve = (
-            "Each point is a prompt; the line joins the best for its length. Heights are leave-one-out accuracies on "
-            "the labelled texts, smoothed over margins; dotted lines are plain ways to answer, not smoothed."
-        )
-        return [("Accuracy against tokens", curve, self.plot()), *answer_figures(self.runs)]
+        return [("Accuracy against tokens", CAPTION, self.plot()), *answer_figures(self.runs)]
 
     def to_json(self) -> dict[str, Any]:
         """Return what was found as plain values."""
@@ -267,6 +251,19 @@ class Tuning:
 
     def _reference(self, name: str, point: Point) -> Tried:
         return _tried(name, point, self.references[name], np.nan)
+
+
+def so_far(judged: Mapping[Point, Judged]) -> dict[str, Any]:
+    """Return the state of a tuning that runs: its prompts by their own answers, none chosen."""
+    points = [point for point, one in judged.items() if one.n]
+    smoothed = np.nanmean(hits_of(judged, points)[0], axis=1)
+    rows = [
+        {"prompt": str(point), "tokens": float(np.nanmean(judged[point].tokens)), "smoothed": float(mean),
+         "accuracy": judged[point].accuracy, "asked": judged[point].n, "role": "tried",
+         "example": judged[point].example}
+        for point, mean in zip(points, smoothed)
+    ]  # fmt: skip
+    return {"prompts": rows, "plain": {}, "sentences": [], "warnings": []}
 
 
 def _tried(name: str, point: Point, found: Judged, mean: float) -> Tried:
