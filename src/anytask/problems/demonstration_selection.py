@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -91,7 +92,11 @@ class DemonstrationSelection(TrainingProblem):
         Metric("accuracy", "Accuracy on the test items"),
         Metric("covered", "Share of the pool's classes among the annotated items"),
         Metric("labels", "Labels bought", higher_is_better=False, unit="labels"),
+        Metric("query_seconds", "Time per query", higher_is_better=False, unit="s"),
+        Metric("lm_tokens", "Language-model tokens", higher_is_better=False, unit="tokens"),
+        Metric("lm_calls", "Language-model calls", higher_is_better=False, unit="calls"),
     )
+    costs: ClassVar[tuple[str, ...]] = ("query_seconds", "lm_tokens", "lm_calls")
     needs = ("select(pool, budget)",)
     options_class = SelectionOptions
 
@@ -172,6 +177,7 @@ class DemonstrationSelection(TrainingProblem):
         texts = None if source.texts is None else [source.texts[i] for i in places]
         pool = Pool(source.vectors[places], texts=texts, annotate=annotate)
         lm = o.model
+        before = getattr(getattr(lm, "usage", None), "total", None)
         vote = NearestVote(n_neighbors=o.n_neighbors, temperature=o.temperature)
         confidence = vote if lm is None else LMConfidence(lm, choices=data.choices, template=o.prompts)
         selector = entrant.make(seed=derive(seed, "entrant") % 2**32)
@@ -180,14 +186,15 @@ class DemonstrationSelection(TrainingProblem):
         if wasted := sorted(set(bought) - set(indices)):
             raise ValueError(f"{entrant.name} annotated item {wasted[0]}, which it did not choose")
         pool.annotate(indices)
-        return Learned(selector, (pool, indices))
+        return Learned(selector, (pool, indices, before))
 
     def test(self, entrant: Entrant, trained: Learned, data: SelectionData, seed: int, progress: Progress) -> Outcome:
         """Predict the test items from the labels that were bought."""
         source, o = data.source, data.options
         places, test = data.split(seed)
         labels, lm = source.labels[places], o.model
-        pool, indices = trained.world
+        pool, indices, before = trained.world
+        began = time.perf_counter()
         if lm is None:
             vote = NearestVote(n_neighbors=o.n_neighbors, temperature=o.temperature)
             predicted = vote.predict(pool, source.vectors[test])
@@ -195,12 +202,17 @@ class DemonstrationSelection(TrainingProblem):
             assert source.texts is not None
             prompter = AnnotatedPrompter(pool, lm, choices=data.choices, template=o.prompts)
             predicted = np.array(prompter.predict([source.texts[i] for i in test], source.vectors[test], progress))
+        seconds = time.perf_counter() - began
         counts = Counter(str(labels[i]) for i in indices)
         metrics = {
             "accuracy": float(np.mean(predicted.astype(str) == source.labels[test].astype(str))),
             "covered": len(counts) / len(set(map(str, labels))),
             "labels": float(len(set(indices))),
         }
+        if before is not None:
+            used = lm.usage.total - before
+            metrics |= {"query_seconds": seconds / len(test), "lm_tokens": float(used.total_tokens)}
+            metrics["lm_calls"] = float(used.calls)
         details: dict[str, Any] = {"annotated": dict(counts), "indices": indices}
         details |= confusion([str(one) for one in predicted], [str(one) for one in source.labels[test]], data.choices)
         return Outcome(metrics, details, {"labels": metrics["labels"]}, None if lm is None else lm.kind)

@@ -45,6 +45,7 @@ class PromptSearch(TrainingProblem):
         Metric("lm_calls", "Language-model calls", higher_is_better=False, unit="calls"),
         Metric("prompt_tokens", "Prompt length", higher_is_better=False, unit="tokens"),
     )
+    costs: ClassVar[tuple[str, ...]] = ("evaluations", "lm_calls")
     needs = ("search(lm, examples)",)
     options_class = PromptSearchOptions
 
