@@ -152,7 +152,8 @@ def _asker(data: str, answers: Path | None, chosen: dict[str, Any]) -> Callable[
 
 def _forecast(plan: Any) -> str:
     told, lm = plan.forecast, plan.models[False]
-    time = f", {told.seconds / 60:,.1f} min of its time" if told.seconds else ""
+    time = f", {told.seconds:,.0f} s" if told.seconds < 120 else f", {told.seconds / 60:,.0f} min"
+    time = f"{time} of its time" if told.seconds else ""
     money = f", {told.money:.2f} of money" if told.money else ""
     whole = f"{told.calls:,} calls, {told.total_tokens:,} tokens{time}{money}"
     return f"{len(plan.points)} prompts on {len(plan.task.texts)} labels ask {lm.name} at most: {whole}."
@@ -169,7 +170,7 @@ def _show(found: Any) -> None:
     for row in sorted(rows, key=lambda row: row.tokens):
         style = "bold green" if row.point == found.chosen else "" if row in front else "dim"
         table.add_row(escape(row.name), *_numbers(row), "█" * round(20 * min(1, max(0, row.smoothed))), style=style)
-    for row in (found.zero_shot, found.untuned, found.classifier):
+    for row in found.plain:
         table.add_row(f"[italic]{row.name}[/]", *_numbers(row), "")
     out.print(table)
     out.print("[dim]Green: the choice. Dim: a shorter prompt is as good. All by leave-one-out.[/]")

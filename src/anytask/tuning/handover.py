@@ -117,11 +117,10 @@ def _table(tuning: Any) -> Table:
         numbers = [f"{x:.3f}" if x == x else "–" for x in (row.accuracy, row.smoothed, row.logprob)]
         return [row.name, *numbers, f"{row.tokens:.0f}" if row.tokens == row.tokens else "–", str(row.asked)]
 
-    plain = [tuning.zero_shot, tuning.untuned, tuning.classifier]
     parts = [
         Part([cells(tuning.best)], "the choice"),
         Part([cells(row) for row in tuning.rows if row.point != tuning.chosen], "also tried"),
-        Part([cells(row) for row in plain], "plain ways to answer", apart=True),
+        Part([cells(row) for row in tuning.plain], "plain ways to answer", apart=True),
     ]
     head = ["prompt", "accuracy", "smoothed", "log-probability of the right label", "tokens per query", "texts asked"]
     return Table(head, parts, range(1, len(head)))

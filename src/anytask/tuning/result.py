@@ -57,6 +57,11 @@ class Tried:
     tokens: float
     asked: int
 
+    def as_dict(self, role: str) -> dict[str, Any]:
+        """Return a row of a table; ``role`` is "best", "tried" or "plain"."""
+        names = ("accuracy", "smoothed", "logprob", "tokens", "asked")
+        return {"prompt": self.name, **{name: getattr(self, name) for name in names}, "role": role}
+
 
 @dataclass
 class Tuning:
@@ -199,15 +204,13 @@ class Tuning:
         """
         import pandas as pd
 
-        plain = [self.zero_shot, self.untuned, self.classifier]
-        rows = [(row, "best" if row.point == self.chosen else "tried") for row in self.rows]
-        columns = ("accuracy", "smoothed", "logprob", "tokens", "asked")
-        return pd.DataFrame(
-            [
-                {"prompt": row.name, **{c: getattr(row, c) for c in columns}, "role": role}
-                for row, role in [*rows, *((row, "plain") for row in plain)]
-            ]
-        )
+        rows = [row.as_dict("best" if row.point == self.chosen else "tried") for row in self.rows]
+        return pd.DataFrame([*rows, *(row.as_dict("plain") for row in self.plain)])
+
+    @property
+    def plain(self) -> list[Tried]:
+        """The plain ways to answer."""
+        return [self.zero_shot, self.untuned, self.classifier]
 
     def plot(self) -> go.Figure:
         """Return the curve of accuracy against tokens per query: all prompts, the best for each length joined."""
@@ -216,13 +219,12 @@ class Tuning:
 
     def state(self) -> dict[str, Any]:
         """Return what :class:`~anytask.tuning.record.TuningRecord` keeps of an ended tuning."""
-        plain = {row.name: row.accuracy for row in (self.zero_shot, self.untuned, self.classifier) if row.asked}
         rows = [
-            {"prompt": row.name, "tokens": row.tokens, "smoothed": row.smoothed, "accuracy": row.accuracy,
-             "asked": row.asked, "role": "best" if row.point == self.chosen else "tried",
-             "example": self.judged[row.point].example}
-            for row in self.rows if row.point is not None
-        ]  # fmt: skip
+            row.as_dict("best" if row.point == self.chosen else "tried") | {"example": self.judged[row.point].example}
+            for row in self.rows
+            if row.point is not None
+        ]
+        plain = {row.name: row.accuracy for row in self.plain if row.asked}
         return {"prompts": rows, "plain": plain, "sentences": self.sentences(), "warnings": self.warnings, "share": 1.0}
 
     def figures(self) -> list[tuple[str, str, go.Figure]]:
@@ -258,11 +260,9 @@ def so_far(judged: Mapping[Point, Judged]) -> dict[str, Any]:
     points = [point for point, one in judged.items() if one.n]
     smoothed = np.nanmean(hits_of(judged, points)[0], axis=1)
     rows = [
-        {"prompt": str(point), "tokens": float(np.nanmean(judged[point].tokens)), "smoothed": float(mean),
-         "accuracy": judged[point].accuracy, "asked": judged[point].n, "role": "tried",
-         "example": judged[point].example}
+        _tried(str(point), point, judged[point], mean).as_dict("tried") | {"example": judged[point].example}
         for point, mean in zip(points, smoothed)
-    ]  # fmt: skip
+    ]
     return {"prompts": rows, "plain": {}, "sentences": [], "warnings": []}
 
 
