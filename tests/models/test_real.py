@@ -237,6 +237,22 @@ def test_the_converted_weights_give_the_log_probabilities_of_the_file_they_come_
 
 @pytest.mark.slow
 @here("smollm2-135m")
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="the processor has no bfloat16 numbers")
+def test_bfloat16_decides_as_float32_does():
+    from anytask.datasets.text import load_text
+    from anytask.incontext import GPT3
+
+    reviews, said = load_text("reviews"), []
+    for dtype in ("float32", "bfloat16"):
+        learner = GPT3(load_lm("smollm2-135m", dtype=dtype), 4, demos="fixed", balanced=True)
+        learner.fit(reviews.texts[:40], reviews.labels[:40])
+        said.append(learner.predict(reviews.texts[40:80]))
+    assert len(set(said[0])) == 2, "two answers that agree by chance in half of the cases or a little more"
+    assert np.mean(said[0] == said[1]) > 0.9
+
+
+@pytest.mark.slow
+@here("smollm2-135m")
 def test_the_chat_template_makes_it_answer():
     from anytask.lm.protocol import ChatRequest
 
