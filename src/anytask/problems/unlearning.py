@@ -16,13 +16,13 @@ from torch.nn import functional as F
 
 from anytask.core.errors import BadData
 from anytask.core.rng import derive, isolated
-from anytask.core.settings import real, text, whole
+from anytask.core.settings import real, taken, text, whole
 from anytask.core.training import train
 from anytask.datasets.labelled import LabelledData
 from anytask.models.build import MLP
 from anytask.problems.base import Entrant, Metric, Outcome
 from anytask.problems.labelled import LabelledProblem, LabelledSet, SplitOptions
-from anytask.problems.training import Learned, Progress, taken
+from anytask.problems.training import Learned, Progress
 
 _BASELINES = "anytask.continual.unlearning"
 _KINDS = ("class", "random", "noise", "rows")
