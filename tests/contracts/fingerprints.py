@@ -49,6 +49,9 @@ def fingerprint(root: object) -> str:
                 walk(inner)
         elif isinstance(value, (set, frozenset)):
             put(sorted(map(repr, value)))
+        elif isinstance(value, torch.optim.Optimizer):  # which sorts its settings anew when it loads
+            walk([dict(sorted(group.items())) for group in value.param_groups])
+            walk(dict(sorted(value.state_dict()["state"].items())))
         elif (hasattr(value, "__dict__") and not callable(value)) or isinstance(value, torch.nn.Module):
             if type(value).__module__.startswith(("anytask.lm.", "transformers.", "tokenizers")):
                 return  # given to a system, and counting its calls

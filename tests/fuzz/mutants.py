@@ -83,7 +83,7 @@ MUTANTS = (
     Mutant(
         "a failed fit forgets what was learned", "core/estimator.py",
         "            self.__dict__.clear()\n            self.__dict__.update(before)\n", "",
-        "methods", 60, "robust.Spreading",
+        "methods", 200, "robust.Spreading",
     ),
     Mutant(
         "the seed is ignored", "core/rng.py",
@@ -106,7 +106,7 @@ MUTANTS = (
         "tensors[name] = value.detach().cpu().clone().contiguous()",
         "tensors[name] = value.detach().cpu().clone().contiguous()\n"
         "        if value.dtype == torch.float32:\n"
-        "            tensors[name] = tensors[name].half().float()", "saving", 100, "continual.NearestClassMean",
+        "            tensors[name] = tensors[name].half().float()", "saving", 100, "continual.FineTuning",
     ),
     Mutant(
         "arrays are loaded in reverse", "core/persistence.py",
@@ -192,7 +192,7 @@ MUTANTS = (
         "cli", 250,
     ),
     Mutant(
-        "--set takes anything", "cli/__init__.py",
+        "--set takes anything", "cli/settings.py",
         "if not equals or not name:", "if False:", "cli", 250,
     ),
 )  # fmt: skip

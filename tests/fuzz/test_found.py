@@ -9,6 +9,7 @@ from fingerprints import fingerprint
 from anytask import bench, control, evaluate, incontext, lm, prompts, robust
 from anytask.bench.planning import plan
 from anytask.bench.saving import check_folder
+from anytask.continual import TAME, MagnitudeGate
 from anytask.control.adapters import find_spec
 from anytask.control.envs.reach import WaypointReach
 from anytask.control.images import filmstrip, save_film
@@ -17,6 +18,7 @@ from anytask.datasets.episode_files import load_episodes, save_episodes
 from anytask.evaluate.nero.reduction import reduce_orbits
 from anytask.models.loading import read_pretrained
 from fuzz import calls, world
+from fuzz.areas import methods
 
 ENV, FRAME = world.ENV, np.zeros((8, 8, 3), np.uint8)
 
@@ -85,6 +87,10 @@ FOUND = {
     "labels": (lambda: filmstrip([FRAME], labels=6), "labels .* got 6"),
     "images": (lambda: robust.SLA().images("a"), "X"),
     "shape": (lambda: robust.SLA().check_shape((4, 4, {})), r"input_shape\[2\] .* got {}"),
+    "gate": (lambda: MagnitudeGate("a", None), "model must be a Module, got 'a'"),
+    "entrants": (lambda: bench.compare("task-stream", "digits", np.array(1.0)), "systems must be 'all' or a list"),
+    "share": (lambda: control.learning_curves({"a": ([0], [1])}, share=[]), "share must be True or False"),
+    "infinite images": (lambda: robust.SLA().images(np.full((2, 1, 4, 4), np.inf)), "X contains NaN or infinity"),
     "task": (lambda: incontext.UDR().add_task(0), "task .* got 0"),
     "no data": (lambda: evaluate.evaluate(world._probabilities, ()), "data must be an array or"),
     "elements": (lambda: result().orbits([0], [10**6]), "elements, got index 1000000"),
@@ -109,6 +115,7 @@ FOUND = {
     "limits": (lambda: lm.Budget.of(3), "limits .* got 3"),
     "estimate": (lambda: lm.SimulatedChat().estimate(None), "prompts must be a sequence"),
     "excluded": (lambda: lm.BM25Index(["a", "b"]).search(["a"], 1, [[1], [1, 2]]), "exclude is no array"),
+    "shuffle": (lambda: lm.BM25Index(["a", "b"]).search(["a"], 1, shuffle=b"x"), "shuffle .* got b'x'"),
     "format": (lambda: lm.ChatRequest(({},), response_format=np.zeros(2)), "response_format must be None"),
     "encode": (lambda: lm.SimulatedChat().encode("a"), "sim-medium has no tokenizer"),
     "decode": (lambda: lm.SimulatedChat().decode([1]), "sim-medium has no tokenizer"),
@@ -139,3 +146,12 @@ def test_refused_options_of_a_reset_leave_the_seeds_as_they_were(kind):
     with pytest.raises(TypeError, match="options"):
         world.reset(seed=1, options=[1])
     assert fingerprint(world) == before
+
+
+def test_an_interrupted_chunk_of_tame_leaves_no_trace():
+    X, y = world.rows()
+    model = TAME.from_preset("small", device="cpu").partial_fit(X, y)
+    before = fingerprint(model)
+    with pytest.raises(calls.Interrupted), methods._interrupted(1):
+        model.partial_fit(X, y)
+    assert fingerprint(model) == before

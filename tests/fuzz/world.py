@@ -419,6 +419,8 @@ def _make_ready(found: Subject) -> bool:
                 getattr(fresh, verb)(**given)
             except Exception as error:
                 found.trouble = f"{verb}: {type(error).__name__}: {error}"
+                if isinstance(error, NotImplementedError):
+                    return False
                 continue
             if hasattr(fresh, "cost"):  # who trains when first asked has trained now
                 fresh.cost()
@@ -439,9 +441,9 @@ def _cases(family: str) -> dict[str, Any]:
 
 
 @functools.cache
-def products(family: str) -> dict[type, Any]:
-    """Return what the verbs of a family's classes and functions give, by its class: results, worlds, episodes."""
-    found: dict[type, Any] = {}
+def products(family: str) -> dict[type, Callable[[], Any]]:
+    """Return what makes what the verbs of a family give, by its class: results, worlds, episodes."""
+    found: dict[type, Callable[[], Any]] = {}
     for name, value in published().items():
         if not name.startswith(f"{family}."):
             continue
@@ -454,7 +456,7 @@ def products(family: str) -> dict[type, Any]:
                     made = verb(**given)
                 except Exception:
                     continue
-                found.setdefault(type(made), made)
+                found.setdefault(type(made), functools.partial(verb, **given))
                 break
     return found
 
@@ -463,9 +465,9 @@ def reach(name: str) -> Subject | None:
     """Return a subject, made by the verbs of its family where its constructor is not for users."""
     one = subject(name)
     if one is not None and (one.made is None or one.trouble):
-        made = products(name.partition(".")[0]).get(one.cls)
-        if made is not None:
-            one.made, one.trouble = made, ""
+        make = products(name.partition(".")[0]).get(one.cls)
+        if make is not None:
+            one.make, one.made, one.trouble, one.verb = make, make(), "", ""
     base = one is not None and "NotImplementedError" in one.trouble  # whose subclasses do what it does not
     return one if one is not None and one.made is not None and not base else None
 

@@ -283,7 +283,7 @@ def _entrants(problem: Problem, systems: str | Sequence[str | Entrant | type]) -
         return [Entrant(card.key, card.entry, key=card.key) for card in cards]
     if isinstance(systems, (str, type, Entrant)):
         systems = [systems]
-    if not isinstance(systems, Iterable):
+    if not isinstance(systems, Iterable) or getattr(systems, "ndim", 1) != 1:
         raise TypeError(f"systems must be 'all' or a list of keys, classes and entrants, got {shown(systems)}")
     entrants = []
     for system in systems:

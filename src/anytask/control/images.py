@@ -13,7 +13,7 @@ import numpy as np
 
 from anytask.core.checks import as_array, as_numbers, check_counts
 from anytask.core.colors import color_of, translucent
-from anytask.core.errors import instance_of, shown
+from anytask.core.errors import check_each, check_flags, instance_of, shown
 from anytask.core.files import as_path
 from anytask.core.settings import check_number
 
@@ -63,10 +63,10 @@ def learning_curves(
     if not curves:
         raise ValueError("there are no curves to draw")
     check_number(confidence, "confidence", above=0, below=1)
+    check_flags(share=share)
     for name, value in (("x_title", x_title), ("y_title", y_title)):
         instance_of(name, str, optional=False)(value)
-    instance_of("names", Sequence, wanted="a sequence of strings")(names)
-    order = list(curves) if names is None else list(names)
+    order = list(curves) if names is None else check_each(names, str, "names")
     figure = go.Figure()
     for name, pair in curves.items():
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:

@@ -124,7 +124,9 @@ def parse_size(size: int | str | Sequence[int] | None) -> tuple[int, int] | None
     """Return (height, width) of a number, "HEIGHTxWIDTH" or a pair."""
     if size is None:
         return None
-    parts = re.split(r"[x,]", size) if isinstance(size, str) else size if isinstance(size, (list, tuple)) else [size]
+    parts: Any = size if isinstance(size, (list, tuple)) else [size]
+    if isinstance(size, str):
+        parts = re.split(r"[x,]", size)
     try:
         numbers = [int(part) for part in parts]
     except (TypeError, ValueError):

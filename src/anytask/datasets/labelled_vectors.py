@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def load_vectors(
     if (
         isinstance(source, (tuple, list))
         and len(source) == 2
-        and isinstance(source[0], Iterable)
+        and hasattr(source[0], "__iter__")
         and (isinstance(source[0], pd.DataFrame) or not isinstance(next(iter(source[0]), None), str))
     ):
         try:

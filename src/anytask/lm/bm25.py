@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from anytask.core.checks import as_array
-from anytask.core.errors import shown
+from anytask.core.errors import instance_of, shown
 from anytask.core.settings import check_number
 from anytask.lm.protocol import check_texts
 
@@ -111,6 +111,7 @@ class BM25Index:
             Draws the order of equal scores, anew for each query; without it the smaller index comes first.
         """
         queries = check_texts(queries, "queries")
+        instance_of("shuffle", np.random.Generator)(shuffle)
         own = excluded(k, self.n, len(queries), exclude)
         scores = np.empty((len(queries), k), dtype=np.float32)
         indices = np.empty((len(queries), k), dtype=np.int64)

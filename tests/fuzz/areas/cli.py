@@ -20,6 +20,8 @@ from fuzz.calls import Call, Wrong
 from fuzz.values import WORDS
 
 SHARE = 10
+#: A word that a terminal library takes for a color.
+MARKED = "[red]"
 
 #: What a command is given for its parameters, by their names; others get words and numbers.
 GOOD = {
@@ -76,6 +78,10 @@ def run(call: Call) -> None:
         raise Told(err[-300:])
     if code == 2:
         _refused(err + out, sorted(path.name for path in set(call.folder.iterdir()) - before))
+    if code == 2 and MARKED in words and name not in TOO_LONG:
+        plain = "".join(_inside(call, [word.replace(MARKED, "zzz") for word in words])[1:])
+        if plain.count("zzz") != (err + out).count(MARKED):
+            raise Wrong(f"{MARKED} of an argument was read as markup")
     if code == 0 and "--json" in words and "--help" not in words and "-h" not in words:
         json.loads(out)
     control = {c for word in words for c in word if ord(c) < 32 and c not in "\n\r\t"} | {"\u202e"}

@@ -6,11 +6,13 @@ import contextlib
 import functools
 import inspect
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from fingerprints import fingerprint
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fuzz import world
 from fuzz.calls import Call, Interrupted, Wrong
@@ -20,6 +22,8 @@ SHARE = 32
 
 #: Methods that ask: the object is the same afterwards, whatever they answer.
 QUESTIONS = ("predict", "predict_proba", "score", "cost", "save", "transform", "retrieve", "score_samples", "embed")
+#: Methods that learn, and leave what they learn from as it was when they are interrupted.
+TRAINING = ("fit", "partial_fit")
 #: Methods that answer row by row.
 BY_ROW = ("predict", "predict_proba", "decision_function", "score_samples", "transform")
 #: Classes and functions that other areas call, or that start processes and servers.
@@ -39,9 +43,16 @@ def run(call: Call) -> None:
     short = target.split(".")[-1]
     function = getattr(obj, short) if obj is not None else world.published()[target]
     call.what = target
-    given = _arguments(call, one, function)
+    midway = obj is not None and short in TRAINING and call.chance(0.2)
+    after = int(call.rng.integers(3))
+    given = _arguments(call, one, function, odd=not midway)
+    if midway and "progress" in world.parameters(function):
+        given["progress"] = _interrupting(after)
     call.doing(f"{target}({', '.join(f'{key}={shown(value)}' for key, value in given.items())})")
-    with call.unchanged(obj) if one else contextlib.nullcontext():
+    with (
+        call.unchanged(obj) if one else contextlib.nullcontext(),
+        _interrupted(after) if midway else contextlib.nullcontext(),
+    ):
         answer = _used(function(**given))
     if one or not any(not np.isfinite(values).all() for _, values in numbers_in(given)):
         _finite(answer)  # functions may show what is NaN as NaN
@@ -57,10 +68,10 @@ def run(call: Call) -> None:
         _permuted(call, obj, short, given, answer)
 
 
-def _arguments(call: Call, one: Any, function: Any) -> dict[str, Any]:
+def _arguments(call: Call, one: Any, function: Any, odd: bool) -> dict[str, Any]:
     given: dict[str, Any] = {}
     known = world.parameters(function)
-    odd_one = call.pick(known) if known else None
+    odd_one = call.pick(known) if known and odd else None
     for name, parameter in known.items():
         if parameter.kind is parameter.VAR_POSITIONAL or parameter.kind is parameter.VAR_KEYWORD:
             continue
@@ -70,7 +81,7 @@ def _arguments(call: Call, one: Any, function: Any) -> dict[str, Any]:
         elif optional and call.chance(0.7) and not (one and name in one.given):
             continue
         else:
-            value = _value(call, one, name, parameter, odd=call.chance(0.1))
+            value = _value(call, one, name, parameter, odd=odd and call.chance(0.1))
         given[name] = value
     return given
 
@@ -78,8 +89,6 @@ def _arguments(call: Call, one: Any, function: Any) -> dict[str, Any]:
 def _value(call: Call, one: Any, name: str, parameter: inspect.Parameter, odd: bool) -> Any:
     if name in world.PATHS and not odd:
         return call.folder / name
-    if name == "progress" and odd and call.chance(0.7) and call.what.split(".")[-1] in ("fit", "partial_fit"):
-        return _interrupting(int(call.rng.integers(3)))
     makers = world.good(one, name)
     if not makers and parameter.default not in (parameter.empty, None):
         makers = [lambda: parameter.default]
@@ -102,6 +111,17 @@ def _interrupting(after: int) -> Any:
             raise Interrupted(f"the user's own error at {share}")
 
     return progress
+
+
+@contextlib.contextmanager
+def _interrupted(after: int) -> Iterator[None]:
+    """Raise after so many steps of any optimizer, as Ctrl-C or a lack of memory would."""
+    step = _interrupting(after)
+    handle = register_optimizer_step_post_hook(lambda *args: step(0.0))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _used(answer: Any) -> Any:

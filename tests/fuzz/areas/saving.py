@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def run(call: Call) -> None:
         call.must("saving", lambda: model.save(folder))
     again = world.parameters(one.cls.load)
     context = {"device": "cpu"} if "device" in again else {}
-    parts = getattr(one.make, "args", ({}, {}))[1]  # what cannot be saved is passed again
+    made_of = getattr(one.make, "args", ())
+    parts = made_of[1] if len(made_of) > 1 else {}  # what cannot be saved is passed again
     context |= {k: v for k, v in parts.items() if k in world.required(one.cls) and k in ("lm", "model")}
 
     def load() -> Any:
@@ -149,11 +151,17 @@ def _edited(call: Call, path: Path, folder: Path) -> str:
     from anytask.core.persistence import load_tree, save_tree
 
     try:
-        tree = load_tree(folder)
+        tree = None if call.chance(0.3) else load_tree(folder)
     except (ValueError, OSError):
+        tree = None
+    if tree is None:  # by hand, in an editor
         try:
             plain = json.loads(path.read_text(encoding="utf-8"))
-            path.write_text(json.dumps(_changed(call, plain), default=str), encoding="utf-8")
+            if call.chance(0.5):
+                plain = _changed(call, plain)
+            else:
+                _change_a_leaf(call, plain)
+            path.write_text(json.dumps(plain, default=str), encoding="utf-8")
         except ValueError:
             path.write_bytes(b"{")
         return "a value changed"
@@ -167,6 +175,21 @@ def _edited(call: Call, path: Path, folder: Path) -> str:
             save_tree(folder, tree)
     (folder / "state.json").write_bytes(b"{}")
     return "emptied"
+
+
+def _change_a_leaf(call: Call, tree: Any) -> None:
+    """Spoil one number or text, each as probable as any other, however deep it is."""
+
+    def leaves(node: Any) -> Iterator[tuple[Any, Any]]:
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            if isinstance(value, (dict, list)):
+                yield from leaves(value)
+            else:
+                yield node, key
+
+    if found := list(leaves(tree)) if isinstance(tree, (dict, list)) else []:
+        node, key = found[int(call.rng.integers(len(found)))]
+        node[key] = spoiled(call, node[key])
 
 
 def _changed(call: Call, tree: Any) -> Any:

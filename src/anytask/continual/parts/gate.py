@@ -8,6 +8,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from anytask.core.checks import check_counts
+from anytask.core.errors import check_flags, check_word, instance_of, shown
+from anytask.core.settings import check_number
+
 #: Which linear layers are gated: (name, module) -> whether this one is.
 Layers = Callable[[str, nn.Module], bool]
 
@@ -71,10 +75,18 @@ class MagnitudeGate:
         start_step: int = 0,
         seed: int = 0,
     ) -> None:
-        if not 0 <= ratio < 1:
-            raise ValueError(f"ratio must be at least 0 and below 1, got {ratio!r}")
-        if rule not in ("quantile", "topk") or units not in ("magnitude", "random"):
-            raise ValueError(f"rule is 'quantile' or 'topk' and units 'magnitude' or 'random', got {rule!r}, {units!r}")
+        instance_of("model", nn.Module, optional=False)(model)
+        instance_of("optimizer", torch.optim.Optimizer, optional=False)(optimizer)
+        check_number(ratio, "ratio", at_least=0, below=1)
+        check_word(rule, ("quantile", "topk"), "rule")
+        check_word(units, ("magnitude", "random"), "units")
+        instance_of("layers", Callable, wanted="a function of a layer's name and the layer")(layers)
+        check_flags(strict=strict, padding=padding)
+        check_counts(cluster=cluster)
+        if start_step != 0 or isinstance(start_step, bool):
+            check_counts(start_step=start_step)
+        if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+            raise ValueError(f"seed must be an integer of 64 bits, got {shown(seed)}")
         self.model, self.optimizer, self.ratio, self.rule, self.units = model, optimizer, ratio, rule, units
         self.strict, self.cluster, self.padding, self.start_step = strict, cluster, padding, start_step
         self.generator = torch.Generator().manual_seed(seed)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -345,6 +346,13 @@ class TAME(ContinualClassifier):
         with self._update():
             self._prune_experts()
         return self
+
+    @contextmanager
+    def _update(self) -> Iterator[None]:
+        with super()._update():
+            yield
+        for expert in self.experts_:
+            expert.stays_changed()
 
     def _prune_experts(self) -> None:
         s = self.pruning

@@ -70,6 +70,10 @@ class Expert:
             weights = {name: t.detach().clone() for name, t in self.network.state_dict().items()}
             self._kept = weights, copy.deepcopy(self.optimizer.state_dict())
 
+    def stays_changed(self) -> None:
+        """Drop the weights of before: the chunk has not failed."""
+        self._kept = None
+
     def __snapshot__(self) -> Callable[[], None]:
         light = {k: v for k, v in vars(self).items() if k not in ("network", "optimizer")}
         parts = self.detector.__snapshot__(), self.samples.__snapshot__()

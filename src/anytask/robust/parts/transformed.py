@@ -12,7 +12,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytask.core.checks import check_numbers, check_rows, check_sizes, require_finite
+from anytask.core.checks import check_inputs, check_sizes, require_finite
 from anytask.core.progress import Progress
 from anytask.core.rng import derive
 from anytask.core.settings import flag, free, group, numbers, real, whole
@@ -146,8 +146,7 @@ class TransformedTraining(RobustClassifier):
 
     def images(self, X: Tensor) -> Tensor:
         """Return inputs as images (n, channels, height, width)."""
-        X = check_numbers(X)
-        check_rows(X)
+        X = check_inputs(X)
         return X.reshape(len(X), *self._image_shape(tuple(X.shape[1:])))
 
     def check_shape(self, input_shape: tuple[int, ...]) -> None:
