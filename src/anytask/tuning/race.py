@@ -3,6 +3,12 @@
 With 16 labelled texts many prompts are right equally often, and what tells them apart is by how much: the step from
 wrong to right is smoothed over the margins of a prompt's own answers. Prompts are compared text by text, so that texts
 which are hard for all of them take nothing from the comparison.
+
+Tried beside it, on two development tables (SmolLM2-135M: 53 prompts on 40 reviews, 25 prompts on 40 topics; 16 texts
+drawn 200 times to choose by, the mean loss to the best on the others): this choice loses 7.7 and 7.0 points, accuracy
+with ties broken by the log-probability 9.0 and 6.4, with ties broken by the length 12.4 and 9.7, the log-probability
+alone 10.2 and 6.2. Averaging over prompts that are neighbors in the grid (a Gaussian process) lost 14 on the reviews:
+they do not do alike. The best of all 40 loses 0.8 and 0.3.
 """
 
 from __future__ import annotations
