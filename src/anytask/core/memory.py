@@ -1,9 +1,16 @@
-"""How much memory one input may take, asked before it is read: a small archive can declare more than a machine has."""
+"""How much memory one input may take, asked before it is read, and what becomes of memory that was freed.
+
+A small archive can declare more than a machine has.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
 import re
+import sys
 
 import psutil
 
@@ -78,3 +85,14 @@ def size_of(n_bytes: float) -> str:
 
 
 _NAMES = {0: " bytes", 3: " KB", 6: " MB", 9: " GB"}
+
+
+def give_back() -> None:
+    """Return freed memory to the system, which allocators keep for the process: of the GPU too, where one was used."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # the C library is another one
+            ctypes.CDLL(None).malloc_trim(0)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from anytask.core import settings
 from anytask.core.errors import BadData
+from anytask.core.memory import give_back
 from anytask.datasets.text import BAD_ROWS, TextData
 from anytask.lm.load import described, settled
 from anytask.lm.prompting import PromptTemplate
@@ -86,6 +87,7 @@ class TextOptions(Options):
     def release(self) -> None:
         """Free the language models that were read by their names; whoever asks for one reads it anew."""
         _read.cache_clear()
+        give_back()
 
     @property
     def model(self) -> Any:
