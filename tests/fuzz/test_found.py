@@ -6,7 +6,7 @@ import pytest
 import torch
 from fingerprints import fingerprint
 
-from anytask import bench, control, evaluate, incontext, lm, prompts, robust
+from anytask import bench, control, evaluate, incontext, lm, models, prompts, robust
 from anytask.bench.planning import plan
 from anytask.bench.saving import check_folder
 from anytask.continual import TAME, MagnitudeGate
@@ -116,6 +116,10 @@ FOUND = {
     "estimate": (lambda: lm.SimulatedChat().estimate(None), "prompts must be a sequence"),
     "excluded": (lambda: lm.BM25Index(["a", "b"]).search(["a"], 1, [[1], [1, 2]]), "exclude is no array"),
     "shuffle": (lambda: lm.BM25Index(["a", "b"]).search(["a"], 1, shuffle=b"x"), "shuffle .* got b'x'"),
+    "ids": (lambda: world._lm().decode({"a"}), "ids must hold objects"),
+    "layer": (lambda: world._lm().hidden_states("the day", [(0, 3)], layer=-1.0), "layer .* got -1.0"),
+    "real model": (lambda: models.load(np.zeros((2, 0))), "name must be a str"),
+    "network seed": (lambda: models.build_backbone("mlp", (4,), 3, seed="a"), "seed must be an integer, got 'a'"),
     "format": (lambda: lm.ChatRequest(({},), response_format=np.zeros(2)), "response_format must be None"),
     "encode": (lambda: lm.SimulatedChat().encode("a"), "sim-medium has no tokenizer"),
     "decode": (lambda: lm.SimulatedChat().decode([1]), "sim-medium has no tokenizer"),

@@ -312,9 +312,12 @@ def _published(target: str) -> dict[str, Any]:
 
 
 def _bare(value: Any) -> bool:
-    """Whether a class only says what others offer or raise, or is a network, which takes what torch takes."""
+    """Whether a class only says what others offer, complete or raise, or is a network, which takes what torch takes."""
     bare = (BaseException, torch.nn.Module)
-    return isinstance(value, type) and (issubclass(value, bare) or getattr(value, "_is_protocol", False))
+    if not isinstance(value, type):
+        return False
+    left = any(getattr(getattr(value, name, None), "__isabstractmethod__", False) for name in dir(value))
+    return left or issubclass(value, bare) or getattr(value, "_is_protocol", False)
 
 
 def required(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -28,6 +28,7 @@ from anytask.continual.parts.reprogramming import Reprogrammed, reprogram
 from anytask.continual.parts.sgd import ScheduleSettings, tune
 from anytask.continual.parts.task_parameters import TaskParameters
 from anytask.core.checks import require_finite
+from anytask.core.errors import shown
 from anytask.core.progress import Progress, heard
 from anytask.core.rng import derive
 from anytask.core.settings import choice, flag, group, numbers, real, whole
@@ -400,7 +401,10 @@ class CLR(ContinualClassifier):
         """Return how many numbers a task has of its own: ``filters``, ``normalization``, ``head``, and the ``share``
         of the anchor's parameters that filters and normalization make."""
         self._check_fitted()
-        i = self.tasks_.index(_task_key(task))
+        key = _task_key(task)
+        if key not in self.tasks_:
+            raise ValueError(f"task {shown(task)} was never trained; known tasks: {self.tasks_}")
+        i = self.tasks_.index(key)
         own = {} if self.network_ is not None else dict(self.own_[i].named_parameters())
         filters = sum(p.numel() for name, p in own.items() if name.endswith(("/R", "/A")))
         rest = sum(p.numel() for p in own.values()) - filters

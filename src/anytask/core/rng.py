@@ -18,8 +18,7 @@ def derive(seed: int, *path: object) -> int:
     >>> derive(0, "train", 3) == derive(0, "train", 3), derive(0, "train", 3) == derive(0, "train", 4)
     (True, False)
     """
-    if isinstance(seed, bool) or not isinstance(seed, Integral):
-        raise TypeError(f"seed must be an integer, got {shown(seed)}")
+    _check_seed(seed)
     text = "\x1f".join([str(int(seed)), *map(str, path)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -31,9 +30,15 @@ def isolated(seed: int) -> Iterator[None]:
     Layer initialisation and dropout draw from the global generator; inside this block they are reproducible, and the
     caller's own random numbers are what they would have been without it.
     """
+    _check_seed(seed)
     import torch  # here, so that seeds can be derived without it
 
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+def _check_seed(seed: object) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise TypeError(f"seed must be an integer, got {shown(seed)}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from anytask.core.checks import check_counts
-from anytask.core.errors import check_each
+from anytask.core.errors import check_each, shown
 from anytask.core.progress import Progress, heard
 from anytask.lm.accounts import Tally
 from anytask.lm.protocol import (
@@ -69,6 +70,9 @@ class LanguageModel:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids."""
+        ids = check_each(ids.tolist() if hasattr(ids, "tolist") else ids, Integral, "ids")
+        if wrong := [i for i in ids if not 0 <= i < 2**31]:
+            raise ValueError(f"ids must be numbers of tokens, got {shown(wrong[0])}")
         return str(self._own_codec.decode(ids))
 
     def estimate(self, prompts: Sequence[str], options: Sequence[Sequence[str]] = (), *, max_tokens: int = 32) -> Tally:

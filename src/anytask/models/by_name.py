@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from anytask.core.errors import instance_of
 from anytask.models.efficientnet import EfficientNetLite0
 from anytask.models.loading import load_pretrained
 
@@ -36,6 +37,7 @@ def load(name: str) -> Any:
     Traceback (most recent call last):
     ValueError: no real model 'efficientnet'; there are smollm2-135m and efficientnet-lite0
     """
+    instance_of("name", str, optional=False)(name)
     if name == "smollm2-135m":
         from transformers import AutoModelForCausalLM
 

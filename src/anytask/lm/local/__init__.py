@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anytask.core.checks import check_counts, require_finite
 from anytask.core.devices import resolve_device
-from anytask.core.errors import check_word, instance_of
+from anytask.core.errors import check_each, check_word, instance_of, shown
 from anytask.core.progress import Progress
 from anytask.core.rng import derive
 from anytask.lm.accounts import Accounts, Budget, Tally
@@ -36,6 +36,7 @@ from anytask.lm.protocol import (
     ReplyError,
     Sampling,
     Usage,
+    check_text,
     check_texts,
 )
 from anytask.lm.structured import misfit
@@ -137,7 +138,7 @@ class LocalLM(LanguageModel):
     ) -> None:
         check_word(dtype, ("float32", "bfloat16", "auto"), "dtype")
         instance_of("chat_template", bool, optional=False)(chat_template)
-        if batch_tokens != "auto":
+        if not (isinstance(batch_tokens, str) and batch_tokens == "auto"):
             check_counts(batch_tokens=batch_tokens)
         if context_length is not None:
             check_counts(context_length=context_length)
@@ -391,10 +392,15 @@ class LocalLM(LanguageModel):
         Tensor (n_spans, d), float32
             On the model's device, without gradients.
         """
-        ids, places = self.codec.encode_with_spans(text, special=True)
+        instance_of("layer", int, optional=False)(layer)
+        instance_of("spans", Iterable, optional=False, wanted="pairs of character places")(spans)
+        ids, places = self.codec.encode_with_spans(check_text(text, "text"), special=True)
         self._reader.check_length(len(ids), text, "text")
         inside: list[list[int]] = []
-        for a, b in spans:
+        for span in spans:
+            if len(check_each(span, int, "a span")) != 2:
+                raise ValueError(f"a span must be a pair of character places, got {shown(span)}")
+            a, b = span
             if not 0 <= a < b <= len(text):
                 raise ValueError(f"span ({a}, {b}) is not inside the text of {len(text)} characters")
             inside.append([t for t, (x, y) in enumerate(places) if x < b and y > a])
