@@ -72,6 +72,7 @@ def test_a_search_that_was_interrupted_goes_on_and_asks_nothing_twice(tmp_path, 
     assert again.chosen == found.chosen and again.table().equals(found.table())
     asked = broken.usage.total.calls
     assert asked > 100 and whole.usage.total.calls == found.usage.calls - asked
+    assert again.to_json()["calls"] == found.to_json()["calls"] == found.usage.calls
 
 
 def test_a_budget_ends_a_resumed_search_where_it_ended_the_first(tmp_path):

@@ -93,7 +93,9 @@ def curve(rows: Sequence[Mapping[str, Any]], plain: Mapping[str, float] | None =
             "<br>right on %{customdata[0]:.0%} of %{customdata[1]} texts<extra></extra>", **how,
         )  # fmt: skip
     for (name, accuracy), color in zip((plain or {}).items(), ("#4d4d4d", "#e69f00", "#009e73")):
-        figure.add_hline(y=accuracy, line_dash="dot", line_color=color, annotation_text=name, annotation_x=0)
-    figure.update_xaxes(title="tokens per query", type="log")
+        figure.add_hline(y=accuracy, line_dash="dot", line_color=color, annotation_text=name)
+    ticks = [digit * 10**power for power in range(7) for digit in (1, 2, 5)]
+    figure.update_xaxes(title="tokens per query", type="log", tickvals=ticks)
+    figure.update_layout(legend={"orientation": "h", "y": 1.12}, margin={"t": 40, "l": 70})
     figure.update_yaxes(title="accuracy (leave-one-out)", tickformat=".0%", range=[0, 1.05])
     return figure

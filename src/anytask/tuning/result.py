@@ -234,12 +234,13 @@ class Tuning:
     def to_json(self) -> dict[str, Any]:
         """Return what was found as plain values."""
         table = json.loads(self.table().to_json(orient="records"))
+        spent = self.task.models[False].budget  # what was found in the store counts too
         return {
             "data": self.pile.name, "lm": self.options.lm_name, "kind": self.models[False].kind,
             "labels": len(self.task.texts), "choices": list(self.task.choices), "best": vars(self.chosen),
             "nested_leave_one_out": self.nested, "prompts": table, "warnings": self.warnings,
-            "sentences": self.sentences(), "calls": self.usage.calls, "tokens": self.usage.total_tokens,
-            "money": self.usage.money, "seconds": self.seconds, "stopped": self.stopped,
+            "sentences": self.sentences(), "calls": spent.used_calls, "tokens": spent.used_tokens,
+            "money": spent.used_money, "seconds": self.seconds, "stopped": self.stopped,
         }  # fmt: skip
 
     def save(self, folder: str | os.PathLike[str]) -> None:
