@@ -115,12 +115,17 @@ def test_evidence_holds_what_other_programs_read(tmp_path):
     assert next_look("tame", tmp_path) == 2 and read_evidence("tame", tmp_path) == found
 
 
-def test_words_tell_two_headline_comparisons_apart():
+def test_words_tell_comparisons_apart():
     found = sample()
     first, reference = found["headline"][0], found["plain"][0]
-    headline = [first, {**first, "sentence": "in one pass", "outcome": "contradicted"}]
-    words = in_words({**found, "headline": headline, "plain": [reference, {**reference, "beats_everybody": True}]})
+    changed = {
+        "headline": [first, {**first, "sentence": "in one pass", "outcome": "contradicted"}],
+        "components": [first, {**first, "sentence": "a part", "outcome": "contradicted"}],
+        "plain": [reference, {**reference, "beats_everybody": True}],
+    }
+    words = in_words({**found, **changed})
     assert words[0].endswith("tame beats its rivals: shown; in one pass: contradicted.")
+    assert words[1] == "1 of 2 components matter here. What does harm: a part."
     assert [word for word in words if "plain reference" in word] == [
         "The plain reference (nearest mean) reaches 0.550 accuracy on digits; it beats everybody of this comparison: "
         "in one pass."

@@ -92,7 +92,9 @@ def in_words(evidence: Mapping[str, Any]) -> list[str]:
         words.append(f"One comparison decides for both: {told}.")
     if components := evidence["components"]:
         matter = sum(one["outcome"] == "shown" for one in components)
-        words.append(f"{matter} of {len(components)} components matter here.")
+        worse = "; ".join(one["sentence"] for one in components if one["outcome"] == "contradicted")
+        hurts = f" What does harm: {worse}." if worse else ""
+        words.append(f"{matter} of {len(components)} components matter here.{hurts}")
     words += _references(evidence)
     for size in evidence["sizes"]:
         expected = f" (expected: {size['expected']})" if size["expected"] else ""
