@@ -9,7 +9,7 @@ from fingerprints import fingerprint
 from anytask import bench, control, evaluate, incontext, lm, models, prompts, robust
 from anytask.bench.planning import plan
 from anytask.bench.saving import check_folder
-from anytask.continual import TAME, MagnitudeGate
+from anytask.continual import TAME, MagnitudeGate, RetrainedModel
 from anytask.control.adapters import find_spec
 from anytask.control.envs.reach import WaypointReach
 from anytask.control.images import filmstrip, save_film
@@ -87,6 +87,10 @@ FOUND = {
     "labels": (lambda: filmstrip([FRAME], labels=6), "labels .* got 6"),
     "images": (lambda: robust.SLA().images("a"), "X"),
     "shape": (lambda: robust.SLA().check_shape((4, 4, {})), r"input_shape\[2\] .* got {}"),
+    "unlearning": (
+        lambda: RetrainedModel().forget("a", forget=None, retain=None, forget_labels=None, retain_labels=None),
+        "model must be a Module, got 'a'",
+    ),
     "gate": (lambda: MagnitudeGate("a", None), "model must be a Module, got 'a'"),
     "entrants": (lambda: bench.compare("task-stream", "digits", np.array(1.0)), "systems must be 'all' or a list"),
     "share": (lambda: control.learning_curves({"a": ([0], [1])}, share=[]), "share must be True or False"),

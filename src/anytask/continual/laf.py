@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from anytask.continual.parts.split_model import Embedder
 from anytask.core.checks import check_inputs, check_labels, check_same_length, require_finite, require_finite_weights
+from anytask.core.errors import instance_of
 from anytask.core.estimator import Estimator
 from anytask.core.progress import Progress, heard, portion
 from anytask.core.rng import derive, isolated
@@ -145,7 +146,8 @@ class LAF(Estimator):
         NotFinite
             If training made a NaN or infinite weight.
         """
-        X_f, X_r = check_inputs(forget).to(self._device), check_inputs(retain).to(self._device)
+        instance_of("model", nn.Module, optional=False)(model)
+        X_f, X_r = check_inputs(forget, "forget").to(self._device), check_inputs(retain, "retain").to(self._device)
         if X_f.shape[1:] != X_r.shape[1:]:
             raise ValueError(f"forget and retain differ in shape: {tuple(X_f.shape[1:])}, {tuple(X_r.shape[1:])}")
         progress = heard(progress)
@@ -170,6 +172,7 @@ class LAF(Estimator):
         X, y : array or tensor of shape (n, \\*input_shape), and integers (n,)
             Labels are places among the logits.
         """
+        instance_of("model", nn.Module, optional=False)(model)
         X_, places = check_inputs(X).to(self._device), check_labels(y)
         check_same_length(X_, places)
         with isolated(derive(self.seed, "repair")):

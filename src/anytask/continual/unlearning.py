@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytask.core.checks import require_finite_weights
+from anytask.core.checks import check_inputs, check_labels, check_same_length, require_finite_weights
+from anytask.core.errors import instance_of
 from anytask.core.estimator import Estimator
 from anytask.core.progress import Progress, heard
 from anytask.core.rng import derive, isolated
@@ -34,6 +35,12 @@ class _Trained(Estimator):
         progress: Progress | None = None,
     ) -> nn.Module:  # fmt: skip
         """Return a copy of a classifier that was trained on; labels are places among its logits."""
+        instance_of("model", nn.Module, optional=False)(model)
+        forget, retain = check_inputs(forget, "forget"), check_inputs(retain, "retain")
+        named = {"forget_labels": forget_labels, "retain_labels": retain_labels}
+        forget_labels, retain_labels = (torch.from_numpy(check_labels(y, name)) for name, y in named.items())
+        check_same_length(forget, forget_labels, "forget", "forget_labels")
+        check_same_length(retain, retain_labels, "retain", "retain_labels")
         progress, training = heard(progress), model.training
         with isolated(derive(self.seed, "unlearning")):
             out = copy.deepcopy(model).to(self._device).train()
@@ -98,6 +105,7 @@ class Untouched(Estimator):
 
     def forget(self, model: nn.Module, *, forget: Tensor, retain: Tensor) -> nn.Module:
         """Return the model."""
+        instance_of("model", nn.Module, optional=False)(model)
         return model
 
 
