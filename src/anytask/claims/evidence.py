@@ -104,7 +104,9 @@ def in_words(evidence: Mapping[str, Any]) -> list[str]:
         words.append(f"No trial on real models or data: {real['none']}.")
     else:
         outcome = f"{real['outcome']}, {real['n']} seeds"
-        words.append(f"On {real['model_or_data']}: {interval_text(real['difference'])} ({outcome}).")
+        told = [f"{one['sentence']} {interval_text(one['difference'])}, {one['outcome']}" for one in real["headline"]]
+        found = "; ".join(told) + "; in all" if len(told) > 1 else interval_text(real["difference"])
+        words.append(f"On {real['model_or_data']}: {found} ({outcome}).")
     kinds = str(evidence["kind"] or "").split(", ")
     if {"tiny", "sim"} & set(kinds):
         words.append("Its language models are tiny or simulated: evidence about the algorithm, not about real models.")
