@@ -104,8 +104,8 @@ def in_words(evidence: Mapping[str, Any]) -> list[str]:
         words.append(f"No trial on real models or data: {real['none']}.")
     else:
         outcome = f"{real['outcome']}, {real['n']} seeds"
-        told = [f"{one['sentence']} {interval_text(one['difference'])}, {one['outcome']}" for one in real["headline"]]
-        found = "; ".join(told) + "; in all" if len(told) > 1 else interval_text(real["difference"])
+        each = [f"{one['sentence']} {interval_text(one['difference'])}, {one['outcome']}" for one in real["headline"]]
+        found = "; ".join(each) + "; in all" if len(each) > 1 else interval_text(real["difference"])
         words.append(f"On {real['model_or_data']}: {found} ({outcome}).")
     kinds = str(evidence["kind"] or "").split(", ")
     if {"tiny", "sim"} & set(kinds):
