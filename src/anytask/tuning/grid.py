@@ -173,7 +173,8 @@ class Task:
     @cached_property
     def compressor(self) -> LLMLingua2:
         """LLMLingua-2 with the weights that ship with the package, to the rate exactly."""
-        return LLMLingua2(cut="exact", seed=self.seed)
+        settings: dict[str, Any] = {"cut": "exact", "seed": self.seed}
+        return LLMLingua2(**settings)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return the vectors of texts, each embedded once."""
