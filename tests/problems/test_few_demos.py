@@ -57,6 +57,21 @@ def test_every_seed_has_data_of_its_own_and_entrants_share_them():
     assert FewDemos().load("waypoints", prior_episodes=3).fingerprint != data.fingerprint
 
 
+def test_recordings_hold_the_same_steps_and_only_their_last_ends_show():
+    parted = FewDemos().load("waypoints", prior_episodes=3).instance(0).prior
+    joined = FewDemos().load("waypoints", prior_episodes=3, prior_joined=5).instance(0).prior
+    assert len(joined) == 3 and joined.steps == parted.steps and "task" not in joined.attributes
+
+    def steps(episodes):
+        columns = [episodes.observations["observation"], episodes.actions, episodes.attributes["relevant"][:, None]]
+        return sorted(map(tuple, np.concatenate(columns, 1).tolist()))
+
+    assert steps(joined) == steps(parted)
+    ends = parted.final_observations["observation"].tolist()
+    assert all(end in ends for end in joined.final_observations["observation"].tolist())
+    assert joined.terminated.sum() + joined.truncated.sum() == 3
+
+
 def test_pictures_show_the_same_episodes():
     numbers = FewDemos().load("waypoints", prior_episodes=2, demos=1).instance(0)
     pixels = FewDemos().load("waypoints", prior_episodes=2, demos=1, observation="pixels").instance(0)

@@ -20,7 +20,7 @@ def _trial(data: str, description: str) -> Experiment:
         Entrant(_ZERO, GPT3, {"k": 0}, "baseline"),
         Entrant(_LINEAR, "anytask.incontext.baselines:EmbeddingClassifier", {}, "baseline"),
     )
-    options = {"lm": "smollm2-135m", "labels": 8, "max_test": 64, "description": description}
+    options = {"lm": "smollm2-135m?dtype=float32", "labels": 8, "max_test": 64, "description": description}
     return Experiment(data, "few-shot-text", data, entrants, options, _LINEAR, {"max_test": 8})
 
 

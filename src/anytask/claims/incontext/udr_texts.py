@@ -56,7 +56,7 @@ class RandomDemonstrations:
 class TextOptions(Options):
     """How many examples there are, and who answers."""
 
-    lm: str = text("smollm2-135m", "language model that scores demonstrations and answers")
+    lm: str = text("smollm2-135m?dtype=float32", "language model that scores demonstrations and answers")
     n_train: int = whole(40, "examples per task", at_least=4)
     n_test: int = whole(20, "held-out queries per task")
     k: int = whole(4, "demonstrations in a prompt")

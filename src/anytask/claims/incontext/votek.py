@@ -61,7 +61,7 @@ CLAIM = Claim(
         "SmolLM2-135M-Instruct is prompted with what was annotated, and tells its confidence; the 320 news items were "
         "written for this project, MiniLM embeds them",
         (
-            _selection("topics", "topics", (_votek, *_rivals), lm="smollm2-135m", pool=100, test=24),
+            _selection("topics", "topics", (_votek, *_rivals), lm="smollm2-135m?dtype=float32", pool=100, test=24),
         ),
         (Beats("vote-k", _names, "accuracy"),),
     ),

@@ -53,4 +53,4 @@ class SelectiveContext(SurprisalCompressor):
 
     def scores(self, words: Words) -> np.ndarray:
         """Return the surprisal of each word."""
-        return SurprisalCompressor(model_of("smollm2-135m")).scores(words)
+        return SurprisalCompressor(model_of("smollm2-135m?dtype=float32")).scores(words)

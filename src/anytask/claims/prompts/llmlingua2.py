@@ -69,7 +69,7 @@ CLAIM = Claim(
         (
             Experiment(
                 "topics", "few-shot-text", "topics", (_system, *_real),
-                {"lm": "smollm2-135m", "labels": 8, "k": 4, "max_test": 64, "rate": 0.5},
+                {"lm": "smollm2-135m?dtype=float32", "labels": 8, "k": 4, "max_test": 64, "rate": 0.5},
                 plain="truncation", quick={"max_test": 4},
             ),
         ),

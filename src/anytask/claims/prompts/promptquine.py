@@ -74,7 +74,10 @@ CLAIM = Claim(
         (
             Experiment(
                 "reviews", "prompt-search", "reviews", (_brief, _full, _rivals[0], _rivals[3]),
-                {"lm": "smollm2-135m", "shots": 1, "search": 4, "budget": 60, "validation": 24, "max_test": 60},
+                {
+                    "lm": "smollm2-135m?dtype=float32", "shots": 1, "search": 4, "budget": 60, "validation": 24,
+                    "max_test": 60,
+                },
                 plain="full prompt", quick={"budget": 8, "max_test": 8, "validation": 4},
             ),
         ),

@@ -52,6 +52,7 @@ class FewDemosOptions(Options):
     expert_noise: float = real(0.0, "waypoints: noise on the expert's actions", at_least=0)
     prior_start: float = real(0.6, "waypoints: where prior episodes start", at_least=0)
     prior_noise: float = real(0.25, "waypoints: noise on the actions of the prior", at_least=0)
+    prior_joined: int = whole(1, "waypoints: prior episodes in one recording, of tasks in random order")
     test_start: float = real(0.6, "waypoints: where trials start", at_least=0)
     test_noise: float = real(0.15, "waypoints: noise on the policy's actions", at_least=0)
 
@@ -130,7 +131,26 @@ def _waypoints(o: FewDemosOptions, seed: int) -> Instance:
         relevant.append(_helps(task, places))
     prior = Episodes.concatenate(parts)
     facts = {"relevant": np.concatenate(relevant), "task": np.repeat(list("ABCD"), o.prior_episodes)}
-    return Instance(expert, replace(prior, attributes={**prior.attributes, **facts}))
+    prior = replace(prior, attributes={**prior.attributes, **facts})
+    return Instance(expert, prior if o.prior_joined == 1 else _recordings(prior, o.prior_joined, seed))
+
+
+def _recordings(prior: Episodes, size: int, seed: int) -> Episodes:
+    """Join ``size`` episodes each, in random order, as a robot is recorded that is put back to work: nothing tells
+    where one ends, or what it was for."""
+    order = np.random.default_rng(derive(seed, "recordings")).permutation(len(prior))
+    rows = np.concatenate([np.arange(prior.starts[i], prior.ends[i] + 1) for i in order])
+    some, first = prior.select(order), np.arange(0, len(prior), size)
+    last = np.append(first[1:], len(prior)) - 1
+    at_end = np.isin(np.arange(prior.steps), some.ends[last])
+    return replace(
+        some,
+        terminated=some.terminated & at_end,
+        truncated=some.truncated & at_end,
+        final_observations={k: v[last] for k, v in some.final_observations.items()},
+        lengths=np.add.reduceat(some.lengths, first),
+        attributes={"relevant": prior.attributes["relevant"][rows]},
+    )
 
 
 def _fetch_reach(o: FewDemosOptions, seed: int) -> Instance:
