@@ -303,7 +303,7 @@ SYSTEMS: tuple[Card, ...] = (
          "OVOR: OnePrompt with Virtual Outlier Regularization for Rehearsal-Free Class-Incremental Learning",
          "OVOR", 2024, "2402.04129", "continual", "anytask.continual:OVOR", None, ("task-stream",),
          "Adds classes to a frozen transformer with one shared prompt and virtual outliers; when no data may be kept.",
-         "boundary"),
+         "test"),
     Card(42, "atlas", "Knowledge Composition using Task Vectors with Learned Anisotropic Scaling",
          "aTLAS", 2024, "2407.02880", "multitask", "anytask.multitask:ATLAS", None, ("model-composition", "few-labels"),
          "Combines your fine-tuned checkpoints by a learned scale per block; to merge, forget or adapt on little data.",

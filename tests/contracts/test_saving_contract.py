@@ -78,6 +78,7 @@ NOTHING_TO_SAVE = {
     "demonstration-selection": ("digits", {}),
     "equivariance": ("digits", {}),
     "prompt-search": ("scripted", {}),
+    "unlearning": ("iris", {"forget": "class:0"}),
     "prompt-compression": ("modifiers", {}),
 }
 

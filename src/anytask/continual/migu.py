@@ -102,6 +102,7 @@ class MIGU(FineTuning):
     Findings of EMNLP, arXiv:2406.17245.
     """
 
+    sees: ClassVar[str] = "none"
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"batch_size": 16}}
 
     ratio: float = real(0.7, "share of the units that do not learn", at_least=0, below=1)
