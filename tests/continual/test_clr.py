@@ -120,7 +120,7 @@ def test_removing_a_task_leaves_the_others_and_asks_for_it_no_more():
     assert model.tasks_ == [0, 2, 1]
 
 
-def test_filters_tell_more_than_normalization_and_head():
+def test_what_a_task_has_learned_tells_more_than_the_anchor_under_its_head():
     X, y = load_digits(return_X_y=True)
     X = (X / 16).astype(np.float32).reshape(-1, 8, 8)
     train, test = np.arange(0, 800), np.arange(800, 1400)
@@ -130,7 +130,7 @@ def test_filters_tell_more_than_normalization_and_head():
     for _ in range(8):
         model.partial_fit(turned[train], y[train], task="turned")
     bare = copy.deepcopy(model)
-    bare.own_[1].load_state_dict(bare.own_[0].state_dict())  # the anchor's filters under the task's head
+    bare.own_[1].load_state_dict(bare.own_[0].state_dict())  # the first task's filters and normalization
     score = (model.predict(turned[test], task="turned") == y[test]).mean()
     assert score > (bare.predict(turned[test], task="turned") == y[test]).mean() + 0.3
     assert (model.route(turned[test]) == "turned").mean() > 0.5

@@ -231,6 +231,9 @@ class CLR(ContinualClassifier):
     ) -> Self:
         """Learn one more task as published: ``epochs`` passes, a falling rate, early stopping, the best pass kept.
 
+        A share ``validation`` of the rows is held out by class to judge the passes; where a class has a single row, or
+        too few rows would be left, nothing is held out, and the passes are judged by the rows that were learned.
+
         Parameters
         ----------
         X, y, task
