@@ -150,6 +150,18 @@ def test_bad_queries(name):
             model.predict(x)
 
 
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if hasattr(case.cls, "embed")])
+def test_features_are_a_row_for_each_input_and_are_saved_with_the_model(name, tmp_path):
+    model = fed(name)
+    x, _ = chunk(0, seed=9)
+    z = model.embed(x)
+    assert len(z) == len(x) and z.ndim == 2 and np.isfinite(z).all() and z.std(0).max() > 0
+    assert np.allclose(model.embed(torch.from_numpy(x)).numpy(), z, atol=1e-6)
+    refused(model.embed, x, BAD_INPUTS)
+    model.save(tmp_path)
+    assert np.array_equal(type(model).load(tmp_path).embed(x), z)
+
+
 @pytest.mark.parametrize("name", WITH_TEST_TASK)
 def test_a_given_task_rules_out_the_classes_of_the_others(name):
     model = fed(name)

@@ -299,6 +299,26 @@ class ContinualClassifier(ClassifierMixin, Estimator):
         return X_
 
 
+class Embedding:
+    """What learners with features add to the protocol: :meth:`embed`; they write ``_embed``."""
+
+    def embed(self: Any, X: ArrayLike | Tensor) -> Any:
+        """Return the features (n, d) that a new few-shot task starts from: compare them with its class means.
+
+        Parameters
+        ----------
+        X : array or tensor of shape (n, ...)
+        """
+        X_ = self._check_query(X)
+        with torch.no_grad(), isolated(derive(self.seed, "embed")):
+            z = torch.cat([self._embed(part.to(self._device)).flatten(1) for part in X_.split(4096)])
+        return as_given(require_finite(z, "a feature", _ADVICE), X)
+
+    def _embed(self, X: Tensor) -> Tensor:
+        """Return the features of checked inputs (n, \\*input_shape)."""
+        raise NotImplementedError
+
+
 def _task_key(task: object) -> object:
     plain = isinstance(task, np.generic) or (isinstance(task, Tensor) and task.numel() == 1 and not task.is_meta)
     value = task.item() if plain else task  # type: ignore[attr-defined]

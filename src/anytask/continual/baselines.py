@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from anytask.continual.base import ContinualClassifier
+from anytask.continual.base import ContinualClassifier, Embedding
 from anytask.continual.parts.growing import GrowingHead
 from anytask.continual.parts.sgd import mode, sgd_step, train_on, tune
 from anytask.continual.parts.stream import Reservoir, content_keys
@@ -43,7 +43,7 @@ class GrowingClassifier(GrowingHead):
         return super().forward(self.body(x))
 
 
-class _Network(ContinualClassifier):
+class _Network(Embedding, ContinualClassifier):
     """One network with a growing head, trained by SGD on every mini-batch: what all baselines but the means share."""
 
     sees: ClassVar[str] = "test"
@@ -92,6 +92,10 @@ class _Network(ContinualClassifier):
     def _scores(self, X: Tensor, task: object) -> Tensor:
         with mode(self.network_, training=False):
             return self._mask_to_task(self.network_(X), task)
+
+    def _embed(self, X: Tensor) -> Tensor:
+        with mode(self.network_, training=False):
+            return self.network_.body(X)
 
 
 class FineTuning(_Network):
@@ -182,6 +186,10 @@ class JointTraining(_Network):
     def _scores(self, X: Tensor, task: object) -> Tensor:
         self._catch_up()
         return super()._scores(X, task)
+
+    def _embed(self, X: Tensor) -> Tensor:
+        self._catch_up()
+        return super()._embed(X)
 
     def _check_answers(self, X: Tensor, task: object) -> None:
         """Nothing to check: the network is trained when a prediction is asked for."""
@@ -346,7 +354,7 @@ def _check_features(features: Any) -> None:
         raise ValueError(f"features must be 'raw', 'random' or a torch module, got {features!r}")
 
 
-class NearestClassMean(ContinualClassifier):
+class NearestClassMean(Embedding, ContinualClassifier):
     """Keep the mean of every class, on raw inputs or on the features of a frozen network, and take the nearest.
 
     It cannot forget and does not care how the stream is ordered: order and chunk sizes change nothing but rounding, and
@@ -405,6 +413,9 @@ class NearestClassMean(ContinualClassifier):
             np.add.at(self.sums_, codes[rows], z)
         self.counts_ = np.pad(self.counts_, (0, n - len(self.counts_))) + np.bincount(codes, minlength=n)
         require_finite(self.sums_, "the sum of the features")
+
+    def _embed(self, X: Tensor) -> Tensor:
+        return self.encoder_(X)
 
     @torch.no_grad()
     def _encode_inputs(self, X: Tensor) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from anytask.continual.base import ContinualClassifier
+from anytask.continual.base import ContinualClassifier, Embedding
 from anytask.continual.parts.prototypes import Prototypes
 from anytask.continual.parts.sgd import ScheduleSettings, tune
 from anytask.core.checks import require_finite
@@ -38,7 +38,7 @@ class TaskSchedule(ScheduleSettings):
     first_task_steps: int = whole(2, "steps per mini-batch, each on fresh views, until the first task ends")
 
 
-class CosineClassifier(ContinualClassifier):
+class CosineClassifier(Embedding, ContinualClassifier):
     """An encoder and one prototype per class, trained on two random views of every input; a system writes ``_loss``.
 
     The encoder is trained by SGD, the prototypes by SGD without momentum and weight decay. A task lasts to the next
@@ -133,5 +133,8 @@ class CosineClassifier(ContinualClassifier):
         return self
 
     def _scores(self, X: Tensor, task: object) -> Tensor:
+        return self._mask_to_task(self.prototypes_(self._embed(X)) / self.tau, task)
+
+    def _embed(self, X: Tensor) -> Tensor:
         self.encoder_.eval()
-        return self._mask_to_task(self.prototypes_(self.encoder_(X)) / self.tau, task)
+        return self.encoder_(X)

@@ -25,6 +25,7 @@ _BRINGS = {
     "blurred": "each blurred by another width",
     "domain": "each from another domain",
     "recurring": "each with classes of its own, which come back",
+    "few-shot": "the first with many rows, the others with a few rows of new classes",
 }
 _ANNOUNCED = {
     "none": "Nobody tells them when a task ends, or which task a query is from.",
@@ -60,6 +61,10 @@ class TaskStream(LabelledProblem):
     * ``detection_delay``, ``false_alarms``, ``missed_borders``: for systems that list the mini-batches at which they
       decided that a new segment began in ``borders_``; see :func:`match_borders`.
     * ``experts``: the system's ``n_experts_``.
+    * ``few_shot_accuracy`` (scenario few-shot): mean of ``R[S-1, k]`` over the tasks after the base.
+    * ``unseen_accuracy``: few-shot accuracy on classes never taught, by the features that a system gives for inputs
+      (its method ``embed``): class means of ``shots`` rows, compared by cosine. ``unseen_gain`` is its change since the
+      base: whether the system got better at new tasks.
 
     ``predict_seconds`` includes whatever a system trains on demand when it is asked.
 
@@ -86,6 +91,9 @@ class TaskStream(LabelledProblem):
         Metric("false_alarms", "False alarms", higher_is_better=False, unit="alarms"),
         Metric("missed_borders", "Missed borders", higher_is_better=False, unit="borders"),
         Metric("experts", "Experts", higher_is_better=False, unit="experts"),
+        Metric("few_shot_accuracy", "Final accuracy over the few-shot tasks"),
+        Metric("unseen_accuracy", "Few-shot accuracy on classes never taught"),
+        Metric("unseen_gain", "Its gain since the base"),
     )
     needs: ClassVar[tuple[str, ...]] = ("partial_fit(X, y, task=None)", "predict(X, task=None)")
     options_class = StreamOptions
@@ -174,6 +182,10 @@ class TaskStream(LabelledProblem):
             details["borders_found"] = found
         if hasattr(model, "n_experts_"):
             metrics["experts"] = float(model.n_experts_)
+        if stream.data.options.scenario == "few-shot":
+            metrics["few_shot_accuracy"] = float(np.mean(R[-1, 1:]))
+        if exam.unseen:
+            metrics["unseen_accuracy"], metrics["unseen_gain"] = exam.unseen[-1], exam.unseen[-1] - exam.unseen[0]
         details["preset"] = preset = entrant.preset_or("small")
         notes = [f"Was shown of the tasks: {walk.access}.", *stream.data.passed_over(model.partial_fit)]
         if preset and preset != entrant.preset_or(None):

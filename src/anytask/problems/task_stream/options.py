@@ -6,7 +6,7 @@ from anytask.core.settings import choice, real, text, whole
 from anytask.problems.labelled import SplitOptions
 from anytask.problems.options import listed
 
-SCENARIOS = ("class", "permuted", "rotated", "blurred", "domain", "recurring")
+SCENARIOS = ("class", "permuted", "rotated", "blurred", "domain", "recurring", "few-shot")
 #: What the stream can show of the tasks, from least to most, in the places of :data:`anytask.problems.base.LEVELS`.
 IDENTITY = ("none", "boundary", "train", "train+test")
 N_TASKS = 5
@@ -19,13 +19,26 @@ class StreamOptions(SplitOptions):
         None,
         SCENARIOS,
         "how tasks arise: class (each task brings new classes), permuted (values in another fixed order per task), "
-        "rotated, blurred (images), domain (the task column), recurring (class tasks that come back); none: domain if "
-        "the data have a task column, else class, or permuted where there are fewer than 4 classes",
+        "rotated, blurred (images), domain (the task column), recurring (class tasks that come back), few-shot (a base "
+        "of classes, then a few rows of new ones at a time); none: few-shot if ways and shots are given, domain if the "
+        "data have a task column, else class, or permuted where there are fewer than 4 classes",
         optional=True,
     )
     n_tasks: int = whole(
-        N_TASKS, "number of tasks (class and recurring: fewer if the default asks for too many)", at_least=2
+        N_TASKS,
+        "number of tasks (class and recurring: fewer if the default asks for too many; few-shot: what classes make)",
+        at_least=2,
     )
+    ways: int | None = whole(None, "few-shot: new classes in each task after the base", at_least=2, optional=True)
+    shots: int | None = whole(None, "few-shot: rows to learn each of them from", optional=True)
+    base: tuple[str, ...] | None = listed("few-shot: classes of the base, as cat,dog; none: a fifth, by seed")
+    unseen: int | None = whole(
+        None,
+        "few-shot: classes that are never taught, on which features are tested; none: two fifths",
+        at_least=0,
+        optional=True,
+    )
+    episodes: int = whole(100, "few-shot: tests of ways classes and shots rows each on the classes never taught")
     classes_per_task: tuple[int, ...] | None = listed(
         "class and recurring: classes in each task, as 2 or 4,3,3; instead of n_tasks", int, at_least=1
     )
@@ -56,6 +69,13 @@ class StreamOptions(SplitOptions):
     def _check_settings(self) -> None:
         super()._check_settings()
         scenario = self.scenario
+        if self.ways is None and self.shots is None:
+            if scenario == "few-shot" or self.base is not None or self.unseen is not None:
+                raise ValueError("scenario few-shot (base and unseen too) needs ways and shots, as ways=5 and shots=5")
+        elif self.ways is None or self.shots is None:
+            raise ValueError("ways and shots go together, as ways=5 and shots=5")
+        elif scenario not in (None, "few-shot") or self.order is not None:
+            raise ValueError("ways and shots are for the scenario few-shot, which sets the order of its tasks by seed")
         if scenario is None:
             return
         if self.classes_per_task is not None and scenario not in ("class", "recurring"):

@@ -12,6 +12,7 @@ import numpy as np
 
 from anytask.core.rng import derive
 from anytask.problems.labelled import LabelledSet
+from anytask.problems.task_stream.episodes import Episodes, few_shot_classes
 from anytask.problems.task_stream.options import StreamOptions
 from anytask.problems.task_stream.tasks import make_tasks, transform
 
@@ -117,6 +118,15 @@ class Stream:
         repeats = options.blur > 0 or sum(map(len, shown)) > n_classes
         shape, largest = self.data.source.input_shape, max(map(len, shown))
         return StreamFacts(shape, options.batch_size, options.epochs, largest, n_classes, repeats)
+
+    @cached_property
+    def episodes(self) -> Episodes | None:
+        """Few-shot tests on the classes that are never taught; None where all are."""
+        options, y = self.data.options, self.data.source.y
+        if not options.unseen:
+            return None
+        rows = np.flatnonzero(np.isin(y, few_shot_classes(y, options, self.seed)[1]))
+        return Episodes.draw(y, rows, options, self.seed)
 
     @cached_property
     def scaled(self) -> bool:

@@ -6,7 +6,7 @@ import difflib
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from anytask.core.errors import BadData
 from anytask.core.rng import derive
 from anytask.datasets.labelled import LabelledData
 from anytask.problems.splits import split_rows
+from anytask.problems.task_stream.episodes import few_rows, few_shot_classes, settle_few_shot
 from anytask.problems.task_stream.options import IDENTITY, N_TASKS, StreamOptions
 
 
@@ -31,6 +32,10 @@ class Task:
 
 def fit_options(options: StreamOptions, labelled: LabelledData) -> tuple[StreamOptions, tuple[str, ...]]:
     """Return options that fit the data, and notes on what was settled, or say why they do not fit."""
+    if options.ways is not None:
+        settled, noted = settle_few_shot(options, labelled)
+        make_tasks(labelled, settled, seed=0)  # refused before anything is trained
+        return settled, noted
     name, order, n_tasks, sizes, notes = labelled.name, options.order, options.n_tasks, options.classes_per_task, []
     classes = [str(c) for c in np.unique(labelled.y).tolist()]
     scenario = options.scenario or ("class" if labelled.task is None else "domain")
@@ -108,7 +113,7 @@ def make_tasks(labelled: LabelledData, options: StreamOptions, seed: int) -> tup
         y, domains if by_domain else None, options.test_size, options.max_per_class, seed,
         ordered=options.split == "ordered", groups=labelled.group,
     )  # fmt: skip
-    if options.scenario in ("class", "recurring"):
+    if options.scenario in ("class", "recurring", "few-shot"):
         classes = np.unique(y)
         if options.scenario == "class" and options.order is not None:
             named = {str(c): c for c in classes.tolist()}
@@ -117,6 +122,8 @@ def make_tasks(labelled: LabelledData, options: StreamOptions, seed: int) -> tup
             classes = rng.permutation(classes)
         sizes = options.classes_per_task or [len(part) for part in np.array_split(classes, options.n_tasks)]
         parts = np.split(classes, np.cumsum(sizes)[:-1])
+        if options.scenario == "few-shot":
+            parts, _ = few_shot_classes(y, options, seed)
         tasks = [
             Task(
                 f"classes {', '.join(map(str, sorted(part.tolist())))}",
@@ -124,6 +131,9 @@ def make_tasks(labelled: LabelledData, options: StreamOptions, seed: int) -> tup
             )
             for part in parts
         ]  # fmt: skip
+        if options.shots is not None:
+            few = (replace(task, train=few_rows(task.train, y, options.shots, seed)) for task in tasks[1:])
+            tasks = [replace(tasks[0], name="base"), *few]
     elif by_domain:
         assert domains is not None
         names = domains[np.sort(np.unique(domains, return_index=True)[1])]  # in the order of their first row

@@ -111,6 +111,8 @@ class Exam:
         Accuracy on each task after each segment, NaN where no answer can be asked.
     curve : list of dict
         Accuracy on the tasks met so far, within the segments.
+    unseen : list of float
+        Accuracy on few-shot tasks of classes never taught, by the learner's features after each segment.
     predict_seconds : float
         Spent in the learner.
     """
@@ -119,6 +121,7 @@ class Exam:
         self.entrant, self.walk = entrant, walk
         self.R = np.full((len(walk.stream.visits), len(walk.stream.tasks)), np.nan)
         self.curve: list[dict[str, Any]] = []
+        self.unseen: list[float] = []
         self.predict_seconds = 0.0
 
     def after_segment(self, s: int) -> None:
@@ -126,6 +129,13 @@ class Exam:
         for k in range(self.R.shape[1]):
             if not self.walk.shows("test") or k in self.walk.visited:
                 self.R[s, k] = self.accuracy(k, k)
+        episodes = self.walk.stream.episodes
+        if episodes is not None and hasattr(self.walk.model, "embed"):
+            X = self.walk.stream.inputs(episodes.rows, 0)
+            with self.entrant.applied_to(self.walk.model):
+                seconds, Z = timed(lambda: self.walk.model.embed(X))
+            self.predict_seconds += seconds
+            self.unseen.append(episodes.accuracy(np.asarray(Z).reshape(len(X), -1)))
 
     def accuracy(self, k: int, told: int | None) -> float:
         """Return the accuracy on the test rows of task ``k``; ``told`` is passed on where the learner may see it."""
@@ -155,6 +165,7 @@ class Exam:
         return {
             "accuracy_matrix": [[None if math.isnan(value) else float(value) for value in row] for row in self.R],
             "curve": self.curve,
+            **({"unseen": self.unseen} if self.unseen else {}),
             "borders_true": list(stream.borders),
             "segment_ends": list(stream.ends),
             "visits": list(stream.visits),
