@@ -45,6 +45,12 @@ def box():
     return gymnasium.spaces.Box(-1, 1, (2,), np.float32)
 
 
+def _single():
+    world = control.SingleEnv(WaypointReach, seed=0)
+    world.reset()
+    return world
+
+
 FOUND = {
     # what names no file or folder
     "save": (lambda: persistence.save_tree(3, {}), "folder .* got 3"),
@@ -124,6 +130,9 @@ FOUND = {
     "layer": (lambda: world._lm().hidden_states("the day", [(0, 3)], layer=-1.0), "layer .* got -1.0"),
     "real model": (lambda: models.load(np.zeros((2, 0))), "name must be a str"),
     "network seed": (lambda: models.build_backbone("mlp", (4,), 3, seed="a"), "seed must be an integer, got 'a'"),
+    "input shape": (lambda: models.build_backbone("mlp", 4, 3, seed=0), "input_shape must be a tuple, got 4"),
+    "setting of a group": (lambda: TAME(schedule={"": 3}), "ScheduleSettings has no setting ''"),
+    "ragged action": (lambda: _single().step([[], [1.0]]), "action is no array"),
     "format": (lambda: lm.ChatRequest(({},), response_format=np.zeros(2)), "response_format must be None"),
     "encode": (lambda: lm.SimulatedChat().encode("a"), "sim-medium has no tokenizer"),
     "decode": (lambda: lm.SimulatedChat().decode([1]), "sim-medium has no tokenizer"),
@@ -154,6 +163,21 @@ def test_refused_options_of_a_reset_leave_the_seeds_as_they_were(kind):
     with pytest.raises(TypeError, match="options"):
         world.reset(seed=1, options=[1])
     assert fingerprint(world) == before
+
+
+def test_a_transfer_to_an_unknown_simulator_begins_nowhere():
+    policy = world.reach("control.Galactic").ready()
+    before = fingerprint(policy)
+    with pytest.raises(ValueError, match="no environment"):
+        policy.transfer(ENV, "Reach v0")
+    assert fingerprint(policy) == before
+
+
+@pytest.mark.parametrize("name", ["LAF", "RandomLabels", "Untouched"])
+def test_what_keeps_nothing_has_nothing_to_save(name):
+    from anytask import continual
+
+    assert not hasattr(getattr(continual, name), "save")
 
 
 def test_an_interrupted_chunk_of_tame_leaves_no_trace():

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from anytask.continual.parts.split_model import Embedder
 from anytask.core.checks import check_inputs, check_labels, check_same_length, require_finite, require_finite_weights
 from anytask.core.errors import instance_of
-from anytask.core.estimator import Estimator
+from anytask.core.estimator import Tool
 from anytask.core.progress import Progress, heard, portion
 from anytask.core.rng import derive, isolated
 from anytask.core.settings import Settings, choice, flag, group, real, text, whole
@@ -56,7 +56,7 @@ class VAESettings(Settings):
     standardize: bool = flag(False, "shift and scale embeddings to mean 0 and deviation 1")
 
 
-class LAF(Estimator):
+class LAF(Tool):
     """Label-Agnostic Forgetting (Shen et al., 2024).
 
     Takes the influence of some training inputs out of a classifier: its embeddings of what is to be forgotten are
@@ -78,7 +78,7 @@ class LAF(Estimator):
     lr_repair : float
         Adam of :meth:`repair`.
     seed, device
-        See :class:`~anytask.core.estimator.Estimator`.
+        See :class:`~anytask.core.estimator.Tool`.
 
     Attributes
     ----------

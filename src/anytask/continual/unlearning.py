@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from anytask.core.checks import check_inputs, check_labels, check_same_length, require_finite_weights
 from anytask.core.errors import instance_of
-from anytask.core.estimator import Estimator
+from anytask.core.estimator import Tool
 from anytask.core.progress import Progress, heard
 from anytask.core.rng import derive, isolated
 from anytask.core.settings import real, whole
@@ -20,7 +20,7 @@ from anytask.core.settings import real, whole
 __all__ = ["GradientAscent", "RandomLabels", "Retained", "RetrainedModel", "Untouched"]
 
 
-class _Trained(Estimator):
+class _Trained(Tool):
     """Passes of Adam over labelled inputs, from a copy of the model."""
 
     #: Whether weights are drawn anew before.
@@ -100,7 +100,7 @@ class RandomLabels(_Trained):
         return torch.cat([X_r, X_f]), torch.cat([y_r, wrong]), 1
 
 
-class Untouched(Estimator):
+class Untouched(Tool):
     """Leave the model as it is: the lower bound."""
 
     def forget(self, model: nn.Module, *, forget: Tensor, retain: Tensor) -> nn.Module:

@@ -362,7 +362,7 @@ class SingleEnv(gymnasium.Env):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Step once; return observation, reward, terminated, truncated, and ``{"success": bool}``."""
-        obs, reward, terminated, truncated, info = self.batched.step(np.asarray(action)[None])
+        obs, reward, terminated, truncated, info = self.batched.step(check_numbers(action, "action")[None])
         known = {"success": bool(info["success"][0])}
         return _first(obs), float(reward[0]), bool(terminated[0]), bool(truncated[0]), known
 

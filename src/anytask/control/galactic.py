@@ -191,13 +191,12 @@ class Galactic(PPO):
 
         Both environments must have the spaces that the policy was trained with; the same seed starts both.
         """
-        results = []
-        for env in (here, there):
-            check_counts(episodes=episodes)
-            made = env if isinstance(env, VectorEnv) else make(env, min(episodes, self.num_envs))
-            self._settle(make(made))
-            results.append(evaluate(self, made, episodes, seed=seed, deterministic=deterministic))
-        return Transfer(*results)
+        check_counts(episodes=episodes)
+        n = min(episodes, self.num_envs)
+        envs = [env if isinstance(env, VectorEnv) else make(env, n) for env in (here, there)]
+        for env in envs:
+            self._settle(make(env))
+        return Transfer(*(evaluate(self, env, episodes, seed=seed, deterministic=deterministic) for env in envs))
 
 
 @dataclass(frozen=True)

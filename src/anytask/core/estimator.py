@@ -1,4 +1,4 @@
-"""The base of everything with a ``fit``: settings, presets, fitted state that saves, loads and counts itself."""
+"""Settings with presets, and the base of everything with a ``fit``: state that saves, loads and counts itself."""
 
 from __future__ import annotations
 
@@ -25,8 +25,55 @@ from anytask.core.rollback import rollback
 from anytask.core.settings import Settings, free, merged, whole
 
 
-class Fitted(Settings):
-    """Base of everything with a fitted state and no device of its own: presets, saving, refits that can fail.
+class Preset(Settings):
+    """Base of everything that has named sets of values, and draws.
+
+    Parameters
+    ----------
+    seed : int
+        Everything random follows from it; the global generators are not touched.
+    """
+
+    #: Named sets of values that differ from the defaults.
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    seed: int = whole(0, "everything random follows from it", at_least=0)
+
+    @classmethod
+    def from_preset(cls, preset: str, **params: Any) -> Self:
+        """Return an object with the values of one of :attr:`PRESETS`, but for those given, in groups too.
+
+        Raises
+        ------
+        ValueError
+            For an unknown preset; the message names those that exist.
+        """
+        if not isinstance(preset, str) or preset not in cls.PRESETS:
+            known = ", ".join(cls.PRESETS) or "none"
+            raise ValueError(f"{cls.__name__} has no preset {preset!r}; presets: {known}")
+        return cls(**merged(cls.PRESETS[preset], params))
+
+
+class Tool(Preset):
+    """Base of what works on a model that it is given, on a device, and keeps nothing: there is nothing to save.
+
+    Parameters
+    ----------
+    seed : int
+        Everything random follows from it; the global generators are not touched.
+    device : str or torch.device
+        ``"auto"`` (CUDA when there is one), or a torch device.
+    """
+
+    device: Any = free("auto", "'auto' (CUDA when there is one), or a torch device", resolve_device)
+
+    @property
+    def _device(self) -> torch.device:
+        return resolve_device(self.device)
+
+
+class Fitted(Preset):
+    """Base of everything with a fitted state and no device of its own: saving, refits that can fail.
 
     A subclass lists its settings as fields. Attributes that ``fit`` sets and that end in an underscore are the fitted
     state: plain values, arrays, tensors, containers of them, and modules or other objects with ``state_dict`` and
@@ -41,26 +88,7 @@ class Fitted(Settings):
         Everything random follows from it; the global generators are not touched.
     """
 
-    #: Named sets of values that differ from the defaults.
-    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-
-    seed: int = whole(0, "everything random follows from it", at_least=0)
-
     # -- what users call ------------------------------------------------------------------------------------------
-
-    @classmethod
-    def from_preset(cls, preset: str, **params: Any) -> Self:
-        """Return an estimator with the values of one of :attr:`PRESETS`, but for those given, in groups too.
-
-        Raises
-        ------
-        ValueError
-            For an unknown preset; the message names those that exist.
-        """
-        if not isinstance(preset, str) or preset not in cls.PRESETS:
-            known = ", ".join(cls.PRESETS) or "none"
-            raise ValueError(f"{cls.__name__} has no preset {preset!r}; presets: {known}")
-        return cls(**merged(cls.PRESETS[preset], params))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the model to ``folder`` as safetensors + JSON; :meth:`load` gives the same answers.
@@ -204,7 +232,7 @@ class Fitted(Settings):
             yield
 
 
-class Estimator(Fitted):
+class Estimator(Tool, Fitted):
     """Base of the systems that learn: a :class:`Fitted` that computes on a device.
 
     Parameters
@@ -214,12 +242,6 @@ class Estimator(Fitted):
     device : str or torch.device
         ``"auto"`` (CUDA when there is one), or a torch device.
     """
-
-    device: Any = free("auto", "'auto' (CUDA when there is one), or a torch device", resolve_device)
-
-    @property
-    def _device(self) -> torch.device:
-        return resolve_device(self.device)
 
 
 def class_name(cls: type) -> str:

@@ -278,8 +278,14 @@ def group(cls: type[Settings], help: str) -> Any:
     (0.5, 0.2)
     """
 
+    known = [field.name for field in attrs.fields(cls)]
+
     def convert(value: Any) -> Any:
-        return cls(**value) if isinstance(value, Mapping) else value
+        if not isinstance(value, Mapping):
+            return value
+        if unknown := [name for name in value if name not in known]:
+            raise TypeError(f"{cls.__name__} has no setting {shown(unknown[0])}: it has {', '.join(known)}")
+        return cls(**value)
 
     def check(_instance: Any, attribute: Any, value: Any) -> None:
         if not isinstance(value, cls):

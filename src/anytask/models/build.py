@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from anytask.core.checks import check_sizes
 from anytask.core.discovery import decorated, load
 from anytask.core.rng import isolated
 from anytask.core.settings import of_kind
@@ -162,6 +163,7 @@ def build_backbone(
     >>> build_backbone(None, (64,), 10, seed=0)(torch.zeros(2, 64)).shape
     torch.Size([2, 10])
     """
+    check_sizes(input_shape, "input_shape")
     with isolated(seed):
         if isinstance(backbone, nn.Module):
             module = copy.deepcopy(backbone)

@@ -13,7 +13,7 @@ from fuzz.values import CLOTHES, same
 
 SHARE = 8
 #: What a learner gets to learn in a moment.
-ENOUGH = {"steps": 60, "epochs": 30, "batch_size": 16}
+ENOUGH = {"steps": 60, "epochs": 100, "batch_size": 16}
 
 
 def _learners() -> list[str]:
