@@ -14,7 +14,18 @@ def shown(value: Any, room: int = 200) -> str:
     >>> shown("x" * 1000, 10)
     "'xxxxxx..."
     """
-    text = " ".join(repr(value).split())
+    return brief(repr(value), room)
+
+
+def brief(text: str, room: int = 1000) -> str:
+    """Return a text in one line, cut where it is long.
+
+    Examples
+    --------
+    >>> brief("two\\n  lines", 8)
+    'two l...'
+    """
+    text = " ".join(text.split())
     return text if len(text) <= room else f"{text[: room - 3]}..."
 
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from anytask.core.cost import cost_of
 from anytask.core.devices import resolve_device
+from anytask.core.errors import brief
 from anytask.core.persistence import DAMAGED, load_tree, save_tree
 from anytask.core.rng import derive, isolated
 from anytask.core.rollback import rollback
@@ -135,7 +136,8 @@ class Fitted(Preset):
             if missing := sorted(set(tree.get("fitted", ())) - set(model._fitted())):
                 raise ValueError(f"it lacks {', '.join(missing)}")
         except DAMAGED as error:
-            raise ValueError(f"the model saved in {folder} does not fit {class_name(cls)}: {error}") from error
+            why = brief(str(error))
+            raise ValueError(f"the model saved in {folder} does not fit {class_name(cls)}: {why}") from error
         return model
 
     def cost(self) -> dict[str, int]:
