@@ -72,7 +72,7 @@ def test_show_tells_protocol_parameters_and_paper(run):
     for words in (
         "arXiv:2210.03869",
         "from anytask.continual import TAME",
-        "partial_fit(X, y, task=None)",
+        "partial_fit(X, y, task=None",
         "selector.epochs",
     ):
         assert words in shown.stdout

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from anytask.continual.parts.stream import Reservoir
 from anytask.core.checks import (
     NotFinite,
+    as_array,
     as_given,
     check_input_shape,
     check_inputs,
+    check_label_matrix,
     check_labels,
     check_same_length,
     most_probable,
@@ -49,6 +51,9 @@ class ContinualClassifier(ClassifierMixin, Estimator):
     A system lists its settings as fields and its small-data values in :attr:`PRESETS`, and implements four short
     methods: :meth:`_start` sets the plain values of the fitted state, :meth:`_build` makes its modules, optimizers and
     buffers, :meth:`_learn` and :meth:`_scores` are the method. Everything else is the same for all of them.
+
+    Systems that are :attr:`multilabel` also learn inputs that have several labels at once, from matrices of zeros and
+    ones: a chunk says which labels are annotated, its ``classes``, and nothing of the others.
 
     Settings that are changed on a fitted model take effect with the next chunk, those of inference with the next
     prediction; what was learned before is finished under the settings it was learned with. ``seed`` and the settings in
@@ -85,23 +90,37 @@ class ContinualClassifier(ClassifierMixin, Estimator):
     sees: ClassVar[str] = "none"
     #: Settings that shape the fitted state, beside ``seed``; those of groups as ``group.name``.
     STRUCTURE: ClassVar[tuple[str, ...]] = ()
+    #: Whether it learns inputs with several labels at once.
+    multilabel: ClassVar[bool] = False
+    #: Whether it was fitted to such.
+    multilabel_ = False
 
     epochs: int = whole(10, "passes of fit over its data; partial_fit makes one")
     batch_size: int = whole(128, "rows of a mini-batch")
 
     # -- what users call ------------------------------------------------------------------------------------------
 
-    def partial_fit(self, X: ArrayLike | Tensor, y: ArrayLike | Tensor, task: object = None) -> Self:
+    def partial_fit(
+        self,
+        X: ArrayLike | Tensor,
+        y: ArrayLike | Tensor,
+        task: object = None,
+        *,
+        classes: ArrayLike | None = None,
+    ) -> Self:
         """Learn from one more chunk of the stream, in the order of its rows.
 
         Parameters
         ----------
         X : array or tensor of shape (n, ...)
             Inputs; the first call settles the shape of one input.
-        y : array or tensor of shape (n,)
-            Labels: integers or strings, new ones at any time.
+        y : array or tensor of shape (n,) or (n, k)
+            Labels: integers or strings, new ones at any time. For systems that are :attr:`multilabel` also zeros and
+            ones, a column for each of ``classes``.
         task : int or str, optional
             The chunk's task, for systems that see it; the others ignore it.
+        classes : sequence of k labels, optional
+            The labels that the columns of a matrix ``y`` stand for; 0, 1, ... unless given.
 
         Raises
         ------
@@ -114,35 +133,44 @@ class ContinualClassifier(ClassifierMixin, Estimator):
             If training made a NaN or infinite weight or answer; the model is left as it was. What is trained when a
             prediction is asked for (:class:`JointTraining`, TAME's selector) is checked then.
         """
-        X_, y_ = self._check_chunk(X, y, task)
+        X_, y_, shown = self._check_annotated(X, y, task, classes)
         with self._update():
             if not self.__sklearn_is_fitted__():
-                self._first_chunk(X_, y_)
+                self._first_chunk(X_, shown)
+                if y_.ndim == 2:
+                    self.multilabel_ = True
             self._check_shape_kept()
-            codes, told = self._encode(y_), self._task_for_learner(task)
+            codes, told = self._encode(shown), self._task_for_learner(task)
             if told is not None:
                 self.task_codes_.setdefault(told, set()).update(np.unique(codes).tolist())
             with isolated(derive(self.seed, "chunk", self.n_chunks_)):
-                X_ = X_.to(self._device)
-                self._learn(X_, torch.from_numpy(codes).to(self._device), told)
+                X_, targets = X_.to(self._device), self._annotated(y_, codes) if y_.ndim == 2 else codes
+                self._learn(X_, torch.from_numpy(targets).to(self._device), told)
                 require_finite_weights(self._trained(), f"after chunk {self.n_chunks_}")
                 self._check_answers(X_[:_PROBED], told)
             self.n_chunks_ += 1
         return self
 
     def fit(
-        self, X: ArrayLike | Tensor, y: ArrayLike | Tensor, task: object = None, *, progress: Progress | None = None
+        self,
+        X: ArrayLike | Tensor,
+        y: ArrayLike | Tensor,
+        task: object = None,
+        *,
+        classes: ArrayLike | None = None,
+        progress: Progress | None = None,
     ) -> Self:
         """Forget everything, then make ``epochs`` shuffled passes over (X, y) as one task, and end that task."""
-        X_, y_ = self._check_chunk(X, y, task, fresh=True)
-        if len(np.unique(y_)) < 2:
+        X_, y_, shown = self._check_annotated(X, y, task, classes, fresh=True)
+        if y_.ndim == 1 and len(np.unique(y_)) < 2:
             raise ValueError(f"y has one class only ({y_[0]!r}): a classifier needs at least 2 classes")
         progress = heard(progress)
         with self._refit():
             rng = np.random.default_rng(derive(self.seed, "fit"))
             for epoch in range(1, self.epochs + 1):
                 order = rng.permutation(len(y_))
-                self.partial_fit(X_[torch.from_numpy(order)], y_[order], task=task)
+                columns = {"classes": shown} if y_.ndim == 2 else {}
+                self.partial_fit(X_[torch.from_numpy(order)], y_[order], task=task, **columns)
                 progress(epoch / self.epochs)
             self.end_task()
         return self
@@ -154,7 +182,8 @@ class ContinualClassifier(ClassifierMixin, Estimator):
     def predict_proba(self, X: ArrayLike | Tensor, task: object = None) -> Any:
         """Return class probabilities, shape (n, n_classes), columns in the order of ``classes_``.
 
-        With ``task`` (systems that see it at test), the probability of classes never seen in that task is 0.
+        Those of a row sum to 1, but for models of several labels at once, where each is a probability by itself. With
+        ``task`` (systems that see it at test), the probability of classes never seen in that task is 0.
         """
         X_ = self._check_query(X)
         task = self._task_for_query(task)
@@ -164,8 +193,13 @@ class ContinualClassifier(ClassifierMixin, Estimator):
         return as_given(probabilities, X)
 
     def predict(self, X: ArrayLike | Tensor, task: object = None) -> Any:
-        """Return the most probable label of each input, shape (n,); a tensor for tensors with numeric labels."""
+        """Return the most probable label of each input, shape (n,); a tensor for tensors with numeric labels.
+
+        Models of several labels at once return zeros and ones (n, n_classes), columns in the order of ``classes_``.
+        """
         probabilities = self.predict_proba(X, task)
+        if self.multilabel_:
+            return (probabilities >= 0.5) * 1
         return most_probable(probabilities, self.classes_)
 
     def set_params(self, **params: Any) -> Self:
@@ -198,7 +232,10 @@ class ContinualClassifier(ClassifierMixin, Estimator):
         """Set the plain values of the fitted state before the first chunk (``load`` puts back what they had become)."""
 
     def _learn(self, X: Tensor, y: Tensor, task: object) -> None:
-        """Update from a checked chunk: X (n, \\*input_shape) float32, y (n,) int64 codes in order of appearance."""
+        """Update from a checked chunk: X (n, \\*input_shape) float32, y (n,) int64 codes in order of appearance.
+
+        Of inputs with several labels: y (n, number of codes) float32, 0, 1, or NaN where it is not annotated.
+        """
         raise NotImplementedError
 
     def _scores(self, X: Tensor, task: object) -> Tensor:
@@ -211,7 +248,7 @@ class ContinualClassifier(ClassifierMixin, Estimator):
     @torch.no_grad()
     def _check_answers(self, X: Tensor, task: object) -> None:
         """Raise :class:`NotFinite` if the chunk under way left the system unable to answer some of its rows."""
-        require_finite(self._scores(X, task).softmax(dim=1), f"an answer after chunk {self.n_chunks_}", _ADVICE)
+        require_finite(self._normalized(self._scores(X, task)), f"an answer after chunk {self.n_chunks_}", _ADVICE)
 
     def _trained(self) -> Iterator[nn.Module]:
         """Give the modules that the chunk under way may have changed."""
@@ -264,7 +301,16 @@ class ContinualClassifier(ClassifierMixin, Estimator):
         """Turn scores, whose columns are codes, into finite probabilities in the order of ``classes_``."""
         order = np.argsort(np.array(self.labels_, dtype=self.classes_.dtype), kind="stable")
         chosen = scores[:, torch.from_numpy(order).to(scores.device)]
-        return require_finite(chosen.softmax(dim=1), "a probability", _ADVICE)
+        return require_finite(self._normalized(chosen), "a probability", _ADVICE)
+
+    def _normalized(self, scores: Tensor) -> Tensor:
+        return scores.sigmoid() if self.multilabel_ else scores.softmax(dim=1)
+
+    def _annotated(self, y: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Return a matrix over all labels (n, number of codes), NaN where the chunk's (n, k) says nothing."""
+        Y = np.full((len(y), len(self.labels_)), np.nan, dtype=np.float32)
+        Y[:, codes] = y
+        return Y
 
     def _task_for_learner(self, task: object) -> object:
         return _task_key(task) if task is not None and ACCESS.index(self.sees) >= ACCESS.index("train") else None
@@ -277,6 +323,29 @@ class ContinualClassifier(ClassifierMixin, Estimator):
         if _task_key(task) not in self.task_codes_:
             raise ValueError(f"task {task!r} was never trained; known tasks: {sorted(map(str, self.task_codes_))}")
         return _task_key(task)
+
+    def _check_annotated(
+        self,
+        X: ArrayLike | Tensor,
+        y: ArrayLike | Tensor,
+        task: object,
+        classes: ArrayLike | None,
+        fresh: bool = False,
+    ) -> tuple[Tensor, np.ndarray, np.ndarray]:
+        """Return inputs, labels (n,) or (n, k), and the labels that the chunk shows: the former, or the k classes."""
+        shape = as_array(y, "y").shape if self.multilabel else ()
+        several = self.multilabel and (classes is not None or (len(shape) == 2 and shape[1] > 1))
+        if classes is not None and not several:
+            raise ValueError(f"classes names the columns of a matrix, and {type(self).__name__} learns one label a row")
+        if self.__sklearn_is_fitted__() and not fresh and several != self.multilabel_:
+            before = "matrices of zeros and ones" if self.multilabel_ else "one label a row"
+            raise ValueError(f"y has the shape {shape}, and the model learned {before} before: keep to one kind")
+        if not several:
+            X_, y_ = self._check_chunk(X, y, task, fresh)
+            return X_, y_, y_
+        Y, shown = check_label_matrix(y, classes)
+        X_, _ = self._check_chunk(X, np.resize(shown, len(Y)), task, fresh)  # a label a row, of the same kind
+        return X_, Y, shown
 
     def _check_chunk(
         self, X: ArrayLike | Tensor, y: ArrayLike | Tensor, task: object, fresh: bool = False

@@ -13,11 +13,12 @@ from torch.nn.functional import cross_entropy
 
 from anytask.continual.base import ContinualClassifier, Embedding
 from anytask.continual.parts.growing import GrowingHead
+from anytask.continual.parts.label_matrices import label_loss, label_matrix, numbered
 from anytask.continual.parts.sgd import mode, sgd_step, train_on, tune
 from anytask.continual.parts.stream import Reservoir, content_keys
 from anytask.core.checks import require_finite
 from anytask.core.rng import derive, isolated
-from anytask.core.settings import free, numbers, real, whole
+from anytask.core.settings import flag, free, numbers, real, whole
 from anytask.models.build import Backbone, backbone_field, build_backbone, output_shape
 from anytask.parts.distillation import Snapshot, kl_distillation
 
@@ -47,10 +48,12 @@ class _Network(Embedding, ContinualClassifier):
     """One network with a growing head, trained by SGD on every mini-batch: what all baselines but the means share."""
 
     sees: ClassVar[str] = "test"
-    STRUCTURE: ClassVar[tuple[str, ...]] = ("backbone", "hidden", "n_features")
+    multilabel: ClassVar[bool] = True
+    STRUCTURE: ClassVar[tuple[str, ...]] = ("backbone", "hidden", "n_features", "frozen")
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {"batch_size": 16}}
 
     backbone: Any = backbone_field(None, "the body; None for an MLP")
+    frozen: bool = flag(False, "train the head alone")
     hidden: Sequence[int] = numbers((64, 64), "hidden widths of the default body", at_least=1, integers=True)
     n_features: int = whole(512, "width of the features of a named or called body")
     lr: float = real(0.05, "learning rate of SGD", above=0)
@@ -59,6 +62,7 @@ class _Network(Embedding, ContinualClassifier):
 
     def _start(self) -> None:
         self.steps_ = 0
+        self.label_sets_: list[list[int]] = []  # that a memory has met
 
     def _build(self) -> None:
         self.network_ = self._fresh_network(len(self.labels_))
@@ -67,6 +71,8 @@ class _Network(Embedding, ContinualClassifier):
     def _fresh_network(self, n_classes: int) -> GrowingClassifier:
         seed = derive(self.seed, "network")
         body, width = build_body(self.backbone, self.input_shape_, self.hidden, self.n_features, seed)
+        if self.frozen:
+            body = Snapshot(body)
         network = GrowingClassifier(body, width, seed).to(self._device)
         network.grow(n_classes)
         return network
@@ -82,11 +88,18 @@ class _Network(Embedding, ContinualClassifier):
 
     def _observe(self, X: Tensor, y: Tensor) -> None:
         # Grown per mini-batch, not per chunk: how the stream is cut must not decide which outputs a step sees.
-        self.network_.grow(int(y.max()) + 1, self.optimizer_)
+        self.network_.grow(y.shape[1] if y.dim() == 2 else int(y.max()) + 1, self.optimizer_)
         sgd_step(self.network_, self.optimizer_, lambda: self._loss(X, y), len(X))
 
     def _loss(self, X: Tensor, y: Tensor) -> Tensor:
-        return cross_entropy(self.network_(X), y)
+        return label_loss(self.network_(X), y)
+
+    def _tags(self, y: Tensor) -> Tensor:
+        """Return what a memory keeps of labels: codes as they are, rows of a matrix by their numbers."""
+        return numbered(y, self.label_sets_) if self.multilabel_ else y
+
+    def _labels(self, tags: Tensor) -> Tensor:
+        return label_matrix(tags, self.label_sets_, len(self.labels_)) if self.multilabel_ else tags
 
     @torch.no_grad()
     def _scores(self, X: Tensor, task: object) -> Tensor:
@@ -108,8 +121,10 @@ class FineTuning(_Network):
     backbone : None, str, torch.nn.Module or callable
         The body, whose output is the features under a linear head with one row per label seen (see
         :func:`build_body`). ``None``: an MLP.
+    frozen : bool, default False
+        Whether the head alone is trained: a linear probe.
     hidden : sequence of int, default (64, 64)
-        Hidden widths of the default body.
+        Hidden widths of the default body; none for the inputs as they are.
     n_features : int, default 512
         Width of the features of a named or called body.
     lr, momentum, weight_decay : float, defaults 0.05, 0.9, 5e-4
@@ -149,7 +164,7 @@ class JointTraining(_Network):
 
     Parameters
     ----------
-    backbone, hidden, n_features, lr, momentum, weight_decay
+    backbone, frozen, hidden, n_features, lr, momentum, weight_decay
         As in :class:`FineTuning`.
     epochs, batch_size, seed, device
         See :class:`~anytask.continual.base.ContinualClassifier`.
@@ -179,8 +194,9 @@ class JointTraining(_Network):
         self.samples_ = Reservoir(None, self.seed)
 
     def _learn(self, X: Tensor, y: Tensor, task: object) -> None:
+        tags = self._tags(y)
         for rows in self._minibatches(len(X)):
-            self.samples_.add(X[rows], y[rows], keys=content_keys(X[rows], y[rows]))
+            self.samples_.add(X[rows], tags[rows], keys=content_keys(X[rows], tags[rows]))
             self.steps_ += 1
 
     def _scores(self, X: Tensor, task: object) -> Tensor:
@@ -198,13 +214,13 @@ class JointTraining(_Network):
         if self.trained_at_ == self.steps_:
             return
         network = self._fresh_network(len(self.labels_))
-        X, y = (t.to(self._device) for t in self.samples_.data())
-        seed = derive(self.seed, "joint order")
+        X, tags = (t.to(self._device) for t in self.samples_.data())
+        y, seed = self._labels(tags), derive(self.seed, "joint order")
         stage = f"training on all {len(X)} samples (inputs of up to {float(X.abs().max()):.3g})"
         with isolated(seed):
             optimizer = torch.optim.SGD(network.parameters(), **self._sgd())
             train_on(
-                network, optimizer, X, y, cross_entropy,
+                network, optimizer, X, y, label_loss,
                 batch_size=self.batch_size, steps=self.steps_, seed=seed, stage=stage,
             )  # fmt: skip
         self.network_, self.trained_at_ = network, self.steps_
@@ -227,7 +243,7 @@ class ExperienceReplay(_Network):
 
     Parameters
     ----------
-    backbone, hidden, n_features, lr, momentum, weight_decay
+    backbone, frozen, hidden, n_features, lr, momentum, weight_decay
         As in :class:`FineTuning`.
     buffer : int, default 5000
         Distinct samples kept, a uniform sample of all seen.
@@ -273,11 +289,12 @@ class ExperienceReplay(_Network):
         self.memory_ = Reservoir(self.buffer, derive(self.seed, "memory"))
 
     def _observe(self, X: Tensor, y: Tensor) -> None:
-        keys, seen = content_keys(X, y), (X, y)
+        tags = self._tags(y)
+        keys, seen = content_keys(X, tags), (X, tags)
         if len(self.memory_):
             generator = torch.Generator().manual_seed(derive(self.seed, "replay", self.steps_))
             X_m, y_m = self.memory_.sample(self.replay_size or len(X), generator)
-            X, y = torch.cat([X, X_m.to(X)]), torch.cat([y, y_m.to(y)])
+            X, y = torch.cat([X, X_m.to(X)]), torch.cat([y, self._labels(y_m.to(tags))])
         super()._observe(X, y)
         self.memory_.add(*seen, keys=keys)
 
@@ -290,7 +307,7 @@ class LwF(_Network):
 
     Parameters
     ----------
-    backbone, hidden, n_features, lr, momentum, weight_decay
+    backbone, frozen, hidden, n_features, lr, momentum, weight_decay
         As in :class:`FineTuning`.
     lambda_ : float, at least 0, default 1.0
         Weight of the old outputs (the paper's lambda_o; 0 is fine-tuning).
@@ -323,6 +340,7 @@ class LwF(_Network):
     """
 
     needs: ClassVar[str] = "boundary"
+    multilabel: ClassVar[bool] = False
 
     lambda_: float = real(1.0, "weight of the old outputs", at_least=0)
     T: float = real(2.0, "temperature of the old outputs", above=0)

@@ -195,6 +195,39 @@ def check_labels(y: ArrayLike | Tensor, name: str = "y") -> np.ndarray:
     return array
 
 
+def check_label_matrix(y: ArrayLike | Tensor, classes: ArrayLike | None, name: str = "y") -> tuple[np.ndarray, Any]:
+    """Return a matrix of zeros and ones (n, k) as float32, and the k labels of its columns.
+
+    Parameters
+    ----------
+    y : array or tensor of shape (n, k)
+    classes : sequence of k labels, optional
+        0, 1, ... unless given.
+
+    Examples
+    --------
+    >>> Y, classes = check_label_matrix([[1, 0], [1, 1]], ["cat", "dog"])
+    >>> Y.tolist(), classes.tolist()
+    ([[1.0, 0.0], [1.0, 1.0]], ['cat', 'dog'])
+    >>> check_label_matrix([[1, 0.5]], None)
+    Traceback (most recent call last):
+        ...
+    ValueError: y must be zeros and ones of shape (n, k), one column for each label; y[0, 1] is 0.5
+    """
+    numbers = as_numbers(y, name)
+    values = np.asarray(numbers.cpu() if isinstance(numbers, Tensor) else numbers)
+    wanted = f"{name} must be zeros and ones of shape (n, k), one column for each label"
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"{wanted}, got shape {values.shape}")
+    if (bad := (values != 0) & (values != 1)).any():
+        row, column = np.argwhere(bad)[0].tolist()
+        raise ValueError(f"{wanted}; {name}[{row}, {column}] is {values[row, column]:g}")
+    labels = np.arange(values.shape[1]) if classes is None else check_labels(classes, "classes")
+    if len(labels) != values.shape[1] or len(np.unique(labels)) != len(labels):
+        raise ValueError(f"classes must name the {values.shape[1]} columns of {name}, all different, got {labels!r}")
+    return values.astype(np.float32), labels
+
+
 def as_array(X: Any, name: str = "X") -> np.ndarray:
     """Return ``X`` as a dense array of whatever it holds, or say why there is none."""
     given = dense(X, name)

@@ -15,7 +15,7 @@ from anytask.core.files import require_regular
 from anytask.core.memory import require_room
 from anytask.datasets.archives import Npz, opened_npz
 from anytask.datasets.images import ImageFiles
-from anytask.datasets.labels import as_labels, as_weights
+from anytask.datasets.labels import as_labels, as_matrix, as_weights, row_number
 from anytask.datasets.rows import Parts, Rows, near
 
 
@@ -49,18 +49,23 @@ class MappedArray:
         return as_images(rows) if self.images else rows.astype(np.float32)
 
 
-def read_arrays(arrays: tuple[Any, ...]) -> Parts:
-    """Return a tuple (X, y) or (X, y, task); masked values are missing."""
+def read_arrays(arrays: tuple[Any, ...], several: bool = False) -> Parts:
+    """Return a tuple (X, y) or (X, y, task); masked values are missing.
+
+    Where there may be ``several`` labels, y may be a matrix of zeros and ones.
+    """
     if len(arrays) not in (2, 3):
         raise BadData(f"a tuple of data is (X, y) or (X, y, task), got {len(arrays)} items")
     X, y, *rest = arrays
     rows: Any = X if isinstance(X, (np.memmap, MappedArray, ImageFiles)) else np.asanyarray(X)
     return _from_parts(
-        "arrays", _mapped(rows), [("y", np.asanyarray(y)), *(("task", np.asanyarray(task)) for task in rest)]
+        "arrays", _mapped(rows), [("y", np.asanyarray(y)), *(("task", np.asanyarray(task)) for task in rest)], several
     )
 
 
-def read_npz(path: Path, target: str | None, task: str | None, group: str | None, weights: str | None) -> Parts:
+def read_npz(
+    path: Path, target: str | None, task: str | None, group: str | None, weights: str | None, several: bool = False
+) -> Parts:
     """Return the arrays ``X``, ``y`` (or ``target``), ``task`` and those that are named."""
     with opened_npz(path) as archive:
         keys = list(archive.arrays)
@@ -74,11 +79,14 @@ def read_npz(path: Path, target: str | None, task: str | None, group: str | None
         whole = archive.read(*chosen, *(["X"] if X is None else []))
         labels = dict(zip(chosen, whole))
     return _from_parts(
-        str(path), whole[-1] if X is None else X, [(name or "", labels[name] if name else None) for name in names]
-    )
+        str(path), whole[-1] if X is None else X, [(name or "", labels[name] if name else None) for name in names],
+        several,
+    )  # fmt: skip
 
 
-def read_npy(path: Path, target: str | None, task: str | None, group: str | None, weights: str | None) -> Parts:
+def read_npy(
+    path: Path, target: str | None, task: str | None, group: str | None, weights: str | None, several: bool = False
+) -> Parts:
     """Return the array of a file, with the labels of the file beside it."""
     if target is None:
         stem = re.sub(r"[Xx]$", "y", path.stem)
@@ -87,7 +95,7 @@ def read_npy(path: Path, target: str | None, task: str | None, group: str | None
         target = f"{stem}.npy"
     files = (target, task, group, weights)
     labels = [(name or "", _in_memory(path.parent / name) if name else None) for name in files]
-    return _from_parts(str(path), _mapped(_load_npy(path)), labels)
+    return _from_parts(str(path), _mapped(_load_npy(path)), labels, several)
 
 
 def _mapped(rows: Any) -> Any:
@@ -131,7 +139,7 @@ def _map_member(archive: Npz, name: str) -> MappedArray | None:
     return MappedArray(str(archive.path), offset + header.start, header.shape, header.dtype.str, fortran)
 
 
-def _from_parts(where: str, X: Any, named: list[tuple[str, np.ndarray | None]]) -> Parts:
+def _from_parts(where: str, X: Any, named: list[tuple[str, np.ndarray | None]], several: bool = False) -> Parts:
     """Check X against labels, tasks, groups and weights, each with its name; put uint8 images into channels first."""
     dtype = np.dtype(X.dtype) if not isinstance(X, ImageFiles) else np.dtype(np.float32)
     if dtype.kind not in "biuf":
@@ -140,6 +148,12 @@ def _from_parts(where: str, X: Any, named: list[tuple[str, np.ndarray | None]]) 
         raise BadData(f"{where}: X must have the shape (n, features...), got {tuple(X.shape)}")
     if 0 in X.shape:
         raise BadData(f"{where}: X is empty, its shape is {tuple(X.shape)}")
+    names, Y = None, named[0][1]
+    if several and Y is not None and Y.ndim == 2 and Y.shape[1] > 1 and len(Y) == len(X):
+        names = np.arange(Y.shape[1])
+        columns = [as_labels(column, where, named[0][0]) for column in Y.T]
+        matrix = as_matrix(columns, names.tolist(), where, row_number)
+        named = [(named[0][0], matrix[:, 0]), *named[1:]]
     for what, array in named:
         if array is not None and array.shape != (len(X),) and array.shape != (len(X), 1):
             raise BadData(f"{where}: X has {len(X)} rows, and {what} has the shape {array.shape}: give one per row")
@@ -163,7 +177,8 @@ def _from_parts(where: str, X: Any, named: list[tuple[str, np.ndarray | None]]) 
     name, array = named[3] if len(named) > 3 else ("", None)
     weights = None if array is None else as_weights(array.reshape(-1), where, name)
     kind = "images" if images or isinstance(X, ImageFiles) else "table" if len(X.shape) == 2 else "array"
-    return Parts(rows, y, task, group, kind, named[0][0], notes, weights=weights)
+    y = y if names is None else matrix
+    return Parts(rows, y, task, group, kind, named[0][0], notes, weights=weights, label_names=names)
 
 
 def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -17,9 +17,13 @@ from anytask.core.errors import BadData, shown
 from anytask.core.files import require_regular
 from anytask.core.memory import require_room
 from anytask.datasets.archives import opened_image
+from anytask.datasets.labels import as_labels, as_matrix, from_texts
 from anytask.datasets.rows import Parts
+from anytask.datasets.tables import read_frame
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+#: The file of a folder that gives each image several labels.
+LABEL_FILE = "labels.csv"
 _ORIENTATION = 0x0112
 #: What is black and white by kind of pixel: 8, 16 and 32 bits, floats. The last two are widened to what a folder holds.
 RANGES = {"8": (0.0, 255.0), "16": (0.0, 65535.0), "32": (0.0, 65535.0), "float": (0.0, 1.0)}
@@ -86,6 +90,37 @@ def read_folder(path: Path, image_size: int | str | Sequence[int] | None) -> Par
             raise BadData(f"{label}: no image in this class folder (wanted: {', '.join(SUFFIXES)})")
         found += [(file, label.name, domain.name) for file in files]
     paths, y, tasks = zip(*found)
+    images, digest, said = _checked(paths, size)
+    notes = []
+    left_out = sum(1 for file in path.rglob("*") if file.is_file() and not _hidden(file)) - len(paths)
+    if left_out:
+        notes.append(f"{left_out} files in the folder are not images in a class folder and were left out.")
+    task = np.array(tasks) if two_levels else None
+    return Parts(images, np.array(y), task, None, "images", "class folders", said + notes, digest=digest)
+
+
+def read_listed(path: Path, image_size: int | str | Sequence[int] | None) -> Parts:
+    """Return the images of a folder that its :data:`LABEL_FILE` names, with the labels that it gives each.
+
+    The file has a column ``file``, a path in the folder, and one of zeros and ones for each label.
+    """
+    table = path / LABEL_FILE
+    frame, locate = read_frame(table)
+    if "file" not in frame or len(frame.columns) < 3 or not len(frame):
+        raise BadData(f"{table}: wanted are a column 'file' and a column of zeros and ones for each of several labels")
+    files = [path / str(name).strip() for name in frame.pop("file")]
+    for row, file in enumerate(files):
+        if file.suffix.lower() not in SUFFIXES or not file.is_file() or path.resolve() not in file.resolve().parents:
+            raise BadData(f"{table}, {locate(row)}: no such image in the folder: {file.name}")
+    names = [str(name) for name in frame.columns]
+    columns = [as_labels(from_texts(frame[name].to_numpy(object)), str(table), name, locate) for name in names]
+    Y = as_matrix(columns, names, str(table), locate)
+    images, digest, notes = _checked(files, parse_size(image_size))
+    return Parts(images, Y, None, None, "images", LABEL_FILE, notes, digest=digest, label_names=np.array(names))
+
+
+def _checked(paths: Sequence[Path], size: tuple[int, int] | None) -> tuple[ImageFiles, bytes, list[str]]:
+    """Look at all images once; return them with the hash of their content, and what was done to them."""
     seen = _Survey()
     for file in paths:
         seen.add(file)
@@ -97,13 +132,8 @@ def read_folder(path: Path, image_size: int | str | Sequence[int] | None) -> Par
     color = bool(seen.counts["color"])
     images = ImageFiles(tuple(map(str, paths)), size or seen.sizes[0], color, size is not None, ranges)
     notes = [f"Images were resized to {size[0]}x{size[1]}."] if size else []
-    left_out = sum(1 for file in path.rglob("*") if file.is_file() and not _hidden(file)) - len(paths)
-    if left_out:
-        notes.append(f"{left_out} files in the folder are not images in a class folder and were left out.")
     digest = hashlib.sha256(seen.content.digest() + repr((images.shape, ranges)).encode()).digest()
-    task = np.array(tasks) if two_levels else None
-    notes += seen.notes()
-    return Parts(images, np.array(y), task, None, "images", "class folders", notes, digest=digest)
+    return images, digest, notes + seen.notes()
 
 
 def image_files(path: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from anytask.core.memory import require_room
 from anytask.datasets.arrays import read_arrays, read_npy, read_npz
 from anytask.datasets.builtin import BUILTIN, read_builtin
 from anytask.datasets.encoding import TableEncoding
-from anytask.datasets.images import read_folder
+from anytask.datasets.images import LABEL_FILE, read_folder, read_listed
 from anytask.datasets.labels import check_classes, require_names
 from anytask.datasets.rows import Parts, Rows, blocks, near
 from anytask.datasets.tables import TableOptions, joined, missing_place, read_table
@@ -43,7 +43,7 @@ class LabelledData:
         ``X[indices]`` gives float32 rows. An ndarray, or one of :class:`~anytask.datasets.arrays.MappedArray`
         and :class:`~anytask.datasets.images.ImageFiles`.
     y : ndarray of shape (n,)
-        Labels: int64 or strings.
+        Labels: int64 or strings. With ``label_names``, zeros and ones of shape (n, labels).
     task : ndarray of shape (n,) or None
         The task or domain of each row, where the data say so.
     feature_names : tuple of str or None
@@ -62,6 +62,8 @@ class LabelledData:
         What must not be on both sides of a split, such as the patient of each row.
     weights : ndarray of shape (n,) or None
         What each row counts, above 0: 2 is as much as two rows alike.
+    label_names : ndarray of shape (labels,) or None
+        The labels, where a row may have several at once.
     fill : ndarray of input_shape, or None
         What missing inputs were filled with, where they were imputed.
     has_missing : bool
@@ -82,6 +84,26 @@ class LabelledData:
     fill: np.ndarray | None = None
     has_missing: bool = False
     weights: np.ndarray | None = None
+    label_names: np.ndarray | None = None
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The different labels."""
+        return np.unique(self.y) if self.label_names is None else self.label_names
+
+    def shows(self, rows: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Return which of these rows have one of the classes."""
+        if self.label_names is None:
+            return np.isin(self.y[rows], classes)
+        return self.y[rows][:, np.isin(self.label_names, classes)].any(axis=1)
+
+    @property
+    def strata(self) -> np.ndarray:
+        """What each row is drawn by, shape (n,): its label, or the place of the rarest of several, -1 without any."""
+        if self.label_names is None:
+            return self.y
+        rarest = np.where(self.y > 0, self.y.sum(axis=0), np.inf).argmin(axis=1)
+        return np.where(self.y.any(axis=1), rarest, -1)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -101,6 +123,7 @@ def load_labelled(
     missing_marks: str | Sequence[str] = (),
     categorical: str | Sequence[str] = (),
     decimal: str = "auto",
+    several: bool = False,
 ) -> LabelledData:
     """Return labelled data from a built-in name, a file, a folder of images, or arrays.
 
@@ -141,6 +164,10 @@ def load_labelled(
         Columns that are one-hot encoded although they hold numbers, as ``"zip,month"``.
     decimal : {"auto", ".", ","}
         The mark before the decimals, where the values of a table could be read in two ways.
+    several : bool
+        Whether a row may have several labels at once, each 0 or 1: in the columns of a table that ``target`` names, as
+        ``"cat,dog"``, in a matrix y, or in a file ``labels.csv`` of a folder of images, whose column ``file`` names
+        them, beside a column for each label.
 
     Raises
     ------
@@ -161,7 +188,8 @@ def load_labelled(
     require_names(target=target, task=task, group=group, weights=weights)
     options = TableOptions(_names(missing_marks), _names(categorical), decimal)
     if isinstance(source, pd.DataFrame):
-        return _finish("table", "the table", read_table(source, target, task, group, weights, options), missing)
+        parts = read_table(source, target, task, group, weights, options, several)
+        return _finish("table", "the table", parts, missing)
     if not isinstance(source, (str, Path, tuple)):
         wanted = "a name, a path, a data frame or a tuple of arrays (X, y[, task])"
         raise BadData(f"data must be {wanted}, got {type(source).__name__}")
@@ -173,7 +201,7 @@ def load_labelled(
         if source and isinstance(source[0], pd.DataFrame):
             parts = read_table(*joined(source), None, None, options)
         else:
-            parts = read_arrays(source)
+            parts = read_arrays(source, several)
         return _finish("arrays", "arrays", parts, missing)
     if str(source) in BUILTIN:
         if target is not None or task is not None:
@@ -186,15 +214,16 @@ def load_labelled(
     if path.is_dir():
         if target is not None or task is not None:
             raise BadData(f"{path}: a folder names its classes and tasks by its subfolders: leave target and task out")
-        return _finish(path.name, str(path), read_folder(path, image_size), missing)
+        listed = several and (path / LABEL_FILE).is_file()
+        return _finish(path.name, str(path), (read_listed if listed else read_folder)(path, image_size), missing)
     if image_size is not None:
         raise BadData(f"{path}: image_size resizes the images of a folder, and this is a file")
     if require_regular(path) == 0:
         raise BadData(f"{path}: the file is empty")
     if kind in (".csv", ".parquet"):
-        parts = read_table(path, target, task, group, weights, options)
+        parts = read_table(path, target, task, group, weights, options, several)
     elif kind in (".npz", ".npy"):
-        parts = (read_npz if kind == ".npz" else read_npy)(path, target, task, group, weights)
+        parts = (read_npz if kind == ".npz" else read_npy)(path, target, task, group, weights, several)
     else:
         wanted = ".csv, .parquet, .npz, .npy"
         raise BadData(f"{path}: files of kind {path.suffix or '(no suffix)'!r} are not read; save the data as {wanted}")
@@ -204,7 +233,8 @@ def load_labelled(
 def _finish(name: str, where: str, parts: Parts, missing: str) -> LabelledData:
     """Check the values and the classes in one pass over the rows, and take the fingerprint on the way."""
     kept = slice(None) if parts.weights is None or parts.weights.all() else np.flatnonzero(parts.weights)
-    check_classes(parts.y[kept], where, parts.target)
+    if parts.label_names is None:
+        check_classes(parts.y[kept], where, parts.target)
     fill = None
     if missing == "impute" and parts.kind != "images":
         parts, fill = _imputed(parts, where)
@@ -230,7 +260,8 @@ def _finish(name: str, where: str, parts: Parts, missing: str) -> LabelledData:
         low, high, digest = 0.0, 1.0, parts.digest
     notes = [*parts.notes, *([f"{empty} inputs are missing and stay so (NaN)."] if empty else [])]
     head = f"{tuple(parts.X.shape)}{parts.feature_names}".encode()
-    fingerprint = _hash([head, digest], parts.y, parts.task, parts.group, parts.weights)
+    several = () if parts.label_names is None else (parts.label_names,)
+    fingerprint = _hash([head, digest], parts.y.ravel(), parts.task, parts.group, parts.weights, *several)
     X: Rows = parts.X
     y, task, group, weights = parts.y, parts.task, parts.group, parts.weights
     if isinstance(kept, np.ndarray):
@@ -240,7 +271,7 @@ def _finish(name: str, where: str, parts: Parts, missing: str) -> LabelledData:
         task, group, weights = (None if one is None else one[kept] for one in (task, group, weights))
     return LabelledData(
         name, X, y, task, parts.feature_names, fingerprint, parts.kind,
-        tuple(notes), (low, high), parts.encoding, group, fill, empty > 0, weights,
+        tuple(notes), (low, high), parts.encoding, group, fill, empty > 0, weights, parts.label_names,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -135,6 +135,33 @@ def check_classes(y: np.ndarray, where: str, column: str) -> None:
         if len(rare) > 20 and len(rare) > len(classes) / 2:
             more += f"; are the {len(classes)} different values of this column really labels?"
         raise BadData(f"{where}: column {column!r}: class {rare[0]!r} has 1 example{more}, and at least 2 are needed")
+
+
+def as_matrix(columns: Sequence[np.ndarray], names: Sequence[object], where: str, locate: Locate) -> np.ndarray:
+    """Return a matrix (n, k) of zeros and ones out of its columns.
+
+    Raises
+    ------
+    BadData
+        For another value, naming its place, and for a label that fewer than two rows have, or that all have.
+
+    Examples
+    --------
+    >>> has = np.array([1, 1, 0])
+    >>> as_matrix([has, 1 - has], ["cat", "dog"], "mine.csv", row_number)
+    Traceback (most recent call last):
+    anytask.core.errors.BadData: mine.csv: label 'dog' has 1 example, and at least 2 are needed
+    """
+    for column, name in zip(columns, names, strict=True):
+        here = f"{where}: label {name!r}"
+        if (bad := ~np.isin(column, (0, 1))).any():
+            row = int(np.argmax(bad))
+            raise BadData(f"{here}, {locate(row)}: with several labels a row, each is 0 or 1, got {column[row]}")
+        if (count := int(column.sum())) < 2:
+            raise BadData(f"{here} has {count} example{'' if count else 's'}, and at least 2 are needed")
+        if count == len(column):
+            raise BadData(f"{here}: all rows have it")
+    return np.stack(columns, axis=1).astype(np.int64)
 
 
 def _whole(broken: np.ndarray, values: np.ndarray, here: str, locate: Locate, what: str) -> None:

@@ -34,7 +34,8 @@ class Rows(Protocol):
 class Parts:
     """Inputs, labels and what else each row has, as they were read.
 
-    ``digest`` is the hash of the inputs where it was taken; ``locate`` names the place of a row.
+    ``digest`` is the hash of the inputs where it was taken; ``locate`` names the place of a row; with ``label_names``,
+    ``y`` is a matrix of zeros and ones with a column for each.
     """
 
     X: Rows
@@ -49,6 +50,7 @@ class Parts:
     digest: bytes | None = None
     weights: np.ndarray | None = None
     locate: Locate = row_number
+    label_names: np.ndarray | None = None
 
 
 def blocks(X: Rows) -> Iterator[tuple[int, np.ndarray]]:

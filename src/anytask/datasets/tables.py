@@ -14,7 +14,7 @@ from anytask.core.errors import BadData, one_line, shown
 from anytask.datasets.archives import opened_parquet, parquet_batches
 from anytask.datasets.csv_files import line_of, read_csv, require_distinct
 from anytask.datasets.encoding import TableEncoding, as_texts, order_notes
-from anytask.datasets.labels import Locate, as_labels, as_weights, from_texts, row_number
+from anytask.datasets.labels import Locate, as_labels, as_matrix, as_weights, from_texts, row_number
 from anytask.datasets.rows import Parts, near
 
 _TARGETS = ("label", "target", "class", "y")
@@ -69,9 +69,12 @@ def joined(source: tuple[Any, ...]) -> tuple[pd.DataFrame, str, str | None]:
 
 def read_table(
     source: Path | pd.DataFrame, target: str | None, task: str | None, group: str | None, weights: str | None,
-    options: TableOptions,
+    options: TableOptions, several: bool = False,
 ) -> Parts:  # fmt: skip
-    """Return a table as numbers, with the encoding that makes them; missing values are NaN."""
+    """Return a table as numbers, with the encoding that makes them; missing values are NaN.
+
+    Where there may be ``several`` labels, ``target`` may name several columns, as ``cat,dog``.
+    """
     notes: list[str] = []
     path = Path("the table") if isinstance(source, pd.DataFrame) else source
     kept = {name for name in (target, task, group, weights) if name} | set(_TARGETS)
@@ -79,7 +82,13 @@ def read_table(
     frame = _without_index(frame, notes)
     columns = list(map(str, frame.columns))
     target = _target_column(path, columns, target)
-    named = ((target, "labels"), (task, "tasks"), (group, "groups"), (weights, "weights"))
+    targets = [target]
+    if several and target not in columns and "," in target:
+        targets = list(dict.fromkeys(name.strip() for name in target.split(",")))
+    named = (
+        *((name, f"labels{place or ''}") for place, name in enumerate(targets)),
+        *((task, "tasks"), (group, "groups"), (weights, "weights")),
+    )
     roles = {name: what for name, what in named if name is not None}
     for name in (*roles, *options.categorical):
         if name not in columns:
@@ -105,9 +114,14 @@ def read_table(
         X, encoding, weighing = _without_weights(X, encoding, frame[weights], str(path), locate)
     notes += said + order_notes(X, encoding.feature_names) + _merged(frame, X, encoding)
     y, tasks, groups = read["labels"], read.get("tasks"), read.get("groups")
+    label_names = None
+    if len(targets) > 1:
+        y = as_matrix([read[f"labels{place or ''}"] for place in range(len(targets))], targets, str(path), locate)
+        label_names = np.array(targets)
     return Parts(
-        X, y, tasks, groups, "table", target, notes, encoding, encoding.feature_names, weights=weighing, locate=locate
-    )
+        X, y, tasks, groups, "table", target, notes, encoding, encoding.feature_names, weights=weighing, locate=locate,
+        label_names=label_names,
+    )  # fmt: skip
 
 
 def missing_place(parts: Parts, where: str, row: int, feature: int) -> str:

@@ -34,6 +34,10 @@ class Snapshot(nn.Module):
         self.module = copy.deepcopy(module).requires_grad_(False).train(train_mode)
         self.train_mode = train_mode
 
+    def train(self, mode: bool = True) -> Snapshot:
+        """Stay in the copy's own mode."""
+        return super().train(self.train_mode)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         with torch.no_grad():
             return self.module(*args, **kwargs)

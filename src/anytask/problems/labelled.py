@@ -80,7 +80,10 @@ class LabelledSet(LoadedData):
 
     def facts(self) -> dict[str, Any]:
         """Return the number of examples, their shape, and the classes with their sizes."""
-        classes, counts = np.unique(self.source.y, return_counts=True)
+        source = self.source
+        classes, counts = np.unique(source.y, return_counts=True)
+        if source.label_names is not None:
+            classes, counts = source.label_names, source.y.sum(axis=0)
         return {
             "kind": self.source.kind,
             "examples": len(self.source.y),
@@ -92,7 +95,7 @@ class LabelledSet(LoadedData):
         """Return the rows to train on and those to test on; they depend on the seed alone."""
         o = self.options
         return split_rows(
-            self.source.y, None, o.test_size, o.max_per_class, seed,
+            self.source.strata, None, o.test_size, o.max_per_class, seed,
             ordered=o.split == "ordered", groups=self.source.group,
         )  # fmt: skip
 
@@ -120,6 +123,8 @@ class LabelledProblem(TrainingProblem):
 
     needs: ClassVar[tuple[str, ...]] = ("fit(X, y)", "predict_proba(X)")
     data_class: ClassVar[type[LabelledSet]]
+    #: Whether its data may have several labels a row.
+    several: ClassVar[bool] = False
     #: What a built-in name stands for here.
     builtin: ClassVar[dict[str, str]] = {}
 
@@ -127,7 +132,7 @@ class LabelledProblem(TrainingProblem):
         """Return the inputs with checked options; ``source`` as in :func:`anytask.datasets.labelled.load_labelled`."""
         checked = self.check_options(options)
         source = self.builtin.get(source, source) if isinstance(source, str) else source
-        labelled = load_labelled(source, **taken(load_labelled, **checked.as_dict()))
+        labelled = load_labelled(source, several=self.several, **taken(load_labelled, **checked.as_dict()))
         check_groups(labelled)
         try:
             settled, notes = self.fit_options(checked, labelled)

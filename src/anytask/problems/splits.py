@@ -11,8 +11,9 @@ from anytask.datasets.labelled import LabelledData
 
 def check_groups(labelled: LabelledData) -> None:
     """Raise a :class:`BadData` unless every class has one group to train on and one to test on, if any."""
-    for label in np.unique(labelled.y).tolist() if labelled.group is not None else ():
-        if len(np.unique(labelled.group[labelled.y == label])) < 2:  # type: ignore[index]
+    strata = labelled.strata
+    for label in np.unique(strata).tolist() if labelled.group is not None else ():
+        if len(np.unique(labelled.group[strata == label])) < 2:  # type: ignore[index]
             raise BadData(
                 f"{labelled.name}: all rows of class {label!r} are of one group: 2 are needed to train and test"
             )

@@ -11,11 +11,11 @@ import numpy as np
 from anytask.datasets.labelled import LabelledData
 from anytask.problems.base import LEVELS, Entrant, Metric, Outcome, Trained
 from anytask.problems.labelled import LabelledProblem, usable
-from anytask.problems.task_stream.metrics import forward_transfer, match_borders, stream_metrics
+from anytask.problems.task_stream.metrics import forward_transfer, label_metrics, match_borders, stream_metrics
 from anytask.problems.task_stream.options import IDENTITY, StreamOptions
 from anytask.problems.task_stream.stream import Stream, StreamData
 from anytask.problems.task_stream.tasks import fit_options
-from anytask.problems.task_stream.walk import Exam, Walk
+from anytask.problems.task_stream.walk import Exam, LabelExam, Walk
 from anytask.problems.training import Progress, own_cost
 
 _BRINGS = {
@@ -33,6 +33,19 @@ _ANNOUNCED = {
     "train": "They may be told the task of the training data, but not that of a query.",
     "train+test": "They may be told which task training data and queries are from.",
 }
+
+
+#: What is measured where rows have several labels.
+_OF_LABELS = (
+    Metric("macro_ap", "Final macro average precision over all labels"),
+    Metric("average_macro_ap", "Macro average precision, mean over the stages"),
+    Metric("first_task_ap", "Final macro average precision of the first task"),
+    Metric("cf1", "Final F1, mean over labels"),
+    Metric("of1", "Final F1 over all decisions"),
+    Metric("forgetting", "Forgetting", higher_is_better=False),
+    Metric("backward_transfer", "Backward transfer"),
+    Metric("learning_ap", "Macro average precision right after learning a task"),
+)
 
 
 class TaskStream(LabelledProblem):
@@ -66,6 +79,17 @@ class TaskStream(LabelledProblem):
       (its method ``embed``): class means of ``shots`` rows, compared by cosine. ``unseen_gain`` is its change since the
       base: whether the system got better at new tasks.
 
+    Rows may have several labels at once: name several columns by ``target=cat,dog,...``, give a matrix y, or a folder
+    of images with a file ``labels.csv``. Each task then brings some of the labels; its training rows are those that
+    have one of them, and of the other labels nothing is said. All test rows are asked for all labels shown so far.
+    ``R[s, k]`` is then the mean over the classes of task ``k`` of the average precision (scikit-learn's; classes
+    without a positive do not count), NaN before the task, and ``macro_ap`` ranks:
+
+    * ``macro_ap``: mean over all classes at the end; ``average_macro_ap``: mean over the stages of the same over the
+      classes shown until then; ``first_task_ap``: over those of the first task, at the end.
+    * ``cf1``, ``of1``: F1 as the mean over classes and over all decisions, for labels more probable than 0.8.
+    * ``forgetting``, ``backward_transfer``, ``learning_ap``: as above.
+
     ``predict_seconds`` includes whatever a system trains on demand when it is asked.
 
     Examples
@@ -80,7 +104,7 @@ class TaskStream(LabelledProblem):
     title = "Learning from a stream of tasks"
     bounds: ClassVar[Mapping[str, Literal["lower", "upper"]]] = {"fine-tuning": "lower", "joint-training": "upper"}
     privileges: ClassVar[Mapping[str, str]] = {"joint-training": "all data at once"}
-    metrics = (
+    metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("accuracy", "Final accuracy over all tasks"),
         Metric("forgetting", "Forgetting", higher_is_better=False),
         Metric("backward_transfer", "Backward transfer"),
@@ -98,21 +122,33 @@ class TaskStream(LabelledProblem):
     needs: ClassVar[tuple[str, ...]] = ("partial_fit(X, y, task=None)", "predict(X, task=None)")
     options_class = StreamOptions
     data_class = StreamData
+    several: ClassVar[bool] = True
+
+    def load(self, source: Any, **options: Any) -> StreamData:
+        """Return the inputs with checked options; several labels a row are ranked by ``macro_ap``."""
+        data = super().load(source, **options)
+        self._measure(data)
+        return data
+
+    def _measure(self, data: StreamData) -> None:
+        self.metrics = type(self).metrics if data.source.label_names is None else _OF_LABELS  # type: ignore[misc]
 
     def fit_options(self, options: StreamOptions, labelled: LabelledData) -> tuple[StreamOptions, tuple[str, ...]]:
         """Settle the scenario and the number of tasks."""
         return fit_options(options, labelled)
 
     def baselines(self, data: StreamData) -> tuple[Entrant, ...]:
-        """Return the naive learner, the upper bound and three standard remedies against forgetting."""
-        rows = (
-            ("fine-tuning", "FineTuning"),
-            ("joint-training", "JointTraining"),
-            ("replay", "ExperienceReplay"),
-            ("lwf", "LwF"),
-            ("nearest-mean", "NearestClassMean"),
+        """Return the naive learner, the upper bound and what else is standard against forgetting."""
+        rows: tuple[tuple[str, str, dict[str, Any]], ...] = (
+            ("fine-tuning", "FineTuning", {}),
+            ("joint-training", "JointTraining", {}),
+            ("replay", "ExperienceReplay", {}),
         )
-        return tuple(Entrant(name, f"anytask.continual:{cls}", {}, "baseline") for name, cls in rows)
+        if data.source.label_names is None:
+            rows += (("lwf", "LwF", {}), ("nearest-mean", "NearestClassMean", {}))
+        else:
+            rows += (("linear", "FineTuning", {"hidden": []}),)
+        return tuple(Entrant(name, f"anytask.continual:{cls}", params, "baseline") for name, cls, params in rows)
 
     def refuses(self, entrant: Entrant, data: StreamData) -> str | None:
         """Refuse learners that need to be told more of the tasks than the stream shows, or that refuse it themselves.
@@ -120,9 +156,12 @@ class TaskStream(LabelledProblem):
         A class may have a method ``refuses(facts)``: it takes a :class:`~.stream.StreamFacts` and returns why it cannot
         learn from such a stream, or None.
         """
+        self._measure(data)  # which may have been loaded by another
         if reason := super().refuses(entrant, data):
             return reason
         cls = entrant.load()
+        if data.source.label_names is not None and not getattr(cls, "multilabel", False):
+            return f"{entrant.name} learns one label a row, and these have several."
         needs = getattr(cls, "needs", "none")
         if LEVELS.index(needs) > IDENTITY.index(data.options.identity):
             wanted = {"boundary": "when a task ends", "train": "the task in training", "test": "the task at test"}[
@@ -151,6 +190,8 @@ class TaskStream(LabelledProblem):
         """
         options = data.options
         tasks = f"{options.n_tasks} tasks of {data.name} one after another, {_BRINGS[options.scenario]}"
+        if data.source.label_names is not None:
+            tasks += ", the only ones that are annotated then"
         return f"Learners meet {tasks}, and must not forget the earlier ones. {_ANNOUNCED[options.identity]}"
 
     def run_variants(
@@ -168,11 +209,14 @@ class TaskStream(LabelledProblem):
     def _outcome(self, exam: Exam) -> Outcome:
         R, walk, entrant = exam.R, exam.walk, exam.entrant
         stream, model = walk.stream, walk.model
-        metrics = stream_metrics(R, stream.visits)
-        labels = [set(stream.shown_labels(k).tolist()) for k in range(R.shape[1])]
-        metrics["forward_transfer"] = forward_transfer(R, stream.visits, labels)
+        if isinstance(exam, LabelExam):
+            metrics = label_metrics(R, stream.visits, exam.stages, stream.data.weights(stream.tasks[0].test))
+        else:
+            metrics = stream_metrics(R, stream.visits)
+            labels = [set(stream.shown_labels(k).tolist()) for k in range(R.shape[1])]
+            metrics["forward_transfer"] = forward_transfer(R, stream.visits, labels)
         details = exam.details()
-        if walk.access == "test" and getattr(model, "needs", "none") != "test":
+        if not stream.several and walk.access == "test" and getattr(model, "needs", "none") != "test":
             metrics["accuracy_without_task"] = float(np.mean([exam.accuracy(k, None) for k in range(R.shape[1])]))
         if hasattr(model, "borders_"):
             found = walk.found_borders()
@@ -226,4 +270,5 @@ class TaskStream(LabelledProblem):
         """Return the accuracy matrices, the curves over the stream, and the forgetting."""
         from anytask.problems.task_stream.figures import stream_figures
 
-        return stream_figures(data.options.blur, runs)
+        measured = "accuracy" if data.source.label_names is None else "average precision"
+        return stream_figures(data.options.blur, runs, measured)

@@ -16,7 +16,7 @@ _FONT = {"family": "Inter, Helvetica, Arial, sans-serif", "size": 13, "color": "
 _GRID = "#e6e6e6"
 
 
-def stream_figures(blur: float, runs: Sequence[Any]) -> list[tuple[str, str, Any]]:
+def stream_figures(blur: float, runs: Sequence[Any], measured: str = "accuracy") -> list[tuple[str, str, Any]]:
     """Return (title, caption, plotly figure) triples for finished runs; none if no run is done.
 
     Parameters
@@ -25,6 +25,8 @@ def stream_figures(blur: float, runs: Sequence[Any]) -> list[tuple[str, str, Any
         Share of blurred batches around borders, shaded in the curve.
     runs : sequence
         Runs with ``entrant_name``, ``seed``, ``metrics``, ``details``, ``cost`` and ``status``.
+    measured : str
+        What the matrices hold.
     """
     names = list(dict.fromkeys(run.entrant_name for run in runs))
     done = finished(runs)
@@ -34,17 +36,17 @@ def stream_figures(blur: float, runs: Sequence[Any]) -> list[tuple[str, str, Any
     spread = f"from the lowest to the highest of {n_seeds} seeds" if n_seeds > 1 else "one seed, so none"
     figures = [
         (
-            "Accuracy on each task after each task",
+            f"{measured.capitalize()} on each task after each task",
             "Each row is a moment, right after a segment of the stream; each column a task. A column that fades "
             "downwards is a task being forgotten; an empty cell is a task that could not be asked for yet. In per "
             f"cent, mean over {n_seeds} seed{'s' if n_seeds > 1 else ''}.",
-            _matrices(done),
+            _matrices(done, measured),
         ),
         (
             "Forgetting",
-            "Best accuracy a task ever had minus its accuracy at the end, averaged over all tasks but the last: "
+            f"Best {measured} a task ever had minus its {measured} at the end, averaged over all tasks but the last: "
             f"shorter is better. Dots are seeds; whiskers: {spread}.",
-            _forgetting(done, names),
+            _forgetting(done, names, measured),
         ),
     ]
     if all(run.details["curve"] for mine in done.values() for run in mine):
@@ -63,7 +65,7 @@ def _found(run: Any) -> list[int]:
     return run.details.get("borders_found", [])
 
 
-def _matrices(done: dict[str, list[Any]]) -> Any:
+def _matrices(done: dict[str, list[Any]], measured: str) -> Any:
     from plotly.subplots import make_subplots
 
     n_columns = min(3, len(done))
@@ -83,14 +85,14 @@ def _matrices(done: dict[str, list[Any]]) -> Any:
             y=[f"{s + 1}" if visits[s] == s else f"{s + 1} (task {visits[s] + 1})" for s in range(mean.shape[0])],
             text=np.where(np.isnan(mean), "", np.char.mod("%.0f", np.nan_to_num(100 * mean))) if written else None,
             texttemplate="%{text}" if written else None,
-            hovertemplate=f"<b>{escape(name)}</b><br>after segment %{{y}}, on task %{{x}}<br>accuracy %{{z:.1%}}"
+            hovertemplate=f"<b>{escape(name)}</b><br>after segment %{{y}}, on task %{{x}}<br>{measured} %{{z:.1%}}"
             "<br>seeds %{customdata[0]:.1%} to %{customdata[1]:.1%}<extra></extra>",
             row=place // n_columns + 1, col=place % n_columns + 1,
         )  # fmt: skip
     figure.update_xaxes(title_text="tested on task", type="category", title_standoff=4, showgrid=False)
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
     figure.update_yaxes(title_text="after segment", title_standoff=4, col=1)
-    bar = {"title": {"text": "accuracy"}, "tickformat": ".0%", "thickness": 14}
+    bar = {"title": {"text": measured}, "tickformat": ".0%", "thickness": 14}
     figure.update_layout(coloraxis={"colorscale": "Viridis", "cmin": 0, "cmax": 1, "colorbar": bar})
     return _dress(figure, height=height, show_legend=False)
 
@@ -143,7 +145,7 @@ def _curves(done: dict[str, list[Any]], names: Sequence[str], blur: float, found
     return figure.update_xaxes(gridcolor="rgba(0,0,0,0)")
 
 
-def _forgetting(done: dict[str, list[Any]], names: Sequence[str]) -> Any:
+def _forgetting(done: dict[str, list[Any]], names: Sequence[str], measured: str) -> Any:
     import plotly.graph_objects as go
 
     figure = go.Figure()
@@ -164,7 +166,8 @@ def _forgetting(done: dict[str, list[Any]], names: Sequence[str]) -> Any:
                 hovertemplate=f"{said}, seed %{{customdata}}<br>forgetting %{{x:.1%}}<extra></extra>",
             )  # fmt: skip
     figure.add_vline(x=0, line={"color": "#444444", "width": 1})
-    figure.update_xaxes(title_text="forgetting (share of accuracy lost; below 0, later tasks helped)", tickformat=".0%")
+    lost = f"forgetting ({measured} lost; below 0, later tasks helped)"
+    figure.update_xaxes(title_text=lost, tickformat=".0%")
     figure.update_yaxes(title_text="entrant", title_standoff=8)
     return _dress(figure, height=120 + 38 * len(done), show_legend=False)
 

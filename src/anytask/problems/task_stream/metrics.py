@@ -59,6 +59,74 @@ def forward_transfer(R: np.ndarray, visits: Sequence[int], labels: Sequence[set[
     return float(np.mean(gains)) if gains else math.nan
 
 
+def macro_ap(y: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Return the mean over classes of scikit-learn's average precision; classes without a positive do not count.
+
+    Parameters
+    ----------
+    y, scores : ndarray of shape (n, classes)
+        Zeros and ones, and what ranks the rows for each class.
+    weights : ndarray of shape (n,), optional
+
+    Examples
+    --------
+    >>> y = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0]])
+    >>> macro_ap(y, np.array([[0.9, 0.1, 0.5], [0.5, 0.2, 0.5], [0.8, 0.3, 0.5]]))
+    0.75
+    """
+    from sklearn.metrics import average_precision_score
+
+    values = [
+        average_precision_score(y[:, c], scores[:, c], sample_weight=weights) for c in np.flatnonzero(y.any(axis=0))
+    ]
+    return float(np.mean(values)) if values else math.nan
+
+
+def label_metrics(
+    R: np.ndarray,
+    visits: Sequence[int],
+    stages: Sequence[tuple[np.ndarray, np.ndarray]],
+    weights: np.ndarray | None = None,
+    threshold: float = 0.8,
+) -> dict[str, float]:
+    """Return what is measured where rows have several labels.
+
+    Parameters
+    ----------
+    R, visits
+        As in :func:`stream_metrics`, of macro average precision; NaN for tasks before their first visit.
+    stages : sequence of (y, probabilities)
+        After each segment, over the classes shown so far.
+    weights : ndarray of shape (n,), optional
+    threshold : float
+        Above which probability a label is given, in the two F1.
+
+    Examples
+    --------
+    >>> y, p = np.array([[1, 0], [0, 1], [1, 1]]), np.array([[0.9, 0.1], [0.3, 0.9], [0.95, 0.7]])
+    >>> found = label_metrics(np.array([[1.0, np.nan], [1.0, 1.0]]), [0, 1], [(y[:, :1], p[:, :1]), (y, p)])
+    >>> found["macro_ap"], round(found["cf1"], 3), round(found["of1"], 3)
+    (1.0, 0.833, 0.857)
+    """
+    from sklearn.metrics import f1_score
+
+    shared = stream_metrics(R, visits)
+    y, probabilities = stages[-1]
+    given = (probabilities > threshold).astype(int)
+    f1 = {
+        name: f1_score(y, given, average=average, sample_weight=weights, zero_division=0.0)
+        for name, average in (("cf1", "macro"), ("of1", "micro"))
+    }
+    return {
+        "macro_ap": macro_ap(y, probabilities, weights),
+        "average_macro_ap": float(np.mean([macro_ap(*stage, weights) for stage in stages])),
+        "first_task_ap": float(R[-1, visits[0]]),
+        **{name: float(value) for name, value in f1.items()},
+        **{name: shared[name] for name in ("forgetting", "backward_transfer")},
+        "learning_ap": shared["learning_accuracy"],
+    }
+
+
 def match_borders(found: Sequence[int], true: Sequence[int], n_batches: int) -> tuple[list[int], int, int]:
     """Match the borders a learner found with the true ones: (delays, false alarms, missed borders).
 

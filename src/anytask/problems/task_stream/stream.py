@@ -105,6 +105,11 @@ class Stream:
         self.batches, self.ends, self.borders = self._schedule()
 
     @property
+    def several(self) -> bool:
+        """Whether a row may have several labels."""
+        return self.data.source.label_names is not None
+
+    @property
     def n_batches(self) -> int:
         """Mini-batches in the whole stream."""
         return len(self.batches)
@@ -144,8 +149,13 @@ class Stream:
         return transform(X, self.data.options.scenario, self.tasks[task].level)
 
     def labels(self, rows: np.ndarray, task: int) -> np.ndarray:
-        """Return the labels of these rows as task number ``task`` shows them, shape (n,)."""
+        """Return the labels of these rows as task number ``task`` shows them, shape (n,).
+
+        Where rows have several labels, those of the task's classes alone: zeros and ones (n, classes).
+        """
         y = self.data.source.y[rows]
+        if (names := self.data.source.label_names) is not None:
+            return y[:, [names.tolist().index(label) for label in self.tasks[task].classes.tolist()]]
         return y if self.data.options.labels == "global" else np.searchsorted(self.tasks[task].classes, y)
 
     def shown_labels(self, task: int) -> np.ndarray:

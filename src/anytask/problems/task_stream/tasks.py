@@ -32,14 +32,23 @@ class Task:
 
 def fit_options(options: StreamOptions, labelled: LabelledData) -> tuple[StreamOptions, tuple[str, ...]]:
     """Return options that fit the data, and notes on what was settled, or say why they do not fit."""
+    several = labelled.label_names is not None
+    if several and options.ways is not None:
+        raise BadData(f"{labelled.name}: a row of few-shot tasks (ways) has one label, and these have several")
     if options.ways is not None:
         settled, noted = settle_few_shot(options, labelled)
         make_tasks(labelled, settled, seed=0)  # refused before anything is trained
         return settled, noted
     name, order, n_tasks, sizes, notes = labelled.name, options.order, options.n_tasks, options.classes_per_task, []
-    classes = [str(c) for c in np.unique(labelled.y).tolist()]
-    scenario = options.scenario or ("class" if labelled.task is None else "domain")
-    if options.scenario is None and scenario == "class" and len(classes) < 4 and order is None and sizes is None:
+    classes = [str(c) for c in labelled.classes.tolist()]
+    scenario = options.scenario or ("class" if labelled.task is None or several else "domain")
+    if several and options.identity == IDENTITY[-1]:
+        options = options.evolve(identity="train")
+        notes.append("Rows have several labels, and nobody is told which task a query is of.")
+    if several and (scenario != "class" or options.blur or options.labels == "local"):
+        raise BadData(f"{name}: rows with several labels need scenario=class, blur=0 and labels=global")
+    few = scenario == "class" and len(classes) < 4 and not several
+    if options.scenario is None and few and order is None and sizes is None:
         scenario = "permuted"
         notes.append(f"{len(classes)} classes cannot make tasks of 2 classes: each task permutes the inputs instead.")
     if scenario in ("rotated", "blurred") and labelled.kind != "images" and len(labelled.input_shape) not in (2, 3):
@@ -81,6 +90,8 @@ def fit_options(options: StreamOptions, labelled: LabelledData) -> tuple[StreamO
     settled = options.evolve(n_tasks=n_tasks, scenario=scenario, classes_per_task=sizes)
     tasks, _ = make_tasks(labelled, settled, seed=0)
     single = [task.name for task in tasks if len(task.classes) < 2]
+    if single and several:
+        raise BadData(f"{name}: {len(single)} of {n_tasks} tasks hold a single label, which all of their rows have")
     if single and (options.identity == IDENTITY[-1] or options.labels == "local"):
         kept = tuple(task.name for task in tasks if task.name not in single)
         if scenario != "domain" or order is not None or len(kept) < 2:
@@ -106,15 +117,15 @@ def _sizes(given: tuple[int, ...], n_classes: int) -> tuple[int, ...]:
 
 def make_tasks(labelled: LabelledData, options: StreamOptions, seed: int) -> tuple[list[Task], list[int]]:
     """Return the different tasks that the stream visits, and the task of each segment."""
-    y, domains = labelled.y, labelled.task
+    y, domains, several = labelled.y, labelled.task, labelled.label_names is not None
     rng = np.random.default_rng(derive(seed, "task-stream", "classes"))
     by_domain = options.scenario == "domain" and domains is not None
     train, test = split_rows(
-        y, domains if by_domain else None, options.test_size, options.max_per_class, seed,
+        labelled.strata, domains if by_domain else None, options.test_size, options.max_per_class, seed,
         ordered=options.split == "ordered", groups=labelled.group,
     )  # fmt: skip
     if options.scenario in ("class", "recurring", "few-shot"):
-        classes = np.unique(y)
+        classes = labelled.classes
         if options.scenario == "class" and options.order is not None:
             named = {str(c): c for c in classes.tolist()}
             classes = np.array([named[name] for name in options.order])
@@ -124,13 +135,14 @@ def make_tasks(labelled: LabelledData, options: StreamOptions, seed: int) -> tup
         parts = np.split(classes, np.cumsum(sizes)[:-1])
         if options.scenario == "few-shot":
             parts, _ = few_shot_classes(y, options, seed)
-        tasks = [
-            Task(
-                f"classes {', '.join(map(str, sorted(part.tolist())))}",
-                np.sort(part), train[np.isin(y[train], part)], test[np.isin(y[test], part)],
-            )
-            for part in parts
-        ]  # fmt: skip
+        tasks = []
+        for part in parts:
+            mine, asked = [rows[labelled.shows(rows, part)] for rows in (train, test)]
+            if several:  # every test row says whether it has a label; a training row is in each task that it has one of
+                asked = test
+            tasks.append(Task(f"classes {', '.join(map(str, sorted(part.tolist())))}", np.sort(part), mine, asked))
+        if several:
+            _check_shown(labelled, train, test)
         if options.shots is not None:
             few = (replace(task, train=few_rows(task.train, y, options.shots, seed)) for task in tasks[1:])
             tasks = [replace(tasks[0], name="base"), *few]
@@ -150,6 +162,12 @@ def make_tasks(labelled: LabelledData, options: StreamOptions, seed: int) -> tup
     visits = _visits(options, [task.name for task in tasks])
     kept = sorted(set(visits))
     return [tasks[k] for k in kept], [kept.index(k) for k in visits]
+
+
+def _check_shown(labelled: LabelledData, train: np.ndarray, test: np.ndarray) -> None:
+    for what, rows in (("train", train), ("test", test)):
+        if len(missing := labelled.classes[~labelled.y[rows].any(axis=0)]):
+            raise BadData(f"{labelled.name}: no row with the label {missing[0]} is left to {what} on")
 
 
 def _levels(options: StreamOptions, input_shape: tuple[int, ...], seed: int) -> list[Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from anytask.core.rng import derive
 from anytask.core.settings import taken
 from anytask.problems.base import LEVELS, Entrant
+from anytask.problems.task_stream.metrics import macro_ap
 from anytask.problems.task_stream.stream import Stream
 
 _CURVE_ITEMS = 256
@@ -44,7 +45,7 @@ class Walk:
     def through(self, entrants: Sequence[Entrant], progress: Callable[[float], object]) -> list[Exam]:
         """Show the whole stream; return an examination for each entrant, who differ in what is set after training."""
         stream = self.stream
-        exams = [Exam(entrant, self) for entrant in entrants]
+        exams = [(LabelExam if stream.several else Exam)(entrant, self) for entrant in entrants]
         start = 0
         for s, end in enumerate(stream.ends):
             if stream.visits[s] not in self.visited:
@@ -98,6 +99,8 @@ class Walk:
 
     def _feed(self, b: int, rows: np.ndarray, X: np.ndarray, y: np.ndarray, task: int | None) -> None:
         known = taken(self.model.partial_fit, sample_weight=self.stream.data.weights(rows))
+        if self.stream.several:
+            known["classes"] = self.stream.tasks[next(self.stream.parts(b))[1]].classes
         self.train_seconds += timed(lambda: self.model.partial_fit(X, y, task=task, **known))[0]
         self.batch_of_call.append(b)
 
@@ -184,6 +187,40 @@ class Exam:
         if answers.shape != y.shape:
             raise ValueError(f"predict returned the shape {answers.shape} for {len(y)} inputs")
         return answers == y
+
+
+class LabelExam(Exam):
+    """What one entrant answers where rows have several labels: ``R`` is the mean average precision of a task's classes.
+
+    A class is asked for from its task on, over all test rows, and the task of a query is not told.
+
+    Attributes
+    ----------
+    stages : list of (y, scores)
+        After each segment, the labels (n, classes shown so far) of all test rows, and the entrant's probabilities.
+    """
+
+    def __init__(self, entrant: Entrant, walk: Walk) -> None:
+        super().__init__(entrant, walk)
+        self.stages: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def after_segment(self, s: int) -> None:
+        """Ask for all labels shown so far."""
+        stream, model = self.walk.stream, self.walk.model
+        test = stream.tasks[0].test
+        with self.entrant.applied_to(model):
+            seconds, P = timed(lambda: np.asarray(model.predict_proba(stream.inputs(test, 0))))
+        self.predict_seconds += seconds
+        columns = np.asarray(model.classes_).tolist()
+        order = [columns.index(label) for k in self.walk.visited for label in stream.tasks[k].classes.tolist()]
+        y = np.concatenate([stream.labels(test, k) for k in self.walk.visited], axis=1)
+        self.stages.append((y, P[:, order]))
+        ends = np.cumsum([0, *(len(stream.tasks[k].classes) for k in self.walk.visited)])
+        for k, start, stop in zip(self.walk.visited, ends, ends[1:]):
+            self.R[s, k] = macro_ap(y[:, start:stop], P[:, order[start:stop]], stream.data.weights(test))
+
+    def mark_curve(self, batch: int, segment: int, position: float) -> None:
+        """Leave the curve out: precision over a few rows says little."""
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
