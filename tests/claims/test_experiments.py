@@ -127,7 +127,7 @@ def test_words_tell_comparisons_apart():
     assert words[0].endswith("tame beats its rivals: shown; in one pass: contradicted.")
     assert words[1] == "1 of 2 components matter here. What does harm: a part."
     assert [word for word in words if "plain reference" in word] == [
-        "The plain reference (nearest mean) reaches 0.550 accuracy on digits; it beats everybody of this comparison: "
+        "The plain reference (nearest mean) reaches 0.550 on digits (accuracy); it beats everybody of this comparison: "
         "in one pass."
     ]
 

@@ -75,13 +75,25 @@ def interval_text(difference: Mapping[str, Any]) -> str:
     return f"{difference['mean']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
 
 
+def metric_text(one: Mapping[str, Any]) -> str:
+    """Return what an entry of evidence measures, as words within a sentence.
+
+    Examples
+    --------
+    >>> metric_text({"metric": "covered", "label": "Share of classes"}), metric_text({"metric": "f1", "label": "F1"})
+    ('share of classes', 'F1')
+    """
+    label = str(one["label"])
+    return label if not label[1:2].islower() else label[0].lower() + label[1:]
+
+
 def comparison_text(one: Mapping[str, Any]) -> str:
     """Return an entry of the headline or of the components as one line."""
     rivals = [name for name in one["means"] if name != one["better"]]
     strongest = f", the strongest of {len(rivals)} rivals" if len(rivals) > 1 else ""
     who = "" if one["baseline"] == one["better"] else f" ({one['better']} against {one['baseline']}{strongest})"
     expected = f"; expected: {one['expected']}" if one["expected"] else ""
-    return f"{one['sentence']}{who}: {interval_text(one['difference'])} {one['metric']}{expected}"
+    return f"{one['sentence']}{who}: {interval_text(one['difference'])}, {metric_text(one)}{expected}"
 
 
 def in_words(evidence: Mapping[str, Any]) -> list[str]:
@@ -129,7 +141,7 @@ def _references(evidence: Mapping[str, Any]) -> list[str]:
     compared = [one for one in evidence["headline"] if one["experiment"] in referenced]
     found: dict[tuple[str, str, str], list[tuple[Any, Any]]] = {}
     for reference, one in zip(evidence["plain"], compared):
-        key = (reference["name"], reference["metric"], reference["experiment"])
+        key = (reference["name"], metric_text(reference), reference["experiment"])
         found.setdefault(key, []).append((reference, one))
     words = []
     for (name, metric, experiment), pairs in found.items():
@@ -142,7 +154,7 @@ def _references(evidence: Mapping[str, Any]) -> list[str]:
         else:
             easy = f"; it beats everybody of this comparison: {', '.join(beaten)}"
         level = "failed" if mean is None else f"reaches {mean:.3f}"
-        words.append(f"The plain reference ({name}) {level} {metric} on {experiment}{easy}.")
+        words.append(f"The plain reference ({name}) {level} on {experiment} ({metric}){easy}.")
     return words
 
 

@@ -96,7 +96,7 @@ def effect_figure(evidence: Mapping[str, Any]) -> go.Figure:
             marker={"color": color, "size": 13, "symbol": "diamond", "line": {"color": "white", "width": 1.5}},
             hovertemplate="%{y}, mean: %{x:.3f}<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(title=f"{first['metric'].replace('_', ' ')} ({first['experiment']})", gridcolor=_LINE)
+    figure.update_xaxes(title=f"{first['label']} ({first['experiment']})", gridcolor=_LINE)
     figure.update_yaxes(categoryorder="array", categoryarray=order, gridcolor=_LINE, automargin=True)
     figure.update_layout(
         template="simple_white", height=70 + 46 * len(order), margin={"l": 12, "r": 24, "t": 12, "b": 46}, font=_FONT,

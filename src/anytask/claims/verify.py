@@ -67,8 +67,8 @@ def verify(
         "system": claim.system,
         "claim": claim.statement,
         "outcome": overall(headline),
-        "headline": [_recorded(one) for one in headline],
-        "components": [_recorded(one) for one in components],
+        "headline": [_recorded(one, tables) for one in headline],
+        "components": [_recorded(one, tables) for one in components],
         "sizes": [_size(claim, size, tables) for size in claim.sizes],
         "plain": [_plain(one, tables) for one in headline if tables[one.experiment][0].plain],
         "rows": _rows(tables, {(one.experiment, metric) for one in headline + components for metric in _metrics(one)}),
@@ -101,8 +101,8 @@ def verify_real(
         "model_or_data": trial.what,
         "outcome": overall(judged) if len(chosen) >= 5 else "measured",
         "n": len(chosen),
-        "difference": _recorded(judged[0])["difference"],
-        "headline": [_recorded(one) for one in judged],
+        "difference": _recorded(judged[0], tables)["difference"],
+        "headline": [_recorded(one, tables) for one in judged],
         "plain": [_plain(one, tables) for one in judged if tables[one.experiment][0].plain],
         "rows": _rows(tables, {(one.experiment, metric) for one in judged for metric in _metrics(one)}),
         "looks": look,
@@ -186,13 +186,14 @@ def _metrics(one: Judged) -> set[str]:
     return {one.check.metric, one.check.rival_metric or one.check.metric}
 
 
-def _recorded(one: Judged) -> dict[str, Any]:
+def _recorded(one: Judged, tables: _Tables) -> dict[str, Any]:
     return {
         "sentence": one.check.said,
         "experiment": one.experiment,
         "better": one.check.better,
         "baseline": one.rival,
         "metric": one.check.metric,
+        "label": _label(one, tables),
         "worth": _number(one.worth),
         "difference": {"mean": _number(one.mean), "low": _number(one.low), "high": _number(one.high)},
         "values": [_number(value) for value in one.values],
@@ -200,6 +201,10 @@ def _recorded(one: Judged) -> dict[str, Any]:
         "outcome": one.outcome,
         "expected": one.check.expected,
     }
+
+
+def _label(one: Judged, tables: _Tables) -> str:
+    return next(metric.label for metric in tables[one.experiment][1].metrics if metric.key == one.check.metric)
 
 
 def _size(claim: Claim, size: Any, tables: _Tables) -> dict[str, Any]:
@@ -219,6 +224,7 @@ def _plain(one: Judged, tables: _Tables) -> dict[str, Any]:
     sign = table.sign(one.check.metric)
     beats = all(sign * mean >= sign * other for name, other in one.means.items() if name != experiment.plain)
     where = {"experiment": one.experiment, "name": experiment.plain, "metric": one.check.metric}
+    where |= {"label": _label(one, tables)}
     return {**where, "mean": _number(mean), "beats_everybody": bool(beats)}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from anytask.claims.evidence import comparison_text, in_words, interval_text
+from anytask.claims.evidence import comparison_text, in_words, interval_text, metric_text
 
 _COLORS = {"shown": "green", "not shown": "yellow", "contradicted": "red", "measured": "cyan"}
 
@@ -44,7 +44,7 @@ def outcomes(found: Sequence[Mapping[str, Any]]) -> Table:
     table = Table("claim", "outcome", "headline", "components", "real")
     for one in found:
         matter = sum(component["outcome"] == "shown" for component in one["components"])
-        headline = "\n".join(f"{interval_text(x['difference'])} {x['metric']}" for x in one["headline"])
+        headline = "\n".join(f"{interval_text(x['difference'])} {metric_text(x)}" for x in one["headline"])
         real = "" if "none" in one["real"] else f"{one['real']['outcome']} {interval_text(one['real']['difference'])}"
         cells = (one["system"], colored(one["outcome"]), headline, f"{matter} of {len(one['components'])}", real)
         table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells))
