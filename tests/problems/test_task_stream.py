@@ -711,7 +711,9 @@ def test_streams_from_disk_read_rows_when_they_are_shown(tmp_path: Any) -> None:
 
 def test_baselines_are_named() -> None:
     baselines = PROBLEM.baselines(PROBLEM.load(blobs()))
-    assert [b.name for b in baselines] == ["fine-tuning", "joint-training", "replay", "lwf", "nearest-mean"]
+    assert [b.name for b in baselines] == [
+        "fine-tuning", "joint-training", "replay", "lwf", "ewc", "mas", "nearest-mean",
+    ]  # fmt: skip
     assert all(b.role == "baseline" and b.entry.startswith("anytask.continual:") for b in baselines)
 
 

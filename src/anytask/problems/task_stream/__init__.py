@@ -145,7 +145,8 @@ class TaskStream(LabelledProblem):
             ("replay", "ExperienceReplay", {}),
         )
         if data.source.label_names is None:
-            rows += (("lwf", "LwF", {}), ("nearest-mean", "NearestClassMean", {}))
+            rows += (("lwf", "LwF", {}), ("ewc", "EWC", {}), ("mas", "MAS", {}))
+            rows += (("nearest-mean", "NearestClassMean", {}),)
         else:
             rows += (("linear", "FineTuning", {"hidden": []}),)
         return tuple(Entrant(name, f"anytask.continual:{cls}", params, "baseline") for name, cls, params in rows)
