@@ -66,3 +66,9 @@ def test_it_remembers_where_the_task_is_told_what_fine_tuning_forgets(cls):
             model.end_task()
         kept[learner] = np.mean([(model.predict(X[y // 2 == k], task=k) == y[y // 2 == k]).mean() for k in range(4)])
     assert kept[cls] > kept[FineTuning] + 0.2
+
+
+@both
+def test_a_head_on_a_frozen_body_has_importances_of_its_own(cls):
+    model = cls(**NET, frozen=True).partial_fit(*task(0)).end_task().partial_fit(*task(1)).end_task()
+    assert [omega.shape for omega in model.importance_] == [(4, 16), (4,)]

@@ -20,6 +20,7 @@ class _Anchored(_Network):
     """One network whose parameters are drawn back to where the last task left them; a system writes ``_estimate``."""
 
     needs: ClassVar[str] = "boundary"
+    multilabel: ClassVar[bool] = False
     STRUCTURE: ClassVar[tuple[str, ...]] = (*_Network.STRUCTURE, "rows")
 
     lambda_: float = real(0.1, "strength of the penalty", at_least=0)
@@ -45,8 +46,11 @@ class _Anchored(_Network):
     def _observe(self, X: Tensor, y: Tensor) -> None:
         super()._observe(X, y)
         rate = self.lr * self.lambda_ / (1 - self.momentum)
-        pull_back([*self.network_.parameters()], self.anchors_, self.importance_, rate)
+        pull_back(self._parameters(), self.anchors_, self.importance_, rate)
         self.memory_.add(X, y)
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for p in self.network_.parameters() if p.requires_grad]
 
     def end_task(self) -> Self:
         """Add the importances of the task that ends to those before, and anchor the network as it is now."""
@@ -54,7 +58,7 @@ class _Anchored(_Network):
         if len(self.memory_):
             with self._update(), isolated(derive(self.seed, "end", self.n_chunks_)), mode(self.network_, False):
                 X, y = (part.to(self._device) for part in self.memory_.data())
-                parameters: list[Tensor] = list(self.network_.parameters())
+                parameters = self._parameters()
                 new = normalized(self._estimate(parameters, X, y))
                 self.importance_ = accumulated(self.importance_, new)
                 self.anchors_ = [p.detach().clone() for p in parameters]
@@ -70,7 +74,7 @@ class EWC(_Anchored):
 
     Parameters
     ----------
-    backbone, hidden, n_features, lr, momentum, weight_decay
+    backbone, frozen, hidden, n_features, lr, momentum, weight_decay
         As in :class:`~anytask.continual.baselines.FineTuning`.
     lambda_ : float, at least 0
         Strength of the penalty ``lambda / 2 sum_i Omega_i (theta_i - theta*_i)^2``, where the importances of each task
@@ -112,7 +116,7 @@ class MAS(_Anchored):
 
     Parameters
     ----------
-    backbone, hidden, n_features, lr, momentum, weight_decay, lambda_, rows, epochs, batch_size, seed, device
+    backbone, frozen, hidden, n_features, lr, momentum, weight_decay, lambda_, rows, epochs, batch_size, seed, device
         As in :class:`EWC`.
 
     Attributes
