@@ -15,13 +15,17 @@ from anytask.core.errors import instance_of
 from anytask.core.estimator import Tool
 from anytask.core.progress import Progress, heard
 from anytask.core.rng import derive, isolated
-from anytask.core.settings import real, whole
+from anytask.core.settings import flag, real, whole
 
 __all__ = ["GradientAscent", "RandomLabels", "Retained", "RetrainedModel", "Untouched"]
 
 
 class _Trained(Tool):
-    """Passes of Adam over labelled inputs, from a copy of the model."""
+    """Passes of Adam over labelled inputs, from a copy of the model.
+
+    The passes and rates of the subclasses were chosen by the gap to training anew, the mean of the development seeds 0
+    to 2 of 8 x 8 digits that lose a class, out of 1 to 20 passes at rates of 1e-4 to 2e-3.
+    """
 
     #: Whether weights are drawn anew before.
     afresh: ClassVar[bool] = False
@@ -29,6 +33,7 @@ class _Trained(Tool):
     epochs: int = whole(20, "passes")
     batch_size: int = whole(32, "rows of a batch")
     lr: float = real(2e-3, "learning rate of Adam", above=0)
+    own_labels: bool = flag(False, "take the model's own answers for labels")
 
     def forget(
         self, model: nn.Module, *, forget: Tensor, retain: Tensor, forget_labels: Tensor, retain_labels: Tensor,
@@ -37,6 +42,8 @@ class _Trained(Tool):
         """Return a copy of a classifier that was trained on; labels are places among its logits."""
         instance_of("model", nn.Module, optional=False)(model)
         forget, retain = check_inputs(forget, "forget"), check_inputs(retain, "retain")
+        if self.own_labels:
+            forget_labels, retain_labels = (probabilities(model, X).argmax(1) for X in (forget, retain))
         named = {"forget_labels": forget_labels, "retain_labels": retain_labels}
         forget_labels, retain_labels = (torch.from_numpy(check_labels(y, name)) for name, y in named.items())
         check_same_length(forget, forget_labels, "forget", "forget_labels")
@@ -74,14 +81,12 @@ class RetrainedModel(_Trained):
 class Retained(_Trained):
     """Go on training on what remains, and hope that the rest fades."""
 
-    epochs = 2
-
 
 class GradientAscent(_Trained):
     """Climb the loss of what is to be forgotten for a few passes."""
 
-    epochs = 2
-    lr = 1e-4
+    epochs = 5
+    lr = 5e-4
 
     def _shown(self, X_f: Tensor, X_r: Tensor, y_f: Tensor, y_r: Tensor) -> tuple[Tensor, Tensor, int]:
         return X_f, y_f, -1
@@ -90,7 +95,7 @@ class GradientAscent(_Trained):
 class RandomLabels(_Trained):
     """Train on everything, what is to be forgotten with random other labels."""
 
-    epochs = 2
+    epochs = 5
 
     def _shown(self, X_f: Tensor, X_r: Tensor, y_f: Tensor, y_r: Tensor) -> tuple[Tensor, Tensor, int]:
         classes = torch.unique(torch.cat([y_f, y_r]))
@@ -142,6 +147,7 @@ def probabilities(model: nn.Module, X: Any) -> np.ndarray:
     """Return a classifier's probabilities (n, c) in evaluation mode, without gradients."""
     training = model.training
     with torch.no_grad():
-        P = torch.cat([model.eval()(part).softmax(1) for part in torch.as_tensor(X).split(512)])
+        device = next((weight.device for weight in model.parameters()), None)
+        P = torch.cat([model.eval()(part.to(device)).softmax(1) for part in torch.as_tensor(X).split(512)])
     model.train(training)
     return P.cpu().numpy()
