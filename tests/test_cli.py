@@ -184,7 +184,7 @@ BAD = {
     "missing file": (["compare", "task-stream", "--data", "yours.csv"], "yours.csv"),
     "missing column": (["compare", "task-stream", "--data", "mine.csv", "--target", "lable"], "'label'"),
     "unknown system": (["compare", "task-stream", "--data", "mine.csv", "--systems", "tmae"], "'tame'"),
-    "planned system": (["compare", "task-stream", "--data", "mine.csv", "--systems", "multilane"], "planned"),
+    "planned system": (["compare", "task-stream", "--data", "mine.csv", "--systems", "sade"], "planned"),
     "system of another problem": (["compare", "task-stream", "--data", "mine.csv", "--systems", "gpt3"], "gpt3"),
     "identity withheld": (
         ["compare", "task-stream", "--data", "mine.csv", "--systems", "gkcl", "--identity", "none"],

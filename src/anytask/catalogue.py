@@ -472,7 +472,7 @@ SYSTEMS: tuple[Card, ...] = (
          "Less is more: Summarizing Patch Tokens for efficient Multi-Label Class-Incremental Learning",
          "MULTI-LANE", 2024, "2405.15633", "continual", "anytask.continual:MultiLane", None, ("task-stream",),
          "Adds labels to a frozen transformer in lanes that never mix; when images carry several labels.",
-         "boundary"),
+         "test"),
 )
 # fmt: on
 

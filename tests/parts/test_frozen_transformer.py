@@ -94,3 +94,43 @@ def test_what_takes_no_prompts_is_refused():
     _, network, _ = made("ViT")
     with pytest.raises(ValueError, match="odd length 3"):
         network.as_prefix(torch.zeros(3, 16))
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_blocks_run_one_by_one_make_the_encoder(kind):
+    _, network, x = made(kind)
+    prefix = network.as_prefix(torch.randn(4, 16))
+    with torch.no_grad():
+        before = network(x, {1: prefix}).before
+        h = before[0]
+        for i in range(3):
+            assert torch.allclose(h, before[i], atol=1e-5)
+            # each token by itself, with the others beside it
+            one = network.run_block(i, h[:, 2:3], prefix=prefix if i == 1 else None,
+                                    beside=network.entering(i, torch.cat([h[:, :2], h[:, 3:]], 1)))  # fmt: skip
+            h = network.run_block(i, h, prefix=prefix if i == 1 else None)
+            assert torch.allclose(one, h[:, 2:3], atol=1e-5)
+        last = network(x, {1: prefix})
+        wanted = last.last[:, 0] if kind != "CLIP" else network.model.post_layernorm(last.last[:, 0])
+        assert torch.allclose(network.normalized(h)[:, 0], wanted, atol=1e-5)
+    assert torch.equal(network(x, {1: prefix}).last, last.last)  # nothing of it is left behind
+
+
+def test_attention_that_is_left_out_gives_back_what_it_takes_in():
+    _, network, x = made("ViT")
+    h, block = network(x).before[1], network.blocks[1]
+    inner = h + block.layernorm_before(h)
+    assert torch.allclose(network.run_block(1, h, attends=False), inner + block.mlp(block.layernorm_after(inner)))
+
+
+def test_class_tokens_of_encoders_of_images():
+    for kind in ("ViT", "DINOv2", "CLIP"):
+        model, network, x = made(kind)
+        positions = (
+            model.embeddings.position_embedding.weight if kind == "CLIP" else model.embeddings.position_embeddings
+        )
+        with torch.no_grad():
+            positions.zero_()
+        network = FrozenTransformer(model)
+        assert torch.allclose(network.class_token[0, 0], network(x).before[0][0, 0], atol=1e-6)
+    assert made("BERT")[1].class_token is None

@@ -15,6 +15,9 @@ from torch.nn import functional as F
 Prefixes: TypeAlias = Mapping[int, tuple[Tensor, Tensor]]
 
 _NAME = "anytask-prefix"
+#: What encoders call the norm before a block's attention (those without one normalize after it), and the last norm.
+_BEFORE = ("layernorm_before", "layer_norm1", "norm1")
+_LAST = ("layernorm", "post_layernorm")
 _prefixes_of: ContextVar[dict[int, tuple[Tensor, Tensor]]] = ContextVar("prefixes of attention modules")
 
 
@@ -100,6 +103,83 @@ class FrozenTransformer(nn.Module):
             _prefixes_of.reset(token)
         valid = inputs.get("attention_mask")
         return Tokens(out.last_hidden_state, tuple(out.hidden_states), None if valid is None else valid.bool())
+
+    def run_block(
+        self,
+        i: int,
+        tokens: Tensor,
+        *,
+        beside: Tensor | None = None,
+        prefix: tuple[Tensor, Tensor] | None = None,
+        attends: bool = True,
+    ) -> Tensor:
+        """Run block i alone on tokens (n, T, d), none of which is padding, and return what it makes of them (n, T, d).
+
+        Parameters
+        ----------
+        i : int
+        tokens : Tensor (n, T, d)
+        beside : Tensor (n, s, d), optional
+            More tokens, as :meth:`entering` gives them, that attention takes in behind the others; what it makes of
+            them is dropped.
+        prefix : pair of tensors, optional
+            As for one block of :meth:`forward`.
+        attends : bool
+            False: attention gives back what it takes in.
+
+        Examples
+        --------
+        >>> from transformers import ViTConfig, ViTModel
+        >>> config = ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4)
+        >>> network = FrozenTransformer(ViTModel(config))
+        >>> x = network(torch.zeros(3, 3, 8, 8)).before
+        >>> alone = network.run_block(0, x[0])
+        >>> first = network.run_block(0, x[0][:, :1], beside=network.entering(0, x[0][:, 1:]))
+        >>> torch.allclose(alone, x[1]), torch.allclose(first, x[1][:, :1], atol=1e-6)
+        (True, True)
+        """
+        block, T = self.blocks[i], tokens.shape[1]
+        attention = next(child for name, child in block.named_children() if "att" in name)
+        taken_in: list[Tensor] = []
+
+        def enter(_module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+            h = named.pop("hidden_states") if "hidden_states" in named else args[0]
+            taken_in.append(h if beside is None else torch.cat([h, beside], 1))
+            return (taken_in[0], *args[1:]), named
+
+        def leave(_module: nn.Module, _args: Any, out: Any) -> Any:
+            made = (out[0] if isinstance(out, tuple) else out) if attends else taken_in[0]
+            return (made[:, :T], *out[1:]) if isinstance(out, tuple) else made[:, :T]
+
+        hooks = attention.register_forward_pre_hook(enter, with_kwargs=True), attention.register_forward_hook(leave)
+        token = _prefixes_of.set({} if prefix is None else {id(m): prefix for m in block.modules()})
+        try:
+            out = block(tokens, attention_mask=None)
+        finally:
+            _prefixes_of.reset(token)
+            for hook in hooks:
+                hook.remove()
+        return out[0] if isinstance(out, tuple) else out
+
+    def entering(self, i: int, tokens: Tensor) -> Tensor:
+        """Return tokens (n, T, d) as the attention of block i takes them: normalized where the block does so first."""
+        block = self.blocks[i]
+        return next((norm for name, norm in block.named_children() if name in _BEFORE), nn.Identity())(tokens)
+
+    def normalized(self, tokens: Tensor) -> Tensor:
+        """Return tokens (n, T, d) behind the last block after the last norm, where the encoder has one."""
+        inside = {id(m) for m in self.blocks.modules()}
+        last = (m for name, m in self.model.named_modules() if name.split(".")[-1] in _LAST and id(m) not in inside)
+        return next(last, nn.Identity())(tokens)
+
+    @property
+    def class_token(self) -> Tensor | None:
+        """The class token of an encoder of images (1, 1, d) as it enters the first block, but for its position; None
+        where it has none of its own."""
+        named = dict(self.model.named_parameters())
+        found = next((p for name, p in named.items() if name.split(".")[-1] in ("cls_token", "class_embedding")), None)
+        before = getattr(self.model, "pre_layrnorm", nn.Identity())  # CLIP's
+        return None if found is None else before(found.reshape(1, 1, -1))
 
     def as_prefix(self, prompt: Tensor) -> tuple[Tensor, Tensor]:
         """Split a prompt (length, d) or (n, length, d): its first half are keys, its second one values, by heads."""

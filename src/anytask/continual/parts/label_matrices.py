@@ -22,6 +22,22 @@ def label_loss(scores: Tensor, y: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(scores[known], y[known])
 
 
+def masked_loss(scores: Tensor, y: Tensor) -> Tensor:
+    """Return the mean binary cross-entropy over a whole matrix (n, C), in which NaN counts as a constant ln 2.
+
+    So scores and targets of what is not annotated are as good as 0, and have no gradient.
+
+    Examples
+    --------
+    >>> y = torch.full((1, 10), torch.nan)
+    >>> y[0, :2] = torch.tensor([1.0, 0.0])
+    >>> round(masked_loss(torch.tensor([[0.7, -1.2, *[9.0] * 8]]), y).item(), 6)
+    0.621165
+    """
+    known = ~y.isnan()
+    return F.binary_cross_entropy_with_logits(scores.where(known, 0.0), y.where(known, 0.0))
+
+
 def numbered(Y: Tensor, sets: list[list[int]]) -> Tensor:
     """Return a number (n,) for each row of a label matrix (n, C), its place in ``sets``, which gets the new ones.
 
