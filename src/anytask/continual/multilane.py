@@ -30,6 +30,7 @@ from anytask.continual.parts.growing import GrowingHead
 from anytask.continual.parts.label_matrices import masked_loss
 from anytask.continual.parts.lanes import merged, selection
 from anytask.continual.parts.sgd import tune
+from anytask.core.checks import require_finite
 from anytask.core.rng import derive
 from anytask.core.settings import choice, flag, real, whole
 from anytask.models.build import backbone_field
@@ -298,6 +299,12 @@ class MultiLane(ContinualClassifier):
                     block = block.masked_fill((nearest != own)[:, None], -torch.inf)
                 scores[rows, codes] = block
         return self._mask_to_task(scores, task)
+
+    @torch.no_grad()
+    def _check_answers(self, X: Tensor, task: object) -> None:
+        """Look at the lane under way: no other can have changed."""
+        answers = self.heads_[-1](self._read(cast(Lane, self.lanes_[-1]), self._image(X)))
+        require_finite(answers, f"an answer after chunk {self.n_chunks_}", "lower lr, or check the scale of the inputs")
 
     def _trained(self) -> Iterator[nn.Module]:
         return iter((self.lanes_, self.heads_))

@@ -138,8 +138,8 @@ def build_backbone(
     backbone : None, str, torch.nn.Module or callable
         ``None``: an :class:`MLP`. The name of a :func:`network`, such as ``"resnet18"`` or ``"efficientnet-lite0"``
         (with its ImageNet weights). Any other string: a Hugging
-        Face vision checkpoint, by name or folder, under a new linear layer. A module: a deep copy of it (its output
-        width must be ``n_outputs``).
+        Face vision checkpoint, by name or folder, or such an encoder, under a new linear layer. Another module: a deep
+        copy of it (its output width must be ``n_outputs``).
         A callable: called as ``backbone(input_shape, n_outputs)``.
     input_shape : tuple of int
         Shape of one input.
@@ -167,6 +167,8 @@ def build_backbone(
     with isolated(seed):
         if isinstance(backbone, nn.Module):
             module = copy.deepcopy(backbone)
+            if getattr(module, "main_input_name", None) == "pixel_values":  # an encoder of transformers
+                module = PretrainedVision(module, n_outputs)
         elif backbone is None:
             if n_outputs is None:
                 raise ValueError("the default network has no width of its own: give one")

@@ -84,6 +84,14 @@ class FrozenTransformer(nn.Module):
         self.heads, self.width = int(config.num_attention_heads), int(config.hidden_size)
         self.blocks = max((m for m in self.model.modules() if isinstance(m, nn.ModuleList)), key=len)
         self.depth = len(self.blocks)
+        inside = {id(m) for m in self.blocks.modules()}
+        outside = [(name.split(".")[-1], m) for name, m in self.model.named_modules() if id(m) not in inside]
+        # Tuples, for modules that are registered already.
+        self._last = (next((m for name, m in outside if name in _LAST), nn.Identity()),)
+        self._attentions = tuple(
+            next(((child, list(child.modules())) for name, child in block.named_children() if "att" in name), None)
+            for block in self.blocks
+        )
 
     def train(self, mode: bool = True) -> FrozenTransformer:
         """Stay in evaluation mode."""
@@ -138,8 +146,10 @@ class FrozenTransformer(nn.Module):
         >>> torch.allclose(alone, x[1]), torch.allclose(first, x[1][:, :1], atol=1e-6)
         (True, True)
         """
-        block, T = self.blocks[i], tokens.shape[1]
-        attention = next(child for name, child in block.named_children() if "att" in name)
+        found, T = self._attentions[i], tokens.shape[1]
+        if found is None:
+            raise TypeError(f"the blocks of {type(self.model).__name__} have no attention that could be found")
+        attention, parts = found
         taken_in: list[Tensor] = []
 
         def enter(_module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -152,9 +162,9 @@ class FrozenTransformer(nn.Module):
             return (made[:, :T], *out[1:]) if isinstance(out, tuple) else made[:, :T]
 
         hooks = attention.register_forward_pre_hook(enter, with_kwargs=True), attention.register_forward_hook(leave)
-        token = _prefixes_of.set({} if prefix is None else {id(m): prefix for m in block.modules()})
+        token = _prefixes_of.set({} if prefix is None else {id(m): prefix for m in parts})
         try:
-            out = block(tokens, attention_mask=None)
+            out = self.blocks[i](tokens, attention_mask=None)
         finally:
             _prefixes_of.reset(token)
             for hook in hooks:
@@ -168,9 +178,7 @@ class FrozenTransformer(nn.Module):
 
     def normalized(self, tokens: Tensor) -> Tensor:
         """Return tokens (n, T, d) behind the last block after the last norm, where the encoder has one."""
-        inside = {id(m) for m in self.blocks.modules()}
-        last = (m for name, m in self.model.named_modules() if name.split(".")[-1] in _LAST and id(m) not in inside)
-        return next(last, nn.Identity())(tokens)
+        return self._last[0](tokens)
 
     @property
     def class_token(self) -> Tensor | None:

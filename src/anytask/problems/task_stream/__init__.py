@@ -260,11 +260,16 @@ class TaskStream(LabelledProblem):
         parts, usage = usable(entrant, walk.model, labelled, stream.statistics if stream.scaled else None, told)
         return Trained(parts, usage, tuple(notes))
 
+    def offers(self, stream: Stream) -> dict[str, Any]:
+        """Return further arguments for who takes them, which a problem of one's own may have: a ``backbone``."""
+        return {}
+
     def _walk(self, entrant: Entrant, stream: Stream) -> Walk:
         """Make the learner with the settings of its stream."""
         cls: Any = entrant.load()
         access = self.told(getattr(cls, "sees", None), {"identity": stream.data.options.identity})
         own = dict(cls.settings_for(stream.facts)) if hasattr(cls, "settings_for") else {}
+        own |= self.offers(stream)
         return Walk(entrant.make("small", **own, seed=stream.seed), stream, access)
 
     def figures(self, data: StreamData, runs: list[Any]) -> list[tuple[str, str, Any]]:
