@@ -161,8 +161,9 @@ MUTANTS = (
     # systems
     Mutant(
         "a chunk is learned before it is checked", "continual/base.py",
-        "        X_, y_ = self._check_chunk(X, y, task)\n        with self._update():\n",
-        "        self.n_chunks_ = getattr(self, 'n_chunks_', 0) + 1\n        X_, y_ = self._check_chunk(X, y, task)\n"
+        "        X_, y_, shown = self._check_annotated(X, y, task, classes)\n        with self._update():\n",
+        "        self.n_chunks_ = getattr(self, 'n_chunks_', 0) + 1\n"
+        "        X_, y_, shown = self._check_annotated(X, y, task, classes)\n"
         "        self.n_chunks_ -= 1\n        with self._update():\n", "methods", 300, "continual.NearestClassMean",
     ),
     Mutant(
