@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from anytask.continual.multilane import MultiLane
 from anytask.continual.parts.label_matrices import masked_loss
 from anytask.continual.parts.lanes import merged, selection
+from anytask.problems.task_stream.metrics import macro_ap
 
 transformers = pytest.importorskip("transformers")
 torch.set_num_threads(1)
@@ -174,6 +175,22 @@ def test_a_shared_lane_moves_what_older_tasks_answer():
     model, x = learned(lanes(lanes="shared"), [(0, 1)]), images((0, 1), seed=1)[0]
     before = model.predict_proba(x)
     assert not np.array_equal(learned(model, [(2, 3)]).predict_proba(x)[:, :2], before)
+
+
+def test_a_lane_for_each_task_keeps_what_a_shared_one_forgets():
+    tasks = ((0, 1), (2, 3), (4, 5))
+
+    def precision(lanes):  # of the first task, at the end
+        model = MultiLane.from_preset("small", lr=0.02, lanes=lanes)
+        for labels in tasks:
+            (X, Y), others = images(labels, 128), images(sum(tasks, ()), 128, seed=7)[0]
+            for _ in range(6):
+                model.partial_fit(X + others, Y, classes=labels)
+            model.end_task()
+        X, Y = images(sum(tasks, ()), 128, seed=9)
+        return macro_ap(Y[:, :2], model.predict_proba(X)[:, :2])
+
+    assert precision("per task") > precision("shared") + 0.1
 
 
 def test_the_nearest_lane_alone_answers_for_inputs_like_its_own():
