@@ -243,7 +243,7 @@ class TSC(Embedding, ContinualClassifier):
         codes = self.codes_ if self.fast.competitors == "task" else range(len(self.vectors_))
         W = torch.stack([w if c in self.codes_ else w.detach() for c in codes for w in [self.vectors_[c]]])
         target = torch.tensor([codes.index(code) for code in y.tolist()], device=y.device)
-        loss = F.cross_entropy(self.scale * cosine_scores(self._network(x), W), target)
+        loss = F.cross_entropy(self._logits(self._network, x, W), target)
         if self.fast.penalty == "gradient" and self.fast.lambda_:
             penalty = anchored_penalty(_trained(self._network), self.reference_, self.importance_)
             loss = loss + self.fast.lambda_ * penalty
@@ -278,23 +278,26 @@ class TSC(Embedding, ContinualClassifier):
     def _estimate(self) -> list[Tensor]:
         """Return the importances of the fast weights for the rows of the task."""
         X, y = (part.to(self._device) for part in self.memory_.data())
+        W, parameters = self._all_vectors(), _trained(self.fast_)
         with mode(self.fast_, training=False):
-            parameters = _trained(self.fast_)
             if self.importance.kind == "mas":
-                new = mas(lambda x: self._logits(self.fast_, x), parameters, X)
+                new = mas(lambda x: self._logits(self.fast_, x, W), parameters, X)
             else:
-                new = fisher(lambda x: self._logits(self.fast_, x), parameters, X, y)
+                new = fisher(lambda x: self._logits(self.fast_, x, W), parameters, X, y)
         return normalized(new) if self.importance.normalize else new
 
     # -- prediction -----------------------------------------------------------------------------------------------
 
-    def _logits(self, network: nn.Module, x: Tensor) -> Tensor:
-        """Return scaled cosines (n, classes) with the vectors of all classes seen."""
-        return self.scale * cosine_scores(network(x), torch.stack([w.detach() for w in self.vectors_]))
+    def _logits(self, network: nn.Module, x: Tensor, W: Tensor) -> Tensor:
+        """Return scaled cosines (n, classes) of features with class vectors (classes, d)."""
+        return self.scale * cosine_scores(network(x), W)
+
+    def _all_vectors(self) -> Tensor:
+        return torch.stack([w.detach() for w in self.vectors_])  # (classes, d)
 
     def _scores(self, X: Tensor, task: object) -> Tensor:
         with mode(self._network, training=False):
-            return self._logits(self._network, X)
+            return self._logits(self._network, X, self._all_vectors())
 
     def _embed(self, X: Tensor) -> Tensor:
         with mode(self.slow_, training=False):
