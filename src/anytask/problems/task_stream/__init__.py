@@ -106,6 +106,9 @@ class TaskStream(LabelledProblem):
     privileges: ClassVar[Mapping[str, str]] = {"joint-training": "all data at once"}
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("accuracy", "Final accuracy over all tasks"),
+        Metric("few_shot_accuracy", "Final accuracy over the few-shot tasks"),
+        Metric("unseen_accuracy", "Few-shot accuracy on classes never taught"),
+        Metric("unseen_gain", "Its gain since the base"),
         Metric("forgetting", "Forgetting", higher_is_better=False),
         Metric("backward_transfer", "Backward transfer"),
         Metric("forward_transfer", "Forward transfer (above chance)"),
@@ -115,9 +118,6 @@ class TaskStream(LabelledProblem):
         Metric("false_alarms", "False alarms", higher_is_better=False, unit="alarms"),
         Metric("missed_borders", "Missed borders", higher_is_better=False, unit="borders"),
         Metric("experts", "Experts", higher_is_better=False, unit="experts"),
-        Metric("few_shot_accuracy", "Final accuracy over the few-shot tasks"),
-        Metric("unseen_accuracy", "Few-shot accuracy on classes never taught"),
-        Metric("unseen_gain", "Its gain since the base"),
     )
     needs: ClassVar[tuple[str, ...]] = ("partial_fit(X, y, task=None)", "predict(X, task=None)")
     options_class = StreamOptions
