@@ -193,8 +193,9 @@ MUTANTS = (
         "cli", 250,
     ),
     Mutant(
-        "--set takes anything", "cli/settings.py",
-        "if not equals or not name:", "if False:", "cli", 250,
+        "a terminal obeys what an argument holds", "core/terminal.py",
+        "    return _OBEYED.sub(lambda found: found[0].encode(\"unicode_escape\").decode(), text)\n",
+        "    return text\n", "cli", 250,
     ),
 )  # fmt: skip
 
