@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from anytask.continual.multilane import MultiLane
+from anytask.continual.multilane import Lane, MultiLane
 from anytask.continual.parts.label_matrices import masked_loss
 from anytask.continual.parts.lanes import merged, selection
 from anytask.problems.task_stream.metrics import macro_ap
@@ -129,6 +129,14 @@ def test_gradients_reach_the_lane_of_the_task_alone():
     for t in range(3):
         grads = [p.grad for p in (*model.lanes_[t].parameters(), *model.heads_[t].parameters())]
         assert all(g is not None and g.any() for g in grads) if t == 2 else all(g is None for g in grads)
+
+
+def test_a_published_lane_has_168960_numbers_beside_its_rows_of_the_classifier():
+    model = MultiLane(backbone=vit(num_hidden_layers=5)).partial_fit(*images((0, 1)))
+    lane = Lane(model.s, model.k, model.blocks, 768, model.init_scale)
+    assert sum(p.numel() for p in lane.parameters()) == (20 + 5 * 2 * 20) * 768
+    assert model.cost()["trainable_parameters"] == (20 + 5 * 2 * 20) * 16 + 2 * 17
+    assert model.cost()["stored_samples"] == 0 and model.predict(images((0, 1))[0]).shape == (32, 2)
 
 
 def test_a_lane_starts_where_the_one_before_it_ended():

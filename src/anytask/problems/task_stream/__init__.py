@@ -36,7 +36,7 @@ _ANNOUNCED = {
 
 
 #: What is measured where rows have several labels.
-_OF_LABELS = (
+LABEL_METRICS = (
     Metric("macro_ap", "Final macro average precision over all labels"),
     Metric("average_macro_ap", "Macro average precision, mean over the stages"),
     Metric("first_task_ap", "Final macro average precision of the first task"),
@@ -131,7 +131,7 @@ class TaskStream(LabelledProblem):
         return data
 
     def _measure(self, data: StreamData) -> None:
-        self.metrics = type(self).metrics if data.source.label_names is None else _OF_LABELS  # type: ignore[misc]
+        self.metrics = type(self).metrics if data.source.label_names is None else LABEL_METRICS  # type: ignore[misc]
 
     def fit_options(self, options: StreamOptions, labelled: LabelledData) -> tuple[StreamOptions, tuple[str, ...]]:
         """Settle the scenario and the number of tasks."""
