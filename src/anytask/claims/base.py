@@ -118,7 +118,7 @@ class Beats:
     def said(self) -> str:
         """The sentence, or one made of the names."""
         rivals = self.rivals[0] if len(self.rivals) == 1 else "its rivals"
-        return self.sentence or f"{self.better} beats {rivals} on {self.metric.replace('_', ' ')}"
+        return self.sentence or f"{self.better} beats {rivals}"
 
 
 @dataclass(frozen=True)

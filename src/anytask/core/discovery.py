@@ -199,6 +199,17 @@ def docstring(entry: str) -> str:
     return next((ast.get_docstring(n) or "" for n in nodes if isinstance(n, ast.ClassDef) and n.name == name), "")
 
 
+def source(module: str) -> str:
+    """Return the text of a module, which is not imported.
+
+    Examples
+    --------
+    >>> "SYSTEMS: tuple" in source("anytask.catalogue")
+    True
+    """
+    return modules(module.rpartition(".")[0])[module].read_text(encoding="utf-8")
+
+
 def load(entry: str) -> Any:
     """Import what ``"module:name"`` names.
 

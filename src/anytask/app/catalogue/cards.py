@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import doctest
 import logging
 import re
@@ -18,7 +19,7 @@ from anytask.catalogue import FAMILIES, Card
 from anytask.claims.evidence import comparison_text, in_words
 from anytask.claims.figure import CAPTION, evidence_figure
 from anytask.core.colors import PALETTE
-from anytask.core.discovery import docstring, published
+from anytask.core.discovery import docstring, published, source
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +140,38 @@ def snippet(entry: Card) -> str:
     example = re.sub(rf"^from {re.escape(package)}(\.\w+)* import {name}\n", "", example, flags=re.M)
     imports = [row for row in example.splitlines() if row.startswith(("import ", "from "))]
     rest = [row for row in example.splitlines() if row not in imports]
+    imports += imports_of(published(package)[name], unbound("\n".join([*imports, line, *rest])))
     return "\n".join([*imports, line, "", *rest]).strip()
+
+
+def unbound(code: str) -> set[str]:
+    """Return the names that code uses, and neither makes, imports nor finds among Python's own.
+
+    Examples
+    --------
+    >>> unbound("x = np.ones(3); print([y for y in x])")
+    {'np'}
+    """
+    nodes = list(ast.walk(ast.parse(code)))
+    used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    bound = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    bound |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    bound |= {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    bound |= {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
+    return used - bound - set(dir(builtins))
+
+
+def imports_of(module: str, names: set[str]) -> list[str]:
+    """Return the lines that import names as a module does, or from that module, which is not imported."""
+    lines = []
+    for node in ast.parse(source(module)).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            kept = [alias for alias in node.names if (alias.asname or alias.name).split(".")[0] in names]
+            node.names = kept
+            lines += [ast.unparse(node)] if kept else []
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in names:
+            lines.append(f"from {module} import {node.name}")
+    return lines
 
 
 def _example(package: str, name: str) -> str:
