@@ -56,6 +56,14 @@ def test_a_memory_gives_back_what_it_was_given():
     assert torch.equal(label_matrix(numbers, sets, 3).nan_to_num(-1), wanted.nan_to_num(-1))
 
 
+@pytest.mark.parametrize("kind", ["float64", "bool", "object", "str", torch.bool, torch.bfloat16])
+def test_matrices_of_every_kind_are_learned_alike(kind):
+    X, Y = chunk([0, 1], 32)
+    given = torch.from_numpy(Y).to(kind) if isinstance(kind, torch.dtype) else Y.astype(kind)
+    plain, other = (FineTuning.from_preset("small").partial_fit(X, y) for y in (Y, given))
+    assert np.array_equal(plain.predict_proba(X), other.predict_proba(X))
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_frozen_body_is_a_linear_probe(frozen):
     body = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU())

@@ -214,8 +214,7 @@ def check_label_matrix(y: ArrayLike | Tensor, classes: ArrayLike | None, name: s
         ...
     ValueError: y must be zeros and ones of shape (n, k), one column for each label; y[0, 1] is 0.5
     """
-    numbers = as_numbers(y, name)
-    values = np.asarray(numbers.cpu() if isinstance(numbers, Tensor) else numbers)
+    values = as_array(as_numbers(y, name), name)
     wanted = f"{name} must be zeros and ones of shape (n, k), one column for each label"
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"{wanted}, got shape {values.shape}")
