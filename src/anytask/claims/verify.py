@@ -62,7 +62,7 @@ def verify(
     chosen = _seeds(quick, seeds, look, SEEDS)
     tables = _run(claim.system, claim.experiments, chosen, quick, jobs, progress)
     headline, components = (_judge(checks, tables) for checks in (claim.headline, claim.components))
-    real = {"none": claim.real} if isinstance(claim.real, str) else {"none": "not run yet: anytask verify --real"}
+    real = {"none": claim.real} if isinstance(claim.real, str) else {"none": "not run yet: `anytask verify --real`"}
     return {
         "system": claim.system,
         "claim": claim.statement,
