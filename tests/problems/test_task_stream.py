@@ -466,6 +466,21 @@ def test_identity_bounds_what_a_curious_learner_is_shown(identity: str, fits: se
     assert outcome.details["shown"] == level == PROBLEM.told(Spy.sees, {"identity": identity})
 
 
+class Router(Spy):
+    """Takes every input for one of the second task."""
+
+    def route(self, X: Any) -> np.ndarray:
+        return np.ones(len(X), dtype=int)
+
+
+def test_the_routed_accuracy_counts_rows_whose_task_and_label_are_right() -> None:
+    outcome = run(Router, identity="train+test", n_tasks=2)
+    right = outcome.details["accuracy_matrix"][-1]  # the spy answers alike, told or not
+    assert outcome.metrics["routed_accuracy"] == pytest.approx(right[1] / 2)
+    assert "routed_accuracy" not in run(Router, identity="train", n_tasks=2).metrics
+    assert "routed_accuracy" not in run(Spy, identity="train+test", n_tasks=2).metrics
+
+
 @pytest.mark.parametrize(
     ("cls", "fits", "ends", "asked"),
     [

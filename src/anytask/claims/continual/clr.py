@@ -48,6 +48,7 @@ CLAIM = Claim(
     ),
     sizes=(
         Size("clr", "accuracy_without_task", "Accuracy where the nearest mean finds the task"),
+        Size("clr", "routed_accuracy", "Share of right tasks with right labels then"),
         Size("joint training", "accuracy", "A network trained on all tasks at once"),
         Size("clr", "forgetting", "Forgetting", expected="0"),
     ),

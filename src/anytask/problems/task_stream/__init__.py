@@ -71,6 +71,8 @@ class TaskStream(LabelledProblem):
       systems that are told the task at test, which cannot be asked about a task they never met.
     * ``learning_accuracy``: mean of ``R[s, v[s]]``.
     * ``accuracy_without_task``: ``accuracy`` without the task's identity, for systems that use it but can do without.
+    * ``routed_accuracy``: the share of test rows, mean over the tasks, whose task a system finds by itself (its method
+      ``route``) and whose label is right too.
     * ``detection_delay``, ``false_alarms``, ``missed_borders``: for systems that list the mini-batches at which they
       decided that a new segment began in ``borders_``; see :func:`match_borders`.
     * ``experts``: the system's ``n_experts_``.
@@ -114,6 +116,7 @@ class TaskStream(LabelledProblem):
         Metric("forward_transfer", "Forward transfer (above chance)"),
         Metric("learning_accuracy", "Accuracy right after learning a task"),
         Metric("accuracy_without_task", "Final accuracy without the task's identity"),
+        Metric("routed_accuracy", "Share of right tasks with right labels"),
         Metric("detection_delay", "Delay in noticing a border", higher_is_better=False, unit="batches"),
         Metric("false_alarms", "False alarms", higher_is_better=False, unit="alarms"),
         Metric("missed_borders", "Missed borders", higher_is_better=False, unit="borders"),
@@ -219,6 +222,8 @@ class TaskStream(LabelledProblem):
         details = exam.details()
         if not stream.several and walk.access == "test" and getattr(model, "needs", "none") != "test":
             metrics["accuracy_without_task"] = float(np.mean([exam.accuracy(k, None) for k in range(R.shape[1])]))
+            if callable(getattr(model, "route", None)):
+                metrics["routed_accuracy"] = exam.routed_accuracy()
         if hasattr(model, "borders_"):
             found = walk.found_borders()
             delays, false_alarms, missed = match_borders(found, stream.borders, stream.n_batches)

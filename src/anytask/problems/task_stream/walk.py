@@ -148,6 +148,15 @@ class Exam:
             right = np.concatenate([self._right(part, k, told) for part in parts])
         return float(np.average(right, weights=self.walk.stream.data.weights(test)))
 
+    def routed_accuracy(self) -> float:
+        """Return the share of test rows whose task the learner finds, and whose label is right then too."""
+        stream, shares = self.walk.stream, []
+        with self.entrant.applied_to(self.walk.model):
+            for k, task in enumerate(stream.tasks):
+                right = self._right(task.test, k, None) & (self.walk.model.route(stream.inputs(task.test, k)) == k)
+                shares.append(float(np.average(right, weights=stream.data.weights(task.test))))
+        return float(np.mean(shares))
+
     def mark_curve(self, batch: int, segment: int, position: float) -> None:
         """Note the accuracy on a sample of the tasks met so far."""
         stream, visited = self.walk.stream, self.walk.visited
