@@ -143,6 +143,8 @@ FOUND = {
     "request": (lambda: cache().get("m", {"a": print}, 0), "a request must be JSON"),
     "no request": (lambda: cache().get("m", 3, 0), "request .* got 3"),
     "reply": (lambda: cache().put("m", {}, 0, 3), "reply .* got 3"),
+    "latency": (lambda: lm.ChatReply((), latency_s=float("nan")), "latency_s is NaN"),
+    "usage": (lambda: lm.ChatReply((), usage=[]), r"usage must be a Usage, got \[\]"),
     "score": (lambda: lm.OptionScore(-1.0, None, 4), "n_tokens .* got None"),
 }
 

@@ -350,6 +350,12 @@ class ChatReply:
     attempts: int = 1
     raw: dict[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        instance_of("usage", Usage, optional=False)(self.usage)
+        instance_of("raw", dict)(self.raw)
+        if not isinstance(self.latency_s, Real) or not 0 <= self.latency_s < math.inf:
+            raise BadNumber(f"latency_s is {shown(self.latency_s)}, and a time is a number of at least 0")
+
     @property
     def text(self) -> str:
         return self.choices[0].text
