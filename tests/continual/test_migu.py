@@ -98,6 +98,57 @@ def test_random_units_and_a_late_start():
     assert not gate.gates and torch.equal(late[0].weight, stepped(0.0)[0][0].weight)
 
 
+def after_a_left_out_step(model, x, sgd, gate):
+    for _ in range(2):  # the first time the gradients overflow, and no step is made
+        sgd.zero_grad()
+        model(x).square().sum().backward()
+        gate.mask_gradients()
+
+
+def at_each_mini_batch(model, x, sgd, gate):
+    for part in x.chunk(3):
+        model(part).square().sum().backward()
+        gate.mask_gradients()
+
+
+def with_infinite_gradients(model, x, sgd, gate):
+    model(x).square().sum().backward()
+    model[0].weight.grad.fill_(torch.inf)
+
+
+@pytest.mark.parametrize("loop", [after_a_left_out_step, at_each_mini_batch, with_infinite_gradients])
+def test_in_anybodys_loop_masked_rows_stay(loop):
+    before, model = net(), net()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.05)
+    with magnitude_gating(model, sgd) as gate:
+        loop(model, torch.randn(12, 6, generator=torch.Generator().manual_seed(1)), sgd, gate)
+        sgd.step()
+    still = ~gate.gates["0.weight"]
+    assert still.sum() == 7 and torch.equal(model[0].weight[still], before[0].weight[still])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_as_many_units_learn_in_every_precision(dtype):
+    model = nn.Sequential(nn.Linear(4, 11), nn.ReLU()).to(dtype)
+    sgd = torch.optim.SGD(model.parameters(), lr=1e-6)
+    for seed in range(5):
+        x = 40 * torch.rand(5000, 4, generator=torch.Generator().manual_seed(seed))  # sums beyond half precision
+        with magnitude_gating(model, sgd) as gate:
+            model(x.to(dtype)).mean().backward()
+            sgd.step()
+        assert gate.gates["0.weight"].sum() == 4  # the quantile is the magnitude of a unit: 0.7 * 10 is whole
+
+
+def test_a_tied_weight_is_gated_by_the_sum_of_its_layers():
+    first, second = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+    first.weight.data, second.weight = torch.diag(torch.tensor([5.0, 1, 1])), first.weight
+    sgd = torch.optim.SGD(first.parameters(), lr=0.1)
+    with magnitude_gating(nn.Sequential(first, second), sgd) as gate:
+        (first(torch.tensor([[1.0, 0, 0]])).sum() + second(torch.tensor([[0.0, 2, 1]])).sum()).backward()
+        sgd.step()
+    assert {name: g.tolist() for name, g in gate.gates.items()} == {"0.weight": [True, False, False]}
+
+
 def test_padding_is_left_out_on_request():
     class Tagger(nn.Module):
         def __init__(self):
@@ -206,3 +257,27 @@ def test_what_cannot_be_gated_is_said(settings, says):
     model = net()
     with pytest.raises(ValueError, match=says):
         MagnitudeGate(model, torch.optim.SGD(model.parameters(), lr=0.1), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"), [({"ratio": 5}, "ratio must be"), ({"rule": "all"}, "rule must be"), ({"cluster": 0}, "cluster")]
+)
+def test_a_callback_is_checked_before_there_is_a_model(settings, says):
+    with pytest.raises(ValueError, match=says):
+        trainer_callback(**settings)
+
+
+def test_a_gate_says_which_loops_it_is_not_for():
+    model = net()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    gate = MagnitudeGate(model, sgd)
+    gate.close()  # of a gate that was never entered
+    with gate:
+        with pytest.raises(RuntimeError, match="open already"):
+            gate.__enter__()
+        with pytest.raises(RuntimeError, match="closure"):
+            sgd.step(lambda: model(torch.ones(1, 6)).sum())
+    with gate:
+        model(torch.ones(3, 6)).sum().backward()
+        sgd.step()
+    assert gate.steps == 1

@@ -132,10 +132,14 @@ def trainer_callback(ratio: float = 0.7, **settings: Any) -> Any:
     """
     from transformers import TrainerCallback
 
+    weight = nn.Linear(1, 1)
+    MagnitudeGate(weight, torch.optim.SGD(weight.parameters()), ratio, **{**settings, "layers": None})  # checks them
+
     class MagnitudeGating(TrainerCallback):
         gate: MagnitudeGate | None = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.on_train_end(args, state, control)  # of a training that failed
             optimizer = kwargs["optimizer"]
             inner = getattr(optimizer, "optimizer", optimizer)  # inside accelerate's
             self.gate = MagnitudeGate(kwargs["model"], inner, ratio, **settings).__enter__()

@@ -57,7 +57,8 @@ class MagnitudeGate:
     ValueError
         For a ratio outside [0, 1), and a model without a linear layer to gate.
     RuntimeError
-        At a step, if a layer has a gradient and never ran its forward pass, as inside fused attention.
+        At a step, if a layer has a gradient and never ran its forward pass, as inside fused attention, or the step is
+        given a closure; on entering a gate twice.
     """
 
     def __init__(
@@ -95,21 +96,28 @@ class MagnitudeGate:
         self._masked = False
         self._before: list[tuple[Tensor, Tensor, Tensor]] = []  # tensor, rows that do not learn, their values
         self._valid: Tensor | None = None
-        self._weights = {weight: (name, layer) for name, weight, layer in gated(model, layers)}
+        self._hooks: list[Any] = []
+        self._weights: dict[Tensor, tuple[str, nn.Module]] = {}
+        self._by_layer: dict[nn.Module, list[Tensor]] = {}  # several for LoRA's pairs; a tied weight is in several
+        for name, weight, layer in gated(model, layers):
+            self._weights.setdefault(weight, (name, layer))
+            self._by_layer.setdefault(layer, []).append(weight)
         if not self._weights:
-            raise ValueError("the model has no linear layer to gate: say which by layers=")
+            raise ValueError(
+                "the model has no linear layer to gate: there is none with a trained weight inside its blocks, or layers= "
+                "leaves out all"
+            )
 
     def __enter__(self) -> Self:
-        by_layer: dict[nn.Module, list[Tensor]] = {}
-        for weight, (_, layer) in self._weights.items():
-            by_layer.setdefault(layer, []).append(weight)
-        self._hooks: list[Any] = [
-            layer.register_forward_hook(self._noting(weights)) for layer, weights in by_layer.items()
+        if self._hooks:
+            raise RuntimeError("the gate is open already: close it before it is entered again")
+        self._hooks = [
+            layer.register_forward_hook(self._noting(weights)) for layer, weights in self._by_layer.items()
         ]
         if not self.padding:
             self._hooks.append(self.model.register_forward_pre_hook(self._note_padding, with_kwargs=True))
         self._hooks += [
-            self.optimizer.register_step_pre_hook(lambda *_: self._before_step()),
+            self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(lambda *_: self._after_step()),
         ]
         return self
@@ -121,10 +129,14 @@ class MagnitudeGate:
         """Take the hooks off."""
         for hook in self._hooks:
             hook.remove()
+        self._hooks = []
 
     def mask_gradients(self) -> None:
-        """Mask the gradients now, as otherwise done right before the step; for a loop that clips them in between."""
-        if self._masked or self.steps < self.start_step or not self.ratio:
+        """Mask the gradients now, as otherwise done right before the step; for a loop that clips them in between.
+
+        The last call before the step counts, so that it may follow each mini-batch, or a step that was left out.
+        """
+        if self.steps < self.start_step or not self.ratio:
             return
         self.gates = {}
         for weight, (name, layer) in self._weights.items():
@@ -137,7 +149,7 @@ class MagnitudeGate:
                 )
             learns = self._gate(self._magnitudes[weight])
             self.gates[name] = learns
-            weight.grad.mul_(learns.to(weight.grad)[:, None])
+            weight.grad[~learns] = 0  # a product with 0 would leave NaN of an infinite gradient
         self._masked = True
 
     def _gate(self, n: Tensor) -> Tensor:
@@ -151,6 +163,7 @@ class MagnitudeGate:
             if not torch.is_grad_enabled():
                 return
             h = output.detach().abs()  # (..., units)
+            h = h if h.dtype == torch.float64 else h.float()  # a sum over tokens overflows half precision
             if self._valid is not None and h.shape[:-1] == self._valid.shape:
                 h = h * self._valid[..., None].to(h)
             total = h.flatten(0, -2).sum(0)
@@ -165,8 +178,13 @@ class MagnitudeGate:
         mask = kwargs.get("attention_mask")
         self._valid = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
 
-    def _before_step(self) -> None:
-        self.mask_gradients()
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: dict[str, Any]) -> None:
+        if kwargs.get("closure") is not None or any(callable(arg) for arg in args[1:]):
+            raise RuntimeError(
+                "step(closure) makes gradients inside the step, where no gate can mask them: call backward, then step()"
+            )
+        if not self._masked:
+            self.mask_gradients()
         if self.strict and self._masked:
             for weight, (name, _) in self._weights.items():
                 if (learns := self.gates.get(name)) is not None:
@@ -207,7 +225,8 @@ def gate_of(n: Tensor, ratio: float, rule: str = "quantile", cluster: int = 1) -
         blocks = [block.mean() for block in n.split(cluster)]
         return gate_of(torch.stack(blocks), ratio, rule).repeat_interleave(cluster)[: len(n)]
     if rule == "quantile":
-        return n >= n.float().quantile(ratio)
+        n = n if n.dtype == torch.float64 else n.float()  # what the quantile is taken of
+        return n >= n.quantile(ratio)
     kept = torch.zeros_like(n, dtype=torch.bool)
     kept[n.topk(len(n) - int(ratio * len(n))).indices] = True
     return kept
@@ -226,4 +245,4 @@ def gated(model: nn.Module, layers: Layers | None = None) -> Iterator[tuple[str,
         inside = not blocks or any(name.startswith(block) or f".{block}" in name for block in blocks)
         if linear and (layers(name, module) if layers else inside):
             full = adapters[owner] if owner is not None and ".lora_B." in name else module
-            yield f"{name}.weight", module.weight, full
+            yield f"{name}.weight".lstrip("."), module.weight, full
