@@ -260,7 +260,8 @@ def test_what_cannot_be_gated_is_said(settings, says):
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"), [({"ratio": 5}, "ratio must be"), ({"rule": "all"}, "rule must be"), ({"cluster": 0}, "cluster")]
+    ("settings", "says"),
+    [({"ratio": 5}, "ratio must be"), ({"rule": "all"}, "rule must be"), ({"cluster": 0}, "cluster")],
 )
 def test_a_callback_is_checked_before_there_is_a_model(settings, says):
     with pytest.raises(ValueError, match=says):
