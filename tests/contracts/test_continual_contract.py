@@ -343,6 +343,23 @@ def test_settings_that_shape_the_model_wait_for_the_next_fit(name, tmp_path):
     assert model.set_params(seed=77).fit(x, y, task=0).n_chunks_ == model.epochs
 
 
+@pytest.mark.parametrize("changed", [{"lr": 1e37}, {"seed": 77}], ids=str)
+@everyone
+def test_the_end_of_a_task_is_finite_and_under_the_settings_of_the_fit_or_refused(name, changed):
+    model, twin = (make(name).partial_fit(*chunk(0), task=0) for _ in range(2))
+    before = copy.deepcopy(model._state())
+    model.set_params(**{key: value for key, value in changed.items() if hasattr(model, key)})
+    try:
+        model.end_task()
+    except (NotFinite, ValueError) as error:
+        assert ("lr" if "lr" in changed else "seed") in str(error) and same(model._state(), before)
+    else:
+        if "seed" in changed:
+            model.set_params(seed=twin.seed)
+            assert same(model._state(), twin.end_task()._state())
+        assert np.isfinite(ask(model, chunk(0)[0])).all()
+
+
 @pytest.mark.parametrize(("scale", "lr"), [(1e5, None), (1e30, None), (1, 1e6)])
 @everyone
 def test_a_chunk_leaves_finite_answers_or_an_error_with_the_cause_and_no_trace(name, scale, lr):

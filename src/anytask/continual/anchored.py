@@ -10,7 +10,7 @@ from anytask.continual.baselines import _Network
 from anytask.continual.parts.importance import accumulated, fisher, mas, normalized, pull_back
 from anytask.continual.parts.sgd import mode
 from anytask.continual.parts.stream import Reservoir
-from anytask.core.rng import derive, isolated
+from anytask.core.rng import derive
 from anytask.core.settings import real, whole
 
 __all__ = ["EWC", "MAS"]
@@ -56,7 +56,7 @@ class _Anchored(_Network):
         """Add the importances of the task that ends to those before, and anchor the network as it is now."""
         self._check_fitted()
         if len(self.memory_):
-            with self._update(), isolated(derive(self.seed, "end", self.n_chunks_)), mode(self.network_, False):
+            with self._ending(), mode(self.network_, False):
                 X, y = (part.to(self._device) for part in self.memory_.data())
                 parameters = self._parameters()
                 new = normalized(self._estimate(parameters, X, y))

@@ -7,7 +7,7 @@ hands it to the system's ``_learn`` inside a rollback, so a failed call leaves t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -259,6 +259,14 @@ class ContinualClassifier(ClassifierMixin, Estimator):
         return (getattr(self, name) for name in self._fitted() if isinstance(getattr(self, name), nn.Module))
 
     # -- shared steps ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Train at the end of a task inside the block: under the settings of the fit, and finite or put back."""
+        with self._update(), isolated(derive(self.seed, "end", self.n_chunks_)):
+            self._check_shape_kept()
+            yield
+            require_finite_weights(self._trained(), "at the end of a task")
 
     def _minibatches(self, n: int) -> Iterator[slice]:
         for start in range(0, n, self.batch_size):

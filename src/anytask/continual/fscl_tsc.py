@@ -21,7 +21,7 @@ from anytask.continual.base import ContinualClassifier, Embedding
 from anytask.continual.parts.importance import accumulated, anchored_penalty, fisher, mas, normalized, pull_back
 from anytask.continual.parts.sgd import mode, sgd_step, tune
 from anytask.continual.parts.stream import Reservoir
-from anytask.core.rng import derive, isolated
+from anytask.core.rng import derive
 from anytask.core.settings import Settings, choice, flag, group, numbers, real, whole
 from anytask.models.build import backbone_field, build_backbone, output_shape
 from anytask.parts.contrastive import cosine_scores
@@ -260,7 +260,7 @@ class TSC(Embedding, ContinualClassifier):
         if self.__sklearn_is_fitted__() and self.codes_:
             if self.base_ and len(self.codes_) < 2:
                 raise ValueError("the base is missing: the first task has one class, and needs many rows of several")
-            with self._update(), isolated(derive(self.seed, "end", self.n_chunks_)):
+            with self._ending():
                 self._end_task()
         return self
 

@@ -24,7 +24,7 @@ from anytask.continual.parts.prompt_schemes import SCHEMES, PromptPerTask, Promp
 from anytask.continual.parts.sgd import tune
 from anytask.continual.parts.stream import Reservoir
 from anytask.continual.parts.virtual_outliers import energy_hinges, virtual_outliers
-from anytask.core.rng import derive, isolated
+from anytask.core.rng import derive
 from anytask.core.settings import Settings, choice, group, numbers, real, whole
 from anytask.models.build import backbone_field
 from anytask.models.loading import load_pretrained
@@ -302,7 +302,7 @@ class OVOR(ContinualClassifier):
     def end_task(self) -> Self:
         """Regularize the head of the task by virtual outliers, and forget its rows."""
         if self.__sklearn_is_fitted__() and self.open_:
-            with self._update(), isolated(derive(self.seed, "end", self.n_chunks_)):
+            with self._ending():
                 self._end_task()
         return self
 

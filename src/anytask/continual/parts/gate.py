@@ -111,9 +111,7 @@ class MagnitudeGate:
     def __enter__(self) -> Self:
         if self._hooks:
             raise RuntimeError("the gate is open already: close it before it is entered again")
-        self._hooks = [
-            layer.register_forward_hook(self._noting(weights)) for layer, weights in self._by_layer.items()
-        ]
+        self._hooks = [layer.register_forward_hook(self._noting(weights)) for layer, weights in self._by_layer.items()]
         if not self.padding:
             self._hooks.append(self.model.register_forward_pre_hook(self._note_padding, with_kwargs=True))
         self._hooks += [
