@@ -183,3 +183,21 @@ def test_who_routes_nothing_asks_for_the_task():
         model.predict(images()[0])
     with pytest.raises(ValueError, match="kernel must be odd"):
         CLR(kernel=4)
+
+
+def test_the_mean_of_the_first_task_is_of_the_network_that_was_kept():
+    model = CLR.from_preset("small", n_features=16, epochs=6, lr=0.05).add_task(*images(0), 0)
+    with torch.no_grad():
+        z = model.network_(torch.from_numpy(images(0)[0])[:, None])
+    assert torch.allclose(model.sums_[0] / model.counts_[0], z.double().mean(0), atol=1e-4)
+
+
+def test_routes_are_tasks_as_they_were_named_and_there_are_none_without_tasks():
+    model = learned([0])
+    model.partial_fit(*images(1), task="other")
+    found = model.route(images(0)[0][:9])
+    assert set(found) <= {0, "other"} and 0 in found
+    model.remove_task(0).remove_task("other")
+    for ask in (model.route, model.predict):
+        with pytest.raises(ValueError, match="all tasks were removed"):
+            ask(images(0)[0])

@@ -352,7 +352,8 @@ def test_the_end_of_a_task_is_finite_and_under_the_settings_of_the_fit_or_refuse
     try:
         model.end_task()
     except (NotFinite, ValueError) as error:
-        assert ("lr" if "lr" in changed else "seed") in str(error) and same(model._state(), before)
+        said = str(error)
+        assert next(iter(changed)) in said and same(model._state(), before)
     else:
         if "seed" in changed:
             model.set_params(seed=twin.seed)

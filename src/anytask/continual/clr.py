@@ -265,6 +265,8 @@ class CLR(ContinualClassifier):
                 self._schedule = None
             for module, state in zip(self._learning(), kept or []):
                 module.load_state_dict(state)
+            if not self.frozen_:  # the pass that was kept is another network than that of the last mean
+                self._note(X_.to(self._device))
         progress(1.0)
         return self
 
@@ -360,9 +362,12 @@ class CLR(ContinualClassifier):
         X_ = self._check_query(X)
         with torch.no_grad():
             found = torch.cat([self._route(part.to(self._device)) for part in X_.split(4096)]).tolist()
-        return np.array([self.tasks_[i] for i in found])
+        kinds = {type(task) for task in self.tasks_}
+        return np.array([self.tasks_[i] for i in found], dtype=None if len(kinds) == 1 else object)
 
     def _route(self, X: Tensor) -> Tensor:
+        if not self.tasks_:
+            raise ValueError("all tasks were removed: learn one before an input is sent to any")
         if len(self.tasks_) == 1:
             return torch.zeros(len(X), dtype=torch.long, device=X.device)
         if self.router == "none":
