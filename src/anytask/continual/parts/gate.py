@@ -104,8 +104,8 @@ class MagnitudeGate:
             self._by_layer.setdefault(layer, []).append(weight)
         if not self._weights:
             raise ValueError(
-                "the model has no linear layer to gate: there is none with a trained weight inside its blocks, or layers= "
-                "leaves out all"
+                "the model has no linear layer to gate: there is none with a trained weight inside its blocks, or "
+                "layers= leaves out all"
             )
 
     def __enter__(self) -> Self:
