@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from anytask.continual.laf import LAF, extractor_unlearning, representation_alignment
 from anytask.continual.parts.split_model import Embedder
+from anytask.continual.unlearning import RandomLabels, RetrainedModel
 from anytask.parts.vae import diagonal_gaussian_kl
 
 torch.set_num_threads(1)
@@ -132,3 +133,45 @@ def test_an_embedding_is_what_the_head_is_given():
     assert torch.equal(Embedder(model)(x), model[4][0](model[:4](x)))  # the last linear layer is the head
     with pytest.raises(ValueError, match=r"tensor of shape \(4, 6, 1\)"):
         Embedder(nn.Sequential(nn.Unflatten(1, (6, 1)), nn.Linear(1, 2)))(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "says"),
+    [
+        (classifier, {"lr_forget": 0.0, "lr_align": 0.0}, "both 0"),
+        (lambda: nn.Sequential(nn.Linear(6, 3)), {}, "no weight before the head"),
+        (
+            lambda: nn.Sequential(nn.Linear(6, 4).requires_grad_(False), nn.Linear(4, 3)),
+            {},
+            "no weight before the head",
+        ),
+        (lambda: nn.Sequential(nn.Linear(6, 4), nn.Threshold(1e9, 0.0), nn.Linear(4, 3)), {}, "of forget, row 0, is 0"),
+    ],
+)
+def test_a_model_that_cannot_forget_is_named(model, params, says):
+    with pytest.raises(ValueError, match=says):
+        LAF(**params, **QUICK).forget(model(), forget=rows(4), retain=rows(9, 1))
+
+
+def test_one_remaining_row_has_a_scale_and_a_repair_keeps_what_is_frozen():
+    model = classifier()
+    model[0].requires_grad_(False)
+    assert LAF(**{**QUICK, "vae": {"epochs": 1, "standardize": True}}).forget(model, forget=rows(4), retain=rows(1, 1))
+    out = LAF(head="4").repair(model, rows(9), torch.arange(9) % 3)
+    assert [p.requires_grad for p in out.parameters()] == [p.requires_grad for p in model.parameters()]
+
+
+def test_what_cannot_be_trained_anew_or_mislabeled_is_said():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.head = nn.Parameter(torch.ones(6)), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.head(x * self.scale)
+
+    parts = {"forget": rows(4), "retain": rows(9), "forget_labels": [0] * 4, "retain_labels": [0] * 9}
+    with pytest.raises(ValueError, match=r"Scaled.*reset_parameters"):
+        RetrainedModel(epochs=1).forget(Scaled(), **parts)
+    with pytest.raises(ValueError, match="one class"):
+        RandomLabels(epochs=1).forget(Scaled(), **parts)

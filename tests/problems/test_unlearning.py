@@ -66,3 +66,10 @@ def test_a_line_that_is_no_row_is_named(tmp_path):
     file.write_text("1\nten\n")
     with pytest.raises(BadData, match=r"ids\.txt, line 2: 'ten' is no number of a row"):
         Unlearning().load("iris", forget=f"rows:{file}")
+
+
+def test_a_row_beyond_the_data_is_named(tmp_path):
+    file = tmp_path / "ids.txt"
+    file.write_text("3\n150\n")
+    with pytest.raises(BadData, match="names row 150, and there are rows 0 to 149"):
+        Unlearning().load("iris", forget=f"rows:{file}")

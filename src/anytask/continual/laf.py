@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytask.continual.parts.split_model import Embedder
-from anytask.core.checks import check_inputs, check_labels, check_same_length, require_finite, require_finite_weights
+from anytask.continual.parts.split_model import Embedder, label_places, logits_of
+from anytask.core.checks import check_inputs, require_finite, require_finite_weights
 from anytask.core.errors import instance_of
 from anytask.core.estimator import Tool
 from anytask.core.progress import Progress, heard, portion
@@ -120,6 +120,10 @@ class LAF(Tool):
 
     losses_: list[tuple[float, float]]
 
+    def _check_settings(self) -> None:
+        if not self.lr_forget and not self.lr_align:
+            raise ValueError("lr_forget and lr_align are both 0: then nothing is forgotten")
+
     def forget(
         self,
         model: nn.Module,
@@ -150,17 +154,24 @@ class LAF(Tool):
         X_f, X_r = check_inputs(forget, "forget").to(self._device), check_inputs(retain, "retain").to(self._device)
         if X_f.shape[1:] != X_r.shape[1:]:
             raise ValueError(f"forget and retain differ in shape: {tuple(X_f.shape[1:])}, {tuple(X_r.shape[1:])}")
+        logits_of(model, X_f[:1])
         progress = heard(progress)
         with isolated(derive(self.seed, "forget")):
             g = Embedder(copy.deepcopy(model).to(self._device), self.head).eval()
             g_0 = Snapshot(g)
+            if not g(X_f[:1]).requires_grad:
+                raise ValueError("no weight before the head is trained, and only those forget: say which head by head=")
             E_f, E_r = g.all(X_f), g.all(X_r)
+            for name, E in (("forget", E_f), ("retain", E_r)):
+                if len(zero := (E.norm(dim=1) == 0).nonzero()):
+                    raise ValueError(f"the embedding of {name}, row {int(zero[0])}, is 0 and has no direction to align")
             scale = self._scale(E_r)
             V_f = self._fit_vae(scale(E_f), portion(progress, 0.0, 0.2))
             everything = torch.cat([E_r, E_f]) if self.vae.remaining_on == "all" else E_r
             V_r = self._fit_vae(scale(everything), portion(progress, 0.2, 0.4))
             self.losses_ = self._alternate(g, g_0, X_f, X_r, V_f, V_r, scale, portion(progress, 0.4, 1.0))
         require_finite_weights([g], "after forgetting")
+        g.zero_grad()
         return g.model.train(model.training)
 
     def repair(self, model: nn.Module, X: ArrayLike | Tensor, y: ArrayLike | Tensor) -> nn.Module:
@@ -173,14 +184,10 @@ class LAF(Tool):
             Labels are places among the logits.
         """
         instance_of("model", nn.Module, optional=False)(model)
-        X_, places = check_inputs(X).to(self._device), check_labels(y)
-        check_same_length(X_, places)
+        X_ = check_inputs(X).to(self._device)
+        y_ = label_places(y, X_, logits_of(model, X_[:1])).to(self._device)
         with isolated(derive(self.seed, "repair")):
             g = Embedder(copy.deepcopy(model).to(self._device), self.head).eval()
-            n = g.model(X_[:1]).shape[1]
-            if places.dtype.kind not in "iu" or places.min() < 0 or places.max() >= n:
-                raise ValueError(f"y must hold places among the {n} logits, from 0 to {n - 1}")
-            y_ = torch.from_numpy(places.astype("int64")).to(self._device)
             g.model.requires_grad_(False)
             adam = torch.optim.Adam(g.head.requires_grad_(True).parameters(), self.lr_repair)
             for rows in torch.randperm(len(X_)).split(self.batch_size):
@@ -188,14 +195,18 @@ class LAF(Tool):
                 F.cross_entropy(g.model(X_[rows]), y_[rows]).backward()
                 adam.step()
         require_finite_weights([g], "after the repair")
-        return g.model.requires_grad_(True).train(model.training)
+        g.zero_grad()
+        for weight, given in zip(g.model.parameters(), model.parameters()):
+            weight.requires_grad_(given.requires_grad)
+        return g.model.train(model.training)
 
     # -- the steps ------------------------------------------------------------------------------------------------
 
     def _scale(self, E: Tensor) -> Any:
         if not self.vae.standardize:
             return lambda e: e
-        mean, std = E.mean(0), E.std(0).clamp_min(1e-6)
+        mean, std = E.mean(0), E.std(0, correction=0)
+        std = torch.where(std > 1e-6, std, 1.0)
         return lambda e: (e - mean) / std
 
     def _fit_vae(self, E: Tensor, progress: Progress) -> ConditionalVAE:

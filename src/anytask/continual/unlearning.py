@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytask.core.checks import check_inputs, check_labels, check_same_length, require_finite_weights
+from anytask.continual.parts.sgd import sgd_step
+from anytask.continual.parts.split_model import label_places, logits_of
+from anytask.core.checks import check_inputs, require_finite_weights
 from anytask.core.errors import instance_of
 from anytask.core.estimator import Tool
 from anytask.core.progress import Progress, heard
@@ -42,29 +44,27 @@ class _Trained(Tool):
         """Return a copy of a classifier that was trained on; labels are places among its logits."""
         instance_of("model", nn.Module, optional=False)(model)
         forget, retain = check_inputs(forget, "forget"), check_inputs(retain, "retain")
+        if forget.shape[1:] != retain.shape[1:]:
+            raise ValueError(f"forget and retain differ in shape: {tuple(forget.shape[1:])}, {tuple(retain.shape[1:])}")
+        n = logits_of(model, forget[:1])
         if self.own_labels:
             forget_labels, retain_labels = (probabilities(model, X).argmax(1) for X in (forget, retain))
-        named = {"forget_labels": forget_labels, "retain_labels": retain_labels}
-        forget_labels, retain_labels = (torch.from_numpy(check_labels(y, name)) for name, y in named.items())
-        check_same_length(forget, forget_labels, "forget", "forget_labels")
-        check_same_length(retain, retain_labels, "retain", "retain_labels")
+        forget_labels = label_places(forget_labels, forget, n, "forget_labels", "forget")
+        retain_labels = label_places(retain_labels, retain, n, "retain_labels", "retain")
         progress, training = heard(progress), model.training
         with isolated(derive(self.seed, "unlearning")):
             out = copy.deepcopy(model).to(self._device).train()
             if self.afresh:
-                for module in out.modules():
-                    getattr(module, "reset_parameters", lambda: None)()
+                _draw_anew(out)
             X, y, sign = self._shown(forget, retain, forget_labels, retain_labels)
             X, y = X.to(self._device), y.to(self._device)
             adam = torch.optim.Adam(out.parameters(), self.lr)
             for epoch in range(1, self.epochs + 1):
                 for rows in torch.randperm(len(X)).split(self.batch_size):
-                    if len(rows) > 1:  # a single row has no batch statistics
-                        adam.zero_grad()
-                        (sign * F.cross_entropy(out(X[rows]), y[rows])).backward()
-                        adam.step()
+                    sgd_step(out, adam, lambda rows=rows: sign * F.cross_entropy(out(X[rows]), y[rows]), len(rows))
                 progress(epoch / self.epochs)
         require_finite_weights([out], "after unlearning")
+        out.zero_grad()
         return out.train(training)
 
     def _shown(self, X_f: Tensor, X_r: Tensor, y_f: Tensor, y_r: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -99,7 +99,9 @@ class RandomLabels(_Trained):
 
     def _shown(self, X_f: Tensor, X_r: Tensor, y_f: Tensor, y_r: Tensor) -> tuple[Tensor, Tensor, int]:
         classes = torch.unique(torch.cat([y_f, y_r]))
-        other = torch.randint(1, max(2, len(classes)), (len(y_f),)).to(y_f.device)
+        if len(classes) < 2:
+            raise ValueError("forget_labels and retain_labels have one class: there is no other label to draw")
+        other = torch.randint(1, len(classes), (len(y_f),)).to(y_f.device)
         place = torch.searchsorted(classes, y_f)
         wrong = classes[(place + other) % len(classes)]
         return torch.cat([X_r, X_f]), torch.cat([y_r, wrong]), 1
@@ -109,9 +111,24 @@ class Untouched(Tool):
     """Leave the model as it is: the lower bound."""
 
     def forget(self, model: nn.Module, *, forget: Tensor, retain: Tensor) -> nn.Module:
-        """Return the model."""
+        """Return a copy of the model."""
         instance_of("model", nn.Module, optional=False)(model)
-        return model
+        logits_of(model, check_inputs(forget, "forget")[:1])
+        check_inputs(retain, "retain")
+        return copy.deepcopy(model)
+
+
+def _draw_anew(model: nn.Module) -> None:
+    """Draw all weights of a model anew, or say which cannot be."""
+    for name, module in model.named_modules():
+        reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+        if reset is not None:
+            reset()
+        elif list(module.parameters(recurse=False)):
+            raise ValueError(
+                f"{name or 'the model'} ({type(module).__name__}) has weights and no reset_parameters() to draw them "
+                "anew by: a model trained anew would keep what it is to forget"
+            )
 
 
 def membership_attack(P_member: np.ndarray, P_other: np.ndarray, P_asked: np.ndarray, seed: int = 0) -> float:

@@ -138,6 +138,10 @@ class Unlearning(LabelledProblem):
             share = _number(what)
             if share is None or not 0 < share < 1:
                 raise ValueError(f"forget={options.forget!r}: a share lies between 0 and 1")
+        if kind == "rows" and len(beyond := (rows := _rows_of(what))[rows >= len(labelled.y)]):
+            raise ValueError(
+                f"forget={options.forget!r} names row {beyond[0]}, and there are rows 0 to {len(labelled.y) - 1}"
+            )
         forgotten = UnlearningData(labelled, options).instance(0).forgotten
         if not forgotten.any() or forgotten.all():
             which = "none" if not forgotten.any() else "all"

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
+
+from anytask.core.checks import check_labels, check_same_length
 
 
 class Embedder(nn.Module):
@@ -61,6 +65,49 @@ class Embedder(nn.Module):
     def all(self, X: Tensor, size: int = 256) -> Tensor:
         """Return the embeddings of many inputs, a few at a time, without gradients."""
         return torch.cat([self(part) for part in X.split(size)])
+
+
+def logits_of(model: nn.Module, x: Tensor) -> int:
+    """Return how many logits a classifier has, or raise a ValueError where it cannot forget.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Run on one input, in evaluation mode, and left as it was.
+    x : Tensor (1, \\*input_shape)
+
+    Examples
+    --------
+    >>> logits_of(nn.Linear(4, 3), torch.zeros(1, 4))
+    3
+    """
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(
+            "all weights of the model are frozen (requires_grad=False): there is nothing that could forget"
+        )
+    device, training = next(model.parameters()).device, model.training
+    try:
+        with torch.no_grad():
+            return int(model.eval()(x.to(device)).shape[1])
+    except (RuntimeError, IndexError, AttributeError) as error:
+        raise ValueError(f"the model maps no inputs of shape {tuple(x.shape[1:])} to logits: {error}") from error
+    finally:
+        model.train(training)
+
+
+def label_places(y: ArrayLike | Tensor, X: Tensor, n: int, name: str = "y", of: str = "X") -> Tensor:
+    """Return labels as places among n logits, one for each of the inputs X, or raise a ValueError.
+
+    Examples
+    --------
+    >>> label_places([0, 2], torch.zeros(2, 4), 3)
+    tensor([0, 2])
+    """
+    places = check_labels(y, name)
+    check_same_length(X, places, of, name)
+    if places.dtype.kind not in "iu" or places.min() < 0 or places.max() >= n:
+        raise ValueError(f"{name} must hold places among the {n} logits, from 0 to {n - 1}")
+    return torch.from_numpy(places.astype(np.int64))
 
 
 def _take(seen: list[Tensor], args: Any) -> None:
