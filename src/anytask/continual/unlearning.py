@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -61,11 +62,15 @@ class _Trained(Tool):
             adam = torch.optim.Adam(out.parameters(), self.lr)
             for epoch in range(1, self.epochs + 1):
                 for rows in torch.randperm(len(X)).split(self.batch_size):
-                    sgd_step(out, adam, lambda rows=rows: sign * F.cross_entropy(out(X[rows]), y[rows]), len(rows))
+                    sgd_step(out, adam, partial(self._loss, out, X[rows], y[rows], sign), len(rows))
                 progress(epoch / self.epochs)
         require_finite_weights([out], "after unlearning")
         out.zero_grad()
         return out.train(training)
+
+    @staticmethod
+    def _loss(model: nn.Module, X: Tensor, y: Tensor, sign: int) -> Tensor:
+        return sign * F.cross_entropy(model(X), y)
 
     def _shown(self, X_f: Tensor, X_r: Tensor, y_f: Tensor, y_r: Tensor) -> tuple[Tensor, Tensor, int]:
         """Return inputs, labels, and whether the loss falls (1) or rises (-1)."""
