@@ -91,7 +91,7 @@ class EWC(_Anchored):
 
     Examples
     --------
-    >>> import numpy as np
+    >>> import numpy as np, torch
     >>> rng = np.random.default_rng(0)
     >>> x, y = rng.normal(size=(64, 4)), np.arange(64) % 2
     >>> model = EWC.from_preset("small", lambda_=1e6).partial_fit(x, y).end_task()
