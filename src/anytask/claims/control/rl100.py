@@ -69,7 +69,7 @@ CLAIM = Claim(
                 "fetch", "visuomotor", "fetch-reach", (_SYSTEM, *_RIVALS), {"num_envs": 16}, _IMITATION, _QUICK, _SHORT
             ),
         ),
-        (Beats("rl100", (_IMITATION, _GAUSSIAN, _ONLINE), "success"),), seeds=1,
+        (Beats("rl100", (_IMITATION, _GAUSSIAN, _ONLINE), "success"),),
     ),
     source="code",
     tried=(

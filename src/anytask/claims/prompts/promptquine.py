@@ -82,7 +82,6 @@ CLAIM = Claim(
             ),
         ),
         (Beats("promptquine", ("full prompt", "TAPruning", "random masks"), "accuracy"),),
-        seeds=3,
     ),
     source="code",
     tried=(
