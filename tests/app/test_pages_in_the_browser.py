@@ -13,6 +13,7 @@ from toy_problem import Toy
 from anytask import catalogue
 from anytask.bench import RunStore, compare
 from anytask.problems.base import Entrant
+from anytask.tuning.record import TuningRecord
 from sample_evidence import sample
 
 ENTRY = "toy_problem:Guess"
@@ -212,6 +213,30 @@ def test_a_running_comparison_is_followed_and_stopped(open_page, server, tmp_pat
     (comparison,) = found
     assert comparison.stopped and 1 < len(comparison.runs) < 400
     assert "because it was stopped" in page.inner_text("#detail")
+
+
+def test_a_tuning_is_shown_and_followed_and_a_click_on_a_point_shows_its_prompt(open_page, server, tmp_path, until):
+    path = tmp_path / "answers.sqlite"
+    rows = [
+        {"prompt": name, "tokens": tokens, "smoothed": height, "accuracy": height, "asked": 8, "role": role,
+         "example": f"{EVIL} {name}\nLabel:"}
+        for name, tokens, height, role in (("short", 9.0, 0.5, "tried"), ("good", 40.0, 0.9, "best"),
+                                           ("long", 200.0, 0.2, "tried"))
+    ]  # fmt: skip
+    state = {"data": "mine", "labels": 16, "lm": "some", "command": "anytask tune-prompt mine", "prompts": rows}
+    with TuningRecord(path) as record:
+        record.put("k", state | {"plain": {}, "sentences": [], "warnings": [], "share": 0.25})
+    page = open_page(f"{server(tmp_path / 'none.sqlite', answers=path)}/tuning", wait="#tuning-curve .points path")
+    assert "running, 25%" in page.inner_text("#tuning-view")
+    with TuningRecord(path) as record:
+        record.put("k", state | {"plain": {"zero-shot": 0.4}, "sentences": ["Ask good."], "warnings": [], "share": 1.0})
+    page.wait_for_selector("#tuning-view >> text=Ask good.")
+    until(page, "document.querySelectorAll('#tuning-curve .points path').length === 4")  # three, and the choice
+    for place, name in ((2, "long"), (0, "short")):
+        box = page.locator("#tuning-curve .points path").nth(place).bounding_box()
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.wait_for_selector(f"#tuning-prompt >> text={EVIL} {name}")
+        assert page.inner_text("#tuning-prompt h3") == name
 
 
 def test_only_this_machine_is_answered(address):
