@@ -183,6 +183,10 @@ BAD = {
     "unknown problem": (["compare", "task-steam", "--data", "mine.csv"], "did you mean 'task-stream'"),
     "missing file": (["compare", "task-stream", "--data", "yours.csv"], "yours.csv"),
     "missing column": (["compare", "task-stream", "--data", "mine.csv", "--target", "lable"], "'label'"),
+    "missing texts": (
+        ["compare", "few-shot-text", "--data", "mine.csv", "--lm", "tiny:icl", "--text", "body"],
+        "'body'",
+    ),
     "unknown system": (["compare", "task-stream", "--data", "mine.csv", "--systems", "tmae"], "'tame'"),
     "planned system": (["compare", "task-stream", "--data", "mine.csv", "--systems", "sade"], "planned"),
     "system of another problem": (["compare", "task-stream", "--data", "mine.csv", "--systems", "gpt3"], "gpt3"),

@@ -44,6 +44,19 @@ def test_the_answer_the_curve_and_the_prompt_are_printed_and_handed_over(run, fi
     assert told == f"anytask tune-prompt {file} --labels 8 --lm some --set max_k=1"
 
 
+def test_columns_may_have_any_names_in_the_pile_and_in_the_answers(run, texts, tmp_path, monkeypatch):
+    renamed = [{"message": row["text"]} for row in map(json.loads, texts.read_text().splitlines())]
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in renamed))
+    call = ("other.jsonl", "--lm", "some", *FEW, "--text", "message", "--target", "intent", "--answers", "said.jsonl")
+    assert run(*call).exit_code == 1
+    wanted = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
+    assert [list(row) for row in wanted] == [["message", "intent"]] * 8
+    monkeypatch.setattr("anytask.cli.tune.asks", lambda: True)
+    assert run(*call, input="cold\nwarm\n" * 4).exit_code == 0
+    again = run(*call, "--json")
+    assert again.exit_code == 0 and json.loads(again.stdout)["labels"] == 8
+
+
 def test_json_is_all_that_is_printed(run, file):
     done = run(file, "--lm", "some", *FEW, "--json")
     found = json.loads(done.stdout)

@@ -202,8 +202,8 @@ def test_labels_that_are_no_words_are_tried_as_words():
 
 def test_labels_come_from_the_column_then_from_answers_then_from_who_is_asked(tmp_path):
     data = load_pile([*"abcd"])
-    append_answer(tmp_path / "said.jsonl", "b", "B")
-    append_answer(tmp_path / "said.jsonl", "c", "")  # wanted, and not given yet
+    append_answer(tmp_path / "said.jsonl", {"text": "b", "label": "B"})
+    append_answer(tmp_path / "said.jsonl", {"text": "c", "label": ""})  # wanted, and not given yet
     answers = read_answers(tmp_path / "said.jsonl")
     assert answers == {"b": "B"}
     with pytest.raises(Unanswered, match="2 of 3 texts") as error:

@@ -209,6 +209,7 @@ def compare(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Seeds per system: 5, or 3 where a real language model answers.")
     ] = None,
+    text: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
     target: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
     task: Annotated[str | None, typer.Option(help="Column that says which task a row is from.")] = None,
     identity: Annotated[
@@ -242,7 +243,8 @@ def compare(
     try:
         with one_line(data):
             kind = problems.get(problem)
-            chosen = chosen_options({"target": target, "task": task, "identity": identity, "lm": lm}, options or [])
+            named = {"text": text, "target": target, "task": task, "identity": identity, "lm": lm}
+            chosen = chosen_options(named, options or [])
             kind.check_options(chosen)
             check_destinations(store, report)
             comparison = bench.compare(

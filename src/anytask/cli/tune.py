@@ -30,6 +30,7 @@ def tune_prompt(
         Path | None,
         typer.Option(help="JSONL file of texts and labels: read first; what is asked in the terminal is added to it."),
     ] = None,
+    text: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
     target: Annotated[str | None, typer.Option(help="Column of the labels, where there is one.")] = None,
     choices: Annotated[str | None, typer.Option(help="All labels, joined by commas.")] = None,
     description: Annotated[
@@ -66,7 +67,7 @@ def tune_prompt(
     from anytask.tuning.labels import Unanswered, append_answer
 
     limits = {"calls": calls, "tokens": tokens, "money": money, "seconds": minutes and 60 * minutes}
-    named = {"target": target, "choices": choices, "description": description}
+    named = {"text": text, "target": target, "choices": choices, "description": description}
     try:
         with one_line(data):
             chosen = chosen_options(named, options or [])
@@ -82,8 +83,9 @@ def tune_prompt(
             except Unanswered as error:
                 if answers is None:
                     raise
-                for text in error.texts:
-                    append_answer(answers, text, "")
+                column, goal = columns_of(chosen)
+                for one in error.texts:
+                    append_answer(answers, {column: one, goal: ""})
                 fail(f"{error}: fill in the labels of {answers}, and give the same command again", 1)
         if not as_json:
             err.print(escape(_forecast(plan)), soft_wrap=True)
@@ -120,12 +122,17 @@ def asks() -> bool:
     return sys.stdin.isatty()
 
 
+def columns_of(chosen: dict[str, Any]) -> tuple[str, str]:
+    """Return the names of the columns of texts and labels, of the pile and of the answers."""
+    return chosen.get("text", "text"), chosen.get("target", "label")
+
+
 def _asker(data: str, answers: Path | None, chosen: dict[str, Any]) -> Callable[[Sequence[int]], list[str]]:
     """Return what asks for labels in the terminal, one by one; each answer is in the file before the next question."""
     from anytask.tuning.labels import append_answer, load_pile
 
-    columns = {name: chosen[name] for name in ("text", "bad_rows") if name in chosen}
-    pile = load_pile(data, label=chosen.get("target", "label"), **columns)
+    column, goal = columns_of(chosen)
+    pile = load_pile(data, column, goal, chosen.get("bad_rows", "refuse"))
     known = list((chosen.get("choices") or "").split(",")) if chosen.get("choices") else []
 
     def ask(places: Sequence[int]) -> list[str]:
@@ -143,7 +150,7 @@ def _asker(data: str, answers: Path | None, chosen: dict[str, Any]) -> Callable[
             if label not in known:
                 known.append(label)
             if answers:
-                append_answer(answers, pile.texts[i], label)
+                append_answer(answers, {column: pile.texts[i], goal: label})
             said.append(label)
         return said
 

@@ -116,9 +116,9 @@ def read_answers(path: str | os.PathLike[str] | None, text: str = "text", label:
     return {one: answer for one, answer in zip(pile.texts, pile.labels) if answer}
 
 
-def append_answer(path: str | os.PathLike[str], text: str, label: str) -> None:
+def append_answer(path: str | os.PathLike[str], row: Mapping[str, str]) -> None:
     """Add a text with its label, "" for one that is wanted, to a JSONL file; it is on the disk when this returns."""
     with Path(path).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"text": text, "label": label}, ensure_ascii=False) + "\n")
+        file.write(json.dumps(dict(row), ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
