@@ -1,0 +1,315 @@
+"""Every estimator of the multi-task family, run through the family's protocol."""
+
+import copy
+import pickle
+import random
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cases import cases
+from cases import everyone as each_of
+from hard import BAD_INPUTS, BAD_LABELS, SAME, refused, same
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+
+from anytask.core.checks import NotFinite
+from anytask.core.settings import settings_of
+from anytask.multitask import MultiTaskEstimator
+
+RNG = np.random.default_rng(0)
+N = 36
+X = np.round(8 * RNG.normal(size=(N, 4))).astype(np.float32) / 8  # exact in half precision
+TASK = np.arange(N) % 3
+Y = np.round(8 * (X[:, 0] * (1 + TASK) + X[:, 1])) / 8
+LABELS = (np.median(Y) < Y).astype(int)
+MATRIX = np.stack([Y, -Y, X[:, 2].astype(float)], axis=1)
+CASES = cases(
+    "multitask",
+    lambda cls: isinstance(cls, type) and issubclass(cls, MultiTaskEstimator) and cls is not MultiTaskEstimator,
+    {"seed": 3, "steps": 8, "epochs": 2, "batch_size": 16, "device": "cpu"},
+)
+everyone = each_of(CASES)
+#: Targets beside labels of rows that cannot be used here.
+BAD_TARGETS = {
+    "lengths": BAD_LABELS["lengths"],
+    "no dimension": BAD_LABELS["no dimension"],
+    "three dimensions": (lambda y: y[:, None, None], "shape"),
+    "mixed": (lambda y: np.array(["a", *y[1:].tolist()], dtype=object), "mixes kinds"),
+    "infinite": (lambda y: np.where(np.arange(len(y)) == 3, np.inf, y.astype(float)), "row 3"),
+    "nothing labelled": (lambda y: np.full(len(y), np.nan), "no target"),
+    **{kind: BAD_LABELS[kind] for kind in ("masked", "sparse", "meta", "complex")},
+    "dates": (lambda y: np.full(y.shape, np.datetime64("2020-01-01")), "numbers or strings"),
+    "nothing": (lambda y: None, "y is None"),
+}
+BAD_TASKS = {kind: (spoil, "task|labels") for kind, (spoil, _) in BAD_LABELS.items()}
+
+
+def make(name, **params):
+    case = CASES[name]
+    params = {**case.params, **params}
+    return case.cls.from_preset("small", **params) if "small" in case.cls.PRESETS else case.cls(**params)
+
+
+def several(name):
+    """The matrix, of mixed kinds where the system learns them."""
+    table = pd.DataFrame(MATRIX, columns=["price", "cost", "churn"])
+    return table if make(name).alike else table.assign(churn=np.where(LABELS > 0, "yes", "no"))
+
+
+@everyone
+def test_rows_with_a_task_each_are_learned_and_answered(name):
+    for ids in (TASK, np.array(["c", "a", "b"])[TASK], TASK.astype(float), [7, -1, 10**9] @ np.eye(3)[TASK].T):
+        model = make(name).fit(X, Y, ids)
+        assert model.tasks_.tolist() == sorted(set(np.asarray(ids).tolist()))
+        answers, every = model.predict(X, ids), model.predict(X)
+        assert answers.shape == (N,) and every.shape == (N, 3) and answers.dtype == np.float64
+        own = np.searchsorted(model.tasks_, ids)
+        np.testing.assert_allclose(every[np.arange(N), own], answers, rtol=1e-5, atol=1e-6)
+        one = model.tasks_[1].item()
+        np.testing.assert_allclose(model.predict(X, one), every[:, 1], rtol=1e-5, atol=1e-6)
+
+
+@everyone
+def test_the_names_of_tasks_do_not_matter(name):
+    a = make(name).fit(X, Y, TASK).predict(X, TASK)
+    named = np.array(["a", "b", "c"])[TASK]  # in the same order
+    assert np.array_equal(make(name).fit(X, Y, named).predict(X, named), a)
+
+
+@everyone
+def test_classes_are_learned_beside_tasks(name):
+    labels = np.array(["no", "yes"])[LABELS]
+    model = make(name).fit(X, labels, TASK)
+    assert all(one.tolist() == ["no", "yes"] for one in model.classes_)
+    p = model.predict_proba(X, TASK)
+    assert p.shape == (N, 2) and np.allclose(p.sum(1), 1) and (p >= 0).all()
+    assert model.predict(X, TASK).tolist() == np.array(["no", "yes"])[p.argmax(1)].tolist()
+    assert model.predict(X).shape == (N, 3) and len(model.predict_proba(X)) == 3
+    with pytest.raises(ValueError, match="is regression"):
+        make(name).fit(X, Y, TASK).predict_proba(X, 0)
+
+
+@everyone
+def test_a_matrix_of_targets_is_learned_by_its_columns(name):
+    model = make(name).fit(X, several(name))
+    assert model.tasks_.tolist() == ["price", "cost", "churn"]
+    every = model.predict(X)
+    assert every.shape == (N, 3)
+    for place, column in enumerate(model.tasks_.tolist()):
+        alone = model.predict(X, column)
+        if model.kinds_[place] == "regression":
+            np.testing.assert_allclose(every[:, place].astype(float), alone, rtol=1e-5, atol=1e-6)
+        else:
+            assert every[:, place].tolist() == alone.tolist() and set(alone) <= {"yes", "no"}
+
+
+@everyone
+def test_kinds_of_tasks_that_do_not_go_together_are_said(name):
+    mixed = pd.DataFrame({"price": Y, "churn": LABELS})
+    if make(name).alike:
+        with pytest.raises(ValueError, match="tasks of one kind: 'churn' is classification and 'price' regression"):
+            make(name).fit(X, mixed)
+        assert make(name).fit(X, mixed, kinds="regression").kinds_ == ("regression",) * 2
+        churn = mixed.assign(price=np.where(Y > 0, 2, 1))
+        assert [one.tolist() for one in make(name).fit(X, churn).classes_] == [[0, 1, 2]] * 2
+    else:
+        assert make(name).fit(X, mixed).kinds_ == ("regression", "classification")
+    assert make(name).fit(X, mixed[["churn"]], kinds=["regression"]).predict(X).dtype == np.float64
+    for kinds in ("ranking", ["regression"], {"age": "regression"}, 3):
+        with pytest.raises(ValueError, match="kinds"):
+            make(name).fit(X, mixed, kinds=kinds)
+
+
+@everyone
+def test_missing_targets_are_not_labelled(name):
+    gaps = MATRIX.copy()
+    gaps[::2, 0] = gaps[1::3, 2] = np.nan
+    answers = make(name).fit(X, gaps).predict(X)
+    assert np.isfinite(answers).all()
+    filled = np.where(np.isnan(gaps), 1e3, gaps)
+    assert not np.allclose(make(name).fit(X, filled).predict(X), answers)
+    rows = np.where(np.arange(N) < 30, Y, np.nan)
+    a = make(name).fit(X, rows, TASK).predict(X, TASK)
+    b = make(name).fit(X[:30], Y[:30], TASK[:30]).predict(X, TASK)
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="no row of task 2 has a target"):
+        make(name).fit(X, np.where(TASK == 2, np.nan, Y), TASK)
+    words = pd.Series(np.where(LABELS > 0, "yes", "no")).where(np.arange(N) < 30)
+    assert set(make(name).fit(X, words, TASK).predict(X, TASK)) <= {"yes", "no"}
+
+
+@everyone
+def test_one_task_is_enough(name):
+    model = make(name).fit(X, Y)
+    assert model.predict(X).shape == (N,) and model.tasks_.tolist() == [0]
+    np.testing.assert_allclose(model.predict(X, 0), model.predict(X))
+    assert make(name).fit(X, Y, ["only"] * N).predict(X).shape == (N, 1)
+    assert make(name).fit(X, Y[:, None]).predict(X).shape == (N, 1)
+    assert make(name).fit(X, LABELS).predict_proba(X).shape == (N, 2)
+
+
+@everyone
+def test_a_task_with_one_row_is_answered(name):
+    task = np.where(np.arange(N) == 5, "rare", "common")
+    for y in (Y, LABELS):
+        model = make(name).fit(X, y, task)
+        assert np.isfinite(model.predict(X, "rare")).all()
+    assert np.isfinite(make(name).fit(X[5:6], Y[5:6], ["rare"]).predict(X, "rare")).all()
+
+
+@everyone
+def test_a_task_that_is_missing_at_predict_does_not_move_the_others(name):
+    model = make(name).fit(X, Y, TASK)
+    every, kept = model.predict(X, TASK), TASK != 0
+    np.testing.assert_allclose(model.predict(X[kept], TASK[kept]), every[kept], rtol=1e-5, atol=1e-6)
+
+
+@everyone
+def test_an_unknown_task_is_warned_of_or_refused(name):
+    model = make(name).fit(X, Y, TASK)
+    task = np.where(np.arange(N) < 4, 99, TASK)
+    if model.new_tasks:
+        with pytest.warns(UserWarning, match=r"Not trained on task 99 \(its tasks: \[0, 1, 2\]\)"):
+            answers = model.predict(X, task)
+        assert np.isfinite(answers).all()
+        np.testing.assert_allclose(answers[4:], model.predict(X[4:], TASK[4:]), rtol=1e-5, atol=1e-6)
+    else:
+        with pytest.raises(ValueError, match=r"not trained on task 99; its tasks: \[0, 1, 2\]"):
+            model.predict(X, task)
+    with pytest.raises(ValueError, match="not trained on task 3"):
+        make(name).fit(X, MATRIX).predict(X, 3)
+    with pytest.raises(TypeError, match="keep to one kind"):
+        model.predict(X, "a")
+
+
+@everyone
+def test_bad_data_is_refused_in_one_line_and_leaves_no_trace(name):
+    model = make(name).fit(X, Y, TASK)
+    before = copy.deepcopy(model._state())
+    refused(lambda bad: model.fit(bad, Y, TASK), X, BAD_INPUTS)
+    refused(lambda bad: model.fit(X, bad, TASK), LABELS, BAD_TARGETS)
+    refused(lambda bad: model.fit(X, bad), LABELS, BAD_TARGETS)
+    refused(lambda bad: model.fit(X, Y, bad), TASK, BAD_TASKS)
+    refused(lambda bad: model.predict(bad, 0), X, BAD_INPUTS)
+    refused(lambda bad: model.predict(X, bad), TASK, {k: v for k, v in BAD_TASKS.items() if k != "no dimension"})
+    for bad, says in ((MATRIX, "with a task for each row"), (LABELS * 0, "one class only")):
+        with pytest.raises(ValueError, match=says):
+            model.fit(X, bad, TASK)
+    with pytest.raises(ValueError, match="columns of y name the tasks"):
+        model.fit(X, pd.DataFrame(MATRIX, columns=["a", "a", "b"]))
+    assert same(model._state(), before)
+
+
+@everyone
+def test_labels_that_the_task_gives_away_are_warned_of(name):
+    with pytest.warns(UserWarning, match="the task alone says the label"):
+        make(name).fit(X, np.array(["a", "b", "a"])[TASK], TASK)
+
+
+@everyone
+def test_inputs_and_targets_of_every_kind_are_learned_alike(name):
+    expected = make(name).fit(X, Y, TASK).predict(X, TASK)
+    for kind, convert in SAME.items():
+        model = make(name).fit(convert(X), convert(Y), convert(TASK))
+        answers = model.predict(convert(X), convert(TASK))
+        assert isinstance(answers, torch.Tensor) == ("tensor" in kind), kind
+        np.testing.assert_allclose(np.asarray(answers), expected, rtol=1e-5, atol=1e-6, err_msg=kind)
+
+
+@everyone
+def test_unfitted_use_and_other_shapes(name, tmp_path):
+    model = make(name)
+    for call in (lambda: model.predict(X), lambda: model.save(tmp_path), model.cost):
+        with pytest.raises(NotFittedError, match=type(model).__name__):
+            call()
+    with pytest.raises(ValueError, match="features"):
+        model.fit(X, Y, TASK).predict(X[:, :3], TASK)
+    assert model.cost()["stored_parameters"] > 0
+
+
+@everyone
+def test_save_and_load_give_the_same_answers(name, tmp_path):
+    labels = np.array(["no", "yes"])[LABELS]
+    for place, (y, task) in enumerate([(Y, TASK), (labels, np.array(["a", "b", "c"])[TASK]), (several(name), None)]):
+        model = make(name).fit(X, y, task)
+        model.save(tmp_path / str(place))
+        loaded = type(model).load(tmp_path / str(place), device="cpu")
+        assert np.array_equal(loaded.predict(X), model.predict(X))
+        assert loaded.tasks_.tolist() == model.tasks_.tolist() and loaded.kinds_ == model.kinds_
+
+
+@everyone
+def test_copies_and_pickles_answer_alike(name):
+    model = make(name).fit(X, Y, TASK)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert np.array_equal(twin.predict(X), model.predict(X))
+
+
+@everyone
+def test_the_seed_settles_everything_and_global_generators_are_left_alone(name):
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    a, b = (make(name).fit(X, Y, TASK).predict(X) for _ in range(2))
+    assert np.array_equal(a, b)
+    assert torch.equal(before[0], torch.get_rng_state()) and before[2] == random.getstate()
+    assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+
+
+@everyone
+def test_progress_ends_at_one_and_a_failure_half_way_leaves_the_model(name):
+    told = []
+    model = make(name).fit(X, Y, TASK, progress=told.append)
+    assert told == sorted(told) and told[-1] == pytest.approx(1)
+    before = model.predict(X)
+
+    def interrupt(share):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, -Y, TASK, progress=interrupt)
+    assert np.array_equal(model.predict(X), before)
+
+
+@everyone
+def test_training_that_diverges_is_refused(name):
+    if hasattr(make(name), "lr"):
+        with pytest.raises(NotFinite, match=r"loss|weight|after|leaf"), np.errstate(all="ignore"):
+            make(name, lr=1e30, standardize=False).fit(X * 1e4, Y * 1e30, TASK)
+
+
+@everyone
+def test_every_bad_setting_is_refused_by_name(name):
+    model, cls = make(name), CASES[name].cls
+    before = str(model.get_params())
+    for setting in settings_of(cls):
+        if setting.wanted:
+            path = setting.name.split(".")
+            with pytest.raises(ValueError, match=f"{path[-1]} must be"):
+                model.set_params(**{"__".join(path): object()})
+    assert str(model.get_params()) == before
+    assert str(clone(model).get_params()) == before and not hasattr(clone(model), "tasks_")
+    assert all(setting.help for setting in settings_of(cls))
+
+
+@everyone
+def test_the_order_of_rows_does_not_matter_to_what_is_learned(name):
+    order = np.random.default_rng(5).permutation(N)
+    a = make(name).fit(X, Y, TASK).predict(X)
+    np.testing.assert_allclose(make(name).fit(X[order], Y[order], TASK[order]).predict(X), a, atol=1e-6)
+
+
+@everyone
+def test_defaults_learn_what_tasks_differ_in(name):
+    rng = np.random.default_rng(1)
+    x, task = rng.normal(size=(400, 3)), np.arange(400) % 2
+    y = 10 + 5 * np.where(task > 0, -1, 1) * x[:, 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        case = CASES[name]
+        model = case.cls(seed=3, **{key: value for key, value in case.params.items() if key == "device"})
+        model.fit(x[:300], y[:300], task[:300])
+    error = ((model.predict(x[300:], task[300:]) - y[300:]) ** 2).mean() / y.var()
+    assert error < 0.5
