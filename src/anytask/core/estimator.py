@@ -235,15 +235,7 @@ class Fitted(Preset):
 
 
 class Estimator(Tool, Fitted):
-    """Base of the systems that learn: a :class:`Fitted` that computes on a device.
-
-    Parameters
-    ----------
-    seed : int
-        Everything random follows from it; the global generators are not touched.
-    device : str or torch.device
-        ``"auto"`` (CUDA when there is one), or a torch device.
-    """
+    """Base of the systems that learn: a :class:`Fitted` that computes on a device, with the parameters of a Tool."""
 
 
 def class_name(cls: type) -> str:
