@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 import anytask
 from anytask import catalogue, claims
 from anytask.app.catalogue.cards import SEES, costs, snippet
-from anytask.claims.evidence import comparison_text, in_words, read_evidence
+from anytask.claims.evidence import comparison_text, in_words, read_evidence, reading
 from anytask.claims.figure import CAPTION, effect_figure, evidence_figure
 from anytask.cli.tables import parameter_rows
 from anytask.core import discovery
@@ -130,7 +130,8 @@ def _evidence(key: str, evidence: dict[str, Any] | None) -> list[str]:
     if key not in claims.KEYS:
         return ["No claim is written for it yet.", ""]
     if evidence is None:
-        return [claims.get(key).statement, "", f"Not recorded yet: `anytask verify {key}` runs it.", ""]
+        claim = claims.get(key)
+        return [claim.statement, "", f"{reading(claim.source)} Not recorded yet: `anytask verify {key}` runs it.", ""]
     lines = [f"**{evidence['outcome'].capitalize()}.** {evidence['claim']}", ""]
     lines += [f"- {_cell(sentence)}" for sentence in in_words(evidence)] + [""]
     lines += [*_block(evidence_figure(evidence)), CAPTION, ""]

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from anytask import bench, claims, problems
+from anytask import bench, catalogue, claims, problems
 from anytask.claims.base import Beats, Claim, Experiment, RealTrial
 from anytask.claims.evidence import in_words, next_look, read_evidence, write_evidence
 from anytask.claims.figure import evidence_figure
@@ -40,6 +40,11 @@ def test_options_and_metrics_of_experiments_are_known_to_their_problems(key):
         for one in (*part.headline, *getattr(part, "components", ()), *getattr(part, "sizes", ())):
             wanted = {one.metric, getattr(one, "rival_metric", None) or one.metric}
             assert wanted <= known[one.experiment or first]
+
+
+@pytest.mark.parametrize("key", [key for key in claims.KEYS if claims.get(key).source == "abstract"])
+def test_a_class_that_rests_on_an_abstract_says_so(key):
+    assert "source: abstract" in Entrant(key, catalogue.get(key).entry).load().__doc__
 
 
 @pytest.mark.parametrize("key", claims.KEYS)

@@ -122,17 +122,22 @@ def in_words(evidence: Mapping[str, Any]) -> list[str]:
     kinds = str(evidence["kind"] or "").split(", ")
     if {"tiny", "sim"} & set(kinds):
         words.append("Its language models are tiny or simulated: evidence about the algorithm, not about real models.")
+    look = f"look {evidence['looks']}" if evidence["looks"] > 1 else "first look"
+    seeds = f"seeds {evidence['seeds'][0]} to {evidence['seeds'][-1]}"
+    cost = f"{evidence['seconds']:.0f} s of runs, {evidence['peak_bytes'] / 2**20:,.0f} MiB at most"
+    words.append(reading(evidence["source"]))
+    words.append(f"Recorded {evidence['recorded'][:10]}: {look}, {seeds}, {cost}.")
+    return words
+
+
+def reading(source: str) -> str:
+    """Say what the reading of a paper rests on, which is a :data:`~anytask.claims.base.Source`."""
     basis = {
         "code": "the authors' code",
         "paper": "the paper",
         "abstract": "the abstract alone: it is a reconstruction",
     }
-    look = f"look {evidence['looks']}" if evidence["looks"] > 1 else "first look"
-    seeds = f"seeds {evidence['seeds'][0]} to {evidence['seeds'][-1]}"
-    cost = f"{evidence['seconds']:.0f} s of runs, {evidence['peak_bytes'] / 2**20:,.0f} MiB at most"
-    words.append(f"Our reading rests on {basis[evidence['source']]}.")
-    words.append(f"Recorded {evidence['recorded'][:10]}: {look}, {seeds}, {cost}.")
-    return words
+    return f"Our reading rests on {basis[source]} (source: {source})."
 
 
 def _references(evidence: Mapping[str, Any]) -> list[str]:

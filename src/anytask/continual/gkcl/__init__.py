@@ -99,8 +99,8 @@ class GKCL(ContinualClassifier):
 
     References
     ----------
-    Derakhshani, Zhen, Shao, Snoek, 2021, "Generative Kernel Continual Learning", arXiv:2112.13410; and the same
-    authors, 2021, "Kernel Continual Learning", ICML, arXiv:2107.05757.
+    Derakhshani, Zhen, Shao, Snoek, 2021, "Generative Kernel Continual Learning", arXiv:2112.13410 (source: abstract);
+    and the same authors, 2021, "Kernel Continual Learning", ICML, arXiv:2107.05757 (its code).
     """
 
     needs: ClassVar[str] = "test"
