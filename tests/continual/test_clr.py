@@ -10,6 +10,8 @@ from torch import nn
 
 from anytask.continual.clr import CLR
 from anytask.continual.parts.reprogramming import Reprogrammed, reprogram
+from anytask.problems.base import Entrant
+from anytask.problems.task_stream import TaskStream
 
 torch.set_num_threads(1)
 CONTRACT = {"image_shape": (2, 2), "n_features": 8}
@@ -181,6 +183,12 @@ def test_who_routes_nothing_asks_for_the_task():
     model = learned([0, 1], router="none")
     with pytest.raises(ValueError, match="pass predict\\(X, task="):
         model.predict(images()[0])
+    problem, params = TaskStream(), {"image_shape": [8, 8]}
+    for identity, left_out in (("train", True), ("train+test", False)):
+        data = problem.load("digits", identity=identity, n_tasks=2)
+        for by in ({"params": {**params, "router": "none"}}, {"params": params, "after": {"router": "none"}}):
+            reason = problem.refuses(Entrant("clr", "anytask.continual:CLR", **by), data)
+            assert (reason is not None and "told the task at test" in reason) == left_out
     with pytest.raises(ValueError, match="kernel must be odd"):
         CLR(kernel=4)
 

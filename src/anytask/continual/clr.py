@@ -113,7 +113,6 @@ class CLR(ContinualClassifier):
     arXiv:2307.11386.
     """
 
-    needs: ClassVar[str] = "train"
     sees: ClassVar[str] = "test"
     STRUCTURE: ClassVar[tuple[str, ...]] = (
         "backbone", "n_features", "anchor", "image_shape", "placement", "kernel", "mixed", "norm"
@@ -147,6 +146,11 @@ class CLR(ContinualClassifier):
             raise ValueError(f"kernel must be odd, so that a filter has a middle, got {self.kernel}")
         if self.placement == "none" and self.norm == "frozen" and self.mixed:
             raise ValueError("mixed=True adds filtered channels, and placement='none' has none")
+
+    @property
+    def needs(self) -> str:  # type: ignore[override]
+        """The least that it must be told of the task: in training, and with ``router="none"`` at test as well."""
+        return "test" if self.router == "none" else "train"
 
     # -- construction ---------------------------------------------------------------------------------------------
 

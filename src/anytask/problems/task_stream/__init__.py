@@ -158,7 +158,7 @@ class TaskStream(LabelledProblem):
         """Refuse learners that need to be told more of the tasks than the stream shows, or that refuse it themselves.
 
         A class may have a method ``refuses(facts)``: it takes a :class:`~.stream.StreamFacts` and returns why it cannot
-        learn from such a stream, or None.
+        learn from such a stream, or None; it is asked with its settings, on which ``needs`` may depend as well.
         """
         self._measure(data)  # which may have been loaded by another
         if reason := super().refuses(entrant, data):
@@ -166,16 +166,15 @@ class TaskStream(LabelledProblem):
         cls = entrant.load()
         if data.source.label_names is not None and not getattr(cls, "multilabel", False):
             return f"{entrant.name} learns one label a row, and these have several."
-        needs = getattr(cls, "needs", "none")
+        stream = data.stream(0) if hasattr(cls, "refuses") else None
+        model = cls if stream is None else self._walk(entrant, stream).model
+        needs = getattr(cls, "needs", "none") if stream is None else _needs(entrant, model)
         if LEVELS.index(needs) > IDENTITY.index(data.options.identity):
             wanted = {"boundary": "when a task ends", "train": "the task in training", "test": "the task at test"}[
                 needs
             ]
             return f"{entrant.name} needs to be told {wanted}, and identity={data.options.identity!r} does not show it."
-        if not hasattr(cls, "refuses"):
-            return None
-        stream = data.stream(0)
-        return self._walk(entrant, stream).model.refuses(stream.facts)
+        return None if stream is None else model.refuses(stream.facts)
 
     def told(self, sees: str | None, options: Mapping[str, Any]) -> str:
         """Return what its class looks at of the tasks, as far as the stream shows it."""
@@ -220,7 +219,7 @@ class TaskStream(LabelledProblem):
             labels = [set(stream.shown_labels(k).tolist()) for k in range(R.shape[1])]
             metrics["forward_transfer"] = forward_transfer(R, stream.visits, labels)
         details = exam.details()
-        if not stream.several and walk.access == "test" and getattr(model, "needs", "none") != "test":
+        if not stream.several and walk.access == "test" and _needs(entrant, model) != "test":
             metrics["accuracy_without_task"] = float(np.mean([exam.accuracy(k, None) for k in range(R.shape[1])]))
             if callable(getattr(model, "route", None)):
                 metrics["routed_accuracy"] = exam.routed_accuracy()
@@ -283,3 +282,9 @@ class TaskStream(LabelledProblem):
 
         measured = "accuracy" if data.source.label_names is None else "average precision"
         return stream_figures(data.options.blur, runs, measured)
+
+
+def _needs(entrant: Entrant, model: Any) -> str:
+    """Return the least that an entrant's model must be told of the task, under its settings."""
+    with entrant.applied_to(model):
+        return getattr(model, "needs", "none")
