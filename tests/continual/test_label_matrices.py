@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from anytask.continual import ExperienceReplay, FineTuning, JointTraining, LwF
-from anytask.continual.parts.label_matrices import label_loss, label_matrix, numbered
+from anytask.continual.parts.label_matrices import label_loss, label_matrix, masked_loss, numbered
 
 SEVERAL = [FineTuning, JointTraining, ExperienceReplay]
 RNG = np.random.default_rng(0)
@@ -90,3 +90,12 @@ def test_what_is_no_matrix_of_labels_is_refused():
         LwF().partial_fit(X, Y, classes=["a", "b"])
     with pytest.raises(ValueError, match=r"must have shape \(n,\)"):
         LwF().partial_fit(X, Y)
+
+
+def test_the_loss_counts_what_is_not_annotated_as_ln_2_and_gives_it_no_gradient():
+    scores = torch.tensor([[0.7, -1.2, *[5.0] * 8]], requires_grad=True)
+    y = torch.tensor([[1.0, 0.0, *[torch.nan] * 8]])
+    loss = masked_loss(scores, y)
+    loss.backward()
+    assert loss.item() == pytest.approx((0.403186 + 0.263282 + 8 * np.log(2)) / 10, abs=1e-6)
+    assert (scores.grad[0, 2:] == 0).all() and (scores.grad[0, :2] != 0).all()

@@ -8,7 +8,6 @@ import torch
 from torch.nn import functional as F
 
 from anytask.continual.multilane import Lane, MultiLane
-from anytask.continual.parts.label_matrices import masked_loss
 from anytask.continual.parts.lanes import merged, selection
 from anytask.problems.task_stream.metrics import macro_ap
 
@@ -19,12 +18,12 @@ EXEMPT = {
     "test_plain_defaults_learn_and_every_method_works_with_them": "its encoder is on the hub; `small` learns here"
 }
 SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+IMAGE = {"image_size": 8, "patch_size": 4, "num_channels": 1}
 
 
 def vit(seed=0, **config):
     torch.manual_seed(seed)
-    image = {"image_size": 8, "patch_size": 4, "num_channels": 1}
-    return transformers.ViTModel(transformers.ViTConfig(**{**SIZES, **image, **config}))
+    return transformers.ViTModel(transformers.ViTConfig(**{**SIZES, **IMAGE, **config}))
 
 
 def lanes(**params):
@@ -54,10 +53,9 @@ def learned(model, tasks=((0, 1), (2, 3), (4, 5)), several=True):
 
 def test_summaries_of_three_tokens_by_two_selectors():
     sh, xh = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
-    A = selection(sh, xh)
-    wanted = [[0.445808, 0.108383, 0.445808], [0.197776, 0.401112, 0.401112]]
-    assert torch.allclose(A[0], torch.tensor(wanted), atol=1e-6)
-    assert torch.allclose((A @ xh)[0], torch.tensor([[0.891617, 0.554192], [0.598888, 0.802224]]), atol=2e-6)
+    assert torch.allclose(
+        (selection(sh, xh) @ xh)[0], torch.tensor([[0.891617, 0.554192], [0.598888, 0.802224]]), atol=2e-6
+    )
 
 
 def test_summaries_are_convex_ignore_the_order_of_tokens_and_give_padding_no_weight():
@@ -78,15 +76,6 @@ def test_merging_keeps_the_sum_of_tokens_by_how_many_they_are_made_of():
     y = torch.randn(3, 9, 4)
     assert merged(y, 3).shape == (3, 3, 4)
     assert torch.allclose(merged(y, 1)[:, 0], y.mean(1), atol=1e-6)
-
-
-def test_the_loss_counts_what_is_not_annotated_as_ln_2_and_gives_it_no_gradient():
-    scores = torch.tensor([[0.7, -1.2, *[5.0] * 8]], requires_grad=True)
-    y = torch.tensor([[1.0, 0.0, *[torch.nan] * 8]])
-    loss = masked_loss(scores, y)
-    loss.backward()
-    assert loss.item() == pytest.approx((0.403186 + 0.263282 + 8 * np.log(2)) / 10, abs=1e-6)
-    assert (scores.grad[0, 2:] == 0).all() and (scores.grad[0, :2] != 0).all()
 
 
 def test_classes_take_their_block_of_scores_from_their_own_lane(monkeypatch):
@@ -115,9 +104,7 @@ def test_answers_of_a_task_are_the_same_bits_after_the_later_ones(several):
     assert all(torch.equal(value, lane[name]) for name, value in model.lanes_[0].state_dict().items())
     assert all(torch.equal(value, network[name]) for name, value in model.network_.state_dict().items())
     assert all(p.grad is None for p in model.network_.parameters())
-    assert not torch.equal(model.lanes_[1].S, model.lanes_[0].S) and not torch.equal(
-        model.lanes_[1].S, model.lanes_[2].S
-    )
+    assert all(not torch.equal(lane.S, model.lanes_[1].S) for lane in model.lanes_[::2])
 
 
 def test_gradients_reach_the_lane_of_the_task_alone():
@@ -143,9 +130,8 @@ def test_a_lane_starts_where_the_one_before_it_ended():
     model, X = learned(lanes(), [(0, 1)]), images((2, 3))
     model.lr = 1e-12
     model.partial_fit(*X, classes=(2, 3))
-    assert torch.allclose(model.lanes_[1].S, model.lanes_[0].S) and not torch.equal(
-        model.lanes_[1].key, model.lanes_[0].key
-    )
+    assert torch.allclose(model.lanes_[1].S, model.lanes_[0].S)
+    assert not torch.equal(model.lanes_[1].key, model.lanes_[0].key)
 
 
 def test_a_lane_that_takes_every_patch_is_the_frozen_encoder_but_for_the_position_of_its_class_token(monkeypatch):
@@ -170,19 +156,10 @@ def test_a_lane_that_takes_every_patch_is_the_frozen_encoder_but_for_the_positio
     ],
     ids=str,
 )  # fmt: skip
-def test_every_ablation_changes_answers_saves_and_loads(params, tmp_path):
+def test_every_ablation_changes_answers(params):
     model, x = learned(lanes(**params)), images((0, 1, 4), seed=1)[0]
-    P = model.predict_proba(x)
-    assert P.shape == (32, 6) and not np.array_equal(P, learned(lanes()).predict_proba(x))
-    model.save(tmp_path)
-    assert np.array_equal(MultiLane.load(tmp_path, backbone=vit()).predict_proba(x), P)
+    assert not np.array_equal(model.predict_proba(x), learned(lanes()).predict_proba(x))
     assert len(model.lanes_) == (1 if params.get("lanes") else 3)
-
-
-def test_a_shared_lane_moves_what_older_tasks_answer():
-    model, x = learned(lanes(lanes="shared"), [(0, 1)]), images((0, 1), seed=1)[0]
-    before = model.predict_proba(x)
-    assert not np.array_equal(learned(model, [(2, 3)]).predict_proba(x)[:, :2], before)
 
 
 def test_a_lane_for_each_task_keeps_what_a_shared_one_forgets():
@@ -205,9 +182,12 @@ def test_the_nearest_lane_alone_answers_for_inputs_like_its_own():
     model = lanes(route="nearest")
     tasks = {t: np.full((16, 1, 8, 8), 3.0) * (-1) ** t + 0.1 * np.arange(16)[:, None, None, None] for t in (0, 1)}
     for t, X in tasks.items():
-        model.partial_fit(X, np.arange(16) % 2 + 2 * t).end_task()
+        model.partial_fit(X, np.arange(16) % 2 + 2 * t, task=t)
     for t, X in tasks.items():
         assert (model.predict_proba(X)[:, [2 - 2 * t, 3 - 2 * t]] == 0).all()
+        assert (
+            model.predict_proba(X, task=1 - t)[:, [2 - 2 * t, 3 - 2 * t]] > 0
+        ).all()  # a told task is not looked for
 
 
 def test_the_rate_falls_along_a_cosine_and_begins_anew_with_each_task():
@@ -223,9 +203,7 @@ def test_the_rate_falls_along_a_cosine_and_begins_anew_with_each_task():
 def test_encoders_of_texts_and_other_images_have_lanes():
     torch.manual_seed(0)
     texts = transformers.BertModel(transformers.BertConfig(vocab_size=30, pad_token_id=0, **SIZES))
-    clip = transformers.CLIPVisionModel(
-        transformers.CLIPVisionConfig(**SIZES, image_size=8, patch_size=4, num_channels=1)
-    )
+    clip = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**SIZES, **IMAGE))
     ids = np.random.default_rng(0).integers(1, 30, (16, 6))
     ids[:, 4:] = 0  # padding, which no lane sees
     for encoder, X in ((texts, ids), (clip, images((0, 1), 16)[0])):
@@ -242,10 +220,13 @@ def test_what_does_not_go_together_is_said():
     X, Y = images((0, 1))
     with pytest.raises(ValueError, match=r"classes \[1\] belong to a task that has ended"):
         learned(lanes(), [(0, 1)]).partial_fit(X, Y, classes=(1, 2))
+    with pytest.raises(ValueError, match="width must be even"):
+        MultiLane(width=7)
+    with pytest.raises(ValueError, match=r"fails on inputs of shape \(4,\)"):
+        lanes().partial_fit(X[:, 0, 0, :4], Y)
     with pytest.raises(ValueError, match="blocks=9 blocks with prompts, and the encoder has 3"):
         lanes(blocks=9).partial_fit(X, Y)
-    config = transformers.ViTMAEConfig(**SIZES, image_size=8, patch_size=4, num_channels=1)
-    headless = transformers.ViTMAEModel(config)
+    headless = transformers.ViTMAEModel(transformers.ViTMAEConfig(**SIZES, **IMAGE))
     del headless.embeddings.cls_token
     with pytest.raises(ValueError, match="start from a class token, and ViTMAEModel has none"):
         lanes(backbone=headless).partial_fit(X, Y)

@@ -19,22 +19,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple, Self, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytask.continual.base import ContinualClassifier
 from anytask.continual.parts.growing import GrowingHead
 from anytask.continual.parts.label_matrices import masked_loss
 from anytask.continual.parts.lanes import merged, selection
-from anytask.continual.parts.sgd import tune
+from anytask.continual.parts.task_heads import TaskHeads
 from anytask.core.checks import require_finite
 from anytask.core.rng import derive
 from anytask.core.settings import choice, flag, real, whole
 from anytask.models.build import backbone_field
-from anytask.models.loading import load_pretrained
 from anytask.models.small_vit import small_vit
 from anytask.parts.frozen_transformer import FrozenTransformer
 
@@ -66,7 +64,7 @@ class Image(NamedTuple):
     feature: Tensor
 
 
-class MultiLane(ContinualClassifier):
+class MultiLane(TaskHeads):
     """Patch-token summaries in lanes, one a task (De Min et al., 2024).
 
     Learns new labels task by task on a frozen pretrained transformer, without storing a sample: of inputs that have
@@ -94,7 +92,7 @@ class MultiLane(ContinualClassifier):
     lanes : {"per task", "shared"}
         A lane for each task, or one that all train after each other.
     route : {"all", "nearest"}
-        All lanes answer, or the one whose task's inputs are most like the query.
+        Who answers where no task is told: all lanes, or the one whose task's inputs are most like the query.
     lr : float
         Adam, begun anew for each task. The paper's rates are for 256 rows: times batch_size / 256.
     steps_per_task : int, optional
@@ -130,8 +128,6 @@ class MultiLane(ContinualClassifier):
     Class-Incremental Learning", CoLLAs, arXiv:2405.15633.
     """
 
-    needs: ClassVar[str] = "boundary"
-    sees: ClassVar[str] = "test"
     multilabel: ClassVar[bool] = True
     STRUCTURE: ClassVar[tuple[str, ...]] = ("backbone", "width", "s", "k", "blocks", "lanes")
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -156,99 +152,55 @@ class MultiLane(ContinualClassifier):
     steps_per_task: int | None = whole(None, "mini-batches over which the rate falls; None: constant", optional=True)
     init_scale: float = real(1.0, "norm of selectors and prompts at the start", above=0)
 
+    def _check_settings(self) -> None:
+        if self.width % 2:
+            raise ValueError(f"width must be even, since the random encoder has two heads, got {self.width}")
+
     # -- construction ---------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
-        self.codes_: list[list[int]] = []  # the codes of each task's outputs, in the order of their coming
-        self.open_ = False  # whether the last task is under way
-        self.task_: object = None
-        self.steps_ = 0  # of that task
-
     def _build(self) -> None:
-        self.network_ = self._frozen().to(self._device)
-        self.lanes_, self.heads_ = nn.ModuleList(), nn.ModuleList()
-        for codes in self.codes_:
-            self._add_task().grow(len(codes))
-        self.optimizer_ = self._fresh_optimizer() if self.open_ else None
-
-    def _frozen(self) -> FrozenTransformer:
-        backbone = self.backbone
-        if backbone is None:
-            backbone = small_vit(self.input_shape_, self.width, seed=derive(self.seed, "backbone"))
-        elif isinstance(backbone, str):
-            from transformers import AutoModel
-
-            backbone = load_pretrained(AutoModel, backbone)
-        network = FrozenTransformer(backbone)
-        if network.model.main_input_name == "pixel_values" and network.class_token is None:
-            raise ValueError(f"lanes start from a class token, and {type(backbone).__name__} has none")
-        if self.blocks > network.depth:
-            raise ValueError(f"blocks={self.blocks} blocks with prompts, and the encoder has {network.depth}")
-        return network
+        encoder = self._pretrained()
+        if encoder is None:
+            self._axes = (1,) * (3 - len(self.input_shape_))  # vectors are images of one row
+            encoder = small_vit(self.input_shape_, self.width, seed=derive(self.seed, "backbone"))
+        self.network_ = FrozenTransformer(encoder)
+        self._width, depth = self.network_.width, self.network_.depth
+        if self.network_.model.main_input_name == "pixel_values" and self.network_.class_token is None:
+            raise ValueError(f"lanes start from a class token, and {type(encoder).__name__} has none")
+        if self.blocks > depth:
+            raise ValueError(f"blocks={self.blocks} blocks with prompts, and the encoder has {depth}")
+        self.lanes_ = nn.ModuleList()
+        super()._build()
 
     def _add_task(self) -> GrowingHead:
-        width = self.network_.width
         if not self.lanes_ or self.lanes == "per task":
-            lane = Lane(self.s, self.k, self.blocks, width, self.init_scale).to(self._device)
+            lane = Lane(self.s, self.k, self.blocks, self._width, self.init_scale).to(self._device)
             if self.lanes_:  # a warm start; the key is its own
                 lane.load_state_dict({**self.lanes_[-1].state_dict(), "key": lane.key})
             self.lanes_.append(lane)
-        self.heads_.append(GrowingHead(width, derive(self.seed, "head", len(self.heads_))).to(self._device))
-        return cast(GrowingHead, self.heads_[-1])
+        return super()._add_task()
 
     def _fresh_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam([*self.lanes_[-1].parameters(), *self.heads_[-1].parameters()], self.lr)
 
     # -- training -------------------------------------------------------------------------------------------------
 
-    def _learn(self, X: Tensor, y: Tensor, task: object) -> None:
-        if task is not None and self.open_ and task != self.task_:
-            self.open_ = False
-        if not self.open_:
-            self.codes_.append([])
-            self._add_task()
-            self.open_, self.steps_ = True, 0
-            self.optimizer_ = self._fresh_optimizer()
-        self.task_ = task
-        for rows in self._minibatches(len(X)):
-            self._observe(X[rows], y[rows])
-
-    def _meet(self, shown: list[int]) -> None:
-        """Give the head of the task a row for each label that is new."""
-        codes = self.codes_[-1]
-        if back := {code for old in self.codes_[:-1] for code in old}.intersection(shown):
-            raise ValueError(
-                f"classes {[self.labels_[code] for code in sorted(back)]} belong to a task that has ended: MULTI-LANE "
-                "learns each class in one task"
-            )
-        codes += [code for code in dict.fromkeys(shown) if code not in codes]
-        cast(GrowingHead, self.heads_[-1]).grow(len(codes), self.optimizer_)
-
     def _observe(self, x: Tensor, y: Tensor) -> None:
         """Train the lane of the task and its rows of the classifier, and nothing else."""
-        shown = (~y.isnan()).any(0).nonzero()[:, 0] if y.dim() == 2 else y
-        self._meet(shown.tolist())
-        assert self.optimizer_ is not None
-        image, lane, codes = self._image(x), cast(Lane, self.lanes_[-1]), self.codes_[-1]
+        image, lane = self._image(x), cast(Lane, self.lanes_[-1])
         lane.key += image.feature.sum(0)
-        share = 0.0 if self.steps_per_task is None else min(1.0, self.steps_ / self.steps_per_task)
-        tune(self.optimizer_, lr=self.lr * (1 + math.cos(math.pi * share)) / 2)
-        with torch.enable_grad():
-            scores = self.heads_[-1](self._read(lane, image))  # (n, classes of the task)
-            if y.dim() == 2:
-                loss = masked_loss(scores.new_zeros(y.shape).index_copy(1, _index(codes, y), scores), y)
-            else:
-                loss = F.cross_entropy(scores, torch.tensor([codes.index(code) for code in y.tolist()]).to(y))
-            self.optimizer_.zero_grad(set_to_none=True)
-            loss.backward()
-        self.optimizer_.step()
-        self.steps_ += 1
+        v = self._read(lane, image)
+        if y.dim() == 2:
+            head, codes = self._meet((~y.isnan()).any(0).nonzero()[:, 0].tolist())
+            loss = masked_loss(v.new_zeros(y.shape).index_copy(1, torch.tensor(codes, device=y.device), head(v)), y)
+        else:
+            head, target = self._targets(y)
+            loss = F.cross_entropy(head(v), target)
+        self._step(loss)
 
-    def end_task(self) -> Self:
-        """Close the lane of the task: it never changes again."""
-        if self.__sklearn_is_fitted__():
-            self.open_, self.optimizer_ = False, None
-        return self
+    def _rate(self) -> float:
+        share = 0.0 if self.steps_per_task is None else min(1.0, self.steps_ / self.steps_per_task)
+        return self.lr * (1 + math.cos(math.pi * share)) / 2
 
     # -- the lanes ------------------------------------------------------------------------------------------------
 
@@ -256,9 +208,7 @@ class MultiLane(ContinualClassifier):
     def _image(self, x: Tensor) -> Image:
         """Run the frozen encoder, which is common to all lanes."""
         network = self.network_
-        if self.backbone is None and x.dim() < 4:  # vectors are images of one row
-            x = x.reshape(len(x), 1, *((1,) if x.dim() == 2 else ()), *x.shape[1:])
-        tokens = network(x)
+        tokens = network(x.reshape(len(x), *self._axes, *x.shape[1:]))
         before = tokens.before[: network.depth]
         own = network.class_token
         start = before[0][:, :1] if own is None else own.expand(len(x), -1, -1)
@@ -295,7 +245,7 @@ class MultiLane(ContinualClassifier):
             for t, (codes, head) in enumerate(zip(self.codes_, self.heads_)):
                 own = t if len(lanes) > 1 else 0
                 block = head(v[own])
-                if self.route == "nearest":
+                if self.route == "nearest" and task is None:
                     block = block.masked_fill((nearest != own)[:, None], -torch.inf)
                 scores[rows, codes] = block
         return self._mask_to_task(scores, task)
@@ -309,14 +259,6 @@ class MultiLane(ContinualClassifier):
     def _trained(self) -> Iterator[nn.Module]:
         return iter((self.lanes_, self.heads_))
 
-    def refuses(self, stream: Any) -> str | None:
-        """Return why it cannot learn from a stream with these facts, or None if it can."""
-        return "classes come back in later tasks, and MULTI-LANE learns each once" if stream.repeats else None
-
 
 def _orthogonal(n: int, width: int, scale: float) -> nn.Parameter:
     return nn.Parameter(nn.init.orthogonal_(torch.empty(n, width), gain=scale))
-
-
-def _index(codes: list[int], like: Tensor) -> Tensor:
-    return torch.tensor(codes, device=like.device)

@@ -11,23 +11,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytask.continual.base import ContinualClassifier
 from anytask.continual.baselines import build_body
 from anytask.continual.parts.growing import GrowingHead
 from anytask.continual.parts.prompt_schemes import SCHEMES, PromptPerTask, PromptScheme
-from anytask.continual.parts.sgd import tune
 from anytask.continual.parts.stream import Reservoir
+from anytask.continual.parts.task_heads import TaskHeads
 from anytask.continual.parts.virtual_outliers import energy_hinges, virtual_outliers
 from anytask.core.rng import derive
 from anytask.core.settings import Settings, choice, group, numbers, real, whole
 from anytask.models.build import backbone_field
-from anytask.models.loading import load_pretrained
 from anytask.parts.frozen_transformer import FrozenTransformer
 
 __all__ = ["OVOR"]
@@ -123,7 +121,7 @@ class CosineRate(Settings):
         return lr * math.cos(99 * math.pi * epoch / (200 * (self.epochs - 1)))
 
 
-class OVOR(ContinualClassifier):
+class OVOR(TaskHeads):
     """OnePrompt with virtual outlier regularization (Huang et al., 2024).
 
     Learns new classes task by task on a frozen pretrained transformer, without storing old samples, and tells all
@@ -176,8 +174,7 @@ class OVOR(ContinualClassifier):
     Learning", ICLR, arXiv:2402.04129.
     """
 
-    needs: ClassVar[str] = "boundary"
-    sees: ClassVar[str] = "test"
+    lifted_by: ClassVar[str] = " (repeated_classes='allow' lifts this)"
     STRUCTURE: ClassVar[tuple[str, ...]] = (
         "backbone", "hidden", "pool", "prompts.scheme", "prompts.general", "prompts.general_length", "prompts.expert",
         "prompts.expert_length", "outliers.rows",
@@ -202,38 +199,24 @@ class OVOR(ContinualClassifier):
     # -- construction ---------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self.codes_: list[list[int]] = []  # the codes of each task's outputs, in the order of their coming
-        self.open_ = False  # whether the last task is under way
-        self.task_: object = None
-        self.steps_ = 0  # of that task
+        super()._start()
         self.active_: dict[str, float] = {}
 
     def _build(self) -> None:
-        seed = derive(self.seed, "backbone")
-        self.network_, self._width = self._frozen(seed)
-        self.network_ = self.network_.to(self._device)
+        encoder = self._pretrained()
         self.prompts_: PromptScheme | None = None
-        if isinstance(self.network_, FrozenTransformer) and self.prompts.scheme != "none":
-            self.prompts_ = self._fresh_prompts(self.network_)
+        if getattr(encoder, "_supports_attention_backend", False):
+            self.network_ = FrozenTransformer(encoder)
+            self._width = self.network_.width
+            self.prompts_ = None if self.prompts.scheme == "none" else self._fresh_prompts(self.network_)
         elif self.prompts.scheme != "none":
             raise ValueError("prompts need an encoder of transformers: prompts={'scheme': 'none'} for other features")
-        self.heads_ = nn.ModuleList()
-        for codes in self.codes_:
-            self._add_task().grow(len(codes))
+        else:
+            seed = derive(self.seed, "backbone")
+            body, self._width = build_body(encoder, self.input_shape_, (self.hidden,), None, seed)
+            self.network_ = body.eval().requires_grad_(False)
         self.memory_ = Reservoir(self.outliers.rows, derive(self.seed, "rows"))
-        self.optimizer_ = self._fresh_optimizer() if self.open_ else None
-
-    def _frozen(self, seed: int) -> tuple[nn.Module, int]:
-        backbone = self.backbone
-        if isinstance(backbone, str):
-            from transformers import AutoModel
-
-            backbone = load_pretrained(AutoModel, backbone)
-        if getattr(backbone, "_supports_attention_backend", False):
-            network = FrozenTransformer(backbone)
-            return network, network.width
-        body, width = build_body(backbone, self.input_shape_, (self.hidden,), None, seed)
-        return body.eval().requires_grad_(False), width
+        super()._build()
 
     def _fresh_prompts(self, network: FrozenTransformer) -> PromptScheme:
         lengths = self.prompts.lengths
@@ -247,9 +230,7 @@ class OVOR(ContinualClassifier):
         if self.prompts_ is not None:
             self.prompts_.begin_task()
             self.prompts_.to(self._device)
-        head = GrowingHead(self._width, derive(self.seed, "head", len(self.heads_))).to(self._device)
-        self.heads_.append(head)
-        return head
+        return super()._add_task()
 
     def _fresh_optimizer(self) -> torch.optim.Optimizer:
         prompts = [] if self.prompts_ is None else [p for p in self.prompts_.parameters() if p.requires_grad]
@@ -258,60 +239,25 @@ class OVOR(ContinualClassifier):
     # -- training -------------------------------------------------------------------------------------------------
 
     def _learn(self, X: Tensor, y: Tensor, task: object) -> None:
-        if task is not None and self.open_ and task != self.task_:
-            self._end_task()
-        if not self.open_:
-            self.codes_.append([])
-            self._add_task()
-            self.open_, self.steps_ = True, 0
-            self.optimizer_ = self._fresh_optimizer()
-        self.task_ = task
-        for rows in self._minibatches(len(X)):
-            self._observe(X[rows], y[rows])
+        super()._learn(X, y, task)
         if self.outliers.epochs:
             self.memory_.add(X, y)
 
     def _observe(self, x: Tensor, y: Tensor) -> None:
         """Phase A: prompts and head by the cross-entropy over the classes of the task."""
         head, target = self._targets(y)
-        with torch.enable_grad():
-            z, extra = self._features(x, training=True)
-            self._step(F.cross_entropy(head(z), target) + extra)
+        z, extra = self._features(x, training=True)
+        self._step(F.cross_entropy(head(z), target) + extra)
 
-    def _targets(self, y: Tensor) -> tuple[GrowingHead, Tensor]:
-        codes, head = self.codes_[-1], cast(GrowingHead, self.heads_[-1])
-        new = [code for code in dict.fromkeys(y.tolist()) if code not in codes]
-        old = {code for task in self.codes_[:-1] for code in task}
-        if self.repeated_classes == "error" and (back := old.intersection(new)):
-            raise ValueError(
-                f"classes {[self.labels_[code] for code in sorted(back)]} belong to a task that has ended: OVOR learns "
-                "each class in one task (repeated_classes='allow' lifts this)"
-            )
-        codes += new
-        head.grow(len(codes), self.optimizer_)
-        return head, torch.tensor([codes.index(code) for code in y.tolist()], device=y.device)
-
-    def _step(self, loss: Tensor) -> None:
-        assert self.optimizer_ is not None
-        tune(self.optimizer_, lr=self.rate(self.lr, self.steps_))
-        self.optimizer_.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer_.step()
-        self.steps_ += 1
-
-    def end_task(self) -> Self:
-        """Regularize the head of the task by virtual outliers, and forget its rows."""
-        if self.__sklearn_is_fitted__() and self.open_:
-            with self._ending():
-                self._end_task()
-        return self
+    def _rate(self) -> float:
+        return self.rate(self.lr, self.steps_)
 
     def _end_task(self) -> None:
         """Phase B: the head alone, by cross-entropy and energy hinges, on features that stay as they are."""
-        s, head = self.outliers, cast(GrowingHead, self.heads_[-1])
+        s = self.outliers
         if s.epochs and len(self.memory_):
             X, y = (part.to(self._device) for part in self.memory_.data())
-            _, target = self._targets(y)
+            head, target = self._targets(y)
             with torch.no_grad():
                 Z = torch.cat([self._features(x)[0] for x in X.split(max(self.batch_size, 16))])
             for epoch in range(s.epochs):
@@ -319,7 +265,7 @@ class OVOR(ContinualClassifier):
                     head, Z, target, torch.Generator().manual_seed(derive(self.seed, "pass", len(self.heads_), epoch))
                 )
         self.memory_.clear()
-        self.open_, self.optimizer_ = False, None
+        super()._end_task()
 
     def _pass(self, head: GrowingHead, Z: Tensor, target: Tensor, generator: torch.Generator) -> None:
         s = self.outliers
@@ -332,11 +278,10 @@ class OVOR(ContinualClassifier):
         share = max(1, len(outside) // len(batches))
         wrong = {"inside": 0.0, "outside": 0.0}
         for i, rows in enumerate(batches):
-            with torch.enable_grad():
-                inside, around = head(Z[rows]), head(outside[i * share % len(outside) :][:share])
-                s_in, s_out = -inside.logsumexp(1), -around.logsumexp(1)
-                hinges = energy_hinges(s_in, s_out, s.delta_in, s.delta_out)
-                self._step(F.cross_entropy(inside, target[rows]) + s.lambda_ * hinges)
+            inside, around = head(Z[rows]), head(outside[i * share % len(outside) :][:share])
+            s_in, s_out = -inside.logsumexp(1), -around.logsumexp(1)
+            hinges = energy_hinges(s_in, s_out, s.delta_in, s.delta_out)
+            self._step(F.cross_entropy(inside, target[rows]) + s.lambda_ * hinges)
             wrong["inside"] += float((s_in > s.delta_in).float().mean()) / len(batches)
             wrong["outside"] += float((s_out < s.delta_out).float().mean()) / len(batches)
         self.active_ = wrong
@@ -369,8 +314,5 @@ class OVOR(ContinualClassifier):
     def _trained(self) -> Iterator[nn.Module]:
         return (module for module in (self.prompts_, self.heads_) if module is not None)
 
-    def refuses(self, stream: Any) -> str | None:
-        """Return why it cannot learn from a stream with these facts, or None if it can."""
-        if stream.repeats and self.repeated_classes == "error":
-            return "classes come back in later tasks, and OVOR learns each once (repeated_classes='allow' lifts this)"
-        return None
+    def _repeatable(self) -> bool:
+        return self.repeated_classes == "allow"

@@ -198,17 +198,23 @@ def build_backbone(
 
 
 def output_shape(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of what a module in evaluation mode makes of two inputs; the module is left as it was.
-
-    Raises
-    ------
-    ValueError
-        If the module fails on such inputs.
+    """Return the shape of what :func:`tried` returns.
 
     Examples
     --------
     >>> output_shape(nn.Linear(4, 3), (4,))
     (2, 3)
+    """
+    return tuple(tried(module, input_shape).shape)
+
+
+def tried(module: nn.Module, input_shape: tuple[int, ...]) -> Any:
+    """Return what a module in evaluation mode makes of two inputs of zeros; the module is left as it was.
+
+    Raises
+    ------
+    ValueError
+        If the module fails on such inputs.
     """
     training = module.training
     module.eval()
@@ -216,7 +222,7 @@ def output_shape(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, 
     probe = torch.zeros(2, *input_shape, device=first.device if first is not None else "cpu")
     try:
         with torch.no_grad():
-            return tuple(module(probe).shape)
+            return module(probe)
     except Exception as error:
         raise ValueError(f"the backbone fails on inputs of shape {input_shape}: {error}") from error
     finally:
