@@ -3,6 +3,7 @@
 import copy
 import functools
 import random
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hard import BAD_INPUTS, BAD_LABELS, SAME, refused, same
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import check_estimator
+from torch import nn
 
 from anytask.continual import ContinualClassifier
 from anytask.core.checks import NotFinite
@@ -171,7 +173,7 @@ def test_a_given_task_rules_out_the_classes_of_the_others(name):
 
 @everyone
 def test_save_and_load_predict_and_learn_on_alike(name, tmp_path):
-    model = fed(name)
+    model = fed(name).partial_fit(*chunk(2, seed=5), task=2)  # in the middle of a task
     x, _ = chunk(0, seed=9)
     model.save(tmp_path)
     loaded = type(model).load(tmp_path)
@@ -180,6 +182,54 @@ def test_save_and_load_predict_and_learn_on_alike(name, tmp_path):
         feed(m, tasks=(2,))
     assert np.array_equal(ask(loaded, x), ask(model, x))
     assert loaded.classes_.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def choices(cls):
+    """Give what a system's words and flags can be instead of their defaults, one at a time, as parameters."""
+    for setting in settings_of(cls):
+        words = (True, False) if setting.wanted.startswith("True or False") else ()
+        words = re.findall("'(.*?)'", setting.wanted) if setting.wanted.startswith("one of") else words
+        yield from ({setting.name.replace(".", "__"): word} for word in words if word != setting.default)
+
+
+@everyone
+def test_every_choice_answers_with_and_without_the_task_or_is_refused_before_it_learns(name):
+    x, _ = chunk(0)
+    for params in choices(CASES[name].cls):
+        said = None
+        try:
+            model = make(name).set_params(**params).partial_fit(*chunk(0), task=0)
+        except (ValueError, ImportError) as error:
+            said = error
+        if said is None:
+            feed(model, (1,))
+            for task in [None] * (model.needs != "test") + [0, 1] * (model.sees == "test"):
+                assert np.allclose(model.predict_proba(x, task=task).sum(1), 1, atol=1e-5), (params, task)
+        assert not isinstance(said, NotFinite), params
+
+
+#: Networks, and whether they do not fit inputs of four numbers.
+NETWORKS = [
+    (nn.Linear(4, 5).requires_grad_(False), False),
+    (nn.Identity(), False),
+    (nn.Linear(3, 5), True),
+    (nn.Unflatten(1, (2, 2)), True),
+]
+UNFIT = "inputs of shape|maps 2 inputs|no encoder|no convolution|no linear layer"
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "backbone" in make(name).get_params()])
+def test_a_network_is_learned_on_or_refused_in_words_that_say_what_does_not_fit(name):
+    for backbone, unfit in NETWORKS:
+        said = None
+        try:
+            model = feed(make(name, backbone=backbone))
+        except (ValueError, TypeError) as error:
+            said = str(error)
+        if said is None:
+            assert not unfit and np.isfinite(ask(model, chunk(0)[0])).all()
+        else:
+            assert re.search(UNFIT, said)
 
 
 @everyone
@@ -421,7 +471,7 @@ DEFAULTS = "test_plain_defaults_learn_and_every_method_works_with_them"
 def test_plain_defaults_learn_and_every_method_works_with_them(cls, tmp_path):
     model = cls()
     model.set_params(epochs=min(10, model.epochs))
-    tasks = {"task": 0} if cls.needs == "test" else {}
+    tasks = {"task": 0} if model.needs == "test" else {}
     n = 1600 // model.epochs  # each makes as many steps as its epochs and mini-batches give for 1600 rows
     rng = np.random.default_rng(0)
     centers, y = rng.uniform(0, 1, (4, 64)), np.arange(n + 400) % 4

@@ -163,7 +163,7 @@ class ContinualClassifier(ClassifierMixin, Estimator):
         """Forget everything, then make ``epochs`` shuffled passes over (X, y) as one task, and end that task."""
         X_, y_, shown = self._check_annotated(X, y, task, classes, fresh=True)
         if y_.ndim == 1 and len(np.unique(y_)) < 2:
-            raise ValueError(f"y has one class only ({y_[0]!r}): a classifier needs at least 2 classes")
+            raise ValueError(f"y has one class only ({y_[0].item()!r}): a classifier needs at least 2 classes")
         progress = heard(progress)
         with self._refit():
             rng = np.random.default_rng(derive(self.seed, "fit"))

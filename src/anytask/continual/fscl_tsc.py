@@ -141,7 +141,7 @@ class TSC(Embedding, ContinualClassifier):
 
     References
     ----------
-    "Few-shot Continual Learning: a Brain-inspired Approach", 2021, arXiv:2104.09034 (the abstract).
+    "Few-shot Continual Learning: a Brain-inspired Approach", 2021, arXiv:2104.09034 (source: abstract).
     """
 
     needs: ClassVar[str] = "boundary"
@@ -204,8 +204,8 @@ class TSC(Embedding, ContinualClassifier):
         if not self.codes_:
             self._begin_task()
         self._take_in_classes(x, y)
-        network, optimizer = self._network, self.optimizer_
-        assert optimizer is not None
+        self.optimizer_ = optimizer = self.optimizer_ or self._fresh_optimizer()
+        network = self._network
         tune(optimizer, **({"lr": self.base_lr} if self.base_ else {"lr": self.lr, "momentum": self.momentum}))
         # As for a single row, batch norm keeps its statistics on the few rows of a task.
         sgd_step(network, optimizer, lambda: self._loss(x, y), len(x) if self.base_ else 1)
@@ -219,7 +219,6 @@ class TSC(Embedding, ContinualClassifier):
             if self.fast.init == "slow":
                 self.fast_.load_state_dict(self.slow_.state_dict())
             self.reference_ = [p.detach().clone() for p in _trained(self.fast_)]
-        self.optimizer_ = self._fresh_optimizer()
 
     def _take_in_classes(self, x: Tensor, y: Tensor) -> None:
         """Give new classes their vectors."""
@@ -237,7 +236,8 @@ class TSC(Embedding, ContinualClassifier):
                 w = torch.randn(w.shape, generator=generator).to(w)
             self.codes_.append(code)
             self.vectors_.append(nn.Parameter(F.normalize(w, dim=0)))
-            self.optimizer_.param_groups[0]["params"].append(self.vectors_[code])  # type: ignore[union-attr]
+            if self.optimizer_ is not None:
+                self.optimizer_.param_groups[0]["params"].append(self.vectors_[code])
 
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:
         codes = self.codes_ if self.fast.competitors == "task" else range(len(self.vectors_))

@@ -56,7 +56,7 @@ def _mean(
 ) -> list[Tensor]:
     totals = [torch.zeros_like(p) for p in parameters]
     with torch.enable_grad():
-        for objective, of in terms:
+        for objective, of in terms if totals else ():
             for total, g in zip(totals, torch.autograd.grad(objective, parameters, allow_unused=True)):
                 if g is not None:
                     total += of(g)
