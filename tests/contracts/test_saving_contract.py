@@ -37,6 +37,10 @@ def new_rows():
     return pd.DataFrame({"color": ["blue", "red", "red"], "size": [3.0, -8.0, 14.5]})
 
 
+def new_colors():
+    return pd.DataFrame({"color": ["blue", "red", "red"]})
+
+
 def first_observations(env_id):
     from anytask.control import make
 
@@ -47,6 +51,7 @@ def first_observations(env_id):
 CASES = {
     "task-stream": (table, {"n_tasks": 2, "epochs": 1}, {"X": lambda data: new_rows()}),
     "few-labels": (table, {"per_class": 3, "max_test": 8, "unlabeled": 6}, {"X": lambda data: new_rows()}),
+    "multi-task-training": (table, {"targets": "size", "task": "label"}, {"X": lambda data: new_colors()}),
     "few-shot-text": (
         lambda folder: (TEXTS, LABELS),
         {"lm": "tiny:icl", "labels": 6, "k": 2, "search_budget": 4},

@@ -211,6 +211,7 @@ def compare(
     ] = None,
     text: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
     target: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    targets: Annotated[str | None, typer.Option(help="Columns of several targets, joined by commas.")] = None,
     task: Annotated[str | None, typer.Option(help="Column that says which task a row is from.")] = None,
     identity: Annotated[
         str | None, typer.Option(help="What the stream tells of the task at most: train+test, train, boundary, none.")
@@ -243,7 +244,7 @@ def compare(
     try:
         with one_line(data):
             kind = problems.get(problem)
-            named = {"text": text, "target": target, "task": task, "identity": identity, "lm": lm}
+            named = {"text": text, "target": target, "targets": targets, "task": task, "identity": identity, "lm": lm}
             chosen = chosen_options(named, options or [])
             kind.check_options(chosen)
             check_destinations(store, report)

@@ -176,9 +176,11 @@ class Grower:
         with np.errstate(divide="ignore", invalid="ignore"):
             gain = (s_left**2).sum(0) / n_left + (s_right**2).sum(0) / n_right - (total**2).sum() / n
         gain = np.where(allowed, gain, -np.inf)
-        place, b = map(int, np.unravel_index(int(gain.argmax()), gain.shape))
-        if not gain[place, b] > 1e-12 * (r**2).sum():
+        best, least = gain.max(), 1e-12 * (r**2).sum()
+        if not best > least:
             return None
+        ties = gain >= best - least  # whatever the order in which the rows were summed, the first of them
+        place, b = map(int, np.unravel_index(int(ties.argmax()), gain.shape))
         j, after = int(features[place]), b + 1 + int((counts[place, b + 1 :] > 0).argmax())
         low, high, threshold = data.low[j], data.high[j], data.high[j, b] / 2 + data.low[j, after] / 2
         c = b + int((high[b + 1 : after] <= threshold).sum())  # bins in between hold none of these rows
