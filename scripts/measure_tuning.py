@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,45 +28,62 @@ from anytask.incontext.baselines import EmbeddingClassifier
 from anytask.lm import load_lm
 from anytask.tuning import prepare_tuning
 from anytask.tuning.grid import Judged, Point
-from anytask.tuning.plan import UNTUNED, ZERO_SHOT
+from anytask.tuning.plan import UNTUNED, ZERO_SHOT, Plan
 from anytask.tuning.race import choose
+from anytask.tuning.result import Tuning
 
 SETS = ("reviews", "topics", "customer-intents")
 #: What is compared with the choice.
 OTHERS = ("best of the grid", "zero-shot", "untuned default", "logistic regression", "random search")
 
 
-def measured(name: str, draw: int, lm: Any, args: argparse.Namespace) -> dict[str, Any]:
-    """Return the accuracies on held-out texts of one draw of labels."""
+def bought(name: str, draw: int, lm: Any, args: argparse.Namespace) -> tuple[Plan, list[str], list[str]]:
+    """Return a search whose labels are bought in one draw of the pile, and the held-out texts with their labels."""
     data = problems.get("few-shot-text").load(name, lm="tiny:icl", max_test=args.rows)
     pool, held = data.split(draw)
     texts, labels = np.array(data.source.texts), np.array(data.source.labels)
     pile = texts[pool].tolist(), labels[pool].tolist()
     plan = prepare_tuning(pile, lm=lm, labels=args.labels, seed=draw, max_k=args.max_k, store=args.store)
+    return plan, texts[held].tolist(), labels[held].tolist()
+
+
+def calls_of(plan: Plan, tuning: Tuning) -> float:
+    """Return the calls that a search spent: each distinct prompt is one, with all of its options."""
+    return sum(plan.costs[point].calls * one.n / len(plan.task.texts) for point, one in tuning.judged.items())
+
+
+def answered(plan: Plan, point: Point, texts: list[str], labels: list[str]) -> Judged:
+    """Return how a point of the grid answers held-out texts, with the labels that were bought."""
+    into = Judged.blank(len(texts))
+    held = replace(plan.task, texts=texts, labels=labels)
+    held.judge(point, range(len(texts)), into, plan.task.pipeline(point))
+    return into
+
+
+def measured(name: str, draw: int, lm: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the accuracies on held-out texts of one draw of labels."""
+    plan, texts, labels = bought(name, draw, lm, args)
     began = time.perf_counter()
     tuning = plan.run()
     seconds = time.perf_counter() - began
-    calls = {point: cost.calls for point, cost in plan.costs.items()}
-    spent = sum(calls[point] * one.n / args.labels for point, one in tuning.judged.items())
+    spent = calls_of(plan, tuning)
 
-    queries = replace(plan.task, texts=texts[held].tolist(), labels=labels[held].tolist())
     accuracy, tokens = {}, {}
     for point in [*plan.points, UNTUNED]:
-        into = Judged.blank(len(held))
-        queries.judge(point, range(len(held)), into, plan.task.pipeline(point))
+        into = answered(plan, point, texts, labels)
         accuracy[point], tokens[point] = into.accuracy, float(np.nanmean(into.tokens))
         print(f"  {accuracy[point]:.3f} {tokens[point]:5.0f} {point}", flush=True)
 
     classifier = EmbeddingClassifier().fit(list(plan.task.texts), list(plan.task.labels))
-    said = np.array(classifier.predict(texts[held].tolist()))
+    said = np.array(classifier.predict(texts))
     best = max(plan.points, key=accuracy.__getitem__)
     found = {
         "the choice": accuracy[tuning.chosen],
         "best of the grid": accuracy[best],
         "zero-shot": accuracy[ZERO_SHOT],
         "untuned default": accuracy[UNTUNED],
-        "logistic regression": float((said == labels[held]).mean()),
-        "random search": float(np.mean([accuracy[p] for p in _random_searches(plan, calls, spent)])),
+        "logistic regression": float((said == labels).mean()),
+        "random search": float(np.mean([accuracy[p] for p in _random_searches(plan, spent)])),
     }
     return {
         "set": name, "draw": draw, "seconds": seconds, "accuracy": found, "nested": tuning.nested,
@@ -74,7 +92,7 @@ def measured(name: str, draw: int, lm: Any, args: argparse.Namespace) -> dict[st
     }  # fmt: skip
 
 
-def _random_searches(plan: Any, calls: dict[Point, int], spent: float, times: int = 20) -> list[Point]:
+def _random_searches(plan: Plan, spent: float, times: int = 20) -> list[Point]:
     """Return what random search over the grid chooses with as many calls, by leave-one-out on all labels."""
     judged = {point: Judged.blank(len(plan.task.texts)) for point in plan.points}
     for point, into in judged.items():
@@ -84,7 +102,7 @@ def _random_searches(plan: Any, calls: dict[Point, int], spent: float, times: in
         order = np.random.default_rng(seed).permutation(len(plan.points))
         left, drawn = spent, []
         for place in order:
-            left -= calls[plan.points[place]]
+            left -= plan.costs[plan.points[place]].calls
             if drawn and left < 0:
                 break
             drawn.append(plan.points[place])
@@ -93,17 +111,26 @@ def _random_searches(plan: Any, calls: dict[Point, int], spent: float, times: in
     return chosen
 
 
-def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the paired differences of the choice to everything else, with 95 % intervals over the runs."""
+def summary(runs: list[dict[str, Any]], others: Sequence[str] = OTHERS) -> list[dict[str, Any]]:
+    """Return the paired differences of the choice to each of the others, with 95 % intervals over the runs."""
     rows = []
     for name in [*dict.fromkeys(run["set"] for run in runs), "all"]:
         mine = [run["accuracy"] for run in runs if name in (run["set"], "all")]
-        for other in OTHERS:
-            told = paired_difference([one["the choice"] for one in mine], [one[other] for one in mine])
+        for other in others:
+            found = paired_difference([one["the choice"] for one in mine], [one[other] for one in mine])
             rows.append(
-                {"set": name, "other": other, "mean": told.mean, "low": told.low, "high": told.high, "n": len(mine)}
+                {"set": name, "other": other, "mean": found.mean, "low": found.low, "high": found.high, "n": len(mine)}
             )
     return rows
+
+
+def told(rows: list[dict[str, Any]]) -> str:
+    """Return a summary as lines to read."""
+    lines = []
+    for row in rows:
+        interval = "" if row["low"] is None else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
+        lines.append(f"{row['set']:18} the choice less {row['other']:28} {row['mean']:+.3f}{interval}")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -125,9 +152,7 @@ def main() -> None:
             found = {"lm": args.lm, "labels": args.labels, "rows": args.rows, "runs": runs, "summary": summary(runs)}
             args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             print(json.dumps(runs[-1], indent=1), flush=True)
-    for row in summary(runs):
-        interval = "" if row["low"] is None else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
-        print(f"{row['set']:18} the choice less {row['other']:20} {row['mean']:+.3f}{interval}")
+    print(told(summary(runs)))
 
 
 if __name__ == "__main__":
