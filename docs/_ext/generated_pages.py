@@ -7,6 +7,7 @@ changelog with what is not released yet.
 from __future__ import annotations
 
 import ast
+import inspect
 import pkgutil
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from plotly.offline import get_plotlyjs
 import anytask
 from anytask import catalogue, claims
 from anytask.app.catalogue.cards import SEES, costs, snippet
-from anytask.claims.evidence import comparison_text, in_words, read_evidence, reading
+from anytask.claims.evidence import comparison_text, found_in_words, provenance_in_words, read_evidence, reading
 from anytask.claims.figure import CAPTION, effect_figure, evidence_figure
 from anytask.cli.tables import parameter_rows
 from anytask.core import discovery
@@ -101,7 +102,7 @@ def system_page(card: catalogue.Card) -> str:
     module, name = card.entry.split(":")
     cls = catalogue.load(card)
     evidence = read_evidence(card.key) if card.key in claims.KEYS else None
-    lines = [f"# {card.name}", "", card.use, ""]
+    lines = [f"# {card.name}", "", card.use, "", *when_to_pick(cls)]
     lines += _block(effect_figure(evidence)) if evidence else []
     lines += ["## In code", "", "```python", snippet(card), "```", ""]
     lines += [f"On your own data, beside what it has to beat: `anytask compare {card.problems[0]} --data FILE`.", ""]
@@ -120,10 +121,18 @@ def system_page(card: catalogue.Card) -> str:
     return "\n".join(lines)
 
 
+def when_to_pick(cls: type) -> list[str]:
+    """Return what a class's docstring says of its use: from behind its first line to "Pick it ..."."""
+    paragraphs = (inspect.getdoc(cls) or "").split("\n\n")
+    told = [n for n, paragraph in enumerate(paragraphs) if "Pick it" in paragraph]
+    return ["```{eval-rst}", *"\n\n".join(paragraphs[1 : told[-1] + 1]).splitlines(), "```", ""] if told else []
+
+
 def _needs(card: catalogue.Card, evidence: dict[str, Any] | None) -> list[str]:
     install = f"`pip install 'anytask[{card.extra}]'`" if card.extra else "the core, with no extra"
     found = [f"Install: {install}.", f"It sees of the task: {SEES[card.sees]}."]
-    return found + [f"{words}: {value}." for words, value in (costs(evidence).items() if evidence else ())]
+    spent = costs(evidence).items() if evidence else ()
+    return found + [f"{words[0].upper()}{words[1:]}: {value}." for words, value in spent]
 
 
 def _evidence(key: str, evidence: dict[str, Any] | None) -> list[str]:
@@ -133,12 +142,14 @@ def _evidence(key: str, evidence: dict[str, Any] | None) -> list[str]:
         claim = claims.get(key)
         return [claim.statement, "", f"{reading(claim.source)} Not recorded yet: `anytask verify {key}` runs it.", ""]
     lines = [f"**{evidence['outcome'].capitalize()}.** {evidence['claim']}", ""]
-    lines += [f"- {_cell(sentence)}" for sentence in in_words(evidence)] + [""]
+    lines += [f"- {_cell(sentence)}" for sentence in found_in_words(evidence)] + [""]
     lines += [*_block(evidence_figure(evidence)), CAPTION, ""]
     compared = [*evidence["headline"], *evidence["components"]]
     rows = [[one["outcome"], one["experiment"], comparison_text(one)] for one in compared]
     tried = ["What else was tried: " + evidence["tried"], ""] if evidence["tried"] else []
-    lines += _fold("The comparisons in numbers", [*_table(["outcome", "experiment", "comparison"], rows), *tried])
+    details = [f"- {_cell(sentence)}" for sentence in provenance_in_words(evidence)] + [""]
+    numbers = _table(["outcome", "experiment", "comparison"], rows)
+    lines += _fold("In numbers, and how it was found", [*numbers, *details, *tried])
     return [*lines, f"Repeat it, on seeds that nobody has seen, with `anytask verify {key}`.", ""]
 
 

@@ -97,7 +97,12 @@ def comparison_text(one: Mapping[str, Any]) -> str:
 
 
 def in_words(evidence: Mapping[str, Any]) -> list[str]:
-    """Return what evidence says beside its comparisons, a sentence each: components, references, trial, provenance."""
+    """Return what evidence says beside its comparisons, a sentence each."""
+    return [*found_in_words(evidence), *provenance_in_words(evidence)]
+
+
+def found_in_words(evidence: Mapping[str, Any]) -> list[str]:
+    """Return what was found beside the headline (components, plain references, the trial), and on what reading."""
     words = []
     if len({one["outcome"] for one in evidence["headline"]}) > 1:
         told = "; ".join(f"{one['sentence']}: {one['outcome']}" for one in evidence["headline"])
@@ -108,24 +113,27 @@ def in_words(evidence: Mapping[str, Any]) -> list[str]:
         hurts = f" What does harm: {worse}." if worse else ""
         words.append(f"{matter} of {len(components)} components matter here.{hurts}")
     words += _references(evidence)
+    real = evidence["real"]
+    if "none" in real:
+        return [*words, f"No trial on real models or data: {real['none']}.", reading(evidence["source"])]
+    outcome = f"{real['outcome']}, {real['n']} seeds"
+    each = [f"{one['sentence']} {interval_text(one['difference'])}, {one['outcome']}" for one in real["headline"]]
+    found = "; ".join(each) + "; in all" if len(each) > 1 else interval_text(real["difference"])
+    return [*words, f"On {real['model_or_data']}: {found} ({outcome}).", reading(evidence["source"])]
+
+
+def provenance_in_words(evidence: Mapping[str, Any]) -> list[str]:
+    """Return sizes, and how the evidence was made."""
+    words = []
     for size in evidence["sizes"]:
         expected = f" (expected: {size['expected']})" if size["expected"] else ""
         words.append(f"{size['sentence']}: {_level(size)}{expected}.")
-    real = evidence["real"]
-    if "none" in real:
-        words.append(f"No trial on real models or data: {real['none']}.")
-    else:
-        outcome = f"{real['outcome']}, {real['n']} seeds"
-        each = [f"{one['sentence']} {interval_text(one['difference'])}, {one['outcome']}" for one in real["headline"]]
-        found = "; ".join(each) + "; in all" if len(each) > 1 else interval_text(real["difference"])
-        words.append(f"On {real['model_or_data']}: {found} ({outcome}).")
     kinds = str(evidence["kind"] or "").split(", ")
     if {"tiny", "sim"} & set(kinds):
         words.append("Its language models are tiny or simulated: evidence about the algorithm, not about real models.")
     look = f"look {evidence['looks']}" if evidence["looks"] > 1 else "first look"
     seeds = f"seeds {evidence['seeds'][0]} to {evidence['seeds'][-1]}"
     cost = f"{evidence['seconds']:.0f} s of runs, {evidence['peak_bytes'] / 2**20:,.0f} MiB at most"
-    words.append(reading(evidence["source"]))
     words.append(f"Recorded {evidence['recorded'][:10]}: {look}, {seeds}, {cost}.")
     return words
 
