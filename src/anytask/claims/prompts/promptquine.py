@@ -82,6 +82,7 @@ CLAIM = Claim(
             ),
         ),
         (Beats("promptquine", ("full prompt", "TAPruning", "random masks"), "accuracy"),),
+        seeds=3,
     ),
     source="code",
     tried=(
