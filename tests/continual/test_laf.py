@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from anytask.continual.laf import LAF, extractor_unlearning, representation_alignment
+from anytask.continual.laf import LAF, _distance, _reconstruction, extractor_unlearning, representation_alignment
 from anytask.continual.parts.split_model import Embedder
 from anytask.continual.unlearning import RandomLabels, RetrainedModel
+from anytask.parts.distillation import Snapshot
 from anytask.parts.vae import diagonal_gaussian_kl
 
 torch.set_num_threads(1)
@@ -57,6 +59,27 @@ def test_descending_the_alignment_keeps_remaining_embeddings_and_moves_forgotten
     c, k = torch.tensor([0.2], requires_grad=True), torch.tensor([0.1, 0.3], requires_grad=True)
     representation_alignment(c, k, 5.0).backward()
     assert (c.grad > 0).all() and (k.grad < 0).all()
+
+
+def test_errors_of_a_reconstruction_are_summed_over_dimensions():
+    zeros = torch.zeros(2, 3)
+    V = SimpleNamespace(posterior=lambda e: (None, zeros, zeros), decode=lambda z, c: z * 0, mean_of=lambda out: out)
+    e = torch.tensor([[1.0, 2.0, 2.0], [0.0, 0.0, 3.0]])
+    assert _reconstruction(V, e)[0].tolist() == [9.0, 9.0]
+
+
+def test_the_alignment_has_no_gradient_at_the_start_and_the_unlearning_loss_has():
+    g = Embedder(classifier().eval(), "4")
+    g_0 = Snapshot(g)
+    V = LAF(vae={"epochs": 1})._fit_vae(g.all(rows(40)), lambda share: None)
+
+    def size(loss):
+        return sum(grad.norm().item() for grad in torch.autograd.grad(loss, list(g.model[:4].parameters())))
+
+    s, u = rows(8), rows(8, 1)
+    unlearning = extractor_unlearning(_reconstruction(V, g(s))[0], _reconstruction(V, g(u))[0])
+    alignment = representation_alignment(_distance(g(s), g_0(s)), _distance(g(u), g_0(u)), 20.0)
+    assert size(alignment) < 1e-4 < 1e-2 < size(unlearning)
 
 
 def test_only_the_extractor_moves_and_the_given_model_stays():

@@ -3,6 +3,20 @@
 Departures from the paper: reconstructions are linear by default, since embeddings are not bounded; the released code's
 sigmoid (``vae.output="sigmoid"``) keeps the error large and its gradient small. Where the released code drops
 incomplete batches, they are kept, so that a handful of inputs can be forgotten.
+
+How the two losses share the work: at the start all embeddings are the original ones, where both cosine distances of the
+alignment are at their minimum, and its gradient is 0. The loss that forgets moves the model off that point. Adam
+divides gradients by their size, though, and makes full steps of what rounding leaves (6e-7 on small digits, where the
+other loss has 47), so the alignment gets away alone, a little later, and then drives forgotten embeddings out as far as
+cosines go. The loss that forgets therefore buys passes: with T = 20, 10 passes and embeddings scaled to deviation 1, a
+class of digits was right in .28 with it and in .995 without (3 seeds); from 20 passes on it was gone either way.
+
+``rho`` is flat where the squared error, summed over dimensions as in the released code, is far above 1. That is not why
+the loss looks idle: auto-encoders of 100 passes instead of 30 bring the median error of forgotten embeddings from 6.5
+to 1.1, where ``rho`` is 14 times as steep, and the loss alone then forgets less (.62 right after 40 passes, .29
+before). A mean over dimensions in the sum's place is steep too, and tears everything down (.17 of the remaining rows
+right). With ``vae.standardize`` this loss alone leaves .01 after 40 passes, and .87 of the remaining rows, which the
+alignment gives back.
 """
 
 from __future__ import annotations
@@ -106,7 +120,7 @@ class LAF(Tool):
     """
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "small": {"epochs": 40, "lr_forget": 5e-4, "lr_align": 1e-3, "vae": {"epochs": 30, "lr": 3e-3}}
+        "small": {"epochs": 80, "lr_forget": 5e-4, "lr_align": 1e-3, "vae": {"epochs": 30, "lr": 3e-3}}
     }
 
     head: str | None = text(None, "module whose input is the embedding; None for the last linear layer", optional=True)
