@@ -1,6 +1,7 @@
 """OVOR: what is trained when, virtual outliers, and the schemes of prompts."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from sklearn.datasets import load_digits
 
 from anytask.continual.ovor import OVOR
 from anytask.continual.parts.prompt_schemes import SCHEMES, PromptMixture
-from anytask.continual.parts.virtual_outliers import neighbor_distances, virtual_outliers
+from anytask.continual.parts.virtual_outliers import logit_spread, neighbor_distances, virtual_outliers
 
 transformers = pytest.importorskip("transformers")
 torch.set_num_threads(1)
@@ -85,6 +86,29 @@ def test_without_hinges_outliers_do_not_matter():
     few = {**FEW, "lambda_": 0.0}
     a, b = (prompted(outliers={**few, "cov": cov}).partial_fit(*images((0, 1))).end_task() for cov in (0.1, 5.0))
     assert torch.equal(a.heads_[0].weight, b.heads_[0].weight)
+
+
+def test_the_spread_of_logits_counts_differences_and_not_the_level():
+    zero = torch.zeros(3, 4)
+    assert logit_spread(zero).item() == pytest.approx(math.log(4))
+    assert logit_spread(zero - 9).item() == pytest.approx(math.log(4), abs=1e-6)
+    apart = torch.tensor([[30.0, 0.0, 0.0]])  # log(e^30 + 2) - 10
+    assert logit_spread(apart).item() == pytest.approx(20, abs=1e-5)
+
+
+def test_bounds_and_offsets_in_the_tasks_units_are_multiples_of_its_spread_and_deviation():
+    model = prompted().partial_fit(*images((0, 1)))
+    with torch.no_grad():
+        Z = model._features(torch.tensor(images((0, 1))[0]))[0]
+        spread, deviation = float(logit_spread(model.heads_[0](Z))), float(Z.var(0, correction=0).mean().sqrt())
+    own = {"delta_in": -2.0, "delta_out": -0.5, "cov": 0.3}
+    same = {"delta_in": -2 * spread, "delta_out": -0.5 * spread, "cov": 0.3 * deviation}
+    heads = [
+        prompted(outliers={**FEW, "lambda_": 1.0, **units}).partial_fit(*images((0, 1))).end_task().heads_[0].weight
+        for units in ({"units": "task", **own}, same, own)
+    ]
+    assert torch.allclose(heads[0], heads[1], atol=1e-5)
+    assert not torch.allclose(heads[0], heads[2], atol=1e-3)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

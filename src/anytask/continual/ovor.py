@@ -5,6 +5,12 @@ that task that are kept until then and no longer. Each task has a head of its ow
 another task's cannot move. Offsets are added to the features at the edge, as the text says; the released code draws
 them around the origin (``center="origin"``). The rate follows the paper's cosine where ``rate`` says how long a task
 is.
+
+The published bounds of the energy and width of the offsets fit the logits and features of one encoder. On others the
+bounds may be out of reach, or met by everything, and offsets of deviation 1 in hundreds of dimensions bury a vector of
+length 1. ``outliers.units="task"`` counts bounds in the spread of the logits of the task's own rows, and offsets in the
+deviation of their features; -2 and -0.5 are then the preset's bounds for logits of about 4. The spread is that of the
+head when the passes begin: after few steps of training it is small, and so are the bounds.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from attrs import evolve
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,7 +29,7 @@ from anytask.continual.parts.growing import GrowingHead
 from anytask.continual.parts.prompt_schemes import SCHEMES, PromptPerTask, PromptScheme
 from anytask.continual.parts.stream import Reservoir
 from anytask.continual.parts.task_heads import TaskHeads
-from anytask.continual.parts.virtual_outliers import energy_hinges, virtual_outliers
+from anytask.continual.parts.virtual_outliers import energy_hinges, logit_spread, virtual_outliers
 from anytask.core.rng import derive
 from anytask.core.settings import Settings, choice, group, numbers, real, whole
 from anytask.models.build import backbone_field
@@ -72,8 +79,11 @@ class OutlierSettings(Settings):
     lambda_ : float
         Weight of the energy hinges; 0 leaves plain passes of the head.
     delta_in, delta_out : float
-        Bounds of the energy -logsumexp inside (pushed below) and outside (pushed above). They depend on the scale of
-        the logits.
+        Bounds of the energy -logsumexp inside (pushed below) and outside (pushed above).
+    units : {"absolute", "task"}
+        Whether bounds and offsets are energies and features, as published, which fit one encoder's scale, or are
+        multiples of what the task's own rows have when the passes begin: bounds of the
+        :func:`~anytask.continual.parts.virtual_outliers.logit_spread`, ``cov`` of the features' standard deviation.
     cov, k, select, sample_from, per_class, center
         Of :func:`~anytask.continual.parts.virtual_outliers.virtual_outliers`, and how many there are for each class.
     rows : int, optional
@@ -84,6 +94,7 @@ class OutlierSettings(Settings):
     lambda_: float = real(0.1, "weight of the energy hinges", at_least=0)
     delta_in: float = real(-15.0, "bound of the energy inside")
     delta_out: float = real(-3.0, "bound of the energy outside")
+    units: str = choice("absolute", ("absolute", "task"), "of bounds and offsets: as they are, or the task's own scale")
     cov: float = real(0.1, "standard deviation of the offsets", above=0)
     k: int = whole(50, "whose neighbor's distance is loneliness")
     select: int = whole(50, "features at the edge")
@@ -128,7 +139,8 @@ class OVOR(TaskHeads):
     classes apart without being told the task. One set of prompts serves all tasks; when a task ends its head is trained
     a little more on virtual outliers, so that it does not claim what belongs to others. Pick it when a good pretrained
     encoder of images or texts exists, classes keep coming, and old data may not be kept; where the encoder is poor,
-    nothing helps.
+    nothing helps, and where each class is one cloud of features,
+    :class:`~anytask.continual.NearestClassMean` is simpler and more accurate.
 
     Parameters
     ----------
@@ -260,15 +272,19 @@ class OVOR(TaskHeads):
             head, target = self._targets(y)
             with torch.no_grad():
                 Z = torch.cat([self._features(x)[0] for x in X.split(max(self.batch_size, 16))])
+                if s.units == "task":
+                    spread, deviation = float(logit_spread(head(Z))), float(Z.var(0, correction=0).mean().sqrt())
+                    cov = s.cov * max(deviation, 1e-9)
+                    s = evolve(s, delta_in=s.delta_in * spread, delta_out=s.delta_out * spread, cov=cov)
             for epoch in range(s.epochs):
-                self._pass(
-                    head, Z, target, torch.Generator().manual_seed(derive(self.seed, "pass", len(self.heads_), epoch))
-                )
+                generator = torch.Generator().manual_seed(derive(self.seed, "pass", len(self.heads_), epoch))
+                self._pass(s, head, Z, target, generator)
         self.memory_.clear()
         super()._end_task()
 
-    def _pass(self, head: GrowingHead, Z: Tensor, target: Tensor, generator: torch.Generator) -> None:
-        s = self.outliers
+    def _pass(
+        self, s: OutlierSettings, head: GrowingHead, Z: Tensor, target: Tensor, generator: torch.Generator
+    ) -> None:
         batches = torch.randperm(len(Z), generator=generator).split(s.batch_size)
         outside = virtual_outliers(
             Z, s.per_class * len(self.codes_[-1]), k=s.k, select=s.select, sample_from=s.sample_from, cov=s.cov,

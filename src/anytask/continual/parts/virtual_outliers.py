@@ -67,3 +67,17 @@ def energy_hinges(s_in: Tensor, s_out: Tensor, delta_in: float, delta_out: float
     """
     inside, outside = F.relu(s_in - delta_in), F.relu(delta_out - s_out)
     return F.huber_loss(inside, torch.zeros_like(inside)) + F.huber_loss(outside, torch.zeros_like(outside))
+
+
+def logit_spread(logits: Tensor) -> Tensor:
+    """Return how far the energies -logsumexp of logits (n, c) lie below their means, on average: the unit of bounds.
+
+    What is added to all logits of a row does not change it; logits that tell nothing apart have log c.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[2.0, 1.0]])
+    >>> round(logit_spread(z).item(), 6), round(logit_spread(z + 5).item(), 6), round(logit_spread(20 * z).item(), 6)
+    (0.813262, 0.813262, 10.0)
+    """
+    return (logits.logsumexp(1) - logits.mean(1)).mean()
