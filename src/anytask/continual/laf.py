@@ -120,7 +120,7 @@ class LAF(Tool):
     """
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "small": {"epochs": 80, "lr_forget": 5e-4, "lr_align": 1e-3, "vae": {"epochs": 30, "lr": 3e-3}}
+        "small": {"epochs": 40, "lr_forget": 5e-4, "lr_align": 1e-3, "vae": {"epochs": 30, "lr": 3e-3}}
     }
 
     head: str | None = text(None, "module whose input is the embedding; None for the last linear layer", optional=True)
