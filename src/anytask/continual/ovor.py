@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from attrs import evolve
@@ -275,7 +275,7 @@ class OVOR(TaskHeads):
                 if s.units == "task":
                     spread, deviation = float(logit_spread(head(Z))), float(Z.var(0, correction=0).mean().sqrt())
                     cov = s.cov * max(deviation, 1e-9)
-                    s = evolve(s, delta_in=s.delta_in * spread, delta_out=s.delta_out * spread, cov=cov)
+                    s = evolve(cast(Any, s), delta_in=s.delta_in * spread, delta_out=s.delta_out * spread, cov=cov)
             for epoch in range(s.epochs):
                 generator = torch.Generator().manual_seed(derive(self.seed, "pass", len(self.heads_), epoch))
                 self._pass(s, head, Z, target, generator)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -100,7 +100,7 @@ class RetrievalTexts(Problem):
 
     key = "retrieval-texts"
     title = "Demonstrations for several text tasks at once"
-    metrics = (Metric("accuracy", "Accuracy, mean over the tasks"),)
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric("accuracy", "Accuracy, mean over the tasks"),)
     options_class = TextOptions
 
     def load(self, source: Any = None, **options: Any) -> TextTasks:

@@ -167,7 +167,7 @@ class TaskStream(LabelledProblem):
         if data.source.label_names is not None and not getattr(cls, "multilabel", False):
             return f"{entrant.name} learns one label a row, and these have several."
         stream = data.stream(0) if hasattr(cls, "refuses") else None
-        model = cls if stream is None else self._walk(entrant, stream).model
+        model: Any = cls if stream is None else self._walk(entrant, stream).model
         needs = getattr(cls, "needs", "none") if stream is None else _needs(entrant, model)
         if LEVELS.index(needs) > IDENTITY.index(data.options.identity):
             wanted = {"boundary": "when a task ends", "train": "the task in training", "test": "the task at test"}[
