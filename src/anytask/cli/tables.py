@@ -27,7 +27,7 @@ def parameter_rows(cls: type) -> tuple[list[str], list[list[str]]]:
     head = ["parameter", "default", *(f"preset {preset}" for preset in presets), "meaning"]
     rows = [
         [one.name, one.default, *(_preset_value(presets[preset], one.name) for preset in presets), _meaning(one)]
-        for one in _settings(cls)
+        for one in sorted(_settings(cls), key=lambda one: one.name in ("seed", "device"))  # what all have comes last
     ]
     return head, rows
 
