@@ -15,7 +15,7 @@ _LENGTH = 0.25  # length scale for each feature
 def random_function(features: int, rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
     """Return a random smooth function of X (n, features): a sum of 500 cosines, about a draw of a Gaussian process.
 
-    Its kernel is exp(-|x - x'|^2 / (2 l^2)) with the length scale l = 0.25 features (Rahimi and Recht, 2007).
+    Its kernel is ``exp(-||x - x'||^2 / (2 l^2))`` with the length scale ``l = 0.25 features`` (Rahimi and Recht, 2007).
     """
     a, b = rng.standard_normal(_WAVES), rng.uniform(0, 2 * np.pi, _WAVES)
     w = rng.standard_normal((_WAVES, features)) / (_LENGTH * features)
