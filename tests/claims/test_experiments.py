@@ -151,6 +151,8 @@ def test_looks_take_new_seeds_and_an_interrupted_look_goes_on():
     assert Toy.made == [("mean", 110), ("net", 110), ("mean", 111), ("net", 111)]
     assert sorted({row["seed"] for row in trial["rows"]}) == [110, 111]
     assert trial["outcome"] == "measured" and trial["n"] == 2
+    *_, drawn = evidence_figure({**sample(), "real": trial}).layout.annotations
+    assert drawn.text == "<b>measured</b>  Real trial: the mean beats the net"
 
     made = list(Toy.made)
     assert verify_real(claim, look=2)["rows"] == trial["rows"]

@@ -26,19 +26,22 @@ CAPTION = (
 
 
 def evidence_figure(evidence: Mapping[str, Any]) -> go.Figure:
-    """Return one row per comparison of the headline and of the components, each on a scale of its own.
+    """Return one row per comparison of the headline, the components and the real trial, each on a scale of its own.
 
     Parameters
     ----------
     evidence : mapping
         What :func:`anytask.claims.verify.verify` returned: the ``sentence``, ``outcome``, ``worth``, ``difference`` and
-        ``values`` of each entry of ``headline`` and ``components`` are drawn. Comparisons without a finite difference,
-        whose runs all failed, are left out.
+        ``values`` of each entry of ``headline``, ``components`` and the trial's ``headline`` are drawn. Comparisons
+        without a finite difference, whose runs all failed, are left out.
     """
     from plotly.subplots import make_subplots
 
     kinds = (("headline", "Headline"), ("components", "Component"))
     entries = [(word, entry) for key, word in kinds for entry in evidence.get(key, [])]
+    real = evidence.get("real", {})
+    measured = {"outcome": "measured"} if real.get("outcome") == "measured" else {}  # too few seeds for an outcome
+    entries += [("Real trial", {**entry, **measured}) for entry in real.get("headline", [])]
     drawn = [(word, entry) for word, entry in entries if _finite(entry.get("difference", {}).get("mean"))]
     n = len(drawn)
     height = _ROW * n + 46
@@ -132,7 +135,7 @@ def _draw(figure: go.Figure, row: int, word: str, entry: Mapping[str, Any]) -> N
     said = f"mean {mean:.3f}, 95 % interval {low:.3f} to {high:.3f}<extra></extra>"
     figure.add_scatter(x=[mean], y=[0.25], mode="markers", marker=diamond, hovertemplate=said, **axes)
     figure.update_xaxes(range=[left, right], **axes)
-    lines = wrap(f"{word}: {entry.get('sentence', '')}", 84)
+    lines = wrap(f"{word}: {entry.get('sentence', '')}", 48)  # as much as a phone shows
     words = "<br>".join(escape(line) for line in lines[:2]) + ("…" if len(lines) > 2 else "")
     figure.add_annotation(
         x=0, y=next(figure.select_yaxes(**axes)).domain[1], xref="paper", yref="paper", xanchor="left",
