@@ -99,10 +99,12 @@ def effect_figure(evidence: Mapping[str, Any]) -> go.Figure:
             marker={"color": color, "size": 13, "symbol": "diamond", "line": {"color": "white", "width": 1.5}},
             hovertemplate="%{y}, mean: %{x:.3f}<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(title=f"{first['label']} ({first['experiment']})", gridcolor=_LINE)
+    title = wrap(f"{first['label']} ({first['experiment']})", 32)  # the axis is short on a phone
+    figure.update_xaxes(title="<br>".join(title), gridcolor=_LINE)
     figure.update_yaxes(categoryorder="array", categoryarray=order, gridcolor=_LINE, automargin=True)
     figure.update_layout(
-        template="simple_white", height=70 + 46 * len(order), margin={"l": 12, "r": 24, "t": 12, "b": 46}, font=_FONT,
+        template="simple_white", height=54 + 16 * len(title) + 46 * len(order),
+        margin={"l": 12, "r": 24, "t": 12, "b": 30 + 16 * len(title)}, font=_FONT,
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
     )  # fmt: skip
     return figure
