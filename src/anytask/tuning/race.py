@@ -9,6 +9,11 @@ drawn 200 times to choose by, the mean loss to the best on the others): this cho
 with ties broken by the log-probability 9.0 and 6.4, with ties broken by the length 12.4 and 9.7, the log-probability
 alone 10.2 and 6.2. Averaging over prompts that are neighbors in the grid (a Gaussian process) lost 14 on the reviews:
 they do not do alike. The best of all 40 loses 0.8 and 0.3.
+
+The vote of all prompts that are left on 32 texts without labels, and how often each agrees with it (Liao et al., 2022,
+arXiv:2211.04668), was tried on other tables, of 33 prompts on 82 reviews and 52 on 82 topics: chosen by it beside the
+labels, prompts lost 0.5 points more and 1.3 less. The vote itself was 5.0 and 3.8 points above the choice, at the price
+of asking every one of them.
 """
 
 from __future__ import annotations
