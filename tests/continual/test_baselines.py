@@ -5,8 +5,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from anytask.continual import ExperienceReplay, FineTuning, JointTraining, LwF, NearestClassMean
-from anytask.continual.baselines import GrowingClassifier, build_body
+from anytask.continual.baselines import GrowingClassifier
 from anytask.core.checks import NotFinite
+from anytask.models.build import build_body
 
 CONTRACT = {"ExperienceReplay": {"buffer": 10}, "NearestClassMean-random": {"features": "random"}}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -19,7 +18,7 @@ from anytask.continual.parts.stream import Reservoir, content_keys
 from anytask.core.checks import require_finite
 from anytask.core.rng import derive, isolated
 from anytask.core.settings import flag, free, numbers, real, whole
-from anytask.models.build import Backbone, backbone_field, build_backbone, output_shape
+from anytask.models.build import backbone_field, build_body
 from anytask.parts.distillation import Snapshot, kl_distillation
 
 __all__ = ["ExperienceReplay", "FineTuning", "JointTraining", "LwF", "NearestClassMean"]
@@ -443,31 +442,3 @@ class NearestClassMean(Embedding, ContinualClassifier):
         means = torch.from_numpy(self.sums_ / self.counts_[:, None])  # (labels, d)
         distances = torch.cdist(torch.from_numpy(self._encode_inputs(X)), means)
         return self._mask_to_task(-distances, task).to(self._device)
-
-
-def build_body(
-    backbone: Backbone, input_shape: tuple[int, ...], hidden: Sequence[int], n_features: int | None, seed: int
-) -> tuple[nn.Module, int]:
-    """Return a fresh module that maps (n, \\*input_shape) to features (n, d), and d.
-
-    Parameters
-    ----------
-    backbone : None, str, torch.nn.Module or callable
-        ``None``: an MLP of widths ``hidden``, whose last hidden layer is the features. A module: a copy; d is what it
-        gives. A name or a callable: see :func:`anytask.models.build.build_backbone`, with ``n_features`` outputs.
-    input_shape : tuple of int
-        Shape of one input.
-    hidden : sequence of int
-        Widths of the MLP.
-    n_features : int or None
-        d for names and callables; None for the width of a pretrained network's own features.
-    seed : int
-        Seed of the initialisation.
-    """
-    if backbone is None:
-        if not hidden:
-            return nn.Flatten(), math.prod(input_shape)
-        mlp = build_backbone(None, input_shape, hidden[-1], seed=seed, hidden=hidden[:-1])
-        return nn.Sequential(mlp, nn.ReLU()), hidden[-1]
-    module = build_backbone(backbone, input_shape, None if isinstance(backbone, nn.Module) else n_features, seed=seed)
-    return module, output_shape(module, input_shape)[-1]

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytask.continual.base import ContinualClassifier, _task_key
-from anytask.continual.baselines import build_body
 from anytask.continual.parts.growing import GrowingHead
 from anytask.continual.parts.reprogramming import Reprogrammed, reprogram
 from anytask.continual.parts.sgd import ScheduleSettings, tune
@@ -32,7 +31,7 @@ from anytask.core.errors import shown
 from anytask.core.progress import Progress, heard
 from anytask.core.rng import derive
 from anytask.core.settings import choice, flag, group, numbers, real, whole
-from anytask.models.build import backbone_field
+from anytask.models.build import backbone_field, build_body
 from anytask.parts.distillation import Snapshot
 
 __all__ = ["CLR"]
@@ -58,7 +57,7 @@ class CLR(ContinualClassifier):
     Parameters
     ----------
     backbone, n_features
-        The anchor, from images to features (:func:`anytask.continual.baselines.build_body`): a module of yours, a
+        The anchor, from images to features (:func:`anytask.models.build.build_body`): a module of yours, a
         network's name, or a Hugging Face checkpoint (paper: ResNet-50); ``n_features`` for networks without a width of
         their own, and for a random linear layer above the features of those that have one.
     anchor : {"given", "first task"}

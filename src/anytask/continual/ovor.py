@@ -24,7 +24,6 @@ from attrs import evolve
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytask.continual.baselines import build_body
 from anytask.continual.parts.growing import GrowingHead
 from anytask.continual.parts.prompt_schemes import SCHEMES, PromptPerTask, PromptScheme
 from anytask.continual.parts.stream import Reservoir
@@ -32,7 +31,7 @@ from anytask.continual.parts.task_heads import TaskHeads
 from anytask.continual.parts.virtual_outliers import energy_hinges, logit_spread, virtual_outliers
 from anytask.core.rng import derive
 from anytask.core.settings import Settings, choice, group, numbers, real, whole
-from anytask.models.build import backbone_field
+from anytask.models.build import backbone_field, build_body
 from anytask.parts.frozen_transformer import FrozenTransformer
 
 __all__ = ["OVOR"]

@@ -227,3 +227,31 @@ def tried(module: nn.Module, input_shape: tuple[int, ...]) -> Any:
         raise ValueError(f"the backbone fails on inputs of shape {input_shape}: {error}") from error
     finally:
         module.train(training)
+
+
+def build_body(
+    backbone: Backbone, input_shape: tuple[int, ...], hidden: Sequence[int], n_features: int | None, seed: int
+) -> tuple[nn.Module, int]:
+    """Return a fresh module that maps (n, \\*input_shape) to features (n, d), and d.
+
+    Parameters
+    ----------
+    backbone : None, str, torch.nn.Module or callable
+        ``None``: an MLP of widths ``hidden``, whose last hidden layer is the features. A module: a copy; d is what it
+        gives. A name or a callable: see :func:`build_backbone`, with ``n_features`` outputs.
+    input_shape : tuple of int
+        Shape of one input.
+    hidden : sequence of int
+        Widths of the MLP.
+    n_features : int or None
+        d for names and callables; None for the width of a pretrained network's own features.
+    seed : int
+        Seed of the initialisation.
+    """
+    if backbone is None:
+        if not hidden:
+            return nn.Flatten(), math.prod(input_shape)
+        mlp = build_backbone(None, input_shape, hidden[-1], seed=seed, hidden=hidden[:-1])
+        return nn.Sequential(mlp, nn.ReLU()), hidden[-1]
+    module = build_backbone(backbone, input_shape, None if isinstance(backbone, nn.Module) else n_features, seed=seed)
+    return module, output_shape(module, input_shape)[-1]
