@@ -315,7 +315,7 @@ SYSTEMS: tuple[Card, ...] = (
     Card(44, "fs-mtl", "Improving Multi-task Learning via Seeking Task-based Flat Regions",
          "FS-MTL", 2022, "2211.13723", "multitask", "anytask.multitask:FSMTL", None, ("multi-task-training",),
          "Wraps any multi-task optimiser to end in a flat minimum for every task; when tasks are small or noisy.",
-         "train"),
+         "test"),
     Card(45, "l1-amtrl", "Improved Active Multi-Task Representation Learning via Lasso",
          "L1-A-MTRL", 2023, "2306.02556", "multitask", "anytask.multitask:L1AMTRL", None,
          ("multi-task-training", "active-labelling"),
