@@ -94,7 +94,7 @@ def test_random_tasks_know_their_outliers():
 def test_tasks_that_have_all_in_common_are_one_function():
     from anytask.datasets.random_tasks import random_tasks
 
-    X, y, task, outlier = random_tasks(3, 400, tasks=4, outliers=1, features=2, common=1.0)
+    X, y, task, outlier = random_tasks(3, 400, n_tasks=4, n_outliers=1, features=2, common=1.0)
     own = [np.flatnonzero(~outlier)[k] for k in range(2)]
     other = np.flatnonzero(outlier)[0]
     apart = []
@@ -120,18 +120,20 @@ def test_built_in_tables_are_learned(name):
     ({"targets": "price", "kinds": "ranking"}, "kinds must be"),
     ({"targets": "segment", "kinds": "regression"}, "are strings"),
     ({"targets": "price", "test_size": 1}, "test_size"), ({"goals": "price"}, "no option 'goals'"),
-    ({"targets": "size,color,shop,price,churn,segment"}, "no column is left"),
+    ({"targets": "even"}, "target 'even' are the same"),
+    ({"targets": "size,color,shop,price,churn,segment,even"}, "no column is left"),
 ])  # fmt: skip
 def test_bad_options_are_said_in_one_line(options, says):
     with pytest.raises(BadData, match=says) as error:
-        PROBLEM.load(table().assign(churn="no"), **options)
+        PROBLEM.load(table().assign(churn="no", even=0.5), **options)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("source", "options", "says"), [
     ("nowhere.csv", {"targets": "y"}, "no such file"), ("random-tasks", {"targets": "y"}, "have their own targets"),
     ("random-tasks", {"n_outliers": 10}, "leaves no task"), ("linnerud", {"task": "y"}, "have their own targets"),
-    ((np.zeros((4, 2)), np.zeros(3)), {}, "shape"), (3, {}, "data must be"),
+    ((np.zeros((4, 2)), np.zeros(3)), {}, "shape"),
+    ((np.eye(4), np.ones(4)), {"task": "y"}, "have their own targets"), (3, {}, "data must be"),
 ])  # fmt: skip
 def test_data_that_cannot_be_used_are_said(source, options, says):
     with pytest.raises(BadData, match=says):
@@ -146,6 +148,15 @@ def test_missing_inputs_are_refused_or_filled_in():
     filled = PROBLEM.load(frame, targets="price", missing="impute")
     place = filled.source.inputs.encoding.feature_names.index("size")
     assert filled.source.X[3, place] == pytest.approx(np.nanmedian(frame["size"]), rel=1e-6)
+
+
+def test_what_to_csv_numbers_is_no_input_and_texts_of_digits_stay_apart(tmp_path):
+    frame = table()[["size", "price"]].assign(code=["007", "7"] * 40)
+    frame.to_csv(tmp_path / "mine.csv")
+    data = PROBLEM.load(tmp_path / "mine.csv", targets="price,code")
+    assert data.source.inputs.encoding.feature_names == ("size",) and data.kinds["code"] == "classification"
+    assert set(data.source.Y["code"]) == {"007", "7"}
+    assert any("was left out" in note for note in data.describe()["notes"])
 
 
 def test_arrays_are_taken_too():

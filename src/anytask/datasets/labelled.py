@@ -237,7 +237,7 @@ def _finish(name: str, where: str, parts: Parts, missing: str) -> LabelledData:
         check_classes(parts.y[kept], where, parts.target)
     fill = None
     if missing == "impute" and parts.kind != "images":
-        parts, fill = _imputed(parts, where)
+        parts, fill = imputed(parts, where)
     low, high, empty = np.inf, -np.inf, 0
     if parts.digest is None:
         content = hashlib.sha256()
@@ -275,7 +275,7 @@ def _finish(name: str, where: str, parts: Parts, missing: str) -> LabelledData:
     )  # fmt: skip
 
 
-def _imputed(parts: Parts, where: str) -> tuple[Parts, np.ndarray | None]:
+def imputed(parts: Parts, where: str) -> tuple[Parts, np.ndarray | None]:
     """Fill in missing inputs; they are then in memory."""
     if not any(np.isnan(rows).any() for _, rows in blocks(parts.X)):
         return parts, None

@@ -23,9 +23,9 @@ def random_function(features: int, rng: np.random.Generator) -> Callable[[np.nda
 
 
 def random_tasks(
-    seed: int, rows: int, *, tasks: int = 10, outliers: int = 2, features: int = 5, common: float = 0.9
+    seed: int, rows: int, *, n_tasks: int = 10, n_outliers: int = 2, features: int = 5, common: float = 0.9
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return inputs (n, features), targets (n,), tasks (n,) and which tasks are outliers (tasks,).
+    """Return inputs (n, features), targets (n,), tasks (n,) and which tasks are outliers (n_tasks,).
 
     The target of a task is ``common`` f + (1 - ``common``) f_t without noise: f is one random function for most tasks
     and another for the outliers, f_t is the task's own; inputs are uniform in [-1, 1].
@@ -35,25 +35,25 @@ def random_tasks(
     seed : int
     rows : int
         Of each task.
-    tasks, outliers : int
+    n_tasks, n_outliers : int
         Tasks in all, and how many of them are outliers, drawn by the seed.
     features : int
     common : float
 
     Examples
     --------
-    >>> X, y, task, outlier = random_tasks(0, 50, tasks=4, outliers=1)
+    >>> X, y, task, outlier = random_tasks(0, 50, n_tasks=4, n_outliers=1)
     >>> X.shape, np.bincount(task).tolist(), int(outlier.sum())
     ((200, 5), [50, 50, 50, 50], 1)
     """
     rng = np.random.default_rng(derive(seed, "random-tasks"))
-    outlier = np.zeros(tasks, dtype=bool)
-    outlier[rng.choice(tasks, outliers, replace=False)] = True
+    outlier = np.zeros(n_tasks, dtype=bool)
+    outlier[rng.choice(n_tasks, n_outliers, replace=False)] = True
     groups = [random_function(features, rng) for _ in range(2)]
-    task = np.repeat(np.arange(tasks), rows)
+    task = np.repeat(np.arange(n_tasks), rows)
     X = rng.uniform(-1, 1, size=(len(task), features))
     y = np.empty(len(task))
-    for code in range(tasks):
+    for code in range(n_tasks):
         own, f_t = task == code, random_function(features, rng)
         y[own] = common * groups[int(outlier[code])](X[own]) + (1 - common) * f_t(X[own])
     return X, y, task, outlier

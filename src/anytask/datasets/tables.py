@@ -79,7 +79,7 @@ def read_table(
     path = Path("the table") if isinstance(source, pd.DataFrame) else source
     kept = {name for name in (target, task, group, weights) if name} | set(_TARGETS)
     frame, locate = read_frame(source, kept, notes)
-    frame = _without_index(frame, notes)
+    frame = without_index(frame, notes)
     columns = list(map(str, frame.columns))
     target = _target_column(path, columns, target)
     targets = [target]
@@ -101,7 +101,7 @@ def read_table(
     if not len(frame):
         raise BadData(f"{path}: there is a header and no row")
     read = {
-        what: _label_column(frame.pop(name), path, name, locate, what, options.marks, notes)
+        what: label_column(frame.pop(name), path, name, locate, what, options.marks, notes)
         for name, what in roles.items()
         if what != "weights"
     }
@@ -171,7 +171,7 @@ def _batches(path: Path, kept: Collection[str], notes: list[str] | None = None) 
             raise BadData(f"{path}: damaged after its header ({one_line(error)})") from error
 
 
-def _without_index(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+def without_index(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     """Leave out a nameless first column of distinct whole numbers, as ``to_csv`` writes the index."""
     if not len(frame.columns) or frame.columns[0] != "Unnamed: 0":
         return frame
@@ -194,9 +194,10 @@ def _target_column(path: Path, columns: list[str], target: str | None) -> str:
     )
 
 
-def _label_column(
+def label_column(
     values: pd.Series, path: Path, name: str, locate: Locate, what: str, marks: Sequence[str], notes: list[str]
 ) -> np.ndarray:
+    """Return a column of labels, tasks or groups as int64 or text, and add to ``notes`` where blanks were removed."""
     if pd.api.types.is_numeric_dtype(values.dtype):
         array = values.to_numpy(dtype=object) if values.isna().any() else values.to_numpy()
         return as_labels(array, str(path), name, locate, what)

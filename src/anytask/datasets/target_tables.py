@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import pandas as pd
 
 from anytask.core.errors import BadData
 from anytask.core.files import require_regular
-from anytask.datasets.encoding import TableEncoding, as_texts
+from anytask.datasets.encoding import TableEncoding, as_texts, order_notes
 from anytask.datasets.inputs import Inputs
-from anytask.datasets.labels import as_labels
-from anytask.datasets.rows import near
-from anytask.datasets.tables import read_frame
+from anytask.datasets.labelled import imputed
+from anytask.datasets.labels import as_labels, from_texts
+from anytask.datasets.rows import Parts, near
+from anytask.datasets.tables import label_column, missing_place, read_frame, without_index
 
 #: Names of data that can be given instead of a file. ``grunfeld`` comes with statsmodels (the extra ``multitask``).
 TARGET_TABLES = ("diabetes-age", "linnerud", "grunfeld")
@@ -49,7 +51,7 @@ class TargetTable:
     inputs: Inputs
     notes: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of all of the content."""
         parts = [self.X.tobytes(), self.Y.to_csv(index=False).encode()]
@@ -60,7 +62,7 @@ class TargetTable:
 def load_targets(
     source: Any, targets: Sequence[str] | None = None, task: str | None = None, *, missing: str = "refuse"
 ) -> TargetTable:
-    """Return a table of inputs and targets.
+    """Return a table of inputs and targets; rows without any target are left out.
 
     Parameters
     ----------
@@ -71,7 +73,7 @@ def load_targets(
     task : str, optional
         The column with the task of each row.
     missing : {"refuse", "impute"}
-        Missing inputs: an error, or the median of their column.
+        Missing inputs: an error, or the median of their column (of one-hot columns the mean).
 
     Raises
     ------
@@ -85,26 +87,47 @@ def load_targets(
     >>> found.X.ravel().tolist(), list(found.Y.columns)
     ([1.0, 2.0, 3.0], ['price', 'sold'])
     """
-    if isinstance(source, tuple):
-        return _arrays(source)
-    if isinstance(source, str) and source in TARGET_TABLES:
-        if targets or task:
-            raise BadData(f"{source}: built-in data have their own targets and tasks: leave targets and task out")
-        return _builtin(source)
-    if not isinstance(source, (str, Path, pd.DataFrame)):
+    named = [*(targets or ()), *([task] if task else [])]
+    if isinstance(source, tuple) or (isinstance(source, str) and source in TARGET_TABLES):
+        name = "arrays" if isinstance(source, tuple) else source
+        if named:
+            raise BadData(f"{name}: these data have their own targets and tasks: leave targets and task out")
+        table = _arrays(source) if isinstance(source, tuple) else _builtin(source)
+    elif isinstance(source, (str, Path, pd.DataFrame)):
+        table = _read(source if isinstance(source, pd.DataFrame) else _file(source), named, task, missing)
+    else:
         raise BadData(f"data must be a name, a path, a data frame or a tuple of arrays, got {type(source).__name__}")
-    path = Path("the table") if isinstance(source, pd.DataFrame) else Path(source).expanduser()
-    if not isinstance(source, pd.DataFrame):
-        if not path.exists():
-            raise BadData(f"{path}: no such file, and no built-in data ({', '.join(TARGET_TABLES)})")
-        if path.suffix.lower() not in (".csv", ".parquet"):
-            raise BadData(f"{path}: a table is a .csv or .parquet file")
-        if require_regular(path) == 0:
-            raise BadData(f"{path}: the file is empty")
+    empty = table.Y.isna().all(axis=1).to_numpy()
+    if empty.all():
+        raise BadData(f"{table.name}: no row has a target")
+    if not empty.any():
+        return table
+    note = f"{int(empty.sum())} rows without any target were left out."
+    tasks = None if table.task is None else table.task[~empty]
+    Y = table.Y[~empty].reset_index(drop=True)
+    return replace(table, X=table.X[~empty], Y=Y, task=tasks, notes=(*table.notes, note))
+
+
+def _file(source: str | Path) -> Path:
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise BadData(f"{path}: no such file, and no built-in data ({', '.join(TARGET_TABLES)})")
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise BadData(f"{path}: a table is a .csv or .parquet file")
+    if require_regular(path) == 0:
+        raise BadData(f"{path}: the file is empty")
+    return path
+
+
+def _read(source: Path | pd.DataFrame, named: list[str], task: str | None, missing: str) -> TargetTable:
+    """Return a table whose columns ``named`` hold the targets and, last, the task where one is given."""
+    path = Path("the table") if isinstance(source, pd.DataFrame) else source
+    targets = named[:-1] if task else named
     if not targets:
         raise BadData(f"{path}: name the columns of the targets: targets=price,churn")
-    named = [*targets, *([task] if task else [])]
-    frame, locate = read_frame(source if isinstance(source, pd.DataFrame) else path, named)
+    notes: list[str] = []
+    frame, locate = read_frame(source, named, notes)
+    frame = without_index(frame, notes)
     columns = list(map(str, frame.columns))
     for name in named:
         if name not in columns:
@@ -114,30 +137,27 @@ def load_targets(
     if not set(columns) - set(named) or not len(frame):
         raise BadData(f"{path}: {'no column is left for the inputs' if len(frame) else 'there is a header and no row'}")
     Y = pd.DataFrame({name: _values(frame.pop(name)) for name in targets})
-    tasks = as_labels(_values(frame.pop(task)).to_numpy(object), str(path), task, locate, "tasks") if task else None
-    encoding, notes = TableEncoding.fit(frame, str(path), locate)
-    X = encoding.encode(frame, str(path), locate)
-    fill = None
-    if np.isnan(X).any():
-        place = np.argwhere(np.isnan(X))[0]
-        if missing != "impute" or np.isnan(X).all(axis=0).any():
-            name = encoding.feature_names[place[1]]
-            raise BadData(
-                f"{path}: {name!r}, {locate(int(place[0]))}: the value is missing; missing=impute fills it in"
-            )
-        notes.append(f"{int(np.isnan(X).sum())} missing inputs were filled in by the median of their column.")
-        fill = np.nanmedian(X, axis=0)
-        X = np.where(np.isnan(X), fill, X)
-    name = path.name if not isinstance(source, pd.DataFrame) else "table"
-    return TargetTable(name, X, Y, tasks, Inputs((X.shape[1],), "table", encoding, fill=fill), tuple(notes))
+    tasks = label_column(frame.pop(task), path, task, locate, "tasks", (), notes) if task else None
+    encoding, said = TableEncoding.fit(frame, str(path), locate)
+    X, names, fill = encoding.encode(frame, str(path), locate), encoding.feature_names, None
+    notes += said + order_notes(X, names)
+    parts = Parts(X, Y.to_numpy(), kind="table", notes=notes, encoding=encoding, feature_names=names, locate=locate)
+    if missing == "impute":
+        parts, fill = imputed(parts, str(path))
+    elif np.isnan(X).any():
+        row, feature = np.argwhere(np.isnan(X))[0].tolist()
+        raise BadData(f"{missing_place(parts, str(path), row, feature)}; missing=impute fills it in")
+    name = "table" if isinstance(source, pd.DataFrame) else path.name
+    inputs = Inputs(X.shape[1:], "table", encoding, fill=fill)
+    return TargetTable(name, parts.X[:], Y, tasks, inputs, tuple(parts.notes))
 
 
 def _values(values: pd.Series) -> pd.Series:
-    """Return numbers, whole numbers where all are, or texts; missing where empty."""
+    """Return numbers, integers where all are whole, or texts; missing where empty."""
     if not pd.api.types.is_numeric_dtype(values.dtype):
         texts = as_texts(values)
-        numbers = pd.to_numeric(texts, errors="coerce")
-        values = texts if (numbers.isna() & texts.notna()).any() else numbers
+        there = texts.dropna()
+        values = pd.Series(from_texts(there.to_numpy(object)), there.index).reindex(texts.index)
     return values.convert_dtypes() if pd.api.types.is_numeric_dtype(values.dtype) else values.astype(object)
 
 
