@@ -11,7 +11,7 @@ as it was.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -49,6 +49,10 @@ class Cells:
     row: Tensor
     task: Tensor
     y: Tensor
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """Return ``X`` of shape (n, d), ``row``, ``task`` and ``y`` as arrays."""
+        return tuple(part.cpu().numpy() for part in (self.X.flatten(1), self.row, self.task, self.y))
 
 
 class MultiTaskEstimator(Estimator):
@@ -227,7 +231,7 @@ class MultiTaskEstimator(Estimator):
         return X_
 
     def _codes(self, task: Any, n: int) -> np.ndarray:
-        """Return the place of each row's task, -1 for new ones."""
+        """Return the place of each row's task; -1 for new ones, which share the last task's kind, classes and scale."""
         ids = as_ids(np.full(n, task) if np.ndim(task) == 0 else task)
         check_same_length(np.empty(n), ids, y_name="task")
         if (ids.dtype.kind == "U") != (self.tasks_.dtype.kind == "U"):
@@ -241,16 +245,26 @@ class MultiTaskEstimator(Estimator):
             warnings.warn(f"Not trained on task {unknown[0]!r} (its tasks: {known}): {self._new_task}", stacklevel=3)
         return np.array([place.get(name, -1) for name in asked.tolist()])[inverse]
 
-    def _asked(self, X: Tensor, codes: np.ndarray, every: bool) -> Any:
-        """Yield rows, columns of the answer, and what the system says there, as arrays (rows, outputs)."""
-        groups = [(slice(None), list(range(len(codes))))] if every else []
-        groups += [] if every else [(codes == code, [int(np.argmax(codes == code))]) for code in np.unique(codes)]
+    def _asked(self, X: Tensor, codes: np.ndarray, every: bool) -> Iterator[tuple[Any, list[int], list[np.ndarray]]]:
+        """Yield rows, places in ``codes``, and the outputs for the tasks there as arrays (rows, outputs).
+
+        With ``every`` all tasks are asked for all rows, else the task of each row.
+        """
+        if every:
+            groups: list[tuple[Any, list[int]]] = [(slice(None), list(range(len(codes))))]
+        else:
+            groups = [(codes == code, [int(np.argmax(codes == code))]) for code in np.unique(codes)]
         for rows, columns in groups:
             wanted = codes[columns].tolist()
             with torch.no_grad(), isolated(derive(self.seed, "predict")):
                 parts = [self._outputs(part.to(self._device), wanted) for part in X[rows].split(4096)]
             outputs = [require_finite(torch.cat(one).double(), "an answer").cpu().numpy() for one in zip(*parts)]
             yield rows, columns, outputs
+
+    def _width(self, code: int) -> int:
+        """Return how many outputs a task has."""
+        labels = self.classes_[code]
+        return 1 if labels is None else len(labels)
 
     def _answer_type(self, codes: np.ndarray) -> Any:
         labels = [self.classes_[code] for code in np.unique(codes)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ class PerTask(MultiTaskEstimator):
     """
 
     def _train(self, cells: Cells, progress: Progress) -> None:
-        X, row, task, y = (part.cpu().numpy() for part in (cells.X.flatten(1), cells.row, cells.task, cells.y))
+        X, row, task, y = cells.arrays()
         self.models_ = []
         for code in range(len(self.tasks_)):
             own = task == code
@@ -39,10 +40,6 @@ class PerTask(MultiTaskEstimator):
     def _outputs(self, X: Tensor, codes: list[int]) -> list[Tensor]:
         x = X.flatten(1).cpu().numpy()
         return [torch.from_numpy(np.asarray(self._score(x, self.models_[code], self._width(code)))) for code in codes]
-
-    def _width(self, code: int) -> int:
-        labels = self.classes_[code]
-        return 1 if labels is None else len(labels)
 
     def _fit_task(self, X: np.ndarray, y: np.ndarray, K: int) -> Any:
         """Return the state of a model of X (n, d) and targets y (n,), places among K classes if K > 1."""
@@ -149,13 +146,11 @@ class LightGBMTasks(MultiTaskEstimator):
 
     def _train(self, cells: Cells, progress: Progress) -> None:
         lightgbm = _lightgbm()
-        X, row, task, y = (part.cpu().numpy() for part in (cells.X.flatten(1), cells.row, cells.task, cells.y))
+        X, row, task, y = cells.arrays()
         groups = [np.ones(len(y), bool)] if self.alike else [task == code for code in range(len(self.tasks_))]
         self.models_: list[str] = []
-        self._boosters: dict[int, Any] = {}
         for code, own in enumerate(groups):
-            labels = self.classes_[code]
-            K = 1 if labels is None else len(labels)
+            K = self._width(code)
             params = {
                 "objective": "regression" if K == 1 else "multiclass", **({} if K == 1 else {"num_class": K}),
                 "learning_rate": self.lr, "num_leaves": self.max_leaf_nodes, "min_data_in_leaf": self.min_samples_leaf,
@@ -172,15 +167,15 @@ class LightGBMTasks(MultiTaskEstimator):
         x, found = X.flatten(1).cpu().numpy(), []
         for code in codes:
             inputs = np.column_stack([x, np.full(len(x), code)]) if self.alike else x
-            scores = self._booster(0 if self.alike else code).predict(inputs, raw_score=True, num_threads=1)
+            booster = _booster(self.models_[0 if self.alike else code])
+            scores = booster.predict(inputs, raw_score=True, num_threads=1)
             found.append(torch.from_numpy(scores if scores.ndim == 2 else scores[:, None]))
         return found
 
-    def _booster(self, place: int) -> Any:
-        kept = self.__dict__.setdefault("_boosters", {})
-        if place not in kept:
-            kept[place] = _lightgbm().Booster(model_str=self.models_[place])
-        return kept[place]
+
+@lru_cache(maxsize=128)
+def _booster(text: str) -> Any:
+    return _lightgbm().Booster(model_str=text)
 
 
 def _lightgbm() -> Any:

@@ -34,7 +34,7 @@ Departures from the paper
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -132,7 +132,7 @@ class RMTGB(MultiTaskEstimator):
     lr: float = real(0.1, "shrinkage of each tree", above=0)
     theta_lr: float | None = real(None, "step on theta; None: lr, 0: theta stays", at_least=0, optional=True)
     theta_grad: str = choice("sum", ("sum", "mean"), "theta follows the gradient of the task's loss, or of its mean")
-    max_theta: float | None = real(10.0, "bound of |theta|; None: none", above=0, optional=True)
+    max_theta: float | None = real(10.0, "bound of theta on both sides of 0; None: none", above=0, optional=True)
     max_leaf_nodes: int = whole(2, "leaves of a tree", at_least=2)
     max_depth: int | None = whole(None, "depth of a tree; None: any", optional=True)
     min_samples_leaf: int = whole(1, "least rows in a leaf")
@@ -174,8 +174,8 @@ class RMTGB(MultiTaskEstimator):
             Without it, the mean over the tasks.
         """
         x, each = self._check_query(X).flatten(1).cpu().numpy(), []
-        for code in range(len(self.tasks_)) if task is None else self._codes(task, 1):
-            added = self._sum(contributed, x, code)  # (n, d, K)
+        codes = range(len(self.tasks_)) if task is None else self._codes(task, 1).tolist()
+        for added in self._scores(contributed, x, codes):  # (n, d, K)
             moved = np.sqrt(added.var(axis=0).sum(axis=1))
             each.append(moved / max(moved.sum(), 1e-300))
         return np.mean(each, axis=0)
@@ -188,16 +188,15 @@ class RMTGB(MultiTaskEstimator):
             message = f"partition_rounds={rounds} leaves theta near its random start, the first round cannot move it"
             warnings.warn(f"{message}: use at least {_FEW}, or 0", stacklevel=4)
         self._rng = np.random.default_rng(derive(self.seed, "r-mtgb"))
-        X, t, y = cells.X.flatten(1).cpu().numpy()[cells.row.cpu()], cells.task.cpu().numpy(), cells.y.cpu().numpy()
-        T, labels = len(self.tasks_), self.classes_[0]
-        K = 1 if labels is None else len(labels)
+        x, row, t, y = cells.arrays()
+        X, T, K = x[row], len(self.tasks_), self._width(0)
         self.rows_ = np.bincount(t, minlength=T)
         self.theta_ = 0.1 * self._rng.standard_normal(T)
         n1, n2, n3 = self.shared_rounds, self.partition_rounds, self.task_rounds
         self.meta_, self.out_, self.non_, self.own_ = (
             empty_forest(trees, self.max_leaf_nodes, K) for trees in (n1, n2, n2, n3 * T)
         )
-        target, total = (y[:, None] if labels is None else np.eye(K)[y.astype(int)]), n1 + n2 + n3
+        target, total = (y[:, None] if K == 1 else np.eye(K)[y.astype(int)]), n1 + n2 + n3
         grower = Grower(self.max_leaf_nodes, self.max_depth, self.min_samples_leaf)
         data = Binned(X if n1 + n2 else X[:1], self.max_bins)
         p_meta, p_out, p_non = np.zeros((3, len(y), K))
@@ -254,10 +253,12 @@ class RMTGB(MultiTaskEstimator):
 
     def _outputs(self, X: Tensor, codes: list[int]) -> list[Tensor]:
         x = X.flatten(1).cpu().numpy()
-        return [torch.from_numpy(self._sum(summed, x, code)) for code in codes]
+        return [torch.from_numpy(F) for F in self._scores(summed, x, codes)]
 
-    def _sum(self, of: Callable[..., np.ndarray], x: np.ndarray, code: int) -> np.ndarray:
-        """Return the four ensembles' weighted sum for a task, of what a function says of each."""
-        s, n = self._weight(code), self.task_rounds
-        F = of(self.meta_, x) + s * of(self.out_, x) + (1 - s) * of(self.non_, x)
-        return self.lr * (F + of(self.own_, x, slice(code * n, (code + 1) * n)) if code >= 0 else F)
+    def _scores(self, of: Callable[..., np.ndarray], x: np.ndarray, codes: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yield the four ensembles' weighted sum for each of the tasks, of what a function says of each ensemble."""
+        p_meta, p_out, p_non = (of(forest, x) for forest in (self.meta_, self.out_, self.non_))
+        n = self.task_rounds
+        for code in codes:
+            s, own = self._weight(code), slice(code * n, (code + 1) * n) if code >= 0 else slice(0)
+            yield self.lr * (p_meta + s * p_out + (1 - s) * p_non + of(self.own_, x, own))

@@ -1,51 +1,48 @@
 """R-MTGB finds the tasks that do not belong, and errs less than boosting that does not look for them."""
 
+from dataclasses import replace
 from typing import Any
 
 from anytask.claims.base import Beats, Claim, Experiment, RealTrial, Size
 from anytask.problems.base import Entrant
+from anytask.problems.multi_task_training import BASELINES
 
-_RMTGB, _BASELINES = "anytask.multitask:RMTGB", "anytask.multitask.baselines"
-
-
-def _blocks(name: str, shared: int, partition: int, task: int, role: str = "ablation", **params: Any) -> Entrant:
-    rounds = {"shared_rounds": shared, "partition_rounds": partition, "task_rounds": task}
-    return Entrant(name, _RMTGB, {**rounds, **params}, role)  # type: ignore[arg-type]
+_alone, _pooled, _two, *_lightgbm, _linear = BASELINES
+_rmtgb = Entrant("r-mtgb", "anytask.multitask:RMTGB", {}, "system", "r-mtgb")
 
 
-_LEAVES = {"max_leaf_nodes": 8}
-_rmtgb = Entrant("r-mtgb", _RMTGB, {}, "system", "r-mtgb")
-_trees = Entrant("r-mtgb, 8 leaves", _RMTGB, _LEAVES, "system")
-_alone = Entrant("one model per task", f"{_BASELINES}:BoostingPerTask", {}, "baseline")
-_pooled, _two = _blocks("pooled", 200, 0, 0, "baseline"), _blocks("two blocks", 160, 0, 40, "baseline")
-_larger = (
-    _blocks("two blocks, 8 leaves", 160, 0, 40, "baseline", **_LEAVES),
-    Entrant("one model per task, 8 leaves", f"{_BASELINES}:BoostingPerTask", _LEAVES, "baseline"),
-    Entrant("LightGBM per task", f"{_BASELINES}:LightGBMTasks", {"how": "each"}, "baseline"),
-    Entrant("LightGBM, task as a feature", f"{_BASELINES}:LightGBMTasks", {"how": "feature"}, "baseline"),
-)
-_linear = Entrant("linear", f"{_BASELINES}:LinearPerTask", {}, "baseline")
-_stumps = (_alone, _pooled, _two)
+def _eight(stumps: Entrant) -> Entrant:
+    params = {**stumps.params, "max_leaf_nodes": 8}
+    return replace(stumps, name=f"{stumps.name}, 8 leaves", params=params, key=None)
+
+
+def _without(what: str, *rounds: int, **params: Any) -> Entrant:
+    named = dict(zip(("shared_rounds", "partition_rounds", "task_rounds"), rounds or (20, 140, 40)))
+    return Entrant(f"r-mtgb ({what})", _rmtgb.entry, {**named, **params}, "ablation")
+
+
+_trees, _stumps, _larger = _eight(_rmtgb), (_alone, _pooled, _two), (_eight(_two), _eight(_alone), *_lightgbm)
 _parts = (
-    _blocks("r-mtgb (theta stays)", 20, 140, 40, theta_lr=0.0),
-    _blocks("r-mtgb (mean gradient)", 20, 140, 40, theta_grad="mean"),
-    _blocks("r-mtgb (no shared block)", 0, 160, 40),
-    _blocks("r-mtgb (no own trees)", 20, 180, 0),
+    (_two, "the two groups", ""),
+    (_without("theta stays", theta_lr=0.0), "theta is learned", "5 % in a prototype"),
+    (_without("mean gradient", theta_grad="mean"), "the sum of the gradient, not its mean", ""),
+    (_without("no shared block", 0, 160, 40), "the shared block", ""),
+    (_without("no own trees", 20, 180, 0), "the trees of each task", ""),
 )
-_QUICK = {"n_tasks": 4, "n_outliers": 1, "per_task": 40, "tested": 60}
 
 
-def _tables(*entrants: Entrant) -> tuple[Experiment, ...]:
-    return tuple(
-        Experiment(name, "multi-task-training", data, entrants, plain=_linear.name)
-        for name, data in (("firms", "grunfeld"), ("age bands", "diabetes-age"))
-    )
+def _on(name: str, data: str, *more: Entrant, **options: Any) -> Experiment:
+    entrants = (_rmtgb, _trees, *_stumps, *more, _linear)
+    quick = {"n_tasks": 4, "n_outliers": 1, "per_task": 40, "tested": 60} if options else {}
+    return Experiment(name, "multi-task-training", data, entrants, options, _linear.name, quick)
 
 
 def _over(better: Entrant, *rivals: Entrant, sentence: str, experiment: str | None = None, expected: str = "") -> Beats:
     names = tuple(rival.name for rival in rivals)
-    return Beats(better.name, names, "error", experiment, 0.03, share=True, sentence=sentence, expected=expected)
+    return Beats(better.name, names, "error", experiment, 0.03, True, sentence, expected)
 
+
+_REAL = (("firms", "grunfeld", "investment by firm"), ("age bands", "diabetes-age", "diabetes by age band"))
 
 CLAIM = Claim(
     system="r-mtgb",
@@ -54,23 +51,13 @@ CLAIM = Claim(
         "than boosting all rows, each task, or all and then each; and less than what is in use for such tables."
     ),
     experiments=(
-        Experiment(
-            "random tasks", "multi-task-training", "random-tasks",
-            (_rmtgb, _trees, *_stumps, *_larger, _linear, *_parts), {"per_task": 100, "tested": 300}, _linear.name,
-            _QUICK,
-        ),
+        _on("random tasks", "random-tasks", *_larger, *(part for part, *_ in _parts[1:]), per_task=100, tested=300),
     ),
     headline=(
         _over(_rmtgb, *_stumps, sentence="stumps, 200 rounds each", expected="6 % in a prototype"),
         _over(_trees, *_larger, sentence="larger trees, against LightGBM too"),
     ),
-    components=(
-        _over(_rmtgb, _two, sentence="the two groups"),
-        _over(_rmtgb, _parts[0], sentence="theta is learned", expected="5 % in a prototype"),
-        _over(_rmtgb, _parts[1], sentence="the sum of the gradient, not its mean"),
-        _over(_rmtgb, _parts[2], sentence="the shared block"),
-        _over(_rmtgb, _parts[3], sentence="the trees of each task"),
-    ),
+    components=tuple(_over(_rmtgb, part, sentence=said, expected=size) for part, said, size in _parts),
     sizes=(
         Size("r-mtgb", "found", "Outlier tasks told apart", expected="1 in a prototype"),
         Size("r-mtgb, 8 leaves", "found", "The same with 8 leaves"),
@@ -78,11 +65,8 @@ CLAIM = Claim(
     ),
     real=RealTrial(
         "grunfeld (investment of 11 firms) and scikit-learn's diabetes by age band: real tables, boosting from scratch",
-        _tables(_rmtgb, _trees, *_stumps, *_larger[2:], _linear),
-        tuple(
-            _over(_rmtgb, *_stumps, *_larger[2:], _linear, sentence=sentence, experiment=name)
-            for name, sentence in (("firms", "investment by firm"), ("age bands", "diabetes by age band"))
-        ),
+        tuple(_on(name, data, *_lightgbm) for name, data, _ in _REAL),
+        tuple(_over(_rmtgb, *_stumps, *_lightgbm, _linear, sentence=s, experiment=name) for name, _, s in _REAL),
     ),
     source="code",
     tried=(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from anytask.core.checks import as_array, check_labels, check_same_length, is_missing, require_finite_rows
+from anytask.core.checks import as_array, check_labels, check_same_length, require_finite_rows
 from anytask.core.errors import shown
 
 KINDS = ("regression", "classification")
@@ -154,8 +155,7 @@ def _read(column: Any, kind: str | None, name: Any) -> tuple[np.ndarray, str, np
     """Return which rows are labelled, the kind, the labels, and the targets of the labelled rows."""
     whole = isinstance(column, pd.Series) and pd.api.types.is_integer_dtype(column.dtype)
     given = as_array(column, "y")
-    missing = np.array(list(map(is_missing, given))) if given.dtype.kind == "O" else (given != given)
-    labelled = ~missing
+    labelled = ~pd.isna(given)
     if not labelled.any():
         raise ValueError(f"task {name!r} has no target: all values of its column of y are missing")
     values = given[labelled]
@@ -205,6 +205,4 @@ def _warn_of_given_away(codes: np.ndarray, values: np.ndarray, labels: np.ndarra
     """Warn where the task alone says the label."""
     pairs = len(np.unique(np.stack([codes, values]), axis=1).T)
     if labels is not None and n_tasks > 1 and pairs == n_tasks < len(codes):
-        import warnings
-
         warnings.warn("Every task has one class: the task alone says the label, and X is not needed.", stacklevel=4)

@@ -16,8 +16,24 @@ from anytask.problems.base import Entrant, Metric, Outcome, Trained, finished
 from anytask.problems.multi_task_training.data import Instance, MultiTaskData, MultiTaskOptions, read
 from anytask.problems.training import Progress, TrainingProblem
 
-_BASELINES = "anytask.multitask.baselines"
-_ALONE = Entrant("one model per task", f"{_BASELINES}:BoostingPerTask", {}, "baseline")
+_OWN, _LIGHT = "anytask.multitask.baselines", "anytask.multitask.baselines:LightGBMTasks"
+
+
+def _boosted(name: str, shared: int, task: int) -> Entrant:
+    rounds = {"shared_rounds": shared, "partition_rounds": 0, "task_rounds": task}
+    return Entrant(name, "anytask.multitask:RMTGB", rounds, "baseline")
+
+
+#: Boosted stumps for each task, for all, and for all and then each; LightGBM; and linear models.
+BASELINES = (
+    Entrant("one model per task", f"{_OWN}:BoostingPerTask", {}, "baseline"),
+    _boosted("pooled", 200, 0),
+    _boosted("two blocks", 160, 40),
+    Entrant("LightGBM per task", _LIGHT, {"how": "each"}, "baseline"),
+    Entrant("LightGBM, task as a feature", _LIGHT, {"how": "feature"}, "baseline"),
+    Entrant("linear", f"{_OWN}:LinearPerTask", {}, "baseline"),
+)
+_ALONE = BASELINES[0]
 
 
 class MultiTaskTraining(TrainingProblem):
@@ -65,17 +81,7 @@ class MultiTaskTraining(TrainingProblem):
 
     def baselines(self, data: MultiTaskData) -> tuple[Entrant, ...]:
         """Return one model per task, one for all, LightGBM where it is installed, and linear models."""
-        light, shared = f"{_BASELINES}:LightGBMTasks", "anytask.multitask:RMTGB"
-        blocks = {"shared_rounds": 200, "partition_rounds": 0, "task_rounds": 0}
-        found = (
-            _ALONE,
-            Entrant("pooled", shared, blocks, "baseline"),
-            Entrant("two blocks", shared, {**blocks, "shared_rounds": 160, "task_rounds": 40}, "baseline"),
-            Entrant("LightGBM per task", light, {"how": "each"}, "baseline"),
-            Entrant("LightGBM, task as a feature", light, {"how": "feature"}, "baseline"),
-            Entrant("linear", f"{_BASELINES}:LinearPerTask", {}, "baseline"),
-        )
-        return tuple(entrant for entrant in found if self.refuses(entrant, data) is None)
+        return tuple(entrant for entrant in BASELINES if self.refuses(entrant, data) is None)
 
     def refuses(self, entrant: Entrant, data: MultiTaskData) -> str | None:
         """Refuse classes that lack a package, and those that learn one kind of target where there are two."""
