@@ -86,7 +86,7 @@ class SharedTrunk(MultiTaskEstimator):
         )
         self.trunk_ = nn.Sequential(Scaled(self.input_shape_), body).to(self._device)
         learned = self.balancer == "uncertainty"
-        outputs = [1 if labels is None else len(labels) for labels in self.classes_]
+        outputs = map(self._width, range(len(self.tasks_)))
         self.heads_ = nn.ModuleList(Head(width, n, learned) for n in outputs).to(self._device)
 
     def _train(self, cells: Cells, progress: Progress) -> None:

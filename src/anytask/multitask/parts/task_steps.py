@@ -111,6 +111,11 @@ class TaskSteps:
         if len(found) != len(self.heads):
             raise ValueError(f"there are {len(self.heads)} heads, and losses() gave {len(found)} losses")
         told = require_finite(torch.stack([loss.detach() for loss in found]), "a task's loss", "lower lr")
+        if not self.rho and self.aggregate is total:  # one backward pass does
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.stack(found).sum().backward()
+            self.optimizer.step()
+            return told.tolist()
         rows, heads = zip(*(self._gradients(i, loss, keep=True) for i, loss in enumerate(found)))
         G = torch.stack([_flat(row) for row in rows])  # (T, d)
         direction = self.aggregate(G)
