@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,7 @@ class SharedTrunk(MultiTaskEstimator):
         labelled, starts = cells.row.unique(), torch.arange(len(cells.X) + 1, device=cells.row.device)
         starts = torch.searchsorted(cells.row, starts)  # of each row's cells
         if self.scale_inputs:
-            self.trunk_[0].fit(cells.X[labelled])
+            cast(Scaled, self.trunk_[0]).fit(cells.X[labelled])
         weights = [weight for module in (self.trunk_, self.heads_) for weight in module.parameters()]
         optimizer = torch.optim.Adam([weight for weight in weights if weight.requires_grad], self.lr)
         steps = self._steps(optimizer, aggregate_of(self.balancer))
@@ -112,7 +112,7 @@ class SharedTrunk(MultiTaskEstimator):
     def _losses(self, x: Tensor, place: Tensor, task: Tensor, y: Tensor) -> Iterator[Tensor]:
         """Give each task's mean loss over its labelled cells: ``y`` of the row ``place`` of x; 0 where it has none."""
         z = self.trunk_(x)  # (b, d)
-        for code, head in enumerate(self.heads_):
+        for code, head in enumerate(cast(Iterable[Head], self.heads_)):
             own = task == code
             if not own.any():
                 yield 0 * z.sum()

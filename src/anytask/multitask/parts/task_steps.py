@@ -153,10 +153,9 @@ class TaskSteps:
     def _gradients(self, i: int, loss: Tensor, *, keep: bool) -> tuple[list[Tensor], list[Tensor]]:
         """Return the gradients of a task's loss, of the trunk's weights and of its head's; 0 where it has none."""
         weights = [*self.shared, *self.own[i]]
+        found: Sequence[Tensor | None] = [None] * len(weights)
         if loss.requires_grad:
             found = torch.autograd.grad(loss, weights, retain_graph=keep, allow_unused=True)
-        else:
-            found = (None,) * len(weights)
         filled = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found)]
         return filled[: len(self.shared)], filled[len(self.shared) :]
 
@@ -194,7 +193,8 @@ def _flat(gradients: Sequence[Tensor]) -> Tensor:
 @contextmanager
 def _statistics_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Normalize by the batch inside the block, and leave running statistics and their counts alone."""
-    norms = [m for module in modules for m in module.modules() if getattr(m, "track_running_stats", False)]
+    every: list[Any] = [m for module in modules for m in module.modules()]
+    norms = [module for module in every if getattr(module, "track_running_stats", False)]
     for norm in norms:
         norm.track_running_stats = False
     try:
