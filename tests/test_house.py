@@ -33,6 +33,12 @@ def test_no_module_is_longer_than_a_reader_holds():
     assert [name for name, lines in sizes.items() if lines > house.LONG and name not in LONG_FOR_NOW] == []
 
 
+def test_no_two_files_of_tests_have_one_name():
+    loose = [path for path in Path(__file__).parent.rglob("*.py") if not (path.parent / "__init__.py").exists()]
+    names = [path.name for path in loose if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))  # pytest imports them as modules beside each other
+
+
 def test_every_folder_has_a_floor():
     folders = {name.split(".")[0] for name in house.modules()} - {""}
     assert folders <= set(house.FLOOR)
