@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _INK, _LINE = "#2b3138", "#e3e7eb"
 _COLORS = {"shown": PALETTE[2], "not shown": "#b45309", "contradicted": PALETTE[9]}
 _FONT = {"family": "system-ui, Segoe UI, Helvetica Neue, Arial, sans-serif", "size": 12, "color": _INK}
-_ROW = 84
+_ROW = 100
 
 #: How to read the figure.
 CAPTION = (
@@ -45,7 +45,7 @@ def evidence_figure(evidence: Mapping[str, Any]) -> go.Figure:
     drawn = [(word, entry) for word, entry in entries if _finite(entry.get("difference", {}).get("mean"))]
     n = len(drawn)
     height = _ROW * n + 46
-    figure = make_subplots(rows=n, cols=1, vertical_spacing=0.6 * _ROW / height if n > 1 else 0)
+    figure = make_subplots(rows=n, cols=1, vertical_spacing=0.64 * _ROW / height if n > 1 else 0)
     for row, (word, entry) in enumerate(drawn, start=1):
         _draw(figure, row, word, entry)
     figure.update_yaxes(visible=False, range=[-1, 1], fixedrange=True)
@@ -137,7 +137,7 @@ def _draw(figure: go.Figure, row: int, word: str, entry: Mapping[str, Any]) -> N
     said = f"mean {mean:.3f}, 95 % interval {low:.3f} to {high:.3f}<extra></extra>"
     figure.add_scatter(x=[mean], y=[0.25], mode="markers", marker=diamond, hovertemplate=said, **axes)
     figure.update_xaxes(range=[left, right], **axes)
-    lines = wrap(f"{word}: {entry.get('sentence', '')}", 48)  # as much as a phone shows
+    lines = wrap(f"{word}: {entry.get('sentence', '')}", 54 - len(outcome))  # as much as a phone shows
     words = "<br>".join(escape(line) for line in lines[:2]) + ("…" if len(lines) > 2 else "")
     figure.add_annotation(
         x=0, y=next(figure.select_yaxes(**axes)).domain[1], xref="paper", yref="paper", xanchor="left",
