@@ -20,6 +20,7 @@ extensions = [
 ]
 html_theme = "furo"
 html_title = "anytask"
+html_static_path, html_css_files = ["_css"], ["tables.css"]
 exclude_patterns = ["_build", "_ext"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
