@@ -54,8 +54,6 @@ CLAIM = Claim(
     headline=_headline("a class"),
     components=(
         Beats("laf", (_ONE_LOSS[0].name,), "gap", sentence="the loss that forgets", share=True, worth=0.05),
-        Beats(_SHORT[0].name, (_SHORT[1].name,), "gap", sentence="the loss that forgets, in 10 passes, with "
-              "T = 20 and standardized embeddings", share=True, worth=0.05),
         Beats("laf", (_ONE_LOSS[1].name,), "gap", sentence="the alignment", share=True, worth=0.05),
         Beats(_repaired.name, ("laf",), "unseen", "wrong labels", sentence="the repair, after wrong labels",
               expected="+.07 in a prototype"),
@@ -80,7 +78,8 @@ CLAIM = Claim(
         "sigmoid's, and the mean in place of the sum of squared errors were looked at too; none was better. The "
         "alignment alone forgets a class of digits in 20 passes, so a comparison after 10 was added, with T = 20, "
         "where it had not begun: .333 without the other loss, .097 with it and standardized. It is a setting in "
-        "which the loss works, chosen for that. Rows that were learned have the same own answers and labels. Where "
-        "random rows go, there is little to forget, and LAF hardly moves."
+        "which the loss works, chosen for that: its runs are recorded, and are not counted as a component. Rows that "
+        "were learned have the same own answers and labels. Where random rows go, there is little to forget, and LAF "
+        "hardly moves."
     ),
 )  # fmt: skip
