@@ -65,7 +65,8 @@ class MIGU(FineTuning):
     After each backward pass a row of a linear layer's gradient is kept only where the unit's output was large on this
     batch. Tasks that excite different units then learn in different parts of the network, without old samples, without
     more parameters, and without a word on tasks. Pick it for text models and other transformers; on small image
-    networks, whose tasks excite the same units, it gains nothing. For a loop of your own see :func:`magnitude_gating`,
+    networks, whose tasks excite the same units, it gains nothing. Try random units (``units="random"``)
+    beside it, which may do as well. For a loop of your own see :func:`magnitude_gating`,
     for transformers' Trainer :func:`trainer_callback`.
 
     Parameters

@@ -70,7 +70,8 @@ class MultiLane(TaskHeads):
     Learns new labels task by task on a frozen pretrained transformer, without storing a sample: of inputs that have
     several labels at once, of which a task annotates its own, or of inputs that have one. What was learned before never
     changes, and nobody tells the task of a query: all lanes answer, each for its classes. Pick it where a good encoder
-    exists and inputs carry labels of many tasks; where the encoder is poor a linear probe on its features does as well.
+    exists and inputs carry labels of many tasks; where the encoder is poor a linear probe on its features does as well
+    or better: try it first.
 
     Parameters
     ----------
