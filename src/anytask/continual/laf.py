@@ -30,8 +30,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytask.continual.parts.split_model import Embedder, label_places, logits_of
-from anytask.core.checks import check_inputs, require_finite, require_finite_weights
+from anytask.continual.parts.split_model import Embedder, logits_of
+from anytask.core.checks import check_inputs, label_places, require_finite, require_finite_weights
 from anytask.core.errors import instance_of
 from anytask.core.estimator import Tool
 from anytask.core.progress import Progress, heard, portion

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytask.continual.parts.sgd import sgd_step
-from anytask.continual.parts.split_model import label_places, logits_of
-from anytask.core.checks import check_inputs, require_finite_weights
+from anytask.continual.parts.split_model import logits_of
+from anytask.core.checks import check_inputs, label_places, require_finite_weights
 from anytask.core.errors import instance_of
 from anytask.core.estimator import Tool
 from anytask.core.progress import Progress, heard

@@ -258,6 +258,21 @@ def dense(value: Any, name: str) -> Tensor | np.ndarray:
     return array
 
 
+def label_places(y: ArrayLike | Tensor, X: Tensor, n: int, name: str = "y", of: str = "X") -> Tensor:
+    """Return labels as places among n logits, one for each of the inputs X, or raise a ValueError.
+
+    Examples
+    --------
+    >>> label_places([0, 2], torch.zeros(2, 4), 3)
+    tensor([0, 2])
+    """
+    places = check_labels(y, name)
+    check_same_length(X, places, of, name)
+    if places.dtype.kind not in "iu" or places.min() < 0 or places.max() >= n:
+        raise ValueError(f"{name} must hold places among the {n} logits, from 0 to {n - 1}")
+    return torch.from_numpy(places.astype(np.int64))
+
+
 def check_same_length(X: Any, y: Any, X_name: str = "X", y_name: str = "y") -> None:
     """Say so if two inputs have different numbers of rows."""
     if len(X) != len(y):

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
-
-from anytask.core.checks import check_labels, check_same_length
 
 
 class Embedder(nn.Module):
@@ -93,21 +89,6 @@ def logits_of(model: nn.Module, x: Tensor) -> int:
         raise ValueError(f"the model maps no inputs of shape {tuple(x.shape[1:])} to logits: {error}") from error
     finally:
         model.train(training)
-
-
-def label_places(y: ArrayLike | Tensor, X: Tensor, n: int, name: str = "y", of: str = "X") -> Tensor:
-    """Return labels as places among n logits, one for each of the inputs X, or raise a ValueError.
-
-    Examples
-    --------
-    >>> label_places([0, 2], torch.zeros(2, 4), 3)
-    tensor([0, 2])
-    """
-    places = check_labels(y, name)
-    check_same_length(X, places, of, name)
-    if places.dtype.kind not in "iu" or places.min() < 0 or places.max() >= n:
-        raise ValueError(f"{name} must hold places among the {n} logits, from 0 to {n - 1}")
-    return torch.from_numpy(places.astype(np.int64))
 
 
 def _take(seen: list[Tensor], args: Any) -> None:
