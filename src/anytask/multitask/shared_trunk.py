@@ -95,7 +95,8 @@ class SharedTrunk(MultiTaskEstimator):
         if self.scale_inputs:
             cast(Scaled, self.trunk_[0]).fit(cells.X[labelled])
         weights = [weight for module in (self.trunk_, self.heads_) for weight in module.parameters()]
-        optimizer = torch.optim.Adam([weight for weight in weights if weight.requires_grad], self.lr)
+        n_steps = self.epochs * -(-len(labelled) // self.batch_size)
+        optimizer = self._optimizer([weight for weight in weights if weight.requires_grad], n_steps)
         steps = self._steps(optimizer, aggregate_of(self.balancer))
         self.trunk_.train()
         for epoch in range(1, self.epochs + 1):
@@ -106,13 +107,20 @@ class SharedTrunk(MultiTaskEstimator):
         self.trunk_.eval()
         require_finite_weights([self.trunk_, self.heads_], "after training")
 
+    def _optimizer(self, weights: list[nn.Parameter], n_steps: int) -> torch.optim.Optimizer:
+        return torch.optim.Adam(weights, self.lr)
+
     def _steps(self, optimizer: torch.optim.Optimizer, aggregate: Aggregate) -> TaskSteps:
         return TaskSteps(self.trunk_, list(self.heads_), optimizer, aggregate)
 
+    def _features(self, X: Tensor, codes: Sequence[int]) -> list[Tensor]:
+        """Return what the head of each of the tasks reads (n, d): here the same for all."""
+        return [self.trunk_(X)] * len(codes)
+
     def _losses(self, x: Tensor, place: Tensor, task: Tensor, y: Tensor) -> Iterator[Tensor]:
         """Give each task's mean loss over its labelled cells: ``y`` of the row ``place`` of x; 0 where it has none."""
-        z = self.trunk_(x)  # (b, d)
-        for code, head in enumerate(cast(Iterable[Head], self.heads_)):
+        every = self._features(x, range(len(self.tasks_)))  # (b, d) each
+        for code, (head, z) in enumerate(zip(cast(Iterable[Head], self.heads_), every)):
             own = task == code
             if not own.any():
                 yield 0 * z.sum()
@@ -123,8 +131,7 @@ class SharedTrunk(MultiTaskEstimator):
             yield head.weighted(loss)
 
     def _outputs(self, X: Tensor, codes: list[int]) -> list[Tensor]:
-        z = self.trunk_(X)
-        return [self.heads_[code](z) for code in codes]
+        return [self.heads_[code](z) for code, z in zip(codes, self._features(X, codes))]
 
 
 class Scaled(nn.Module):
