@@ -1,8 +1,6 @@
 """Every system of the robust family, run through the family's protocol."""
 
 import copy
-import pickle
-import random
 
 import numpy as np
 import pytest
@@ -10,11 +8,16 @@ import torch
 from cases import cases
 from cases import everyone as each_of
 from hard import BAD_INPUTS, BAD_LABELS, SAME, refused, same
-from sklearn.base import clone
+from protocol import (
+    bad_settings_are_refused_by_name,
+    copies_answer_alike,
+    progress_ends_at_one_and_an_interrupted_fit_leaves_the_model,
+    saved_models_answer_alike,
+    the_seed_settles_everything,
+)
 from sklearn.exceptions import NotFittedError
 
 from anytask.core.checks import NotFinite
-from anytask.core.settings import settings_of
 from anytask.parts.planar_groups import Rotations
 from anytask.robust import SLA, FewShotHead, RobustClassifier
 
@@ -107,44 +110,23 @@ def test_unfitted_use_and_other_shapes(name, make, tmp_path):
 
 
 @everyone
-def test_save_and_load_give_the_same_answers(name, make, tmp_path, trained):
-    model = make(name).fit(X, Y)
-    model.save(tmp_path)
-    again = {"model": trained} if type(model) is FewShotHead else {}
-    assert np.array_equal(type(model).load(tmp_path, device="cpu", **again).predict_proba(X), model.predict_proba(X))
+def test_saved_models_copies_and_seeds(name, make, tmp_path, trained):
+    def answer(model):
+        return model.predict_proba(X)
 
-
-@everyone
-def test_copies_and_pickles_answer_alike(name, make):
     given = {"transforms": Rotations(90, closed=False)} if "transforms" in CASES[name].cls._param_names() else {}
-    model = make(name, **given).fit(X, Y)
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert np.array_equal(twin.predict_proba(X), model.predict_proba(X))
-
-
-@everyone
-def test_the_seed_settles_everything_and_global_generators_are_left_alone(name, make):
-    torch.manual_seed(1), np.random.seed(1), random.seed(1)  # noqa: NPY002
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
-    a, b = (make(name).fit(X, Y).predict_proba(X) for _ in range(2))
-    assert np.array_equal(a, b)
-    assert torch.equal(before[0], torch.get_rng_state()) and before[2] == random.getstate()
-    assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+    again = {"model": trained} if CASES[name].cls is FewShotHead else {}
+    saved_models_answer_alike(make(name).fit(X, Y), answer, tmp_path, **again)
+    copies_answer_alike(make(name, **given).fit(X, Y), answer)
+    the_seed_settles_everything(lambda: answer(make(name).fit(X, Y)))
 
 
 @everyone
 def test_progress_ends_at_one_and_a_failure_half_way_leaves_the_model(name, make):
-    told = []
-    model = make(name).fit(X, Y, progress=told.append)
-    assert told == sorted(told) and told[-1] == 1
-    before = model.predict_proba(X)
-
-    def interrupt(share):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(X, Y, progress=interrupt)
-    assert np.array_equal(model.predict_proba(X), before)
+    model = make(name)
+    progress_ends_at_one_and_an_interrupted_fit_leaves_the_model(
+        lambda progress: model.fit(X, Y, progress=progress), lambda model: model.predict_proba(X)
+    )
 
 
 @everyone
@@ -157,16 +139,7 @@ def test_training_that_diverges_is_refused(name, make):
 
 @everyone
 def test_every_bad_setting_is_refused_by_name(name, make):
-    model, cls = make(name), CASES[name].cls
-    before = str(model.get_params())
-    for setting in settings_of(cls):
-        if setting.wanted:
-            path = setting.name.split(".")
-            with pytest.raises(ValueError, match=f"{path[-1]} must be"):
-                model.set_params(**{"__".join(path): object()})
-    assert str(model.get_params()) == before
-    assert str(clone(model).get_params()) == before and not hasattr(clone(model), "classes_")
-    assert all(setting.help for setting in settings_of(cls))
+    bad_settings_are_refused_by_name(make(name))
 
 
 @everyone

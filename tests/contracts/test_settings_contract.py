@@ -10,7 +10,7 @@ from anytask import problems
 from anytask.core import discovery
 from anytask.core.settings import Settings
 
-FAMILIES = ("continual", "control", "evaluate", "incontext", "multitask", "prompts", "robust")
+FAMILIES = ("continual", "control", "evaluate", "incontext", "multitask", "pretrain", "prompts", "robust")
 HARD = [math.nan, math.inf, -math.inf, 10**400, 1e300, -1, 0, "x", "", None, True, [], {}, object(), np.zeros(3), b"x"]
 #: Nothing computes with these, and no setting means them.
 NEVER = [math.nan, math.inf, -math.inf, 10**400, 1e300, object(), b"x"]

@@ -1,0 +1,194 @@
+"""Frozen features: which encoder that learns without labels gives features with which few labels go far?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from anytask.core.progress import heard
+from anytask.core.settings import taken, whole
+from anytask.datasets.inputs import Inputs
+from anytask.datasets.labelled import LabelledData
+from anytask.models.real import REAL
+from anytask.problems.base import Entrant, Metric, Outcome, Trained, finished
+from anytask.problems.frozen_features.probe import probe
+from anytask.problems.labelled import LabelledProblem, LabelledSet, SplitOptions
+from anytask.problems.options import listed
+from anytask.problems.training import Progress
+
+_BASELINES = "anytask.pretrain.baselines"
+#: Numbers of labels of each class, where nobody says them.
+SHOTS = (1, 10, 100)
+
+
+class FrozenFeaturesOptions(SplitOptions):
+    """How many labels the probe sees, and how often they are drawn."""
+
+    shots: tuple[int, ...] | None = listed("labels of each class that the probe sees (1,10,100)", int, at_least=1)
+    draws: int = whole(5, "draws of the labels, for each number of them")
+
+
+@dataclass(frozen=True)
+class FrozenFeaturesData(LabelledSet):
+    """Labelled inputs, whose labels are for the probe alone.
+
+    Data of another kind have a class with these methods of their own.
+    """
+
+    #: What its inputs are, as :attr:`~anytask.pretrain.PretrainEstimator.takes` says it.
+    kind: ClassVar[str] = "arrays"
+
+    def shown(self, rows: np.ndarray) -> Any:
+        """Return what an encoder learns from."""
+        return self.inputs(rows)
+
+    def features(self, model: Any, rows: np.ndarray) -> np.ndarray:
+        """Return the features that a fitted encoder gives these rows, shape (n, d)."""
+        return np.asarray(model.transform(self.inputs(rows)), dtype=np.float64).reshape(len(rows), -1)
+
+
+class FrozenFeatures(LabelledProblem):
+    """Learn features without labels, freeze them, and let a plain model with few labels judge them.
+
+    An encoder is fitted to the training inputs, without their labels. Then a logistic regression and nearest neighbors
+    learn from the features of a few labelled rows (``shots=1,10,100`` of each class, drawn ``draws`` times), and are
+    tested on rows that the encoder never saw. The values themselves, their principal components and an encoder that
+    never learned always take part: features that are not better are not worth their training.
+
+    Metrics
+    -------
+    * ``accuracy`` of the logistic regression, mean over the numbers of labels (ranks);
+    * ``few``, ``many``: with the fewest and the most labels;
+    * ``neighbors``: accuracy of the nearest neighbors, mean over the numbers of labels.
+
+    Examples
+    --------
+    >>> problem = FrozenFeatures()
+    >>> data = problem.load("digits", shots="1,10", draws=2)
+    >>> raw = problem.run(problem.baselines(data)[0], data, seed=0).metrics
+    >>> 0.5 < raw["few"] < raw["accuracy"] < raw["many"]
+    True
+    """
+
+    key: ClassVar[str] = "frozen-features"
+    title: ClassVar[str] = "Frozen features"
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("accuracy", "Accuracy of a logistic regression, mean over the numbers of labels"),
+        Metric("few", "Accuracy with the fewest labels"),
+        Metric("many", "Accuracy with the most labels"),
+        Metric("neighbors", "Accuracy of the nearest neighbors"),
+    )
+    needs: ClassVar[tuple[str, ...]] = ("fit(X)", "transform(X)")
+    options_class = FrozenFeaturesOptions
+    data_class = FrozenFeaturesData
+    builtin: ClassVar[dict[str, str]] = {"digits": "digits-images"}
+
+    def fit_options(
+        self, options: FrozenFeaturesOptions, labelled: LabelledData
+    ) -> tuple[FrozenFeaturesOptions, tuple[str, ...]]:
+        """Keep the numbers of labels that every class has among its training rows."""
+        train, _ = FrozenFeaturesData(labelled, options).split(0)
+        return fitted_shots(options, labelled.y[train])
+
+    def baselines(self, data: Any) -> tuple[Entrant, ...]:
+        """Return the values, their principal components, a random encoder, and for images a real one if fetched."""
+        images = len(data.source.input_shape) == 3 and data.source.input_shape[0] in (1, 3)
+        random = {"backbone": "small_cnn", "n_features": 64} if images else {}
+        found = [
+            Entrant("raw features", f"{_BASELINES}:RawFeatures", {}, "baseline"),
+            Entrant("principal components", f"{_BASELINES}:PCAFeatures", {}, "baseline"),
+            Entrant("random encoder", f"{_BASELINES}:RandomEncoder", random, "baseline"),
+        ]
+        if images and REAL["efficientnet-lite0"].is_here and REAL["efficientnet-lite0"].lacking() is None:
+            found.append(Entrant("efficientnet-lite0", f"{_BASELINES}:PretrainedEncoder", {}, "baseline"))
+        return tuple(entrant for entrant in found if self.refuses(entrant, data) is None)
+
+    def refuses(self, entrant: Entrant, data: Any) -> str | None:
+        """Refuse encoders of inputs of another kind."""
+        if reason := super().refuses(entrant, data):
+            return reason
+        takes = getattr(entrant.load(), "takes", data.kind)
+        kinds = {data.kind, "images"} if len(data.source.input_shape) == 3 else {data.kind}
+        return None if takes in kinds else f"{entrant.name} learns from {takes}, and here are {data.kind}."
+
+    def train(self, entrant: Entrant, data: Any, seed: int, progress: Progress) -> Any:
+        """Fit an encoder to the training inputs."""
+        return _fitted(entrant, data, data.split(seed)[0], seed, progress)
+
+    def refit(self, entrant: Entrant, data: Any, seed: int, progress: Progress | None = None) -> Trained:
+        """Fit an encoder to all inputs."""
+        model = _fitted(entrant, data, np.arange(len(data.source.y)), seed, heard(progress))
+        inputs = Inputs.of(data.source)
+        return Trained(
+            (model, inputs),
+            (
+                entrant.import_line,
+                "from anytask.datasets.inputs import Inputs",
+                f'model, inputs = {entrant.class_name}.load("{{folder}}"), Inputs.load("{{folder}}")',
+                f"features = model.transform(inputs(X))  # X: {inputs.wanted}",
+            ),
+            (*data.source.notes, *data.notes),
+        )
+
+    def test(self, entrant: Entrant, trained: Any, data: Any, seed: int, progress: Progress) -> Outcome:
+        """Probe the features of the test inputs."""
+        rows, test = data.split(seed)
+        F, F_test, y = data.features(trained, rows), data.features(trained, test), data.source.y
+        weights, times = data.weights(test), data.options.draws
+        curve = {}
+        for place, shots in enumerate(data.options.shots, start=1):
+            curve[shots] = probe(F, y[rows], F_test, y[test], shots, weights=weights, times=times, seed=seed)
+            progress(place / len(data.options.shots))
+        logistic = [found["logistic"] for found in curve.values()]
+        metrics = {
+            "accuracy": float(np.mean(logistic)),
+            "few": logistic[0],
+            "many": logistic[-1],
+            "neighbors": float(np.mean([found["knn"] for found in curve.values()])),
+        }
+        details = {"curve": {str(shots): found["logistic"] for shots, found in curve.items()}}
+        cost = {"labels": float(max(data.options.shots) * len(np.unique(y))), "features": float(F.shape[1])}
+        return Outcome(metrics, details, cost)
+
+    def figures(self, data: Any, runs: list[Any]) -> list[tuple[str, str, Any]]:
+        """Return accuracy against the number of labels."""
+        import plotly.graph_objects as go
+
+        lines = []
+        for name, mine in finished(runs).items():
+            curves = [run.details["curve"] for run in mine]
+            lines.append(go.Scatter(x=[int(s) for s in curves[0]], name=name, mode="lines+markers",
+                                    y=[float(np.mean([curve[s] for curve in curves])) for s in curves[0]]))  # fmt: skip
+        figure = go.Figure(lines)
+        figure.update_xaxes(title="labels of each class", type="log")
+        figure.update_yaxes(title="accuracy")
+        return [("Accuracy by the number of labels", "Logistic regression on frozen features.", figure)] * bool(lines)
+
+
+def fitted_shots(options: FrozenFeaturesOptions, y: np.ndarray) -> tuple[FrozenFeaturesOptions, tuple[str, ...]]:
+    """Return options with the numbers of labels that every class has, and a note if some were left out.
+
+    Raises
+    ------
+    ValueError
+        If numbers were asked for, and a class has fewer labels.
+    """
+    classes, counts = np.unique(y, return_counts=True)
+    least = int(counts.min())
+    if options.shots is not None:
+        if (most := max(options.shots)) > least:
+            rare = classes[counts.argmin()].item()
+            raise ValueError(f"class {rare!r} has {least} rows for training, not {most}: lower shots or test_size")
+        return options.evolve(shots=tuple(sorted(set(options.shots)))), ()
+    kept = tuple(shots for shots in SHOTS if shots <= least)
+    left_out = [str(shots) for shots in SHOTS if shots > least]
+    notes = (f"No class is probed with {' or '.join(left_out)} labels: one has {least} rows for training.",)
+    return options.evolve(shots=kept), notes if left_out else ()
+
+
+def _fitted(entrant: Entrant, data: Any, rows: np.ndarray, seed: int, progress: Progress) -> Any:
+    model = entrant.make("small", seed=seed, random_state=seed)
+    model.fit(data.shown(rows), **taken(model.fit, progress=progress))
+    return model
