@@ -44,7 +44,7 @@ def copies_answer_alike(model: Any, answer: Callable[[Any], Any]) -> None:
         assert np.array_equal(answer(twin), answer(model))
 
 
-def saved_models_answer_alike(model: Any, answer: Callable[[Any], Any], folder: Any, **again: Any) -> None:
+def saved_models_answer_alike(model: Any, answer: Callable[[Any], Any], folder: Any, /, **again: Any) -> None:
     """What is loaded is what was saved."""
     model.save(folder)
     assert np.array_equal(answer(type(model).load(folder, device="cpu", **again)), answer(model))
