@@ -62,8 +62,18 @@ def test_resnet18_has_the_published_size_less_its_classifier():
         (nn.Linear(5, 2), (4,), ValueError, r"fails on inputs of shape \(4,\)"),
         (3, (4,), TypeError, "got int"),
         ("resnet18", (4,), ValueError, "takes images"),
+        (nn.LSTM(4, 2), (4,), ValueError, "returns a tuple"),
+        (lambda shape, n_outputs: None, (4,), TypeError, "must return a torch module, got NoneType"),
+        (nn.Linear(4, 2, device="meta"), (4,), ValueError, "holds no values"),
     ],
 )
 def test_what_does_not_fit_is_refused(backbone, shape, error, words):
     with pytest.raises(error, match=words):
         build_backbone(backbone, shape, 2, seed=0)
+
+
+def test_weights_that_are_not_finite_are_refused_by_name():
+    module = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))
+    module[1].running_var[1] = float("inf")
+    with pytest.raises(ValueError, match=r"1\.running_var of the backbone is NaN or infinite"):
+        build_backbone(module, (4,), 2, seed=0)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from anytask.core.checks import check_sizes
 from anytask.core.discovery import decorated, load
+from anytask.core.errors import NotFinite, brief
 from anytask.core.rng import isolated
 from anytask.core.settings import of_kind
 from anytask.models.loading import load_pretrained
@@ -154,9 +155,10 @@ def build_backbone(
     Raises
     ------
     TypeError
-        If ``backbone`` is none of these.
+        If ``backbone`` is none of these, or a callable that returns no module.
     ValueError
-        If the module does not map one input to ``n_outputs`` numbers, or the inputs do not fit it.
+        If the module does not map one input to ``n_outputs`` numbers, the inputs do not fit it, or a weight is NaN or
+        infinite.
 
     Examples
     --------
@@ -191,7 +193,14 @@ def build_backbone(
             raise TypeError(
                 f"backbone must be None, a name, a torch module or a callable, got {type(backbone).__name__}"
             )
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"the backbone's callable must return a torch module, got {type(module).__name__}")
         shape = output_shape(module, input_shape)
+    for name, value in module.state_dict().items():
+        if isinstance(value, Tensor) and value.is_meta:
+            raise ValueError(f"{name} of the backbone is on the meta device, and holds no values")
+        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+            raise NotFinite(f"{name} of the backbone is NaN or infinite")
     if len(shape) != 2 or shape[0] != 2 or n_outputs not in (None, shape[1]):
         raise ValueError(f"the backbone maps 2 inputs to shape {shape}, wanted (2, {n_outputs or 'n_features'})")
     return module
@@ -205,7 +214,10 @@ def output_shape(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, 
     >>> output_shape(nn.Linear(4, 3), (4,))
     (2, 3)
     """
-    return tuple(tried(module, input_shape).shape)
+    found = tried(module, input_shape)
+    if not isinstance(found, Tensor):
+        raise ValueError(f"the backbone returns a {type(found).__name__}, wanted is a tensor (n, n_features)")
+    return tuple(found.shape)
 
 
 def tried(module: nn.Module, input_shape: tuple[int, ...]) -> Any:
@@ -224,7 +236,7 @@ def tried(module: nn.Module, input_shape: tuple[int, ...]) -> Any:
         with torch.no_grad():
             return module(probe)
     except Exception as error:
-        raise ValueError(f"the backbone fails on inputs of shape {input_shape}: {error}") from error
+        raise ValueError(f"the backbone fails on inputs of shape {input_shape}: {brief(str(error))}") from error
     finally:
         module.train(training)
 
