@@ -72,6 +72,18 @@ BAD_LABELS: dict[str, tuple[Spoil, str]] = {
     "missing": (lambda y: pd.array([None, *y[1:]], dtype="Int64"), "y contains NaN .* row 0"),
     "complex": (lambda y: y + 1j, "Complex"),
     "dates": (lambda y: np.full(y.shape, np.datetime64("2020-01-01")), "labels must be integers or strings"),
+    "None": (lambda y: np.array([*y[:3], None, *y[4:]], dtype=object), "NaN or None in row 3"),
+    "floats that are no integers": (lambda y: np.where(np.arange(len(y)) == 3, 1e200, y), r"\[3\] is a float beyond"),
+    "integers that are too large": (lambda y: np.array([2**70, *y[1:].tolist()], dtype=object), "beyond 64 bits"),
+}
+#: The same labels, 0 and 1, in other clothes.
+SAME_LABELS: dict[str, Callable[[np.ndarray], object]] = {
+    "categories": lambda y: pd.Series(y, index=[7] * len(y), dtype="category"),
+    "a categorical": pd.Categorical,
+    "integers with room for gaps": lambda y: pd.array(y.tolist(), dtype="Int64"),
+    "objects": lambda y: y.astype(object),
+    "half precision": lambda y: y.astype(np.float16),
+    "unsigned": lambda y: y.astype(np.uint64),
 }
 #: The same numbers in other clothes; what is asked of them is exact in half precision.
 SAME: dict[str, Callable[[np.ndarray], object]] = {

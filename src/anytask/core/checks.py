@@ -181,7 +181,12 @@ def check_labels(y: ArrayLike | Tensor, name: str = "y") -> np.ndarray:
         if all(issubclass(kind, str) for kind in kinds):
             array = array.astype(str)
         elif all(issubclass(kind, (int, np.integer, np.bool_)) for kind in kinds):
-            array = array.astype(np.int64)
+            try:
+                array = array.astype(np.int64)
+            except OverflowError as error:
+                raise ValueError(f"{name} holds an integer beyond 64 bits: use strings") from error
+        elif gaps := [row for row, label in enumerate(array.tolist()) if is_missing(label)]:
+            raise ValueError(f"{name} contains NaN or None in row {gaps[0]}: each row needs a label")
         else:
             found = sorted(k.__name__ for k in kinds)
             raise TypeError(f"{name} mixes kinds of labels: {found}; use strings or integers")
@@ -190,6 +195,9 @@ def check_labels(y: ArrayLike | Tensor, name: str = "y") -> np.ndarray:
         if (array != np.floor(array)).any():
             row = int(np.argmax(array != np.floor(array)))
             raise ValueError(f"Unknown label type: continuous ({name}[{row}] is not whole)")
+        if (large := abs(array.astype(np.float64)) > 2**53).any():
+            row = int(large.argmax())
+            raise ValueError(f"{name}[{row}] is a float beyond 2**53, which stands for several integers: use integers")
     elif array.dtype.kind not in "biuU":
         raise TypeError(f"labels must be integers or strings, got {array.dtype}")
     return array
@@ -250,12 +258,12 @@ def dense(value: Any, name: str) -> Tensor | np.ndarray:
         raise ValueError(f"{name} is a masked array with masked values: fill them first, {name}.filled(...)")
     pandas = hasattr(value, "to_numpy") and hasattr(value, "index")  # whose missing values numpy does not know
     try:
-        array = value.to_numpy(na_value=np.nan) if pandas else np.asarray(value)
+        array = np.asarray(value) if not pandas else value.to_numpy(**({"na_value": np.nan} if _gaps(value) else {}))
     except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{name} is no array of numbers of one shape: {str(error).splitlines()[0]}") from error
     if array.dtype.kind == "c":
         raise ValueError(f"Complex data not supported: {name} is {array.dtype}")
-    return array
+    return array.astype(object) if array.dtype.kind == "T" else array  # strings of any length
 
 
 def label_places(y: ArrayLike | Tensor, X: Tensor, n: int, name: str = "y", of: str = "X") -> Tensor:
@@ -271,6 +279,11 @@ def label_places(y: ArrayLike | Tensor, X: Tensor, n: int, name: str = "y", of: 
     if places.dtype.kind not in "iu" or places.min() < 0 or places.max() >= n:
         raise ValueError(f"{name} must hold places among the {n} logits, from 0 to {n - 1}")
     return torch.from_numpy(places.astype(np.int64))
+
+
+def _gaps(values: Any) -> bool:
+    """Whether values are missing of what is pandas' own."""
+    return bool(np.asarray(values.isna()).any())
 
 
 def check_same_length(X: Any, y: Any, X_name: str = "X", y_name: str = "y") -> None:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
+from torch import Tensor, nn
 
 from anytask.core.checks import check_input_shape, check_inputs, check_same_length, require_finite
 from anytask.core.errors import shown
@@ -116,8 +116,8 @@ class MultiTaskEstimator(Estimator):
             as in the data frame, or 0, 1, ...
         kinds : str, sequence or mapping, optional
             ``"regression"`` or ``"classification"``, for all columns of y, each of them, or some by their names. The
-            others are told by their values: strings, booleans and whole numbers of at most 20 different values are
-            classes, all others are numbers. A matrix with NaN holds no whole numbers.
+            others are told by their values: strings, booleans, pandas' categories and whole numbers of at most 20
+            different values are classes, all others are numbers. A matrix with NaN holds no whole numbers.
         progress : callable, optional
             Told the finished share, in [0, 1].
 
@@ -213,13 +213,21 @@ class MultiTaskEstimator(Estimator):
 
     # -- shared steps ---------------------------------------------------------------------------------------------
 
+    def _load_state(self, state: Any) -> None:
+        super()._load_state(state)
+        for value in (getattr(self, name) for name in self._fitted()):
+            if isinstance(value, nn.Module):
+                value.eval()
+
     def _statistics(self, targets: Targets) -> tuple[np.ndarray, np.ndarray]:
         center, scale = np.zeros(len(targets.tasks)), np.ones(len(targets.tasks))
         for column in np.unique(targets.column) if self.standardize else ():
             own = targets.column == column
             if targets.kinds[int(own.argmax())] == "regression":
                 y = targets.y[own[targets.task]]
-                center[own], scale[own] = y.mean(), y.std() if y.std() > 1e-12 * abs(y).max() else 1.0
+                with np.errstate(over="ignore", invalid="ignore"):
+                    mean, std = require_finite(np.array([y.mean(), y.std()]), "y's mean or deviation", "rescale y")
+                center[own], scale[own] = mean, std if std > 1e-12 * abs(y).max() else 1.0
         return center, scale
 
     def _check_query(self, X: ArrayLike | Tensor) -> Tensor:

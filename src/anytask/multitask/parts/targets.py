@@ -81,8 +81,8 @@ def read_targets(y: Any, task: Any, kinds: Any, n: int) -> Targets:
     task : array of shape (n,), or None
         With it, y has one column.
     kinds : str, sequence or mapping, optional
-        Of the columns; those not named are told by their values: texts, booleans and whole numbers of at most
-        :data:`MOST_CLASSES` different values are classes, all others are numbers.
+        Of the columns; those not named are told by their values: texts, booleans, pandas' categories and whole numbers
+        of at most :data:`MOST_CLASSES` different values are classes, all others are numbers.
 
     Examples
     --------
@@ -122,6 +122,8 @@ def read_targets(y: Any, task: Any, kinds: Any, n: int) -> Targets:
 def as_ids(task: Any) -> np.ndarray:
     """Return ids of tasks, (n,), as integers or strings, or say what is wrong with them."""
     ids = check_labels(task, "task")
+    if ids.dtype.kind == "u" and (ids > np.iinfo(np.int64).max).any():
+        raise ValueError("task holds an integer beyond 63 bits: use strings")
     return ids if ids.dtype.kind == "U" else ids.astype(np.int64)
 
 
@@ -131,14 +133,14 @@ def _columns(y: Any) -> tuple[list[Any], list[Any], bool]:
         raise ValueError("This estimator requires y to be passed, but the target y is None")
     if isinstance(y, pd.DataFrame):
         names = [name.item() if isinstance(name, np.generic) else name for name in y.columns]
-        if len(set(names)) < len(names) or len({type(name) for name in names} & {int, str}) != 1:
+        if len(set(names)) < len(names) or np.array(names).dtype.kind not in "iU" or {*map(type, names)} - {int, str}:
             raise ValueError(f"the columns of y name the tasks: different strings or integers, got {shown(names)}")
         columns = [y.iloc[:, place] for place in range(len(names))]
         if not columns or not len(y):
             raise ValueError(f"y must have shape (n,) or (n, n_tasks), got {y.shape}")
         return names, columns, False
-    if isinstance(y, pd.Series):
-        return [0], [y], True
+    if isinstance(y, (pd.Series, pd.api.extensions.ExtensionArray)):
+        return [0], [pd.Series(y)], True
     values = as_array(y if hasattr(y, "dtype") or not _nested(y) else np.array(y, dtype=object), "y")
     if values.ndim not in (1, 2) or not values.size:
         raise ValueError(f"y must have shape (n,) or (n, n_tasks), got {values.shape}")
@@ -153,36 +155,56 @@ def _nested(y: Any) -> bool:
 
 def _read(column: Any, kind: str | None, name: Any) -> tuple[np.ndarray, str, np.ndarray | None, np.ndarray]:
     """Return which rows are labelled, the kind, the labels, and the targets of the labelled rows."""
-    whole = isinstance(column, pd.Series) and pd.api.types.is_integer_dtype(column.dtype)
-    given = as_array(column, "y")
-    labelled = ~pd.isna(given)
+    labelled = ~np.asarray(pd.isna(column if isinstance(column, pd.Series) else as_array(column, "y")))
     if not labelled.any():
         raise ValueError(f"task {name!r} has no target: all values of its column of y are missing")
-    values = given[labelled]
+    values = as_array(column[labelled], "y")  # without gaps, for which integers would become floats
     if values.dtype.kind == "O":
         types = {type(value) for value in values.tolist()}
         numbers = all(issubclass(one, (int, float, np.number, np.bool_)) for one in types)
         if not numbers and not all(issubclass(one, str) for one in types):
-            raise TypeError(f"y mixes kinds of targets: {sorted(one.__name__ for one in types)} in task {name!r}")
+            found = ", ".join(sorted(one.__name__ for one in types))
+            what = (
+                f"y mixes kinds of targets: {found}"
+                if len(types) > 1
+                else f"targets must be numbers or strings: {found}"
+            )
+            raise TypeError(f"{what} in task {name!r}")
         values = np.array(values.tolist()) if numbers else values.astype(str)
     if values.dtype.kind not in "biufU":
         raise TypeError(f"targets must be numbers or strings, got {values.dtype}")
     if kind is None:
-        few = (values.dtype.kind in "iu" or whole) and len(np.unique(values)) <= MOST_CLASSES
-        kind = "classification" if few or values.dtype.kind in "bU" else "regression"
+        few = values.dtype.kind in "iu" and len(np.unique(values)) <= MOST_CLASSES
+        named = values.dtype.kind in "bU" or isinstance(getattr(column, "dtype", None), pd.CategoricalDtype)
+        kind = "classification" if few or named else "regression"
     if kind == "classification":
-        values = check_labels(values.astype(np.int64) if whole else values)
+        values = check_labels(values)
         values = values.astype(np.int64) if values.dtype.kind == "f" else values
         labels, codes = np.unique(values, return_inverse=True)
         if len(labels) < 2:
             raise ValueError(f"task {name!r} has one class only ({labels.tolist()[0]!r}): 2 are needed at least")
+        if len(labels) > max(MOST_CLASSES, len(values) / 2):
+            message = f"task {name!r} has {len(labels)} classes in {len(values)} rows, which are hardly to be learned"
+            warnings.warn(message + (no_number(values) if values.dtype.kind == "U" else ""), stacklevel=4)
         return labelled, kind, labels, codes.astype(np.float64)
     if values.dtype.kind == "U":
-        raise ValueError(f"task {name!r} is to be regression, and its targets are strings")
-    numbers_ = np.zeros(len(given))
+        raise ValueError(f"task {name!r} is to be regression, and its targets are strings{no_number(values)}")
+    numbers_ = np.zeros(len(labelled))
     numbers_[labelled] = values
     require_finite_rows(numbers_, "y")
     return labelled, kind, None, numbers_[labelled]
+
+
+def no_number(texts: np.ndarray) -> str:
+    """Return the first text that is no number, as the end of a message; nothing where all are, or half are not.
+
+    Examples
+    --------
+    >>> no_number(np.array(["1.5", "12,50", "8"]))
+    ": '12,50' is no number"
+    """
+    odd = pd.to_numeric(pd.Series(texts), errors="coerce").isna().to_numpy()
+    return f": {shown(texts[odd][0].item(), 60)} is no number" if 0 < odd.mean() < 0.5 else ""
 
 
 def _kinds_of(kinds: Any, names: Sequence[Any]) -> list[str | None]:
