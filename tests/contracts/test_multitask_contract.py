@@ -11,7 +11,7 @@ import pytest
 import torch
 from cases import cases
 from cases import everyone as each_of
-from hard import BAD_INPUTS, BAD_LABELS, SAME, refused, same
+from hard import BAD_INPUTS, BAD_LABELS, SAME, SAME_LABELS, refused, same
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
@@ -32,6 +32,8 @@ CASES = cases(
     {"seed": 3, "steps": 8, "epochs": 2, "batch_size": 16, "device": "cpu"},
 )
 everyone = each_of(CASES)
+with_backbone = each_of({name: case for name, case in CASES.items() if "backbone" in case.cls._param_names()})
+with_batches = each_of({name: case for name, case in CASES.items() if "batch_size" in case.cls._param_names()})
 #: Targets beside labels of rows that cannot be used here.
 BAD_TARGETS = {
     "lengths": BAD_LABELS["lengths"],
@@ -43,8 +45,16 @@ BAD_TARGETS = {
     **{kind: BAD_LABELS[kind] for kind in ("masked", "sparse", "meta", "complex")},
     "dates": (lambda y: np.full(y.shape, np.datetime64("2020-01-01")), "numbers or strings"),
     "nothing": (lambda y: None, "y is None"),
+    "dates with a time zone": (
+        lambda y: pd.Series(pd.date_range("2020", periods=len(y), tz="UTC")),
+        "numbers or strings: Timestamp",
+    ),
+    "too large": (lambda y: np.where(np.arange(len(y)) % 2, 1e200, -1e200), "mean or deviation"),
 }
-BAD_TASKS = {kind: (spoil, "task|labels") for kind, (spoil, _) in BAD_LABELS.items()}
+BAD_TASKS = {
+    **{kind: (spoil, "task|labels") for kind, (spoil, _) in BAD_LABELS.items()},
+    "integers that are too large": (lambda y: y.astype(np.uint64) + 2**63, "beyond 63 bits"),
+}
 
 
 def make(name, **params):
@@ -217,6 +227,82 @@ def test_inputs_and_targets_of_every_kind_are_learned_alike(name):
         answers = model.predict(convert(X), convert(TASK))
         assert isinstance(answers, torch.Tensor) == ("tensor" in kind), kind
         np.testing.assert_allclose(np.asarray(answers), expected, rtol=1e-5, atol=1e-6, err_msg=kind)
+
+
+@everyone
+def test_labels_and_tasks_of_every_kind_are_learned_alike(name):
+    one_or_two = TASK % 2
+    expected = make(name).fit(X, LABELS, one_or_two).predict(X, one_or_two)
+    for kind, convert in SAME_LABELS.items():
+        model = make(name).fit(X, convert(LABELS), convert(one_or_two), kinds="classification")
+        assert model.predict(X, convert(one_or_two)).tolist() == expected.tolist(), kind
+    assert make(name).fit(X, pd.Series(LABELS, dtype="category"), TASK).kinds_[0] == "classification"
+
+
+@everyone
+def test_large_integers_stay_apart_beside_gaps(name):
+    labels = pd.array([None, *(int(label) + 2**60 for label in LABELS[1:])], dtype="Int64")
+    for y in (labels, pd.Series(labels)):
+        assert make(name).fit(X, y, TASK).classes_[0].tolist() == [2**60, 2**60 + 1]
+    model = make(name).fit(X, Y, 2**60 + TASK)
+    assert model.tasks_.tolist() == [2**60, 2**60 + 1, 2**60 + 2]
+    assert np.array_equal(model.predict(X, 2**60 + TASK), make(name).fit(X, Y, TASK).predict(X, TASK))
+
+
+@everyone
+def test_labels_that_are_rather_names_of_the_rows_are_warned_of(name):
+    with pytest.warns(UserWarning, match="36 classes in 36 rows, which are hardly to be learned: '1,5' is no number"):
+        make(name).fit(X, np.array(["1,5", *map(str, range(1, N))]), np.zeros(N, dtype=int))
+
+
+class Backbone(torch.nn.Sequential):
+    """Features with statistics of their own, and noise while they are trained."""
+
+    def __init__(self):
+        layers = torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Dropout(0.5)
+        super().__init__(*layers)
+
+
+def backbone(input_shape, n_outputs):
+    return Backbone()
+
+
+@with_backbone
+def test_batch_norm_and_dropout_rest_after_training_and_after_loading(name, tmp_path):
+    model = make(name, backbone=backbone).fit(X, Y, TASK)
+    answers = model.predict(X)
+    assert np.array_equal(model.predict(X), answers)
+    model.save(tmp_path)
+    assert np.array_equal(type(model).load(tmp_path, backbone=backbone, device="cpu").predict(X), answers)
+
+
+@with_backbone
+def test_a_frozen_backbone_is_left_as_it_is(name):
+    frozen = Backbone().requires_grad_(False)
+    model = make(name, backbone=frozen).fit(X, Y, TASK)
+    kept = [value for weights in model._state()["modules"].values() for value in weights.values()]
+    for key, value in frozen.state_dict().items():
+        assert any(torch.equal(value, one) for one in kept if one.shape == value.shape), key
+    a, b = (make(name, backbone=frozen, epochs=epochs).fit(X, Y, TASK).predict(X) for epochs in (1, 2))
+    assert not np.allclose(a, b)  # the heads learn
+
+
+@with_backbone
+def test_backbones_that_cannot_be_used_are_refused(name):
+    hurt = Backbone()
+    hurt[0].weight.data[1, 2] = np.nan
+    for bad, says in (
+        (hurt, "0.weight of the backbone is NaN"), (torch.nn.LSTM(4, 4), "returns a tuple"),
+        (lambda *shapes: None, "must return a torch module"), (torch.nn.Linear(4, 4, device="meta"), "no values"),
+    ):  # fmt: skip
+        with pytest.raises((ValueError, TypeError), match=says):
+            make(name, backbone=bad).fit(X, Y, TASK)
+
+
+@with_batches
+def test_batches_of_one_row_are_learned_from(name):
+    a, b = (make(name, batch_size=1, epochs=epochs).fit(X, Y, TASK).predict(X) for epochs in (1, 2))
+    assert not np.allclose(a, b)
 
 
 @everyone

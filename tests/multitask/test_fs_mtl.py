@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from anytask.multitask import FSMTL, SharedTrunk
 from anytask.multitask.parts.task_steps import TaskSteps, perturbation, total
+from anytask.multitask.shared_trunk import BALANCERS, aggregate_of
 
 
 class Point(nn.Module):
@@ -208,3 +209,35 @@ def test_columns_of_numbers_and_of_classes_with_gaps_are_learned_together():
         answers = SharedTrunk(balancer=balancer, epochs=60, lr=3e-3).fit(X[:200], Y[:200]).predict(X[200:])
         assert np.abs(answers[:, 0].astype(float) - 100 * X[200:, 0]).mean() < 40
         assert (answers[:, 1] == Y[200:, 1]).mean() > 0.8
+
+
+@pytest.mark.parametrize("balancer", BALANCERS)
+def test_a_task_without_rows_in_a_batch_has_no_say_in_its_direction(balancer):
+    if balancer not in ("sum", "uncertainty"):
+        pytest.importorskip("torchjd", reason="needs the extra multitask")
+    G = torch.tensor([[1.0, 2, 3], [0, 0, 0], [3, 2, -1]])
+    assert torch.equal(aggregate_of(balancer)(G), aggregate_of(balancer)(G[[0, 2]]))
+    assert aggregate_of(balancer)(G).norm() > 1 and not aggregate_of(balancer)(0 * G).any()
+
+
+def test_second_passes_leave_layers_in_evaluation_mode_alone():
+    # Their statistics normalize, and would be the batch's if they were not tracked.
+    norm = nn.InstanceNorm1d(3, track_running_stats=True).eval()
+    trunk, (X, _) = nn.Sequential(nn.Linear(5, 12), nn.Unflatten(1, (3, 4)), norm), batch()
+    told = []
+
+    def loss():
+        told.append(trunk(X).square().mean())
+        return told[-1:]
+
+    sgd = torch.optim.SGD(trunk.parameters(), lr=0.1)
+    TaskSteps(trunk, [nn.Identity()], sgd, rho=1e-6).step(loss)
+    assert told[1].item() == pytest.approx(told[0].item(), rel=1e-4)
+
+
+def test_inputs_that_are_large_and_hardly_differ_are_scaled():
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=200)
+    X = np.stack([1.7e9 + 1e4 * y, np.full(200, 1e30)], axis=1)
+    model = SharedTrunk(epochs=30, lr=3e-3).fit(X, y)
+    assert ((model.predict(X) - y) ** 2).mean() < 0.1

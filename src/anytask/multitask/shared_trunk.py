@@ -35,7 +35,8 @@ class SharedTrunk(MultiTaskEstimator):
     ----------
     backbone : None, str, torch.nn.Module or callable
         The trunk, from inputs to features: None for a perceptron, or what
-        :func:`~anytask.models.build.build_backbone` takes.
+        :func:`~anytask.models.build.build_backbone` takes. Parts of a module whose weights are all frozen
+        (``requires_grad=False``) stay as they are, running statistics and dropout too.
     hidden : tuple of int, default (128, 64)
         Widths of the perceptron.
     n_features : int or None
@@ -98,10 +99,10 @@ class SharedTrunk(MultiTaskEstimator):
         n_steps = self.epochs * -(-len(labelled) // self.batch_size)
         optimizer = self._optimizer([weight for weight in weights if weight.requires_grad], n_steps)
         steps = self._steps(optimizer, aggregate_of(self.balancer))
-        self.trunk_.train()
+        _set_training(self.trunk_)
         for epoch in range(1, self.epochs + 1):
             for rows in labelled[torch.randperm(len(labelled), device=starts.device)].split(self.batch_size):
-                if len(rows) > 1 or len(labelled) == 1:  # one row has no statistics
+                if len(rows) > 1 or self.batch_size == 1 or len(labelled) == 1:  # a last row has no statistics
                     steps.step(partial(self._losses, *_batch(cells, starts, rows)))
             progress(epoch / self.epochs)
         self.trunk_.eval()
@@ -144,8 +145,9 @@ class Scaled(nn.Module):
 
     def fit(self, X: Tensor) -> None:
         """Take the mean and the deviation of X; constant values are shifted alone."""
-        self.mean, scale = X.mean(0), X.std(0, correction=0)
-        self.scale = torch.where(scale > 1e-6 * X.abs().amax(0).clamp(min=1e-30), scale, 1.0)
+        wide = X.double()  # squares of large numbers have room
+        mean, scale = wide.mean(0), wide.std(0, correction=0)
+        self.mean, self.scale = mean.float(), torch.where(scale > 1e-6 * wide.abs().amax(0), scale, 1.0).float()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return inputs of mean 0 and deviation 1."""
@@ -159,9 +161,22 @@ class Head(nn.Linear):
         super().__init__(width, outputs)
         self.log_variance = nn.Parameter(torch.zeros(())) if learned else None
 
+    def forward(self, z: Tensor) -> Tensor:
+        """Return the outputs (n, k) for features (n, d), those of a backbone in half precision too."""
+        return super().forward(z.float())
+
     def weighted(self, loss: Tensor) -> Tensor:
         """Return ``exp(-s) loss + s``, or the loss itself."""
         return loss if self.log_variance is None else (-self.log_variance).exp() * loss + self.log_variance
+
+
+def _set_training(trunk: nn.Module) -> None:
+    """Train a trunk, but for parts without a weight that is trained: their statistics and dropout stand still."""
+    trunk.train()
+    for module in trunk.modules():
+        weights = list(module.parameters())
+        if weights and not any(weight.requires_grad for weight in weights):
+            module.eval()
 
 
 def aggregate_of(balancer: str) -> Aggregate:
@@ -177,8 +192,8 @@ def aggregate_of(balancer: str) -> Aggregate:
         raise ImportError(f"balancer={balancer!r} needs torchjd: pip install 'anytask[multitask]'") from error
 
     def aggregate(gradients: Tensor) -> Tensor:
-        # Of gradients that are all 0 nothing is to be made, and some aggregators divide by their length.
-        return aggregator(gradients) if gradients.any() else gradients.sum(0)
+        there = gradients[gradients.any(1)]  # a task that has no row in a batch has no say in its direction
+        return aggregator(there) if len(there) else gradients.sum(0)
 
     return aggregate
 

@@ -194,7 +194,7 @@ def _flat(gradients: Sequence[Tensor]) -> Tensor:
 def _statistics_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Normalize by the batch inside the block, and leave running statistics and their counts alone."""
     every: list[Any] = [m for module in modules for m in module.modules()]
-    norms = [module for module in every if getattr(module, "track_running_stats", False)]
+    norms = [module for module in every if module.training and getattr(module, "track_running_stats", False)]
     for norm in norms:
         norm.track_running_stats = False
     try:
