@@ -154,6 +154,11 @@ def test_the_task_that_does_not_belong_is_found_from_every_start():
         assert report.rows.tolist() == [40] * 6
 
 
+def test_without_the_second_block_no_task_is_called_an_outlier():
+    model = RMTGB(partition_rounds=0).fit(X, Y, TASK)
+    assert (model.outlier_score_ == 0.5).all() and not model.outlier_report().outlier.any()
+
+
 def test_what_a_task_learns_of_its_own_reaches_no_other():
     with_own, without = (RMTGB(task_rounds=rounds).fit(X, Y, TASK) for rounds in (40, 0))
     other = np.where(TASK == 2, Y + 5 * X[:, 2] ** 2, Y)
@@ -206,6 +211,11 @@ def test_tiny_tasks_get_no_trees_of_their_own():
 def test_draws_of_rows_and_features_still_learn():
     model = RMTGB(subsample=0.5, max_features=0.5).fit(X, Y, TASK)
     assert ((model.predict(X, TASK) - Y) ** 2).mean() < 0.3 * Y.var()
+
+
+def test_leaves_are_at_most_as_many_as_rows():
+    few = RMTGB(max_leaf_nodes=10**9, shared_rounds=3, partition_rounds=0, task_rounds=0, **EXACT).fit(X, Y, TASK)
+    assert few.meta_["feature"].shape == (3, 2 * 240 - 1)
 
 
 def test_no_rounds_at_all_are_refused():

@@ -157,7 +157,11 @@ class RMTGB(MultiTaskEstimator):
         return s if small else 1 - s
 
     def outlier_report(self) -> pd.DataFrame:
-        """Return a row for each task, outliers first: ``task, rows, theta, score`` and whether it is an ``outlier``."""
+        """Return a row for each task, outliers first: ``task, rows, theta, score`` and whether it is an ``outlier``.
+
+        Two groups are formed of whatever tasks there are: where none stands apart, the smaller one is named all the
+        same, with scores near 1/2 or spread between 0 and 1. Without ``partition_rounds`` there are none.
+        """
         score = self.outlier_score_
         columns = {"task": self.tasks_, "rows": self.rows_, "theta": self.theta_, "score": score}
         table = pd.DataFrame({**columns, "outlier": score > 0.5})
@@ -191,13 +195,12 @@ class RMTGB(MultiTaskEstimator):
         x, row, t, y = cells.arrays()
         X, T, K = x[row], len(self.tasks_), self._width(0)
         self.rows_ = np.bincount(t, minlength=T)
-        self.theta_ = 0.1 * self._rng.standard_normal(T)
+        self.theta_ = 0.1 * self._rng.standard_normal(T) * (self.partition_rounds > 0)  # else there are no groups
         n1, n2, n3 = self.shared_rounds, self.partition_rounds, self.task_rounds
-        self.meta_, self.out_, self.non_, self.own_ = (
-            empty_forest(trees, self.max_leaf_nodes, K) for trees in (n1, n2, n2, n3 * T)
-        )
+        leaves = min(self.max_leaf_nodes, max(2, len(y)))
+        self.meta_, self.out_, self.non_, self.own_ = (empty_forest(trees, leaves, K) for trees in (n1, n2, n2, n3 * T))
         target, total = (y[:, None] if K == 1 else np.eye(K)[y.astype(int)]), n1 + n2 + n3
-        grower = Grower(self.max_leaf_nodes, self.max_depth, self.min_samples_leaf)
+        grower = Grower(leaves, self.max_depth, self.min_samples_leaf)
         data = Binned(X if n1 + n2 else X[:1], self.max_bins)
         p_meta, p_out, p_non = np.zeros((3, len(y), K))
         for m in range(n1):  # block 1
