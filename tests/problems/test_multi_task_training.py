@@ -129,6 +129,20 @@ def test_bad_options_are_said_in_one_line(options, says):
     assert "\n" not in str(error.value)
 
 
+def test_numbers_with_a_slip_and_names_of_rows_are_no_classes():
+    frame = table().drop(columns=["churn", "segment"])
+    frame["price"] = frame.price.round(3).astype(str)
+    frame.loc[5, "price"] = "12,50"
+    for source, says in (
+        (frame, "80 different texts in 80 rows: '12,50' is no number"),
+        (frame.assign(price=[f"row {k}" for k in range(80)]), "80 different texts in 80 rows; kinds"),
+    ):
+        with pytest.raises(BadData, match=says):
+            PROBLEM.load(source, targets="price")
+    with pytest.raises(BadData, match="are strings: '12,50' is no number"):
+        PROBLEM.load(frame, targets="price", kinds="regression")
+
+
 @pytest.mark.parametrize(("source", "options", "says"), [
     ("nowhere.csv", {"targets": "y"}, "no such file"), ("random-tasks", {"targets": "y"}, "have their own targets"),
     ("random-tasks", {"n_outliers": 10}, "leaves no task"), ("linnerud", {"task": "y"}, "have their own targets"),

@@ -117,7 +117,7 @@ class MultiTaskData(LoadedData):
 
 def read(source: Any, options: MultiTaskOptions) -> MultiTaskData:
     """Return a table as :func:`load_targets` reads it, with the kinds of its targets; or the random tasks."""
-    from anytask.multitask.parts.targets import read_targets
+    from anytask.multitask.parts.targets import MOST_CLASSES, no_number, read_targets
 
     o = options
     if isinstance(source, str) and source == RANDOM:
@@ -125,6 +125,13 @@ def read(source: Any, options: MultiTaskOptions) -> MultiTaskData:
             raise BadData(f"{source}: built-in data have their own targets and tasks: leave targets and task out")
         return MultiTaskData(Builtin(source), o, kinds={0: "regression"})
     table = load_targets(source, **taken(load_targets, **o.as_dict()))
+    for name, texts in table.Y.select_dtypes(object).items() if o.kinds is None else ():
+        there, many = texts.dropna(), texts.nunique()
+        if many > max(MOST_CLASSES, len(there) / 2):
+            raise BadData(
+                f"{table.name}: the target {name!r} holds {many} different texts in {len(there)} rows"
+                f"{no_number(there.to_numpy(str))}; kinds=... says what it is"
+            )
     try:
         found = read_targets(table.Y, table.task, o.kinds, len(table.X)).kinds
     except (TypeError, ValueError) as error:
