@@ -305,7 +305,7 @@ SYSTEMS: tuple[Card, ...] = (
          "Adds classes to a frozen transformer with one shared prompt and virtual outliers; when no data may be kept.",
          "test"),
     Card(42, "atlas", "Knowledge Composition using Task Vectors with Learned Anisotropic Scaling",
-         "aTLAS", 2024, "2407.02880", "multitask", "anytask.multitask:ATLAS", None, ("model-composition", "few-labels"),
+         "aTLAS", 2024, "2407.02880", "multitask", "anytask.multitask:ATLAS", None, ("model-composition",),
          "Combines your fine-tuned checkpoints by a learned scale per block; to merge, forget or adapt on little data.",
          "train"),
     Card(43, "gpicl", "General-Purpose In-Context Learning by Meta-Learning Transformers",
