@@ -241,3 +241,12 @@ def test_inputs_that_are_large_and_hardly_differ_are_scaled():
     X = np.stack([1.7e9 + 1e4 * y, np.full(200, 1e30)], axis=1)
     model = SharedTrunk(epochs=30, lr=3e-3).fit(X, y)
     assert ((model.predict(X) - y) ** 2).mean() < 0.1
+
+
+@pytest.mark.parametrize(("rows", "max_steps", "steps"), [(40, 17, 15), (40, 2, 3), (5, 17, 6), (40, None, 18)])
+def test_steps_are_bounded_in_whole_passes(rows, max_steps, steps, monkeypatch):
+    made = []
+    monkeypatch.setattr(TaskSteps, "step", lambda self, losses: made.append(1))
+    X = np.random.default_rng(0).normal(size=(rows, 2))
+    SharedTrunk(epochs=6, batch_size=16, max_steps=max_steps).fit(X, X[:, 0])
+    assert len(made) == steps

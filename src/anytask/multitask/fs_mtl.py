@@ -50,7 +50,7 @@ class FSMTL(SharedTrunk):
         A radius for the trunk's and one for the head's, or one for both.
     aggregation : {"split", "direct"}, default "split"
         Aggregate gradients and their changes apart, or the gradients at the perturbed weights.
-    backbone, hidden, n_features, scale_inputs, balancer, lr, epochs, batch_size, standardize, seed, device
+    backbone, hidden, n_features, scale_inputs, balancer, lr, epochs, batch_size, max_steps, standardize, seed, device
         See :class:`~anytask.multitask.SharedTrunk`.
 
     Examples
@@ -78,7 +78,7 @@ class FSMTL(SharedTrunk):
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "small": {"rho": 0.1},
-        "paper": {"rho": 2.0, "adaptive": True, "batch_size": 256},
+        "paper": {"rho": 2.0, "adaptive": True, "batch_size": 256, "max_steps": None},
     }
 
     rho: float = real(0.05, "radius of the perturbations", at_least=0)

@@ -48,6 +48,9 @@ class SharedTrunk(MultiTaskEstimator):
         ``sum_t exp(-s_t) L_t + s_t`` (Kendall et al., 2018); or an aggregator of torchjd.
     lr, epochs, batch_size
         Of Adam, passes over the rows, rows of a mini-batch.
+    max_steps : int or None, default 20000
+        At most so many updates, in whole passes, one at least: of more than 6,400 rows the defaults make fewer than 200
+        passes (of 100,000 rows 12). None: no bound.
     standardize, seed, device
         See :class:`~anytask.multitask.base.MultiTaskEstimator`.
 
@@ -77,6 +80,7 @@ class SharedTrunk(MultiTaskEstimator):
     lr: float = real(1e-3, "learning rate of Adam", above=0)
     epochs: int = whole(200, "passes over the rows")
     batch_size: int = whole(64, "rows of a mini-batch")
+    max_steps: int | None = whole(20000, "at most so many updates, in whole passes; None: no bound", optional=True)
 
     def _check_settings(self) -> None:
         aggregate_of(self.balancer)
@@ -96,15 +100,17 @@ class SharedTrunk(MultiTaskEstimator):
         if self.scale_inputs:
             cast(Scaled, self.trunk_[0]).fit(cells.X[labelled])
         weights = [weight for module in (self.trunk_, self.heads_) for weight in module.parameters()]
-        n_steps = self.epochs * -(-len(labelled) // self.batch_size)
-        optimizer = self._optimizer([weight for weight in weights if weight.requires_grad], n_steps)
+        batches, epochs = -(-len(labelled) // self.batch_size), self.epochs
+        if self.max_steps is not None:
+            epochs = max(1, min(epochs, self.max_steps // batches))
+        optimizer = self._optimizer([weight for weight in weights if weight.requires_grad], epochs * batches)
         steps = self._steps(optimizer, aggregate_of(self.balancer))
         _set_training(self.trunk_)
-        for epoch in range(1, self.epochs + 1):
+        for epoch in range(1, epochs + 1):
             for rows in labelled[torch.randperm(len(labelled), device=starts.device)].split(self.batch_size):
                 if len(rows) > 1 or self.batch_size == 1 or len(labelled) == 1:  # a last row has no statistics
                     steps.step(partial(self._losses, *_batch(cells, starts, rows)))
-            progress(epoch / self.epochs)
+            progress(epoch / epochs)
         self.trunk_.eval()
         require_finite_weights([self.trunk_, self.heads_], "after training")
 
