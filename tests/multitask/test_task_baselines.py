@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anytask.multitask import RMTGB, BoostingPerTask, LinearPerTask
+from anytask.multitask import RMTGB, BoostingPerTask, LinearPerTask, NetworkPerTask, SharedTrunk
 
 CONTRACT = {"BoostingPerTask": {"rounds": 12}}
+EXEMPT = {"NetworkPerTask": {"test_defaults_learn_what_tasks_differ_in": "SharedTrunk's defaults, a task at a time"}}
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(300, 3))
@@ -61,3 +62,12 @@ def test_a_missing_lightgbm_is_said_with_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "lightgbm", None)
     with pytest.raises(ImportError, match=r"pip install 'anytask\[multitask\]'"):
         LightGBMTasks()
+
+
+def test_a_network_for_each_task_is_trained_on_its_rows_alone():
+    how = {"epochs": 3, "batch_size": 32, "standardize": False}
+    own = NetworkPerTask(**how).fit(X, Y, TASK).predict(X)
+    alone = SharedTrunk(**how).fit(X[TASK == 0], Y[TASK == 0]).predict(X)
+    np.testing.assert_allclose(own[:, 0], alone, rtol=1e-5, atol=1e-6)
+    other = NetworkPerTask(**how).fit(X, np.where(TASK == 2, -Y, Y), TASK).predict(X)
+    assert np.array_equal(own[:, :2], other[:, :2]) and not np.allclose(own[:, 2], other[:, 2])

@@ -1,23 +1,25 @@
-"""What multi-task learners are compared with on tables: a model for each task, and LightGBM."""
+"""What multi-task learners are compared with: a model for each task, of trees, lines or a network, and LightGBM."""
 
 from __future__ import annotations
 
+import copy
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression, RidgeCV
-from torch import Tensor
+from torch import Tensor, nn
 
 from anytask.core.checks import require_finite
-from anytask.core.progress import Progress
+from anytask.core.progress import Progress, portion
 from anytask.core.settings import choice, real, whole
 from anytask.multitask.base import Cells, MultiTaskEstimator
 from anytask.multitask.parts.trees import Binned, Grower, empty_forest, summed
+from anytask.multitask.shared_trunk import SharedTrunk
 
-__all__ = ["BoostingPerTask", "LinearPerTask"]
+__all__ = ["BoostingPerTask", "LinearPerTask", "NetworkPerTask"]
 
 
 class PerTask(MultiTaskEstimator):
@@ -105,6 +107,33 @@ class LinearPerTask(PerTask):
 
     def _score(self, X: np.ndarray, model: Any, K: int) -> np.ndarray:
         return X @ model["W"].T + model["b"]
+
+
+class NetworkPerTask(SharedTrunk):
+    """The network of SharedTrunk for each task alone, on batches of its own rows: what sharing is to be better than.
+
+    Parameters
+    ----------
+    backbone, hidden, n_features, scale_inputs, balancer, lr, epochs, batch_size, max_steps, standardize, seed, device
+        Of each network; see :class:`~anytask.multitask.SharedTrunk`. There is nothing to balance.
+    """
+
+    def _build(self) -> None:
+        super()._build()
+        trunk = self.__dict__.pop("trunk_")
+        self.trunks_ = nn.ModuleList(copy.deepcopy(trunk) for _ in self.tasks_)
+
+    def _train(self, cells: Cells, progress: Progress) -> None:
+        n = len(self.trunks_)
+        for code, trunk in enumerate(self.trunks_):
+            own = cells.task == code
+            alone = Cells(cells.X, cells.row[own], cells.task[own], cells.y[own])
+            self.trunk_ = cast(nn.Sequential, trunk)
+            super()._train(alone, portion(progress, code / n, (code + 1) / n))
+        del self.trunk_
+
+    def _outputs(self, X: Tensor, codes: list[int]) -> list[Tensor]:
+        return [self.heads_[code](self.trunks_[code](X)) for code in codes]
 
 
 class LightGBMTasks(MultiTaskEstimator):

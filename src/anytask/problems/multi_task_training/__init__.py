@@ -35,10 +35,13 @@ BASELINES = (
 )
 _ALONE = BASELINES[0]
 _BALANCED = {"": "sum", ", learned weights": "uncertainty", ", UPGrad": "upgrad", ", CAGrad": "cagrad"}
-#: One network for all tasks, with equal weights, learned weights, and two balancers of torchjd.
-SHARED = tuple(
-    Entrant(f"shared trunk{name}", "anytask.multitask:SharedTrunk", {"balancer": balancer}, "baseline")
-    for name, balancer in _BALANCED.items()
+#: One network for each task; and one for all, with equal weights, learned weights, and two balancers of torchjd.
+NETWORKS = (
+    Entrant("one network per task", f"{_OWN}:NetworkPerTask", {}, "baseline"),
+    *(
+        Entrant(f"shared trunk{name}", "anytask.multitask:SharedTrunk", {"balancer": balancer}, "baseline")
+        for name, balancer in _BALANCED.items()
+    ),
 )
 
 
@@ -86,8 +89,8 @@ class MultiTaskTraining(TrainingProblem):
         return read(source, self.check_options(options))
 
     def baselines(self, data: MultiTaskData) -> tuple[Entrant, ...]:
-        """Return shared trunks, one model per task, one for all, LightGBM and linear models, as far as installed."""
-        return tuple(entrant for entrant in (*SHARED, *BASELINES) if self.refuses(entrant, data) is None)
+        """Return networks, boosted stumps, LightGBM and linear models, per task and for all, as far as installed."""
+        return tuple(entrant for entrant in (*NETWORKS, *BASELINES) if self.refuses(entrant, data) is None)
 
     def refuses(self, entrant: Entrant, data: MultiTaskData) -> str | None:
         """Refuse classes that lack a package, and those that learn one kind of target where there are two."""
