@@ -43,7 +43,7 @@ def table(tmp_path):
 def test_nothing_heavy_is_imported_by_help_list_and_show():
     code = (
         "import sys; from typer.testing import CliRunner; from anytask.cli import app\n"
-        "for command in (['--help'], ['list'], ['show', 'mtlora']):\n"
+        "for command in (['--help'], ['list'], ['show', 'ic-lora']):\n"
         "    assert CliRunner().invoke(app, command).exit_code == 0, command\n"
         "heavy = {'torch', 'transformers', 'numpy', 'pandas', 'sklearn', 'plotly'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

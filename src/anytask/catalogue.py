@@ -118,7 +118,7 @@ SYSTEMS: tuple[Card, ...] = (
     Card(3, "mtlora", "MTLoRA: A Low-Rank Adaptation Approach for Efficient Multi-Task Learning",
          "MTLoRA", 2024, "2403.20320", "multitask", "anytask.multitask:MTLoRA", None, ("multi-task-training",),
          "Adapts one frozen backbone to T tasks with low-rank modules; when all predictions must come from one pass.",
-         "train"),
+         "test"),
     Card(4, "llmlingua2",
          "LLMLingua-2: Data Distillation for Efficient and Faithful Task-Agnostic Prompt Compression",
          "LLMLingua-2", 2024, "2403.12968", "prompts", "anytask.prompts:LLMLingua2", "text",

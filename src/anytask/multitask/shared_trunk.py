@@ -86,13 +86,16 @@ class SharedTrunk(MultiTaskEstimator):
         aggregate_of(self.balancer)
 
     def _build(self) -> None:
-        body, width = build_body(
-            self.backbone, self.input_shape_, self.hidden, self.n_features, derive(self.seed, "trunk")
-        )
-        self.trunk_ = nn.Sequential(Scaled(self.input_shape_), body).to(self._device)
+        body, width = self._body()
+        self.trunk_ = nn.Sequential(Scaled(self.input_shape_), body).to(self._device).eval()
         learned = self.balancer == "uncertainty"
         outputs = map(self._width, range(len(self.tasks_)))
         self.heads_ = nn.ModuleList(Head(width, n, learned) for n in outputs).to(self._device)
+
+    def _body(self) -> tuple[nn.Module, int]:
+        """Return the trunk behind the scaling of inputs, and the width of its features."""
+        seed = derive(self.seed, "trunk")
+        return build_body(self.backbone, self.input_shape_, self.hidden, self.n_features, seed)
 
     def _train(self, cells: Cells, progress: Progress) -> None:
         labelled, starts = cells.row.unique(), torch.arange(len(cells.X) + 1, device=cells.row.device)
