@@ -103,7 +103,7 @@ class PretrainEstimator(TransformerMixin, Estimator):
         self._check_alike(data)
         with torch.no_grad(), isolated(derive(self.seed, "transform")):
             H = require_finite(encode(data), "a feature")
-        return as_given(H, X)
+        return self._as_given(H, X)
 
     def _shaping(self) -> list[str]:
         return [name for name in self._param_names() if name not in (*self.INFERENCE, "device")]
@@ -122,6 +122,10 @@ class PretrainEstimator(TransformerMixin, Estimator):
     def _check_alike(self, data: Any) -> None:
         """Raise a ``ValueError`` unless these data have the shape of those of the fit."""
         check_input_shape(data, self.input_shape_, type(self).__name__)
+
+    def _as_given(self, H: Tensor, X: Any) -> Any:
+        """Return features as the inputs came: a tensor where these were one, or a float64 array."""
+        return as_given(H, X)
 
     # -- what a system writes -------------------------------------------------------------------------------------
 

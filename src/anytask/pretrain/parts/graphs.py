@@ -1,0 +1,237 @@
+"""Graphs as one block-diagonal batch: read from what holds them, checked, and joined."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from anytask.core.checks import as_numbers, require_finite_rows
+from anytask.core.errors import shown
+
+
+@dataclass(frozen=True)
+class GraphBatch:
+    """Undirected graphs beside each other, without edges between them.
+
+    Attributes
+    ----------
+    x : tensor of shape (n, d)
+        Features of the nodes, graph after graph; ones where none were given.
+    edges : tensor of shape (2, m)
+        Source and target, each edge both ways, in the order of the sources.
+    sizes : tensor of shape (g,)
+        Nodes of each graph.
+    featured : bool
+        Whether features were given.
+    """
+
+    x: Tensor
+    edges: Tensor
+    sizes: Tensor
+    featured: bool = True
+
+    @cached_property
+    def degree(self) -> Tensor:
+        """Neighbors of each node (n,)."""
+        return torch.bincount(self.edges[0], minlength=len(self.x)).to(self.x)
+
+    @cached_property
+    def graph(self) -> Tensor:
+        """The graph of each node (n,)."""
+        return torch.arange(len(self.sizes), device=self.x.device).repeat_interleave(self.sizes)
+
+    @cached_property
+    def adjacency(self) -> Tensor:
+        """A (n, n), sparse in rows: products take no memory for each edge."""
+        n, zero = len(self.x), self.edges.new_zeros(1)
+        rows = torch.cat([zero, torch.bincount(self.edges[0], minlength=n).cumsum(0)])
+        ones = self.x.new_ones(self.edges.shape[1])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support")
+            return torch.sparse_csr_tensor(rows, self.edges[1], ones, (n, n), check_invariants=False)
+
+    def neighborhood_mean(self, h: Tensor) -> Tensor:
+        """Return the mean of ``h`` (n, d) over each node and its neighbors.
+
+        Examples
+        --------
+        >>> path = read_graphs(([[0, 1, 1, 2], [1, 0, 2, 1]], [[1.0], [2.0], [6.0]]))
+        >>> path.neighborhood_mean(path.x).flatten().tolist()
+        [1.5, 3.0, 4.0]
+        """
+        return (h + self.adjacency @ h) / (self.degree + 1)[:, None]
+
+    def total(self, h: Tensor) -> Tensor:
+        """Return the sum of ``h`` (n, ...) over the nodes of each graph, shape (g, ...)."""
+        return h.new_zeros(len(self.sizes), *h.shape[1:]).index_add(0, self.graph, h)
+
+    def take(self, graphs: Tensor) -> GraphBatch:
+        """Return the batch of some of the graphs, in this order."""
+        ends = self.sizes.cumsum(0)
+        last = self.degree.long().cumsum(0)[ends - 1]  # of each graph's edges
+        nodes, edges, shift = [], [], 0
+        for place in graphs.tolist():
+            stop, size = int(ends[place]), int(self.sizes[place])
+            first = 0 if place == 0 else int(last[place - 1])
+            nodes.append(self.x[stop - size : stop])
+            edges.append(self.edges[:, first : int(last[place])] - (stop - size) + shift)
+            shift += size
+        return GraphBatch(torch.cat(nodes), torch.cat(edges, 1), self.sizes[graphs], self.featured)
+
+    def to(self, device: torch.device) -> GraphBatch:
+        """Return the batch on a device."""
+        return GraphBatch(self.x.to(device), self.edges.to(device), self.sizes.to(device), self.featured)
+
+
+def read_graphs(X: Any, name: str = "X") -> GraphBatch:
+    """Return one graph, or a list of them, as a checked batch.
+
+    Parameters
+    ----------
+    X : graph, or list of graphs
+        A graph is a PyTorch Geometric ``Data``; a networkx graph, with features in the nodes' attribute ``x`` if there
+        are any; a SciPy sparse adjacency matrix; or a tuple ``(edge_index, x)`` with edges of shape (2, m), each both
+        ways, and features of shape (n, d) or None. A PyTorch ``Dataset`` or ``Batch`` of graphs is a list. Attributes
+        of edges are not read.
+    name : str
+        Named in errors.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For what is no graph, edges that are directed, weighted, from a node to itself, there twice or to a node that is
+        not there, features that are NaN, infinite or of other widths, and graphs without nodes; with the graph.
+
+    Examples
+    --------
+    >>> import networkx as nx
+    >>> batch = read_graphs([nx.path_graph(3), nx.complete_graph(4)])
+    >>> batch.degree.tolist(), batch.sizes.tolist()
+    ([1.0, 2.0, 1.0, 3.0, 3.0, 3.0, 3.0], [3, 4])
+    >>> read_graphs(nx.DiGraph([(0, 1)]))
+    Traceback (most recent call last):
+        ...
+    ValueError: X is directed: make it undirected (graph.to_undirected())
+    """
+    several = isinstance(X, (list, torch.utils.data.Dataset)) or hasattr(X, "to_data_list")
+    graphs = (X.to_data_list() if hasattr(X, "to_data_list") else list(X)) if several else [X]
+    if not graphs:
+        raise ValueError(f"{name} holds 0 graph(s) while a minimum of 1 is required")
+    wheres = [f"{name}[{place}]" if several else name for place in range(len(graphs))]
+    read = [_read(graph, where) for graph, where in zip(graphs, wheres)]
+    featured = read[0][2] is not None
+    xs: list[Tensor] = []
+    edges, shift = [], 0
+    for (edge_index, n, x), where in zip(read, wheres):
+        if (x is not None) != featured:
+            raise ValueError(f"{where} has {'' if x is not None else 'no '}features, other than the graphs before")
+        x = torch.ones(n, 1) if x is None else x
+        if x.shape[1] != (xs or [x])[0].shape[1]:
+            raise ValueError(f"{where} has {x.shape[1]} features, the graphs before have {xs[0].shape[1]}")
+        xs.append(x)
+        edges.append(edge_index + shift)
+        shift += len(x)
+    sizes = torch.tensor([len(x) for x in xs])
+    return GraphBatch(torch.cat(xs), _undirected(torch.cat(edges, 1), sizes, wheres), sizes, featured)
+
+
+def _read(graph: Any, where: str) -> tuple[Tensor, int, Tensor | None]:
+    """Return edges (2, m), the number of nodes, and features (n, d) or None."""
+    if isinstance(graph, tuple) and len(graph) == 2:
+        edges, x = graph
+        n = None
+    elif sparse.issparse(graph):
+        edges, x, n = *_of_matrix(graph, where), graph.shape[0]
+    elif hasattr(graph, "is_directed") and hasattr(graph, "adjacency"):
+        edges, x, n = *_of_networkx(graph, where), len(graph)
+    elif hasattr(graph, "edge_index") and hasattr(graph, "num_nodes"):
+        edges, x, n = graph.edge_index, graph.x, graph.num_nodes
+        weight = getattr(graph, "edge_weight", None)
+        if weight is not None and not bool((weight == 1).all()):
+            raise ValueError(f"{where} has an edge_weight: edges are there or not, leave it out")
+    else:
+        kinds = "a PyG Data, a networkx graph, a SciPy sparse matrix, a tuple (edge_index, x), or a list of these"
+        raise TypeError(f"{where} must be {kinds}, got {shown(graph)}")
+    if x is not None:
+        x = as_numbers(x, f"{where}: x")
+        x = (x if isinstance(x, Tensor) else torch.from_numpy(np.array(x))).to("cpu", torch.float32)
+        if x.ndim != 2 or 0 in x.shape:
+            raise ValueError(f"{where}: x must have shape (nodes, features), both at least 1, got {tuple(x.shape)}")
+        require_finite_rows(x, f"{where}: x")
+        if n is not None and n != len(x):
+            raise ValueError(f"{where} has {n} nodes, and features of {len(x)}")
+        n = len(x)
+    return *_numbered(edges, n, where), x
+
+
+def _numbered(edges: Any, n: int | None, where: str) -> tuple[Tensor, int]:
+    """Return edges (2, m) between n nodes, and n."""
+    edges = as_numbers(edges, f"{where}: edge_index")
+    edges = edges.cpu() if isinstance(edges, Tensor) else torch.from_numpy(np.array(edges))
+    if edges.numel() == 0:
+        edges = torch.zeros(2, 0, dtype=torch.int64)
+    if edges.ndim != 2 or len(edges) != 2 or edges.is_floating_point() or edges.dtype == torch.bool:
+        kind = str(edges.dtype).removeprefix("torch.")
+        raise ValueError(f"{where}: edge_index must be integers of shape (2, edges), got {kind} {tuple(edges.shape)}")
+    if n is None:
+        n = int(edges.max()) + 1 if edges.numel() else 0
+    if n == 0:
+        raise ValueError(f"{where} is a graph without nodes")
+    if edges.numel() and (int(edges.min()) < 0 or int(edges.max()) >= n):
+        raise ValueError(f"{where}: edge_index has nodes from {edges.min()} to {edges.max()}, and there are {n}")
+    return edges.to(torch.int64), n
+
+
+def _of_matrix(matrix: Any, where: str) -> tuple[np.ndarray, None]:
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"{where}: an adjacency matrix is square, got {matrix.shape}")
+    found = matrix.tocsr().tocoo()
+    there = found.data != 0
+    if not (found.data[there] == 1).all():
+        raise ValueError(f"{where} is weighted: an adjacency matrix holds zeros and ones, as (matrix != 0) does")
+    return np.stack([found.row[there], found.col[there]]).astype(np.int64), None
+
+
+def _of_networkx(graph: Any, where: str) -> tuple[np.ndarray, Any]:
+    if graph.is_directed():
+        raise ValueError(f"{where} is directed: make it undirected (graph.to_undirected())")
+    if graph.is_multigraph():
+        raise ValueError(f"{where} may have an edge twice: make it a simple graph (networkx.Graph(graph))")
+    if any(weight != 1 for *_, weight in graph.edges(data="weight", default=1)):
+        raise ValueError(f"{where} is weighted: edges are there or not, remove the attribute weight")
+    place = {node: number for number, node in enumerate(graph)}
+    one_way = np.array([(place[u], place[v]) for u, v in graph.edges], dtype=np.int64).reshape(-1, 2).T
+    both = np.concatenate([one_way, one_way[::-1]], axis=1)
+    values = [value for _, value in graph.nodes(data="x")]
+    return both, None if all(value is None for value in values) else values
+
+
+def _undirected(edges: Tensor, sizes: Tensor, wheres: list[str]) -> Tensor:
+    """Return the edges (2, m) of all graphs in order, or say which is no edge of a simple undirected graph."""
+    n, starts = int(sizes.sum()), sizes.cumsum(0) - sizes
+
+    def said(u: int, v: int) -> str:
+        graph = int(torch.searchsorted(starts, u, right=True)) - 1
+        first = int(starts[graph])
+        return f"{wheres[graph]} has an edge from node {u - first} to {v - first}"
+
+    if bool((loops := edges[0] == edges[1]).any()):
+        u = int(edges[0][loops][0])
+        raise ValueError(f"{said(u, u)}, itself: remove self-loops")
+    keys = (edges[0] * n + edges[1]).sort().values
+    if bool((twice := keys[1:] == keys[:-1]).any()):
+        key = int(keys[1:][twice][0])
+        raise ValueError(f"{said(key // n, key % n)} twice: remove one of them")
+    back = (edges[1] * n + edges[0]).sort().values
+    if bool((lone := keys != back).any()):
+        key = int(torch.minimum(keys, back)[lone][0])
+        u, v = (key // n, key % n) if bool((keys == key).any()) else (key % n, key // n)
+        raise ValueError(f"{said(u, v)}, and none back: edges are undirected, give each both ways")
+    return torch.stack([keys // n, keys % n])
