@@ -82,6 +82,7 @@ CASES = {
 NOTHING_TO_SAVE = {
     "demonstration-selection": ("digits", {}),
     "equivariance": ("digits", {}),
+    "model-composition": ("digits-domains", {"rows": 200, "steps": 20}),
     "prompt-search": ("scripted", {}),
     "unlearning": ("iris", {"forget": "class:0"}),
     "prompt-compression": ("modifiers", {}),
