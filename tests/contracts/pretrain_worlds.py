@@ -25,6 +25,7 @@ class World:
     same: dict[str, Callable[[Any], Any]] = field(default_factory=dict)  # X in other clothes
     other: Any = None  # data of another shape
     constant: Any = None  # data in which nothing varies
+    odd: dict[str, Any] = field(default_factory=dict)  # what is unusual, and learned from all the same
 
 
 _ARRAYS = np.round(8 * RNG.normal(size=(40, 1, 8, 8))).astype(np.float32) / 8  # exact in half precision
@@ -63,7 +64,48 @@ _BAD_GRAPHS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "nothing": (lambda graphs: None, "X must"),
 }
 
+
+def _bags(n: int, missing: int, seed: int) -> list[Any]:
+    """Return n bags of one to six vectors, of which every ``missing``-th is not there; the first has one vector."""
+    rng = np.random.default_rng(seed)
+    sizes = [1, *rng.integers(1, 7, size=n - 1)]
+    bags = [np.round(8 * rng.normal(size=(size, 5))).astype(np.float32) / 8 for size in sizes]
+    return [None if missing and case % missing == 0 else bag for case, bag in enumerate(bags)]
+
+
+def _with_bag(view: str, case: int, bag: Any) -> Callable[[Any], Any]:
+    return lambda views: views | {view: [bag if i == case else old for i, old in enumerate(views[view])]}
+
+
+def _each(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda views: {name: [None if b is None else convert(b) for b in bags] for name, bags in views.items()}
+
+
+_VIEWS = {"a": _bags(12, 0, 1), "b": _bags(12, 3, 2), "c": _bags(12, 4, 3)}
+_BAGS = World(
+    _VIEWS, _VIEWS["a"][:7], 7, _VIEWS["a"][:1],
+    {
+        "nan": (_with_bag("b", 4, np.full((2, 5), np.nan)), "case 4 of the view 'b' contains NaN"),
+        "inf": (_with_bag("a", 4, np.full((2, 5), np.inf)), "case 4 of the view 'a' contains NaN or inf"),
+        "another width": (_with_bag("a", 2, np.ones((2, 3))), "case 2 of the view 'a' has tokens of 3 features"),
+        "one vector": (_with_bag("a", 2, np.ones(5)), "case 2 of the view 'a' must have shape"),
+        "an empty bag": (_with_bag("a", 2, np.ones((0, 5))), "case 2 of the view 'a' must have shape"),
+        "words": (_with_bag("c", 1, [["a"] * 5]), "case 1 of the view 'c' must be numeric"),
+        "lengths": (lambda views: views | {"b": views["b"][:-1]}, "'b' has 11 cases"),
+        "no view": (lambda views: {}, "at least one view"),
+        "nothing": (lambda views: None, "X must"),
+        "no bag": (lambda views: {"a": [None, None]}, "at least one bag"),
+    },
+    {kind: _each(SAME[kind]) for kind in ("float64", "list", "strided", "tensor", "half precision", "objects")},
+    other=[np.ones((2, 4), np.float32)] * 3,
+    constant={name: [np.ones((2, 5), np.float32)] * 8 for name in "ab"},
+    odd={"a view that nobody has": _VIEWS | {"d": [None] * 12},
+         "bags of one vector": {name: [np.full((1, 5), i, np.float32) for i in range(9)] for name in "ab"},
+         "a case without the anchor": _VIEWS | {"a": [_VIEWS["a"][0], None, *_VIEWS["a"][2:]]}},
+)  # fmt: skip
+
 WORLDS: dict[str, World] = {
+    "bags": _BAGS,
     "arrays": World(
         _FLAT, _FLAT[:7], 7, _FLAT[:1], BAD_INPUTS, SAME, other=_FLAT[:, :5], constant=np.ones_like(_FLAT)
     ),

@@ -104,6 +104,13 @@ def test_data_in_which_nothing_varies_give_finite_features(name):
 
 
 @everyone
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_unusual_data_are_learned_from(name):
+    for kind, X in world(name).odd.items():
+        assert np.isfinite(numbers(make(name).fit(X).transform(world(name).query))).all(), kind
+
+
+@everyone
 def test_models_copies_and_seeds(name, tmp_path):
     def answer(model):
         return numbers(model.transform(world(name).query))
