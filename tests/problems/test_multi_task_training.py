@@ -59,6 +59,22 @@ def test_a_table_with_the_task_of_each_row():
     assert list(PROBLEM.run(RMTGB, data, 0).details["errors"]) == [f"shop {s}" for s in range(4)]
 
 
+def test_tasks_of_one_row_are_said_to_be_untested():
+    frame = table().drop(columns=["churn", "segment"])
+    frame.loc[7, "shop"] = "kiosk"
+    data = PROBLEM.load(frame, targets="price", task="shop")
+    assert "Tasks of one row are trained on, and not tested: ['kiosk']." in data.describe()["notes"]
+    assert "kiosk" not in PROBLEM.run(LINEAR, data, 0).details["errors"]
+
+
+def test_large_integers_of_a_file_stay_apart_beside_gaps(tmp_path):
+    code = [None if k % 5 == 0 else 2**60 + k % 3 for k in range(80)]
+    frame = pd.DataFrame({"size": np.arange(80) / 8, "code": pd.array(code, dtype="Int64")})
+    frame.to_csv(tmp_path / "mine.csv", index=False)
+    labels = PROBLEM.load(tmp_path / "mine.csv", targets="code").source.Y["code"]
+    assert labels.dropna().tolist() == [one for one in code if one]
+
+
 def test_every_target_with_gaps_is_trained_and_tested_on():
     frame = table().drop(columns=["shop", "churn", "segment"])
     frame["rare"] = np.where(np.arange(80) % 20 == 3, frame.price, np.nan)
@@ -121,11 +137,12 @@ def test_built_in_tables_are_learned(name):
     ({"targets": "segment", "kinds": "regression"}, "are strings"),
     ({"targets": "price", "test_size": 1}, "test_size"), ({"goals": "price"}, "no option 'goals'"),
     ({"targets": "even"}, "target 'even' are the same"),
-    ({"targets": "size,color,shop,price,churn,segment,even"}, "no column is left"),
+    ({"targets": "price", "task": "row"}, "all 80 tasks have one row each"),
+    ({"targets": "size,color,shop,price,churn,segment,even,row"}, "no column is left"),
 ])  # fmt: skip
 def test_bad_options_are_said_in_one_line(options, says):
     with pytest.raises(BadData, match=says) as error:
-        PROBLEM.load(table().assign(churn="no", even=0.5), **options)
+        PROBLEM.load(table().assign(churn="no", even=0.5, row=np.arange(80)), **options)
     assert "\n" not in str(error.value)
 
 

@@ -157,7 +157,7 @@ def _values(values: pd.Series) -> pd.Series:
     if not pd.api.types.is_numeric_dtype(values.dtype):
         texts = as_texts(values)
         there = texts.dropna()
-        values = pd.Series(from_texts(there.to_numpy(object)), there.index).reindex(texts.index)
+        values = pd.Series(from_texts(there.to_numpy(object)), there.index).convert_dtypes().reindex(texts.index)
     return values.convert_dtypes() if pd.api.types.is_numeric_dtype(values.dtype) else values.astype(object)
 
 

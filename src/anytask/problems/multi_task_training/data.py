@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from anytask.core.errors import BadData
+from anytask.core.errors import BadData, shown
 from anytask.core.settings import choice, real, taken, text, whole
 from anytask.datasets.random_tasks import random_tasks
 from anytask.datasets.target_tables import TargetTable, load_targets
@@ -139,5 +139,12 @@ def read(source: Any, options: MultiTaskOptions) -> MultiTaskData:
     kinds = dict(zip(table.Y.columns, found))
     if even := [name for name in kinds if kinds[name] == "regression" and table.Y[name].nunique() < 2]:
         raise BadData(f"{table.name}: all values of the target {even[0]!r} are the same")
+    notes: tuple[str, ...] = ()
+    if table.task is not None:
+        tasks, counts = np.unique(table.task, return_counts=True)
+        if counts.max() < 2:
+            raise BadData(f"{table.name}: all {len(tasks)} tasks have one row each, and none is left to test on")
+        if single := tasks[counts < 2].tolist():
+            notes = (f"Tasks of one row are trained on, and not tested: {shown(single)}.",)
     said = "; ".join(f"{', '.join(str(n) for n in kinds if kinds[n] == kind)}: {kind}" for kind in dict.fromkeys(found))
-    return MultiTaskData(table, o, (f"Targets: {said}. kinds=... says otherwise.",), kinds)
+    return MultiTaskData(table, o, (f"Targets: {said}. kinds=... says otherwise.", *notes), kinds)
