@@ -48,8 +48,11 @@ class EfficientNetLite0(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:  # (n, 3 or 1, height, width) in [0, 1] -> (n, 1280)
         """Return the pooled features before the classifier; gray images are read as three equal channels."""
-        x = (x.expand(-1, 3, -1, -1) - _CENTER) / _SCALE
-        return self.network.extract_features(x).mean((2, 3))
+        return self.maps(x).mean((2, 3))
+
+    def maps(self, x: Tensor) -> Tensor:  # (n, 3 or 1, height, width) in [0, 1] -> (n, 1280, height / 32, width / 32)
+        """Return the features of each cell."""
+        return self.network.extract_features((x.expand(-1, 3, -1, -1) - _CENTER) / _SCALE)
 
     def forward(self, x: Tensor) -> Tensor:  # -> (n, 1000) logits
         """Return the logits of ImageNet's classes."""

@@ -127,27 +127,36 @@ class BalancedAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        moved = [(w, group) for group in self.param_groups for w in group["params"] if w.grad is not None]
+        moved = [w for group in self.param_groups for w in group["params"] if w.grad is not None]
         if not moved:
             return loss
-        norm = torch.stack([w.grad.norm() for w, _ in moved]).norm()
+        norm = torch.stack([w.grad.norm() for w in moved]).norm()
         require_finite(norm, f"the gradient of task {task!r}", "lower lr, or check the loss")
-        scale = self.omega[task] / (norm + _TINY) if self.normalize else self.omega[task]
+        scale = self.omega[task] / (float(norm) + _TINY) if self.normalize else self.omega[task]
         weight = min(1 / self.ratios[task], self.cap) if self.reweight else 1.0
-        for w, group in moved:
-            self._move(w, scale * w.grad, weight, group)
+        for group in self.param_groups:
+            if weights := [w for w in group["params"] if w.grad is not None]:
+                self._move(weights, scale, weight, group)
         return loss
 
-    def _move(self, w: Tensor, g: Tensor, weight: float, group: dict[str, Any]) -> None:
-        state, (b1, b2) = self.state[w], group["betas"]
-        if not state:
-            state.update(step=0, m=torch.zeros_like(w), n=torch.zeros_like(w))
-        state["step"] += 1
-        m, n, t = state["m"], state["n"], state["step"]
-        m.mul_(b1).add_(g, alpha=(1 - b1) * weight)
-        n.mul_(b2).addcmul_(g, g, value=(1 - b2) * weight)
-        root = (n / (1 - b2**t)).sqrt_().add_(group["eps"])
-        w.mul_(1 - group["lr"] * group["weight_decay"]).addcdiv_(m, root, value=-group["lr"] / (1 - b1**t))
+    def _move(self, weights: list[Tensor], scale: float, weight: float, group: dict[str, Any]) -> None:
+        """Update the moments of weights, and move them: many small ones, as experts have, at once."""
+        lr, (b1, b2) = group["lr"], group["betas"]
+        for w in weights:
+            state = self.state[w]
+            if not state:
+                state.update(step=0, m=torch.zeros_like(w), n=torch.zeros_like(w))
+            state["step"] += 1
+        m, n, t = ([self.state[w][name] for w in weights] for name in ("m", "n", "step"))
+        g = torch._foreach_mul([w.grad for w in weights if w.grad is not None], scale)
+        torch._foreach_mul_(m, b1)
+        torch._foreach_add_(m, g, alpha=(1 - b1) * weight)
+        torch._foreach_mul_(n, b2)
+        torch._foreach_addcmul_(n, g, g, value=(1 - b2) * weight)
+        root = torch._foreach_sqrt(torch._foreach_div(n, [1 - b2**step for step in t]))
+        torch._foreach_add_(root, group["eps"])
+        torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
+        torch._foreach_addcdiv_(weights, m, root, [-lr / (1 - b1**step) for step in t])
 
 
 def check_ratios(ratios: Mapping[Any, float]) -> dict[Any, float]:
