@@ -50,6 +50,7 @@ def first_observations(env_id):
 #: Problem -> (data, options, what the printed lines use by its name in them).
 CASES = {
     "task-stream": (table, {"n_tasks": 2, "epochs": 1}, {"X": lambda data: new_rows()}),
+    "frozen-features": (table, {"shots": 2, "draws": 1}, {"X": lambda data: new_rows()}),
     "few-labels": (table, {"per_class": 3, "max_test": 8, "unlabeled": 6}, {"X": lambda data: new_rows()}),
     "multi-task-training": (table, {"targets": "size", "task": "label"}, {"X": lambda data: new_colors()}),
     "few-shot-text": (

@@ -72,6 +72,21 @@ class GraphBatch:
         """Return the sum of ``h`` (n, ...) over the nodes of each graph, shape (g, ...)."""
         return h.new_zeros(len(self.sizes), *h.shape[1:]).index_add(0, self.graph, h)
 
+    def strangers(self) -> Tensor:
+        """Return pairs (2, at most m) of nodes of one graph without an edge, drawn with a partner for each edge's end.
+
+        Pairs that turn out to have an edge, or to be one node twice, are left out.
+        """
+        u = self.edges[0]
+        graph = self.graph[u]
+        first = (self.sizes.cumsum(0) - self.sizes)[graph]
+        v = first + (torch.rand(len(u), device=u.device) * self.sizes[graph]).long()
+        n = len(self.x)
+        keys, wanted = self.edges[0] * n + self.edges[1], u * n + v
+        at = torch.searchsorted(keys, wanted).clamp(max=max(0, len(keys) - 1))
+        kept = (keys[at] != wanted) & (u != v)
+        return torch.stack([u, v])[:, kept]
+
     def take(self, graphs: Tensor) -> GraphBatch:
         """Return the batch of some of the graphs, in this order."""
         ends = self.sizes.cumsum(0)
@@ -140,6 +155,21 @@ def read_graphs(X: Any, name: str = "X") -> GraphBatch:
         shift += len(x)
     sizes = torch.tensor([len(x) for x in xs])
     return GraphBatch(torch.cat(xs), _undirected(torch.cat(edges, 1), sizes, wheres), sizes, featured)
+
+
+def is_graph(value: Any) -> bool:
+    """Return whether something is meant as a graph, whatever is wrong with it.
+
+    Examples
+    --------
+    >>> is_graph((np.zeros((2, 0)), None)), is_graph(([1.0, 2.0], [0, 1]))
+    (True, False)
+    """
+    if isinstance(value, tuple):
+        rows = value[0] if isinstance(value[0], (list, tuple, np.ndarray, Tensor)) else ()
+        return len(value) == len(rows) == 2 and all(isinstance(row, (list, tuple, np.ndarray, Tensor)) for row in rows)
+    known = ("edge_index", "num_nodes"), ("is_directed", "adjacency")
+    return sparse.issparse(value) or any(all(hasattr(value, name) for name in names) for names in known)
 
 
 def _read(graph: Any, where: str) -> tuple[Tensor, int, Tensor | None]:

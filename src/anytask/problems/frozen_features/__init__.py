@@ -2,51 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from anytask.core.progress import heard
-from anytask.core.settings import taken, whole
-from anytask.datasets.inputs import Inputs
+from anytask.core.settings import taken
 from anytask.datasets.labelled import LabelledData
-from anytask.models.real import REAL
 from anytask.problems.base import Entrant, Metric, Outcome, Trained, finished
+from anytask.problems.frozen_features.data import FrozenFeaturesData, FrozenFeaturesOptions, fitted_shots
+from anytask.problems.frozen_features.graphs import GraphFeaturesData, read_labelled
 from anytask.problems.frozen_features.probe import probe
-from anytask.problems.labelled import LabelledProblem, LabelledSet, SplitOptions
-from anytask.problems.options import listed
+from anytask.problems.labelled import LabelledProblem
 from anytask.problems.training import Progress
-
-_BASELINES = "anytask.pretrain.baselines"
-#: Numbers of labels of each class, where nobody says them.
-SHOTS = (1, 10, 100)
-
-
-class FrozenFeaturesOptions(SplitOptions):
-    """How many labels the probe sees, and how often they are drawn."""
-
-    shots: tuple[int, ...] | None = listed("labels of each class that the probe sees (1,10,100)", int, at_least=1)
-    draws: int = whole(5, "draws of the labels, for each number of them")
-
-
-@dataclass(frozen=True)
-class FrozenFeaturesData(LabelledSet):
-    """Labelled inputs, whose labels are for the probe alone.
-
-    Data of another kind have a class with these methods of their own.
-    """
-
-    #: What its inputs are, as :attr:`~anytask.pretrain.PretrainEstimator.takes` says it.
-    kind: ClassVar[str] = "arrays"
-
-    def shown(self, rows: np.ndarray) -> Any:
-        """Return what an encoder learns from."""
-        return self.inputs(rows)
-
-    def features(self, model: Any, rows: np.ndarray) -> np.ndarray:
-        """Return the features that a fitted encoder gives these rows, shape (n, d)."""
-        return np.asarray(model.transform(self.inputs(rows)), dtype=np.float64).reshape(len(rows), -1)
 
 
 class FrozenFeatures(LabelledProblem):
@@ -54,8 +22,9 @@ class FrozenFeatures(LabelledProblem):
 
     An encoder is fitted to the training inputs, without their labels. Then a logistic regression and nearest neighbors
     learn from the features of a few labelled rows (``shots=1,10,100`` of each class, drawn ``draws`` times), and are
-    tested on rows that the encoder never saw. The values themselves, their principal components and an encoder that
-    never learned always take part: features that are not better are not worth their training.
+    tested on rows that the encoder never saw; of one graph it sees all nodes. The values themselves, their principal
+    components (of graphs: degrees and eigenvectors) and an encoder that never learned always take part: features that
+    are not better are not worth their training.
 
     Metrics
     -------
@@ -92,18 +61,22 @@ class FrozenFeatures(LabelledProblem):
         train, _ = FrozenFeaturesData(labelled, options).split(0)
         return fitted_shots(options, labelled.y[train])
 
+    def load(self, source: Any, **options: Any) -> Any:
+        """Return labelled inputs, or labelled graphs, with checked options.
+
+        Parameters
+        ----------
+        source
+            As in :func:`anytask.datasets.labelled.load_labelled`; or graphs, as
+            :func:`anytask.problems.frozen_features.graphs.read_labelled` reads them.
+        """
+        if (graphs := read_labelled(source)) is None:
+            return super().load(source, **options)
+        return GraphFeaturesData.checked(graphs, self.check_options(options))
+
     def baselines(self, data: Any) -> tuple[Entrant, ...]:
-        """Return the values, their principal components, a random encoder, and for images a real one if fetched."""
-        images = len(data.source.input_shape) == 3 and data.source.input_shape[0] in (1, 3)
-        random = {"backbone": "small_cnn", "n_features": 64} if images else {}
-        found = [
-            Entrant("raw features", f"{_BASELINES}:RawFeatures", {}, "baseline"),
-            Entrant("principal components", f"{_BASELINES}:PCAFeatures", {}, "baseline"),
-            Entrant("random encoder", f"{_BASELINES}:RandomEncoder", random, "baseline"),
-        ]
-        if images and REAL["efficientnet-lite0"].is_here and REAL["efficientnet-lite0"].lacking() is None:
-            found.append(Entrant("efficientnet-lite0", f"{_BASELINES}:PretrainedEncoder", {}, "baseline"))
-        return tuple(entrant for entrant in found if self.refuses(entrant, data) is None)
+        """Return what everybody has for data of this kind, an encoder that never learned among them."""
+        return tuple(entrant for entrant in data.baselines() if self.refuses(entrant, data) is None)
 
     def refuses(self, entrant: Entrant, data: Any) -> str | None:
         """Refuse encoders of inputs of another kind."""
@@ -120,17 +93,8 @@ class FrozenFeatures(LabelledProblem):
     def refit(self, entrant: Entrant, data: Any, seed: int, progress: Progress | None = None) -> Trained:
         """Fit an encoder to all inputs."""
         model = _fitted(entrant, data, np.arange(len(data.source.y)), seed, heard(progress))
-        inputs = Inputs.of(data.source)
-        return Trained(
-            (model, inputs),
-            (
-                entrant.import_line,
-                "from anytask.datasets.inputs import Inputs",
-                f'model, inputs = {entrant.class_name}.load("{{folder}}"), Inputs.load("{{folder}}")',
-                f"features = model.transform(inputs(X))  # X: {inputs.wanted}",
-            ),
-            (*data.source.notes, *data.notes),
-        )
+        parts, usage = data.usable(entrant, model)
+        return Trained(parts, usage, (*data.source.notes, *data.notes))
 
     def test(self, entrant: Entrant, trained: Any, data: Any, seed: int, progress: Progress) -> Outcome:
         """Probe the features of the test inputs."""
@@ -165,27 +129,6 @@ class FrozenFeatures(LabelledProblem):
         figure.update_xaxes(title="labels of each class", type="log")
         figure.update_yaxes(title="accuracy")
         return [("Accuracy by the number of labels", "Logistic regression on frozen features.", figure)] * bool(lines)
-
-
-def fitted_shots(options: FrozenFeaturesOptions, y: np.ndarray) -> tuple[FrozenFeaturesOptions, tuple[str, ...]]:
-    """Return options with the numbers of labels that every class has, and a note if some were left out.
-
-    Raises
-    ------
-    ValueError
-        If numbers were asked for, and a class has fewer labels.
-    """
-    classes, counts = np.unique(y, return_counts=True)
-    least = int(counts.min())
-    if options.shots is not None:
-        if (most := max(options.shots)) > least:
-            rare = classes[counts.argmin()].item()
-            raise ValueError(f"class {rare!r} has {least} rows for training, not {most}: lower shots or test_size")
-        return options.evolve(shots=tuple(sorted(set(options.shots)))), ()
-    kept = tuple(shots for shots in SHOTS if shots <= least)
-    left_out = [str(shots) for shots in SHOTS if shots > least]
-    notes = (f"No class is probed with {' or '.join(left_out)} labels: one has {least} rows for training.",)
-    return options.evolve(shots=kept), notes if left_out else ()
 
 
 def _fitted(entrant: Entrant, data: Any, rows: np.ndarray, seed: int, progress: Progress) -> Any:

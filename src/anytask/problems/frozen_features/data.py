@@ -1,0 +1,93 @@
+"""The data of frozen-features: labelled inputs, whose labels are for the probe alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from anytask.core.settings import choice, whole
+from anytask.datasets.inputs import Inputs
+from anytask.models.real import REAL
+from anytask.problems.base import Entrant
+from anytask.problems.labelled import LabelledSet, SplitOptions
+from anytask.problems.options import listed
+
+_BASELINES = "anytask.pretrain.baselines"
+#: Numbers of labels of each class, where nobody says them.
+SHOTS = (1, 10, 100)
+
+
+class FrozenFeaturesOptions(SplitOptions):
+    """How many labels the probe sees, and how often they are drawn."""
+
+    shots: tuple[int, ...] | None = listed("labels of each class that the probe sees (1,10,100)", int, at_least=1)
+    draws: int = whole(5, "draws of the labels, for each number of them")
+    featureless: str = choice(
+        "ones", ("ones", "identity"), "graphs whose nodes have no features: ones, or each node is its own (nodes only)"
+    )
+
+
+@dataclass(frozen=True)
+class FrozenFeaturesData(LabelledSet):
+    """Labelled inputs, whose labels are for the probe alone.
+
+    Data of another kind have a class with these methods of their own.
+    """
+
+    #: What its inputs are, as :attr:`~anytask.pretrain.PretrainEstimator.takes` says it.
+    kind: ClassVar[str] = "arrays"
+
+    def shown(self, rows: np.ndarray) -> Any:
+        """Return what an encoder learns from."""
+        return self.inputs(rows)
+
+    def features(self, model: Any, rows: np.ndarray) -> np.ndarray:
+        """Return the features that a fitted encoder gives these rows, shape (n, d)."""
+        return np.asarray(model.transform(self.inputs(rows)), dtype=np.float64).reshape(len(rows), -1)
+
+    def baselines(self) -> list[Entrant]:
+        """Return the values, their principal components, a random encoder, and for images a real one if fetched."""
+        shape = self.source.input_shape
+        images = len(shape) == 3 and shape[0] in (1, 3)
+        random = {"backbone": "small_cnn", "n_features": 64} if images else {}
+        found = [
+            Entrant("raw features", f"{_BASELINES}:RawFeatures", {}, "baseline"),
+            Entrant("principal components", f"{_BASELINES}:PCAFeatures", {}, "baseline"),
+            Entrant("random encoder", f"{_BASELINES}:RandomEncoder", random, "baseline"),
+        ]
+        if images and REAL["efficientnet-lite0"].is_here and REAL["efficientnet-lite0"].lacking() is None:
+            found.append(Entrant("efficientnet-lite0", f"{_BASELINES}:PretrainedEncoder", {}, "baseline"))
+        return found
+
+    def usable(self, entrant: Entrant, model: Any) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+        """Return what is saved so that an encoder can be used, and the lines of Python that use it."""
+        inputs = Inputs.of(self.source)
+        return (model, inputs), (
+            entrant.import_line,
+            "from anytask.datasets.inputs import Inputs",
+            f'model, inputs = {entrant.class_name}.load("{{folder}}"), Inputs.load("{{folder}}")',
+            f"features = model.transform(inputs(X))  # X: {inputs.wanted}",
+        )
+
+
+def fitted_shots(options: FrozenFeaturesOptions, y: np.ndarray) -> tuple[FrozenFeaturesOptions, tuple[str, ...]]:
+    """Return options with the numbers of labels that every class has, and a note if some were left out.
+
+    Raises
+    ------
+    ValueError
+        If numbers were asked for, and a class has fewer labels.
+    """
+    classes, counts = np.unique(y, return_counts=True)
+    least = int(counts.min())
+    if options.shots is not None:
+        if (most := max(options.shots)) > least:
+            rare = classes[counts.argmin()].item()
+            raise ValueError(f"class {rare!r} has {least} rows for training, not {most}: lower shots or test_size")
+        return options.evolve(shots=tuple(sorted(set(options.shots)))), ()
+    kept = tuple(shots for shots in SHOTS if shots <= least)
+    left_out = [str(shots) for shots in SHOTS if shots > least]
+    notes = (f"No class is probed with {' or '.join(left_out)} labels: one has {least} rows for training.",)
+    return options.evolve(shots=kept), notes if left_out else ()
