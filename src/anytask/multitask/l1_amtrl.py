@@ -57,7 +57,7 @@ from anytask.multitask.parts.label_sources import (
 )
 from anytask.multitask.parts.shared_subspace import fit_heads, fit_subspace, whitening
 from anytask.multitask.parts.targets import Targets
-from anytask.multitask.shared_trunk import Scaled
+from anytask.multitask.shared_trunk import Scaled, Trunk
 
 __all__ = ["L1AMTRL", "select_sources"]
 
@@ -324,7 +324,7 @@ class L1AMTRL(MultiTaskEstimator):
         else:
             body, width = build_body(self.backbone, shape, self.hidden, self.n_features, seed)
             body = nn.Sequential(body, nn.Linear(width, k, bias=False))
-        self.trunk_ = nn.Sequential(Scaled(shape), body).to(self._device)
+        self.trunk_ = Trunk(Scaled(shape), body).to(self._device)
 
     def _train(self, cells: Cells, progress: Progress) -> None:
         row, head, y = self._columns(cells)

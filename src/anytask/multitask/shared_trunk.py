@@ -87,7 +87,7 @@ class SharedTrunk(MultiTaskEstimator):
 
     def _build(self) -> None:
         body, width = self._body()
-        self.trunk_ = nn.Sequential(Scaled(self.input_shape_), body).to(self._device).eval()
+        self.trunk_ = Trunk(Scaled(self.input_shape_), body).to(self._device).eval()
         learned = self.balancer == "uncertainty"
         outputs = map(self._width, range(len(self.tasks_)))
         self.heads_ = nn.ModuleList(Head(width, n, learned) for n in outputs).to(self._device)
@@ -108,7 +108,7 @@ class SharedTrunk(MultiTaskEstimator):
             epochs = max(1, min(epochs, self.max_steps // batches))
         optimizer = self._optimizer([weight for weight in weights if weight.requires_grad], epochs * batches)
         steps = self._steps(optimizer, aggregate_of(self.balancer))
-        _set_training(self.trunk_)
+        self.trunk_.train()
         for epoch in range(1, epochs + 1):
             for rows in labelled[torch.randperm(len(labelled), device=starts.device)].split(self.batch_size):
                 if len(rows) > 1 or self.batch_size == 1 or len(labelled) == 1:  # a last row has no statistics
@@ -144,6 +144,22 @@ class SharedTrunk(MultiTaskEstimator):
         return [self.heads_[code](z) for code, z in zip(codes, self._features(X, codes))]
 
 
+class Trunk(nn.Sequential):
+    """Scaled inputs through a network, whose parts with frozen weights alone stay in evaluation mode.
+
+    Their running statistics and dropout stand still.
+    """
+
+    def train(self, mode: bool = True) -> Trunk:
+        """Set the mode of all parts but those."""
+        super().train(mode)
+        for module in self.modules() if mode else ():
+            weights = list(module.parameters())
+            if weights and not any(weight.requires_grad for weight in weights):
+                module.eval()
+        return self
+
+
 class Scaled(nn.Module):
     """Shift and scale the values of inputs: by nothing until it is fitted."""
 
@@ -177,15 +193,6 @@ class Head(nn.Linear):
     def weighted(self, loss: Tensor) -> Tensor:
         """Return ``exp(-s) loss + s``, or the loss itself."""
         return loss if self.log_variance is None else (-self.log_variance).exp() * loss + self.log_variance
-
-
-def _set_training(trunk: nn.Module) -> None:
-    """Train a trunk, but for parts without a weight that is trained: their statistics and dropout stand still."""
-    trunk.train()
-    for module in trunk.modules():
-        weights = list(module.parameters())
-        if weights and not any(weight.requires_grad for weight in weights):
-            module.eval()
 
 
 def aggregate_of(balancer: str) -> Aggregate:
