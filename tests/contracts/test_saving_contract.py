@@ -53,6 +53,11 @@ CASES = {
     "frozen-features": (table, {"shots": 2, "draws": 1}, {"X": lambda data: new_rows()}),
     "few-labels": (table, {"per_class": 3, "max_test": 8, "unlabeled": 6}, {"X": lambda data: new_rows()}),
     "multi-task-training": (table, {"targets": "size", "task": "label"}, {"X": lambda data: new_colors()}),
+    "source-selection": (
+        table,
+        {"targets": "size", "task": "label", "target_labels": 6, "budget": 20},
+        {"X": lambda data: new_colors()},
+    ),
     "few-shot-text": (
         lambda folder: (TEXTS, LABELS),
         {"lm": "tiny:icl", "labels": 6, "k": 2, "search_budget": 4},

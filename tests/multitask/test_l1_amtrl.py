@@ -295,7 +295,7 @@ def test_classes_and_a_network_are_learned_and_saved(tmp_path):
             X = Sampler(B @ w, ord(name)).draw(400)[0]
             pools[name] = X, np.array(labels)[np.digitize(X @ B @ w, [0, 1][: 1 + shift])]
         given = pools.pop("z")
-        net = {"representation": "network", "hidden": (64,), "n_components": 8, "epochs": 40, "lr": 3e-3}
+        net = {"representation": "network", "hidden": (64,), "n_components": 8, "epochs": 20, "lr": 5e-3}
         model = small(rounds=1, **(net if shift else {}))
         found = model.select((given[0][:80], given[1][:80]), pools, 500)
         right = given[1][80:, None] == np.array(labels)

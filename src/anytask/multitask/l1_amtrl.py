@@ -91,6 +91,9 @@ class L1AMTRL(MultiTaskEstimator):
     equal : bool, default False
         Divide the budget equally among the sources that are kept.
     representation : {"linear", "network"}, default "linear"
+    ridge : float, default 1e-6
+        On the diagonal of the least squares, of heads and of a linear representation: raise it to a few labels' worth
+        where there are fewer labels than weights.
     iterations : int, default 25
         At most so many turns of the alternating least squares.
     backbone, hidden, n_features, lr, epochs, batch_size
@@ -146,6 +149,7 @@ class L1AMTRL(MultiTaskEstimator):
     top: int | None = whole(None, "keep only so many sources; None: all", optional=True)
     equal: bool = flag(False, "divide the budget equally among the sources that are kept")
     representation: str = choice("linear", ("linear", "network"), "what maps inputs to features")
+    ridge: float = real(1e-6, "on the diagonal of the least squares", above=0)
     iterations: int = whole(25, "linear: at most so many turns of the least squares")
     backbone: Any = backbone_field(None, "network: from inputs to features")
     hidden: Sequence[int] = numbers((128, 64), "network: widths of the perceptron", at_least=1, integers=True)
@@ -342,14 +346,16 @@ class L1AMTRL(MultiTaskEstimator):
         Z = require_finite(self._raw(cells.X), "a feature after training", "lower lr")
         self.middle_, self.map_ = whitening(Z[seen])
         z = (Z - self.middle_) @ self.map_  # (n, k)
-        self.heads_, self.offsets_ = fit_heads(z[row], head, y, columns * len(self.tasks_))
+        self.heads_, self.offsets_ = fit_heads(z[row], head, y, columns * len(self.tasks_), self.ridge)
         require_finite(self.heads_, "a weight of a head", "check the scale of the targets")
 
     def _fit_linear(self, X: Tensor, row: np.ndarray, head: np.ndarray, y: np.ndarray, progress: Progress) -> None:
         scaled, (_, linear) = cast(Any, self.trunk_)
         x, weight = scaled(X).flatten(1).double().cpu().numpy()[row], linear.weight
         start = None if self._before is None else weight.detach().double().cpu().numpy().T
-        B = fit_subspace(x, head, y, len(weight), iterations=self.iterations, start=start, progress=progress)
+        B = fit_subspace(
+            x, head, y, len(weight), iterations=self.iterations, ridge=self.ridge, start=start, progress=progress
+        )
         with torch.no_grad():
             weight.copy_(torch.from_numpy(B.T))
         progress(1.0)

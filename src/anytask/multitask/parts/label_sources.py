@@ -88,13 +88,11 @@ def draw(sources: list[Source], shares: np.ndarray, total: float, costs: np.ndar
         for source, n in zip(sources, wanted - drawn):
             if n > 0:
                 source.draw(int(n))
-    if dry := np.array([one.name for one in sources])[(drawn >= most) & (shares > 0)].tolist():
-        left = total - (costs * drawn).sum()
-        warnings.warn(
-            f"Sources ran dry: {shown(dry, 80)}; "
-            + (f"{left:g} of the budget is left." if left >= costs.min() else "others were drawn from instead."),
-            stacklevel=4,
-        )
+    left, dry = total - (costs * drawn).sum(), (drawn >= most) & (shares > 0)
+    if left >= costs.min() or (dry.any() and not (drawn >= most).all()):
+        names = shown([one.name for one, at_end in zip(sources, dry) if at_end], 80)
+        more = f"{left:g} of the budget is left" if left >= costs.min() else "others were drawn from instead"
+        warnings.warn(f"Sources ran dry: {names}; {more}.", stacklevel=4)
     if empty := [one.name for one in sources if not len(one.y)]:
         raise ValueError(f"source {empty[0]!r} gave no rows")
 

@@ -8,11 +8,14 @@ import numpy as np
 from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, cg
 
-_RIDGE = 1e-6  # keeps systems solvable where sources lack a direction
+#: Unknowns up to which systems are solved directly.
+_DIRECT = 1500
 
 
-def fit_heads(Z: np.ndarray, head: np.ndarray, y: np.ndarray, H: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return heads W (k, H) and offsets (H,), each by least squares on its own rows of Z.
+def fit_heads(
+    Z: np.ndarray, head: np.ndarray, y: np.ndarray, H: int, ridge: float = 1e-6
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return heads W (k, H) and offsets (H,), each by least squares with a ridge on its own rows of Z.
 
     Parameters
     ----------
@@ -26,7 +29,7 @@ def fit_heads(Z: np.ndarray, head: np.ndarray, y: np.ndarray, H: int) -> tuple[n
     for t, rows in enumerate(np.split(order, np.cumsum(np.bincount(head, minlength=H))[:-1])):
         if len(rows):
             z, mean = Z[rows] - Z[rows].mean(0), y[rows].mean()
-            gram = z.T @ z + _RIDGE * np.eye(Z.shape[1])
+            gram = z.T @ z + ridge * np.eye(Z.shape[1])
             W[:, t] = linalg.solve(gram, z.T @ (y[rows] - mean), assume_a="pos") if Z.shape[1] else 0
             offset[t] = mean - Z[rows].mean(0) @ W[:, t]
     return W, offset
@@ -44,13 +47,13 @@ def whitening(Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit_subspace(
-    X: np.ndarray, head: np.ndarray, y: np.ndarray, k: int, *, iterations: int = 25,
+    X: np.ndarray, head: np.ndarray, y: np.ndarray, k: int, *, iterations: int = 25, ridge: float = 1e-6,
     start: np.ndarray | None = None, progress: Callable[[float], object] = lambda share: None,
 ) -> np.ndarray:  # fmt: skip
     """Return B (d, k) for which the sum over all rows of ``((x - mean_t) B w_t - (y - mean_t))^2`` is least.
 
-    The heads w_t are solved for given B, and B for given heads, by conjugate gradients, in turn. B is orthonormal;
-    where there are fewer heads or features than k, its last columns are 0.
+    The heads w_t are solved for given B, and B for given heads, in turn. B is orthonormal; where there are fewer heads
+    or features than k, its last columns are 0.
 
     Parameters
     ----------
@@ -61,12 +64,14 @@ def fit_subspace(
     k : int
     iterations : int
         At most so many turns; they end earlier once they gain nothing to speak of.
+    ridge : float
+        On the diagonal of both systems; it keeps them solvable where sources lack a direction.
     start : ndarray of shape (d, k), optional
         Where to begin, else at the main directions of ``X_t^T y_t``.
     progress : callable
         Told the finished share.
     """
-    (m, d), H = X.shape, int(head.max()) + 1
+    d, H = X.shape[1], int(head.max()) + 1
     n, rank = np.bincount(head)[:, None], min(k, d, H)
     order = np.argsort(head, kind="stable")
     X, head, y = X[order], head[order], y[order]
@@ -77,34 +82,50 @@ def fit_subspace(
     B = linalg.svd((C / np.sqrt(n)).T, full_matrices=False)[0][:, :rank]
     if start is not None:
         B = linalg.qr(np.hstack([start, B]), mode="economic")[0][:, :rank]
-    inverse = linalg.inv(X.T @ X / m + _RIDGE * np.eye(d))
+    solve = _direct(X, first, ridge) if d * rank <= _DIRECT else _iterative(X, head, ridge)
     before = np.inf
     for turn in range(iterations):
-        W, _ = fit_heads(X @ B, head, y, H)
-        own = W.T[head]  # (m, rank): the head of each row
-        loss = np.square(((X @ B) * own).sum(1) - y).sum()
+        W, _ = fit_heads(X @ B, head, y, H, ridge)
+        loss = np.square(((X @ B) * W.T[head]).sum(1) - y).sum()
         if before - loss <= 1e-10 * loss:
             break
         before = loss
-        B = linalg.qr(_solve(X, own, y, B, inverse, (W * n[:, 0]) @ W.T), mode="economic")[0]
+        B = linalg.qr(solve(W, C.T @ W.T, B), mode="economic")[0]
         progress((turn + 1) / iterations)
     return np.hstack([B, np.zeros((d, k - rank))])
 
 
-def _solve(
-    X: np.ndarray, own: np.ndarray, y: np.ndarray, B: np.ndarray, inverse: np.ndarray, M: np.ndarray
-) -> np.ndarray:
-    """Return the B that solves the normal equations for given heads.
+def _direct(X: np.ndarray, first: np.ndarray, ridge: float) -> Callable[..., np.ndarray]:
+    """Return what solves ``sum_t S_t B w_t w_t^T = right`` for B, with ``S_t = X_t^T X_t``."""
+    S = np.stack([x.T @ x for x in np.split(X, first[1:])])  # (H, d, d)
+
+    def solve(W: np.ndarray, right: np.ndarray, B: np.ndarray) -> np.ndarray:
+        (d, k), H = B.shape, W.shape[1]
+        pairs = (W[:, None] * W).reshape(-1, H)  # (k k, H)
+        normal = (pairs @ S.reshape(H, -1)).reshape(k, k, d, d).transpose(2, 0, 3, 1).reshape(d * k, d * k)
+        return linalg.solve(normal + ridge * np.eye(d * k), right.ravel(), assume_a="pos").reshape(d, k)
+
+    return solve
+
+
+def _iterative(X: np.ndarray, head: np.ndarray, ridge: float) -> Callable[..., np.ndarray]:
+    """Return what does the same by conjugate gradients: a few steps from the B before, which each lower the loss.
 
     The operator is nearly ``cov(X) B M`` with ``M = sum_t n_t w_t w_t^T``, whose inverse is the preconditioner.
     """
-    size = B.size
+    n, inverse = np.bincount(head), linalg.inv(X.T @ X / len(X) + 1e-6 * np.eye(X.shape[1]))
 
-    def normal(b: np.ndarray) -> np.ndarray:
-        return (X.T @ (((X @ b.reshape(B.shape)) * own).sum(1)[:, None] * own)).ravel() + _RIDGE * b
+    def solve(W: np.ndarray, right: np.ndarray, B: np.ndarray) -> np.ndarray:
+        own, M = W.T[head], (W * n) @ W.T  # (m, k), (k, k)
+        M_inverse = linalg.inv(M + (1e-6 + ridge + 1e-9 * np.trace(M)) * np.eye(len(M)))
 
-    M_inverse = linalg.inv(M + (_RIDGE + 1e-9 * np.trace(M)) * np.eye(len(M)))
-    operator = LinearOperator((size, size), matvec=normal)
-    near = LinearOperator((size, size), matvec=lambda r: (inverse @ r.reshape(B.shape) @ M_inverse).ravel())
-    solved, _ = cg(operator, (X.T @ (y[:, None] * own)).ravel(), x0=B.ravel(), rtol=1e-8, maxiter=100, M=near)
-    return solved.reshape(B.shape)
+        def normal(b: np.ndarray) -> np.ndarray:
+            return (X.T @ (((X @ b.reshape(B.shape)) * own).sum(1)[:, None] * own)).ravel() + ridge * b
+
+        def near(r: np.ndarray) -> np.ndarray:
+            return (inverse @ r.reshape(B.shape) @ M_inverse).ravel()
+
+        operator, preconditioner = (LinearOperator((B.size, B.size), matvec=one) for one in (normal, near))
+        return cg(operator, right.ravel(), x0=B.ravel(), rtol=1e-7, maxiter=20, M=preconditioner)[0].reshape(B.shape)
+
+    return solve
