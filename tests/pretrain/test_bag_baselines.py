@@ -5,7 +5,7 @@ import pytest
 from sklearn.cross_decomposition import CCA
 from sklearn.decomposition import PCA
 
-from anytask.pretrain import MaxPooling, MeanCCA, MeanPooling, PCAMeans
+from anytask.pretrain import MaxPooling, MeanCCA, MeanPooling, PCAMeans, PrototypePooling
 
 CONTRACT = {"PCAMeans": {"n_components": 3}}
 RNG = np.random.default_rng(0)
@@ -35,3 +35,13 @@ def test_canonical_directions_are_those_of_scikit_learn():
         MeanCCA().fit(VIEWS).transform(VIEWS, view="b")
     with pytest.raises(ValueError, match="nothing can be correlated"):
         MeanCCA().fit(VIEWS["a"])
+
+
+def test_shares_and_offsets_by_prototype_make_up_the_mean():
+    model = PrototypePooling(n_prototypes=3).fit(VIEWS)
+    H = model.transform(VIEWS)
+    shares, offsets = H[:, :3], H[:, 3:].reshape(80, 3, 4)
+    np.testing.assert_allclose(shares.sum(1), 1, atol=1e-6)
+    mean = np.einsum("nk,nkd->nd", shares, offsets + model.prototypes_.numpy())
+    np.testing.assert_allclose(mean, MEANS["a"], atol=1e-5)
+    assert not offsets[shares == 0].any()

@@ -1,15 +1,20 @@
-"""Features of bags that everybody has: their means and largest values, and linear maps of means."""
+"""Features of bags that everybody has: their means and largest values, linear maps of means, and prototypes."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from sklearn.cluster import KMeans
 from torch import Tensor
 
 from anytask.core.progress import Progress
 from anytask.core.settings import real, whole
 from anytask.pretrain.parts.bags import BagEncoder, Bags
 
-__all__ = ["MaxPooling", "MeanCCA", "MeanPooling", "PCAMeans"]
+__all__ = ["MaxPooling", "MeanCCA", "MeanPooling", "PCAMeans", "PrototypePooling"]
+
+#: Tokens whose nearest prototypes are found at a time.
+_AT_ONCE = 65_536
 
 
 class MeanPooling(BagEncoder):
@@ -118,6 +123,49 @@ class MeanCCA(PCAMeans):
         if place:
             raise ValueError(f"MeanCCA learns directions of the anchor {self.views_[0]!r} alone: leave view out")
         return super()._features_of(bags, place)
+
+
+class PrototypePooling(BagEncoder):
+    """How many of a bag's tokens are near each of some prototypes, and where their mean lies from it.
+
+    Prototypes are the centers of scikit-learn's k-means on tokens of the anchors.
+
+    Parameters
+    ----------
+    n_prototypes : int
+        At most so many; fewer where there are fewer tokens.
+    max_tokens : int
+        Tokens that are drawn for k-means, where there are more.
+    seed, device
+        See :class:`~anytask.core.estimator.Estimator`.
+
+    Examples
+    --------
+    >>> H = PrototypePooling(n_prototypes=2).fit_transform([[[0.0], [0.2], [8.0]], [[7.8], [8.0], [8.2]]])
+    >>> sorted(H[0, :2].round(2).tolist())  # shares of the first bag's tokens
+    [0.33, 0.67]
+    """
+
+    n_prototypes: int = whole(8, "at most so many prototypes")
+    max_tokens: int = whole(20_000, "tokens that are drawn for k-means")
+
+    def _train(self, data: dict[str, Bags], progress: Progress) -> None:
+        every = next(iter(data.values())).tokens
+        tokens = every[torch.randperm(len(every))[: self.max_tokens]].numpy()
+        k = min(self.n_prototypes, len(np.unique(tokens, axis=0)))
+        found = KMeans(k, n_init=1, random_state=self.seed % 2**32).fit(tokens)
+        self.prototypes_ = torch.from_numpy(found.cluster_centers_.astype(np.float32))
+        progress(1.0)
+
+    def _features_of(self, bags: Bags, place: int) -> Tensor:
+        P = self.prototypes_.cpu()
+        nearest = torch.cat([torch.cdist(part, P).argmin(1) for part in bags.tokens.split(_AT_ONCE)])
+        cell = torch.arange(len(bags)).repeat_interleave(bags.lengths) * len(P) + nearest
+        counts = torch.bincount(cell, minlength=len(bags) * len(P))
+        offsets = torch.zeros(len(counts), P.shape[1]).index_add_(0, cell, bags.tokens - P[nearest])
+        offsets /= counts.clamp(min=1)[:, None]
+        shares = counts.reshape(len(bags), -1) / bags.lengths[:, None]
+        return torch.cat([shares, offsets.reshape(len(bags), -1)], dim=1)
 
 
 def means(bags: Bags) -> Tensor:

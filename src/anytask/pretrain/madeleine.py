@@ -41,7 +41,7 @@ from anytask.core.training import train
 from anytask.parts.contrastive import contrastive_loss, cosine_scores, info_nce, presence_target
 from anytask.pretrain.parts.attention import GatedAttention
 from anytask.pretrain.parts.bags import BagEncoder, Bags
-from anytask.pretrain.parts.transport import gromov_wasserstein, wasserstein
+from anytask.pretrain.parts.transport import cosine_cost, gromov_wasserstein, wasserstein
 
 __all__ = ["MADELEINE"]
 
@@ -121,7 +121,9 @@ class MADELEINE(BagEncoder):
     """
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "small": {"heads": 2, "hidden": 32, "width": 32, "local_tokens": 8, "lr": 2e-3, "epochs": 32},
+        "small": {
+            "heads": 2, "hidden": 32, "width": 32, "tokens": 12, "local_tokens": 8, "lr": 2e-3, "epochs": 32,
+        },
         "paper": {
             "heads": 4, "hidden": 512, "width": 512, "token_width": 128, "view_width": 32, "temperature": 0.001,
             "local_weight": 1.0, "local_tokens": 256, "lr": 1e-4, "epochs": 120, "batch_size": 65,
@@ -246,19 +248,23 @@ class MADELEINE(BagEncoder):
             q = self.net_.local(e[:, : self.local_tokens]).float().split(sizes) if self.local_weight else h
             halves = (slice(None, size // 2), slice(size // 2, None)) if self.intra_weight else ()
             half = [self.net_.vector(e[:, part], scores[:, part]).float().split(sizes) for part in halves]
-        total = h[0].new_zeros(())
+        total, costs = h[0].new_zeros(()), []
         for i, k in enumerate(own, start=1):
             mine = there[k].to(self._device)  # which of the batch's cases have view k
             if self.global_weight:
                 total = total + self.global_weight * aligned(h[0], filled(h[i], mine), mine, self.temperature)
             if self.local_weight:
                 X, Y = q[0][mine], q[i]
-                total = total + self.local_weight * (wasserstein(X, Y) + gromov_wasserstein(X, Y)).sum()
+                costs.append((cosine_cost(X, Y), cosine_cost(X, X), cosine_cost(Y, Y)))
             if self.intra_weight:
                 first, second = half
                 for a, b in ((first[0][mine], second[0][mine]), (first[i], second[i])):
                     loss = info_nce(a, b, temperature=self.temperature, symmetric=True)
                     total = total + self.intra_weight * loss
+        if self.local_weight:  # costs are thresholded view by view, and transported together
+            between, anchors, others = map(torch.cat, zip(*costs))
+            transport = wasserstein(between) + gromov_wasserstein(anchors, others)
+            total = total + self.local_weight * transport.sum()
         yield total
 
     def _schedule(self, optimizer: torch.optim.Optimizer, steps: int, warm: int) -> LRScheduler:

@@ -1,6 +1,6 @@
 """Optimal transport between batches of point clouds: the proximal point method, and Gromov-Wasserstein by it.
 
-All of it is differentiable, on any device, and batched: clouds (b, n, d) and (b, m, d), each with uniform weights.
+All of it is differentiable, on any device, and batched: clouds of n and m points, each with uniform weights.
 
 References
 ----------
@@ -81,14 +81,13 @@ def ipot(C: Tensor, beta: float, iterations: int) -> Tensor:
     return log_T.exp()
 
 
-def wasserstein(X: Tensor, Y: Tensor, beta: float = 0.5, iterations: int = 30) -> Tensor:
-    """Return what it costs to move each cloud X onto its Y, shape (b,); see :func:`cosine_cost` for the costs."""
-    C = cosine_cost(X, Y)
+def wasserstein(C: Tensor, beta: float = 0.5, iterations: int = 30) -> Tensor:
+    """Return what it costs to move each cloud onto its other, shape (b,), by costs (b, n, m) between their points."""
     return (C * ipot(C, beta, iterations)).sum((-2, -1))
 
 
-def gromov_wasserstein(X: Tensor, Y: Tensor, beta: float = 0.1, rounds: int = 5, iterations: int = 20) -> Tensor:
-    """Return how much the distances inside each cloud X differ from those inside its Y, shape (b,).
+def gromov_wasserstein(Cs: Tensor, Ct: Tensor, beta: float = 0.1, rounds: int = 5, iterations: int = 20) -> Tensor:
+    """Return how much the distances inside each cloud differ from those inside its other, shape (b,).
 
     From the plan ``p q^T`` on, the plan is ``rounds`` times what :func:`ipot` makes of the costs of the plan before.
     That start is a saddle where all points of a cloud are equally far from each other, and the value then is above 0
@@ -96,7 +95,8 @@ def gromov_wasserstein(X: Tensor, Y: Tensor, beta: float = 0.1, rounds: int = 5,
 
     Parameters
     ----------
-    X, Y : Tensor of shape (b, n, d) and (b, m, d)
+    Cs, Ct : Tensor of shape (b, n, n) and (b, m, m)
+        Costs between the points of a cloud.
     beta, iterations
         As in :func:`ipot`.
     rounds : int
@@ -106,11 +106,12 @@ def gromov_wasserstein(X: Tensor, Y: Tensor, beta: float = 0.1, rounds: int = 5,
     A turned cloud has the same distances inside:
 
     >>> X = torch.tensor([[[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]])
-    >>> turned = X @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
-    >>> gromov_wasserstein(X, turned).round(decimals=4), wasserstein(X, turned).round(decimals=1)
-    (tensor([0.]), tensor([0.7000]))
+    >>> Y = X @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+    >>> gromov_wasserstein(cosine_cost(X, X), cosine_cost(Y, Y)).round(decimals=4)
+    tensor([0.])
+    >>> wasserstein(cosine_cost(X, Y)).round(decimals=1)
+    tensor([0.7000])
     """
-    Cs, Ct = cosine_cost(X, X), cosine_cost(Y, Y)
     base = Cs.square().mean(-1, keepdim=True) + Ct.square().mean(-1, keepdim=True).mT  # (b, n, m)
     plan = torch.full_like(base, 1 / (base.shape[-2] * base.shape[-1]))
     for _ in range(rounds):
