@@ -10,6 +10,7 @@ from anytask.core.progress import heard
 from anytask.core.settings import taken
 from anytask.datasets.labelled import LabelledData
 from anytask.problems.base import Entrant, Metric, Outcome, Trained, finished
+from anytask.problems.frozen_features.bags import BagFeaturesData, read_labelled_bags
 from anytask.problems.frozen_features.data import FrozenFeaturesData, FrozenFeaturesOptions, fitted_shots
 from anytask.problems.frozen_features.graphs import GraphFeaturesData, read_labelled
 from anytask.problems.frozen_features.probe import probe
@@ -23,8 +24,8 @@ class FrozenFeatures(LabelledProblem):
     An encoder is fitted to the training inputs, without their labels. Then a logistic regression and nearest neighbors
     learn from the features of a few labelled rows (``shots=1,10,100`` of each class, drawn ``draws`` times), and are
     tested on rows that the encoder never saw; of one graph it sees all nodes. The values themselves, their principal
-    components (of graphs: degrees and eigenvectors) and an encoder that never learned always take part: features that
-    are not better are not worth their training.
+    components (of graphs: degrees and eigenvectors; of bags: means, and what the views' means have in common) and an
+    encoder that never learned always take part: features that are not better are not worth their training.
 
     Metrics
     -------
@@ -62,14 +63,17 @@ class FrozenFeatures(LabelledProblem):
         return fitted_shots(options, labelled.y[train])
 
     def load(self, source: Any, **options: Any) -> Any:
-        """Return labelled inputs, or labelled graphs, with checked options.
+        """Return labelled inputs, graphs or bags of vectors, with checked options.
 
         Parameters
         ----------
         source
             As in :func:`anytask.datasets.labelled.load_labelled`; or graphs, as
-            :func:`anytask.problems.frozen_features.graphs.read_labelled` reads them.
+            :func:`anytask.problems.frozen_features.graphs.read_labelled` reads them; or bags, as
+            :func:`anytask.problems.frozen_features.bags.read_labelled_bags` does.
         """
+        if (bags := read_labelled_bags(source)) is not None:
+            return BagFeaturesData.checked(bags, self.check_options(options))
         if (graphs := read_labelled(source)) is None:
             return super().load(source, **options)
         return GraphFeaturesData.checked(graphs, self.check_options(options))
