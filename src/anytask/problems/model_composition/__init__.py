@@ -26,7 +26,7 @@ BASELINES = (
     Entrant("uniform average", f"{_OWN}:Merged", {"how": "average"}, "baseline"),
     Entrant("one coefficient per vector", "anytask.multitask:ATLAS", {"scaling": "vector"}, "baseline"),
     Entrant("full fine-tuning", f"{_OWN}:FineTuned", {}, "baseline"),
-    Entrant("linear probe", f"{_OWN}:FineTuned", {"part": "head", "lr": 1e-2}, "baseline"),
+    Entrant("linear probe", f"{_OWN}:FineTuned", {"part": "head", "lr": 3e-2}, "baseline"),
     Entrant("zero-shot", f"{_OWN}:Pretrained", {}, "baseline"),
 )
 
@@ -60,7 +60,7 @@ class ModelComposition(TrainingProblem):
     key: ClassVar[str] = "model-composition"
     title: ClassVar[str] = "Model composition"
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("score", "Accuracy; in negation the share of errors"),
+        Metric("score", "Accuracy, or errors in negation"),
         Metric("accuracy", "Accuracy"),
         Metric("normalised", "Accuracy over that of models fine-tuned on many rows"),
         Metric("control", "Accuracy on the control task"),
