@@ -208,7 +208,7 @@ BAD = {
     "no folder for the winner": (["compare", "task-stream", "--data", "mine.csv", "--save-best", "no/a"], "no folder"),
     "nothing to save": (["compare", "equivariance", "--data", "digits", "--save-best", "best"], "nero"),
     "claim of an unknown system": (["verify", "tme"], "'tame'"),
-    "no claim": (["verify", "mtlora"], "no claim"),
+    "no claim": (["verify", "ic-lora"], "no claim"),
 }
 
 

@@ -151,6 +151,8 @@ def test_pairs_of_tasks_stand_in_the_last_block_of_each_stage():
     ):
         with pytest.raises(ValueError, match=says):
             place(plain, LowRank(**settings))
+    with pytest.raises(ValueError, match="has no linear layer"):
+        place(nn.Conv2d(1, 1, 1), LowRank())
     with pytest.raises(ValueError, match="has 2 blocks, got blocks=\\(2,\\)"):
         place(NETWORKS["vit"][0](), LowRank(blocks=(2,)))
     with pytest.raises(ValueError, match="target must be a regular expression"):
@@ -252,6 +254,13 @@ def test_frozen_batch_norms_keep_their_statistics():
     network = LowRankTasks(body, 2, LowRank(rank=2, task_rank=1)).train()
     network(X)
     assert int(body[0].num_batches_tracked) == 0 and network.training
+
+
+def test_without_pairs_of_tasks_all_read_the_shared_stream():
+    network = adapted("swin", task_rank=0)
+    first, *others = network(**PIXELS, select=hidden)
+    assert all(torch.equal(first, one) for one in others) and network.specific(0) == []
+    assert torch.allclose(first, network.shared(**PIXELS).last_hidden_state, atol=1e-5)
 
 
 def test_plus_freezes_patch_merging_and_gives_it_pairs():
@@ -370,6 +379,9 @@ def test_token_ids_go_into_language_models_and_padding_does_not_matter():
         longer = MTLoRA(**settings).fit(long, Y)
         for a, b in zip(model.predict_proba(ids), longer.predict_proba(long)):
             np.testing.assert_allclose(a, b, atol=1e-3)
+        for bad in (ids + 0.5, ids + 20):
+            with pytest.raises(ValueError, match="reads token ids: whole numbers below 20"):
+                model.predict(bad)
 
 
 def test_an_adapter_is_where_shared_pairs_start(tmp_path):

@@ -174,7 +174,7 @@ class MTLoRA(SharedTrunk):
     # -- training -------------------------------------------------------------------------------------------------
 
     def _losses(self, x: Tensor, place: Tensor, task: Tensor, y: Tensor) -> Iterator[Tensor]:
-        weights = self.task_weights or [1.0] * len(self.tasks_)
+        weights = [1.0] * len(self.tasks_) if self.task_weights is None else self.task_weights
         for w, loss in zip(weights, super()._losses(x, place, task, y)):
             yield w * loss
 
@@ -229,8 +229,10 @@ class TokenFeatures(nn.Module):
         pad = self.model.config.pad_token_id
         valid = (x >= 0) if pad is None else (x >= 0) & (x != pad)
         valid[:, 0] = True
-        mask = valid.long()
-        h = self.model(input_ids=x.long().clamp(min=0), attention_mask=mask).last_hidden_state  # (n, length, d)
+        mask, ids, n = valid.long(), x.long(), self.model.config.vocab_size
+        if bool((ids != x).any()) or ids.max() >= n:
+            raise ValueError(f"the backbone reads token ids: whole numbers below {n}, and below 0 for padding")
+        h = self.model(input_ids=ids.clamp(min=0), attention_mask=mask).last_hidden_state  # (n, length, d)
         place = torch.arange(x.shape[1], device=x.device)
         weight = (place == (place * mask).argmax(1, keepdim=True)) if self.last else valid
         return (h * weight[:, :, None]).sum(1) / weight.sum(1, keepdim=True)

@@ -40,7 +40,7 @@ class LowRank(Settings):
     Parameters
     ----------
     rank, task_rank : int, default 16 and 4
-        r_s of the pairs that tasks share, r_t of those of each task.
+        r_s of the pairs that tasks share, r_t of those of each task; 0 for none, so that all tasks read the same.
     scale : float, default 4.0
         alpha, by which what pairs give is multiplied; it is not divided by the rank.
     dropout : float in [0, 1), default 0.05
@@ -69,7 +69,7 @@ class LowRank(Settings):
     """
 
     rank: int = whole(16, "rank of the pairs that tasks share")
-    task_rank: int = whole(4, "rank of the pairs of each task")
+    task_rank: int = whole(4, "rank of the pairs of each task; 0 for none", at_least=0)
     scale: float = real(4.0, "multiplies what pairs give; not divided by the rank", above=0)
     dropout: float = real(0.05, "on what the shared pairs read", at_least=0, below=1)
     mode: str = choice("matrixv2", MODES, "what is added to the frozen product in a task's output")
@@ -329,8 +329,10 @@ def place(model: nn.Module, low_rank: LowRank) -> Placement:
     if low_rank.plus:
         wanted = [name for name in linear if name in wanted or _MERGES.search(name)]
     names = ", ".join(linear[:3]) + (", ..." if len(linear) > 3 else "")
+    if not linear:
+        raise ValueError("the network has no linear layer that could get pairs")
     if not wanted:
-        raise ValueError(f"no linear layer is named by target={low_rank.target!r}; there are {names or 'none'}")
+        raise ValueError(f"no linear layer is named by target={low_rank.target!r}; there are {names}")
     chosen = [stack[-1] for _, stack in stacks]
     if low_rank.blocks is not None:
         if not blocks or not all(-len(blocks) <= place < len(blocks) for place in low_rank.blocks):
@@ -408,7 +410,7 @@ class LowRankTasks(nn.Module):
         self.placement = place(model, o)
         names = [*self.placement.agnostic, *self.placement.specific]
         for name in names:
-            tasks = self.n_tasks if name in self.placement.specific else 0
+            tasks = self.n_tasks if o.task_rank and name in self.placement.specific else 0
             try:
                 layer = LowRankLinear(
                     model.get_submodule(name), o.rank, [o.task_rank] * tasks, scale=o.scale, dropout=o.dropout,  # type: ignore[arg-type]
@@ -475,7 +477,8 @@ class LowRankTasks(nn.Module):
     @property
     def unread(self) -> str | None:
         """The layer whose shared pair no task's output has anything of, which is therefore not trained, if any."""
-        return self.placement.specific[-1] if self.low_rank.mode == "matrix" else None
+        o = self.low_rank
+        return self.placement.specific[-1] if o.mode == "matrix" and o.task_rank else None
 
     def merge(self) -> None:
         """Merge the shared pairs into the frozen weights, wherever that changes no output; then evaluate, or export."""
