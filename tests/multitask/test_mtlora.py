@@ -75,7 +75,7 @@ def test_at_the_start_all_outputs_are_those_of_the_frozen_layer(mode):
 
 
 def test_a_task_reads_its_own_input_through_its_pair_and_the_shared_one_through_W():
-    x_tasks = [X + 1, X - 1]
+    x_tasks = torch.stack([X + 1, X - 1])
     for mode, below in (("matrix", F.linear), ("matrixv2", lambda x, W, b: F.linear(x, W, b) + shared(x))):
         made = layer(mode)
 
@@ -93,7 +93,7 @@ def test_a_task_reads_its_own_input_through_its_pair_and_the_shared_one_through_
 
 def test_dropout_is_on_the_shared_input_alone():
     made = layer("matrix", dropout=0.5).train()
-    given, absent = (torch.stack([made.outputs(X, x)[1][0] for _ in range(20)]) for x in ([X, X], None))
+    given, absent = (torch.stack([made.outputs(X, x)[1][0] for _ in range(20)]) for x in (torch.stack([X, X]), None))
     assert torch.equal(given[0], given[-1])  # x_t is as it is
     assert not torch.equal(absent[0], absent[-1])  # without one, a task reads the dropped x
 
@@ -191,9 +191,9 @@ def test_streams_of_a_block_follow_the_papers_equations():
         hook.remove()
     block, found = inner.layers[1], network(**PIXELS, select=hidden)
     p, p_t = block.attention.o_proj.outputs(taken["h"])
-    x, x_t = taken["u"] + p, [taken["u"] + one for one in p_t]
-    m, m_t = block.mlp.fc1.outputs(block.layernorm_after(x), [block.layernorm_after(one) for one in x_t])
-    _, f_t = block.mlp.fc2.outputs(F.gelu(m), [F.gelu(one) for one in m_t])
+    x, x_t = taken["u"] + p, taken["u"] + p_t
+    m, m_t = block.mlp.fc1.outputs(block.layernorm_after(x), block.layernorm_after(x_t))
+    _, f_t = block.mlp.fc2.outputs(F.gelu(m), F.gelu(m_t))
     for one, f, stream in zip(x_t, f_t, found):
         assert torch.allclose(inner.layernorm(one + f), stream, atol=1e-5)
 

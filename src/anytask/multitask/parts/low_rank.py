@@ -175,37 +175,45 @@ class LowRankLinear(nn.Module):
         """Return the shared output (..., o), or, inside of :class:`LowRankTasks`, that of each stream."""
         stream = _STREAM.get()
         if stream is None or not len(self.lora_task_A):
-            return self.outputs(x, tasks=range(len(self.lora_task_A)) if self.summing else ())[0]
+            return self.outputs(x, tasks=None if self.summing else ())[0]
         return _Specialized.apply(x, *stream, self)
 
     def outputs(
-        self, x: Tensor, x_tasks: Sequence[Tensor] | None = None, tasks: Sequence[int] | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Return the shared output (..., o), and that of each of the tasks.
+        self, x: Tensor, x_tasks: Tensor | None = None, tasks: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the shared output (..., o), and those of the tasks (tasks, ..., o).
 
         Parameters
         ----------
         x : Tensor (..., i)
             The shared input.
-        x_tasks : sequence of Tensor (..., i), optional
+        x_tasks : Tensor (tasks, ..., i), optional
             The input of each of the tasks; x, after dropout, unless given.
         tasks : sequence of int, optional
             All, unless given.
         """
-        tasks = range(len(self.lora_task_A)) if tasks is None else tasks
+        run = list(range(len(self.lora_task_A)) if tasks is None else tasks)
         dropped, frozen = self.drop(x), self.base(x)
         y = self._with_shared(frozen, dropped)
-        found = []
-        for place, t in enumerate(tasks):
-            x_t = dropped if x_tasks is None else x_tasks[place]
-            if self.exact and x_tasks is not None:
-                below = self.base(x_t) if self.mode != "matrixv2" else self._with_shared(self.base(x_t), x_t)
-            else:
-                below = y if self.mode == "matrixv2" else frozen
-            found.append(below + self.lora_scales[t + 1] * _pair(x_t, self.lora_task_A[t], self.lora_task_B[t]))
-        if self.lora_norm is not None:
-            y = frozen + self.lora_norm(torch.stack(found).sum(0))
-        return y, found
+        if not run:
+            return y, y[None][:0]
+        below = y if self.mode == "matrixv2" else frozen
+        if self.exact and x_tasks is not None:
+            below = self.base(x_tasks)
+            below = self._with_shared(below, x_tasks) if self.mode == "matrixv2" else below
+        own = self._own(dropped[None] if x_tasks is None else x_tasks, run)
+        found = below + own
+        return (y if self.lora_norm is None else frozen + self.lora_norm(found.sum(0))), found
+
+    def _own(self, x: Tensor, tasks: list[int]) -> Tensor:
+        """Return what the tasks' pairs make of x (tasks or 1, ..., i), scaled: (tasks, ..., o)."""
+        R = max(self.lora_task_A[t].shape[0] for t in tasks)
+        A = torch.stack([F.pad(self.lora_task_A[t], (0, 0, 0, R - len(self.lora_task_A[t]))) for t in tasks])
+        B = torch.stack([F.pad(self.lora_task_B[t], (0, R - len(self.lora_task_A[t]))) for t in tasks])
+        scales = self.lora_scales[[t + 1 for t in tasks]]
+        made = x.flatten(1, -2) if x.dim() > 2 else x[:, None]  # (tasks or 1, n, i)
+        made = made @ A.mT @ (scales[:, None, None] * B).mT  # (tasks, n, o)
+        return made.view(len(tasks), *x.shape[1:-1], -1)
 
     def merge(self) -> None:
         """Add the shared pair to W, so that it costs nothing more.
@@ -258,9 +266,9 @@ class _Specialized(torch.autograd.Function):
         if in_dims[0] is None:
             y, found = layer.outputs(x, None, tasks)
         else:
-            shared, *own = x.unbind(in_dims[0])
-            y, found = layer.outputs(shared, own, tasks)
-        return torch.stack([y, *found]), 0
+            streams = x.movedim(in_dims[0], 0)
+            y, found = layer.outputs(streams[0], streams[1:], tasks)
+        return torch.cat([y[None], found]), 0
 
 
 class _Shared(torch.autograd.Function):
