@@ -98,6 +98,8 @@ def test_units_do_not_matter_once_columns_are_scaled():
     a, b = (MLEERM(n_components=2, scale=scale).fit(data, y) for data, scale in ((X, True), (X * units + 5, "auto")))
     np.testing.assert_allclose(a.predict(X), b.predict(X * units + 5), atol=1e-3)
     np.testing.assert_allclose(a.log_likelihood(X) - np.log(units).sum(), b.log_likelihood(X * units + 5), atol=1e-2)
+    assert (MLEERM(n_components=2).fit(X).scale_ == 1).all()  # no column is ten times another
+    assert (MLEERM(n_components=2).fit((X * units).reshape(-1, 5, 6)).scale_ == 1).all()  # and an image has one unit
 
 
 def test_a_rotation_of_the_loadings_is_absorbed_by_the_predictor():
