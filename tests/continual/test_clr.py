@@ -209,3 +209,12 @@ def test_routes_are_tasks_as_they_were_named_and_there_are_none_without_tasks():
     for ask in (model.route, model.predict):
         with pytest.raises(ValueError, match="all tasks were removed"):
             ask(images(0)[0])
+
+
+def test_statistics_of_a_task_follow_its_batches_however_slow_the_anchors_are():
+    slow = convnet().eval()
+    for layer in (slow[1], slow[5]):
+        layer.momentum = 1e-4
+    own = [learned([0], backbone=slow, momentum=momentum).own_[0] for momentum in (1e-4, 0.1)]
+    moved = [max(float(value.abs().max()) for name, value in one.named_buffers() if "mean" in name) for one in own]
+    assert moved[1] > 10 * moved[0]

@@ -72,6 +72,9 @@ class CLR(ContinualClassifier):
         Add the filtered channels to the unfiltered ones, scaled by a learned factor, instead of replacing them.
     norm : {"adapt", "frozen"}
         Whether a task learns normalization weights and statistics of its own.
+    momentum : float in (0, 1]
+        Share of each batch in a task's running statistics, whatever the anchor has: EfficientNet's 0.01 would leave
+        them behind what a few hundred steps learn.
     lr, lambda_, schedule
         Adam, begun anew for each task; weight of the sum of the norms ``||p||_2`` of filters, normalization weights and
         head; the rate over a task's steps.
@@ -114,7 +117,7 @@ class CLR(ContinualClassifier):
 
     sees: ClassVar[str] = "test"
     STRUCTURE: ClassVar[tuple[str, ...]] = (
-        "backbone", "n_features", "anchor", "image_shape", "placement", "kernel", "mixed", "norm"
+        "backbone", "n_features", "anchor", "image_shape", "placement", "kernel", "mixed", "norm", "momentum"
     )  # fmt: skip
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "small": {"backbone": "small-cnn", "n_features": 64, "anchor": "first task", "lr": 5e-3, "batch_size": 64}
@@ -130,6 +133,7 @@ class CLR(ContinualClassifier):
     kernel: int = whole(3, "edge of the filters, odd")
     mixed: bool = flag(False, "add the filtered channels instead of replacing the unfiltered ones")
     norm: str = choice("adapt", ("adapt", "frozen"), "whether tasks have normalization of their own")
+    momentum: float = real(0.1, "share of each batch in a task's running statistics", above=0, at_most=1)
     epochs: int = whole(60, "passes of fit and add_task over their data; partial_fit makes one")
     batch_size: int = whole(32, "rows of a mini-batch")
     lr: float = real(1e-3, "learning rate of Adam", above=0)
@@ -180,6 +184,10 @@ class CLR(ContinualClassifier):
         assert network is not None
         if self.placement != "none":
             reprogram(network, self.placement, self.kernel, self.mixed)
+        if self.norm == "adapt":
+            for module in network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.momentum = self.momentum
         self.anchor_, self.frozen_ = Snapshot(network.to(self._device)), True
 
     def _add_modules(self, i: int) -> GrowingHead:
