@@ -133,7 +133,8 @@ class L1AMTRL(MultiTaskEstimator):
 
     References
     ----------
-    Wang, Chen, Jamieson, Du, 2023, "Improved Active Multi-Task Representation Learning via Lasso", arXiv:2306.02556.
+    Wang, Chen, Jamieson, Du, 2023, "Improved Active Multi-Task Representation Learning via Lasso", arXiv:2306.02556
+    (source: abstract).
     """
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": {}}
@@ -328,7 +329,7 @@ class L1AMTRL(MultiTaskEstimator):
         else:
             body, width = build_body(self.backbone, shape, self.hidden, self.n_features, seed)
             body = nn.Sequential(body, nn.Linear(width, k, bias=False))
-        self.trunk_ = Trunk(Scaled(shape), body).to(self._device)
+        self.trunk_ = Trunk(Scaled(shape), body).to(self._device).eval()
 
     def _train(self, cells: Cells, progress: Progress) -> None:
         row, head, y = self._columns(cells)
