@@ -23,9 +23,8 @@ _released = {"n_groups": 10, "matrices_only": True, "share_masks": True}
 
 def _digits(name: str, *entrants: Entrant, **options: Any) -> Experiment:
     quick = {"rows": 200, "steps": 20}
-    return Experiment(
-        name, "model-composition", "digits-domains", entrants, options, _zero.name, quick, {"epochs": 1, "steps": 20}
-    )
+    params = {"epochs": 1, **({"steps": 20} if _full in entrants else {})}
+    return Experiment(name, "model-composition", "digits-domains", entrants, options, _zero.name, quick, params)
 
 
 def _on_texts(baseline: Entrant) -> Entrant:
