@@ -55,8 +55,9 @@ class IsoCVGAE(TrainedGraphNetwork):
     """Vectors of nodes and graphs, without labels, that keep what is several hops away.
 
     Pick it where the place of a node in its surroundings says what you want to know (roles, kinds of graphs), and when
-    several tasks are to share one set of vectors. Where neighbors are alike and communities are wanted, spectral
-    embedding and a :class:`~anytask.pretrain.GraphVAE`, which rebuild edges, are as good and cheaper.
+    several tasks are to share one set of vectors. Compare it with a random encoder, and with degrees and their means
+    over neighbors (:class:`~anytask.pretrain.DegreeFeatures`), which often say as much; where communities are wanted,
+    spectral embedding and a :class:`~anytask.pretrain.GraphVAE`, which rebuild edges, are the better choice.
 
     Graphs are undirected and without weights, see :func:`~anytask.pretrain.parts.graphs.read_graphs`: a PyTorch
     Geometric ``Data``, a networkx graph, a SciPy sparse matrix, ``(edge_index, x)``, or a list of these.
@@ -103,7 +104,7 @@ class IsoCVGAE(TrainedGraphNetwork):
     """
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "small": {"hidden": (32, 32, 8), "epochs": 150, "degree_lr": 5e-3},
+        "small": {"hidden": (32, 32, 8), "epochs": 150},
         "paper": {"hidden": (512, 512), "lr": 5e-6, "epochs": 30, "patience": 10},
     }
 

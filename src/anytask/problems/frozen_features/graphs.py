@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import attrs
 import numpy as np
@@ -42,9 +42,9 @@ def read_labelled(source: Any) -> LabelledGraphs | None:
     if is_graphs(source):
         return load_graphs(source)
     graphs, y = source if isinstance(source, tuple) and len(source) == 2 and not is_graph(source) else (source, None)
-    graphs = [*graphs] if isinstance(graphs, torch.utils.data.Dataset) else graphs
-    several = isinstance(graphs, list) and len(graphs) > 0
-    if not is_graph(graphs[0] if several else graphs):
+    several = isinstance(graphs, (list, torch.utils.data.Dataset))
+    graphs = list(cast(Any, graphs)) if several else graphs
+    if not is_graph(graphs[0] if several and graphs else graphs):
         return None
     if y is None:
         y = [getattr(graph, "y", None) for graph in graphs] if several else getattr(graphs, "y", None)
