@@ -163,7 +163,8 @@ class MLEERM(PretrainEstimator):
         y : array or tensor of shape (n,), optional
             Labels of X, for the predictor alone.
         unlabeled : array or tensor of shape (m, ...), optional
-            Further inputs, for the latent model.
+            Further inputs for the latent model, which learns from those of X too; where it should not, call
+            ``fit(unlabeled)`` and ``fit_head(X, y)``.
         progress : callable, optional
             Told the finished share, in [0, 1].
 
@@ -432,7 +433,25 @@ class MLEERM(PretrainEstimator):
         return Rates(m, n, weights, r, d if linear else weights, L, delta, kappa)
 
     def diagnose(self, X: Any, y: Any, unlabeled: Any = None, *, folds: int = 5, rounds: int = 4) -> Diagnosis:
-        """Say whether this latent model is informative: see :func:`.studies.diagnose`."""
+        """Say whether a model with these settings is informative; this one is left as it is.
+
+        It is fitted to three quarters of the unlabelled inputs. On the others the gain in likelihood over noise without
+        structure is measured; on the labelled ones, by cross-validation, what both phases reach, and a linear model on
+        as many principal components and on the raw features.
+
+        Parameters
+        ----------
+        X, y : arrays of shape (n, ...) and (n,)
+            Labelled inputs.
+        unlabeled : array of shape (m, ...), optional
+            Inputs for the latent model; those of X unless given.
+        folds, rounds : int
+            Of cross-validation, and how often it is repeated.
+
+        Returns
+        -------
+        result with ``informative``, ``gain``, ``scores`` and ``table()``; as a text it is a sentence
+        """
         from anytask.pretrain.provable_pretraining.studies import diagnose
 
         return diagnose(self, X, y, unlabeled, folds=folds, rounds=rounds)
@@ -441,7 +460,27 @@ class MLEERM(PretrainEstimator):
         self, X: Any, y: Any, unlabeled: Any = None, *, n: Sequence[int] | None = None, m: Sequence[int] | None = None,
         repeats: int = 5, progress: Progress | None = None,
     ) -> LearningCurve:  # fmt: skip
-        """Measure scores over grids of labels and of rows without labels: see :func:`.studies.learning_curve`."""
+        """Measure both phases, and labels alone, over grids of labels and of rows without labels.
+
+        Labels alone are a linear model's, its strength chosen by cross-validation. This model is left as it is.
+
+        Parameters
+        ----------
+        X, y : arrays of shape (rows, ...) and (rows,)
+            Labelled inputs, of which a quarter is held out each time.
+        unlabeled : array of shape (rows, ...), optional
+            Inputs for the latent model; those of X that are not held out unless given.
+        n, m : sequence of int, optional
+            The grids, of labels and of rows without labels; up to four and three steps to all there is unless given.
+        repeats : int
+            Draws of the held-out and the labelled rows.
+        progress : callable, optional
+            Told the finished share.
+
+        Returns
+        -------
+        result with ``two_phases``, ``labels_alone``, ``table()`` and ``plot()``
+        """
         from anytask.pretrain.provable_pretraining.studies import learning_curve
 
         return learning_curve(self, X, y, unlabeled, n=n, m=m, repeats=repeats, progress=progress)

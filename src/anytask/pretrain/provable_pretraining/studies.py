@@ -95,19 +95,7 @@ class Diagnosis:
 
 
 def diagnose(model: Any, X: Any, y: Any, unlabeled: Any, *, folds: int, rounds: int) -> Diagnosis:
-    """Measure the gain in held-out likelihood, and what the features are worth against PCA and the raw ones.
-
-    Parameters
-    ----------
-    model : :class:`~anytask.pretrain.MLEERM`
-        Its settings are used; it is left as it is.
-    X, y : arrays of shape (n, ...) and (n,)
-        Labelled inputs.
-    unlabeled : array of shape (m, ...) or None
-        Inputs for the latent model; a quarter is held out. Those of X unless given.
-    folds, rounds : int
-        Of cross-validation over the labelled rows, and how often it is repeated.
-    """
+    """Measure what :meth:`~anytask.pretrain.MLEERM.diagnose` says."""
     check_counts(rounds=rounds, folds=folds)
     inputs, regression, y, pool = _data(model, X, y, unlabeled)
     order = np.random.default_rng(derive(model.seed, "diagnose")).permutation(len(pool))
@@ -217,23 +205,7 @@ def learning_curve(
     repeats: int,
     progress: Progress | None,
 ) -> LearningCurve:
-    """Measure both phases, and labels alone, over grids of labels and of rows without labels.
-
-    Parameters
-    ----------
-    model : :class:`~anytask.pretrain.MLEERM`
-        Its settings are used; it is left as it is.
-    X, y : arrays of shape (rows, ...) and (rows,)
-        Labelled inputs, of which a quarter is held out each time.
-    unlabeled : array of shape (rows, ...) or None
-        Inputs for the latent model; those of X that are not held out unless given.
-    n, m : sequence of int, optional
-        The grids; unless given, four and three steps up to all there is.
-    repeats : int
-        Draws of the held-out and the labelled rows.
-    progress : callable, optional
-        Told the finished share.
-    """
+    """Measure what :meth:`~anytask.pretrain.MLEERM.learning_curve` shows."""
     check_counts(repeats=repeats)
     told = heard(progress)
     inputs, regression, y, pool = _data(model, X, y, unlabeled)
