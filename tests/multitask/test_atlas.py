@@ -76,7 +76,7 @@ def test_all_names_and_shapes_that_differ_are_listed():
     with pytest.raises(ValueError, match=r"'3\.bias' is missing"):
         TaskVector.between(NET, {n: v for n, v in NET.state_dict().items() if n != "3.bias"})
     with pytest.raises(ValueError, match=r"vector '1' does not fit: 'x' is not in the model; '3.bias' is \(2,\)"):
-        ATLAS().compose(NET, [BANK["a"], {"x": torch.ones(1), "3.bias": torch.ones(2)}], X, Y)
+        ATLAS().compose(NET, [BANK["a"], TaskVector({"x": torch.ones(1), "3.bias": torch.ones(2)})], X, Y)
 
 
 def test_arithmetic_of_low_rank_changes_is_that_of_their_products():
@@ -107,7 +107,7 @@ def test_lora_vectors_are_what_peft_adds_from_a_module_or_a_folder(rslora, tmp_p
             torch.testing.assert_close(value.dense(), merged[name], atol=1e-5, rtol=1e-4)
     atlas = ATLAS(**SHORT)
     out = atlas.compose(base, [vector], X, Y)
-    by_product = ATLAS(**SHORT).compose(base, [{n: v.dense() for n, v in vector.items()}], X, Y)
+    by_product = ATLAS(**SHORT).compose(base, [TaskVector({n: v.dense() for n, v in vector.items()})], X, Y)
     assert atlas.blocks_ == ["0.weight", "1.weight"]
     torch.testing.assert_close(out(X), by_product(X), atol=1e-3, rtol=1e-3)
     with pytest.raises(ValueError, match="no adapter"):
@@ -122,8 +122,8 @@ def test_lora_vectors_are_what_peft_adds_from_a_module_or_a_folder(rslora, tmp_p
 def test_the_worked_example():
     net = nn.Linear(2, 2)
     net.load_state_dict({"weight": torch.eye(2), "bias": torch.zeros(2)})
-    first = {"weight": torch.tensor([[0.0, 2], [0, 0]]), "bias": torch.tensor([1.0, 0])}
-    second = {"weight": torch.tensor([[0.0, 0], [1, 0]]), "bias": torch.tensor([0.0, -1])}
+    first = TaskVector(weight=torch.tensor([[0.0, 2], [0, 0]]), bias=torch.tensor([1.0, 0]))
+    second = TaskVector(weight=torch.tensor([[0.0, 0], [1, 0]]), bias=torch.tensor([0.0, -1]))
     atlas = ATLAS(**SHORT)
     atlas.compose(net, [first, second], torch.ones(2, 2), [0, 1])
     atlas.coef_ = torch.tensor([[0.5, 2], [-1, 1]])[:, :, None]
@@ -168,6 +168,14 @@ def test_the_gradient_is_that_of_finite_differences(params):
         above = loss()
         c.lambda_[place] -= 2 * eps
         assert (above - loss()).item() / (2 * eps) == pytest.approx(c.lambda_.grad[place].item(), rel=1e-5)
+
+
+def test_a_checkpoint_may_be_a_module_a_state_dict_or_its_change():
+    bank = BANK["a"], BANK["b"].state_dict(), TaskVector.between(NET, BANK["c"])
+    a, b = ATLAS(**SHORT), ATLAS(**SHORT)
+    assert torch.equal(a.compose(NET, bank, X, Y)(X), b.compose(NET, list(BANK.values()), X, Y)(X))
+    with pytest.raises(TypeError, match="a model must be a torch"):
+        TaskVector.between(NET, 3)
 
 
 def test_counts_and_that_tied_coefficients_are_those_of_a_vector():
@@ -286,7 +294,7 @@ def test_a_sum_of_tasks_is_found_again_with_their_heads():
     # Features are x scaled by theta; each data set reads one of them, and each vector turns on the one that it reads.
     net = nn.Linear(2, 2, bias=False)
     nn.init.zeros_(net.weight)
-    bank = {name: {"weight": torch.diag(torch.eye(2)[i])} for i, name in enumerate("pq")}
+    bank = {name: TaskVector(weight=torch.diag(torch.eye(2)[i])) for i, name in enumerate("pq")}
     heads = {name: nn.Linear(2, 2, bias=False) for name in "pq"}
     for i, head in enumerate(heads.values()):
         head.weight.data = 9 * torch.stack([torch.eye(2)[i], -torch.eye(2)[i]])
@@ -346,6 +354,8 @@ BAD = {
     "no module": (lambda: ATLAS().compose(NET.state_dict(), BANK, X, Y), "pretrained must be a torch.nn.Module"),
     "no vectors": (lambda: ATLAS().compose(NET, [], X, Y), "at least one"),
     "one vector": (lambda: ATLAS().compose(NET, TaskVector.between(NET, BANK["a"]), X, Y), "put one alone into a list"),
+    "a head": (lambda: ATLAS().add(NET, BANK, {"p": (X, Y)}, heads={"p": 3}), "the head of p must be a"),
+    "part of a checkpoint": (lambda: ATLAS().compose(NET, [{"3.bias": torch.ones(3)}], X, Y), "vector 0: .* missing"),
     "no vector": (lambda: ATLAS().compose(NET, [3], X, Y), "vector 0 must be a task vector"),
     "same": (lambda: ATLAS().compose(NET, [NET], X, Y), "change no parameter"),
     "NaN inputs": (lambda: ATLAS().compose(NET, BANK, NAN, Y), "row 4"),
@@ -372,7 +382,7 @@ def test_a_vector_of_nan_and_a_training_that_diverges_are_refused_and_leave_what
     atlas.compose(NET, BANK, X, Y)
     before = atlas.coef_.clone()
     with pytest.raises(NotFinite, match=r"0.bias of vector '0'"):
-        atlas.compose(NET, [{"0.bias": torch.full((8,), np.nan)}], X, Y)
+        atlas.compose(NET, [TaskVector({"0.bias": torch.full((8,), np.nan)})], X, Y)
     with pytest.raises(NotFinite, match="the loss of the coefficients"):
         atlas.compose(NET, BANK, X, Y, augment=lambda x: x * np.nan)
     assert torch.equal(atlas.coef_, before)

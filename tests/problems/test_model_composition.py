@@ -58,11 +58,12 @@ def test_every_task_is_done_by_the_system_and_its_baselines(task):
 @pytest.mark.parametrize("how", ["arithmetic", "average", "ties"])
 def test_merging_is_the_formula_at_the_best_scale(how):
     pytest.importorskip("peft", reason="needs the extra text")
+    from anytask.multitask import TaskVector
     from anytask.multitask.merging import Merged
 
     net = torch.nn.Linear(2, 2, bias=False)
     torch.nn.init.zeros_(net.weight)
-    vectors = [{"weight": torch.tensor(w)} for w in ([[4.0, -1.0], [0.0, 0.0]], [[2.0, 3.0], [0.0, 1.0]])]
+    vectors = [TaskVector(weight=torch.tensor(w)) for w in ([[4.0, -1.0], [0.0, 0.0]], [[2.0, 3.0], [0.0, 1.0]])]
     X, y = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])  # the larger the scale, the smaller the loss
     merged = Merged(how=how, density=0.5).compose(net, vectors, X, y).weight.tolist()
     # TIES keeps 4 and -1, and 2 and 3; the signs are + and +; the mean of what has them is 3 and 3.

@@ -201,7 +201,7 @@ class ATLAS(Estimator):
         pretrained : torch.nn.Module
             Maps inputs (n, ...) to logits (n, n_classes); left as it is.
         vectors : sequence, or mapping of names
-            Task vectors, or fine-tuned modules.
+            Of :class:`TaskVector` (changes of weights), or of fine-tuned modules or their state dicts.
         X, y : array or tensor of shape (n, ...), and integers (n,)
         validation : (X, y), optional
             The coefficients that are most accurate on these are kept.
@@ -246,6 +246,8 @@ class ATLAS(Estimator):
         for name, other in (("validation", validation), ("heads", heads)):
             if other is not None and set(other) != set(data):
                 raise ValueError(f"{name} must have the names of data, {', '.join(data)}; got {', '.join(other)}")
+        for name, head in (heads or {}).items():
+            instance_of(f"the head of {name}", nn.Module, optional=False, wanted="a torch.nn.Module")(head)
         return self._supervised(pretrained, vectors, data, validation or data, heads, augment, progress)
 
     def negate(
@@ -297,7 +299,7 @@ class ATLAS(Estimator):
             c.lambda_.data.copy_(accepted)
             if not accepted.any():
                 warnings.warn(
-                    "No coefficients kept the control task: the pre-trained model is returned. Try lr / 10.",
+                    "No coefficients kept the control task: the pre-trained model is returned. Try a smaller lr.",
                     stacklevel=2,
                 )
             told(1.0)

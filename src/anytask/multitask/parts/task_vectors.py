@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from anytask.core.checks import require_finite
-from anytask.core.errors import BadData, shown
+from anytask.core.errors import BadData, instance_of, shown
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,7 @@ class TaskVector(dict[str, Block]):
         ValueError
             If names or shapes differ; the message lists which.
         """
-        names = _names(pretrained)
-        theta_0, theta = _state(pretrained), _state(finetuned)
+        theta_0, theta, names = _state(pretrained), _state(finetuned), _names(pretrained)
         found = {names[name]: value for name, value in reversed(list(theta.items())) if name in names}
         first = list(dict.fromkeys(names.values()))
         wrong = [f"{name!r} is missing" for name in first if name not in found]
@@ -152,14 +151,14 @@ class TaskVector(dict[str, Block]):
         return self.dot(other) / length if length else 0.0
 
 
-def named(pretrained: nn.Module, vectors: Any) -> dict[str, Mapping[str, Block]]:
+def named(pretrained: nn.Module, vectors: Any) -> dict[str, TaskVector]:
     """Return several task vectors by name: ``0``, ``1``, ... where they came in a sequence.
 
     Parameters
     ----------
     pretrained : torch.nn.Module
-    vectors : sequence, or mapping of names, of vectors or fine-tuned modules
-        Mappings are changes; of modules the change is taken.
+    vectors : sequence, or mapping of names
+        Of :class:`TaskVector`, or of fine-tuned modules or their state dicts, whose change is taken.
     """
     if isinstance(vectors, (nn.Module, TaskVector)):
         raise TypeError("vectors must be several, in a sequence or a mapping of names: put one alone into a list")
@@ -168,10 +167,15 @@ def named(pretrained: nn.Module, vectors: Any) -> dict[str, Mapping[str, Block]]
     items = vectors.items() if isinstance(vectors, Mapping) else enumerate(vectors)
     found = {}
     for name, value in items:
-        if isinstance(value, nn.Module):
-            value = TaskVector.between(pretrained, value)
-        if not isinstance(value, Mapping) or not all(isinstance(v, (Tensor, LowRank)) for v in value.values()):
-            raise TypeError(f"vector {name!r} must be a task vector or a fine-tuned module, got {shown(value, 60)}")
+        if not isinstance(value, (TaskVector, nn.Module, Mapping)):
+            raise TypeError(
+                f"vector {name!r} must be a task vector, a module or its state dict, got {shown(value, 60)}"
+            )
+        if not isinstance(value, TaskVector):
+            try:
+                value = TaskVector.between(pretrained, value)
+            except ValueError as error:
+                raise ValueError(f"vector {name!r}: {error}") from error
         found[str(name)] = value
     return found
 
@@ -236,6 +240,7 @@ def _wide(value: Tensor) -> Tensor:
 
 
 def _state(source: nn.Module | Mapping[str, Any]) -> dict[str, Tensor]:
+    instance_of("a model", nn.Module, Mapping, optional=False, wanted="a torch.nn.Module or a state dict")(source)
     state = source.state_dict() if isinstance(source, nn.Module) else source
     return {name: v for name, v in state.items() if isinstance(v, Tensor) and v.is_floating_point()}
 
