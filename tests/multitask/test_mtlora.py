@@ -170,6 +170,18 @@ def test_one_pass_gives_each_task_what_a_pass_of_its_own_would(name):
     assert torch.allclose(every[0], network(**given)[0]["last_hidden_state"])
 
 
+def test_networks_and_tasks_that_cannot_be_are_refused():
+    network = LowRankTasks(nn.Linear(5, 4), 2, LowRank(rank=2, task_rank=1))
+    assert len(network(X, tasks=[1])) == 1 and network(X)[0].shape == (6, 4)
+    for call, says in (
+        (lambda: network(X, tasks=[2]), "there are 2 tasks, got index 2"),
+        (lambda: LowRankTasks(nn.Linear(5, 4), 0), "n_tasks must be an integer of at least 1"),
+        (lambda: LowRankTasks(network, 2), "has low-rank pairs already"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            call()
+
+
 @everywhere
 def test_without_pairs_all_streams_are_the_frozen_network(name):
     network, given = adapted(name, perturbed=False), NETWORKS[name][1]

@@ -99,6 +99,8 @@ CLAIM = Claim(
         "layer trained, .25 with one LoRA per task of rank 2, and .15 with one of rank 3, which holds all that a task "
         "needs; MTLoRA with as many parameters as that had .15 too. With 200 rows it had .22, where one LoRA per task "
         "had .28 and the whole layer .27: the second experiment was written for that. After 400 steps instead of 800 "
-        "MTLoRA had .27, and one LoRA per task of rank 2 .28."
+        "MTLoRA had .27, and one LoRA per task of rank 2 .28. On the texts of seed 0, 40 of each task, it answered .65 "
+        "of the questions, as heads on the frozen model did, shared pairs .67 and one LoRA per task .63; with 6 passes "
+        "in larger batches .61, heads .61 and shared pairs .65."
     ),
 )  # fmt: skip

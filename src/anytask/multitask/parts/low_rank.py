@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anytask.core.checks import check_counts, check_place
 from anytask.core.errors import instance_of
 from anytask.core.settings import Settings, check_number, choice, flag, numbers, real, text, whole
 
@@ -412,9 +413,12 @@ class LowRankTasks(nn.Module):
 
     def __init__(self, model: nn.Module, n_tasks: int, low_rank: LowRank | None = None) -> None:
         instance_of("model", nn.Module, optional=False)(model)
+        check_counts(n_tasks=n_tasks)
+        if any(isinstance(part, LowRankLinear) for part in model.modules()):
+            raise ValueError("the network has low-rank pairs already")
         super().__init__()
-        self.n_tasks, self.low_rank = int(check_number(n_tasks, "n_tasks", at_least=1)), low_rank or LowRank()
-        o = self.low_rank
+        self.n_tasks, self.low_rank = int(n_tasks), low_rank or LowRank()
+        model, o = nn.Sequential(model) if type(model) is nn.Linear else model, self.low_rank
         self.placement = place(model, o)
         names = [*self.placement.agnostic, *self.placement.specific]
         for name in names:
@@ -449,7 +453,7 @@ class LowRankTasks(nn.Module):
             Takes the network's output to the tensors that are wanted, or lists or mappings of them; all tensors in it
             unless given.
         """
-        asked = list(range(self.n_tasks)) if tasks is None else list(tasks)
+        asked = [check_place(task, self.n_tasks, "tasks") for task in (range(self.n_tasks) if tasks is None else tasks)]
         run = list(range(self.n_tasks)) if self.low_rank.mode == "addition" else asked
 
         def stream(index: Tensor) -> Any:
