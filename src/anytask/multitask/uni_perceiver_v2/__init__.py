@@ -183,16 +183,16 @@ class UniPerceiverV2(Estimator):
         """
         read, told = read_tasks(tasks), heard(progress)
         with self._refit():
-            images = {task.name: self._sized(task.images) for task in read if task.images is not None}
-            found = {name: self._propose(own) for name, own in images.items()}
+            images = {id(task.images): self._sized(task.images) for task in read if task.images is not None}
+            found = {place: self._propose(own) for place, own in images.items()}
             self.kinds_ = {task.name: task.kind for task in read}
             self.image_shape_ = next((tuple(one.shape[1:]) for one in images.values()), (1, 16, 16))
             self.region_features_ = region_features(chain.from_iterable(found.values()))
             self.vocabulary_, self.words_, self.longest_ = vocabulary_of(read)
             with isolated(derive(self.seed, "init")):
                 self._build()
-            scenes = {name: self._prepare(own, found[name]) for name, own in images.items()}
-            data = {task.name: Examples(task, scenes.get(task.name), self.words_) for task in read}
+            scenes = {place: self._prepare(own, found[place]) for place, own in images.items()}
+            data = {task.name: Examples(task, scenes.get(id(task.images)), self.words_) for task in read}
             with isolated(derive(self.seed, "train")):
                 self._train(data, told)
             self._keep_shape()
@@ -381,8 +381,8 @@ class UniPerceiverV2(Estimator):
         return self._sized(pixels)
 
     def _sized(self, pixels: Tensor) -> Tensor:
-        side = self.image.image_size
-        return pixels if side is None else F.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
+        size = self.image.image_size
+        return F.interpolate(pixels, [size, size], mode="bilinear", antialias=True) if size else pixels
 
     def _propose(self, images: Tensor) -> list[Proposals]:
         return propose(self.image.proposer, images.cpu(), self.image.proposals)

@@ -197,8 +197,8 @@ class ImageEncoder(nn.Module):
     def __init__(self, o: ImageSettings, tower: Tower | None, features: int, region_features: int, width: int) -> None:
         super().__init__()
         self.tower, self.global_tokens = tower, o.global_tokens
-        self.queries = nn.Parameter(torch.randn(o.pools, features) / math.sqrt(features))
-        self.keys, self.cells = nn.Linear(features, features), nn.Linear(features, width)
+        self.queries = nn.Parameter(torch.randn(o.pools, width))
+        self.keys, self.cells = nn.Linear(features, width), nn.Linear(features, width)
         self.semantic = nn.Linear(region_features, width)
         self.box, self.mask = nn.Linear(4 * width, width), nn.Linear(o.mask_size**2, width)
         self.norm = nn.LayerNorm(width)
@@ -213,7 +213,7 @@ class ImageEncoder(nn.Module):
         if self.global_tokens:
             maps = scenes.maps if self.tower is None else self.tower(scenes.maps)
             F_L = maps.flatten(2).transpose(1, 2)  # (n, h w, features)
-            A = (self.queries @ self.keys(F_L).transpose(1, 2) / math.sqrt(F_L.shape[2])).softmax(2)
+            A = (self.queries @ self.keys(F_L).transpose(1, 2) / math.sqrt(self.queries.shape[1])).softmax(2)
             cells = self.cells(F_L) + self.box(self._place(_grid(maps)))
             tokens = torch.cat([self.cells(A @ F_L), cells, tokens], 1)
             there = F.pad(there, (tokens.shape[1] - there.shape[1], 0), value=True)

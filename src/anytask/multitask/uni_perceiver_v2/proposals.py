@@ -67,8 +67,7 @@ def _components(image: np.ndarray, smallest: float) -> Proposals:
     height, width = image.shape[1:]
     contrast = np.abs(image - np.median(image, axis=(1, 2), keepdims=True)).max(0)
     regions, _ = ndimage.label(contrast > contrast.max() / 2, np.ones((3, 3)))
-    sizes = np.bincount(regions.ravel())[1:]
-    kept = np.flatnonzero(sizes >= smallest * regions.size)
+    kept = np.flatnonzero(np.bincount(regions.ravel())[1:] >= smallest * regions.size)
     slices = ndimage.find_objects(regions)
     boxes = [(x.start / width, y.start / height, x.stop / width, y.stop / height) for y, x in (slices[i] for i in kept)]
     cores = [regions == 1 + i for i in kept]
@@ -110,8 +109,7 @@ class Scenes:
 def propose(proposer: Proposer | str, images: Tensor, n: int) -> list[Proposals]:
     """Return the ``n`` best proposals of each image, checked; none for ``n`` 0."""
     if not n:
-        shape = images.shape[-2:]
-        return [Proposals(torch.zeros(0, 4), torch.zeros(0, *shape), torch.zeros(0))] * len(images)
+        return [Proposals(torch.zeros(0, 4), torch.zeros(0, *images.shape[-2:]), torch.zeros(0))] * len(images)
     found = list((components if isinstance(proposer, str) else proposer)(images))
     if len(found) != len(images):
         raise ValueError(f"the proposer gave proposals of {len(found)} images, and there are {len(images)}")
@@ -162,15 +160,16 @@ def prepare(
     else:
         crops = padded([torch.zeros(0, features) if one.features is None else one.features for one in found], n)
     masks = [F.adaptive_avg_pool2d(one.masks[:, None], mask_size).flatten(1) for one in found]
+    boxes, scores = padded([one.boxes for one in found], n), padded([one.scores for one in found], n, -1.0)
     if tower is not None:
-        device = next((w.device for w in tower.parameters()), images.device)
+        device, there = next((w.device for w in tower.parameters()), images.device), scores >= 0
         with torch.no_grad():
             images = torch.cat([tower(part.to(device)).cpu() for part in images.split(64)])
-            if features is None and n:
-                seen = torch.cat([tower(part.to(device)).mean((2, 3)).cpu() for part in crops.flatten(0, 1).split(64)])
-                crops = seen.unflatten(0, crops.shape[:2])
-    boxes, scores = [one.boxes for one in found], [one.scores for one in found]
-    return Scenes(images, crops, padded(boxes, n), padded(masks, n), padded(scores, n, -1.0))
+            if features is None:
+                pooled = [tower(part.to(device)).mean((2, 3)).cpu() for part in crops[there].split(64) if len(part)]
+                crops = images.new_zeros(*there.shape, images.shape[1])
+                crops[there] = torch.cat([images.new_zeros(0, images.shape[1]), *pooled])
+    return Scenes(images, crops, boxes, padded(masks, n), scores)
 
 
 def _crops(image: Tensor, found: Proposals, size: int) -> Tensor:

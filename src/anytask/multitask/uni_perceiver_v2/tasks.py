@@ -96,7 +96,8 @@ def read_tasks(tasks: Any) -> list[Task]:
     """Return checked tasks, or say which task is wrong, and where."""
     if not isinstance(tasks, Mapping) or not tasks:
         raise TypeError(f"tasks must be a mapping of names to tasks, got {shown(tasks)}")
-    read = [_read(str(name), task) for name, task in tasks.items()]
+    seen: dict[int, Tensor] = {}  # tasks on the same images are given one tensor
+    read = [_read(str(name), task, seen) for name, task in tasks.items()]
     if len({task.ratio is None for task in read}) > 1:
         raise ValueError("give the ratio of every task, or of none")
     if len({task.images.shape[1] for task in read if task.images is not None}) > 1:
@@ -137,7 +138,7 @@ def read_texts(texts: Any, where: str) -> list[str]:
     return found
 
 
-def _read(name: str, task: Any) -> Task:
+def _read(name: str, task: Any, seen: dict[int, Tensor]) -> Task:
     where = f"task {name!r}"
     if not isinstance(task, Mapping) or "kind" not in task:
         raise TypeError(f"{where} must be a mapping with a kind, {', '.join(KINDS)}, and its data, got {shown(task)}")
@@ -147,7 +148,9 @@ def _read(name: str, task: Any) -> Task:
         raise ValueError(f"{where} is {kind}, and lacks {', '.join(missing)}")
     if more := sorted(set(map(str, task)) - {*wanted, "kind", "ratio", "omega", "weight"}):
         raise ValueError(f"{where} is {kind}, and takes no {more[0]!r}: it takes {', '.join(wanted)}")
-    images = read_images(task["images"], f"images of {where}") if "images" in wanted else None
+    images = None
+    if "images" in wanted:
+        images = seen.setdefault(id(task["images"]), read_images(task["images"], f"images of {where}"))
     if kind == "detection":
         boxes, labels = _objects(task["boxes"], task["labels"], where)
         data: dict[str, Any] = {"boxes": boxes, "labels": labels}
