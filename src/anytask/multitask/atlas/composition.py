@@ -56,11 +56,10 @@ class Scaled:
                 own += ((G @ tau.A.T) * tau.B).sum()
             elif tau is not None:
                 product = G * dense(tau).to(G)
-                own += (
-                    product.sum()
-                    if self.groups is None
-                    else own.new_zeros(self.n_groups).index_add_(0, self.groups.flatten(), product.flatten())
-                )
+                if self.groups is None:
+                    own += product.sum()
+                else:
+                    own.index_add_(0, self.groups.flatten(), product.flatten())
         return found
 
 
