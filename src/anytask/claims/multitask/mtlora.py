@@ -43,7 +43,6 @@ _ALONE = _tuned("tasks' pairs alone", 1, 1, "ablation", "matrix")
 _ALONE_2, _ALONE_3 = (_tuned(f"one LoRA per task, rank {r}", 1, r, "baseline", "matrix") for r in (2, 3))
 _FULL, _HEADS = _plain("all weights, shared", full=True), _plain("heads only")
 _UNSCALED = _tuned("mtlora (scale 1)", 2, 1, "ablation", scale=1.0)
-_LEARNED = _tuned("mtlora (scales learned)", 2, 1, "ablation", trainable_scales=True)
 _FEW = "200 rows"
 
 _TEXTS = (
@@ -64,10 +63,10 @@ CLAIM = Claim(
     ),
     experiments=(
         _world(
-            "teacher", 100,
-            (_OURS, _SHARED, _ALONE_2, _SHARED_2, _ALONE, _UNSCALED, _LEARNED, _WIDE, _ALONE_3, _FULL, _HEADS),
+            "teacher", 75,
+            (_OURS, _SHARED, _ALONE_2, _SHARED_2, _ALONE, _UNSCALED, _WIDE, _ALONE_3, _FULL, _HEADS),
         ),
-        _world(_FEW, 400, (_WIDE, _ALONE_3, _tuned("shared LoRA, rank 16", 16, 0), _FULL), per_task=200),
+        _world(_FEW, 300, (_WIDE, _ALONE_3, _tuned("shared LoRA, rank 16", 16, 0), _FULL), per_task=200),
     ),
     headline=(
         _over("mtlora", _SHARED.name, _ALONE_2.name, _FULL.name, sentence="256 trained parameters, against 256 to 384",
@@ -79,7 +78,6 @@ CLAIM = Claim(
         _over("mtlora", _ALONE.name, sentence="the shared pairs", expected="more than half of the squared error"),
         _over("mtlora", _SHARED_2.name, sentence="the pairs of each task"),
         _over("mtlora", _UNSCALED.name, sentence="a scale of 4, not 1"),
-        _over(_LEARNED.name, "mtlora", sentence="scales that are learned"),
         _over("mtlora, wide", _ALONE_3.name, sentence="sharing, with 576 parameters and 1,000 rows", expected="0"),
     ),
     sizes=(
@@ -98,8 +96,9 @@ CLAIM = Claim(
         "expected ones. On development seed 0 the error was .22, .27 with shared pairs of rank 8, .28 with the whole "
         "layer trained, .25 with one LoRA per task of rank 2, and .15 with one of rank 3, which holds all that a task "
         "needs; MTLoRA with as many parameters as that had .15 too. With 200 rows it had .22, where one LoRA per task "
-        "had .28 and the whole layer .27: the second experiment was written for that. After 400 steps instead of 800 "
-        "MTLoRA had .27, and one LoRA per task of rank 2 .28. On the texts of seed 0, 40 of each task, it answered .65 "
+        "had .28 and the whole layer .27: the second experiment was written for that. These are errors after the "
+        "prototype's 800 steps; 600 are taken to save time. After 400 MTLoRA had .27, and one LoRA per task of rank 2 "
+        ".28. Scales that are learned gained .003. On the texts of seed 0, 40 of each task, it answered .65 "
         "of the questions, as heads on the frozen model did, shared pairs .67 and one LoRA per task .63; with 6 passes "
         "in larger batches .61, heads .61 and shared pairs .65."
     ),
