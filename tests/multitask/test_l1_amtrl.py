@@ -278,6 +278,9 @@ def test_a_target_that_is_noise_or_constant_falls_back_to_all_sources():
     with pytest.warns(UserWarning, match="Nothing of the target is found"):
         found = small().select((X, np.ones(len(X))), samplers(B, W), 600, kinds="regression")
     assert found.counts.tolist() == [50] * 12
+    flat = [(np.ones((90, 8)), np.arange(90.0))] * 3
+    with pytest.warns(UserWarning, match="Nothing of the target is found"):
+        assert small().select((np.ones((20, 8)), np.arange(20.0)), flat, 90).counts.tolist() == [30] * 3
 
 
 def test_a_budget_that_exploring_would_eat_is_explored_with_half():
@@ -343,7 +346,8 @@ def test_one_call_selects():
     ({"budget": 0}, "above 0"), ({"budget": 40}, "at least 48"), ({"budget": float("nan")}, "above 0"),
     ({"budget": "many"}, "budget"), ({"sources": []}, "sequence of one source"), ({"sources": 3}, "sequence"),
     ({"sources": {"target": None, "b": None}}, "rename"), ({"sources": {"a": None, 1: None}}, "strings or by integers"),
-    ({"sources": [3]}, r"a pool \(X, y\)"), ({"costs": [1, 2]}, "12 finite"), ({"costs": np.zeros(12)}, "above 0"),
+    ({"sources": [3]}, r"a pool \(X, y\)"), ({"costs": [1, 2]}, "12 finite"),
+    ({"costs": "a"}, "costs must be numeric"), ({"costs": np.zeros(12)}, "above 0"),
     ({"heads": (np.ones((3, 2)), np.ones(3))}, r"W \(k, 12\)"),
     ({"heads": (np.full((3, 12), np.nan), np.ones(3))}, "finite"),
     ({"target": (np.ones((3, 8)), [1, 2])}, "target"), ({"target": (np.full((2, 8), np.nan), [1, 2])}, "target"),

@@ -54,6 +54,7 @@ from anytask.multitask.parts.label_sources import (
     draw,
     labelled,
     named,
+    warn_of_dry,
 )
 from anytask.multitask.parts.shared_subspace import fit_heads, fit_subspace, whitening
 from anytask.multitask.parts.targets import Targets
@@ -245,6 +246,7 @@ class L1AMTRL(MultiTaskEstimator):
             finally:
                 self._target = self._before = None
             self.history_, self.sources_, self.target_, self.costs_ = history, np.array(names), name, c
+        warn_of_dry(made, history[-1]["relevance"], budget, c)
         return self.selection
 
     @property
@@ -266,6 +268,7 @@ class L1AMTRL(MultiTaskEstimator):
         task : int or str
         """
         self._check_fitted()
+        self._check_shape_kept()
         own = int(self._codes(task, 1)[0])
         others = np.delete(np.arange(len(self.tasks_)), own)
         nu = np.zeros(len(self.tasks_))
@@ -300,7 +303,7 @@ class L1AMTRL(MultiTaskEstimator):
     def _heads_for(self, target: Any, sources: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Return the heads of sources, one under the other where tasks have several: (k columns, T), (k columns,)."""
         k, T = len(self.heads_), len(self.tasks_)
-        heads = self.heads_.reshape(k, T, -1).transpose(0, 2, 1).reshape(-1, T)
+        heads = self.heads_.reshape(k, T, self._width_of_heads()).transpose(0, 2, 1).reshape(-1, T)
         place = {name: code for code, name in enumerate(self.tasks_.tolist())}
         return heads[:, [place[one] for one in sources]], heads[:, place[target]]
 
@@ -318,8 +321,8 @@ class L1AMTRL(MultiTaskEstimator):
             return alone
         wide = alone[1][np.bincount(targets.task) >= 10]  # fewer labels do not tell
         if self.standardize and targets.form == "rows" and len(wide) and wide.max() > 10 * wide.min():
-            ends = f"{wide.min():.3g} in one task and by {wide.max():.3g} in another"
-            warnings.warn(f"Targets deviate by {ends}: standardize='task' takes each by itself.", stacklevel=4)
+            many = "Targets of some tasks deviate over ten times as much as those of others"
+            warnings.warn(f"{many}: standardize='task' takes each by itself.", stacklevel=4)
         return super()._statistics(targets)
 
     def _build(self) -> None:

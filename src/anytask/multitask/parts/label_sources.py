@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from anytask.core.checks import as_array, check_input_shape, check_inputs, check_same_length
+from anytask.core.checks import as_array, as_numbers, check_input_shape, check_inputs, check_same_length
 from anytask.core.errors import shown
 from anytask.multitask.parts.label_budget import allocate
 
@@ -88,13 +88,18 @@ def draw(sources: list[Source], shares: np.ndarray, total: float, costs: np.ndar
         for source, n in zip(sources, wanted - drawn):
             if n > 0:
                 source.draw(int(n))
+    if empty := [one.name for one in sources if not len(one.y)]:
+        raise ValueError(f"source {empty[0]!r} gave no rows")
+
+
+def warn_of_dry(sources: list[Source], shares: np.ndarray, total: float, costs: np.ndarray) -> None:
+    """Warn where sources that were to be drawn from have no more rows, unless all of them are used up as planned."""
+    drawn, most = np.array([len(one.y) for one in sources]), np.array([one.most for one in sources])
     left, dry = total - (costs * drawn).sum(), (drawn >= most) & (shares > 0)
     if left >= costs.min() or (dry.any() and not (drawn >= most).all()):
         names = shown([one.name for one, at_end in zip(sources, dry) if at_end], 80)
         more = f"{left:g} of the budget is left" if left >= costs.min() else "others were drawn from instead"
-        warnings.warn(f"Sources ran dry: {names}; {more}.", stacklevel=4)
-    if empty := [one.name for one in sources if not len(one.y)]:
-        raise ValueError(f"source {empty[0]!r} gave no rows")
+        warnings.warn(f"Sources ran dry: {names}; {more}.", stacklevel=3)
 
 
 def named(sources: Any) -> tuple[list[Any], Any]:
@@ -125,7 +130,7 @@ def check_costs(costs: Any, T: int) -> np.ndarray:
     """Return what a label of each of T sources costs, 1 unless given."""
     if costs is None:
         return np.ones(T)
-    given = np.asarray(as_array(costs, "costs"), float)
+    given = as_array(as_numbers(costs, "costs")).astype(float)
     if given.shape != (T,) or not (np.isfinite(given) & (given > 0)).all():
         raise ValueError(f"costs must be {T} finite numbers above 0, one for each source, got {shown(costs, 60)}")
     return given
@@ -135,7 +140,7 @@ def check_heads(heads: Any, T: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the heads of T sources (k, T) and of the target (k,)."""
     if not isinstance(heads, (tuple, list)) or len(heads) != 2:
         raise TypeError(f"heads must be a pair (W, w), got {shown(heads, 60)}")
-    W, w = (np.asarray(as_array(one, "heads"), float) for one in heads)
+    W, w = (as_array(as_numbers(one, "heads")).astype(float) for one in heads)
     if W.ndim != 2 or W.shape[1] != T or w.shape != W.shape[:1] or not (np.isfinite(W).all() and np.isfinite(w).all()):
         raise ValueError(f"heads must be finite W (k, {T}) and w (k,), got shapes {W.shape} and {w.shape}")
     return W, w
