@@ -7,7 +7,7 @@ import torch
 from scipy import sparse
 from torch_geometric.data import Batch, Data
 
-from anytask.pretrain.parts.graphs import read_graphs
+from anytask.pretrain.parts.graphs import is_graph, read_graphs
 
 PATH = np.array([[0, 1, 1, 2], [1, 0, 2, 1]])
 X = np.array([[1.0], [2.0], [6.0]])
@@ -80,6 +80,7 @@ BAD = {
     "flat features": ((PATH, X.ravel()), "x must have shape"),
     "real edges": ((PATH + 0.5, X), "integers"),
     "one row of edges": ((PATH[:1], X), "shape"),
+    "no edge_index": (Data(x=torch.ones(3, 1)), "has no edge_index"),
     "square": (sparse.csr_array(np.ones((2, 3))), "square"),
     "nothing": (None, "must be a PyG Data"),
     "an array": (np.ones((3, 3)), "must be a PyG Data"),
@@ -94,6 +95,17 @@ def test_what_is_no_simple_graph_is_refused_in_one_line_that_names_it(kind):
     with pytest.raises((ValueError, TypeError), match=says) as error:
         read_graphs([(PATH, X if featured else None), graph])
     assert "\n" not in str(error.value) and "X[1]" in str(error.value)
+
+
+def test_a_tuple_of_graphs_is_a_list_of_them():
+    graphs = (nx.path_graph(3), nx.path_graph(4))
+    assert read_graphs(graphs).sizes.tolist() == [3, 4]
+    assert read_graphs(((PATH, X), (PATH, X))).sizes.tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("X", [np.array(1.0), torch.ones(2), np.ones((3, 3)), [[[0]], [[1]]], [1, 0], "ab", None])
+def test_arrays_with_labels_are_no_graph(X):
+    assert not is_graph((X, [0, 1]))
 
 
 def test_an_empty_list_is_refused():

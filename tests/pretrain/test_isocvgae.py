@@ -149,6 +149,17 @@ def test_one_node_is_refused_for_learning_and_has_a_vector_afterwards():
     assert small().fit([GRAPH, lone]).transform(lone).shape == (1, 8)
 
 
+def test_graphs_without_edges_are_learned_from_with_a_warning():
+    with pytest.warns(UserWarning, match="X has no edges"):
+        H = small().fit_transform((np.zeros((2, 0)), X))
+    assert H.shape == (12, 8)
+
+
+def test_a_loss_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="are all 0"):
+        IsoCVGAE(lam_self=0, lam_nbr=0, lam_deg=0)
+
+
 def test_logarithms_of_degrees_keep_a_hub_from_outweighing_all_else():
     hub = read_graphs(nx.star_graph(200))
     plain, log = (small(log_degree=log).fit(nx.star_graph(200)) for log in (False, True))

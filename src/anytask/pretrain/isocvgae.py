@@ -116,6 +116,11 @@ class IsoCVGAE(TrainedGraphNetwork):
     log_degree: bool = flag(False, "ask for the logarithm of 1 + degree")
     degree_lr: float = real(1e-2, "learning rate of the heads that name degrees", above=0)
 
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        if self.lam_self == self.lam_nbr == self.lam_deg == 0:
+            raise ValueError("lam_self, lam_nbr and lam_deg are all 0: nothing is asked of the vectors")
+
     def score_samples(self, X: Any) -> Any:
         """Return how badly each node is rebuilt: its loss, with means in place of draws; higher is more anomalous.
 

@@ -1,5 +1,7 @@
 """IsoC-VGAE: vectors from which every layer can be undone keep more of what is around a node than edges ask for."""
 
+from typing import Any
+
 from anytask.claims.base import Beats, Claim, Experiment, RealTrial, Size
 from anytask.claims.pretrain.structure import Structure
 from anytask.problems.base import Entrant
@@ -7,8 +9,8 @@ from anytask.problems.base import Entrant
 _BASELINES = "anytask.pretrain.graph_baselines"
 
 
-def _isoc(name: str, role: str = "ablation", **params: float) -> Entrant:
-    key = "isocvgae" if role == "system" else None
+def _isoc(name: str, **params: Any) -> Entrant:
+    role, key = ("ablation", None) if params else ("system", "isocvgae")
     return Entrant(name, "anytask.pretrain:IsoCVGAE", params, role, key, "small")  # type: ignore[arg-type]
 
 
@@ -16,7 +18,7 @@ def _baseline(name: str, cls: str, **params: int) -> Entrant:
     return Entrant(name, f"{_BASELINES}:{cls}", params, "baseline")
 
 
-_ISOC = _isoc("isocvgae", "system")
+_ISOC = _isoc("isocvgae")
 _LEARNED = ("graph auto-encoder", "random encoder")
 _RIVALS = (_baseline(_LEARNED[0], "GraphVAE"), _baseline(_LEARNED[1], "RandomGraphEncoder"))
 _DEGREE = _baseline("degree", "DegreeFeatures", hops=0)
@@ -28,7 +30,7 @@ _HEADLINE = tuple(
         ("two_hop", "of the nodes at two hops", "+.21 and +.29"),
     )
 )
-_PARTS: dict[str, tuple[dict[str, float], str, str]] = {
+_PARTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "without degrees": ({"lam_deg": 0.0}, "a node's degree is asked for", "+.30"),
     "without neighborhoods": ({"lam_nbr": 0.0}, "the mean around a node is asked for", "0"),
     "without own vectors": ({"lam_self": 0.0}, "a node's own vector is asked for", ""),

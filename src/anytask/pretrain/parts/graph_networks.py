@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -200,6 +201,8 @@ class TrainedGraphNetwork(GraphNetwork):
     def _train(self, data: GraphBatch, progress: Progress) -> None:
         if len(data.x) < 2:
             raise ValueError("X has 1 node, and batch normalization needs at least 2 to learn from")
+        if data.edges.shape[1] == 0:
+            warnings.warn("X has no edges: vectors say what the features of the nodes do, and no more", stacklevel=4)
         data = data.to(self._device)
         parts = max(1, len(data.sizes) // self.batch_size)  # of two graphs or more, but for one in all
         order: list[Tensor] = []

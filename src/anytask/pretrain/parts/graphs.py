@@ -135,6 +135,8 @@ def read_graphs(X: Any, name: str = "X") -> GraphBatch:
         ...
     ValueError: X is directed: make it undirected (graph.to_undirected())
     """
+    if isinstance(X, tuple) and X and not is_graph(X) and all(map(is_graph, X)):
+        X = list(X)
     several = isinstance(X, (list, torch.utils.data.Dataset)) or hasattr(X, "to_data_list")
     graphs = (X.to_data_list() if hasattr(X, "to_data_list") else list(X)) if several else [X]
     if not graphs:
@@ -166,10 +168,22 @@ def is_graph(value: Any) -> bool:
     (True, False)
     """
     if isinstance(value, tuple):
-        rows = value[0] if isinstance(value[0], (list, tuple, np.ndarray, Tensor)) else ()
-        return len(value) == len(rows) == 2 and all(isinstance(row, (list, tuple, np.ndarray, Tensor)) for row in rows)
+        return len(value) == 2 and _is_edges(value[0])
     known = ("edge_index", "num_nodes"), ("is_directed", "adjacency")
     return sparse.issparse(value) or any(all(hasattr(value, name) for name in names) for names in known)
+
+
+def _is_edges(value: Any) -> bool:
+    """Return whether something has the shape (2, m)."""
+    if isinstance(value, (np.ndarray, Tensor)):
+        return value.ndim == 2 and len(value) == 2
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        return False
+    return all(
+        row.ndim == 1 if isinstance(row, (np.ndarray, Tensor))
+        else isinstance(row, (list, tuple)) and not isinstance(next(iter(row), 0), (list, tuple, np.ndarray, Tensor))
+        for row in value
+    )  # fmt: skip
 
 
 def _read(graph: Any, where: str) -> tuple[Tensor, int, Tensor | None]:
@@ -182,6 +196,8 @@ def _read(graph: Any, where: str) -> tuple[Tensor, int, Tensor | None]:
     elif hasattr(graph, "is_directed") and hasattr(graph, "adjacency"):
         edges, x, n = *_of_networkx(graph, where), len(graph)
     elif hasattr(graph, "edge_index") and hasattr(graph, "num_nodes"):
+        if graph.edge_index is None:
+            raise ValueError(f"{where} has no edge_index: without edges it is of shape (2, 0)")
         edges, x, n = graph.edge_index, graph.x, graph.num_nodes
         weight = getattr(graph, "edge_weight", None)
         if weight is not None and not bool((weight == 1).all()):
@@ -235,7 +251,7 @@ def _of_networkx(graph: Any, where: str) -> tuple[np.ndarray, Any]:
     if graph.is_multigraph():
         raise ValueError(f"{where} may have an edge twice: make it a simple graph (networkx.Graph(graph))")
     if any(weight != 1 for *_, weight in graph.edges(data="weight", default=1)):
-        raise ValueError(f"{where} is weighted: edges are there or not, remove the attribute weight")
+        raise ValueError(f"{where} is weighted: make all weights 1 (networkx.set_edge_attributes(graph, 1, 'weight'))")
     place = {node: number for number, node in enumerate(graph)}
     one_way = np.array([(place[u], place[v]) for u, v in graph.edges], dtype=np.int64).reshape(-1, 2).T
     both = np.concatenate([one_way, one_way[::-1]], axis=1)
