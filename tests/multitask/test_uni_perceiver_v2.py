@@ -201,7 +201,6 @@ def test_training_follows_the_seed_and_tells_its_progress():
 BAD = {
     "no mapping": ([], "tasks must be a mapping"),
     "lacking": ({"a": {"kind": "caption", "images": IMAGES}}, "lacks texts"),
-    "more": ({"a": {"kind": "language", "texts": SAID, "images": IMAGES}}, "takes no 'images'"),
     "nan": ({"a": {**TASKS["side"], "images": np.where(IMAGES > 2, 0, np.nan)}}, "images of task 'a' contains NaN"),
     "bright": ({"a": {**TASKS["side"], "images": 300 * IMAGES}}, "numbers in \\[0, 1\\].*0 to 300"),
     "lengths": ({"a": {**TASKS["side"], "labels": SIDES[:-1]}}, "must match"),
@@ -210,6 +209,7 @@ BAD = {
     "no string": ({"a": {**TASKS["pairs"], "texts": [None, *SAID[1:]]}}, "got None at place 0"),
     "boxes": ({"a": {**TASKS["shapes"], "boxes": [16 * box for box in BOXES]}}, "boxes\\[0\\].*in \\[0, 1\\]"),
     "nan boxes": ({"a": {**TASKS["shapes"], "boxes": [box * math.nan for box in BOXES]}}, "boxes\\[0\\]"),
+    "three numbers": ({"a": {**TASKS["shapes"], "boxes": [box[:, :3] for box in BOXES]}}, "boxes\\[0\\].*left, top"),
     "background": ({"a": {**TASKS["shapes"], "labels": [["background"]] * N}}, "'background' is the name"),
     "channels": ({**TASKS, "side": {**TASKS["side"], "images": IMAGES.repeat(3, 1)}}, "as many channels"),
 }  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from anytask.core.checks import check_counts
+from anytask.core.errors import shown
 from anytask.core.rng import derive
 from anytask.core.settings import check_number
 from anytask.multitask.parts.balanced_steps import check_ratios
@@ -32,6 +33,8 @@ def task_ratios(sizes: Mapping[Any, int], temperature: float = 1.0, most: int | 
     >>> task_ratios({"a": 900, "b": 100}, temperature=float("inf"))
     {'a': 0.5, 'b': 0.5}
     """
+    if not isinstance(sizes, Mapping) or not sizes:
+        raise ValueError(f"sizes must map each task to its number of examples, got {shown(sizes)}")
     check_counts(**{f"the size of {task!r}": size for task, size in sizes.items()})
     if temperature != np.inf:
         check_number(temperature, "temperature", at_least=1)

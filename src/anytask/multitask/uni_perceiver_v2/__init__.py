@@ -305,6 +305,8 @@ class UniPerceiverV2(Estimator):
         if not self.image.proposals:
             raise ValueError("image.proposals is 0: without proposals there is nothing to detect")
         names = read_texts(class_names, "class_names")
+        if BACKGROUND in names:
+            raise ValueError(f"{BACKGROUND!r} is the name of proposals that show nothing, and no class")
         candidates, found = self._candidates([*names, BACKGROUND], kind), self._propose(self._images(images))
         answers = []
         for scenes, part in zip(self._scenes(images, found), _parts(found)):

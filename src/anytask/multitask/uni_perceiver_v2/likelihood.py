@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,6 +38,9 @@ class Examples:
             self.answer = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
         elif task.kind == "detection":
             self.answer = torch.tensor(np.stack([self._shown(row, place) for row in range(task.size)]))
+            found, n = int((self.answer < len(self.classes) - 1).sum()), sum(map(len, task.labels))
+            if 2 * found < n:
+                warnings.warn(f"Proposals cover {found} of the {n} boxes of task {task.name!r}", stacklevel=3)
         else:
             self.answer = torch.tensor([place[text] for text in task.texts])
 

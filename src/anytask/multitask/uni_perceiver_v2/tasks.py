@@ -9,16 +9,10 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from anytask.core.checks import (
-    as_array,
-    check_labels,
-    check_numbers,
-    check_rows,
-    check_same_length,
-    require_finite_rows,
-)
+from anytask.core.checks import as_array, check_inputs, check_labels, check_numbers, check_same_length
 from anytask.core.errors import check_each, check_word, shown
 from anytask.core.settings import check_number
 
@@ -114,14 +108,13 @@ def read_images(images: Any, where: str = "images") -> Tensor:
     torch.Size([2, 1, 8, 8])
     """
     given = check_numbers(images, where)
-    check_rows(given, where)
-    if given.ndim == 3:
-        given = given[:, None]
-    if given.ndim != 4:
+    whole = not given.is_floating_point() and given.dtype != torch.bool
+    pixels = check_inputs(given, where) / (255 if whole else 1)
+    pixels = pixels[:, None] if pixels.ndim == 3 else pixels
+    if pixels.ndim != 4:
         raise ValueError(f"{where} must have shape (n, channels, height, width), got {tuple(given.shape)}")
-    if given.shape[1] > 4 and given.shape[-1] <= 4:
+    if pixels.shape[1] > 4 and pixels.shape[-1] <= 4:
         raise ValueError(f"{where} of shape {tuple(given.shape)} have their channels last: bring them to the front")
-    pixels = require_finite_rows(given.float() if given.is_floating_point() else given.float() / 255, where)
     if pixels.min() < 0 or pixels.max() > 1:
         found = f"{given.min().item():g} to {given.max().item():g}"
         raise ValueError(f"{where} must hold numbers in [0, 1], or integers from 0 to 255; they go from {found}")
@@ -169,20 +162,19 @@ def _read(name: str, task: Any, seen: dict[int, Tensor]) -> Task:
 
 
 def _objects(boxes: Any, labels: Any, where: str) -> tuple[list[np.ndarray], list[list[str]]]:
-    for given, what in ((boxes, "boxes"), (labels, "labels")):
-        if isinstance(given, (str, Mapping)) or not isinstance(given, (Sequence, np.ndarray)):
-            raise TypeError(f"{what} of {where} must be a sequence with those of each image, got {shown(given)}")
+    boxes, labels = (check_each(x, object, f"{what} of {where}") for x, what in ((boxes, "boxes"), (labels, "labels")))
     check_same_length(boxes, labels, f"boxes of {where}", "labels")
     read, named = [], []
     for row, (own, names) in enumerate(zip(boxes, labels)):
-        array = np.asarray(as_array(own, f"boxes[{row}] of {where}"), dtype=np.float32).reshape(-1, 4)
-        named.append(read_texts(list(names), f"labels[{row}] of {where}") if len(names) else [])
+        array, place = as_array(own, f"boxes[{row}] of {where}"), f"labels[{row}] of {where}"
+        array = array if array.size else np.zeros((0, 4))
+        named.append(read_texts(names, place) if check_each(names, str, place) else [])
+        fits = array.dtype.kind in "iuf" and array.ndim == 2 and array.shape[1] == 4
+        if not fits or not ((array >= 0) & (array <= 1)).all() or not (array[:, :2] < array[:, 2:]).all():
+            raise ValueError(f"boxes[{row}] of {where} must be (left, top, right, bottom) in [0, 1], got {shown(own)}")
         if len(array) != len(named[-1]):
             raise ValueError(f"image {row} of {where} has {len(array)} boxes and {len(named[-1])} labels")
-        inside = np.isfinite(array).all() and (array >= 0).all() and (array <= 1).all()
-        if not inside or not (array[:, :2] < array[:, 2:]).all():
-            raise ValueError(f"boxes[{row}] of {where} must be (left, top, right, bottom) in [0, 1], got {shown(own)}")
-        read.append(array)
+        read.append(array.astype(np.float32))
     if not any(named):
         raise ValueError(f"{where} has no box in any image")
     if any(BACKGROUND in names for names in named):
