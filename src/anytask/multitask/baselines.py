@@ -17,7 +17,7 @@ from anytask.core.progress import Progress, portion
 from anytask.core.settings import choice, real, whole
 from anytask.multitask.base import Cells, MultiTaskEstimator
 from anytask.multitask.parts.trees import Binned, Grower, empty_forest, summed
-from anytask.multitask.shared_trunk import SharedTrunk
+from anytask.multitask.shared_trunk import SharedTrunk, Trunk
 
 __all__ = ["BoostingPerTask", "LinearPerTask", "NetworkPerTask"]
 
@@ -128,7 +128,7 @@ class NetworkPerTask(SharedTrunk):
         for code, trunk in enumerate(self.trunks_):
             own = cells.task == code
             alone = Cells(cells.X, cells.row[own], cells.task[own], cells.y[own])
-            self.trunk_ = cast(nn.Sequential, trunk)
+            self.trunk_ = cast(Trunk, trunk)
             super()._train(alone, portion(progress, code / n, (code + 1) / n))
         del self.trunk_
 
