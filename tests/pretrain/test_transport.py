@@ -85,3 +85,19 @@ def test_value_of_gromov_wasserstein_is_that_of_its_plan():
         plan = ipot(torch.from_numpy(cost)[None], 0.1, 20)[0].numpy()
     const, hC1, hC2 = ot.gromov.init_matrix(Cs, Ct, np.full(5, 0.2), np.full(4, 0.25), "square_loss")
     assert gromov_wasserstein(*costs).item() == pytest.approx(ot.gromov.gwloss(const, hC1, hC2, plan), abs=1e-8)
+
+
+def test_gradients_are_those_of_differences():
+    rng = torch.Generator().manual_seed(0)
+    C = torch.rand(1, 3, 4, dtype=torch.float64, generator=rng).requires_grad_()
+    assert torch.autograd.gradcheck(lambda C: wasserstein(C, 0.5, 5), C)
+    Cs, Ct = (torch.rand(1, n, n, dtype=torch.float64, generator=rng) for n in (3, 4))
+    plan = torch.full((1, 3, 4), 1 / 12, dtype=torch.float64)  # without rounds the plan is the start
+
+    def value(Cs):
+        return gromov_wasserstein(Cs, Ct, rounds=0)
+
+    assert torch.autograd.gradcheck(value, Cs.requires_grad_())
+    pairs = (Cs[:, :, None, :, None] - Ct[:, None, :, None, :]).square()  # (1, n, m, n, m)
+    right = (pairs * plan[:, :, :, None, None] * plan[:, None, None]).sum()
+    assert value(Cs).item() == pytest.approx(right.item())

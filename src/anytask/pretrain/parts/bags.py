@@ -250,6 +250,8 @@ class BagEncoder(PretrainEstimator):
     def _chosen(self, data: dict[str, Bags], view: str | None) -> Bags:
         """Return the bags of one view, all of them, or say what is missing."""
         name = UNNAMED if UNNAMED in data else self.views_[self._place(view)]
+        if name == UNNAMED and name not in data:
+            raise ValueError(f"{type(self).__name__} learned from bags without a view's name: give bags, not a mapping")
         if name not in data:
             raise ValueError(f"X lacks the view {name!r}: it has {', '.join(map(repr, data))}")
         if not bool(data[name].present.all()):

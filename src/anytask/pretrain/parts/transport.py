@@ -89,7 +89,8 @@ def wasserstein(C: Tensor, beta: float = 0.5, iterations: int = 30) -> Tensor:
 def gromov_wasserstein(Cs: Tensor, Ct: Tensor, beta: float = 0.1, rounds: int = 5, iterations: int = 20) -> Tensor:
     """Return how much the distances inside each cloud differ from those inside its other, shape (b,).
 
-    From the plan ``p q^T`` on, the plan is ``rounds`` times what :func:`ipot` makes of the costs of the plan before.
+    From the plan ``p q^T`` on, the plan is ``rounds`` times what :func:`ipot` makes of the costs of the plan before. No
+    gradient flows into it: that of a smallest value is the one at its plan.
     That start is a saddle where all points of a cloud are equally far from each other, and the value then is above 0
     even for a cloud and itself.
 
@@ -115,5 +116,5 @@ def gromov_wasserstein(Cs: Tensor, Ct: Tensor, beta: float = 0.1, rounds: int = 
     base = Cs.square().mean(-1, keepdim=True) + Ct.square().mean(-1, keepdim=True).mT  # (b, n, m)
     plan = torch.full_like(base, 1 / (base.shape[-2] * base.shape[-1]))
     for _ in range(rounds):
-        plan = ipot(base - 2 * Cs @ plan @ Ct.mT, beta, iterations)
-    return ((base - 2 * Cs @ plan @ Ct.mT) * plan.detach()).sum((-2, -1))
+        plan = ipot((base - 2 * Cs @ plan @ Ct.mT).detach(), beta, iterations)
+    return ((base - 2 * Cs @ plan @ Ct.mT) * plan).sum((-2, -1))
