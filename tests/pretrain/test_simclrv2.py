@@ -127,6 +127,28 @@ def test_a_student_learns_the_teachers_answers_in_another_shape():
     assert not np.array_equal(mixed.predict_proba(X), teacher.distill(X).predict_proba(X))
 
 
+def test_students_that_would_learn_nothing_are_refused_and_labels_that_count_nothing_are_told_of():
+    teacher = made().fit(X).finetune(X, Y)
+    assert teacher.distill(X, n_features=5).transform(X).shape == (40, 5)
+    assert teacher.distill(X, backbone="small_cnn").transform(X).shape == (40, 64)
+    with pytest.raises(ValueError, match="at least 2 inputs"):
+        teacher.distill(X[:1])
+    with pytest.warns(UserWarning, match="labels count nothing"):
+        teacher.distill(X, Y)
+    with pytest.raises(ValueError, match="learn nothing"):
+        teacher.set_params(distillation__epochs=0).distill(X)
+
+
+def test_the_rate_of_lars_follows_the_size_of_the_mini_batches():
+    a, b = (made(optimizer="lars", lr=0.1, batch_size=size).fit(X).transform(X) for size in (40, 4000))
+    assert np.array_equal(a, b)
+
+
+def test_tables_are_learned_from_by_a_perceptron():
+    table = SimCLRv2(backbone=None, n_features=8, epochs=2).fit(X.reshape(40, 64))
+    assert table.transform(X.reshape(40, 64)).shape == (40, 8)
+
+
 def test_all_three_phases_in_one_call_leave_the_features_alone():
     one = made().fit(X, Y, unlabeled=X[::-1])
     two = made().fit(np.concatenate([X, X[::-1]]))
@@ -143,6 +165,10 @@ def test_settings_that_do_not_go_together_are_refused():
         made(finetuning={"layers": 4})
     with pytest.raises(ValueError, match="at least 2 inputs"):
         made().fit(X[:1])
+    with pytest.raises(ValueError, match="from 0 to 1, got"):
+        made(views={"kind": "simclr"}).fit(255 * X)
+    with pytest.raises(ValueError, match="from 0 to 1, got"):
+        made(labelled_views={"kind": "crop-flip"}).fit(255 * X).finetune(255 * X, Y)
     with pytest.raises(ValueError, match="need images"):
         made().fit(X.reshape(40, 64))
 

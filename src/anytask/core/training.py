@@ -62,6 +62,8 @@ def train(
 
     Raises
     ------
+    ValueError
+        If no weight may be trained.
     NotFinite
         If a loss, or a weight at the end, is NaN or infinite. The caller rolls back.
 
@@ -75,6 +77,8 @@ def train(
     3.0
     """
     progress = heard(progress)
+    if steps and not any(p.requires_grad for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError(f"{stage} has no weight to train: all have requires_grad=False")
     best, kept = float("-inf"), None
     curve = []
     for step in range(1, steps + 1):

@@ -75,8 +75,8 @@ class PretrainEstimator(TransformerMixin, Estimator):
         return self
 
     def fit_transform(self, X: Any, y: Any = None, *, progress: Progress | None = None) -> Any:
-        """Learn from inputs, and return their features."""
-        return self.fit(X, y, progress=progress).transform(X)
+        """Learn from inputs, and return their features; labels, which pipelines pass, are ignored."""
+        return self.fit(X, progress=progress).transform(X)
 
     def transform(self, X: Any) -> Any:
         """Return the features of inputs.
@@ -93,6 +93,16 @@ class PretrainEstimator(TransformerMixin, Estimator):
         return self._encoded(X, self._features)
 
     # -- shared steps ---------------------------------------------------------------------------------------------
+
+    def _pool(self, X: Tensor, unlabeled: Any) -> Tensor:
+        """Return checked inputs with further ones below them, on the CPU; with none where these are None."""
+        if unlabeled is None:
+            return X
+        more = check_inputs(unlabeled, "unlabeled")
+        if more.shape[1:] != X.shape[1:]:
+            shapes = f"{tuple(more.shape[1:])}, and X of shape {tuple(X.shape[1:])}"
+            raise ValueError(f"unlabeled holds inputs of shape {shapes}: they must match")
+        return torch.cat([X.cpu(), more.cpu()])
 
     def _encoded(self, X: Any, encode: Any) -> Any:
         """Return what ``encode`` makes of checked data, as it was given."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, cast
 
@@ -47,7 +48,7 @@ from anytask.parts.contrastive import contrastive_loss
 from anytask.parts.distillation import Snapshot, kl_distillation
 from anytask.pretrain.base import PretrainEstimator
 from anytask.pretrain.parts.lars import LARS, lars_groups
-from anytask.pretrain.parts.two_views import TwoViews
+from anytask.pretrain.parts.two_views import LabelledViews, TwoViews
 
 __all__ = ["SimCLRv2"]
 
@@ -105,17 +106,19 @@ class SimCLRv2(PretrainEstimator):
     Parameters
     ----------
     backbone, n_features
-        The encoder, from inputs to features: what :func:`~anytask.models.build.build_body` takes.
+        The encoder, from inputs to features: what :func:`~anytask.models.build.build_body` takes; None for a
+        perceptron with two layers of ``n_features`` (64 unless given).
     head_layers, head_features : int, default 3, 128
         Of the projection head g, which is as wide as the features up to its last layer.
-    views, labelled_views : TwoViews
-        What pretraining and distillation, and what fine-tuning see.
+    views, labelled_views : TwoViews, LabelledViews
+        What pretraining and distillation see, of images crops, flips, colors and blur in [0, 1]; and what fine-tuning
+        sees, crops and flips alone.
     temperature : float, default 0.1
         tau.
     optimizer : {"lars", "adam"}, default "lars"
     lr : float, default 0.075
-        Of pretraining, times the root of ``batch_size`` with LARS; it rises over ``warmup`` of the steps, and falls as
-        a cosine.
+        Of pretraining, times the root of the mini-batch's size with LARS; it rises over ``warmup`` of the steps, and
+        falls as a cosine.
     weight_decay : float
         Of pretraining and distillation.
     epochs, batch_size
@@ -170,7 +173,7 @@ class SimCLRv2(PretrainEstimator):
     head_layers: int = whole(3, "layers of the projection head")
     head_features: int = whole(128, "width of the projection")
     views: TwoViews = group(TwoViews, "what pretraining and distillation see")
-    labelled_views: TwoViews = group(TwoViews, "what fine-tuning sees")
+    labelled_views: LabelledViews = group(LabelledViews, "what fine-tuning sees")
     temperature: float = real(0.1, "tau", above=0)
     optimizer: str = choice("lars", ("lars", "adam"), "of all three phases")
     lr: float = real(0.075, "learning rate of pretraining; times the root of batch_size with LARS", above=0)
@@ -189,7 +192,8 @@ class SimCLRv2(PretrainEstimator):
 
     def _build(self) -> None:
         seed = derive(self.seed, "encoder")
-        body, width = build_body(self.backbone, self._image_shape, (), self.n_features, seed)
+        hidden = (self.n_features or 64,) * 2
+        body, width = build_body(self.backbone, self._image_shape, hidden, self.n_features, seed)
         self.encoder_ = body.to(self._device).eval()
         self.head_ = ProjectionHead(width, self.head_features, self.head_layers).to(self._device).eval()
         if hasattr(self, "classes_"):
@@ -220,10 +224,12 @@ class SimCLRv2(PretrainEstimator):
         progress : callable, optional
             Told the finished share.
         """
-        told = heard(progress)
-        U = X if unlabeled is None else np.concatenate([np.asarray(X), np.asarray(unlabeled)])
+        told, X = heard(progress), self._read(X)
+        U = self._pool(X, unlabeled)
         if y is None:
             return super().fit(U, progress=told)
+        _codes(y, len(X))
+        self.labelled_views.check(X)
         with self._refit():
             super().fit(U, progress=portion(told, 0.0, 0.6))
             self.finetune(X, y, progress=portion(told, 0.6, 0.8))
@@ -258,7 +264,7 @@ class SimCLRv2(PretrainEstimator):
                 for slow, fast in zip(keys.module.state_dict().values(), net.state_dict().values()):
                     slow.copy_(fast if not slow.is_floating_point() else slow.lerp(fast, 1 - self.memory_decay))
 
-        lr = self.lr * (self.batch_size**0.5 if self.optimizer == "lars" else 1)
+        lr = self.lr * (min(self.batch_size, len(data)) ** 0.5 if self.optimizer == "lars" else 1)
         self._learn(net, data, losses, lr, self.epochs, self.weight_decay, "pretraining", progress, follow)
 
     def _features(self, data: Tensor) -> Tensor:
@@ -284,11 +290,9 @@ class SimCLRv2(PretrainEstimator):
         sklearn.exceptions.NotFittedError
             Before :meth:`fit`.
         """
-        X_, y_ = self._asked(X), check_labels(y)
-        check_same_length(X_, y_)
-        classes, codes = np.unique(y_, return_inverse=True)
-        if len(classes) < 2:
-            raise ValueError(f"y has one class only ({classes.tolist()[0]!r}): a classifier needs at least 2 classes")
+        X_ = self._asked(X)
+        classes, codes = _codes(y, len(X_))
+        self.labelled_views.check(X_)
         tuning, target = self.finetuning, torch.from_numpy(codes).to(self._device)
         with self._update(), isolated(derive(self.seed, "finetune")):
             self.classes_, self.layers_ = classes, tuning.layers
@@ -329,7 +333,7 @@ class SimCLRv2(PretrainEstimator):
         X : array or tensor of shape (n, ...)
             Inputs, without labels, or with some.
         y : array of shape (n,), optional
-            Labels, that count ``1 - alpha``.
+            Labels, that count ``1 - alpha``: with the default alpha of 1 nothing, of which a warning tells.
         backbone, n_features
             The student's; this model's unless given.
         progress : callable, optional
@@ -339,17 +343,30 @@ class SimCLRv2(PretrainEstimator):
         -------
         SimCLRv2
             With ``classifier_``; its features are those of the student.
+
+        Raises
+        ------
+        ValueError
+            For data that cannot be used, a single input, ``distillation.epochs`` of 0, and before :meth:`finetune`.
         """
         X_ = self._asked(X)
         self._check_tuned()
+        self.views.check(X_)
+        if len(X_) < 2:
+            raise ValueError("a student learns from at least 2 inputs, got 1")
+        if not self.distillation.epochs:
+            raise ValueError("distillation.epochs is 0, with which a student would learn nothing")
         target = None if y is None else self._places(y, len(X_))
-        own = {} if backbone is None else {"backbone": backbone, "n_features": n_features}
+        if target is not None and self.distillation.alpha == 1:
+            warnings.warn("distillation.alpha is 1, with which labels count nothing: lower it", stacklevel=2)
+        given = {"backbone": backbone, "n_features": n_features}
+        own = {name: value for name, value in given.items() if value is not None}
         student = type(self)(**{**self.get_params(deep=False), **own})
         student.input_shape_, student.n_features_in_ = self.input_shape_, self.n_features_in_
         student.classes_, student.layers_ = self.classes_, 0
         with isolated(derive(self.seed, "student")):
             student._build()
-            if backbone is None and self.distillation.start == "pretrained":
+            if not own and self.distillation.start == "pretrained":
                 student.classifier_[0].load_state_dict(self.encoder_.state_dict())
             teacher, how = Snapshot(self.classifier_), self.distillation
 
@@ -386,7 +403,7 @@ class SimCLRv2(PretrainEstimator):
 
     def _note(self, data: Tensor) -> None:
         super()._note(data)
-        self.views.maker(self.input_shape_)
+        self.views.check(data)
         if len(data) < 2:
             raise ValueError("SimCLRv2 learns from at least 2 inputs: each is told apart from the others")
 
@@ -452,6 +469,16 @@ class SimCLRv2(PretrainEstimator):
 
     def _pair(self, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return self._images(batch[0]), self._images(batch[1])
+
+
+def _codes(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the classes of n labels, and for each label the place of its class."""
+    y_ = check_labels(y)
+    check_same_length(np.empty(n), y_)
+    classes, codes = np.unique(y_, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"y has one class only ({classes.tolist()[0]!r}): a classifier needs at least 2 classes")
+    return classes, codes
 
 
 class ProjectionHead(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from anytask.parts.views import KINDS, Augment, ViewSettings, flip, noise
 
 #: Kinds of views beside those of :data:`anytask.parts.views.KINDS`.
 OWN = ("simclr", "crop-flip", "affine")
+#: How far values may lie outside of 0 to 1, as those that were computed do.
+_SLACK = 1e-3
 _YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
 
@@ -52,6 +54,9 @@ class TwoViews(ViewSettings):
     True
     """
 
+    #: What "auto" stands for, of images.
+    of_images: ClassVar[str] = "simclr"
+
     kind: Any = free("auto", "a name, or a callable (x, generator) -> x", _check_kind)
     strength: float = real(1.0, "of the colors", at_least=0, at_most=1)
     blur: float = real(0.5, "probability of a blur", at_least=0, at_most=1)
@@ -62,10 +67,7 @@ class TwoViews(ViewSettings):
 
     def maker(self, input_shape: tuple[int, ...]) -> Augment:
         """Return the view maker for inputs of this shape, or a ``ValueError`` for images asked of other inputs."""
-        shape = tuple(self.image_shape or input_shape)
-        kind = self.kind
-        if isinstance(kind, str) and kind == "auto":
-            kind = "simclr" if len(shape) > 1 else "noise"
+        shape, kind = tuple(self.image_shape or input_shape), self._settled(input_shape)
         if callable(kind) or kind not in OWN:
             return ViewSettings(
                 kind=kind, image_shape=self.image_shape, noise_scale=self.noise_scale, max_shift=self.max_shift
@@ -79,6 +81,22 @@ class TwoViews(ViewSettings):
             return make(images, generator).reshape(x.shape)
 
         return view
+
+    def check(self, X: Tensor) -> None:
+        """Raise a ``ValueError`` if inputs (n, ...) are of a shape or in a range that views are not made for."""
+        shape = tuple(X.shape[1:])
+        self.maker(shape)
+        low, high = float(X.min()), float(X.max())
+        if (kind := self._settled(shape)) in ("simclr", "crop-flip") and (low < -_SLACK or high > 1 + _SLACK):
+            raise ValueError(
+                f"{kind!r} views are of images with values from 0 to 1, got {low:g} to {high:g}: scale them (images of "
+                "whole numbers up to 255 are divided by 255), or choose another kind of views"
+            )
+
+    def _settled(self, input_shape: tuple[int, ...]) -> Any:
+        if callable(self.kind) or self.kind != "auto":
+            return self.kind
+        return self.of_images if len(tuple(self.image_shape or input_shape)) > 1 else "noise"
 
     def _crop_flip(self, x: Tensor, generator: torch.Generator) -> Tensor:
         return flip(crop(x, generator, self.smallest), generator).clamp(0, 1)
@@ -99,6 +117,20 @@ class TwoViews(ViewSettings):
         moved = F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
         bright = moved * (1 + 0.3 * self.strength * u[4])[:, None, None, None]
         return noise(bright, generator, self.noise_scale)
+
+
+class LabelledViews(TwoViews):
+    """The same for labelled inputs, of which the paper changes no colors: ``"auto"`` stands for ``"crop-flip"``.
+
+    Examples
+    --------
+    >>> gray = torch.full((1, 3, 8, 8), 0.5)
+    >>> view = LabelledViews().maker((3, 8, 8))
+    >>> torch.allclose(view(gray, torch.Generator().manual_seed(0)), gray, atol=1e-5)
+    True
+    """
+
+    of_images: ClassVar[str] = "crop-flip"
 
 
 def crop(x: Tensor, generator: torch.Generator, smallest: float) -> Tensor:
