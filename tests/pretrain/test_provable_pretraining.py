@@ -238,10 +238,40 @@ def test_pairs_are_refused_where_they_make_no_sense(pairs):
         MLEERM().fit_pairs(A, B, t)
 
 
+def test_likelihoods_are_of_signs(pairs):
+    _, A, B, t = pairs
+    model = MLEERM(model="contrastive", n_components=2, pairs={"steps": 2}).fit_pairs(A, B, t)
+    for bad, says in [(t[:, None], "shapes"), (t[:5], "shapes"), (t * 0, "t must hold"), (t * np.nan, "t must hold")]:
+        with pytest.raises(ValueError, match=says):
+            model.log_likelihood(A, B, bad)
+
+
+@pytest.mark.parametrize("model", ["factors", "mixture", "contrastive"])
+def test_units_do_not_matter(model):
+    X, y, *_ = factor_world(12, 300)
+    answers = [MLEERM(model=model, n_components=2).fit(c * X).fit_head(c * X[:20], y[:20]).predict(c * X)
+               for c in (1.0, 2.0**-8, 2.0**8)]  # fmt: skip
+    for other in answers[1:]:
+        np.testing.assert_allclose(other, answers[0], rtol=1e-5)
+
+
 def test_training_of_f_that_diverges_is_refused(pairs):
     model = MLEERM(model="contrastive", n_components=2, pairs={"backbone": None, "lr": 1e30, "steps": 5})
     with pytest.raises(NotFinite, match=r"loss|weight"):
         model.fit(pairs[1][:50])
+
+
+def test_what_no_label_tells_of_has_the_mean_of_the_labels():
+    X, y, *_ = factor_world(13)
+    for model in (MLEERM(n_components=2), MLEERM(model="mixture", n_components=4, scale=False)):
+        model.fit(X).fit_head(np.repeat(X[:1], 8, axis=0), 1000 + y[:8])
+        np.testing.assert_allclose(model.predict(X), 1000 + y[:8].mean(), atol=1e-6)
+
+
+def test_responsibilities_of_what_lies_far_off_sum_to_one():
+    X = mixture_world(4, 100)[0]
+    model = MLEERM(model="mixture", n_components=4).fit(X)
+    np.testing.assert_allclose(model.transform(1e30 * X).sum(1), 1)
 
 
 # -- two phases -------------------------------------------------------------------------------------------------------
@@ -290,7 +320,7 @@ def test_what_cannot_be_fitted_is_refused_and_leaves_no_trace():
     for call, says in [
         (lambda: model.fit_head(X[:3], y[:3]), "3 labels are too few"),
         (lambda: model.fit(X[:3], y[:3]), "too many for 3 rows"),
-        (lambda: model.fit(X, y, unlabeled=X[:, :4]), "features"),
+        (lambda: model.fit(X, y, unlabeled=X[:, :4]), "unlabeled holds"),
         (lambda: model.fit(X, y[:-1]), "rows and y has"),
         (lambda: model.fit_head(X, np.where(y > 1, np.nan, y)), "NaN"),
         (lambda: model.fit(X, y, unlabeled=np.full_like(X, np.nan)), "unlabeled contains NaN"),
@@ -303,6 +333,8 @@ def test_what_cannot_be_fitted_is_refused_and_leaves_no_trace():
         (lambda: MLEERM(model="mixture", n_components=13, erm="enumerate").fit(X, y > 0), "assignments"),
         (lambda: MLEERM().rates(10), "before a fit"),
         (lambda: model.rates(0), "n must"),
+        (lambda: model.rates(10, m=0), "m must"),
+        (lambda: model.log_likelihood(X, X, np.ones(60)), "of inputs, not of pairs"),
         (lambda: model.rates(10, delta=1.0), "delta must"),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=says):
@@ -352,6 +384,8 @@ def test_learning_curves_over_labels_and_rows_without_labels():
     assert curve.two_phases.shape == (3, 2, 2) and curve.labels_alone.shape == (3, 2)
     scores = curve.two_phases.mean(0)
     assert scores[1, 0] > curve.labels_alone[:, 0].mean() + 0.1 and scores[1, 1] > scores[0, 0]
+    again = MLEERM(n_components=2).learning_curve(X[:200], y[:200], X[200:], n=np.array([8]), m=(600,), repeats=1)
+    assert again.n == (8,) and again.two_phases[0, 0, 0] == curve.two_phases[0, 1, 0]
     assert len(curve.table()) == 4 and len(curve.plot().data) == 3
     told = []
     MLEERM(n_components=1).learning_curve(X[:80], (y > 0)[:80], repeats=1, progress=told.append)

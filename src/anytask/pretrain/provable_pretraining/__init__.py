@@ -50,7 +50,6 @@ from anytask.core.checks import (
     as_given,
     as_numbers,
     check_counts,
-    check_input_shape,
     check_inputs,
     check_labels,
     check_same_length,
@@ -91,7 +90,8 @@ class MLEERM(PretrainEstimator):
     center : bool, default True
         Subtract the columns' means, and fit an intercept.
     scale : bool or "auto", default "auto"
-        Divide by the columns' standard deviations; "auto": in tables, where these differ more than tenfold.
+        Divide by the columns' standard deviations; "auto": in tables, where these differ more than tenfold. The
+        contrastive model otherwise divides all by one number then, the root of their mean square.
     head : {"auto", "regression", "classification"}, default "auto"
         "auto": regression for numbers that are not all whole, else classification.
     truncation : float > 0 or "none", default "none"
@@ -176,11 +176,7 @@ class MLEERM(PretrainEstimator):
         X_ = self._read(X)
         if y is not None:
             check_same_length(X_, heads.targets(y, self.head)[1])
-        pool = X_
-        if unlabeled is not None:
-            more = self._read(unlabeled, "unlabeled")
-            check_input_shape(more, tuple(X_.shape[1:]), type(self).__name__)
-            pool = torch.cat([X_.cpu(), more.cpu()])
+        pool = self._pool(X_, unlabeled)
         if y is None:
             return super().fit(pool, progress=progress)
         with self._refit():
@@ -201,13 +197,7 @@ class MLEERM(PretrainEstimator):
         if self.model != "contrastive":
             raise ValueError(f"model={self.model!r} learns from inputs, not from pairs: use model='contrastive'")
         sides = self._read(A, "A"), self._read(B, "B")
-        signs = as_array(as_numbers(t, "t"), "t")
-        if sides[0].shape != sides[1].shape or signs.shape != sides[0].shape[:1]:
-            shapes = ", ".join(str(tuple(part.shape)) for part in (*sides, signs))
-            raise ValueError(f"A, B and t must have shapes (m, ...), (m, ...) and (m,), got {shapes}")
-        if not np.isin(signs, (-1, 1)).all():
-            raise ValueError("t must hold 1 for pairs that belong together and -1 for others")
-        self._signs = torch.from_numpy(signs.astype(np.float32))
+        self._signs = torch.from_numpy(_signs(t, *sides, ("A", "B"))).float()
         try:
             return super().fit(torch.cat(sides), progress=progress)
         finally:
@@ -226,6 +216,8 @@ class MLEERM(PretrainEstimator):
         std = np.where(varies, X.std(0), 1.0)
         apart = data.ndim == 2 and varies.any() and std[varies].max() > 10 * std[varies].min()
         self.scale_ = std if (apart if self.scale == "auto" else self.scale) else np.ones(d)
+        if self.scale == "auto" and not apart and self.model == "contrastive" and varies.any():
+            self.scale_ = np.full(d, np.sqrt(X.var(0)[varies].mean()))  # views have noise in units of it
         self.eigenvalues_, self._axes = latent.spectrum((X - self.mean_) / self.scale_)
         variance = None if self.noise == "auto" else float(self.noise) ** 2
         columns = int((varies if self.center else X.any(axis=0)).sum())
@@ -310,7 +302,9 @@ class MLEERM(PretrainEstimator):
                 warnings.warn(message, stacklevel=2)
             if regression:
                 L = np.inf if self.truncation == "none" else float(self.truncation)
-                self.coef_, self.intercept_ = heads.least_squares(H, values, L, self.center and not mixture)
+                level = values.mean() if mixture else 0.0  # of a component that no labelled row belongs to
+                self.coef_, bias = heads.least_squares(H, values - level, L, self.center and not mixture)
+                self.intercept_ = bias + float(level)
                 return self
             self.classes_, codes = np.unique(values, return_inverse=True)
             if mixture:
@@ -377,10 +371,10 @@ class MLEERM(PretrainEstimator):
             if other is None or t is None:
                 raise ValueError("a contrastive model gives the likelihood of pairs: log_likelihood(X, other, t)")
             f, g = (torch.from_numpy(self._matrix(side)) for side in (X, other))
-            check_same_length(f, g, "X", "other")
-            signs = torch.from_numpy(as_array(as_numbers(t, "t"), "t").astype(np.float64))
-            check_same_length(f, signs, "X", "t")
-            return latent.pair_log_likelihood(f, g, signs).numpy()
+            signs = _signs(t, f, g, ("X", "other"))
+            return latent.pair_log_likelihood(f, g, torch.from_numpy(signs)).numpy()
+        if other is not None or t is not None:
+            raise ValueError(f"model={self.model!r} gives the likelihood of inputs, not of pairs: log_likelihood(X)")
         return as_array(self._encoded(X, self._density))
 
     def _density(self, data: Tensor) -> Tensor:
@@ -422,8 +416,9 @@ class MLEERM(PretrainEstimator):
         (True, 498)
         """
         r = getattr(self, "n_components_", self.n_components)
-        m, d = m or getattr(self, "m_", 0), d or getattr(self, "n_features_in_", 0)
-        if isinstance(r, str) or not m or not d:
+        m = getattr(self, "m_", None) if m is None else m
+        d = getattr(self, "n_features_in_", None) if d is None else d
+        if isinstance(r, str) or m is None or d is None:
             raise ValueError("before a fit, rates needs m, d and a number of components: MLEERM(n_components=3)")
         check_counts(n=n, m=m, d=d)
         check_number(L, "L", above=0), check_number(kappa, "kappa", above=0)
@@ -484,3 +479,14 @@ class MLEERM(PretrainEstimator):
         from anytask.pretrain.provable_pretraining.studies import learning_curve
 
         return learning_curve(self, X, y, unlabeled, n=n, m=m, repeats=repeats, progress=progress)
+
+
+def _signs(t: Any, a: Tensor, b: Tensor, names: tuple[str, str]) -> np.ndarray:
+    """Return the signs of pairs (m,) as float64, or say what is wrong with them or with the sides of the pairs."""
+    signs = as_array(as_numbers(t, "t"), "t").astype(np.float64)
+    if a.shape != b.shape or signs.shape != a.shape[:1]:
+        shapes = ", ".join(str(tuple(part.shape)) for part in (a, b, signs))
+        raise ValueError(f"{names[0]}, {names[1]} and t must have shapes (m, ...), (m, ...) and (m,), got {shapes}")
+    if not np.isin(signs, (-1, 1)).all():
+        raise ValueError("t must hold 1 for pairs that belong together and -1 for others")
+    return signs

@@ -51,6 +51,8 @@ def targets(y: Any, head: str) -> tuple[bool, np.ndarray]:
     (True, False, True)
     """
     given = np.zeros(0) if y is None or head == "classification" else as_array(y, "y")
+    if given.dtype.kind == "O" and all(isinstance(value, (float, np.floating)) for value in given.flat):
+        given = given.astype(np.float64)
     if head == "regression" or (given.dtype.kind == "f" and (given != np.floor(given)).any()):
         return True, numbers(y)
     return False, check_labels(y)
@@ -67,6 +69,8 @@ def numbers(y: Any) -> np.ndarray:
 def least_squares(H: np.ndarray, y: np.ndarray, L: float, intercept: bool) -> tuple[np.ndarray, Any]:
     """Return weights (r,) and an intercept for the truncated loss; one number for all if all labels are alike.
 
+    With an intercept, what labelled rows say nothing of has their mean.
+
     Raises
     ------
     ValueError
@@ -79,8 +83,11 @@ def least_squares(H: np.ndarray, y: np.ndarray, L: float, intercept: bool) -> tu
         raise ValueError(
             f"{len(y)} labels are too few for least squares with {D.shape[1]} weights: give more, or lower n_components"
         )
-    w = truncated_least_squares(D, y, L)
-    return w[: H.shape[1]], float(w[H.shape[1] :].sum())
+    if not intercept:
+        return truncated_least_squares(H, y, L), 0.0
+    center, level = H.mean(0), y.mean()  # the weights of least norm then turn nothing that is the same in all rows
+    w = truncated_least_squares(D - np.append(center, 0.0), y - level, L)
+    return w[:-1], float(level + w[-1] - center @ w[:-1])
 
 
 def logistic(H: np.ndarray, y: np.ndarray, C: int, penalty: float, intercept: bool) -> tuple[np.ndarray, Any]:

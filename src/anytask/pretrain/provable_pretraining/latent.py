@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 from sklearn.cluster import kmeans_plusplus
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -126,10 +126,9 @@ def responsibilities(X: np.ndarray, means: np.ndarray, variance: float = 1.0) ->
     [0.982014, 0.880797, 0.119203, 0.002473]
     """
     K, d = means.shape
-    squares = (X**2).sum(1)[:, None] - 2 * X @ means.T + (means**2).sum(1)  # (n, K)
-    logs = -squares.clip(0) / (2 * variance)
-    total = logsumexp(logs, axis=1)
-    return np.exp(logs - total[:, None]), total - np.log(K) - d / 2 * np.log(2 * np.pi * variance)
+    logits = (X @ means.T - (means**2).sum(1) / 2) / variance  # (n, K), without |x|^2, which all share
+    total = logsumexp(logits, axis=1) - (X**2).sum(1) / (2 * variance)
+    return softmax(logits, axis=1), total - np.log(K) - d / 2 * np.log(2 * np.pi * variance)
 
 
 def update_means(X: np.ndarray, P: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -232,12 +231,12 @@ class PairSettings(ViewSettings):
     lr : float, default 0.003
         Learning rate of Adam.
     kind, image_shape, noise_scale, max_shift
-        Views of the centered and scaled inputs, see :class:`~anytask.parts.views.ViewSettings`; noise of 0.5 unless
-        told otherwise.
+        Views of the centered and scaled inputs, see :class:`~anytask.parts.views.ViewSettings`; noise of 1, a
+        standard deviation of the inputs, unless told otherwise: under less, directions of pure noise tell rows apart.
     """
 
     kind = "noise"
-    noise_scale = 0.5
+    noise_scale = 1.0
     backbone: Any = backbone_field("linear", "f, from inputs to features")
     hidden: Sequence[int] = numbers((64,), "widths of the perceptron", at_least=1, integers=True)
     steps: int = whole(200, "steps of the optimizer")

@@ -254,8 +254,9 @@ def _data(model: Any, X: Any, y: Any, unlabeled: Any) -> tuple[np.ndarray, bool,
 def _grid(given: Sequence[int] | None, most: int, steps: int, name: str, least: int) -> tuple[int, ...]:
     if given is None:
         return tuple(sorted({max(int(most / 4**k), min(most, least)) for k in range(steps)}))
+    given = given.tolist() if isinstance(given, np.ndarray) else given
     values = sorted(set(given)) if isinstance(given, Sequence) and not isinstance(given, str) else []
-    whole = all(isinstance(value, int) and 2 <= value <= most for value in values)
+    whole = all(isinstance(value, (int, np.integer)) and 2 <= value <= most for value in values)
     if not values or not whole:
         raise ValueError(f"{name} must be integers from 2 to {most}, the rows that are not held out, got {given!r}")
     return tuple(values)
