@@ -1,13 +1,14 @@
 """Every encoder of the pretraining family, run through the family's protocol."""
 
 import copy
+import inspect
 
 import numpy as np
 import pytest
 import torch
 from cases import cases
 from cases import everyone as each_of
-from hard import refused, same
+from hard import BAD_LABELS, refused, same
 from pretrain_worlds import WORLDS, numbers
 from protocol import (
     bad_settings_are_refused_by_name,
@@ -63,6 +64,89 @@ def test_the_features_of_an_input_do_not_depend_on_the_others(name):
     model, data = fitted(name), world(name)
     alone, among = numbers(model.transform(data.one)), numbers(model.transform(data.query))
     np.testing.assert_allclose(alone, among[: len(alone)], rtol=1e-4, atol=1e-5)
+
+
+@everyone
+def test_pipelines_of_any_labels_get_the_features(name):
+    data = world(name)
+    expected = numbers(make(name).fit_transform(data.X))
+    for y in (np.linspace(0, 1, len(data.X)), ["a"] * len(data.X), None):
+        assert np.array_equal(numbers(make(name).fit_transform(data.X, y)), expected)
+
+
+def never(share):
+    pytest.fail("trained before all of the data were checked")
+
+
+SEMI = [name for name in CASES if "unlabeled" in inspect.signature(CASES[name].cls.fit).parameters]
+
+
+@pytest.mark.parametrize("name", SEMI)
+def test_further_inputs_of_every_kind_are_learned_from(name):
+    X = world(name).X
+    expected = numbers(fitted(name).transform(X))
+    for kind, convert in world(name).same.items():
+        H = make(name).fit(X[:20], unlabeled=convert(X[20:])).transform(X)
+        np.testing.assert_allclose(H, expected, rtol=1e-4, atol=1e-5, err_msg=kind)
+        H = make(name).fit(convert(X[:20]), unlabeled=X[20:]).transform(X)
+        np.testing.assert_allclose(H, expected, rtol=1e-4, atol=1e-5, err_msg=kind)
+
+
+@pytest.mark.parametrize("name", SEMI)
+def test_bad_further_inputs_and_labels_are_refused_before_anything_is_trained(name):
+    model, data, y = make(name), world(name), np.arange(40) % 2
+    bad = {
+        kind: (spoil, says.replace("X", "unlabeled")) for kind, (spoil, says) in data.bad.items() if kind != "nothing"
+    }
+    refused(lambda U: model.fit(data.X, unlabeled=U, progress=never), data.X, bad)
+    with pytest.raises(ValueError, match="unlabeled holds inputs of shape"):
+        model.fit(data.X, unlabeled=data.other, progress=never)
+    numeric = hasattr(model, "fit_head")  # which takes numbers that are not whole
+    bad = {kind: case for kind, case in BAD_LABELS.items() if not (numeric and kind == "continuous")}
+    refused(lambda labels: model.fit(data.X, labels, progress=never), y, bad)
+    assert not model.__sklearn_is_fitted__()
+
+
+def given_networks():
+    """Return the settings that take a network of small inputs, by case; groups of settings are looked into."""
+    found = {}
+    for name in CASES:
+        params = make(name).get_params()
+        unused = params.get("model", "contrastive") != "contrastive" or params.get("size") is not None
+        if not unused:
+            found.update((name, path) for path in params if path.rpartition("__")[2] == "backbone")
+    return found
+
+
+NETWORKS = given_networks()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_that_users_give_are_copied_and_their_features_do_not_vary(name):
+    data, path = world(name), NETWORKS[name]
+    width = CASES[name].params.get("n_components", 6)
+    given = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Dropout(0.5),
+        torch.nn.Linear(8, width),
+    ).train()  # fmt: skip
+    before = copy.deepcopy(given.state_dict())
+
+    def fit(network):
+        return make(name).set_params(**{path: network}).fit(data.X)
+
+    model = fit(given)
+    assert given.training and same(given.state_dict(), before)
+    assert np.array_equal(numbers(model.transform(data.query)), numbers(model.transform(data.query)))
+    spoiled = copy.deepcopy(given)
+    spoiled[1].weight.data[0, 0] = np.nan
+    with pytest.raises(NotFinite, match=r"weight"):
+        fit(spoiled)
+    frozen = copy.deepcopy(given).requires_grad_(False)
+    if path == "backbone":  # beside which there are other weights, or none is trained
+        assert np.isfinite(numbers(fit(frozen).transform(data.query))).all()
+        return
+    with pytest.raises(ValueError, match="no weight to train"):
+        fit(frozen)
 
 
 @everyone
