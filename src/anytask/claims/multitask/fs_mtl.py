@@ -60,7 +60,7 @@ CLAIM = Claim(
     real=RealTrial(
         "two digits of mnist-5k on one canvas: the images are real, half of the second one's labels are drawn anew, "
         "and the network is trained from scratch",
-        (_canvases("overlaid mnist", "mnist-5k", _flat("fs-mtl", "system"), _BEST, per_task=1000, tested=1000),),
+        (_canvases("overlaid mnist", "mnist-5k", _flat("fs-mtl", "system"), _BEST, per_task=400, tested=1000),),
         _HEADLINE,
     ),
     source="code",
