@@ -133,7 +133,7 @@ def read_bags(X: Any, view: str = UNNAMED) -> Bags:
         name = f"case {case}{of}"
         tokens = check_numbers(bag, name)
         if tokens.ndim != 2 or 0 in tokens.shape:
-            hint = "; None says that there is no bag" if tokens.ndim == 2 and not len(tokens) else ""
+            hint = {1: "; one bag alone is [bag]", 2: "; None says that there is no bag"}.get(tokens.ndim, "")
             raise ValueError(f"{name} must have shape (tokens, d), got {tuple(tokens.shape)}{hint}")
         tokens = tokens.to("cpu", torch.float32)
         if not bool((finite := torch.isfinite(tokens).all(1)).all()):
