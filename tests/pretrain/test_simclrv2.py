@@ -13,6 +13,8 @@ from anytask.pretrain import SimCLRv2
 from anytask.pretrain.parts.lars import LARS, lars_groups
 from anytask.pretrain.parts.two_views import TwoViews, blurred, colors, crop
 from anytask.pretrain.simclrv2 import ProjectionHead, nt_xent
+from anytask.problems.base import Entrant
+from anytask.problems.few_labels import FewLabels
 
 CONTRACT = {"epochs": 2, "batch_size": 16, "finetuning": {"epochs": 2}, "distillation": {"epochs": 1}}
 RNG = np.random.default_rng(0)
@@ -171,6 +173,13 @@ def test_settings_that_do_not_go_together_are_refused():
         made(labelled_views={"kind": "crop-flip"}).fit(255 * X).finetune(255 * X, Y)
     with pytest.raises(ValueError, match="need images"):
         made().fit(X.reshape(40, 64))
+
+
+def test_problems_refuse_tables_before_anything_is_run():
+    problem = FewLabels()
+    entrant = Entrant("simclrv2", "anytask.pretrain:SimCLRv2", {}, "system", "simclrv2")
+    assert "need images" in problem.refuses(entrant, problem.load("iris", per_class=8))
+    assert problem.refuses(entrant, problem.load("digits", per_class=8)) is None
 
 
 @pytest.mark.parametrize("kind", ["simclr", "crop-flip", "affine"])

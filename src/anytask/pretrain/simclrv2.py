@@ -13,6 +13,7 @@ Departures from the paper
 * Hues are turned in YIQ, not in HSV; crops that reach beyond the image are narrowed, not drawn again.
 * Fine-tuning works on a copy: labels move what :meth:`SimCLRv2.predict` answers, never what
   :meth:`SimCLRv2.transform` returns.
+* The rate of fine-tuning is constant; whether it falls in the released code is not checked.
 * There is no classifier that watches pretraining: the problem ``frozen-features`` does that.
 * Statistics of batch normalization are those of one device; selective kernels are a matter of the backbone.
 """
@@ -398,6 +399,10 @@ class SimCLRv2(PretrainEstimator):
     def predict(self, X: Any) -> Any:
         """Return the most probable label of each input, shape (n,); a tensor for tensors with numeric labels."""
         return most_probable(self.predict_proba(X), self.classes_)
+
+    def check_shape(self, input_shape: tuple[int, ...]) -> None:
+        """Raise a ``ValueError`` if there are no views of inputs of this shape, which problems ask before a fit."""
+        self.views.maker(input_shape), self.labelled_views.maker(input_shape)
 
     # -- shared steps ---------------------------------------------------------------------------------------------
 
