@@ -44,8 +44,8 @@ class Sampler:
         return X, X @ self.weights + self.noise * self.rng.normal(size=n)
 
 
-def samplers(B, W, **options):
-    return [Sampler(B @ w, seed, **options) for seed, w in enumerate(W[:, :-1].T)]
+def samplers(B, W, kind=Sampler, **options):
+    return [kind(B @ w, seed, **options) for seed, w in enumerate(W[:, :-1].T)]
 
 
 def target(B, W, n=300):
@@ -67,6 +67,13 @@ def test_sources_get_labels_in_proportion_to_nu_and_the_others_the_floor():
     by_square = allocate(nu**2, 800)
     assert by_square.tolist() == [720, 80, 0, 0]
     assert (nu[:2] ** 2 / by_square[:2]).sum() == pytest.approx(0.025) == pytest.approx(2 * (nu**2).sum() / 800)
+
+
+@given(st.integers(-150, 150), st.integers(-150, 150))
+def test_the_1_norm_solution_does_not_depend_on_the_scale_of_heads(a, b):
+    W, w = world()[1][:, :-1], world()[1][:, -1]
+    nu = basis_pursuit(W * 10.0**a, w * 10.0**b) * 10.0 ** (a - b)
+    assert nu == pytest.approx(basis_pursuit(W, w), abs=1e-9)
 
 
 def test_the_least_1_norm_and_the_least_2_norm_of_the_worked_example():
@@ -272,6 +279,34 @@ def test_pools_are_drawn_from_without_putting_back_and_run_dry_with_a_warning():
     assert limited.spent == 600
 
 
+def test_samplers_of_tensors_run_dry_and_money_that_buys_no_more_of_a_chosen_source_is_no_dry_one():
+    B, W = world()
+
+    class Tensors(Sampler):
+        def draw(self, n):
+            return tuple(torch.tensor(part) for part in super().draw(n))
+
+    with pytest.warns(UserWarning, match="ran dry"):
+        assert small().select(target(B, W), samplers(B, W, kind=Tensors, most=15), 600).spent == 180
+    W, costs = np.eye(3)[:, [0, 1, 2, 1]], [1, 50, 1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = small().select(target(B, W), samplers(B, W), 440, costs=costs, heads=(W[:, :3], W[:, 3]))
+    assert found.counts.tolist() == [4, 8, 4]
+
+
+def test_labels_that_the_target_lacks_may_be_nan_or_none():
+    B, W = world()
+    X, y = target(B, W)
+    gaps, rest = np.where(np.arange(300) == 3, np.nan, y), np.arange(300) != 3
+    pools = [one.draw(600) for one in samplers(B, W)]
+    words = [(x, np.where(t > 0, "yes", "no")) for x, t in pools]
+    for own, others in ((gaps, pools), (np.where(gaps > 0, "yes", "no"), words)):
+        given = X, np.array([None if missing else one for missing, one in zip(~rest, own.tolist())], dtype=object)
+        found = small().select(given, others, 600)
+        assert found.counts.tolist() == small().select((X[rest], own[rest]), others, 600).counts.tolist()
+
+
 def test_a_target_that_is_noise_or_constant_falls_back_to_all_sources():
     B, W = world()
     X, _ = target(B, W)
@@ -334,6 +369,10 @@ def test_relevance_names_the_tasks_that_a_task_is_made_of():
     X, head, y = rows(B, W, noise=0.1)
     nu = small().fit(X, y, head).relevance(0)
     assert nu[5] < -0.6 and np.abs(np.delete(nu, 5)).max() < 0.1 and nu[0] == 0
+    for named in ([0], np.array(0), torch.tensor(0), np.int64(0), 0.0):
+        assert np.array_equal(small().fit(X, y, head).relevance(named), nu)
+    for rule in ("l1", "l2", "uniform"):
+        assert small(rule=rule).fit(X, y).relevance(0).tolist() == [0]
 
 
 def test_one_call_selects():
@@ -346,6 +385,7 @@ def test_one_call_selects():
     ({"budget": 0}, "above 0"), ({"budget": 40}, "at least 48"), ({"budget": float("nan")}, "above 0"),
     ({"budget": "many"}, "budget"), ({"sources": []}, "sequence of one source"), ({"sources": 3}, "sequence"),
     ({"sources": {"target": None, "b": None}}, "rename"), ({"sources": {"a": None, 1: None}}, "strings or by integers"),
+    ({"sources": {2**63 - 1: None, 1: None}}, "arrays keep"), ({"sources": {"a\0": None, "a": None}}, "arrays keep"),
     ({"sources": [3]}, r"a pool \(X, y\)"), ({"costs": [1, 2]}, "12 finite"),
     ({"costs": "a"}, "costs must be numeric"), ({"costs": np.zeros(12)}, "above 0"),
     ({"heads": (np.ones((3, 2)), np.ones(3))}, r"W \(k, 12\)"),

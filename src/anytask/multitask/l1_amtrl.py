@@ -272,7 +272,7 @@ class L1AMTRL(MultiTaskEstimator):
         own = int(self._codes(task, 1)[0])
         others = np.delete(np.arange(len(self.tasks_)), own)
         nu = np.zeros(len(self.tasks_))
-        nu[others] = self._nu(*self._heads_for(task, self.tasks_[others].tolist()))
+        nu[others] = self._nu(*self._heads_for(self.tasks_[own].item(), self.tasks_[others].tolist()))
         return nu
 
     # -- the method -----------------------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ class L1AMTRL(MultiTaskEstimator):
     def _nu(self, W: np.ndarray, w: np.ndarray, exact: bool = False) -> np.ndarray:
         """Return nu (T,) of heads W (k, T) and w (k,), with ``W nu = w`` if they are exact."""
         if self.rule == "uniform":
-            return np.full(W.shape[1], 1 / W.shape[1])
+            return np.full(W.shape[1], 1 / max(W.shape[1], 1))
         if self.rule == "l2":
             return least_norm(W, w)
         if exact:
@@ -292,7 +292,8 @@ class L1AMTRL(MultiTaskEstimator):
     def _shares(self, W: np.ndarray, w: np.ndarray, costs: np.ndarray, exact: bool = False) -> np.ndarray:
         """Return what part of the budget each source gets: ``sqrt(c) |nu|``, or its square, of those that are kept."""
         u = abs(self._nu(W / np.sqrt(costs), w, exact))
-        kept = u > 1e-9 * u.max(initial=0)
+        u = u / (u.max() or 1.0)
+        kept = u > 1e-9
         if self.top is not None and self.rule != "uniform":
             kept[np.argsort(-u, kind="stable")[self.top :]] = False
         if not kept.any():

@@ -29,13 +29,15 @@ def basis_pursuit(W: np.ndarray, w: np.ndarray) -> np.ndarray:
     [0.0, 0.0, 1.414214]
     """
     T = W.shape[1]
-    U, s, Vt = np.linalg.svd(W, full_matrices=False)
-    U, s, Vt = (part[..., s > 1e-10 * max(s.max(initial=0), 1e-300)] for part in (U, s, Vt.T))
-    if not len(s):
+    size, wide = abs(w).max(initial=0), abs(W).max(initial=0)
+    if not size or not wide:
         return np.zeros(T)
+    W, w = W / wide, w / size  # the solver's tolerance is absolute
+    U, s, Vt = np.linalg.svd(W, full_matrices=False)
+    U, s, Vt = (part[..., s > 1e-10 * s.max()] for part in (U, s, Vt.T))
     order = 1 + 1e-9 * np.arange(T)
     found = linprog(np.tile(order, 2), A_eq=np.hstack([s[:, None] * Vt.T, -s[:, None] * Vt.T]), b_eq=U.T @ w)
-    return found.x[:T] - found.x[T:]
+    return (found.x[:T] - found.x[T:]) * (size / wide)
 
 
 def least_norm(W: np.ndarray, w: np.ndarray) -> np.ndarray:

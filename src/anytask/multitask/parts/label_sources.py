@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class Source:
     """
 
     def __init__(self, given: Any, name: Any, X: Tensor, y: np.ndarray, seed: int) -> None:
-        self.name, self.X, self.y = name, X[:0], y[:0]
+        self.name, self.X, self.y, self._numbers = name, X[:0], y[:0], _are_numbers(y)
         self._dry, self._sampler = False, given if hasattr(given, "draw") else None
         if self._sampler is None:
             self._pool = self._checked(given)
@@ -67,13 +68,18 @@ class Source:
         check_input_shape(X, tuple(self.X.shape[1:]), f"the target, unlike {whose},")
         if missing := int(pd.isna(y).sum()):
             raise ValueError(f"{missing} labels of {whose} are missing: only labelled rows can be bought")
-        if (y.dtype.kind in "biuf") != (self.y.dtype.kind in "biuf"):
+        if _are_numbers(y) != self._numbers:
             raise TypeError(f"labels of {whose} are {y.dtype}, and those of the target {self.y.dtype}")
         return X, y
 
 
 def _empty(given: Any) -> bool:
-    return isinstance(given, (tuple, list)) and len(given) == 2 and all(not np.size(part) for part in given)
+    return isinstance(given, (tuple, list)) and len(given) == 2 and all(0 in np.shape(part) for part in given)
+
+
+def _are_numbers(y: np.ndarray) -> bool:
+    """Whether labels are numbers, but for those that are missing."""
+    return y.dtype.kind in "biuf" or all(isinstance(one, Real) for one in y[~pd.isna(y)])
 
 
 def draw(sources: list[Source], shares: np.ndarray, total: float, costs: np.ndarray, floor: int) -> None:
@@ -96,7 +102,7 @@ def warn_of_dry(sources: list[Source], shares: np.ndarray, total: float, costs: 
     """Warn where sources that were to be drawn from have no more rows, unless all of them are used up as planned."""
     drawn, most = np.array([len(one.y) for one in sources]), np.array([one.most for one in sources])
     left, dry = total - (costs * drawn).sum(), (drawn >= most) & (shares > 0)
-    if left >= costs.min() or (dry.any() and not (drawn >= most).all()):
+    if dry.any() and (left >= costs.min() or not (drawn >= most).all()):
         names = shown([one.name for one, at_end in zip(sources, dry) if at_end], 80)
         more = f"{left:g} of the budget is left" if left >= costs.min() else "others were drawn from instead"
         warnings.warn(f"Sources ran dry: {names}; {more}.", stacklevel=3)
@@ -110,11 +116,12 @@ def named(sources: Any) -> tuple[list[Any], Any]:
     kinds = {str if isinstance(name, str) else int if isinstance(name, (int, np.integer)) else None for name in names}
     if kinds not in ({str}, {int}):
         raise TypeError(f"sources must be named by strings or by integers, got {shown(names, 60)}")
-    if kinds == {int}:
-        return [int(name) for name in names], int(max(names)) + 1
     if "target" in names:
         raise ValueError("a source is named 'target', which is the target's own name: rename it")
-    return names, "target"
+    names, own = ([int(name) for name in names], int(max(names)) + 1) if kinds == {int} else (names, "target")
+    if np.array([*names, own]).tolist() != [*names, own]:
+        raise ValueError(f"sources must have names that arrays keep, integers below 2**63 - 1, got {shown(names, 60)}")
+    return names, own
 
 
 def check_budget(budget: Any, costs: np.ndarray, floor: int) -> None:
