@@ -14,6 +14,7 @@ from cases import everyone as each_of
 from hard import BAD_INPUTS, BAD_LABELS, SAME, SAME_LABELS, refused, same
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from transformers import ViTConfig, ViTForImageClassification
 
 from anytask.core.checks import NotFinite
 from anytask.core.settings import settings_of
@@ -297,6 +298,15 @@ def test_backbones_that_cannot_be_used_are_refused(name):
     ):  # fmt: skip
         with pytest.raises((ValueError, TypeError), match=says):
             make(name, backbone=bad).fit(X, Y, TASK)
+
+
+@with_backbone
+def test_encoders_of_transformers_are_taken_without_their_heads_and_trained_in_single_precision(name):
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    network = ViTForImageClassification(ViTConfig(**size, image_size=4, patch_size=2, num_channels=1)).half()
+    images = X.reshape(-1, 1, 2, 2).repeat(2, axis=2).repeat(2, axis=3)
+    answers = make(name, backbone=network).fit(images, Y, TASK).predict(images, TASK)
+    assert np.isfinite(answers).all() and next(network.parameters()).dtype == torch.float16
 
 
 @with_batches

@@ -170,7 +170,7 @@ def build_backbone(
         if isinstance(backbone, nn.Module):
             module = copy.deepcopy(backbone)
             if getattr(module, "main_input_name", None) == "pixel_values":  # an encoder of transformers
-                module = PretrainedVision(module, n_outputs)
+                module = PretrainedVision(getattr(module, "base_model", module), n_outputs)  # without a head of its own
         elif backbone is None:
             if n_outputs is None:
                 raise ValueError("the default network has no width of its own: give one")
@@ -266,4 +266,6 @@ def build_body(
         mlp = build_backbone(None, input_shape, hidden[-1], seed=seed, hidden=hidden[:-1])
         return nn.Sequential(mlp, nn.ReLU()), hidden[-1]
     module = build_backbone(backbone, input_shape, None if isinstance(backbone, nn.Module) else n_features, seed=seed)
+    if any(weight.requires_grad and weight.element_size() < 4 for weight in module.parameters()):
+        module = module.float()  # in half precision the steps of Adam are 0 or infinite
     return module, output_shape(module, input_shape)[-1]

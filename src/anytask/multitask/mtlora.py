@@ -152,7 +152,7 @@ class MTLoRA(SharedTrunk):
         if backbone is None:  # a random perceptron's first layer takes the place of a patch embedding
             target, trained = low_rank.target or r"layers\.(?!1$)", rf"{low_rank.trainable}|layers\.1\."
             low_rank = clone(low_rank).set_params(target=target, trainable=trained)
-        return LowRankTasks(body, len(self.tasks_), low_rank), width
+        return LowRankTasks(body.float(), len(self.tasks_), low_rank), width
 
     def _build(self) -> None:
         if self.task_weights is not None and len(self.task_weights) != len(self.tasks_):
@@ -221,7 +221,7 @@ class TokenFeatures(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model).float()
+        self.model = copy.deepcopy(model.base_model).float()  # without a head of its own
         self.model.config.use_cache = False
         self.last = any(getattr(module, "is_causal", False) for module in self.model.modules())
 

@@ -23,14 +23,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytask.core.checks import check_counts, check_place
-from anytask.core.errors import instance_of
+from anytask.core.errors import brief, instance_of
 from anytask.core.settings import Settings, check_number, choice, flag, numbers, real, text, whole
 
 MODES = ("matrix", "matrixv2", "addition")
 #: Parameters that are trained beside the pairs: norms, patch embeddings, position biases, patch merging.
-TRAINED = r"norm|(^|\.)ln_|patch_embed|position_bias_table|reduction"
-_ATTENDS = re.compile(r"(^|[._])(q|k|v|qkv|query|key|value|query_key_value)(_proj|_lin)?$")
+TRAINED = r"norm|(^|\.)ln_|patch_embed|position_bias|reduction"
+_ATTENDS = re.compile(r"(^|[._])(q|k|v|W?qkv|query|key|value|query_key_value)(_proj|_lin)?$")
 _MERGES = re.compile(r"(^|\.)reduction$")
+_POSITION = re.compile(r"position_bias")  # a network of Swin v2, trained as it is
 #: The stream that runs here, as vmap maps it, and which tasks there are.
 _STREAM: ContextVar[tuple[Tensor, list[int]] | None] = ContextVar("the stream of a low-rank network", default=None)
 
@@ -170,7 +171,19 @@ class LowRankLinear(nn.Module):
             self.lora_scales = nn.Parameter(scales)
         else:
             self.register_buffer("lora_scales", scales)
-        self._apart: Tensor | None = None  # W, while the shared pair is merged into it
+        self._apart: tuple[Tensor] | None = None  # W, while the shared pair is merged into it
+
+    @property
+    def weight(self) -> Tensor:
+        """Weights (o, i) of the shared output, for networks that ask a layer for them, or for their type."""
+        if self.lora_A is None or self.lora_B is None or self._apart is not None:
+            return self.base.weight
+        return self.base.weight + self.lora_scales[0] * (self.lora_B @ self.lora_A)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """That of the frozen layer."""
+        return self.base.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the shared output (..., o), or, inside of :class:`LowRankTasks`, that of each stream."""
@@ -227,13 +240,16 @@ class LowRankLinear(nn.Module):
         if len(self.lora_task_A) and self.mode != "matrixv2":
             raise ValueError(f"with mode={self.mode!r} a layer with pairs of tasks cannot merge the shared one into W")
         if self._apart is None and self.lora_A is not None and self.lora_B is not None:
-            self._apart = self.base.weight.data
-            self.base.weight.data = self._apart + self.lora_scales[0].detach() * (self.lora_B @ self.lora_A).detach()
+            merged = self.weight.detach()
+            self._apart = (self.base.weight,)  # which other layers may share, and is therefore not changed
+            self.base.weight = nn.Parameter(merged, requires_grad=False)
 
     def unmerge(self) -> None:
         """Put W back as it was."""
         if self._apart is not None:
-            self.base.weight.data, self._apart = self._apart.to(self.base.weight), None
+            W = self._apart[0].to(self.base.weight)
+            self.base.weight = W if isinstance(W, nn.Parameter) else nn.Parameter(W, requires_grad=False)
+            self._apart = None
 
     def _with_shared(self, frozen: Tensor, x: Tensor) -> Tensor:
         if self.lora_A is None or self.lora_B is None or self._apart is not None:
@@ -297,7 +313,7 @@ def _goes_on_shared(_module: nn.Module, _args: Any, out: Any) -> Any:
     """Let the shared stream alone go on to the next block; further outputs, such as maps, keep all streams."""
     if _STREAM.get() is None:
         return out
-    return (_Shared.apply(out[0]), *out[1:]) if isinstance(out, tuple) else _Shared.apply(out)
+    return (_goes_on_shared(_module, _args, out[0]), *out[1:]) if isinstance(out, tuple) else _Shared.apply(out)
 
 
 class Placement(NamedTuple):
@@ -333,7 +349,7 @@ def place(model: nn.Module, low_rank: LowRank) -> Placement:
     def inside(name: str, some: Sequence[str]) -> bool:
         return any(name.startswith(f"{one}.") for one in some)
 
-    held = [name for name in linear if inside(name, blocks)] or linear
+    held = [name for name in linear if inside(name, blocks) and not _POSITION.search(name)] or linear
     wanted = held if low_rank.target is None else [name for name in linear if re.search(low_rank.target, name)]
     if low_rank.plus:
         wanted = [name for name in linear if name in wanted or _MERGES.search(name)]
@@ -372,6 +388,10 @@ def _stacks(model: nn.Module) -> list[tuple[str, list[str]]]:
             blocks = [f"{name}.{key}" if name else key for key, _ in module.named_children()]
             if all(any(type(part) is nn.Linear for part in model.get_submodule(one).modules()) for one in blocks):
                 found[name] = blocks
+    within_blocks = tuple(f"{block}." for blocks in found.values() for block in blocks)
+    for name in [name for name in found if name.startswith(within_blocks)]:
+        if len({type(model.get_submodule(one)) for one in found[name]}) > 1:  # the parts of a block, as in T5
+            del found[name]
     stages = {stage: name for name in found for stage in found[name]}
     within = {name: [stage for stage in stages if name.startswith(f"{stage}.")] for name in found}
     outer = {stages[stage] for around in within.values() for stage in around}
@@ -414,6 +434,7 @@ class LowRankTasks(nn.Module):
     def __init__(self, model: nn.Module, n_tasks: int, low_rank: LowRank | None = None) -> None:
         instance_of("model", nn.Module, optional=False)(model)
         check_counts(n_tasks=n_tasks)
+        instance_of("low_rank", LowRank, optional=True)(low_rank)
         if any(isinstance(part, LowRankLinear) for part in model.modules()):
             raise ValueError("the network has low-rank pairs already")
         super().__init__()
@@ -421,16 +442,19 @@ class LowRankTasks(nn.Module):
         model, o = nn.Sequential(model) if type(model) is nn.Linear else model, self.low_rank
         self.placement = place(model, o)
         names = [*self.placement.agnostic, *self.placement.specific]
+        places = list(model.named_modules(remove_duplicate=False))  # of which several may hold one layer
         for name in names:
             tasks = self.n_tasks if o.task_rank and name in self.placement.specific else 0
+            base = model.get_submodule(name)
             try:
                 layer = LowRankLinear(
-                    model.get_submodule(name), o.rank, [o.task_rank] * tasks, scale=o.scale, dropout=o.dropout,  # type: ignore[arg-type]
+                    base, o.rank, [o.task_rank] * tasks, scale=o.scale, dropout=o.dropout,  # type: ignore[arg-type]
                     mode=o.mode, exact=o.exact, trainable_scales=o.trainable_scales,
                 )  # fmt: skip
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
-            model.set_submodule(name, layer)
+            for one in [place for place, module in places if module is base]:
+                model.set_submodule(one, layer)
         for name in self.placement.borders:
             model.get_submodule(name).register_forward_hook(_goes_on_shared)
         self.model = model
@@ -465,7 +489,13 @@ class LowRankTasks(nn.Module):
                 _STREAM.reset(token)
 
         with _mapped():
-            every = torch.vmap(stream, randomness="same")(torch.arange(1 + len(run)))
+            try:
+                every = torch.vmap(stream, randomness="same")(torch.arange(1 + len(run)))
+            except RuntimeError as error:
+                if not str(error).startswith("vmap:"):
+                    raise
+                what = "has a step behind its first layer with pairs of tasks that cannot run for all tasks at once"
+                raise ValueError(f"{type(self.model).__name__} {what}: {brief(str(error))}") from error
         return [_map(every, 1 + run.index(task)) for task in asked]
 
     def shared(self, *args: Any, **kwargs: Any) -> Any:
@@ -474,10 +504,10 @@ class LowRankTasks(nn.Module):
             return self.model(*args, **kwargs)
 
     def train(self, mode: bool = True) -> LowRankTasks:
-        """Leave the statistics of batch normalization alone where its weights are frozen."""
+        """Leave the running statistics of batch normalization as they are: they are the network's, and of no task."""
         super().train(mode)
         for module in self.modules():
-            if hasattr(module, "running_mean") and not any(one.requires_grad for one in module.parameters()):
+            if getattr(module, "running_mean", None) is not None:
                 module.eval()
         return self
 
