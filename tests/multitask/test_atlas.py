@@ -308,7 +308,7 @@ def test_a_sum_of_tasks_is_found_again_with_their_heads():
 def test_negation_keeps_the_control_or_says_that_it_could_not():
     target, control = (X, BANK["a"](X).argmax(1)), (X, NET(X).argmax(1))
     strong = moved(BANK["a"], 5)
-    with pytest.warns(UserWarning, match="No coefficients kept the control"):
+    with pytest.warns(UserWarning, match="No coefficients made the task fail and kept the control"):
         out = ATLAS(device="cpu", lr=50.0, epochs=3, keep=1.0).negate(NET, [strong], *target, control=control)
     assert torch.equal(out(X), NET(X))
     atlas = ATLAS(device="cpu", keep=0.5)
@@ -365,6 +365,11 @@ BAD = {
     "validation": (lambda: ATLAS().compose(NET, BANK, X, Y, validation=X), "must be a pair"),
     "budget": (lambda: ATLAS(budget=4).compose(NET, BANK, X, Y), "more than the 3 vectors"),
     "budget of tied": (lambda: ATLAS(budget=2, scaling="vector"), "no coefficient of a block"),
+    "names": (lambda: ATLAS().compose(NET, {1: BANK["a"], "1": BANK["b"]}, X, Y), "two vectors have the name '1'"),
+    "array": (lambda: ATLAS().compose(NET, [TaskVector({"3.bias": np.ones(3)})], X, Y), "3.bias of vector '0' must be"),
+    "exclude": (lambda: ATLAS(exclude=["heads.*"]).compose(NET, BANK, X, Y), "fits no parameter of the model"),
+    "augment": (lambda: ATLAS().compose(NET, BANK, X, Y, augment=3), "augment must be a callable"),
+    "heads": (lambda: ATLAS().add(NET, BANK, {"p": (X, Y)}, heads=[NET]), "heads must be a mapping"),
     "no data": (lambda: ATLAS().add(NET, BANK, {}), "mapping of names"),
     "other names": (lambda: ATLAS().add(NET, BANK, {"p": (X, Y)}, heads={"q": NET}), "the names of data, p; got q"),
 }  # fmt: skip
@@ -375,6 +380,21 @@ def test_what_cannot_be_composed_is_said(kind):
     call, says = BAD[kind]
     with pytest.raises((ValueError, TypeError), match=says):
         call()
+
+
+def test_what_teaches_nothing_is_warned_of():
+    still = {"a": BANK["a"], "still": NET}
+    for call, says in (
+        (lambda: ATLAS(**SHORT).compose(NET, still, X, Y), "'still' changes nothing"),
+        (lambda: ATLAS(**SHORT).compose(NET, BANK, X, 0 * Y + 2), "All labels of X are 2"),
+        (lambda: ATLAS(**SHORT).adapt(NET, BANK, X[:2]), "2 inputs are fewer than the 3 classes"),
+    ):
+        with pytest.warns(UserWarning, match=says):
+            call()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        ATLAS(**SHORT).compose(NET, BANK, X, Y)
+        ATLAS(**SHORT).add(NET, BANK, {0: (X, Y), 1: (X, Y)})
 
 
 def test_a_vector_of_nan_and_a_training_that_diverges_are_refused_and_leave_what_was_learned():

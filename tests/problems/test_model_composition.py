@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from anytask import problems
 from anytask.core.errors import BadData
 from anytask.models.build import MLP
+from anytask.multitask.merging import FineTuned
 from anytask.problems.base import Entrant
-from anytask.problems.model_composition import ModelComposition
+from anytask.problems.model_composition import BASELINES, ModelComposition
 
 torch.set_num_threads(1)
 ATLAS = Entrant("atlas", "anytask.multitask:ATLAS", {"epochs": 2}, "system", "atlas")
@@ -84,6 +85,52 @@ def folder(path, n=24):
         y=np.array(["no", "yes"])[rng.integers(2, size=n)],
     )
     return path
+
+
+READERS = [entrant for entrant in (ATLAS, *BASELINES) if entrant.name != "zero-shot"]
+
+
+@pytest.mark.parametrize("entrant", READERS, ids=lambda entrant: entrant.name)
+def test_whoever_composes_reads_rows_of_every_kind_alike(entrant):
+    net = torch.nn.Sequential(
+        torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 2)
+    )
+    other, X, y = copy.deepcopy(net), torch.arange(24).view(8, 3) % 9, torch.arange(8) % 2
+    torch.nn.init.ones_(other[0].weight)
+
+    def answers(X, y=y, model=net):
+        system = entrant.make("small", device="cpu", **({"steps": 5} if entrant.entry.endswith("FineTuned") else {}))
+        return system.compose(model, {"a": other}, X, y).eval()(torch.ones(2, 3))
+
+    wanted = answers(X.float())
+    assert net.training and torch.equal(net[1].running_mean, torch.zeros(4))
+    for given in (X, X.half(), X.double().numpy(), X.byte().numpy(), X.tolist()):
+        assert torch.equal(answers(given, y.numpy()), wanted)
+    assert torch.equal(answers(X, y.tolist(), copy.deepcopy(net).eval()), wanted)
+    for given, labels, says in (
+        (torch.where(X > 7, torch.nan, X.float()), y, "NaN"),
+        (X[:, :2], y, r"maps no X of shape \(2,\)"),
+        (X, y + 1, "places among the 2 logits"),
+        (X, y[:5], "must match"),
+        (X[:0], y[:0], "0 sample"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            answers(given, labels)
+
+
+def test_fine_tuning_leaves_frozen_weights_and_says_where_all_are():
+    net, X, y = (
+        torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)),
+        torch.randn(8, 3),
+        torch.arange(8) % 2,
+    )
+    net[1].requires_grad_(False)
+    tuned = FineTuned(steps=2, device="cpu")
+    out = tuned.compose(net, {}, X, y)
+    assert torch.equal(out[1].weight, net[1].weight) and not torch.equal(out[0].weight, net[0].weight)
+    assert tuned.cost() == {"trainable_parameters": 16}
+    with pytest.raises(ValueError, match="part='head' of the model has no weight that requires a gradient"):
+        FineTuned(part="head", device="cpu").compose(net, {}, X, y)
 
 
 def test_a_folder_of_checkpoints_is_composed(tmp_path):

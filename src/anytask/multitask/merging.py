@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
-from anytask.core.checks import check_inputs, label_places
+from anytask.core.checks import require_finite
 from anytask.core.estimator import Tool
 from anytask.core.progress import Progress, heard
 from anytask.core.rng import derive, isolated
 from anytask.core.settings import choice, real, whole
 from anytask.core.training import train
+from anytask.multitask.parts.logits import logits_of, read_rows
 from anytask.multitask.parts.task_vectors import aligned, dense, named
 
 __all__ = ["FineTuned", "Merged", "Pretrained"]
@@ -72,7 +74,7 @@ class Merged(Tool):
 
     def compose(self, pretrained: nn.Module, vectors: Any, X: Any, y: Any) -> nn.Module:
         """Return the merged model that is best on labelled rows."""
-        delta = self._delta(pretrained, vectors)
+        delta, (X, y) = self._delta(pretrained, vectors), _read(pretrained, X, y)
         if self.how == "average":
             return _moved(pretrained, delta, 1.0)
         scored = [(_score(pretrained, delta, scale, X, y), scale) for scale in self._grid()]
@@ -80,9 +82,10 @@ class Merged(Tool):
 
     def negate(self, pretrained: nn.Module, vectors: Any, X: Any, y: Any, *, control: Any) -> nn.Module:
         """Return the model that is worst on labelled rows, of those that keep the control task."""
-        delta = self._delta(pretrained, vectors)
-        floor = self.keep * _score(pretrained, delta, 0.0, *control)[0]
-        kept = [-scale for scale in self._grid() if _score(pretrained, delta, -scale, *control)[0] >= floor]
+        delta, (X, y) = self._delta(pretrained, vectors), _read(pretrained, X, y)
+        held = _read(pretrained, *control, "control")
+        floor = self.keep * _score(pretrained, delta, 0.0, *held)[0]
+        kept = [-scale for scale in self._grid() if _score(pretrained, delta, -scale, *held)[0] >= floor]
         return _moved(pretrained, delta, min((_score(pretrained, delta, scale, X, y), scale) for scale in kept)[1])
 
     def cost(self) -> dict[str, int]:
@@ -112,7 +115,8 @@ class FineTuned(Tool):
     Parameters
     ----------
     part : {"all", "body", "head"}
-        All weights, those before the last linear layer, or that alone: a linear probe from the pre-trained head.
+        All weights that are not frozen, those before the last linear layer, or that alone: a linear probe from the
+        pre-trained head.
     steps, batch_size, lr
         Of AdamW.
     """
@@ -126,13 +130,15 @@ class FineTuned(Tool):
         self, pretrained: nn.Module, vectors: Any, X: Any, y: Any, *, progress: Progress | None = None
     ) -> nn.Module:
         """Return the model trained on the rows, in evaluation mode."""
-        X_ = check_inputs(X).to(self._device)
         model = copy.deepcopy(pretrained).to(self._device).eval()
-        head = {*[module for module in model.modules() if isinstance(module, nn.Linear)][-1].parameters()}
+        X_, y_ = (part.to(self._device) for part in _read(model, X, y))
+        layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        head: set[nn.Parameter] = {*layers[-1].parameters()} if layers else set()
         parts = {"all": lambda w: True, "body": lambda w: w not in head, "head": lambda w: w in head}
-        weights = [weight for weight in model.parameters() if parts[self.part](weight)]
+        weights = [weight for weight in model.parameters() if parts[self.part](weight) and weight.requires_grad]
+        if not weights:
+            raise ValueError(f"part={self.part!r} of the model has no weight that requires a gradient")
         self._trained = sum(weight.numel() for weight in weights)
-        y_ = label_places(y, X_, model(X_[:1]).shape[1]).to(self._device)
         adamw = torch.optim.AdamW(weights, lr=self.lr)
         with isolated(derive(self.seed, "fine-tuning")):
 
@@ -140,7 +146,7 @@ class FineTuned(Tool):
                 return torch.randperm(len(X_))[: self.batch_size]
 
             train(
-                model, draw, lambda rows: F.cross_entropy(model(X_[rows]), y_[rows]), steps=self.steps,
+                model, draw, lambda rows: F.cross_entropy(logits_of(model, {}, X_[rows]), y_[rows]), steps=self.steps,
                 optimizer=adamw, stage="fine-tuning", progress=heard(progress),
             )  # fmt: skip
         return model
@@ -159,11 +165,32 @@ def _moved(pretrained: nn.Module, delta: dict[str, Tensor], scale: float) -> nn.
     return out.eval()
 
 
+def _read(model: nn.Module, X: Any, y: Any, name: str = "X") -> tuple[Tensor, Tensor]:
+    """Return inputs and labels as the model, in evaluation mode, takes them, where it is."""
+    weight = next(model.parameters())
+    with _resting(model):
+        x, places = read_rows(lambda x: logits_of(model, {}, x.to(weight.device)), weight.dtype, X, y, name)
+    return x.to(weight.device), places.to(weight.device)
+
+
 @torch.no_grad()
-def _score(pretrained: nn.Module, delta: dict[str, Tensor], scale: float, X: Any, y: Any) -> tuple[float, float]:
+def _score(pretrained: nn.Module, delta: dict[str, Tensor], scale: float, X: Tensor, y: Tensor) -> tuple[float, float]:
     """Return the accuracy, and the negative cross-entropy, with a scale."""
     weights = dict(pretrained.named_parameters())
     theta = {name: weights[name] + scale * value for name, value in delta.items()}
-    X_, places = torch.as_tensor(X), torch.as_tensor(y)
-    logits = torch.cat([functional_call(pretrained, theta, (part,)) for part in X_.split(512)])
-    return float((logits.argmax(1) == places).float().mean()), -float(F.cross_entropy(logits, places))
+    with _resting(pretrained):
+        logits = torch.cat([logits_of(pretrained, theta, part) for part in X.split(512)])
+    logits = require_finite(logits, f"a logit of the merged model at scale {scale:g}").float()
+    return float((logits.argmax(1) == y).float().mean()), -float(F.cross_entropy(logits, y))
+
+
+@contextmanager
+def _resting(model: nn.Module) -> Iterator[None]:
+    """Hold a model in evaluation mode: neither dropout nor a moved running mean in what is measured."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

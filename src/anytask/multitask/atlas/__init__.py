@@ -240,8 +240,11 @@ class ATLAS(Estimator):
         if not isinstance(data, Mapping) or not data:
             raise TypeError(f"data must be a mapping of names to (X, y), got {shown(data)}")
         for name, other in (("validation", validation), ("heads", heads)):
+            instance_of(name, Mapping, wanted="a mapping with the names of data")(other)
             if other is not None and set(other) != set(data):
-                raise ValueError(f"{name} must have the names of data, {', '.join(data)}; got {', '.join(other)}")
+                raise ValueError(
+                    f"{name} must have the names of data, {', '.join(map(str, data))}; got {', '.join(map(str, other))}"
+                )
         for name, head in (heads or {}).items():
             instance_of(f"the head of {name}", nn.Module, optional=False, wanted="a torch.nn.Module")(head)
         return self._supervised(pretrained, vectors, data, validation or data, heads, augment, progress)
@@ -295,7 +298,8 @@ class ATLAS(Estimator):
             c.lambda_.data.copy_(accepted)
             if not accepted.any():
                 warnings.warn(
-                    "No coefficients kept the control task: the pre-trained model is returned. Try a smaller lr.",
+                    "No coefficients made the task fail and kept the control task: the pre-trained model is returned. "
+                    "Try another lr.",
                     stacklevel=2,
                 )
             told(1.0)
@@ -315,6 +319,7 @@ class ATLAS(Estimator):
         augment : callable, optional
             Makes the strong view of a batch; noise unless given.
         """
+        instance_of("augment", Callable, wanted="a callable that changes inputs")(augment)
         with self._refit(), isolated(derive(self.seed, "adapt")):
             c, s = self._start(pretrained, vectors), self.adaptation
             x = c.read(X)[0]
@@ -325,6 +330,11 @@ class ATLAS(Estimator):
             else:
                 strong = augment or self._noise(x)
                 places, labels = trusted(c.probabilities(x))  # (k C,)
+                if len(x) <= int(labels.max()):
+                    warnings.warn(
+                        f"{len(x)} inputs are fewer than the {int(labels.max()) + 1} classes, and some are trusted to "
+                        "be of several: adaptation.objective='entropy' trusts none", stacklevel=2,
+                    )  # fmt: skip
                 free = torch.ones(len(x), dtype=torch.bool)
                 free[places] = False
                 rest = free.nonzero()[:, 0] if free.any() else places
@@ -404,6 +414,7 @@ class ATLAS(Estimator):
         self, pretrained: nn.Module, vectors: Any, data: Mapping[str, Pair], validation: Mapping[str, Pair] | None,
         heads: Mapping[str, nn.Module] | None, augment: Map | None, progress: Progress | None,
     ) -> nn.Module:  # fmt: skip
+        instance_of("augment", Callable, wanted="a callable that changes inputs")(augment)
         with self._refit(), isolated(derive(self.seed, "compose")):
             c = self._start(pretrained, vectors)
             frozen = {
@@ -412,9 +423,12 @@ class ATLAS(Estimator):
             }
 
             def read(pairs: Mapping[str, Pair], what: str = "") -> dict[str, tuple[Tensor, Tensor]]:
-                return {n: c.read(*pair_of(p, what + n), what + n, frozen[n]) for n, p in pairs.items()}
+                return {n: c.read(*pair_of(p, f"{what}{n}"), f"{what}{n}", frozen[n]) for n, p in pairs.items()}
 
             sets = read(data)
+            for name, (_, places) in sets.items():
+                if len(places.unique()) < 2:
+                    warnings.warn(f"All labels of {name} are {int(places[0])}: that answer is learned", stacklevel=3)
             held = sets if validation is data else read(validation or {}, "validation ")
             n = self._n_batches(list(sets.values()))
             draws = {name: rows_of(len(pair[1]), max(1, self.batch_size // len(sets))) for name, pair in sets.items()}

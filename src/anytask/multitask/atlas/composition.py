@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jvp
+from torch.func import jvp
 from torch.nn import functional as F
 
-from anytask.core.checks import check_numbers, check_rows, label_places, require_finite_rows
 from anytask.core.errors import shown
+from anytask.multitask.parts.logits import logits_of, read_rows
 from anytask.multitask.parts.task_vectors import Block, LowRank, dense
 
 Map: TypeAlias = Callable[[Tensor], Tensor]
@@ -116,7 +116,7 @@ class Composition(nn.Module):
         """Return the logits (n, n_classes) of inputs, in at least float32."""
         x = x.to(self.lambda_.device)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
-            out = linear(self._held[0], theta, x) if self.linearized else _run(self._held[0], theta, x)
+            out = linear(self._held[0], theta, x) if self.linearized else logits_of(self._held[0], theta, x)
             out = out if head is None else head(out)
         return out.to(torch.promote_types(out.dtype, torch.float32))
 
@@ -169,25 +169,9 @@ class Composition(nn.Module):
 
     def read(self, X: Any, y: Any = None, name: str = "X", head: Map | None = None) -> tuple[Tensor, Tensor]:
         """Return inputs as the model takes them, whole numbers as they are if it can, and labels."""
-        given = check_numbers(X, name)
-        check_rows(given, name)
-        require_finite_rows(given, name)
         theta: dict[str, Tensor] = self.theta() if self.linearized else {}
-        error: Exception | None = None
-        for x in (given, given.to(next(iter(self.blocks.values())).theta_0.dtype)):
-            try:
-                with torch.no_grad():
-                    shape: tuple[int, ...] = tuple(self.logits(theta, x[:1], head).shape)
-                if len(shape) == 2:
-                    break
-                error = ValueError(f"it gives shape {shape}, and (n, n_classes) is wanted")
-            except (RuntimeError, IndexError, TypeError, ValueError, AttributeError) as failed:
-                error = failed
-        else:
-            raise ValueError(
-                f"the model maps no {name} of shape {tuple(given.shape[1:])} to logits: {error}"
-            ) from error
-        return x, x[:, 0] if y is None else label_places(y, x, shape[1], "y" if name == "X" else f"y of {name}", name)
+        dtype = next(iter(self.blocks.values())).theta_0.dtype
+        return read_rows(lambda x: self.logits(theta, x, head), dtype, X, y, name)
 
 
 class Linearized(nn.Module):
@@ -206,13 +190,8 @@ class Linearized(nn.Module):
 def linear(model: nn.Module, delta: Mapping[str, Tensor], x: Tensor) -> Tensor:
     """Return ``f(x; theta_0) + J f(x; theta_0) delta``."""
     theta_0 = {name: value.detach() for name, value in model.named_parameters() if name in delta}
-    out, change = jvp(lambda theta: _run(model, theta, x), (theta_0,), (dict(delta),))[:2]
+    out, change = jvp(lambda theta: logits_of(model, theta, x), (theta_0,), (dict(delta),))[:2]
     return out + change
-
-
-def _run(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    out = functional_call(model, dict(theta), (x,))
-    return getattr(out, "logits", out)
 
 
 def pair_of(value: Any, name: str) -> tuple[Any, Any]:

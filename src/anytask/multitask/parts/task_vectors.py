@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -176,6 +177,10 @@ def named(pretrained: nn.Module, vectors: Any) -> dict[str, TaskVector]:
                 value = TaskVector.between(pretrained, value)
             except ValueError as error:
                 raise ValueError(f"vector {name!r}: {error}") from error
+        for block, change in value.items():
+            instance_of(f"{block} of vector {str(name)!r}", Tensor, LowRank, optional=False, wanted="a tensor")(change)
+        if str(name) in found:
+            raise ValueError(f"two vectors have the name {str(name)!r}")
         found[str(name)] = value
     return found
 
@@ -206,6 +211,8 @@ def aligned(
     """
     names, known = _names(model), model.state_dict()
     parameters = dict(model.named_parameters())
+    if idle := [pattern for pattern in exclude if not any(fnmatchcase(name, pattern) for name in parameters)]:
+        raise ValueError(f"exclude has {idle[0]!r}, which fits no parameter of the model: {shown(list(parameters))}")
     found: dict[str, list[Block | None]] = {name: [] for name in parameters}
     for which, vector in vectors.items():
         wrong = [f"{name!r} is not in the model" for name in vector if name not in known]
@@ -217,9 +224,13 @@ def aligned(
             if changes:
                 require_finite(dense(value), f"{name} of vector {which!r}")
             found[name].append(value if changes and bool(dense(value).any()) else None)
+    rows = list(zip(*found.values()))
     found = {name: values for name, values in found.items() if any(value is not None for value in values)}
     if not found:
         raise ValueError("the vectors change no parameter of the model: there is nothing to compose")
+    for which, values in zip(vectors, rows):
+        if all(value is None for value in values):
+            warnings.warn(f"Vector {which!r} changes nothing: is it the pre-trained model?", stacklevel=3)
     return found
 
 
