@@ -177,6 +177,55 @@ def test_other_proposers_towers_and_ablations_go_in(tmp_path):
         assert twin.caption(IMAGES[:3]) == model.caption(IMAGES[:3])
 
 
+def test_a_frozen_tower_is_saved_with_what_it_has_learned(tmp_path):
+    image = {**TINY["image"], "tower": nn.Conv2d(1, 6, 4, 4), "freeze_tower": True}
+    model = UniPerceiverV2(**{**TINY, "image": image}).fit(TASKS)
+    model.save(tmp_path)
+    twin = UniPerceiverV2.load(tmp_path, device="cpu", image={**image, "tower": nn.Conv2d(1, 6, 4, 4)})
+    assert np.array_equal(twin.similarity(IMAGES, ["left"]), model.similarity(IMAGES, ["left"]))
+
+
+def proposing(**changes):
+    """A model whose proposer gives one proposal for each image, with some of it changed."""
+
+    def proposer(X):
+        given = {"boxes": torch.tensor([[0.1, 0.1, 0.5, 0.6]]), "masks": torch.ones(1, 16, 16), "scores": torch.ones(1)}
+        return [Proposals(**{**given, **changes})] * len(X)
+
+    return UniPerceiverV2(**{**TINY, "image": {**TINY["image"], "proposer": proposer}})
+
+
+def test_proposals_are_numbers_of_any_kind_without_their_graph():
+    features = nn.Linear(1, 3)(torch.ones(1, 1))
+    boxes = torch.tensor([[-0.01, 0.0, 0.5, 1.01]], dtype=torch.float64, requires_grad=True)
+    with pytest.warns(UserWarning, match="Proposals cover"):
+        model = proposing(features=features, boxes=boxes, masks=np.ones((1, 16, 16), bool)).fit(TASKS)
+    found = model.detect(IMAGES[:2], ["bar"], threshold=0)
+    assert all(((one["boxes"] >= 0) & (one["boxes"] <= 1)).all() for one in found)
+    model.image.proposer = lambda X: [Proposals(boxes, torch.ones(1, 16, 16), torch.ones(1), torch.ones(1, 4))] * len(X)
+    model._keep_shape()
+    with pytest.raises(ValueError, match="gave 3 features in training, and gives 4 now"):
+        model.detect(IMAGES[:2], ["bar"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"boxes": torch.tensor([[1.0, 1, 8, 8]])}, "boxes in .0, 1.; those of image 0 go from 1 to 8"),
+        ({"boxes": torch.tensor([[0.5, 0.5, 0.1, 0.1]])}, "ends before it begins"),
+        ({"boxes": torch.full((1, 4), math.nan)}, "boxes of image 0"),
+        ({"scores": -torch.ones(1)}, "scores in .0, 1."),
+        ({"masks": 255 * torch.ones(1, 16, 16)}, "masks in .0, 1."),
+        ({"masks": torch.ones(1, 8, 8)}, "masks of image 0 of shape"),
+        ({"features": torch.ones(2, 3)}, "features of image 0 of shape"),
+        ({"features": torch.ones(1)}, "features of image 0 of shape"),
+    ],
+)  # fmt: skip
+def test_proposals_that_cannot_be_are_refused(changes, says):
+    with pytest.raises(ValueError, match=says):
+        proposing(**changes).fit(TASKS)
+
+
 def test_a_text_encoder_of_transformers_goes_in(tmp_path):
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
@@ -211,6 +260,10 @@ BAD = {
     "nan boxes": ({"a": {**TASKS["shapes"], "boxes": [box * math.nan for box in BOXES]}}, "boxes\\[0\\]"),
     "three numbers": ({"a": {**TASKS["shapes"], "boxes": [box[:, :3] for box in BOXES]}}, "boxes\\[0\\].*left, top"),
     "background": ({"a": {**TASKS["shapes"], "labels": [["background"]] * N}}, "'background' is the name"),
+    "names read alike": ({"a": {**TASKS["side"], "labels": ["A", "a"] * (N // 2)}}, "'A' and 'a', which are read"),
+    "classes read alike": ({"a": {**TASKS["shapes"], "labels": [["Background"]] * N}}, "which are read alike"),
+    "one text": ({"a": {**TASKS["pairs"], "texts": ["x"] * N}}, "of one class only"),
+    "one name": ({1: TASKS["side"], "1": TASKS["pairs"]}, "two tasks have the same name"),
     "channels": ({**TASKS, "side": {**TASKS["side"], "images": IMAGES.repeat(3, 1)}}, "as many channels"),
 }  # fmt: skip
 
@@ -229,11 +282,15 @@ def test_questions_that_cannot_be_answered_are_refused():
     for call, says in (
         (lambda: model.classify(IMAGES * np.nan, ["left"]), "NaN"),
         (lambda: model.classify(IMAGES, []), "candidates is empty"),
+        (lambda: model.classify(IMAGES, ["left", "left"]), "read alike"),
+        (lambda: model.predict_proba(IMAGES, ["left", "Left"]), "'left' and 'Left', which are read alike"),
+        (lambda: model.detect(IMAGES, ["bar", "bar"]), "read alike"),
+        (lambda: UniPerceiverV2(**{**TINY, "batch_size": 1}).fit(TASKS), "batch_size=1 leaves nothing to choose from"),
         (lambda: model.classify(IMAGES.repeat(3, 1), ["left"]), "3 channels, and it was trained on 1"),
         (lambda: model.detect(IMAGES, ["bar"], threshold=math.nan), "threshold must be"),
         (lambda: model.caption(IMAGES, max_words=0), "max_words must be"),
         (lambda: model.set_params(image__proposer="yolo"), "proposer must be"),
-        (lambda: UniPerceiverV2(**WRONG).fit(TASKS), "must give boxes, masks and scores of shapes"),
+        (lambda: UniPerceiverV2(**WRONG).fit(TASKS), "must give boxes of image 0 of shape"),
         (lambda: model.set_params(image__global_tokens=False, image__proposals=0), "leave nothing"),
         (lambda: UniPerceiverV2(**TINY).fit({"a": TASKS["text"]}).caption(IMAGES), "no task of caption"),
     ):

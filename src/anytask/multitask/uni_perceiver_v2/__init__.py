@@ -182,6 +182,8 @@ class UniPerceiverV2(Estimator):
             If training made a NaN; the model is left as it was.
         """
         read, told = read_tasks(tasks), heard(progress)
+        if self.batch_size < 2 and any(task.kind == "retrieval" for task in read):
+            raise ValueError("batch_size=1 leaves nothing to choose from: retrieval chooses among a batch's texts")
         with self._refit():
             images = {id(task.images): self._sized(task.images) for task in read if task.images is not None}
             found = {place: self._propose(own) for place, own in images.items()}
@@ -191,6 +193,9 @@ class UniPerceiverV2(Estimator):
             self.vocabulary_, self.words_, self.longest_ = vocabulary_of(read)
             with isolated(derive(self.seed, "init")):
                 self._build()
+            for task in read:
+                if task.kind in ("classification", "detection"):
+                    self._apart(task.classes, f"labels of task {task.name!r}")
             scenes = {place: self._prepare(own, found[place]) for place, own in images.items()}
             data = {task.name: Examples(task, scenes.get(id(task.images)), self.words_) for task in read}
             with isolated(derive(self.seed, "train")):
@@ -201,7 +206,7 @@ class UniPerceiverV2(Estimator):
     def _build(self) -> None:
         o = self.image
         tower, features = build_tower(o.tower, self.image_shape_, self.width, self.seed)
-        self._frozen = tower.eval().requires_grad_(False).to(self._device) if o.freeze_tower else None
+        self.frozen_ = tower.eval().requires_grad_(False).to(self._device) if o.freeze_tower else None
         kept = None if o.freeze_tower else tower
         image = ImageEncoder(o, kept, features, self.region_features_ or features, self.width)
         g = Decoder(self.width, self.layers, self.heads, self.experts, self.top_k)
@@ -265,14 +270,17 @@ class UniPerceiverV2(Estimator):
 
     def predict_proba(self, images: ArrayLike | Tensor, candidates: Sequence[str]) -> np.ndarray:
         """Return the probability (n, m) of each of m candidates for each of n images; rows sum to 1."""
-        return softmax(self.similarity(images, candidates) / max(self.net_.log_tau.exp().item(), TAU), axis=1)
+        self._check_fitted()
+        names = self._apart(read_texts(candidates, "candidates"), "candidates")
+        return softmax(self.similarity(images, names) / max(self.net_.log_tau.exp().item(), TAU), axis=1)
 
     def classify(self, images: ArrayLike | Tensor, candidates: Sequence[str]) -> np.ndarray:
         """Return the most likely of some class names for each image, an array (n,) of str.
 
         Names need not be those of the training: words that were there may be put together anew.
         """
-        names = read_texts(candidates, "candidates")
+        self._check_fitted()
+        names = self._apart(read_texts(candidates, "candidates"), "candidates")
         return np.array(names)[self.similarity(images, names).argmax(1)]
 
     def retrieve(self, images: ArrayLike | Tensor, captions: Sequence[str]) -> np.ndarray:
@@ -307,6 +315,7 @@ class UniPerceiverV2(Estimator):
         names = read_texts(class_names, "class_names")
         if BACKGROUND in names:
             raise ValueError(f"{BACKGROUND!r} is the name of proposals that show nothing, and no class")
+        self._apart([*names, BACKGROUND], "class_names")
         candidates, found = self._candidates([*names, BACKGROUND], kind), self._propose(self._images(images))
         answers = []
         for scenes, part in zip(self._scenes(images, found), _parts(found)):
@@ -351,6 +360,8 @@ class UniPerceiverV2(Estimator):
                 if over.all():
                     break
             captions += [" ".join(self.words_[i] for i in row if i != end) for row in said[:, 1:].tolist()]
+        if empty := captions.count(""):
+            warnings.warn(f"{empty} of {len(captions)} captions are empty: train for more steps", stacklevel=2)
         return captions
 
     # -- steps of them --------------------------------------------------------------------------------------------
@@ -363,6 +374,16 @@ class UniPerceiverV2(Estimator):
         if not set(kinds) & set(self.kinds_.values()):
             raise ValueError(f"it was trained on {shown(self.kinds_)}, and on no task of {' or '.join(kinds)}")
         return kinds[0]
+
+    def _apart(self, names: list[str], where: str) -> list[str]:
+        """Return class names, or say which two are the same to the text encoder."""
+        first: dict[Any, int] = {}
+        for place, name in enumerate(names):
+            if (other := first.setdefault(self.net_.text.key(name), place)) != place:
+                raise ValueError(
+                    f"{where} has {names[other]!r} and {name!r}, which are read alike: no answer tells them apart"
+                )
+        return names
 
     def _candidates(self, texts: Sequence[str], kind: str) -> Tensor:
         """Return the representations (m, width) of candidates, each computed once."""
@@ -387,12 +408,20 @@ class UniPerceiverV2(Estimator):
         return F.interpolate(pixels, [size, size], mode="bilinear", antialias=True) if size else pixels
 
     def _propose(self, images: Tensor) -> list[Proposals]:
-        return propose(self.image.proposer, images.cpu(), self.image.proposals)
+        found = propose(self.image.proposer, images.cpu(), self.image.proposals)
+        if hasattr(self, "region_features_") and (features := region_features(found)) not in (
+            None,
+            self.region_features_,
+        ):
+            raise ValueError(
+                f"the proposer gave {self.region_features_} features in training, and gives {features} now"
+            )
+        return found
 
     def _prepare(self, images: Tensor, found: Sequence[Proposals]) -> Scenes:
         o = self.image
         return prepare(
-            images.cpu(), found, o.proposals, o.crop_size, o.mask_size, self.region_features_, tower=self._frozen
+            images.cpu(), found, o.proposals, o.crop_size, o.mask_size, self.region_features_, tower=self.frozen_
         )
 
     def _scenes(self, images: ArrayLike | Tensor, found: Sequence[Proposals] | None = None) -> Iterator[Scenes]:

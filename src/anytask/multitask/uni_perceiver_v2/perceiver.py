@@ -259,6 +259,10 @@ class WordEncoder(nn.Module):
         self.embedding = nn.Embedding(len(vocabulary), width)
         self.layer = nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
 
+    def key(self, text: str) -> tuple[Any, ...]:
+        """Return what is equal for texts that are read alike."""
+        return tuple(words(text))
+
     def unknown(self, text: str) -> list[str]:
         """Return the words of a text that it does not know."""
         return [word for word in words(text) if word not in self.place]
@@ -284,6 +288,10 @@ class HubEncoder(nn.Module):
         self.model = load_pretrained(AutoModel, source)
         self.tokenizer = load_pretrained(AutoTokenizer, source)
         self.out = nn.Linear(self.model.config.hidden_size, width)
+
+    def key(self, text: str) -> tuple[Any, ...]:
+        """Return what is equal for texts that are read alike."""
+        return tuple(self.tokenizer(text, truncation=True)["input_ids"])
 
     def unknown(self, text: str) -> list[str]:
         """Return nothing: its tokens spell any word."""

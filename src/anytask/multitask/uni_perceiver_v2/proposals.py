@@ -13,8 +13,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytask.core.checks import require_finite
-from anytask.core.errors import instance_of
+from anytask.core.checks import check_numbers, require_finite
+from anytask.core.errors import check_each
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Proposals:
     features: Tensor | None = None
 
 
+_SLACK = 0.05  # by how much a detector's numbers may leave [0, 1]: they are brought back
 #: Takes images (n, channels, height, width) to the proposals of each.
 Proposer = Callable[[Tensor], Sequence[Proposals]]
 
@@ -110,20 +111,35 @@ def propose(proposer: Proposer | str, images: Tensor, n: int) -> list[Proposals]
     """Return the ``n`` best proposals of each image, checked; none for ``n`` 0."""
     if not n:
         return [Proposals(torch.zeros(0, 4), torch.zeros(0, *images.shape[-2:]), torch.zeros(0))] * len(images)
-    found = list((components if isinstance(proposer, str) else proposer)(images))
+    given = (components if isinstance(proposer, str) else proposer)(images)
+    found = check_each(given, Proposals, "the proposals of images")
     if len(found) != len(images):
         raise ValueError(f"the proposer gave proposals of {len(found)} images, and there are {len(images)}")
-    best = []
-    for one in found:
-        instance_of("what the proposer gives for an image", Proposals, optional=False)(one)
-        k, shapes = len(one.scores), [tuple(part.shape) for part in (one.boxes, one.masks, one.scores)]
-        wanted = [(k, 4), (k, *images.shape[-2:]), (k,)]
-        if shapes != wanted:
-            raise ValueError(f"the proposer must give boxes, masks and scores of shapes {wanted}, got {shapes}")
-        order = require_finite(one.scores, "a proposal's score").argsort(descending=True, stable=True)[:n]
-        given = (one.boxes, one.masks, one.scores, *(() if one.features is None else (one.features,)))
-        best.append(Proposals(*[require_finite(part[order].float(), "a proposal") for part in given]))
-    return best
+    return [_checked(one, images.shape[-2:], n, f"of image {row}") for row, one in enumerate(found)]
+
+
+def _checked(one: Proposals, sides: Sequence[int], n: int, where: str) -> Proposals:
+    """Return the best proposals of an image in float32, without gradients, on the CPU; or say what is wrong."""
+    given = {field.name: getattr(one, field.name) for field in fields(one)}
+    parts = {name: check_numbers(v, f"{name} {where}").cpu().float() for name, v in given.items() if v is not None}
+    k, features = parts["scores"].numel(), parts.get("features")
+    wanted: dict[str, tuple[int, ...]] = {"boxes": (k, 4), "masks": (k, *sides), "scores": (k,)}
+    if features is not None:
+        wanted["features"] = (k, features.shape[-1] if features.ndim == 2 else 1)
+    for name, shape in wanted.items():
+        if tuple(parts[name].shape) != shape:
+            raise ValueError(f"the proposer must give {name} {where} of shape {shape}, got {tuple(parts[name].shape)}")
+        require_finite(parts[name], f"{name} {where}")
+        low, high = [bound.item() for bound in torch.aminmax(parts[name])] if k else [0.0, 1.0]
+        if name != "features" and not -_SLACK <= low <= high <= 1 + _SLACK:
+            raise ValueError(f"the proposer must give {name} in [0, 1]; those {where} go from {low:g} to {high:g}")
+    if not (parts["boxes"][:, :2] <= parts["boxes"][:, 2:]).all():
+        raise ValueError(
+            f"the proposer must give boxes as left, top, right, bottom, and one {where} ends before it begins"
+        )
+    order = parts["scores"].argsort(descending=True, stable=True)[:n]
+    best = {name: (part if name == "features" else part.clamp(0, 1))[order] for name, part in parts.items()}
+    return Proposals(**best)
 
 
 def region_features(found: Iterable[Proposals]) -> int | None:

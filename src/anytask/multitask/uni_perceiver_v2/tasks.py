@@ -90,6 +90,8 @@ def read_tasks(tasks: Any) -> list[Task]:
     """Return checked tasks, or say which task is wrong, and where."""
     if not isinstance(tasks, Mapping) or not tasks:
         raise TypeError(f"tasks must be a mapping of names to tasks, got {shown(tasks)}")
+    if len({str(name) for name in tasks}) < len(tasks):
+        raise ValueError(f"two tasks have the same name: {shown(list(tasks))}")
     seen: dict[int, Tensor] = {}  # tasks on the same images are given one tensor
     read = [_read(str(name), task, seen) for name, task in tasks.items()]
     if len({task.ratio is None for task in read}) > 1:
@@ -151,8 +153,8 @@ def _read(name: str, task: Any, seen: dict[int, Tensor]) -> Task:
         key = "labels" if kind == "classification" else "texts"
         given = check_labels(task[key], f"{key} of {where}").astype(str) if key == "labels" else task[key]
         data = {"texts": read_texts(given, f"{key} of {where}")}
-    if kind == "classification" and len(set(data["texts"])) < 2:
-        raise ValueError(f"labels of {where} are of one class only: {data['texts'][0]!r}")
+    if kind in ("classification", "retrieval") and len(set(data["texts"])) < 2:
+        raise ValueError(f"{key} of {where} are of one class only: {data['texts'][0]!r}")
     if images is not None:
         check_same_length(images, [*data.values()][-1], f"images of {where}", "texts or labels")
     numbers: dict[str, Any] = {key: task[key] for key in ("ratio", "omega", "weight") if task.get(key) is not None}
