@@ -109,6 +109,8 @@ def read_csv(path: Path) -> tuple[pd.DataFrame, Layout]:
         raise BadData(f"{path}: not a readable .csv file ({one_line(error)})") from error
     except (UnicodeDecodeError, OSError) as error:
         raise BadData(f"{path}: not a readable .csv file in UTF-8 ({one_line(error)})") from error
+    if frame.empty:
+        raise BadData(f"{path}: the file is empty")
     header = ["" if pd.isna(value) else str(value).strip() for value in frame.iloc[0]]
     frame = frame.iloc[1:].reset_index(drop=True)
     filled = frame.notna().any(axis=1).to_numpy()

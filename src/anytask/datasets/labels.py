@@ -126,6 +126,8 @@ def from_texts(texts: np.ndarray) -> np.ndarray:
 def check_classes(y: np.ndarray, where: str, column: str) -> None:
     """Refuse fewer than two classes, and classes with one example."""
     classes, counts = np.unique(y, return_counts=True)
+    if not len(classes):
+        raise BadData(f"{where}: column {column!r} holds no value")
     if len(classes) < 2:
         only = classes.tolist()[0]
         raise BadData(f"{where}: column {column!r} holds one class only ({only!r}): at least 2 classes are needed")
