@@ -42,6 +42,14 @@ def test_lists_of_edges_and_nodes_are_read(tmp_path):
     assert edges.tolist() == [[0, 1, 1, 2], [1, 0, 2, 1]] and x.tolist() == [[1], [2], [3], [4]]
     [(_, _, x)] = load_graphs(lists(tmp_path, "node,label\n1,x\n2,y\n3,x\n4,y\n", "from,to\n1,2\n")).graphs
     assert x is None
+    nodes, edges = (
+        "node;label;on\nNA;x;True\n b;y;False\nc ;x;True\nd;y;True\n",
+        "from, to, weight\nNA, b, 0.5\nb, c, 2\n",
+    )
+    data = load_graphs(lists(tmp_path, nodes, edges))
+    [(edges, _, x)] = data.graphs
+    assert edges.tolist() == [[0, 1, 1, 2], [1, 0, 2, 1]] and x.tolist() == [[1], [0], [1], [1]]
+    assert "not read: weight" in data.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +62,12 @@ def test_lists_of_edges_and_nodes_are_read(tmp_path):
         ({"nodes": NODES.replace("x,3", "x,old")}, r"nodes\.csv, line 4: age is no finite number"),
         ({"nodes": NODES.replace("c,x", "c,")}, r"nodes\.csv.*'label'.*missing"),
         ({"nodes": NODES.replace("y", "x")}, "one class only"),
-        ({"nodes": ""}, r"nodes\.csv"),
+        ({"nodes": ""}, r"nodes\.csv: the file is empty"),
+        ({"nodes": "node,label\n", "edges": "from,to\n"}, "'label' holds no value"),
+        ({"nodes": NODES + ",x,5\n"}, r"nodes\.csv: column 'node', line 6: the value is missing"),
+        ({"edges": EDGES + "c,\n"}, r"edges\.csv: column 'to', line 5: the value is missing"),
+        ({"edges": EDGES.removeprefix("from,to\n")}, r"edges\.csv: the first line is an edge"),
+        ({"nodes": NODES.replace("x,3", "x,1e300")}, r"nodes\.csv, line 4: age is no finite number"),
         ({"edges": "from\na\n"}, "2 columns or more, got 1"),
     ],
 )
@@ -86,6 +99,8 @@ def test_folders_of_the_tu_collection_are_read_as_pytorch_geometric_reads_them(t
     theirs, slices, _ = read_tu_data(str(tmp_path), "TOY")
     assert np.array_equal(np.concatenate([x for _, _, x in data.graphs]), theirs.x.numpy())
     assert np.array_equal(data.graphs[0][0], theirs.edge_index[:, : slices["edge_index"][1]].numpy())
+    once = load_graphs(tu_folder(tmp_path, A="1, 2\n3, 2\n6, 5\n"))
+    assert once.fingerprint == data.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -97,6 +112,8 @@ def test_folders_of_the_tu_collection_are_read_as_pytorch_geometric_reads_them(t
         ({"graph_labels": "1\n-1\n1\n"}, "graphs 1 to 3, in order"),
         ({"graph_indicator": "1\n2\n1\n2\n3\n3\n4\n"}, "in order"),
         ({"node_labels": "0\n"}, "other numbers of node labels"),
+        ({"A": "1, 2\n2, 1\n3, 4\n"}, "TOY_A.txt, line 3: an edge between nodes of two graphs"),
+        ({"node_attributes": "1\n2\nnan\n4\n5\n6\n7\n"}, "TOY_node_attributes.txt, line 3: no finite"),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_said_in_one_line(tmp_path, changes, says):

@@ -14,7 +14,8 @@ import pandas as pd
 
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
-from anytask.datasets.labels import as_labels, check_classes
+from anytask.datasets.labels import Locate, as_labels, check_classes, from_texts
+from anytask.datasets.tables import read_frame
 
 #: Names of graphs: three of networkx, whose nodes have labels, and generated ones that have them themselves.
 GRAPHS = ("karate", "davis", "les-miserables", "graph-families")
@@ -184,46 +185,49 @@ def _builtin(name: str) -> LabelledGraphs:
 
 def _of_lists(path: Path) -> LabelledGraphs:
     """Read ``edges.csv`` and ``nodes.csv``."""
-    tables = []
-    for name, least in (("nodes.csv", 2), ("edges.csv", 2)):
-        file = path / name
-        if not file.is_file():
-            raise BadData(f"{file}: there is no such file, which names the nodes and their labels")
-        try:
-            table = pd.read_csv(file, dtype={0: str, 1: str} if name == "edges.csv" else {0: str})
-        except (ValueError, UnicodeDecodeError) as error:
-            raise BadData(f"{file}: {str(error).splitlines()[0]}") from error
-        if len(table.columns) < least:
-            raise BadData(f"{file}: wanted are {least} columns or more, got {len(table.columns)}")
-        tables.append(table)
-    nodes, edges = tables
-    ids = nodes.iloc[:, 0].astype(str)
-    if ids.duplicated().any():
-        row = int(ids.duplicated().argmax())
-        raise BadData(f"{path / 'nodes.csv'}, line {row + 2}: node {ids[row]!r} is there twice")
+    nodes_csv, edges_csv = path / "nodes.csv", path / "edges.csv"
+    if not nodes_csv.is_file():
+        raise BadData(f"{nodes_csv}: there is no such file, which names the nodes and their labels")
+    (nodes, node), (edges, edge) = read_frame(nodes_csv), read_frame(edges_csv)
+    for file, table in ((nodes_csv, nodes), (edges_csv, edges)):
+        if len(table.columns) < 2:
+            raise BadData(f"{file}: wanted are 2 columns or more, got {len(table.columns)}")
     if "label" not in nodes.columns[1:]:
-        raise BadData(f"{path / 'nodes.csv'}: there is no column 'label', it has {', '.join(map(str, nodes.columns))}")
-    place = pd.Index(ids).get_indexer(pd.Index(edges.iloc[:, :2].astype(str).to_numpy().ravel())).reshape(-1, 2)
+        raise BadData(f"{nodes_csv}: there is no column 'label', it has {', '.join(nodes.columns)}")
+    ids = pd.Index(_names(nodes, 0, nodes_csv, node))
+    if ids.has_duplicates:
+        row = int(ids.duplicated().argmax())
+        raise BadData(f"{nodes_csv}, {node(row)}: node {ids[row]!r} is there twice")
+    if all(name in ids for name in edges.columns[:2]):
+        raise BadData(f"{edges_csv}: the first line is an edge, and wanted there are the names of the columns")
+    place = np.stack([ids.get_indexer(_names(edges, column, edges_csv, edge)) for column in (0, 1)], axis=1)
     for wrong, what in (
         ((place < 0).any(axis=1), "names a node that nodes.csv lacks"),
-        (
-            place[:, 0] == place[:, 1],
-            "is an edge from a node to itself",
-        ),
+        (place[:, 0] == place[:, 1], "is an edge from a node to itself"),
     ):
         if wrong.any():
-            raise BadData(f"{path / 'edges.csv'}, line {int(wrong.argmax()) + 2} {what}")
+            row = int(wrong.argmax())
+            raise BadData(f"{edges_csv}, {edge(row)} {what}: {', '.join(map(repr, edges.iloc[row, :2]))}")
     both = np.unique(np.concatenate([place, place[:, ::-1]]), axis=0).T.astype(np.int64)
-    features = nodes.drop(columns=["label", nodes.columns[0]])
-    x = None
-    if len(features.columns):
-        numeric = features.apply(pd.to_numeric, errors="coerce").to_numpy(np.float32)
-        if not np.isfinite(numeric).all():
-            row, column = np.argwhere(~np.isfinite(numeric))[0].tolist()
-            raise BadData(f"{path / 'nodes.csv'}, line {row + 2}: {features.columns[column]} is no finite number")
-        x = numeric
-    y = as_labels(nodes["label"].to_numpy(), str(path / "nodes.csv"), "label")
-    return LabelledGraphs(path.name, ((both, len(ids), x),), y, "nodes")
+    names = [name for name in nodes.columns[1:] if name != "label"]
+    numeric = [pd.to_numeric(from_texts(nodes[name].to_numpy(object)), errors="coerce") for name in names]
+    x = _float32(np.stack(numeric, axis=1)) if names else None
+    if x is not None and not np.isfinite(x).all():
+        row, column = np.argwhere(~np.isfinite(x))[0].tolist()
+        raise BadData(f"{nodes_csv}, {node(row)}: {names[column]} is no finite number")
+    y = as_labels(from_texts(nodes["label"].to_numpy(object)), str(nodes_csv), "label", node)
+    unread = ", ".join(edges.columns[2:])
+    notes = (f"Of edges.csv are not read: {unread}. Edges have no weights and no features.",) if unread else ()
+    return LabelledGraphs(path.name, ((both, len(ids), x),), y, "nodes", notes)
+
+
+def _names(frame: pd.DataFrame, column: int, file: Path, locate: Locate) -> np.ndarray:
+    return as_labels(frame.iloc[:, column].to_numpy(object), str(file), str(frame.columns[column]), locate)
+
+
+def _float32(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def _tu_prefix(path: Path) -> str | None:
@@ -232,7 +236,10 @@ def _tu_prefix(path: Path) -> str | None:
 
 
 def _of_tu_folder(path: Path, prefix: str) -> LabelledGraphs:
-    """Read a folder of the TUDataset collection; edges from a node to itself are left out, as its readers do."""
+    """Read a folder of the TUDataset collection; edges from a node to itself are left out, as its readers do.
+
+    Edges that are listed one way only are taken both ways.
+    """
 
     def column(what: str, kind: type = np.int64) -> np.ndarray | None:
         file = path / f"{prefix}_{what}.txt"
@@ -254,13 +261,19 @@ def _of_tu_folder(path: Path, prefix: str) -> LabelledGraphs:
         raise BadData(
             f"{path / prefix}_graph_indicator.txt: wanted are the graphs 1 to {len(y)}, in order, for each node"
         )
+    if (across := graph[ends[:, 0] - 1] != graph[ends[:, 1] - 1]).any():
+        line = int(across.argmax()) + 1
+        raise BadData(f"{path / prefix}_A.txt, line {line}: an edge between nodes of two graphs")
     labels, found = column("node_labels"), column("node_attributes", np.float32)
+    if found is not None and not (finite := np.isfinite(found).all(axis=1)).all():
+        raise BadData(f"{path / prefix}_node_attributes.txt, line {int(finite.argmin()) + 1}: no finite numbers")
     parts = [] if found is None else [found]
     parts += [] if labels is None else [(own[:, None] == np.unique(own)).astype(np.float32) for own in labels.T]
     if any(len(part) != n for part in parts):
         raise BadData(f"{path}: there are {n} nodes, and other numbers of node labels or attributes")
     x = np.concatenate(parts, axis=1) if parts else None
-    edges = np.unique(ends[ends[:, 0] != ends[:, 1]] - 1, axis=0).T  # (2, m), in the order of the graphs
+    ends = ends[ends[:, 0] != ends[:, 1]] - 1
+    edges = np.unique(np.concatenate([ends, ends[:, ::-1]]), axis=0).T  # (2, m), in the order of the graphs
     first = np.concatenate([[0], np.cumsum(sizes)])
     cut = np.searchsorted(edges[0], first)
     graphs = [
