@@ -76,6 +76,9 @@ def test_without_columns_for_views_the_files_say_what_there_is(folder):
         (lambda f: (f / "cases.csv").write_text(CSV.replace("c1,", "../c1,")), "cannot be the name of a file"),
         (lambda f: (f / "cases.csv").write_text(CSV.replace(",1,1", ",1,2")), "column 'ER' must say with 0 and 1"),
         (lambda f: (f / "cases.csv").write_text(CSV.replace("good", "bad")), "one class only"),
+        (lambda f: (f / "cases.csv").write_text("case,label\n"), "'label' holds no value"),
+        (lambda f: (f / "cases.csv").write_text(""), "cases.csv: the file is empty"),
+        (lambda f: np.savez(f / "ER" / "c1.npz", features=np.full((2, 3), 1e300)), "view 'ER' contains NaN or inf"),
     ],
 )
 def test_what_cannot_be_used_is_named(folder, spoil, says):
@@ -83,6 +86,31 @@ def test_what_cannot_be_used_is_named(folder, spoil, says):
     with pytest.raises(BadData, match=says) as error:
         PROBLEM.load(folder)
     assert "\n" not in str(error.value)
+
+
+def test_bags_of_cases_that_are_not_listed_are_said_to_be_left_out(folder):
+    assert load_bags(folder).notes == ()
+    (folder / "ER" / "c1.npz").rename(folder / "ER" / "C1.npz")
+    (folder / "cases.csv").write_text(CSV.replace("good,p0,1,1", "good,p0,1,0"))
+    assert load_bags(folder).notes == ("Left out, as cases.csv does not list them: 1 cases with bags, such as 'C1'.",)
+
+
+@pytest.mark.parametrize(
+    ("store", "says"),
+    [
+        (lambda file: file.create_group("c1/ER"), "c1/ER is a group, and wanted is a data set"),
+        (lambda file: file.update({"c1/ER": "abc"}), r"case 'c1', view 'ER' must hold numbers of shape \(tokens, d\)"),
+    ],
+)
+def test_what_is_no_bag_in_a_file_is_refused(folder, store, says):
+    h5py = pytest.importorskip("h5py", reason="needs the extra graphs")
+    with h5py.File(folder / "all.h5", "w") as file:
+        for case, bag in enumerate(HE):
+            file[f"c{case}/HE"] = bag
+        store(file)
+    (folder / "all.csv").write_text("case,label,HE,ER\n" + "".join(f"c{c},{c % 2},1,{int(c == 1)}\n" for c in range(8)))
+    with pytest.raises(BadData, match=says):
+        load_bags(folder / "all.h5")
 
 
 def test_bags_are_told_from_other_data(folder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,9 @@ CASES = "cases.csv"
 _HDF5, _NPZ = (".h5", ".hdf5"), ".npz"
 #: What a file's array of vectors is called, where there are several.
 _FEATURES = "features"
+
+#: The views that are found, the cases that have bags, and what reads the bag of a case and a view.
+_Opened = tuple[list[str], Collection[str], Callable[[str, str], "np.ndarray | None"]]
 
 
 @dataclass(frozen=True)
@@ -126,37 +129,43 @@ def load_bags(source: Any) -> LabelledBags:
     for name, values in flags.items():
         if values.dtype.kind not in "iu" or not np.isin(values, (0, 1)).all():
             raise BadData(f"{table}: column {name!r} must say with 0 and 1 which cases have this view")
-    with (_folder if path.is_dir() else _file)(path) as (found, read):
-        return _assembled(path, table, cases, y, group, flags, found, read)
+    with (_folder if path.is_dir() else _file)(path) as (found, held, read):
+        return _assembled(path, table, cases, y, group, flags, found, held, read)
 
 
 def _assembled(
     path: Path, table: Path, cases: list[str], y: np.ndarray, group: np.ndarray | None,
-    flags: Mapping[str, np.ndarray], found: Sequence[str], read: Callable[[str, str], np.ndarray | None],
+    flags: Mapping[str, np.ndarray], found: Sequence[str], held: Collection[str],
+    read: Callable[[str, str], np.ndarray | None],
 ) -> LabelledBags:  # fmt: skip
     names = list(flags) or list(found)
     if not names:
         raise BadData(f"{path}: there are no views: a folder of files for each, or a data set CASE/VIEW")
     views: dict[str, list[Any]] = {name: [] for name in names}
-    width, held = None, 0
+    width, size = None, 0
     for place, case in enumerate(cases):
         for name in names:
             wanted = bool(flags[name][place]) if flags else None
             bag = read(case, name) if wanted is not False else None
             if bag is None and (wanted or name == names[0]):
-                why = f"{table.name} says that there is one" if wanted else "every case needs one of the first view"
+                first = f"every case needs one of the first view, which columns of {table.name} can say"
+                why = f"{table.name} says that there is one" if wanted else first
                 raise BadData(f"{path}: the case {case!r} has no bag of the view {name!r}, and {why}")
             if bag is not None:
                 bag = _checked(bag, f"{path}: case {case!r}, view {name!r}")
-                width, held = width or bag.shape[1], held + bag.nbytes
-                require_room(path, held)
+                width, size = width or bag.shape[1], size + bag.nbytes
+                require_room(path, size)
                 if bag.shape[1] != width:
                     raise BadData(
                         f"{path}: case {case!r}, view {name!r} has {bag.shape[1]} features, and others have {width}"
                     )
             views[name].append(bag)
-    notes = () if flags else (f"The anchor is {names[0]!r}: {table.name} has no columns that order the views.",)
-    return LabelledBags(path.name, {name: tuple(bags) for name, bags in views.items()}, y, group, notes)
+    notes = [] if flags else [f"The anchor is {names[0]!r}: {table.name} has no columns that order the views."]
+    if spare := sorted(set(held) - set(cases)):
+        notes.append(
+            f"Left out, as {table.name} does not list them: {len(spare)} cases with bags, such as {spare[0]!r}."
+        )
+    return LabelledBags(path.name, {name: tuple(bags) for name, bags in views.items()}, y, group, tuple(notes))
 
 
 def _cases(frame: pd.DataFrame, where: str, locate: Locate) -> list[str]:
@@ -170,27 +179,32 @@ def _cases(frame: pd.DataFrame, where: str, locate: Locate) -> list[str]:
 
 
 @contextmanager
-def _folder(path: Path) -> Iterator[tuple[list[str], Callable[[str, str], np.ndarray | None]]]:
+def _folder(path: Path) -> Iterator[_Opened]:
     def read(case: str, view: str) -> np.ndarray | None:
         for suffix in (*_HDF5, _NPZ):
             if (file := path / view / f"{case}{suffix}").is_file():
                 return _features(file)
         return None
 
-    yield sorted(part.name for part in path.iterdir() if part.is_dir() and not part.name.startswith(".")), read
+    views = sorted(part.name for part in path.iterdir() if part.is_dir() and not part.name.startswith("."))
+    held = {file.stem for view in views for file in (path / view).iterdir() if file.suffix in (*_HDF5, _NPZ)}
+    yield views, held, read
 
 
 @contextmanager
-def _file(path: Path) -> Iterator[tuple[list[str], Callable[[str, str], np.ndarray | None]]]:
+def _file(path: Path) -> Iterator[_Opened]:
     with opened(path) as file:
         require_declared(path, file)
         groups = {case: group for case, group in file.items() if hasattr(group, "items")}
 
         def read(case: str, view: str) -> np.ndarray | None:
-            stored = groups.get(case, {}).get(view)
-            return None if stored is None or not hasattr(stored, "dtype") else stored[()]
+            if (stored := groups.get(case, {}).get(view)) is None:
+                return None
+            if not hasattr(stored, "dtype"):
+                raise BadData(f"{path}: {case}/{view} is a group, and wanted is a data set of shape (tokens, d)")
+            return stored[()]
 
-        yield sorted({view for group in groups.values() for view in group}), read
+        yield sorted({view for group in groups.values() for view in group}), groups, read
 
 
 def _features(path: Path) -> np.ndarray:
@@ -209,10 +223,12 @@ def _only(path: Path, names: Sequence[str]) -> str:
     return _FEATURES if _FEATURES in names else names[0]
 
 
-def _checked(bag: np.ndarray, where: str) -> np.ndarray:
+def _checked(bag: Any, where: str) -> np.ndarray:
+    bag = np.asarray(bag)
     if bag.ndim != 2 or 0 in bag.shape or bag.dtype.kind not in "biuf":
         raise BadData(f"{where} must hold numbers of shape (tokens, d), got {bag.dtype} of shape {bag.shape}")
-    values = bag.astype(np.float32)
+    with np.errstate(over="ignore"):
+        values = bag.astype(np.float32)
     if not np.isfinite(values).all():
         raise BadData(f"{where} contains NaN or infinity in row {int(np.argmin(np.isfinite(values).all(1)))}")
     return values
