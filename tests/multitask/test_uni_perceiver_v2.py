@@ -88,8 +88,9 @@ def test_the_order_of_proposals_moves_them_and_nothing_else():
     scenes = Scenes(X, torch.rand(2, k, 1, 8, 8, generator=generator), torch.rand(2, k, 4, generator=generator),
                     torch.rand(2, k, 49, generator=generator), torch.ones(2, k))  # fmt: skip
     turned = Scenes(X, *(part.flip(1) for part in (scenes.crops, scenes.boxes, scenes.masks, scenes.scores)))
+    net = tiny().net_
     with torch.no_grad():
-        (spe, regions), (spe_, regions_) = (tiny().net_.look(one, "detection") for one in (scenes, turned))
+        (spe, regions), (spe_, regions_) = (net.look(one, "detection") for one in (scenes, turned))
     assert torch.allclose(spe, spe_, atol=1e-5) and torch.allclose(regions.flip(1), regions_, atol=1e-5)
     assert not torch.allclose(regions, regions_, atol=1e-2)
 
@@ -99,8 +100,9 @@ def test_absent_proposals_are_not_seen():
     other = Scenes(scenes.maps, scenes.crops.clone(), scenes.boxes.clone(), scenes.masks, scenes.scores)
     assert (scenes.scores[:, 1] == -1).all()
     other.boxes[:, 1] = 0.5
+    net = tiny().net_
     with torch.no_grad():
-        assert torch.allclose(tiny().net_.look(scenes, "detection")[0], tiny().net_.look(other, "detection")[0])
+        assert torch.allclose(net.look(scenes, "detection")[0], net.look(other, "detection")[0])
 
 
 def test_words_see_what_is_before_them_and_images_see_no_word():
