@@ -106,7 +106,7 @@ def test_systems_that_select_nothing_are_refused():
     ({"target": "Riga"}, "no task 'Riga'"),
     ({"target_labels": 60}, "has 60 rows"), ({"budget": 300}, "buys all 300"), ({"kind": "ranking"}, "kind must be"),
     ({"targets": "size,price"}, "shape"), ({"targets": None}, "name the columns"), ({"shops": 3}, "no option 'shops'"),
-    ({"rank": 30}, "more than features"),
+    ({"rank": 30}, "more than features"), ({"budget": 3}, "less than 4 labels of each of"),
 ])  # fmt: skip
 def test_bad_options_are_said_in_one_line(options, says):
     with pytest.raises(BadData, match=says) as error:

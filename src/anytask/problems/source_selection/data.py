@@ -129,6 +129,8 @@ def read(source: Any, options: SourceSelectionOptions) -> SourceSelectionData:
         raise BadData(f"{table.name}: {few} and the others tested on: lower target_labels")
     if (every := len(table.X) - counts[target]) <= o.budget:
         raise BadData(f"{table.name}: budget={o.budget} buys all {every} labels of the sources: lower it")
+    if o.budget < 4 * (n := len(counts) - 1):  # the least of each, by default
+        raise BadData(f"{table.name}: budget={o.budget} is less than 4 labels of each of {n} sources: raise it")
     try:
         kind = read_targets(table.Y, table.task, o.kind, len(table.X)).kinds[0]
     except (TypeError, ValueError) as error:
