@@ -27,6 +27,8 @@ Departures from the paper
   5e-3 for up to 200 epochs; the released values are the preset ``paper``.
 * Layers are 256 wide, not 512, so that a graph of 100,000 nodes and 1,000,000 edges is learned from in 8 GiB.
 * ``log sigma`` is kept in [-5, 5].
+* PairNorm centers vectors before it scales them (PN-SI, in PyTorch Geometric), where the released code does both at
+  once (PN-SCS).
 * The weights after the step with the lowest loss are kept, where the released code keeps the vectors before it.
 * ``log_degree`` asks for log(1 + degree), for graphs in which a few large degrees would outweigh all else.
 """
