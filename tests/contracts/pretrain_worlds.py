@@ -52,6 +52,12 @@ def _as_networkx(edges: np.ndarray, x: np.ndarray) -> nx.Graph:
     return graph
 
 
+def _half_featured(edges: np.ndarray, x: np.ndarray) -> nx.Graph:
+    graph = _as_networkx(edges, x)
+    del graph.nodes[0]["x"]
+    return graph
+
+
 _GRAPHS = [_graph(seed, 6 + seed) for seed in range(10)]
 _LONE = (np.zeros((2, 0), np.int64), np.ones((3, 2), np.float32))  # without edges
 _BAD_GRAPHS: dict[str, tuple[Callable[[Any], Any], str]] = {
@@ -61,6 +67,7 @@ _BAD_GRAPHS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "directed": (_spoiled(lambda edges, x: (edges[:, 1:], x)), "none back"),
     "self-loop": (_spoiled(lambda edges, x: (np.append(edges, [[2], [2]], axis=1), x)), "self-loop"),
     "no nodes": (_spoiled(lambda edges, x: nx.Graph()), "without nodes"),
+    "a node without features": (_spoiled(lambda edges, x: _half_featured(edges, x)), "node 0 has no features"),
     "nothing": (lambda graphs: None, "X must"),
 }
 
@@ -95,6 +102,7 @@ _BAGS = World(
         "no view": (lambda views: {}, "at least one view"),
         "nothing": (lambda views: None, "X must"),
         "no bag": (lambda views: {"a": [None, None]}, "at least one bag"),
+        "an anchor that nobody has": (lambda views: views | {"a": [None] * 12}, "(anchor|view) 'a'"),
     },
     {kind: _each(SAME[kind]) for kind in ("float64", "list", "strided", "tensor", "half precision", "objects")},
     other=[np.ones((2, 4), np.float32)] * 3,
@@ -122,6 +130,7 @@ WORLDS: dict[str, World] = {
             "tensors of PyTorch Geometric": lambda graphs: [
                 Data(edge_index=torch.from_numpy(edges), x=torch.from_numpy(x).double()) for edges, x in graphs
             ],
+            "a tuple of tensors": lambda graphs: tuple(tuple(map(torch.from_numpy, graph)) for graph in graphs),
             "lists": lambda graphs: [(edges[:, ::-1].tolist(), x.tolist()) for edges, x in graphs],
         },
         other=[(edges, x[:, :1]) for edges, x in _GRAPHS],

@@ -229,6 +229,8 @@ class BagEncoder(PretrainEstimator):
 
     def _note(self, data: dict[str, Bags]) -> None:
         self.views_ = tuple(data)
+        if not bool(data[self.views_[0]].present.any()):
+            raise ValueError(f"no case has a bag of the anchor {self.views_[0]!r}, the first view: name another first")
         self.n_features_in_ = next(iter(data.values())).tokens.shape[1]
 
     def _check_alike(self, data: dict[str, Bags]) -> None:

@@ -16,7 +16,7 @@ from anytask.core.progress import Progress
 from anytask.core.settings import choice, numbers, real, whole
 from anytask.core.training import train
 from anytask.pretrain.base import PretrainEstimator
-from anytask.pretrain.parts.graphs import GraphBatch, read_graphs
+from anytask.pretrain.parts.graphs import GraphBatch, listed, read_graphs
 
 
 def geometric() -> Any:
@@ -122,7 +122,8 @@ class GraphEncoder(PretrainEstimator):
             )
 
     def _as_given(self, H: Tensor, X: Any) -> Any:
-        first = X[0] if isinstance(X, (list, torch.utils.data.Dataset)) else X
+        several = listed(X)
+        first = X if several is None else several[0]
         edges = first[0] if isinstance(first, tuple) else getattr(first, "edge_index", None)
         return as_given(H, edges if edges is not None else np.empty(0))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -135,13 +135,11 @@ def read_graphs(X: Any, name: str = "X") -> GraphBatch:
         ...
     ValueError: X is directed: make it undirected (graph.to_undirected())
     """
-    if isinstance(X, tuple) and X and not is_graph(X) and all(map(is_graph, X)):
-        X = list(X)
-    several = isinstance(X, (list, torch.utils.data.Dataset)) or hasattr(X, "to_data_list")
-    graphs = (X.to_data_list() if hasattr(X, "to_data_list") else list(X)) if several else [X]
+    several = listed(X)
+    graphs = [X] if several is None else several
     if not graphs:
         raise ValueError(f"{name} holds 0 graph(s) while a minimum of 1 is required")
-    wheres = [f"{name}[{place}]" if several else name for place in range(len(graphs))]
+    wheres = [name if several is None else f"{name}[{place}]" for place in range(len(graphs))]
     read = [_read(graph, where) for graph, where in zip(graphs, wheres)]
     featured = read[0][2] is not None
     xs: list[Tensor] = []
@@ -157,6 +155,22 @@ def read_graphs(X: Any, name: str = "X") -> GraphBatch:
         shift += len(x)
     sizes = torch.tensor([len(x) for x in xs])
     return GraphBatch(torch.cat(xs), _undirected(torch.cat(edges, 1), sizes, wheres), sizes, featured)
+
+
+def listed(X: Any) -> list[Any] | None:
+    """Return the graphs of what holds several, or None for what is one.
+
+    Examples
+    --------
+    >>> pair = [0, 1], [1, 0]
+    >>> listed((pair, None)), len(listed(((pair, None), (pair, None))))
+    (None, 2)
+    """
+    if hasattr(X, "to_data_list"):
+        return X.to_data_list()
+    if isinstance(X, tuple):
+        return list(X) if X and not is_graph(X) and all(map(is_graph, X)) else None
+    return list(cast(Any, X)) if isinstance(X, (list, torch.utils.data.Dataset)) else None
 
 
 def is_graph(value: Any) -> bool:
@@ -255,8 +269,11 @@ def _of_networkx(graph: Any, where: str) -> tuple[np.ndarray, Any]:
     place = {node: number for number, node in enumerate(graph)}
     one_way = np.array([(place[u], place[v]) for u, v in graph.edges], dtype=np.int64).reshape(-1, 2).T
     both = np.concatenate([one_way, one_way[::-1]], axis=1)
-    values = [value for _, value in graph.nodes(data="x")]
-    return both, None if all(value is None for value in values) else values
+    values = dict(graph.nodes(data="x"))
+    lacking = [node for node, value in values.items() if value is None]
+    if 0 < len(lacking) < len(values):
+        raise ValueError(f"{where}: node {lacking[0]!r} has no features x, and others have")
+    return both, None if len(lacking) == len(values) else list(values.values())
 
 
 def _undirected(edges: Tensor, sizes: Tensor, wheres: list[str]) -> Tensor:
