@@ -16,7 +16,7 @@ from anytask.pretrain.simclrv2 import ProjectionHead, nt_xent
 from anytask.problems.base import Entrant
 from anytask.problems.few_labels import FewLabels
 
-CONTRACT = {"epochs": 2, "batch_size": 16, "finetuning": {"epochs": 2}, "distillation": {"epochs": 1}}
+CONTRACT = {"epochs": 2, "batch_size": 16, "finetuning": {"epochs": 2, "min_steps": 2}, "distillation": {"epochs": 1}}
 RNG = np.random.default_rng(0)
 X = RNG.random((40, 1, 8, 8)).astype(np.float32)
 Y = np.arange(40) % 3
@@ -114,9 +114,14 @@ def test_labels_are_answered_after_fine_tuning_alone_and_are_saved(tmp_path):
 
 
 def test_a_student_learns_the_teachers_answers_in_another_shape():
-    teacher = made(finetuning={"epochs": 30}).fit(X).finetune(X[:12], Y[:12])
+    teacher = made(finetuning={"epochs": 30, "min_steps": 1}).fit(X).finetune(X[:12], Y[:12])
     student = teacher.distill(X, backbone="small_cnn", n_features=5)
-    long = made(finetuning={"epochs": 30}, distillation={"epochs": 60}).fit(X).finetune(X[:12], Y[:12]).distill(X)
+    long = (
+        made(finetuning={"epochs": 30, "min_steps": 1}, distillation={"epochs": 60})
+        .fit(X)
+        .finetune(X[:12], Y[:12])
+        .distill(X)
+    )
     assert student.transform(X).shape == (40, 5) and student.classes_.tolist() == [0, 1, 2]
 
     def off(model):
@@ -212,3 +217,14 @@ def test_a_blur_keeps_constant_images_and_smooths_others():
     smooth = blurred(IMAGES, generator(), 1.0, 3)
     assert smooth.flatten(1).std(1).mean() < 0.8 * IMAGES.flatten(1).std(1).mean()
     assert torch.equal(blurred(IMAGES, generator(), 0.0, 3), IMAGES)
+
+
+def test_statistics_after_fine_tuning_are_those_of_the_labelled_inputs_and_few_labels_make_enough_steps():
+    model = made(finetuning={"epochs": 1, "min_steps": 7}).fit(X).finetune(X[:6], Y[:6])
+    first = model.classifier_[0][1]  # normalizes what the first convolution makes
+    maps = model.classifier_[0][0](torch.from_numpy(X[:6]))
+    torch.testing.assert_close(first.running_mean, maps.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    assert first.momentum == 0.1 and not first.training
+    told = []
+    model.finetune(X[:6], Y[:6], progress=told.append)
+    assert len(told) == 7

@@ -14,6 +14,8 @@ Departures from the paper
 * Fine-tuning works on a copy: labels move what :meth:`SimCLRv2.predict` answers, never what
   :meth:`SimCLRv2.transform` returns.
 * The rate of fine-tuning is constant; whether it falls in the released code is not checked.
+* Fine-tuning makes ``min_steps`` steps at least, and statistics of batch normalization are then those of the labelled
+  inputs: after a few dozen steps running ones would still be the pretrained network's.
 * There is no classifier that watches pretraining: the problem ``frozen-features`` does that.
 * Statistics of batch normalization are those of one device; selective kernels are a matter of the backbone.
 """
@@ -61,12 +63,15 @@ class FineTuning(Settings):
     ----------
     layers : int
         q: layers of the projection head that are kept. 1 for few labels, 0 where all are labelled (paper).
-    epochs, batch_size, lr
-        Passes over the labelled inputs, rows of a mini-batch, rate of LARS or Adam.
+    epochs, min_steps
+        Passes over the labelled inputs, and the least number of steps: few labels are few steps otherwise.
+    batch_size, lr
+        Rows of a mini-batch, rate of LARS or Adam.
     """
 
     layers: int = whole(1, "layers of the projection head that are kept", at_least=0)
     epochs: int = whole(60, "passes over the labelled inputs")
+    min_steps: int = whole(500, "least number of steps")
     batch_size: int = whole(64, "labelled inputs of a mini-batch", at_least=2)
     lr: float = real(0.04, "learning rate", above=0)
 
@@ -311,10 +316,26 @@ class SimCLRv2(PretrainEstimator):
                 return F.cross_entropy(self.classifier_(self._images(batch[0])), batch[1])
 
             train(
-                weights, draw, losses, steps=tuning.epochs * batches.per_epoch,
+                weights, draw, losses, steps=max(tuning.epochs * batches.per_epoch, tuning.min_steps),
                 optimizer=self._optimizer(weights, tuning.lr, 0.0), stage="fine-tuning", progress=progress,
             )  # fmt: skip
+            self._settle(X_)
         return self
+
+    @torch.no_grad()
+    def _settle(self, X: Tensor) -> None:
+        """Take the statistics of batch normalization that is trained from the labelled inputs as they are."""
+        kinds = nn.modules.batchnorm._BatchNorm
+        every = (m for m in self.classifier_.modules() if isinstance(m, kinds) and m.track_running_stats)
+        norms = [m for m in every if m.weight is not None and m.weight.requires_grad]
+        before = [m.momentum for m in norms]
+        for m in norms:
+            m.reset_running_stats()
+            m.train().momentum = None  # the mean over the parts
+        for part in X.tensor_split(max(1, len(X) // 256)) if norms else ():
+            self.classifier_(self._images(part))
+        for m, momentum in zip(norms, before):
+            m.eval().momentum = momentum
 
     # -- phase 3: distillation ------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ def _few(name: str, problem: Scattered | str, data: str, per_class: int, *ablati
     return Experiment(name, problem, data, entrants, options, "linear", quick, {"epochs": 2})
 
 
-_NO_HEAD, _DEEPER, _TEACHER = "from the features (head dropped)", "from the second layer", "without distillation"
+_NO_HEAD, _TEACHER = "from the features (head dropped)", "without distillation"
 
 CLAIM = Claim(
     system="simclrv2",
@@ -39,10 +39,9 @@ CLAIM = Claim(
     ),
     experiments=(
         _few(
-            "scattered digits", Scattered(), "digits-images", 10,
+            "scattered digits", Scattered(), "digits-images", 1,
             _own(_NO_HEAD, distillation={"epochs": 0}, finetuning={"layers": 0}),
             _own(_TEACHER, distillation={"epochs": 0}),
-            _own(_DEEPER, distillation={"epochs": 0}, finetuning={"layers": 2}),
         ),
     ),
     headline=(Beats("simclrv2", _RIVALS, "accuracy", expected="+.07 over labels alone, in a prototype"),),
@@ -58,11 +57,14 @@ CLAIM = Claim(
     ),
     source="code",
     tried=(
-        "8 x 8 digits as they are were left out: label spreading reads them with one label of each. Canvases twice as "
-        "wide, and canvases with pieces of other digits, nobody could read (.12 to .16, .22 to .34; seed 0). On these, "
-        "seed 0, the teacher had .38 after 16 passes of pretraining and .53 after 60, from the features .34 and .46, "
-        "from the second layer .41 and .57, labels alone .35, label spreading .27; 60 passes became the preset. The "
-        "student was behind its teacher after 12 passes (.43), and level after 100; 40 are the preset. It begins from "
-        "the pretrained weights, which made no difference."
+        "8 x 8 digits as they are were left out: label spreading reads them with one label of each. Canvases twice "
+        "as wide, and canvases with pieces of other digits, nobody could read (.12 to .16, .22 to .34; seed 0). "
+        "Looks were taken with ten labels of each at first, and 120 steps of fine-tuning: there, seed 0, the "
+        "teacher had .53 after 60 passes of pretraining, from the features .46, from the second layer .57, labels "
+        "alone .35; 60 passes became the preset. The student was behind its teacher after 12 passes (.43), level "
+        "after 100; 40 are the preset. All were trained too little: after 800 steps, with statistics of the "
+        "labelled inputs, which is what every entrant of this class has now, the teacher had .89 and labels alone "
+        ".88. With one label of each, as in our prototype, it was .48 and .49, from the features .45; with three "
+        ".72, .70 and .68."
     ),
 )  # fmt: skip
