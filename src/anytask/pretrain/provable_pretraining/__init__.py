@@ -111,7 +111,7 @@ class MLEERM(PretrainEstimator):
     ----------
     n_components_, noise_, mean_, scale_, eigenvalues_
         What was settled; eigenvalues (d,) of the scaled inputs, decreasing.
-    B_ : ndarray of shape (d, r), in units of the noise; means_ : ndarray of shape (K, d); f_ : module
+    B_ : ndarray of shape (d, r), in units of the noise; ``means_``: ndarray of shape (K, d); ``f_``: module
         The latent model.
     coef_, intercept_ or psi_ (K, n_classes), classes_
         The predictor, after labels were seen.
