@@ -60,8 +60,9 @@ class RMTGB(MultiTaskEstimator):
 
     Trees are shared by all tasks, by the members of two groups that are found in training, and by nobody. Pick it for a
     table of several similar tasks (shops, patients, machines) with some hundred rows each, of which a few may follow
-    another rule; where each has thousands of rows, one model per task does as well. Tasks are either all regression or
-    all classification with the same classes.
+    another rule; where each has thousands of rows, one model per task does as well. LightGBM with the task as a
+    feature, and on the real tables tried a linear model for each task, erred less: compare. Tasks are either all
+    regression or all classification with the same classes.
 
     ``RMTGB(shared_rounds=n, partition_rounds=0, task_rounds=0)`` is plain gradient boosting on all rows,
     ``(0, 0, n)`` one model per task, and ``(n, 0, m)`` boosting in two blocks without groups.

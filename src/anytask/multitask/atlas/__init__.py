@@ -88,8 +88,9 @@ class ATLAS(Estimator):
 
     Combines a pre-trained classifier and fine-tuned versions of it into a new one. Pick it when there is a bank of
     checkpoints or LoRA adapters of one model and a few labels, or none, of what you want: so few numbers are learned
-    that one label for each class does; with more labels, fine-tuning overtakes it. Every method returns a copy of the
-    model, with the same forward pass; inputs are whatever the model takes, and labels are places among its logits.
+    that one label for each class does, for far more than merging by formulas gives. Compare full fine-tuning: on small
+    digits it was ahead with one label already, and level with ten groups in each block. Every method returns a copy of
+    the model, with the same forward pass; inputs are whatever the model takes, and labels are places among its logits.
 
     Parameters
     ----------

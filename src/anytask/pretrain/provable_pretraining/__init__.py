@@ -76,7 +76,8 @@ class MLEERM(PretrainEstimator):
 
     Pick it for tables and embeddings with many rows and few labels, where a few factors, clusters or a notion of "two
     views of one thing" lie behind the inputs. :meth:`rates` says what the theory expects, :meth:`diagnose` whether the
-    latent model tells anything about your labels, :meth:`learning_curve` what more rows or labels would bring.
+    latent model tells anything about your labels, :meth:`learning_curve` what more rows or labels would bring. Where no
+    such structure is plain, label spreading and a regularized linear model do better, as on the real tables tried.
     ``fit(X)`` learns without labels and ``fit_head(X, y)`` from labels; ``fit(X, y, unlabeled=U)`` does both.
 
     Parameters
