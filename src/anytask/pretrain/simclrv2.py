@@ -17,7 +17,8 @@ Departures from the paper
 * Fine-tuning makes ``min_steps`` steps at least, and statistics of batch normalization are then those of the labelled
   inputs: after a few dozen steps running ones would still be the pretrained network's.
 * There is no classifier that watches pretraining: the problem ``frozen-features`` does that.
-* Statistics of batch normalization are those of one device; selective kernels are a matter of the backbone.
+* Statistics of batch normalization are those of one device; selective kernels, and networks as wide and deep as the
+  paper's, are a matter of the backbone: the preset ``paper`` has its values, and a ResNet-18 that begins at random.
 """
 
 from __future__ import annotations
@@ -106,8 +107,8 @@ class SimCLRv2(PretrainEstimator):
 
     Two random views of each image are pulled together, and apart from all others; the features go into a classifier
     that a few labels train, and its answers on images without labels into a smaller network. Pick it where images
-    without labels are many and labels few. What the views change is what features do not tell: for other data give an
-    ``augmentation`` of your own.
+    without labels are many and labels few. What the views change is what features do not tell: for other data give
+    views of your own, ``views={"kind": function}``.
 
     Parameters
     ----------
@@ -171,7 +172,7 @@ class SimCLRv2(PretrainEstimator):
             "labelled_views": {"kind": "affine", "noise_scale": 0.05}, "finetuning": {"lr": 2e-3},
             "distillation": {"lr": 2e-3, "epochs": 40},
         },
-        "paper": {"batch_size": 4096, "epochs": 800, "lr": 0.1, "backbone": "microsoft/resnet-50"},
+        "paper": {"batch_size": 4096, "epochs": 800, "lr": 0.1},
     }  # fmt: skip
 
     backbone: Any = backbone_field("resnet18", "the encoder, from inputs to features")
