@@ -117,7 +117,7 @@ class VectorTower(nn.Module):
 
     def forward(self, given: Tensor | Encoded) -> Encoded:
         x, mask = given if isinstance(given, tuple) else (given[:, None], torch.ones(len(given), 1, dtype=torch.bool))
-        device = self.layers[0].weight.device
+        device = next(self.parameters()).device
         return self.layers(x.to(device)), mask.to(device)
 
 
