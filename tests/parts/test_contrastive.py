@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from anytask.parts.contrastive import (
+    LazyMatrix,
     contrastive_loss,
     cosine_scores,
     dot_scores,
@@ -81,6 +82,8 @@ def test_many_to_many_loss_of_both_directions():
     assert contrastive_loss(S, T, reduction="none").tolist() == pytest.approx([0.907606, 0.407606], abs=1e-6)
     columns = contrastive_loss(S.T, T.T, reduction="none").tolist()
     assert columns == pytest.approx([0.126928, 0.693147, 0.126928], abs=1e-6)
+    assert contrastive_loss(S, T).item() == pytest.approx(0.657606, abs=1e-6)
+    assert contrastive_loss(S.T, T.T).item() == pytest.approx(0.315668, abs=1e-6)
     assert 2 * contrastive_loss(S, T, symmetric=True).item() == pytest.approx(0.973274, abs=1e-6)
 
 
@@ -89,6 +92,10 @@ def test_soft_targets_fixed_values():
     same = label_target(torch.tensor([0, 0, 1]), torch.tensor([0, 0, 1])).log()
     for alpha, loss in ((0.0, 0.611278), (0.4, 0.664612), (1.0, 0.744612)):
         assert contrastive_loss(S, soft_target(same, alpha), symmetric=True).item() == pytest.approx(loss, abs=1e-6)
+    smoothed = soft_target(same, 0.4)
+    assert smoothed[0].tolist() == pytest.approx([0.8, 0.2, 0.0])
+    assert contrastive_loss(S, smoothed).item() == pytest.approx(0.664718, abs=1e-6)
+    assert contrastive_loss(S.T, smoothed).item() == pytest.approx(0.664505, abs=1e-6)
     uniform = soft_target(torch.zeros(3, 3), 0.3)
     assert contrastive_loss(S, uniform, symmetric=True).item() == pytest.approx(0.804612, abs=1e-6)
     K = torch.tensor([[1.0, 0.8, 0.1], [0.8, 1.0, 0.2], [0.1, 0.2, 1.0]])
@@ -105,6 +112,138 @@ def test_loss_is_at_least_the_entropy_of_the_target_and_reaches_it(seed):
     entropy = -(T * T.log()).sum(1).mean().item()
     assert contrastive_loss(draw(seed + 1, 5, 5), T).item() >= entropy - 1e-12
     assert contrastive_loss(T.log() + 3.0, T).item() == pytest.approx(entropy, rel=1e-9)
+
+
+@settings(deadline=None)
+@given(SEEDS, st.floats(0.0, 1.0))
+def test_targets_of_each_direction_have_rows_that_sum_to_1_and_no_gradient(seed, alpha):
+    S, K = draw(seed, 5, 5).requires_grad_(), draw(seed + 1, 5, 5).requires_grad_()
+    T, back = soft_target(K, alpha, 0.5), soft_target(K.T, alpha, 0.5)  # K is not symmetric, so neither is the other's
+    torch.testing.assert_close(T.sum(1), torch.ones(5, dtype=T.dtype))
+    loss = contrastive_loss(S, T, target_columns=back.T, symmetric=True)
+    directions = -0.5 * ((T * S.log_softmax(1)).sum(1).mean() + (back * S.T.log_softmax(1)).sum(1).mean())
+    assert loss.item() == pytest.approx(directions.item(), rel=1e-12)
+    loss.backward()
+    assert S.grad is not None and K.grad is None
+    # and given with a gradient of its own, a target still gets none
+    own = K.detach().softmax(1).requires_grad_()
+    contrastive_loss(S, own, symmetric=True).backward()
+    assert own.grad is None
+
+
+def test_concepts_that_all_differ_are_hard_targets_and_that_all_agree_are_smoothed_ones():
+    every = torch.arange(4)
+    assert torch.equal(soft_target(label_target(every, every).log(), 0.7), one_hot_target(4))
+    same = soft_target(label_target(0 * every, 0 * every).log(), 0.7)
+    torch.testing.assert_close(same, 0.3 * torch.eye(4) + 0.7 / 4)
+
+
+@settings(deadline=None)
+@given(SEEDS)
+def test_pairs_in_another_order_have_the_same_loss(seed):
+    S, T, order = draw(seed, 5, 5), draw(seed + 1, 5, 5).softmax(1), torch.tensor([3, 0, 4, 1, 2])
+    loss = contrastive_loss(S, T, symmetric=True).item()
+    assert contrastive_loss(S[order][:, order], T[order][:, order], symmetric=True).item() == pytest.approx(loss)
+
+
+def test_late_interaction_in_both_directions_and_its_loss():
+    videos = torch.tensor([[[1.0, 0, 0], [0, 1, 0]], [[0, 0, 1], [1, 1, 0]]])
+    texts = torch.tensor([[[1.0, 0, 0], [0, 2, 0], [9, 9, 9]], [[0, 0, 3], [1, 0, 1], [1, 1, 0]]])
+    real = torch.tensor([[True, True, False], [True] * 3])
+    videos, texts = F.normalize(videos, dim=-1), F.normalize(texts, dim=-1)
+    Z1 = late_interaction_scores(videos, texts, None, real, temperature=0.07)
+    Z2 = late_interaction_scores(texts, videos, real, None, temperature=0.07).T
+    torch.testing.assert_close(Z1, torch.tensor([[0.999999, 0.707071], [0.353553, 0.997604]]), atol=2e-6, rtol=0)
+    torch.testing.assert_close(Z2, torch.tensor([[0.999999, 0.471395], [0.707078, 0.898963]]), atol=2e-6, rtol=0)
+    loss = sum(contrastive_loss(10 * Z, one_hot_target(2), symmetric=True).item() for Z in (Z1, Z2)) / 2
+    assert loss == pytest.approx(0.039545, abs=1e-6)
+
+
+def test_equal_texts_that_are_no_candidates_are_nobodys_negatives():
+    S, texts = draw(4, 3, 3), torch.tensor([0, 1, 0])
+    candidates = (texts[:, None] != texts) | torch.eye(3, dtype=torch.bool)
+    rows = contrastive_loss(S, one_hot_target(3), candidates=candidates, reduction="none")
+    assert rows[0].item() == pytest.approx(F.cross_entropy(S[:1, :2], torch.tensor([0])).item())
+    assert rows[1].item() == pytest.approx(F.cross_entropy(S[1:2], torch.tensor([1])).item())
+
+
+@settings(deadline=None)
+@given(SEEDS, st.integers(1, 9), st.booleans(), st.booleans(), st.sampled_from(["mean", "sum", "none"]))
+def test_chunks_change_neither_loss_nor_gradients(seed, chunk, symmetric, lazy, reduction):
+    """Float64: 1e-12 of losses and gradients of about 1, whatever the target, with masks and rows without positives."""
+    n, m = 7, 7 if reduction == "none" else 5
+    u, v, log_tau = draw(seed, n, 3), draw(seed + 1, m, 3), torch.tensor(-1.0, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    target = draw(seed + 2, n, m).clamp(min=0.0)  # about half of the pairs, of any weight
+    back = draw(seed + 3, n, m).exp()
+    candidates = torch.rand(n, m, generator=generator) < 0.8
+    target[0], candidates[1] = 0.0, False  # two anchors to skip
+    target[2, 2] = back[2, 2] = 1.0
+    candidates[2, 2] = True
+    found = []
+    for at_once in (None, chunk):
+        leaves = [x.clone().requires_grad_() for x in (u, v, log_tau)]
+        a, b, scale = leaves
+        given = [a @ b.T / scale.exp(), target, candidates, back]
+        if lazy and at_once:
+            given = [LazyMatrix((n, m), lambda i, j, M=M: M[i, j]) for M in given]
+            given[0] = LazyMatrix((n, m), lambda i, j, a=a, b=b, scale=scale: a[i] @ b[j].T / scale.exp())
+        loss = contrastive_loss(
+            given[0], given[1], candidates=given[2], target_columns=given[3], symmetric=symmetric,
+            reduction=reduction, missing="skip", chunk=at_once,
+        )  # fmt: skip
+        found.append([loss, *torch.autograd.grad((loss * torch.arange(1, loss.numel() + 1)).sum(), leaves)])
+    for whole, chunked in zip(*found):
+        torch.testing.assert_close(chunked, whole, rtol=1e-12, atol=1e-12)
+
+
+def test_chunks_in_float32_give_gradients_to_a_millionth_of_the_largest():
+    u, v = (F.normalize(draw(seed, 300, 16).float(), dim=1).requires_grad_() for seed in (0, 1))
+    every = torch.arange(300)
+    S = LazyMatrix((300, 300), lambda i, j: u[i] @ v[j].T / 0.05)
+    T = LazyMatrix((300, 300), lambda i, j: every[i, None] == every[j])
+    found = []
+    for chunk in (None, 64):
+        loss = contrastive_loss(S, T, symmetric=True, chunk=chunk)
+        found.append((loss, *torch.autograd.grad(loss, (u, v))))
+    for whole, chunked in zip(*found):
+        assert (whole - chunked).abs().max() <= 1e-6 * whole.abs().max()
+
+
+def test_a_lazy_loss_keeps_next_to_nothing_and_never_more_than_a_chunk():
+    n, asked, kept = 200, [], []
+    u = draw(0, n, 4).requires_grad_()
+
+    def block(i, j):
+        found = u[i] @ u[j].T
+        asked.append(found.numel())
+        return found
+
+    every = torch.arange(n)
+    T = LazyMatrix((n, n), lambda i, j: every[i, None] == every[j])
+    for chunk in (None, 20):
+        asked.clear(), kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+            loss = contrastive_loss(LazyMatrix((n, n), block), T, symmetric=True, chunk=chunk)
+        loss.backward()
+        if chunk:
+            assert max(asked) == chunk * n and sum(kept) < n * n / 4
+        else:
+            assert sum(kept) >= 2 * n * n  # a log-softmax for each direction
+
+
+def test_a_lazy_matrix_as_a_whole_keeps_what_scorers_return_alone():
+    a, b = draw(0, 9, 5, 4).requires_grad_(), draw(1, 8, 6, 4)
+    S = LazyMatrix((9, 8), lambda i, j: late_interaction_scores(a[i], b[j], temperature=0.3))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        scores = S.whole(2)
+    direct = late_interaction_scores(a, b, temperature=0.3)
+    torch.testing.assert_close(scores, direct, rtol=1e-12, atol=1e-12)
+    weight = draw(2, 9, 8)
+    chunked, whole = (torch.autograd.grad((s * weight).sum(), a)[0] for s in (scores, direct))
+    torch.testing.assert_close(chunked, whole, rtol=1e-12, atol=1e-12)
+    assert sum(kept) < 9 * 8 * 5 * 6  # the attention between the tokens
 
 
 @settings(deadline=None)
@@ -179,6 +318,9 @@ def test_pairwise_scores_take_any_function():
         (lambda: contrastive_loss(torch.zeros(2, 2), -torch.eye(2)), "at least 0"),
         (lambda: contrastive_loss(torch.zeros(2, 2), torch.zeros(2, 2), missing="skip"), "no anchor"),
         (lambda: contrastive_loss(torch.zeros(2, 2), torch.eye(2), reduction="median"), "reduction"),
+        (lambda: contrastive_loss(torch.zeros(2, 2), torch.eye(2), chunk=0), "chunk"),
+        (lambda: contrastive_loss(torch.zeros(3, 3), torch.eye(3).tril(-1), chunk=1), "anchor 0 has no positive"),
+        (lambda: contrastive_loss(torch.zeros(3, 3), -torch.eye(3), chunk=2), "at least 0"),
         (lambda: contrastive_loss(torch.zeros(2, 3), torch.ones(2, 3), reduction="none", symmetric=True), "square"),
         (lambda: supcon(FEATURES, LABELS, 0.0), "above 0"),
         (lambda: supcon(FEATURES, LABELS[:2]), "wanted"),

@@ -40,6 +40,19 @@ def test_nt_xent_of_two_pairs_by_hand():
     assert nt_xent(z[[2, 3, 0, 1]], 0.1).item() == pytest.approx(nt_xent(z, 0.1).item())
 
 
+def test_nt_xent_of_many_pairs_is_taken_in_chunks_that_change_nothing(monkeypatch):
+    z, memory = (F.normalize(torch.randn(k, 4, dtype=torch.float64), dim=1) for k in (10, 5))
+    found = []
+    for at_once in (1024, 3):
+        monkeypatch.setattr("anytask.pretrain.simclrv2._AT_ONCE", at_once)
+        for given in ((), (z, memory)):
+            own = z.clone().requires_grad_()
+            loss = nt_xent(own, 0.5, *given)
+            found.append((loss, torch.autograd.grad(loss, own)[0]))
+    for whole, chunked in zip(found[:2], found[2:]):
+        torch.testing.assert_close(chunked, whole, rtol=1e-12, atol=1e-12)
+
+
 def test_nt_xent_with_a_memory_counts_it_among_the_negatives():
     z = F.normalize(torch.randn(6, 4, generator=generator()), dim=1)
     assert nt_xent(z, 0.5, z, torch.zeros(0, 4)).item() == pytest.approx(nt_xent(z, 0.5).item())

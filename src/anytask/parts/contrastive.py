@@ -2,7 +2,8 @@
 
 A contrastive method is a choice of three things: how two sides are compared (a *scorer* makes the similarity matrix),
 which pairs belong together (a *target* matrix), and who may compete (a mask). :func:`contrastive_loss` takes the three;
-:func:`supcon` and :func:`info_nce` are the two choices with names of their own.
+:func:`supcon` and :func:`info_nce` are the two choices with names of their own. Each of the three may be a
+:class:`LazyMatrix`, of which no more than a chunk of rows is ever held.
 
 References
 ----------
@@ -14,24 +15,66 @@ Khattab, Zaharia, 2020, "ColBERT", arXiv:2004.12832 (MaxSim).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 Reduction = Literal["mean", "sum", "none"]
 
 
+@dataclass(frozen=True)
+class LazyMatrix:
+    """Matrix of which rows are computed when they are asked for.
+
+    Parameters
+    ----------
+    shape : (n, m)
+    block : callable
+        Maps a slice of the rows and a slice of the columns to that block, a Tensor; called again in backward passes.
+
+    Examples
+    --------
+    >>> a, b = torch.eye(3), torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    >>> S = LazyMatrix((3, 2), lambda i, j: a[i] @ b[j].T)
+    >>> S[1:], S.T[:1]
+    (tensor([[2., 5.],
+            [3., 6.]]), tensor([[1., 2., 3.]]))
+    """
+
+    shape: tuple[int, int]
+    block: Callable[[slice, slice], Tensor]
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return self.block(rows, slice(None))
+
+    @property
+    def T(self) -> LazyMatrix:
+        """The transpose."""
+        return LazyMatrix((self.shape[1], self.shape[0]), lambda i, j: self.block(j, i).T)
+
+    def whole(self, chunk: int) -> Tensor:
+        """Return all of it, of which each ``chunk`` rows are computed again in the backward pass.
+
+        For scorers of which what they hold on the way is larger than their result, as late interaction's.
+        """
+        rows = _chunks(self.shape[0], chunk)
+        return torch.cat([cast(Tensor, checkpoint(self.__getitem__, i, use_reentrant=False)) for i in rows])
+
+
 def contrastive_loss(
-    similarity: Tensor,
-    target: Tensor,
+    similarity: Tensor | LazyMatrix,
+    target: Tensor | LazyMatrix,
     *,
-    candidates: Tensor | None = None,
-    target_columns: Tensor | None = None,
+    candidates: Tensor | LazyMatrix | None = None,
+    target_columns: Tensor | LazyMatrix | None = None,
     reduction: Reduction = "mean",
     symmetric: bool = False,
     missing: Literal["error", "skip"] = "error",
+    chunk: int | None = None,
 ) -> Tensor:
     """Cross-entropy between a target matrix and the row softmax of a similarity matrix.
 
@@ -41,13 +84,13 @@ def contrastive_loss(
 
     Parameters
     ----------
-    similarity : Tensor of shape (n, m)
+    similarity : Tensor or LazyMatrix of shape (n, m)
         Scores already divided by their temperature.
-    target : Tensor of shape (n, m)
+    target : Tensor or LazyMatrix of shape (n, m)
         Weights of at least 0: how much j is what i should be similar to. No gradient flows into it.
-    candidates : bool Tensor of shape (n, m), optional
+    candidates : bool Tensor or LazyMatrix of shape (n, m), optional
         Which entries take part in the softmaxes; all by default.
-    target_columns : Tensor of shape (n, m), optional
+    target_columns : Tensor or LazyMatrix of shape (n, m), optional
         Targets of the column direction, where they are other than ``target`` (columns are scaled to sum to 1).
     reduction : {"mean", "sum", "none"}, default "mean"
         Over the anchors that have a positive; ``"none"`` returns (n,) with 0 for the others.
@@ -55,6 +98,10 @@ def contrastive_loss(
         Average the loss over rows and the loss over columns.
     missing : {"error", "skip"}, default "error"
         What to do with anchors that have no positive among their candidates.
+    chunk : int, optional
+        Anchors at a time, of which all is forgotten but the losses, and computed again in the backward pass; all at
+        once by default. Losses and gradients are the same to rounding. With lazy matrices memory grows with
+        ``chunk (n + m)`` and no more with ``n m``.
 
     Returns
     -------
@@ -72,9 +119,18 @@ def contrastive_loss(
     >>> T = torch.tensor([[1, 1, 0], [0, 0, 1]])
     >>> round(contrastive_loss(S, T).item(), 6)
     0.657606
+
+    Thousands of pairs, of which 256 rows are held at a time:
+
+    >>> u, v = torch.eye(4), torch.eye(4)
+    >>> S, T = LazyMatrix((4, 4), lambda i, j: u[i] @ v[j].T / 0.1), LazyMatrix((4, 4), lambda i, j: torch.eye(4)[i, j])
+    >>> round(contrastive_loss(S, T, symmetric=True, chunk=256).item(), 6)  # log(1 + 3 exp(-10))
+    0.000136
     """
-    if similarity.ndim != 2:
+    if len(similarity.shape) != 2:
         raise ValueError(f"similarity must have shape (n, m), got {tuple(similarity.shape)}")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
     named = {"target": target, "candidates": candidates, "target_columns": target_columns}
     for name, matrix in named.items():
         if matrix is not None and matrix.shape != similarity.shape:
@@ -83,15 +139,39 @@ def contrastive_loss(
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
     if symmetric and reduction == "none" and similarity.shape[0] != similarity.shape[1]:
         raise ValueError("reduction='none' with symmetric=True needs a square similarity matrix")
-    rows = _row_loss(similarity, target, candidates, reduction, missing)
+    rows = _row_loss(similarity, target, candidates, reduction, missing, chunk)
     if not symmetric:
         return rows
     other = (target if target_columns is None else target_columns).T
-    columns = _row_loss(similarity.T, other, None if candidates is None else candidates.T, reduction, missing)
+    columns = _row_loss(similarity.T, other, None if candidates is None else candidates.T, reduction, missing, chunk)
     return 0.5 * (rows + columns)
 
 
-def _row_loss(S: Tensor, T: Tensor, candidates: Tensor | None, reduction: str, missing: str) -> Tensor:
+def _row_loss(
+    S: Tensor | LazyMatrix, T: Tensor | LazyMatrix, candidates: Tensor | LazyMatrix | None, reduction: str,
+    missing: str, chunk: int | None,
+) -> Tensor:  # fmt: skip
+    def some(i: slice) -> tuple[Tensor, Tensor]:
+        return _anchor_losses(S[i], T[i], None if candidates is None else candidates[i])
+
+    if chunk is None:
+        losses, anchors = some(slice(None))
+    else:
+        parts = [checkpoint(some, i, use_reentrant=False) for i in _chunks(S.shape[0], chunk)]
+        losses, anchors = map(torch.cat, zip(*cast(list[tuple[Tensor, Tensor]], parts)))
+    if missing == "error" and not bool(anchors.all()):
+        raise ValueError(f"anchor {int((~anchors).nonzero()[0])} has no positive among its candidates")
+    if not bool(anchors.any()):
+        raise ValueError("no anchor has a positive among its candidates")
+    if reduction == "mean":
+        return losses.mean()
+    if reduction == "sum":
+        return losses.sum()
+    return losses.new_zeros(len(anchors)).masked_scatter(anchors, losses)
+
+
+def _anchor_losses(S: Tensor, T: Tensor, candidates: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the losses of the rows that have a positive, and which these are (n,)."""
     T = T.detach().to(S.dtype)
     if bool((T < 0).any()):
         raise ValueError("targets must be at least 0")
@@ -100,19 +180,15 @@ def _row_loss(S: Tensor, T: Tensor, candidates: Tensor | None, reduction: str, m
         T = T.masked_fill(~candidates, 0.0)
     mass = T.sum(dim=1)  # (n,)
     anchors = mass > 0
-    if missing == "error" and not bool(anchors.all()):
-        raise ValueError(f"anchor {int((~anchors).nonzero()[0])} has no positive among its candidates")
-    if not bool(anchors.any()):
-        raise ValueError("no anchor has a positive among its candidates")
-    log_p = S[anchors].log_softmax(dim=1)
-    weights = T[anchors] / mass[anchors, None]
+    if not bool(anchors.all()):
+        S, T, mass = S[anchors], T[anchors], mass[anchors]
+    weights = T / mass[:, None]
     # A pair outside the target adds nothing, also where its log-probability is -inf.
-    losses = -(weights * log_p.masked_fill(weights == 0, 0.0)).sum(dim=1)
-    if reduction == "mean":
-        return losses.mean()
-    if reduction == "sum":
-        return losses.sum()
-    return S.new_zeros(len(S)).masked_scatter(anchors, losses)
+    return -(weights * S.log_softmax(dim=1).masked_fill(weights == 0, 0.0)).sum(dim=1), anchors
+
+
+def _chunks(n: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, n, size)]
 
 
 # -- targets ----------------------------------------------------------------------------------------------------------

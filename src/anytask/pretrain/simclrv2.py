@@ -48,13 +48,16 @@ from anytask.core.rng import derive, isolated
 from anytask.core.settings import Settings, choice, group, real, whole
 from anytask.core.training import train
 from anytask.models.build import backbone_field, build_body
-from anytask.parts.contrastive import contrastive_loss
+from anytask.parts.contrastive import LazyMatrix, contrastive_loss
 from anytask.parts.distillation import Snapshot, kl_distillation
 from anytask.pretrain.base import PretrainEstimator
 from anytask.pretrain.parts.lars import LARS, lars_groups
 from anytask.pretrain.parts.two_views import LabelledViews, TwoViews
 
 __all__ = ["SimCLRv2"]
+
+#: Rows of the loss that are held at a time, where there are more.
+_AT_ONCE = 1024
 
 
 class FineTuning(Settings):
@@ -562,13 +565,16 @@ def nt_xent(z: Tensor, temperature: float, keys: Tensor | None = None, memory: T
     >>> round(nt_xent(torch.eye(2).repeat(2, 1), 0.5).item(), 7)
     0.2395448
     """
-    n, others = len(z), z if keys is None else torch.cat([keys, cast(Tensor, memory)])
-    other = (torch.arange(n, device=z.device) + n // 2) % n
-    target = torch.zeros(n, len(others), device=z.device)
-    target[torch.arange(n), other] = 1
-    candidates = torch.ones_like(target, dtype=torch.bool)
-    candidates[torch.arange(n), torch.arange(n)] = False
-    return contrastive_loss(z @ others.T / temperature, target, candidates=candidates)
+    others = z if keys is None else torch.cat([keys, cast(Tensor, memory)])
+    own, column = torch.arange(len(z), device=z.device)[:, None], torch.arange(len(others), device=z.device)
+    positive = (own + len(z) // 2) % len(z)
+    shape = len(z), len(others)
+    return contrastive_loss(
+        LazyMatrix(shape, lambda i, j: z[i] @ others[j].T / temperature),
+        LazyMatrix(shape, lambda i, j: positive[i] == column[j]),
+        candidates=LazyMatrix(shape, lambda i, j: own[i] != column[j]),
+        chunk=_AT_ONCE if len(z) > _AT_ONCE else None,
+    )
 
 
 class _Batches:
