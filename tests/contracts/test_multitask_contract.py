@@ -1,8 +1,6 @@
 """Every estimator of the multi-task family, run through the family's protocol."""
 
 import copy
-import pickle
-import random
 import warnings
 
 import numpy as np
@@ -12,12 +10,17 @@ import torch
 from cases import cases
 from cases import everyone as each_of
 from hard import BAD_INPUTS, BAD_LABELS, SAME, SAME_LABELS, refused, same
-from sklearn.base import clone
+from protocol import (
+    bad_settings_are_refused_by_name,
+    copies_answer_alike,
+    progress_ends_at_one_and_an_interrupted_fit_leaves_the_model,
+    saved_models_answer_alike,
+    the_seed_settles_everything,
+)
 from sklearn.exceptions import NotFittedError
 from transformers import ViTConfig, ViTForImageClassification
 
 from anytask.core.checks import NotFinite
-from anytask.core.settings import settings_of
 from anytask.multitask import MultiTaskEstimator
 
 RNG = np.random.default_rng(0)
@@ -62,6 +65,10 @@ def make(name, **params):
     case = CASES[name]
     params = {**case.params, **params}
     return case.cls.from_preset("small", **params) if "small" in case.cls.PRESETS else case.cls(**params)
+
+
+def answer(model):
+    return model.predict(X)
 
 
 def several(name):
@@ -330,43 +337,24 @@ def test_unfitted_use_and_other_shapes(name, tmp_path):
 def test_save_and_load_give_the_same_answers(name, tmp_path):
     labels = np.array(["no", "yes"])[LABELS]
     for place, (y, task) in enumerate([(Y, TASK), (labels, np.array(["a", "b", "c"])[TASK]), (several(name), None)]):
-        model = make(name).fit(X, y, task)
-        model.save(tmp_path / str(place))
-        loaded = type(model).load(tmp_path / str(place), device="cpu")
-        assert np.array_equal(loaded.predict(X), model.predict(X))
+        model, folder = make(name).fit(X, y, task), tmp_path / str(place)
+        saved_models_answer_alike(model, answer, folder)
+        loaded = type(model).load(folder, device="cpu")
         assert loaded.tasks_.tolist() == model.tasks_.tolist() and loaded.kinds_ == model.kinds_
 
 
 @everyone
-def test_copies_and_pickles_answer_alike(name):
-    model = make(name).fit(X, Y, TASK)
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert np.array_equal(twin.predict(X), model.predict(X))
-
-
-@everyone
-def test_the_seed_settles_everything_and_global_generators_are_left_alone(name):
-    torch.manual_seed(1), np.random.seed(1), random.seed(1)  # noqa: NPY002
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
-    a, b = (make(name).fit(X, Y, TASK).predict(X) for _ in range(2))
-    assert np.array_equal(a, b)
-    assert torch.equal(before[0], torch.get_rng_state()) and before[2] == random.getstate()
-    assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+def test_copies_and_seeds(name):
+    copies_answer_alike(make(name).fit(X, Y, TASK), answer)
+    the_seed_settles_everything(lambda: answer(make(name).fit(X, Y, TASK)))
 
 
 @everyone
 def test_progress_ends_at_one_and_a_failure_half_way_leaves_the_model(name):
-    told = []
-    model = make(name).fit(X, Y, TASK, progress=told.append)
-    assert told == sorted(told) and told[-1] == pytest.approx(1)
-    before = model.predict(X)
-
-    def interrupt(share):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(X, -Y, TASK, progress=interrupt)
-    assert np.array_equal(model.predict(X), before)
+    model = make(name)
+    progress_ends_at_one_and_an_interrupted_fit_leaves_the_model(
+        lambda progress: model.fit(X, Y, TASK, progress=progress), answer
+    )
 
 
 @everyone
@@ -378,16 +366,7 @@ def test_training_that_diverges_is_refused(name):
 
 @everyone
 def test_every_bad_setting_is_refused_by_name(name):
-    model, cls = make(name), CASES[name].cls
-    before = str(model.get_params())
-    for setting in settings_of(cls):
-        if setting.wanted:
-            path = setting.name.split(".")
-            with pytest.raises(ValueError, match=f"{path[-1]} must be"):
-                model.set_params(**{"__".join(path): object()})
-    assert str(model.get_params()) == before
-    assert str(clone(model).get_params()) == before and not hasattr(clone(model), "tasks_")
-    assert all(setting.help for setting in settings_of(cls))
+    bad_settings_are_refused_by_name(make(name))
 
 
 @everyone
