@@ -235,7 +235,9 @@ def test_a_network_is_learned_on_or_refused_in_words_that_say_what_does_not_fit(
 @everyone
 def test_the_seed_settles_everything(name):
     x, _ = chunk(0, seed=9)
-    a, b = (ask(feed(make(name)), x) for _ in range(2))
+    a = ask(feed(make(name)), x)
+    with torch.no_grad():
+        b = ask(feed(make(name)), x)
     assert np.array_equal(a, b)
 
 

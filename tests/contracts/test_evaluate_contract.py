@@ -273,7 +273,9 @@ def test_what_is_chosen_of_a_result_is_checked(tmp_path):
 
 @pytest.mark.parametrize("cls", [PlainMLP, AugmentedMLP, C4AveragedMLP])
 def test_the_seed_settles_everything(cls):
-    one, two, other = (made(cls).set_params(seed=seed).fit(X, Y, GROUP).predict_proba(X) for seed in (3, 3, 4))
+    one, other = (made(cls).set_params(seed=seed).fit(X, Y, GROUP).predict_proba(X) for seed in (3, 4))
+    with torch.no_grad():
+        two = made(cls).set_params(seed=3).fit(X, Y, GROUP).predict_proba(X)
     np.testing.assert_array_equal(one, two)
     assert not np.array_equal(one, other)
 

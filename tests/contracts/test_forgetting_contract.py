@@ -7,6 +7,7 @@ import pytest
 import torch
 from cases import cases, everyone, speaks
 from hard import BAD_INPUTS, refused
+from protocol import the_seed_settles_everything
 from torch import nn
 
 from anytask.core.settings import Settings
@@ -55,6 +56,12 @@ def test_the_given_model_stays_and_another_comes_back_without_gradients(name):
 @pytest.mark.parametrize("name", [name for name in CASES if name != "Untouched"])
 def test_single_rows_are_learned_from(name, n, params):
     assert moved(forgotten(name, n=n, **params), forgotten(name, n=n, **params, seed=3, epochs=1))
+
+
+@everyone
+def test_the_seed_settles_everything(name):
+    model = classifier()
+    the_seed_settles_everything(lambda: forgotten(name, model)(X).detach())
 
 
 @everyone

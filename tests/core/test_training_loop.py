@@ -90,3 +90,12 @@ def test_data_that_end_end_the_training():
         progress=shares.append,
     )  # fmt: skip
     assert len(curve) == 2 and shares[-1] == 1.0 and not net.training
+
+
+def test_gradients_that_a_caller_switched_off_flow_in_training_and_inference_mode_is_refused():
+    net, sgd = line()
+    with torch.no_grad():
+        train(net, lambda step: X, lambda x: (net(x) - 1).square().sum(), steps=1, optimizer=sgd)
+        assert net.weight.item() == pytest.approx(0.6) and not torch.is_grad_enabled()
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
+        train(net, lambda step: X, lambda x: (net(x) - 1).square().sum(), steps=1, optimizer=sgd)

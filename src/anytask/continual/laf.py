@@ -37,7 +37,7 @@ from anytask.core.estimator import Tool
 from anytask.core.progress import Progress, heard, portion
 from anytask.core.rng import derive, isolated
 from anytask.core.settings import Settings, choice, flag, group, real, text, whole
-from anytask.core.training import train
+from anytask.core.training import gradients, train
 from anytask.models.build import MLP
 from anytask.parts.distillation import Snapshot
 from anytask.parts.vae import ConditionalVAE, diagonal_gaussian_kl
@@ -138,6 +138,7 @@ class LAF(Tool):
         if not self.lr_forget and not self.lr_align:
             raise ValueError("lr_forget and lr_align are both 0: then nothing is forgotten")
 
+    @gradients()
     def forget(
         self,
         model: nn.Module,
@@ -188,6 +189,7 @@ class LAF(Tool):
         g.zero_grad()
         return g.model.train(model.training)
 
+    @gradients()
     def repair(self, model: nn.Module, X: ArrayLike | Tensor, y: ArrayLike | Tensor) -> nn.Module:
         """Return a copy whose classifier, and nothing else, has made one pass over labelled remaining inputs (LAF+R).
 

@@ -24,6 +24,7 @@ from anytask.core.persistence import DAMAGED, load_tree, save_tree
 from anytask.core.rng import derive, isolated
 from anytask.core.rollback import rollback
 from anytask.core.settings import Settings, free, merged, whole
+from anytask.core.training import gradients
 
 
 class Preset(Settings):
@@ -220,7 +221,8 @@ class Fitted(Preset):
         for name in self._fitted():
             delattr(self, name)
         try:
-            yield
+            with gradients():
+                yield
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -230,7 +232,7 @@ class Fitted(Preset):
     def _update(self) -> Iterator[None]:
         """Change the fitted state in place inside the block, and put it back if the block fails."""
         self._check_settings()
-        with rollback(self, skip=frozenset(self._param_names())):
+        with rollback(self, skip=frozenset(self._param_names())), gradients():
             yield
 
 

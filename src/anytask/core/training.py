@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +13,30 @@ from anytask.core.checks import require_finite, require_finite_weights
 from anytask.core.progress import Progress, heard
 
 
+@contextmanager
+def gradients() -> Iterator[None]:
+    """Record gradients inside the block, or the decorated function, also inside a caller's ``torch.no_grad()``.
+
+    Raises
+    ------
+    RuntimeError
+        Inside ``torch.inference_mode()``, whose tensors can never be learned from.
+
+    Examples
+    --------
+    >>> w = torch.ones(2, requires_grad=True)
+    >>> with torch.no_grad(), gradients():
+    ...     (w * w).sum().backward()
+    >>> w.grad
+    tensor([2., 2.])
+    """
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("nothing can be learned inside torch.inference_mode(): leave it, or take torch.no_grad()")
+    with torch.enable_grad():
+        yield
+
+
+@gradients()
 def train(
     net: nn.Module,
     draw: Callable[[int], Any],

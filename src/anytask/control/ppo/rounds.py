@@ -17,6 +17,7 @@ from anytask.control.parts.counter_rng import CounterRandom
 from anytask.control.parts.policy_gradient import gae, minibatches, ppo_loss, value_loss, weighted_mean
 from anytask.control.ppo.network import ActorCritic, Memory, bounded
 from anytask.core.checks import require_finite
+from anytask.core.training import gradients
 
 
 @dataclass
@@ -220,6 +221,7 @@ def loss_terms(net: ActorCritic, batch: Batch, settings: Any) -> tuple[Tensor, T
     return loss, torch.stack([term.detach() for term in terms])
 
 
+@gradients()
 def update(
     net: ActorCritic,
     weights: nn.Parameter,

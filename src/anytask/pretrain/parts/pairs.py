@@ -232,7 +232,7 @@ class PairEncoder(Estimator):
             self._note(graphs)
             with isolated(derive(self.seed, "init")):
                 self._build()
-            with isolated(derive(self.seed, "train")), torch.enable_grad():
+            with isolated(derive(self.seed, "train")):
                 self._train(graphs, told)
             told(1.0)
             self._keep_shape()
