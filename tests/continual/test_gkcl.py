@@ -266,7 +266,7 @@ def test_in_front_of_a_frozen_backbone_everything_lives_in_its_features(tmp_path
     weights = [p.clone() for p in frozen.state_dict().values()]
     model = trained(2, frozen=frozen)
     assert model.vae_.input_shape == (7,)
-    assert all(torch.equal(a, b) for a, b in zip(weights, model._frozen.module.state_dict().values(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.frozen_.module.state_dict().values(), strict=True))
     X, _ = blobs((0, 1))
     model.save(tmp_path)
     with pytest.raises(ValueError, match="frozen"):

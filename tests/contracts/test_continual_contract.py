@@ -232,6 +232,32 @@ def test_a_network_is_learned_on_or_refused_in_words_that_say_what_does_not_fit(
             assert re.search(UNFIT, said)
 
 
+#: What takes a network of a user's: not those that want an encoder of transformers or a network of images.
+GIVEN = [
+    (name, path)
+    for name in CASES
+    for path in make(name).get_params()
+    if (path == "backbone" or (name, path) == ("GKCL", "frozen")) and name not in ("CLR", "MultiLane")
+]
+
+
+@pytest.mark.parametrize(("name", "path"), GIVEN)
+def test_a_network_that_is_passed_again_gets_the_weights_that_were_saved(name, path, tmp_path):
+    def network(scale):
+        def made(input_shape, n_outputs):
+            layer = nn.Linear(4, n_outputs or 5)
+            nn.init.uniform_(layer.weight, 0, scale)
+            return nn.Sequential(layer, nn.BatchNorm1d(n_outputs or 5), nn.Sigmoid())
+
+        return made
+
+    model = feed(make(name, **{path: network(1)}))
+    model.save(tmp_path)
+    loaded = type(model).load(tmp_path, **{path: network(2)})
+    x, _ = chunk(0, seed=9)
+    assert np.array_equal(ask(loaded, x), ask(model, x))
+
+
 @everyone
 def test_the_seed_settles_everything(name):
     x, _ = chunk(0, seed=9)

@@ -156,10 +156,10 @@ class GKCL(ContinualClassifier):
 
     def _build(self) -> None:
         s, shape = self.generator, self.input_shape_
-        self._frozen: Snapshot | None = None
+        self.frozen_: Snapshot | None = None
         if self.frozen is not None:
-            self._frozen = Snapshot(_headless(self.frozen, shape, derive(self.seed, "frozen")).to(self._device))
-            shape = tuple(self._frozen(torch.zeros(2, *shape, device=self._device)).shape[1:])
+            self.frozen_ = Snapshot(_headless(self.frozen, shape, derive(self.seed, "frozen")).to(self._device))
+            shape = tuple(self.frozen_(torch.zeros(2, *shape, device=self._device)).shape[1:])
         seed = derive(self.seed, "trunk")
         trunk = build_backbone(self.backbone, shape, self.trunk_dim, seed=seed, hidden=self.hidden)
         decoder = {"mlp": None, "conv": ConvDecoder}[s.decoder] if isinstance(s.decoder, str) else s.decoder
@@ -390,7 +390,7 @@ class GKCL(ContinualClassifier):
         return others[name]
 
     def _features(self, X: Tensor) -> Tensor:
-        return X if self._frozen is None else require_finite(self._frozen(X), "the output of the frozen extractor")
+        return X if self.frozen_ is None else require_finite(self.frozen_(X), "the output of the frozen extractor")
 
     def _check_likelihood(self, x: Tensor) -> None:
         inside = bool((x >= 0).all()) and bool((x <= 1).all())
@@ -409,7 +409,7 @@ class GKCL(ContinualClassifier):
         self._check_fitted()
         trunk = parameter_count(self.scalars_, self.vae_.trunk, self.frequencies_)
         generator = parameter_count(self.vae_) - parameter_count(self.vae_.trunk) if self.generative else 0
-        old, frozen = (0 if m is None else parameter_count(m) for m in (self.old_, self._frozen))
+        old, frozen = (0 if m is None else parameter_count(m) for m in (self.old_, self.frozen_))
         omega, phase = self.frequencies_.omega.numel(), self.frequencies_.phase.numel()
         random = {"rff": omega + phase, "vrff": phase}.get(self.kernel.name, 0)
         samples = [x for kept in self.stored_.values() for x in kept.values()]
