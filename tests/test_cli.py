@@ -188,7 +188,7 @@ BAD = {
         "'body'",
     ),
     "unknown system": (["compare", "task-stream", "--data", "mine.csv", "--systems", "tmae"], "'tame'"),
-    "planned system": (["compare", "task-stream", "--data", "mine.csv", "--systems", "sade"], "planned"),
+    "planned system": (["compare", "task-stream", "--data", "mine.csv", "--systems", "self-guide"], "planned"),
     "system of another problem": (["compare", "task-stream", "--data", "mine.csv", "--systems", "gpt3"], "gpt3"),
     "identity withheld": (
         ["compare", "task-stream", "--data", "mine.csv", "--systems", "gkcl", "--identity", "none"],

@@ -121,6 +121,23 @@ def test_saved_models_copies_and_seeds(name, make, tmp_path, trained):
     the_seed_settles_everything(lambda: answer(make(name).fit(X, Y)))
 
 
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if hasattr(case.cls, "adapt")])
+def test_who_adapts_takes_inputs_without_labels_and_keeps_what_it_learned(name, make, tmp_path):
+    model = make(name)
+    with pytest.raises(NotFittedError, match=type(model).__name__):
+        model.adapt(X)
+    model.fit(X, Y)
+    network = copy.deepcopy(model.net_.state_dict())
+    assert model.adapt(X[:9]) is model and same(model.net_.state_dict(), network)
+    saved_models_answer_alike(model, lambda m: m.predict_proba(X), tmp_path)
+    before = copy.deepcopy(model._state())
+    refused(model.adapt, X, BAD_INPUTS)
+    with pytest.raises(ValueError, match=r"shape|features"):
+        model.adapt(X[:, :, :3])
+    assert same(model._state(), before)
+    assert np.isfinite(model.adapt(X[:1]).predict_proba(X)).all()
+
+
 @everyone
 def test_progress_ends_at_one_and_a_failure_half_way_leaves_the_model(name, make):
     model = make(name)
@@ -131,7 +148,7 @@ def test_progress_ends_at_one_and_a_failure_half_way_leaves_the_model(name, make
 
 @everyone
 def test_training_that_diverges_is_refused(name, make):
-    if not hasattr(make(name), "lr"):
+    if not {"lr", "steps"} <= set(make(name).get_params()):
         return
     with pytest.raises(NotFinite, match=r"loss|weight|after"):
         make(name, lr=1e30, steps=40).fit(X * 1e4, Y)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +17,7 @@ from anytask.core.settings import choice, real, whole
 from anytask.multitask.base import Cells, MultiTaskEstimator
 from anytask.multitask.parts.trees import Binned, Grower, empty_forest, summed
 from anytask.multitask.shared_trunk import SharedTrunk, Trunk
+from anytask.parts.boosting import booster, lightgbm
 
 __all__ = ["BoostingPerTask", "LinearPerTask", "NetworkPerTask"]
 
@@ -166,7 +166,7 @@ class LightGBMTasks(MultiTaskEstimator):
     min_samples_leaf: int = whole(20, "least rows in a leaf")
 
     def _check_settings(self) -> None:
-        _lightgbm()
+        lightgbm()
 
     @property
     def alike(self) -> bool:  # type: ignore[override]
@@ -174,7 +174,7 @@ class LightGBMTasks(MultiTaskEstimator):
         return self.how == "feature"
 
     def _train(self, cells: Cells, progress: Progress) -> None:
-        lightgbm = _lightgbm()
+        package = lightgbm()
         X, row, task, y = cells.arrays()
         groups = [np.ones(len(y), bool)] if self.alike else [task == code for code in range(len(self.tasks_))]
         self.models_: list[str] = []
@@ -188,28 +188,14 @@ class LightGBMTasks(MultiTaskEstimator):
             }  # fmt: skip
             inputs = np.column_stack([X[row[own]], task[own]]) if self.alike else X[row[own]]
             categories = [X.shape[1]] if self.alike else "auto"
-            data = lightgbm.Dataset(inputs, y[own], categorical_feature=categories)
-            self.models_.append(lightgbm.train(params, data, self.rounds).model_to_string())
+            data = package.Dataset(inputs, y[own], categorical_feature=categories)
+            self.models_.append(package.train(params, data, self.rounds).model_to_string())
             progress((code + 1) / len(groups))
 
     def _outputs(self, X: Tensor, codes: list[int]) -> list[Tensor]:
         x, found = X.flatten(1).cpu().numpy(), []
         for code in codes:
             inputs = np.column_stack([x, np.full(len(x), code)]) if self.alike else x
-            booster = _booster(self.models_[0 if self.alike else code])
-            scores = booster.predict(inputs, raw_score=True, num_threads=1)
+            scores = booster(self.models_[0 if self.alike else code]).predict(inputs, raw_score=True, num_threads=1)
             found.append(torch.from_numpy(scores if scores.ndim == 2 else scores[:, None]))
         return found
-
-
-@lru_cache(maxsize=128)
-def _booster(text: str) -> Any:
-    return _lightgbm().Booster(model_str=text)
-
-
-def _lightgbm() -> Any:
-    try:
-        import lightgbm
-    except ImportError as error:
-        raise ImportError("LightGBM is missing: pip install 'anytask[multitask]'") from error
-    return lightgbm
