@@ -90,7 +90,7 @@ def read_folder(path: Path, image_size: int | str | Sequence[int] | None) -> Par
             raise BadData(f"{label}: no image in this class folder (wanted: {', '.join(SUFFIXES)})")
         found += [(file, label.name, domain.name) for file in files]
     paths, y, tasks = zip(*found)
-    images, digest, said = _checked(paths, size)
+    images, digest, said = checked_images(paths, size)
     notes = []
     left_out = sum(1 for file in path.rglob("*") if file.is_file() and not _hidden(file)) - len(paths)
     if left_out:
@@ -115,11 +115,11 @@ def read_listed(path: Path, image_size: int | str | Sequence[int] | None) -> Par
     names = [str(name) for name in frame.columns]
     columns = [as_labels(from_texts(frame[name].to_numpy(object)), str(table), name, locate) for name in names]
     Y = as_matrix(columns, names, str(table), locate)
-    images, digest, notes = _checked(files, parse_size(image_size))
+    images, digest, notes = checked_images(files, parse_size(image_size))
     return Parts(images, Y, None, None, "images", LABEL_FILE, notes, digest=digest, label_names=np.array(names))
 
 
-def _checked(paths: Sequence[Path], size: tuple[int, int] | None) -> tuple[ImageFiles, bytes, list[str]]:
+def checked_images(paths: Sequence[Path], size: tuple[int, int] | None) -> tuple[ImageFiles, bytes, list[str]]:
     """Look at all images once; return them with the hash of their content, and what was done to them."""
     seen = _Survey()
     for file in paths:

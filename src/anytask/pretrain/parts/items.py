@@ -14,6 +14,7 @@ from torch import Tensor
 
 from anytask.core.checks import check_inputs
 from anytask.core.errors import shown
+from anytask.datasets.pairs import alike
 from anytask.lm.protocol import check_texts
 from anytask.pretrain.parts.bags import Bags, read_bags
 
@@ -29,11 +30,6 @@ def words(text: str) -> list[str]:
     ['c', '+', '+', 'developer']
     """
     return _WORD.findall(text.casefold())
-
-
-def plain(text: str) -> str:
-    """Return what is equal for texts that say the same: without case, and with single spaces."""
-    return " ".join(text.casefold().split())
 
 
 @dataclass(frozen=True)
@@ -59,12 +55,17 @@ class Items:
             return [self.values[row] for row in rows.tolist()]
         return self.values[rows] if self.kind == "arrays" else self.values.padded(rows)
 
+    def only(self, rows: Tensor) -> Items:
+        """Return some of the items."""
+        if self.kind != "sequences":
+            return Items(self.kind, self.taken(rows))
+        sequences = self.values.tokens.split(self.values.lengths.tolist())
+        return Items(self.kind, Bags.of(sequences[row] for row in rows.tolist()))
+
     def alike(self) -> Tensor:
-        """Return for each item the first one that equals it, shape (n,); only texts are compared."""
-        if self.kind != "texts":
-            return torch.arange(len(self))
-        first: dict[str, int] = {}
-        return torch.tensor([first.setdefault(plain(text), row) for row, text in enumerate(self.values)])
+        """Return for each item the first one that equals it, shape (n,)."""
+        rows = self.values.tokens.split(self.values.lengths.tolist()) if self.kind == "sequences" else self.values
+        return torch.from_numpy(alike(rows))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -152,13 +153,13 @@ class Pairs:
 
 
 def paired(left: Items, right: Items) -> Pairs:
-    """Return pairs of aligned items, where equal texts are one item with all of their partners."""
+    """Return pairs of aligned items, where equal items are one with all of its partners."""
     if len(left) != len(right):
         raise ValueError(f"left has {len(left)} items and right {len(right)}: left[i] belongs with right[i]")
     sides, places = [], []
     for items in (left, right):
         kept, place = items.alike().unique(return_inverse=True)
-        sides.append(items if len(kept) == len(items) else Items(items.kind, items.taken(kept)))
+        sides.append(items if len(kept) == len(items) else items.only(kept))
         places.append(place)
     return Pairs(sides[0], sides[1], torch.stack(places, dim=1).unique(dim=0))
 

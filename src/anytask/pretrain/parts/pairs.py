@@ -1,6 +1,6 @@
 """The protocol of the encoders of pairs: two sides that belong together, retrieved from each other.
 
-``fit(left, right)`` reads aligned items; equal texts become one item with several partners. The walk of a batch:
+``fit(left, right)`` reads aligned items; equal ones become one item with several partners. The walk of a batch:
 edges are drawn -> their distinct items go through the towers of their sides, which give token vectors and masks ->
 a scorer makes a matrix of them -> the loss compares it with the matrix of all edges among these items. ``encode`` gives
 tokens that can be kept, and ``scores`` and ``rank`` take those or items.
@@ -121,8 +121,8 @@ class PairEncoder(Estimator):
         Parameters
         ----------
         left, right : sequence of str, array of shape (n, ...), or list of arrays of shape (n_i, d)
-            ``left[i]`` belongs with ``right[i]``. Texts that are equal but for case and spaces are one item, and all of
-            its partners are right.
+            ``left[i]`` belongs with ``right[i]``. Equal items (texts: equal but for case and spaces) are one, and all
+            of its partners are right.
         progress : callable, optional
             Told the finished share, in [0, 1].
 
