@@ -50,6 +50,11 @@ def first_observations(env_id):
 #: Problem -> (data, options, what the printed lines use by its name in them).
 CASES = {
     "task-stream": (table, {"n_tasks": 2, "epochs": 1}, {"X": lambda data: new_rows()}),
+    "paired-retrieval": (
+        lambda folder: (np.random.default_rng(0).normal(size=(24, 6)), [f"skill {i % 10}" for i in range(24)]),
+        {},
+        {"queries": lambda data: np.eye(6)[:2], "targets": lambda data: ["skill 8", "skill 3"]},
+    ),
     "frozen-features": (table, {"shots": 2, "draws": 1}, {"X": lambda data: new_rows()}),
     "few-labels": (table, {"per_class": 3, "max_test": 8, "unlabeled": 6}, {"X": lambda data: new_rows()}),
     "multi-task-training": (table, {"targets": "size", "task": "label"}, {"X": lambda data: new_colors()}),
