@@ -47,14 +47,37 @@ class WordTower(nn.Module):
         return e + torch.tanh(self.layer(e)), rows >= 0
 
 
+def hub_model(source: str | os.PathLike[str] | Mapping[str, str]) -> tuple[Any, Any, dict[str, str]]:
+    """Return a model of transformers, its tokenizer, and the files that make both again with random weights.
+
+    Parameters
+    ----------
+    source : str, path or mapping
+        A name or folder, "minilm" for the packaged MiniLM, or such files, whose weights are to be loaded.
+    """
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    if isinstance(source, Mapping):
+        with TemporaryDirectory() as folder:
+            for name, text in source.items():
+                Path(folder, Path(name).name).write_text(text, encoding="utf-8")
+            model = AutoModel.from_config(load_pretrained(AutoConfig, folder))
+            return model, load_pretrained(AutoTokenizer, folder), dict(source)
+    if str(source) == "minilm":
+        from anytask.lm.embeddings import packaged_model
+
+        source = packaged_model()
+    model, tokenizer = load_pretrained(AutoModel, source), load_pretrained(AutoTokenizer, source)
+    return model, tokenizer, pack_pretrained(model, tokenizer)["files"]
+
+
 class HubTower(nn.Module):
     """A text encoder of transformers, or of sentence-transformers: the hidden states of its last layer.
 
     Parameters
     ----------
     source : str, path or mapping
-        A name or folder, "minilm" for the packaged MiniLM; or the :attr:`files` of one, which is then made anew with
-        random weights, to be loaded.
+        See :func:`hub_model`.
     max_tokens : int
     width : int, optional
         Put a linear layer on the hidden states that brings them to this width.
@@ -64,25 +87,9 @@ class HubTower(nn.Module):
         self, source: str | os.PathLike[str] | Mapping[str, str], max_tokens: int, width: int | None = None
     ) -> None:
         super().__init__()
-        from transformers import AutoConfig, AutoModel, AutoTokenizer
-
         self.model: Any
         self.max_tokens = max_tokens
-        if isinstance(source, Mapping):
-            with TemporaryDirectory() as folder:
-                for name, text in source.items():
-                    Path(folder, Path(name).name).write_text(text, encoding="utf-8")
-                self.model = AutoModel.from_config(load_pretrained(AutoConfig, folder))
-                self.tokenizer = load_pretrained(AutoTokenizer, folder)
-            self.files = dict(source)
-        else:
-            if str(source) == "minilm":
-                from anytask.lm.embeddings import packaged_model
-
-                source = packaged_model()
-            self.model = load_pretrained(AutoModel, source)
-            self.tokenizer = load_pretrained(AutoTokenizer, source)
-            self.files = pack_pretrained(self.model, self.tokenizer)["files"]
+        self.model, self.tokenizer, self.files = hub_model(source)
         d = self.model.config.hidden_size
         self.out: nn.Module = nn.Identity() if width is None else nn.Linear(d, width)
 

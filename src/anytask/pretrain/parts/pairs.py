@@ -93,6 +93,8 @@ class PairEncoder(Estimator):
         Passes over the pairs; without any the towers stay as they were given.
     batch_size : int
         Pairs in a step; their items are each other's negatives.
+    max_grad_norm : float, optional
+        Norm to which gradients are clipped.
     seed, device
         See :class:`~anytask.core.estimator.Estimator`.
     """
@@ -111,6 +113,7 @@ class PairEncoder(Estimator):
     warmup: float = real(0.1, "share of the steps over which the rate rises", at_least=0, at_most=1)
     epochs: int = whole(50, "passes over the pairs; 0: towers as they were given", at_least=0)
     batch_size: int = whole(64, "pairs in a step", at_least=2)
+    max_grad_norm: float | None = real(None, "norm to which gradients are clipped; None: not", above=0, optional=True)
     precision: str = choice("float32", ("float32", "bfloat16"), "numbers of the towers in training")
 
     # -- what users call ------------------------------------------------------------------------------------------
@@ -220,9 +223,14 @@ class PairEncoder(Estimator):
     def _batches(self, graphs: dict[str, Pairs]) -> Iterator[PairBatch]:
         """Yield the batches of an epoch, of each graph in turn."""
         for pairs in graphs.values():
-            for chosen in torch.randperm(len(pairs.edges)).split(self.batch_size):
-                if len(chosen) > 1 or len(pairs.edges) == 1:
-                    yield PairBatch.of(pairs, pairs.edges[chosen])
+            edges = self._edges(pairs)
+            for chosen in torch.randperm(len(edges)).split(self.batch_size):
+                if len(chosen) > 1 or len(edges) == 1:
+                    yield PairBatch.of(pairs, edges[chosen])
+
+    def _edges(self, pairs: Pairs) -> Tensor:
+        """Return the edges (m, 2) of an epoch: by default all; as many each time."""
+        return pairs.edges
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -255,12 +263,11 @@ class PairEncoder(Estimator):
         self.net_ = self._network().to(self._device).eval()
 
     def _train(self, graphs: dict[str, Pairs], progress: Progress) -> None:
-        steps = self.epochs * sum(max(1, math.ceil(len(p.edges) / self.batch_size)) for p in graphs.values())
+        steps = self.epochs * sum(max(1, math.ceil(len(self._edges(p)) / self.batch_size)) for p in graphs.values())
         if not steps:
             return
         optimizer = self._optimizer()
-        warm = max(1, round(self.warmup * steps))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warm))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._rate(step, steps))
         batches = (batch for _ in range(self.epochs) for batch in self._batches(graphs))
 
         def loss(batch: PairBatch) -> Tensor:
@@ -269,11 +276,15 @@ class PairEncoder(Estimator):
 
         train(
             self.net_, lambda _step: next(batches), loss, steps=steps, optimizer=optimizer, schedule=schedule,
-            after_step=self._after_step(), progress=progress, stage="training",
+            max_grad_norm=self.max_grad_norm, after_step=self._after_step(), progress=progress, stage="training",
         )  # fmt: skip
 
     def _optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.net_.parameters(), self.lr, weight_decay=self.weight_decay)
+
+    def _rate(self, step: int, steps: int) -> float:
+        """Return the share of ``lr`` at a step, counted from 0: it rises over the warm-up, and stays."""
+        return min(1.0, (step + 1) / max(1, round(self.warmup * steps)))
 
     def _after_step(self) -> Callable[[int], object] | None:
         """Return what is called after each step, such as the clamp of a temperature."""
@@ -281,12 +292,18 @@ class PairEncoder(Estimator):
 
     def _score_batch(self, batch: PairBatch) -> Tensor:
         """Return the scores (n, m) of a batch, with their gradient."""
+        tokens = self._batch_tokens(batch)
+        with torch.autocast(self._device.type, enabled=False):
+            return self._score(*tokens)
+
+    def _batch_tokens(self, batch: PairBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return tokens of both sides and their masks, as :meth:`_score` takes them, with their gradient."""
         a, mask_a = self.net_(batch.pairs.left, batch.rows, "left")
         b, mask_b = self.net_(batch.pairs.right, batch.columns, "right")
         a, b = a.float(), b.float()
         # Vectors whose norm overflows would have a cosine of 0 with everything.
         require_finite(a.detach().square().sum() + b.detach().square().sum(), "the size of token vectors", "lower lr")
-        return self._score(a, b, mask_a, mask_b)
+        return a, b, mask_a, mask_b
 
     # -- inference ------------------------------------------------------------------------------------------------
 
