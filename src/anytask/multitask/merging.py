@@ -83,7 +83,7 @@ class Merged(Tool):
     def negate(self, pretrained: nn.Module, vectors: Any, X: Any, y: Any, *, control: Any) -> nn.Module:
         """Return the model that is worst on labelled rows, of those that keep the control task."""
         delta, (X, y) = self._delta(pretrained, vectors), _read(pretrained, X, y)
-        held = _read(pretrained, *control, name="control")
+        held = _read(pretrained, control[0], control[1], "control")
         floor = self.keep * _score(pretrained, delta, 0.0, *held)[0]
         kept = [-scale for scale in self._grid() if _score(pretrained, delta, -scale, *held)[0] >= floor]
         return _moved(pretrained, delta, min((_score(pretrained, delta, scale, X, y), scale) for scale in kept)[1])
