@@ -37,6 +37,7 @@ def test_batches_hold_each_bag_once_and_bags_of_like_length():
     bags = read_bags(ragged(5, 0, 1, 4, 2, 3))
     rows = [batch.tolist() for batch in bags.batches(2)]
     assert sorted(row for batch in rows for row in batch) == [0, 2, 3, 4, 5] and sorted(rows[0]) == [0, 3]
+    assert [len(batch) for batch in read_bags(ragged(100, 76, 75, 2, 2)).batches(9)] == [2, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -103,14 +103,21 @@ def test_named_degrees_are_never_negative():
 
 
 def test_layers_are_those_of_pytorch_geometric():
-    from torch_geometric.nn import GCNConv
+    from torch_geometric.nn import GCNConv, GINConv
 
     edges = torch.from_numpy(edges_of(GRAPH))
-    model = small(encoder="gcn").fit((edges, X))
-    theirs = GCNConv(3, 16, bias=False)
-    theirs.lin.weight = model.encoder_.layers[0].linear.weight
-    batch = read_graphs((edges, X))
-    torch.testing.assert_close(model.encoder_.layers[0](batch.x, batch.adjacency), theirs(batch.x, edges))
+    for kind in ("gcn", "gin"):
+        layer = small(encoder=kind).fit((edges, X)).encoder_.layers[0]
+        if kind == "gcn":
+            theirs = GCNConv(3, 16, bias=False)
+            theirs.lin.weight = layer.linear.weight
+        else:
+            theirs = GINConv(layer.nn)
+        x = torch.from_numpy(X).requires_grad_()
+        ours, other = layer(x, read_graphs((edges, X))), theirs(x, edges)
+        torch.testing.assert_close(ours, other)
+        weight = torch.randn(ours.shape)
+        torch.testing.assert_close(*(torch.autograd.grad((h * weight).sum(), x)[0] for h in (ours, other)))
 
 
 def test_degrees_are_learned_where_they_are_asked_for_and_not_otherwise():

@@ -79,12 +79,13 @@ class Bags:
         return self._at(self._starts[rows, None] + place, (lengths > 0).expand_as(place))
 
     def batches(self, size: int) -> Iterator[Tensor]:
-        """Yield the rows of all bags that there are, those of like lengths together, at most ``size`` of them."""
+        """Yield the rows of bags that there are, at most ``size`` together, all over 3/4 of the longest's length."""
         order = torch.argsort(self.lengths, stable=True)
         order = order[self.lengths[order] > 0]
         while len(order):
             longest = int(self.lengths[order[-1]])
-            b = max(1, min(size, ROOM // longest))
+            alike = int((4 * self.lengths[order] > 3 * longest).sum())
+            b = max(1, min(size, ROOM // longest, alike))
             yield order[-b:]
             order = order[:-b]
 

@@ -53,7 +53,7 @@ class MessagePassing(nn.Module):
         super().__init__()
         pyg, pairs = geometric(), list(pairwise(widths))
         if kind == "gin":
-            layers = [pyg.GINConv(perceptron(a, b, b)) for a, b in pairs]
+            layers: list[Any] = [GraphIsomorphism(a, b) for a, b in pairs]
         else:
             layers = [GraphConvolution(a, b) for a, b in pairs]
         self.layers = nn.ModuleList(layers)
@@ -67,9 +67,22 @@ class MessagePassing(nn.Module):
         hs = [batch.x]
         norm_args = (batch.graph,) if self.by_graph else ()
         for k, layer in enumerate(self.layers):
-            h = layer(hs[-1] if k == 0 else self.dropout(hs[-1]), batch.adjacency)
+            h = layer(hs[-1] if k == 0 else self.dropout(hs[-1]), batch)
             hs.append(self.act(self.norms[k](h, *norm_args)) if k < len(self.norms) else h)
         return hs
+
+
+class GraphIsomorphism(nn.Module):
+    """``nn(h + A h)``: PyTorch Geometric's ``GINConv``, which would transpose A for each gradient."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__()
+        network: Any = perceptron(width_in, width_out, width_out)
+        network.reset_parameters()  # as GINConv draws
+        self.nn = network
+
+    def forward(self, h: Tensor, batch: GraphBatch) -> Tensor:
+        return self.nn(batch.around(h) + h)
 
 
 class GraphConvolution(nn.Module):
@@ -79,11 +92,10 @@ class GraphConvolution(nn.Module):
         super().__init__()
         self.linear = nn.Linear(width_in, width_out, bias=False)
 
-    def forward(self, h: Tensor, adjacency: Tensor) -> Tensor:
-        degree = adjacency.crow_indices().diff()
-        scale = (degree + 1).to(h).rsqrt()[:, None]
+    def forward(self, h: Tensor, batch: GraphBatch) -> Tensor:
+        scale = (batch.degree + 1).to(h).rsqrt()[:, None]
         h = scale * self.linear(h)
-        return scale * (h + adjacency @ h)
+        return scale * (h + batch.around(h))
 
 
 class GraphEncoder(PretrainEstimator):

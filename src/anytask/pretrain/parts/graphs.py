@@ -57,6 +57,10 @@ class GraphBatch:
             warnings.filterwarnings("ignore", "Sparse CSR tensor support")
             return torch.sparse_csr_tensor(rows, self.edges[1], ones, (n, n), check_invariants=False)
 
+    def around(self, h: Tensor) -> Tensor:
+        """Return the sum of ``h`` (n, d) over each node's neighbors, ``A h``."""
+        return _SymmetricProduct.apply(self.adjacency, h)
+
     def neighborhood_mean(self, h: Tensor) -> Tensor:
         """Return the mean of ``h`` (n, d) over each node and its neighbors.
 
@@ -66,7 +70,7 @@ class GraphBatch:
         >>> path.neighborhood_mean(path.x).flatten().tolist()
         [1.5, 3.0, 4.0]
         """
-        return (h + self.adjacency @ h) / (self.degree + 1)[:, None]
+        return (h + self.around(h)) / (self.degree + 1)[:, None]
 
     def total(self, h: Tensor) -> Tensor:
         """Return the sum of ``h`` (n, ...) over the nodes of each graph, shape (g, ...)."""
@@ -103,6 +107,19 @@ class GraphBatch:
     def to(self, device: torch.device) -> GraphBatch:
         """Return the batch on a device."""
         return GraphBatch(self.x.to(device), self.edges.to(device), self.sizes.to(device), self.featured)
+
+
+class _SymmetricProduct(torch.autograd.Function):
+    """``A h``, whose gradient is ``A g``: torch would transpose A anew in each backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, A: Tensor, h: Tensor) -> Tensor:
+        ctx.A = A
+        return A @ h
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor]:
+        return None, ctx.A @ g
 
 
 def read_graphs(X: Any, name: str = "X") -> GraphBatch:
