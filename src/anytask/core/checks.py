@@ -203,6 +203,23 @@ def check_labels(y: ArrayLike | Tensor, name: str = "y") -> np.ndarray:
     return array
 
 
+def class_codes(y: ArrayLike | Tensor, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the classes of n labels, two at least, and for each label the place of its class.
+
+    Examples
+    --------
+    >>> classes, codes = class_codes(["b", "a", "b"], 3)
+    >>> classes.tolist(), codes.tolist()
+    (['a', 'b'], [1, 0, 1])
+    """
+    y_ = check_labels(y)
+    check_same_length(np.empty(n), y_)
+    classes, codes = np.unique(y_, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"y has one class only ({classes.tolist()[0]!r}): a classifier needs at least 2 classes")
+    return classes, codes
+
+
 def check_label_matrix(y: ArrayLike | Tensor, classes: ArrayLike | None, name: str = "y") -> tuple[np.ndarray, Any]:
     """Return a matrix of zeros and ones (n, k) as float32, and the k labels of its columns.
 

@@ -40,6 +40,7 @@ from anytask.core.checks import (
     check_inputs,
     check_labels,
     check_same_length,
+    class_codes,
     most_probable,
     require_finite,
 )
@@ -238,7 +239,7 @@ class SimCLRv2(PretrainEstimator):
         U = self._pool(X, unlabeled)
         if y is None:
             return super().fit(U, progress=told)
-        _codes(y, len(X))
+        class_codes(y, len(X))
         self.labelled_views.check(X)
         with self._refit():
             super().fit(U, progress=portion(told, 0.0, 0.6))
@@ -301,7 +302,7 @@ class SimCLRv2(PretrainEstimator):
             Before :meth:`fit`.
         """
         X_ = self._asked(X)
-        classes, codes = _codes(y, len(X_))
+        classes, codes = class_codes(y, len(X_))
         self.labelled_views.check(X_)
         tuning, target = self.finetuning, torch.from_numpy(codes).to(self._device)
         with self._update(), isolated(derive(self.seed, "finetune")):
@@ -499,16 +500,6 @@ class SimCLRv2(PretrainEstimator):
 
     def _pair(self, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return self._images(batch[0]), self._images(batch[1])
-
-
-def _codes(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the classes of n labels, and for each label the place of its class."""
-    y_ = check_labels(y)
-    check_same_length(np.empty(n), y_)
-    classes, codes = np.unique(y_, return_inverse=True)
-    if len(classes) < 2:
-        raise ValueError(f"y has one class only ({classes.tolist()[0]!r}): a classifier needs at least 2 classes")
-    return classes, codes
 
 
 class ProjectionHead(nn.Module):

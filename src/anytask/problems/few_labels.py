@@ -13,13 +13,15 @@ from anytask.core.rng import derive
 from anytask.core.settings import real, whole
 from anytask.datasets.labelled import LabelledData
 from anytask.problems.base import Entrant, Metric, Outcome, Trained
-from anytask.problems.labelled import LabelledOptions, LabelledProblem, LabelledSet, usable
+from anytask.problems.labelled import LabelledOptions, LabelledProblem, LabelledSet, pretrained_here, usable
 from anytask.problems.splits import split_rows
 from anytask.problems.training import Progress
 
 #: Share of each class that is tested on where the last rows or whole groups are.
 HELD_OUT = 0.25
-_BASELINES = "anytask.robust.baselines"
+_BASELINES, _ON_FEATURES = "anytask.robust.baselines", "anytask.pretrain:FeatureClassifier"
+#: SimCLRv2's network, trained on random views of the labelled images and nothing else.
+_FROM_SCRATCH = {"epochs": 0, "distillation": {"epochs": 0}, "finetuning": {"layers": 0}}
 
 
 class FewLabelsOptions(LabelledOptions):
@@ -117,15 +119,27 @@ class FewLabels(LabelledProblem):
         return options, ()
 
     def baselines(self, data: FewLabelsData) -> tuple[Entrant, ...]:
-        """Return networks for images, label spreading where inputs are shown unlabeled, and a linear model."""
+        """Return networks for images, what learns from inputs without labels where these are shown, and a linear model.
+
+        Where the weights of EfficientNet-lite0 are here, its features under a linear model take part in images too.
+        """
+        shape = data.source.input_shape
         rows = [
-            ("plain training", f"{_BASELINES}:PlainTraining"),
-            ("rotations as augmentation", f"{_BASELINES}:TransformAugmentation"),
-            ("rotations as a second task", f"{_BASELINES}:TransformMultiTask"),
-            *([("label spreading", f"{_BASELINES}:Spreading")] if data.options.unlabeled else []),
-            ("linear", "anytask.evaluate.baselines:LinearClassifier"),
+            ("plain training", f"{_BASELINES}:PlainTraining", {}),
+            ("rotations as augmentation", f"{_BASELINES}:TransformAugmentation", {}),
+            ("rotations as a second task", f"{_BASELINES}:TransformMultiTask", {}),
+            ("labels alone", "anytask.pretrain:SimCLRv2", _FROM_SCRATCH),
         ]
-        found = (Entrant(name, entry, {}, "baseline") for name, entry in rows)
+        if data.options.unlabeled:
+            rows += [
+                ("label spreading", f"{_BASELINES}:Spreading", {"standardize": len(shape) == 1}),
+                ("self-training", "anytask.pretrain:SelfTraining", {}),
+                ("10 principal components", _ON_FEATURES, {"params": {"n_components": 10}}),
+            ]
+        if pretrained_here(shape):
+            rows.append(("efficientnet-lite0", _ON_FEATURES, {"encoder": "PretrainedEncoder"}))
+        rows.append(("linear", _ON_FEATURES, {"encoder": "RawFeatures"}))
+        found = (Entrant(name, entry, params, "baseline") for name, entry, params in rows)
         return tuple(entrant for entrant in found if self.refuses(entrant, data) is None)
 
     def train(self, entrant: Entrant, data: FewLabelsData, seed: int, progress: Progress) -> Any:

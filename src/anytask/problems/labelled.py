@@ -13,6 +13,7 @@ from anytask.core.settings import choice, of_kind, real, taken, text, whole
 from anytask.datasets.builtin import BUILTIN
 from anytask.datasets.inputs import Inputs
 from anytask.datasets.labelled import MISSING, LabelledData, load_labelled
+from anytask.models.real import REAL
 from anytask.problems.base import Entrant
 from anytask.problems.options import Options
 from anytask.problems.splits import check_groups, split_rows
@@ -173,6 +174,12 @@ class LabelledProblem(TrainingProblem):
         known = taken(model.fit, progress=progress, sample_weight=data.weights(rows), **offered)
         model.fit(data.inputs(rows), data.source.y[rows], **known)
         return model
+
+
+def pretrained_here(input_shape: tuple[int, ...]) -> bool:
+    """Return whether EfficientNet-lite0 with its ImageNet weights is here, and reads inputs of this shape."""
+    real = REAL["efficientnet-lite0"]
+    return len(input_shape) == 3 and input_shape[0] in (1, 3) and real.is_here and real.lacking() is None
 
 
 def usable(

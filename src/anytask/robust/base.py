@@ -22,6 +22,7 @@ from anytask.core.checks import (
     check_labels,
     check_same_length,
     check_weights,
+    class_codes,
     most_probable,
     require_finite,
 )
@@ -89,9 +90,7 @@ class RobustClassifier(ClassifierMixin, Estimator):
             given = check_weights(sample_weight, len(y_))
             X_, y_, given = X_[given > 0], y_[given > 0], given[given > 0]
             weights = torch.from_numpy(given / given.mean()).float()
-        classes, codes = np.unique(y_, return_inverse=True)
-        if len(classes) < 2:
-            raise ValueError(f"y has one class only ({classes.tolist()[0]!r}): a classifier needs at least 2 classes")
+        classes, codes = class_codes(y_, len(X_))
         self.check_shape(tuple(X_.shape[1:]))
         with self._refit():
             self.classes_, self.input_shape_ = classes, tuple(X_.shape[1:])

@@ -85,17 +85,20 @@ class Spreading(RobustClassifier):
         Neighbors of each input in the graph, and of a query.
     alpha : float in (0, 1)
         Weight of the neighborhood against the given labels.
+    standardize : bool
+        Standardize the values by all inputs, as columns of a table in several units need it.
 
     Attributes
     ----------
     inputs_ : ndarray of shape (rows, features)
-        Everything the labels spread over.
+        Everything the labels spread over, each column divided by ``scale_``.
     shares_ : ndarray of shape (rows, n_classes)
         The labels' shares there.
     """
 
     neighbors: int = whole(7, "neighbors of each input in the graph, and of a query")
     alpha: float = real(0.99, "weight of the neighborhood against the given labels", above=0, below=1)
+    standardize: bool = flag(False, "standardize the values by all inputs")
 
     def fit(
         self, X: Any, y: Any, *, unlabeled: Any = None, sample_weight: Any = None, progress: Progress | None = None
@@ -114,6 +117,9 @@ class Spreading(RobustClassifier):
                 raise ValueError(f"unlabeled holds inputs of shape {shape}, and X of shape {self.input_shape_}")
             X = torch.cat([X, self._pool.to(X.device)])
         rows = X.flatten(1).double().cpu().numpy()
+        std = rows.std(axis=0)
+        self.scale_ = np.where(std > 0, std, 1.0) if self.standardize else np.ones(rows.shape[1])
+        rows = rows / self.scale_
         Y = np.zeros((len(rows), len(self.classes_)))
         Y[np.arange(len(y)), y.cpu().numpy()] = 1 if w is None else w.cpu().numpy()
         near = kneighbors_graph(rows, min(self.neighbors, len(rows) - 1))
@@ -128,7 +134,7 @@ class Spreading(RobustClassifier):
 
     def _scores(self, X: Tensor) -> Tensor:
         near = NearestNeighbors(n_neighbors=min(self.neighbors, len(self.inputs_))).fit(self.inputs_)
-        distances, places = near.kneighbors(X.flatten(1).double().cpu().numpy())
+        distances, places = near.kneighbors(X.flatten(1).double().cpu().numpy() / self.scale_)
         weights = 1 / np.maximum(distances, 1e-9)
         shares = (self.shares_[places] * (weights / weights.sum(axis=1, keepdims=True))[:, :, None]).sum(axis=1)
         return torch.from_numpy(shares + 1e-6).log()

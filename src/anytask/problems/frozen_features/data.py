@@ -9,9 +9,8 @@ import numpy as np
 
 from anytask.core.settings import choice, whole
 from anytask.datasets.inputs import Inputs
-from anytask.models.real import REAL
 from anytask.problems.base import Entrant
-from anytask.problems.labelled import LabelledSet, SplitOptions
+from anytask.problems.labelled import LabelledSet, SplitOptions, pretrained_here
 from anytask.problems.options import listed
 
 _BASELINES = "anytask.pretrain.baselines"
@@ -57,7 +56,7 @@ class FrozenFeaturesData(LabelledSet):
             Entrant("principal components", f"{_BASELINES}:PCAFeatures", {}, "baseline"),
             Entrant("random encoder", f"{_BASELINES}:RandomEncoder", random, "baseline"),
         ]
-        if images and REAL["efficientnet-lite0"].is_here and REAL["efficientnet-lite0"].lacking() is None:
+        if pretrained_here(shape):
             found.append(Entrant("efficientnet-lite0", f"{_BASELINES}:PretrainedEncoder", {}, "baseline"))
         return found
 

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from anytask.core.rng import derive
-
-#: Inverse strengths of the regularization among which the probe chooses, where it has labels to choose by.
-STRENGTHS = (0.01, 0.1, 1.0, 10.0)
-#: Labels of each class from which on it chooses, by three-fold cross-validation.
-ENOUGH = 5
+from anytask.parts.few_label_logistic import ENOUGH, few_label_logistic
 
 
 def draws(y: np.ndarray, shots: int, times: int, seed: int) -> Iterator[np.ndarray]:
@@ -79,12 +73,8 @@ def probe(
     F, F_test = scaler.transform(train), scaler.transform(test)
     found: dict[str, list[float]] = {"logistic": [], "knn": []}
     for rows in draws(y, shots, times, seed):
-        regression = LogisticRegression(max_iter=1000)
         neighbors = KNeighborsClassifier(5 if shots >= ENOUGH else 1)
-        if shots >= ENOUGH:
-            folds = StratifiedKFold(3, shuffle=True, random_state=derive(seed, "folds") % 2**32)
-            regression = GridSearchCV(regression, {"C": STRENGTHS}, cv=folds)
-        for name, model in (("logistic", regression), ("knn", neighbors)):
+        for name, model in (("logistic", few_label_logistic(y[rows], seed)), ("knn", neighbors)):
             answers = model.fit(F[rows], y[rows]).predict(F_test)
             found[name].append(float(accuracy_score(y_test, answers, sample_weight=weights)))
     return {name: float(np.mean(values)) for name, values in found.items()}
