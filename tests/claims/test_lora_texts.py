@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from anytask.claims.continual.lora_texts import LoRATuning, asked
+from anytask.claims.continual.lora_texts import LoRATuning
+from anytask.claims.text_tasks import asked
 from anytask.datasets.retrieval_tasks import RetrievalTask
 from anytask.lm import LocalLM, load_lm
 

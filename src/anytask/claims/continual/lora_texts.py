@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anytask.claims.incontext.udr_texts import RetrievalTexts, TextTasks
+from anytask.claims.text_tasks import ASKING, TextProblem, TextTasks, asked
 from anytask.continual import magnitude_gating
 from anytask.core.rng import derive, isolated
 from anytask.core.settings import Settings, choice, flag, real, whole
@@ -20,11 +20,8 @@ from anytask.core.training import train
 from anytask.datasets.retrieval_tasks import RetrievalTask
 from anytask.lm import LocalLM
 from anytask.lm.option_scoring import score_options
-from anytask.lm.prompting import PromptTemplate
 from anytask.problems.base import Entrant, Metric, Outcome
 from anytask.problems.language import model_of
-
-ASKING = PromptTemplate("{input}\nAnswer: {output}")
 
 
 class LoRATuning(Settings):
@@ -105,12 +102,7 @@ class LoRATuning(Settings):
         return F.cross_entropy(logits[wanted], ids[:, 1:][wanted])
 
 
-def asked(task: RetrievalTask, text: str) -> str:
-    """Return a task's question about a text."""
-    return f"{task.instruction}\n" + ASKING.assemble([], text).text
-
-
-class LoRATexts(RetrievalTexts):
+class LoRATexts(TextProblem):
     """Learn three text tasks one after the other, in an order that the seed draws, and answer all of them in the end.
 
     An entrant's class has ``start(lm)``, ``learn(tasks, n_before)``, ``joint`` and the model as it is then, ``lm``.

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytask.claims.continual.lora_texts import ASKING, asked
-from anytask.claims.incontext.udr_texts import RetrievalTexts, TextOptions
+from anytask.claims.text_tasks import ASKING, TextOptions, TextTasks, asked, text_sets
 from anytask.core.estimator import Tool
 from anytask.core.rng import derive, isolated
 from anytask.core.settings import choice, whole
@@ -104,7 +103,7 @@ class ComposedTexts(ModelComposition):
 
     def load(self, source: Any = None, **options: Any) -> ComposedTextData:
         """Read the three text sets."""
-        return ComposedTextData(RetrievalTexts().load(None).source, self.check_options(options))
+        return ComposedTextData(text_sets(), self.check_options(options))
 
 
 @lru_cache(maxsize=5)
@@ -112,7 +111,7 @@ def _world(name: str, n_train: int, n_shown: int, n_test: int, layers: int, leng
     from anytask.multitask import TaskVector
 
     lm = model_of(name)
-    drawn = RetrievalTexts().load(None, n_train=n_train + n_shown, n_test=n_test).draw(seed)
+    drawn = TextTasks(text_sets(), TextOptions(n_train=n_train + n_shown, n_test=n_test)).draw(seed)
     answers = [_first(lm, answer) for task, _, _ in drawn for answer in task.choices or ()]
     top, place = Top(lm.model, layers, answers), {token: i for i, token in enumerate(answers)}
     vectors, shown, tested, fine = {}, {}, {}, {}

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from anytask.claims.incontext.udr_texts import RetrievalTexts, TextTasks
+from anytask.claims.text_tasks import TextProblem, TextTasks
 from anytask.core.settings import text, whole
 from anytask.multitask import MTLoRA
 from anytask.problems.base import Entrant, Metric, Outcome
@@ -60,7 +60,7 @@ class LoRAPerTask(MTLoRA):
         return self.models_[task].predict(X, task)
 
 
-class TextTargets(RetrievalTexts):
+class TextTargets(TextProblem):
     """Learn reviews, customer messages and news items at once, and name the class of held-out ones."""
 
     key = "text-targets"
