@@ -19,6 +19,7 @@ from anytask.parts.contrastive import (
     maxsim_scores,
     one_hot_target,
     pairwise_scores,
+    pooled_attention_scores,
     presence_target,
     soft_target,
     supcon,
@@ -342,3 +343,33 @@ def test_one_hot_target_makes_clip():
     arange = torch.arange(4)
     clip = 0.5 * (F.cross_entropy(S, arange) + F.cross_entropy(S.T, arange))
     assert contrastive_loss(S, one_hot_target(4), symmetric=True).item() == pytest.approx(clip.item(), rel=1e-9)
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_the_other_direction_is_the_transpose_and_both_are_their_mean(seed):
+    a, b = draw(seed, 3, 4, 5), draw(seed + 1, 2, 6, 5)
+    mask_a, mask_b = draw(seed, 3, 4) > 0, draw(seed + 1, 2, 6) > 0
+    mask_a[:, 0] = mask_b[:, 0] = True
+    way = {name: late_interaction_scores(a, b, mask_a, mask_b, temperature=0.4, direction=name)
+           for name in ("rows", "columns", "both")}  # fmt: skip
+    torch.testing.assert_close(
+        way["columns"], late_interaction_scores(b, a, mask_b, mask_a, temperature=0.4).T, atol=1e-12, rtol=0
+    )
+    torch.testing.assert_close(way["both"], (way["rows"] + way["columns"]) / 2, atol=1e-12, rtol=0)
+    swapped = late_interaction_scores(b, a, mask_b, mask_a, temperature=0.4, direction="both")
+    torch.testing.assert_close(way["both"], swapped.T, atol=1e-12, rtol=0)
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_pooled_attention_is_the_sum_over_the_tokens_of_a(seed):
+    a, b = draw(seed, 2, 3, 4), draw(seed + 1, 2, 5, 4)
+    mask_a, mask_b = draw(seed, 2, 3) > 0, draw(seed + 1, 2, 5) > 0
+    mask_a[:, 0] = mask_b[:, 0] = True
+    found = pooled_attention_scores(a, b, mask_a, mask_b, temperature=0.4)
+    for n in range(2):
+        for m in range(2):
+            tokens, y = a[n][mask_a[n]], b[m][mask_b[m]].mean(0)
+            expected = ((tokens @ y / 0.4).softmax(0) * F.cosine_similarity(tokens, y[None])).sum()
+            assert found[n, m].item() == pytest.approx(expected.item(), abs=1e-9)

@@ -139,11 +139,11 @@ def load_pairs(
     (['nurse', 'welder'], [[0, 0], [0, 1], [1, 2]])
     """
     if isinstance(source, str) and source == SKILLS_JOBS:
-        return _gathered(SKILLS_JOBS, {name: _sides(name, pairs) for name, pairs in skills_jobs().relations.items()})
+        return _gathered(SKILLS_JOBS, {name: aligned(name, pairs) for name, pairs in skills_jobs().relations.items()})
     if isinstance(source, Mapping):
-        return _gathered("pairs", {str(name): _sides(str(name), given) for name, given in source.items()})
+        return _gathered("pairs", {str(name): aligned(str(name), given) for name, given in source.items()})
     if isinstance(source, tuple):
-        return _gathered("pairs", {"": _sides("pairs", source)})
+        return _gathered("pairs", {"": aligned("pairs", source)})
     if isinstance(source, pd.DataFrame):
         return _table(source, "the table", left, right, graph)
     if not isinstance(source, (str, os.PathLike)):
@@ -158,7 +158,7 @@ def load_pairs(
     return _table(path, path.name, left, right, graph)
 
 
-def _sides(name: str, given: Any) -> tuple[Any, Any]:
+def aligned(name: str, given: Any) -> tuple[Any, Any]:
     """Return two aligned sides of a graph that is given so, or as a list of pairs."""
     where = f"pairs of {name!r}" if name else "pairs"
     if not isinstance(given, Sequence) or isinstance(given, str) or not len(given):
@@ -191,10 +191,10 @@ def _gathered(name: str, graphs: Mapping[str, tuple[Any, Any]], **told: Any) -> 
         sides.append(items)
         places.append(place)
     edges, start = {}, 0
-    for graph, (aligned, _) in graphs.items():
-        rows = slice(start, start + len(aligned))
+    for graph, (left, _) in graphs.items():
+        rows = slice(start, start + len(left))
         edges[graph] = np.unique(np.stack([place[rows] for place in places], axis=1), axis=0)
-        start += len(aligned)
+        start += len(left)
     return PairedData(name, sides[0], sides[1], edges, **told)
 
 

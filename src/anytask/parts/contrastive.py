@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -340,10 +340,7 @@ def maxsim_scores(
     >>> maxsim_scores(a, b)
     tensor([[0.8536]])
     """
-    mask_a, mask_b = _token_masks(a, b, mask_a, mask_b)
-    C = torch.einsum("npd,mqd->nmpq", F.normalize(a, dim=-1, eps=1e-8), F.normalize(b, dim=-1, eps=1e-8))
-    best = C.masked_fill(~mask_b[None, :, None, :], -torch.inf).amax(dim=3)  # (n, m, p)
-    return _over_tokens(best, mask_a, reduce)
+    return _of_tokens(a, b, mask_a, mask_b, "maxsim", 1.0, reduce)
 
 
 def late_interaction_scores(
@@ -354,11 +351,12 @@ def late_interaction_scores(
     *,
     temperature: float,
     reduce: Literal["sum", "mean"] = "mean",
+    direction: Literal["rows", "columns", "both"] = "rows",
 ) -> Tensor:
     """Return soft late-interaction scores (n, m): each token of a attends to the tokens of b and takes their cosines.
 
     Attention uses raw inner products, so norms matter, and the value is the cosine. For tokens of norm 1 both are the
-    same. The other direction is ``late_interaction_scores(b, a).T``.
+    same.
 
     Parameters
     ----------
@@ -366,6 +364,8 @@ def late_interaction_scores(
         As in :func:`maxsim_scores`.
     temperature : float > 0
         Of the attention; near 0 it picks the token with the largest inner product, at infinity it averages.
+    direction : {"rows", "columns", "both"}, default "rows"
+        Which tokens attend to those of the other side: those of a, those of b, or the mean of the two scores.
 
     Examples
     --------
@@ -375,11 +375,89 @@ def late_interaction_scores(
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature!r}")
+    return _of_tokens(a, b, mask_a, mask_b, direction, temperature, reduce)
+
+
+def pooled_attention_scores(
+    a: Tensor, b: Tensor, mask_a: Tensor | None = None, mask_b: Tensor | None = None, *, temperature: float
+) -> Tensor:
+    """Return scores (n, m) of which the target is one vector: tokens of a are weighted by how well they fit it.
+
+    With y the mean of b's tokens: ``sum_i softmax_i(a_i . y / temperature) cos(a_i, y)``.
+
+    Parameters
+    ----------
+    a, b, mask_a, mask_b, temperature
+        As in :func:`late_interaction_scores`.
+
+    Examples
+    --------
+    >>> a, b = torch.eye(2)[None], torch.tensor([[[2.0, 0.0]]])
+    >>> pooled_attention_scores(a, b, temperature=0.1)
+    tensor([[1.]])
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, got {temperature!r}")
     mask_a, mask_b = _token_masks(a, b, mask_a, mask_b)
-    D = torch.einsum("npd,mqd->nmpq", a, b)
-    A = (D / temperature).masked_fill(~mask_b[None, :, None, :], -torch.inf).softmax(dim=3)
-    C = torch.einsum("npd,mqd->nmpq", F.normalize(a, dim=-1, eps=1e-8), F.normalize(b, dim=-1, eps=1e-8))
-    return _over_tokens((A * C).sum(dim=3), mask_a, reduce)
+    y = (b * mask_b[..., None]).sum(1) / mask_b.sum(1, keepdim=True)  # (m, d)
+    D = torch.einsum("npd,md->npm", a, y)
+    A = (D / temperature).masked_fill(~mask_a[:, :, None], -torch.inf).softmax(dim=1)
+    return (A * D / _norms(a)[:, :, None] / _norms(y)).sum(dim=1)
+
+
+def token_scores(
+    D: Tensor,
+    norms_a: Tensor,
+    norms_b: Tensor,
+    mask_a: Tensor,
+    mask_b: Tensor,
+    *,
+    scorer: Literal["maxsim", "rows", "columns", "both"],
+    temperature: float = 1.0,
+    reduce: Literal["sum", "mean"] = "mean",
+) -> Tensor:
+    """Return late-interaction scores (n, m) of inner products of tokens that are there already.
+
+    Parameters
+    ----------
+    D : Tensor of shape (n, p, q, m)
+        Inner products of the tokens of a (n, p) with those of b (m, q). The targets stand last, so that whatever runs
+        over tokens runs over all targets at a time.
+    norms_a, norms_b : Tensor of shape (n, p) and (m, q)
+        Norms of the tokens, above 0.
+    mask_a, mask_b : bool Tensor of shape (n, p) and (m, q)
+    scorer : {"maxsim", "rows", "columns", "both"}
+        As :func:`maxsim_scores`, or the direction of :func:`late_interaction_scores`.
+    temperature, reduce
+        As there.
+    """
+    real_a, real_b = mask_a[:, :, None, None], mask_b.T[None, None]
+    C = D * norms_a.reciprocal()[:, :, None, None] * norms_b.reciprocal().T  # cosines
+    if scorer == "maxsim":
+        return _over_tokens(C.masked_fill(~real_b, -torch.inf).amax(dim=2), mask_a, reduce)
+    # A token that is not real gets no weight; all of its own row is finite, and left out of the sum over tokens.
+    S = D / temperature
+    if not bool(mask_a.all()) or not bool(mask_b.all()):
+        S = S.masked_fill(~(real_a & real_b), torch.finfo(S.dtype).min)
+    found = []
+    if scorer != "columns":
+        found.append(_over_tokens((S.softmax(dim=2) * C).sum(dim=2), mask_a, reduce))
+    if scorer != "rows":
+        attended = (S.softmax(dim=1) * C).sum(dim=1).permute(2, 1, 0)  # (m, q, n)
+        found.append(_over_tokens(attended, mask_b, reduce).T)
+    return found[0] if len(found) == 1 else 0.5 * (found[0] + found[1])
+
+
+def _of_tokens(
+    a: Tensor, b: Tensor, mask_a: Tensor | None, mask_b: Tensor | None, scorer: Any, temperature: float, reduce: Any
+) -> Tensor:
+    mask_a, mask_b = _token_masks(a, b, mask_a, mask_b)
+    D = torch.einsum("npd,mqd->npqm", a, b)
+    return token_scores(D, _norms(a), _norms(b), mask_a, mask_b, scorer=scorer, temperature=temperature, reduce=reduce)
+
+
+def _norms(x: Tensor) -> Tensor:
+    return x.norm(dim=-1).clamp_min(1e-8)
 
 
 def _token_masks(a: Tensor, b: Tensor, mask_a: Tensor | None, mask_b: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -394,8 +472,8 @@ def _token_masks(a: Tensor, b: Tensor, mask_a: Tensor | None, mask_b: Tensor | N
     return masks[0], masks[1]
 
 
-def _over_tokens(scores: Tensor, mask: Tensor, reduce: str) -> Tensor:  # (n, m, p), (n, p) -> (n, m)
-    total = scores.masked_fill(~mask[:, None, :], 0.0).sum(dim=2)
+def _over_tokens(scores: Tensor, mask: Tensor, reduce: str) -> Tensor:  # (n, p, m), (n, p) -> (n, m)
+    total = (scores * mask[:, :, None]).sum(dim=1)
     return total / mask.sum(dim=1)[:, None] if reduce == "mean" else total
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -58,6 +59,11 @@ class Bags:
     def present(self) -> Tensor:
         """Which bags there are, shape (n,)."""
         return self.lengths > 0
+
+    @cached_property
+    def norms(self) -> Tensor:
+        """Norms of the tokens, shape (total,)."""
+        return torch.cat([part.norm(dim=1) for part in self.tokens.split(ROOM)])
 
     def padded(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return tokens (b, t, d), 0 behind the end of a bag, and which of them are real (b, t)."""

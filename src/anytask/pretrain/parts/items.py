@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -149,7 +150,12 @@ class Pairs:
     def positive(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Return which left ``rows`` (n,) belong with which right ``columns`` (m,), bool of shape (n, m)."""
         codes = rows[:, None] * len(self.right) + columns[None, :]
-        return torch.isin(codes, self.edges[:, 0] * len(self.right) + self.edges[:, 1])
+        place = torch.searchsorted(self._codes, codes).clamp(max=len(self._codes) - 1)
+        return self._codes[place] == codes
+
+    @cached_property
+    def _codes(self) -> Tensor:
+        return (self.edges[:, 0] * len(self.right) + self.edges[:, 1]).sort().values
 
 
 def paired(left: Items, right: Items) -> Pairs:

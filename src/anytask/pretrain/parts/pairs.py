@@ -8,7 +8,9 @@ tokens that can be kept, and ``scores`` and ``rank`` take those or items.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -27,6 +29,7 @@ from anytask.parts.contrastive import contrastive_loss
 from anytask.pretrain.parts.bags import ROOM, Bags
 from anytask.pretrain.parts.item_towers import Encoded
 from anytask.pretrain.parts.items import Items, Pairs, Tokens, ranked, read_items, read_pairs
+from anytask.pretrain.parts.token_cache import kept
 
 #: Products of tokens that are in memory at a time where scores are made.
 PRODUCTS = 2**24
@@ -138,18 +141,23 @@ class PairEncoder(Estimator):
         """
         return self._fit({"": read_pairs(left, right, self.KINDS)}, progress)
 
-    def encode(self, items: Any, *, side: str = "right") -> Tokens:
+    def encode(self, items: Any, *, side: str = "right", cache: str | os.PathLike[str] | None = None) -> Tokens:
         """Return the token vectors of items, to be scored as often as you like.
 
         Parameters
         ----------
         items : as one side of :meth:`fit`
         side : {"left", "right"}
+        cache : path, optional
+            A folder in which the vectors are kept, and from which they are read while they are scored, so that there
+            may be more than memory holds. The same items of the same model are not encoded again; others replace them.
         """
         self._check_use(side)
         read = self._read_side(items, side, "items")
         with torch.no_grad(), isolated(derive(self.seed, "transform")):
-            return Tokens(self._encoded(read, side), side)
+            if cache is None:
+                return Tokens(self._encoded(read, side), side)
+            return Tokens(kept(cache, self._key(read, side), lambda: self._parts(read, side)), side)
 
     def scores(self, left: Any, right: Any) -> Any:
         """Return how well each left item fits each right one.
@@ -232,6 +240,10 @@ class PairEncoder(Estimator):
         """Return the edges (m, 2) of an epoch: by default all; as many each time."""
         return pairs.edges
 
+    def _steps(self, graphs: dict[str, Pairs]) -> int:
+        """Return how many batches an epoch has."""
+        return sum(max(1, math.ceil(len(self._edges(pairs)) / self.batch_size)) for pairs in graphs.values())
+
     # -- training -------------------------------------------------------------------------------------------------
 
     def _fit(self, graphs: dict[str, Pairs], progress: Progress | None) -> Self:
@@ -263,7 +275,7 @@ class PairEncoder(Estimator):
         self.net_ = self._network().to(self._device).eval()
 
     def _train(self, graphs: dict[str, Pairs], progress: Progress) -> None:
-        steps = self.epochs * sum(max(1, math.ceil(len(self._edges(p)) / self.batch_size)) for p in graphs.values())
+        steps = self.epochs * self._steps(graphs)
         if not steps:
             return
         optimizer = self._optimizer()
@@ -335,12 +347,23 @@ class PairEncoder(Estimator):
             return self._encoded(self._read_side(given, side, side), side)
 
     def _encoded(self, items: Items, side: str) -> Bags:
-        found: list[Tensor] = []
+        return Bags.of(tokens for part in self._parts(items, side) for tokens in part)
+
+    def _parts(self, items: Items, side: str) -> Iterator[list[Tensor]]:
+        """Yield the tokens (t, d) of items, those of many items at a time."""
         for rows in torch.arange(len(items)).split(self._items_at_once(items)):
             tokens, mask = self.net_(items, rows, side)
             tokens = require_finite(tokens.float(), "a token vector").cpu()
-            found.extend(t[m] for t, m in zip(tokens, mask.cpu()))
-        return Bags.of(found)
+            yield [t[m] for t, m in zip(tokens, mask.cpu())]
+
+    def _key(self, items: Items, side: str) -> str:
+        """Return a hash of the weights and of items."""
+        content = hashlib.sha256(f"{type(self).__name__} {side} {len(items)}".encode())
+        for value in self.net_.state_dict().values():
+            content.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        for row in items.values.padded(torch.arange(len(items)))[0] if items.kind == "sequences" else items.values:
+            content.update(row.encode() + b"\0" if isinstance(row, str) else row.contiguous().numpy().tobytes())
+        return content.hexdigest()
 
     def _items_at_once(self, items: Items) -> int:
         if items.kind == "sequences":
@@ -353,11 +376,15 @@ class PairEncoder(Estimator):
 
     def _rows_at_once(self, a: Bags, b: Bags) -> int:
         longest = int(a.lengths.max()) * int(b.lengths.max())
-        return max(1, min(len(a), PRODUCTS // (longest * min(len(b), 256))))
+        return max(1, min(len(a), self._room() // (longest * min(len(b), 256))))
 
     def _split(self, b: Bags, a: Bags, n_rows: int) -> Iterator[Tensor]:
-        at_once = max(1, PRODUCTS // (n_rows * int(a.lengths.max()) * int(b.lengths.max())))
+        at_once = max(1, self._room() // (n_rows * int(a.lengths.max()) * int(b.lengths.max())))
         yield from torch.arange(len(b)).split(at_once)
+
+    def _room(self) -> int:
+        """Return how many products of tokens are in memory at a time where scores are made."""
+        return PRODUCTS
 
     def _shaping(self) -> list[str]:
         return [name for name in self._param_names() if name not in (*self.INFERENCE, "device")]

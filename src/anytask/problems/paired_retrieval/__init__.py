@@ -76,6 +76,10 @@ class PairedRetrieval(TrainingProblem):
         ]
         return tuple(found)
 
+    def told(self, sees: str | None, options: Any) -> str | None:
+        """Return the same for all: the graph of a training pair is part of the data, and no test says one."""
+        return None
+
     def refuses(self, entrant: Entrant, data: PairedSet) -> str | None:
         """Refuse encoders of items of another kind."""
         if reason := super().refuses(entrant, data):
