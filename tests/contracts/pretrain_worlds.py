@@ -6,9 +6,12 @@ from typing import Any
 
 import networkx as nx
 import numpy as np
+import pandas as pd
 import torch
 from hard import BAD_INPUTS, SAME
 from torch_geometric.data import Data
+
+from anytask.datasets.corpora import TextCorpus
 
 RNG = np.random.default_rng(0)
 
@@ -112,7 +115,35 @@ _BAGS = World(
          "a case without the anchor": _VIEWS | {"a": [_VIEWS["a"][0], None, *_VIEWS["a"][2:]]}},
 )  # fmt: skip
 
+_TEXTS = [
+    f"{who} lives in {where}. {who} likes it. It rains." for who in ("Ann", "Bob", "Eve") for where in ("Oslo", "Rome")
+]
+
 WORLDS: dict[str, World] = {
+    "texts": World(
+        _TEXTS, [*_TEXTS[:3], "", "Zoe left [MASK]."], 5, _TEXTS[:1],
+        {
+            "empty": (lambda texts: [], "0 documents"),
+            "one text": (lambda texts: texts[0], "one string"),
+            "a number": (lambda texts: [*texts[:2], 3], r"X\[2\] must be a string"),
+            "bytes": (lambda texts: [*texts[:2], b"Ann"], r"X\[2\] must be a string"),
+            "a table": (lambda texts: np.array([texts]), "shape"),
+            "nothing": (lambda texts: None, "X must"),
+        },
+        {
+            "array": np.array,
+            "tuple": tuple,
+            "series of pandas": pd.Series,
+            "corpus": TextCorpus.of,
+        },
+        constant=["Ann left."] * 4,
+        odd={
+            "one text": ["Ann left"],
+            "a text without words": [*_TEXTS, " "],
+            "spans and triples": TextCorpus.of(_TEXTS, [(0, 4, 12)], [("Ann", "lives in", "Oslo")]),
+            "equal texts": _TEXTS[:1] * 5,
+        },
+    ),
     "bags": _BAGS,
     "arrays": World(
         _FLAT, _FLAT[:7], 7, _FLAT[:1], BAD_INPUTS, SAME, other=_FLAT[:, :5], constant=np.ones_like(_FLAT)
