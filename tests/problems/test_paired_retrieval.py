@@ -94,3 +94,14 @@ def test_what_leaves_nothing_to_learn_or_to_test_is_refused():
         PROBLEM.load((["a", "b"], ["c", "c"]), unseen=0.9)
     with pytest.raises(BadData, match="n must be"):
         PROBLEM.load("vacancies", n=0)
+
+
+def test_signed_sentences_are_ranked_among_those_of_the_tested_sequences():
+    data = PROBLEM.load("signing", n=20, tested=12)
+    drawn = data.draw(3)
+    assert data.kinds == ("sequences", "texts") and drawn.unseen is drawn.known
+    assert len(drawn.graphs[""][0]) == 20 and drawn.known[""].relevant.sum() == 12
+    for sequence, sentence in zip(*drawn.graphs[""]):
+        assert sequence.shape[1] == 16 and 3 <= len(sentence.split()) <= min(6, len(sequence))
+    metrics = PROBLEM.run(PROBLEM.baselines(data)[1], data, 0).metrics
+    assert metrics["zero_shot"] == metrics["map"]

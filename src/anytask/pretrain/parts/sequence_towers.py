@@ -46,8 +46,9 @@ class Thinned(nn.Module):
     def shortened(self, text: str) -> str:
         """Return a text of at most ``limit`` words."""
         said = words(text)
-        kept = spread(torch.tensor([len(said)]), self.limit)[0].tolist()
-        return text if len(said) <= self.limit else " ".join(said[i] for i in kept)
+        if len(said) <= self.limit:
+            return text
+        return " ".join(said[i] for i in spread(torch.tensor([len(said)]), self.limit)[0].tolist())
 
     def names(self, text: str) -> list[str]:
         """Return what the tokens of a text are called."""

@@ -57,7 +57,7 @@ class PairedRetrieval(TrainingProblem):
     options_class = PairedOptions
 
     def load(self, source: Any, **options: Any) -> PairedSet:
-        """Take ``"vacancies"``, a world that a seed draws, or what :func:`~anytask.datasets.pairs.load_pairs` takes."""
+        """Take a world that a seed draws ("vacancies", "signing"), or what ``datasets.pairs.load_pairs`` takes."""
         return read(source, self.check_options(options))
 
     def baselines(self, data: PairedSet) -> tuple[Entrant, ...]:

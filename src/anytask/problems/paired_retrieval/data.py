@@ -13,11 +13,12 @@ from anytask.core.errors import BadData
 from anytask.core.rng import derive
 from anytask.core.settings import of_kind, real, text, whole
 from anytask.datasets.pairs import PairedData, load_pairs, taken
+from anytask.datasets.signing import signing
 from anytask.datasets.vacancies import vacancies
 from anytask.problems.options import Options
 from anytask.problems.training import Builtin, LoadedData
 
-VACANCIES = "vacancies"
+VACANCIES, SIGNING = "vacancies", "signing"
 
 
 class PairedOptions(Options):
@@ -34,8 +35,8 @@ class PairedOptions(Options):
     )  # fmt: skip
     test_size: float = real(0.25, "share of the queries that is kept for testing", above=0, below=1)
     unseen: float = real(0.25, "share of the targets of which no training pair shows any", at_least=0, below=1)
-    n: int = whole(1200, "vacancies: how many to learn from")
-    tested: int = whole(150, "vacancies: how many to test on, of each kind")
+    n: int = whole(1200, "vacancies and signing: how many to learn from")
+    tested: int = whole(150, "vacancies and signing: how many to test on, of each kind")
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,26 @@ class GeneratedSet(PairedSet):
         return Drawn(graphs, ranking(world.tested, world.known), ranking(world.unseen, ~world.known))
 
 
+class SignedSet(GeneratedSet):
+    """A world of signed sentences, which a seed draws; each sentence belongs to one sequence."""
+
+    kinds = ("sequences", "texts")
+
+    def facts(self) -> dict[str, Any]:
+        """Return what there is."""
+        return {"kind": "sequences and texts, generated", "left": self.options.n, "right": self.options.n}
+
+    def draw(self, seed: int) -> Drawn:
+        """Return the world of a seed."""
+        world = signing(seed, n=self.options.n, tested=self.options.tested)
+        known = {"": Ranking(*world.tested, np.eye(len(world.tested[0]), dtype=bool))}
+        return Drawn({"": world.train}, known, known)
+
+
 def read(source: Any, options: PairedOptions) -> PairedSet:
     """Return pairs with options that fit them; a :class:`BadData` says why they do not."""
+    if isinstance(source, str) and source == SIGNING:
+        return SignedSet(Builtin(SIGNING), options)  # type: ignore[arg-type]
     if isinstance(source, str) and source == VACANCIES:
         return GeneratedSet(Builtin(VACANCIES), options)  # type: ignore[arg-type]
     pairs = load_pairs(source, **{name: getattr(options, name) for name in PairedOptions.read_only})
