@@ -55,7 +55,7 @@ def test_graphs_in_memory_are_read_with_their_labels():
         ((nx.path_graph(4), [0, 1]), {}, "4 nodes, and labels of shape"),
         ((nx.path_graph(4), [0, 0, 0, 0]), {}, "one class"),
         ((nx.DiGraph([(0, 1)]), [0, 1]), {}, "graphs is directed"),
-        ("karate", {"target": "club"}, "target is for tables"),
+        ("karate", {"target": "club"}, "target is for other data, and these are graphs"),
         ("karate", {"shots": 20}, "class 'Mr. Hi' has 13 rows for training"),
     ],
 )

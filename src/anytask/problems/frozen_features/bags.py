@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-import attrs
 import numpy as np
 
 from anytask.core.errors import BadData
 from anytask.datasets.bags import LabelledBags, is_bags, load_bags
 from anytask.datasets.labels import as_labels, check_classes
 from anytask.problems.base import Entrant
-from anytask.problems.frozen_features.data import FrozenFeaturesData, fitted_shots
-from anytask.problems.splits import check_groups, split_rows
+from anytask.problems.frozen_features.data import OtherFeaturesData
+from anytask.problems.splits import check_groups
 
 _BASELINES = "anytask.pretrain.bag_baselines"
-#: Options that bags have too.
-_OPTIONS = ("shots", "draws", "split", "test_size", "max_per_class")
 
 
 def read_labelled_bags(source: Any) -> LabelledBags | None:
@@ -60,28 +56,18 @@ def read_labelled_bags(source: Any) -> LabelledBags | None:
     return LabelledBags("bags", found, named[0], named[1] if len(named) > 1 else None)
 
 
-class BagFeaturesData(FrozenFeaturesData):
+class BagFeaturesData(OtherFeaturesData):
     """Labelled cases, of which an encoder learns from all views, and is judged on the anchor alone."""
 
     source: LabelledBags  # type: ignore[assignment]
     kind: ClassVar[str] = "bags"
 
-    @classmethod
-    def checked(cls, source: LabelledBags, options: Any) -> Self:
-        """Return bags with options that fit them; a :class:`BadData` says why they do not."""
-        for field in attrs.fields(type(options)):
-            if field.name not in _OPTIONS and getattr(options, field.name) != field.default:
-                raise BadData(f"{source.name}: {field.name} is for other data, and these are bags")
-        data = cls(source, options)  # type: ignore[arg-type]
-        try:
-            if source.group is not None:
-                check_groups(source)  # type: ignore[arg-type]
-            settled, notes = fitted_shots(options, source.y[data.split(0)[0]])
-        except ValueError as error:
-            raise BadData(str(error) if isinstance(error, BadData) else f"{source.name}: {error}") from error
-        anchor = next(iter(source.views))
-        judged = f"Encoders learn from {len(source.views)} views, and are judged on the anchor {anchor!r} alone."
-        return replace(data, options=settled, notes=(*notes, judged))
+    def settled(self) -> tuple[str, ...]:
+        """Say on which view encoders are judged."""
+        if self.source.group is not None:
+            check_groups(self.source)  # type: ignore[arg-type]
+        views = list(self.source.views)
+        return (f"Encoders learn from {len(views)} views, and are judged on the anchor {views[0]!r} alone.",)
 
     def facts(self) -> dict[str, Any]:
         """Return how many cases have which view, how long bags are, and the classes with their sizes."""
@@ -96,14 +82,6 @@ class BagFeaturesData(FrozenFeaturesData):
             "features": next(bag.shape[1] for bag in next(iter(source.views.values()))),
             "classes": {str(c): int(n) for c, n in zip(classes.tolist(), counts)},
         }
-
-    def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the cases to train on and those to test on; they depend on the seed alone."""
-        o, s = self.options, self.source
-        return split_rows(s.y, None, o.test_size, o.max_per_class, seed, ordered=o.split == "ordered", groups=s.group)
-
-    def weights(self, rows: np.ndarray) -> None:
-        """Return None: all count the same."""
 
     def inputs(self, rows: np.ndarray) -> Any:
         """Return the bags of these cases by view."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
+import attrs
 import numpy as np
 
+from anytask.core.errors import BadData
 from anytask.core.settings import choice, whole
 from anytask.datasets.inputs import Inputs
 from anytask.problems.base import Entrant
 from anytask.problems.labelled import LabelledSet, SplitOptions, pretrained_here
 from anytask.problems.options import listed
+from anytask.problems.splits import split_rows
 
 _BASELINES = "anytask.pretrain.baselines"
 #: Numbers of labels of each class, where nobody says them.
@@ -69,6 +72,45 @@ class FrozenFeaturesData(LabelledSet):
             f'model, inputs = {entrant.class_name}.load("{{folder}}"), Inputs.load("{{folder}}")',
             f"features = model.transform(inputs(X))  # X: {inputs.wanted}",
         )
+
+
+class OtherFeaturesData(FrozenFeaturesData):
+    """Base of what is not rows of an array: it has few of the options, and every row counts the same."""
+
+    #: Options that these data have; others may not be given.
+    reads: ClassVar[tuple[str, ...]] = ("shots", "draws", "split", "test_size", "max_per_class")
+
+    @classmethod
+    def checked(cls, source: Any, options: Any) -> Self:
+        """Return data with options that fit them; a :class:`BadData` says why they do not."""
+        data = cls(source, options)
+        try:
+            for field in attrs.fields(type(options)):
+                if field.name not in cls.reads and getattr(options, field.name) != field.default:
+                    raise ValueError(f"{field.name} is for other data, and these are {cls.kind}")
+            notes = data.settled()
+            settled, left_out = fitted_shots(options, data.labels(0))
+        except ValueError as error:
+            raise BadData(str(error) if isinstance(error, BadData) else f"{source.name}: {error}") from error
+        return replace(data, options=settled, notes=(*left_out, *notes))
+
+    def settled(self) -> tuple[str, ...]:
+        """Return notes on what encoders are shown; a ``ValueError`` says why the options do not fit the data."""
+        return ()
+
+    def labels(self, seed: int) -> np.ndarray:
+        """Return the labels of the training rows."""
+        return self.source.y[self.split(seed)[0]]
+
+    def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows to train on and those to test on; they depend on the seed alone."""
+        o, groups = self.options, getattr(self.source, "group", None)
+        return split_rows(
+            self.source.y, None, o.test_size, o.max_per_class, seed, ordered=o.split == "ordered", groups=groups
+        )
+
+    def weights(self, rows: np.ndarray) -> None:
+        """Return None: all count the same."""
 
 
 def fitted_shots(options: FrozenFeaturesOptions, y: np.ndarray) -> tuple[FrozenFeaturesOptions, tuple[str, ...]]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, cast
 
-import attrs
 import numpy as np
 import torch
 
@@ -13,12 +11,9 @@ from anytask.core.errors import BadData
 from anytask.datasets.graphs import LabelledGraphs, is_graphs, load_graphs
 from anytask.datasets.labels import as_labels, check_classes
 from anytask.problems.base import Entrant
-from anytask.problems.frozen_features.data import FrozenFeaturesData, fitted_shots
-from anytask.problems.splits import split_rows
+from anytask.problems.frozen_features.data import OtherFeaturesData
 
 _BASELINES = "anytask.pretrain.graph_baselines"
-#: Options that graphs have too.
-_OPTIONS = ("shots", "draws", "featureless", "split", "test_size", "max_per_class")
 
 
 def read_labelled(source: Any) -> LabelledGraphs | None:
@@ -65,28 +60,21 @@ def read_labelled(source: Any) -> LabelledGraphs | None:
     return LabelledGraphs("graphs", tuple(found), labels, level)
 
 
-class GraphFeaturesData(FrozenFeaturesData):
+class GraphFeaturesData(OtherFeaturesData):
     """Labelled graphs, or one graph of which an encoder sees everything but the labels of the nodes."""
 
     source: LabelledGraphs  # type: ignore[assignment]
     kind: ClassVar[str] = "graphs"
+    reads: ClassVar[tuple[str, ...]] = (*OtherFeaturesData.reads, "featureless")
 
-    @classmethod
-    def checked(cls, source: LabelledGraphs, options: Any) -> Self:
-        """Return graphs with options that fit them; a :class:`BadData` says why they do not."""
-        for field in attrs.fields(type(options)):
-            if field.name not in _OPTIONS and getattr(options, field.name) != field.default:
-                raise BadData(f"{source.name}: {field.name} is for tables, arrays and images, and these are graphs")
-        if options.featureless == "identity" and (source.level == "graphs" or source.featured):
+    def settled(self) -> tuple[str, ...]:
+        """Say what encoders see of one graph."""
+        source = self.source
+        if self.options.featureless == "identity" and (source.level == "graphs" or source.featured):
             why = "nodes have features" if source.featured else "there are several graphs"
-            raise BadData(f"{source.name}: featureless=identity is for one graph without features, and {why}")
-        data = cls(source, options)  # type: ignore[arg-type]
-        try:
-            settled, notes = fitted_shots(options, source.y[data.split(0)[0]])
-        except ValueError as error:
-            raise BadData(f"{source.name}: {error}") from error
-        seen = ("Encoders see the whole graph, with all nodes and edges; labels are for the probe alone.",)
-        return replace(data, options=settled, notes=notes + (seen if source.level == "nodes" else ()))
+            raise ValueError(f"featureless=identity is for one graph without features, and {why}")
+        seen = "Encoders see the whole graph, with all nodes and edges; labels are for the probe alone."
+        return (seen,) if source.level == "nodes" else ()
 
     def facts(self) -> dict[str, Any]:
         """Return how many graphs, nodes and edges there are, and the classes with their sizes."""
@@ -100,14 +88,6 @@ class GraphFeaturesData(FrozenFeaturesData):
             "edges": sum(edges.shape[1] // 2 for edges, _, _ in source.graphs),
             "classes": {str(c): int(n) for c, n in zip(classes.tolist(), counts)},
         }
-
-    def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the nodes or graphs to train on and those to test on; they depend on the seed alone."""
-        o = self.options
-        return split_rows(self.source.y, None, o.test_size, o.max_per_class, seed, ordered=o.split == "ordered")
-
-    def weights(self, rows: np.ndarray) -> None:
-        """Return None: all count the same."""
 
     def inputs(self, rows: np.ndarray) -> Any:
         """Return the graph, or the graphs of these rows, as tuples (edges, features)."""
