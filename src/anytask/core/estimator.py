@@ -90,6 +90,9 @@ class Fitted(Preset):
         Everything random follows from it; the global generators are not touched.
     """
 
+    #: Settings that may be changed on a fitted model, and all others belong to the fit; None where all may be changed.
+    INFERENCE: ClassVar[tuple[str, ...] | None] = None
+
     # -- what users call ------------------------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -197,7 +200,8 @@ class Fitted(Preset):
 
     def _shaping(self) -> Iterable[str]:
         """Return the settings that shape the fitted state, those of groups as ``group.name``."""
-        return ()
+        free = self._param_names() if self.INFERENCE is None else (*self.INFERENCE, "device")
+        return [name for name in self._param_names() if name not in free]
 
     def _keep_shape(self) -> None:
         """Remember the settings that shape the fitted state as they are saved, and as they are shown."""

@@ -90,7 +90,6 @@ class MultiTaskEstimator(Estimator):
     alike: ClassVar[bool] = False
     #: Whether it answers, with a warning, for tasks that it was not trained on.
     new_tasks: ClassVar[bool] = False
-    #: Settings that may be changed on a fitted model; all others belong to the fit.
     INFERENCE: ClassVar[tuple[str, ...]] = ()
 
     standardize: bool = flag(True, "bring the numbers of each column of y to mean 0 and deviation 1 in training")
@@ -278,9 +277,6 @@ class MultiTaskEstimator(Estimator):
         labels = [self.classes_[code] for code in np.unique(codes)]
         types = [np.dtype(np.float64) if one is None else one.dtype for one in labels]
         return object if len({one.kind == "U" for one in types}) > 1 else np.result_type(*types)
-
-    def _shaping(self) -> list[str]:
-        return [name for name in self._param_names() if name not in (*self.INFERENCE, "device")]
 
     # -- what a system writes -------------------------------------------------------------------------------------
 

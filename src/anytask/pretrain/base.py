@@ -42,7 +42,6 @@ class PretrainEstimator(TransformerMixin, Estimator):
     sees: ClassVar[str] = "none"
     #: What it learns from: "arrays" of any shape, "images", "bags", "graphs" or "texts".
     takes: ClassVar[str] = "arrays"
-    #: Settings that may be changed on a fitted model; all others belong to the fit.
     INFERENCE: ClassVar[tuple[str, ...]] = ()
 
     def fit(self, X: Any, y: Any = None, *, progress: Progress | None = None) -> Self:
@@ -114,9 +113,6 @@ class PretrainEstimator(TransformerMixin, Estimator):
         with torch.no_grad(), isolated(derive(self.seed, "transform")):
             H = require_finite(encode(data), "a feature")
         return self._as_given(H, X)
-
-    def _shaping(self) -> list[str]:
-        return [name for name in self._param_names() if name not in (*self.INFERENCE, "device")]
 
     # -- what a system that reads other data writes ---------------------------------------------------------------
 

@@ -53,7 +53,6 @@ class RobustClassifier(ClassifierMixin, Estimator):
 
     #: What a system looks at of the task; see :class:`~anytask.continual.base.ContinualClassifier`.
     sees: ClassVar[str] = "none"
-    #: Settings that may be changed on a fitted model; all others belong to the fit.
     INFERENCE: ClassVar[tuple[str, ...]] = ()
 
     def fit(
@@ -122,11 +121,6 @@ class RobustClassifier(ClassifierMixin, Estimator):
 
     def check_shape(self, input_shape: tuple[int, ...]) -> None:
         """Raise a ``ValueError`` for inputs of a shape that the system cannot learn from."""
-
-    # -- shared steps ---------------------------------------------------------------------------------------------
-
-    def _shaping(self) -> list[str]:
-        return [name for name in self._param_names() if name not in (*self.INFERENCE, "device")]
 
     # -- what a system writes -------------------------------------------------------------------------------------
 

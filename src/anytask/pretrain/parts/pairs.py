@@ -108,7 +108,6 @@ class PairEncoder(Estimator):
     takes: ClassVar[str] = "pairs"
     #: The kind of the left and of the right items ("texts", "arrays" or "sequences"); None: any.
     KINDS: ClassVar[tuple[str | None, str | None]] = (None, None)
-    #: Settings that may be changed on a fitted model; all others belong to the fit.
     INFERENCE: ClassVar[tuple[str, ...]] = ()
 
     lr: float = real(1e-3, "highest learning rate of AdamW", above=0)
@@ -385,6 +384,3 @@ class PairEncoder(Estimator):
     def _room(self) -> int:
         """Return how many products of tokens are in memory at a time where scores are made."""
         return PRODUCTS
-
-    def _shaping(self) -> list[str]:
-        return [name for name in self._param_names() if name not in (*self.INFERENCE, "device")]
