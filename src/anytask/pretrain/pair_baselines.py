@@ -69,6 +69,12 @@ class DualEncoder(PairEncoder):
 
     net_: TemperedSides
 
+    @property
+    def temperature_(self) -> float:
+        """What cosines are divided by, as it was learned."""
+        self._check_fitted()
+        return math.exp(float(self.net_.log_temperature.detach()))
+
     def _network(self) -> TemperedSides:
         net = TemperedSides(self._tower("left", self.left_encoder), self._tower("right", self.right_encoder))
         net.log_temperature.data.fill_(math.log(self.temperature))
