@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -208,6 +208,9 @@ class EncoderEstimator(Estimator):
     classifier_, classes_
         What learned labels, and these.
     """
+
+    #: Whether inputs may be texts, which problems ask before a run.
+    reads_texts: ClassVar[bool] = True
 
     small: SmallEncoder
     max_tokens: int
