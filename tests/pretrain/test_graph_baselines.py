@@ -1,12 +1,14 @@
 """Vectors of nodes that are counted, and a network that rebuilds edges."""
 
+import itertools
+
 import networkx as nx
 import numpy as np
 import pytest
 import torch
 from sklearn.manifold import spectral_embedding
 
-from anytask.pretrain import DegreeFeatures, GraphVAE, RandomGraphEncoder, SpectralFeatures
+from anytask.pretrain import DegreeFeatures, GraphVAE, LinkHeuristics, RandomGraphEncoder, SpectralFeatures
 from anytask.pretrain.parts.graphs import read_graphs
 
 CONTRACT = {
@@ -66,3 +68,35 @@ def test_graphs_without_edges_are_refused_where_edges_are_all_there_is():
     with pytest.raises(ValueError, match="X has no edges"):
         GraphVAE().fit([nx.empty_graph(3), nx.empty_graph(2)])
     assert torch.equal(read_graphs(nx.empty_graph(3)).strangers(), torch.zeros(2, 0, dtype=torch.int64))
+
+
+def test_scores_of_pairs_are_those_of_networkx():
+    graph = nx.barabasi_albert_graph(30, 3, seed=0)
+    pairs = [(u, v) for u, v in itertools.combinations(range(30), 2) if not graph.has_edge(u, v)]
+    found = LinkHeuristics().fit(graph).transform_links(graph, pairs)
+    right = [
+        [len(list(nx.common_neighbors(graph, u, v))) for u, v in pairs],
+        [score for *_, score in nx.adamic_adar_index(graph, pairs)],
+        [score for *_, score in nx.jaccard_coefficient(graph, pairs)],
+    ]
+    np.testing.assert_allclose(found, np.transpose(right), rtol=1e-5)
+    for place, kind in enumerate(("common", "adamic-adar", "jaccard")):
+        alone = LinkHeuristics(kind=kind).fit(graph).transform_links(graph, pairs)
+        np.testing.assert_allclose(alone[:, 0], right[place], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "says"),
+    [([[0, 30]], "nodes from 0 to 30"), ([[-1, 2]], "nodes from -1"), ([0, 1], "shape"), ([[0.5, 1]], "integers")],
+)
+def test_pairs_are_checked(pairs, says):
+    graph = nx.path_graph(30)
+    with pytest.raises(ValueError, match=says):
+        DegreeFeatures().fit(graph).transform_links(graph, pairs)
+
+
+def test_vectors_of_pairs_are_products():
+    graph = nx.path_graph(5)
+    model = DegreeFeatures().fit(graph)
+    H = model.transform(graph)
+    np.testing.assert_allclose(model.transform_links(graph, [[0, 1], [3, 2]]), H[[0, 3]] * H[[1, 2]])

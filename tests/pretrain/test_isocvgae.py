@@ -1,6 +1,8 @@
 """IsoC-VGAE: the brief's numbers, what vectors may not depend on, and what each part of the loss moves."""
 
 import math
+import subprocess
+import sys
 
 import networkx as nx
 import numpy as np
@@ -176,3 +178,29 @@ def test_logarithms_of_degrees_keep_a_hub_from_outweighing_all_else():
 def test_presets_hold_the_published_values():
     paper = IsoCVGAE.from_preset("paper")
     assert paper.lr == 5e-6 and tuple(paper.hidden) == (512, 512) and paper.degree_lr == 0.01
+
+
+#: One epoch and vectors of pairs, on a graph of 100,000 nodes and a million edges; prints seconds and GiB.
+LARGE = """
+import resource, time
+import numpy as np
+from anytask.pretrain import IsoCVGAE
+
+rng = np.random.default_rng(0)
+n, m = 100_000, 1_000_000
+drawn = np.sort(rng.integers(n, size=(m + m // 10, 2)), axis=1)
+edges = rng.permutation(np.unique(drawn[drawn[:, 0] < drawn[:, 1]], axis=0))[:m].T
+graph = np.concatenate([edges, edges[::-1]], axis=1), rng.normal(size=(n, 32)).astype(np.float32)
+start = time.perf_counter()
+model = IsoCVGAE(epochs=1, device="cpu").fit(graph)
+seconds = time.perf_counter() - start
+assert model.transform_links(graph, rng.integers(n, size=(20_000, 2))).shape == (20_000, 256) and edges.shape == (2, m)
+print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.slow
+def test_a_million_edges_take_less_than_8_gib_and_minutes():
+    ran = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
+    seconds, gib = map(float, ran.stdout.split())
+    assert gib < 8 and seconds < 600

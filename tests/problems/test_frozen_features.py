@@ -50,7 +50,7 @@ def test_weights_say_how_much_a_test_row_counts():
     F, y = np.array([[0.0], [0.1], [1.0], [0.9]]), np.array([0, 0, 1, 1])
     wrong = np.array([0, 1])
     found = probe(F, y, np.array([[0.0], [0.0]]), wrong, 1, weights=np.array([3.0, 1.0]))
-    assert found == {"logistic": 0.75, "knn": 0.75}
+    assert found == {"logistic": 0.75, "knn": 0.75, "auc": 0.5}
 
 
 def test_numbers_of_labels_that_a_class_lacks_are_left_out_or_refused(tmp_path):

@@ -81,7 +81,7 @@ def is_graphs(source: Any) -> bool:
     return str(source) in GRAPHS or (path.is_dir() and ((path / "edges.csv").is_file() or _tu_prefix(path) is not None))
 
 
-def load_graphs(source: str | os.PathLike[str]) -> LabelledGraphs:
+def load_graphs(source: str | os.PathLike[str], *, labelled: bool = True) -> LabelledGraphs:
     """Return labelled graphs by name or from a folder.
 
     Parameters
@@ -95,6 +95,8 @@ def load_graphs(source: str | os.PathLike[str]) -> LabelledGraphs:
           ``NAME_graph_labels.txt`` and, if there are any, ``NAME_node_labels.txt`` and ``NAME_node_attributes.txt``;
         * a folder with ``edges.csv``, whose first two columns are the ends of an edge, and ``nodes.csv``, whose first
           column names the nodes; a column ``label`` and, if you like, columns of numbers are their features.
+    labelled : bool
+        Whether labels are needed; without, ``nodes.csv`` need not have any, and all may be the same.
 
     Raises
     ------
@@ -113,12 +115,13 @@ def load_graphs(source: str | os.PathLike[str]) -> LabelledGraphs:
     if str(source) in GRAPHS:
         loaded = _builtin(str(source))
     elif (path / "edges.csv").is_file():
-        loaded = _of_lists(path)
+        loaded = _of_lists(path, labelled)
     elif (prefix := _tu_prefix(path)) is not None:
         loaded = _of_tu_folder(path, prefix)
     else:
         raise BadData(f"{source}: no graphs are called so, and no folder has an edges.csv or a NAME_A.txt")
-    check_classes(loaded.y, str(source), "label")
+    if labelled:
+        check_classes(loaded.y, str(source), "label")
     return loaded
 
 
@@ -183,16 +186,16 @@ def _builtin(name: str) -> LabelledGraphs:
     return LabelledGraphs(name, ((edges_of(graph), len(graph), None),), np.array(y), "nodes", notes)
 
 
-def _of_lists(path: Path) -> LabelledGraphs:
+def _of_lists(path: Path, labelled: bool) -> LabelledGraphs:
     """Read ``edges.csv`` and ``nodes.csv``."""
     nodes_csv, edges_csv = path / "nodes.csv", path / "edges.csv"
     if not nodes_csv.is_file():
         raise BadData(f"{nodes_csv}: there is no such file, which names the nodes and their labels")
     (nodes, node), (edges, edge) = read_frame(nodes_csv), read_frame(edges_csv)
     for file, table in ((nodes_csv, nodes), (edges_csv, edges)):
-        if len(table.columns) < 2:
+        if len(table.columns) < (2 if labelled or file == edges_csv else 1):
             raise BadData(f"{file}: wanted are 2 columns or more, got {len(table.columns)}")
-    if "label" not in nodes.columns[1:]:
+    if labelled and "label" not in nodes.columns[1:]:
         raise BadData(f"{nodes_csv}: there is no column 'label', it has {', '.join(nodes.columns)}")
     ids = pd.Index(_names(nodes, 0, nodes_csv, node))
     if ids.has_duplicates:
@@ -215,7 +218,9 @@ def _of_lists(path: Path) -> LabelledGraphs:
     if x is not None and not np.isfinite(x).all():
         row, column = np.argwhere(~np.isfinite(x))[0].tolist()
         raise BadData(f"{nodes_csv}, {node(row)}: {names[column]} is no finite number")
-    y = as_labels(from_texts(nodes["label"].to_numpy(object)), str(nodes_csv), "label", node)
+    y = np.zeros(len(ids), dtype=np.int64)
+    if labelled:
+        y = as_labels(from_texts(nodes["label"].to_numpy(object)), str(nodes_csv), "label", node)
     unread = ", ".join(edges.columns[2:])
     notes = (f"Of edges.csv are not read: {unread}. Edges have no weights and no features.",) if unread else ()
     return LabelledGraphs(path.name, ((both, len(ids), x),), y, "nodes", notes)

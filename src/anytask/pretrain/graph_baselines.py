@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytask.core.progress import Progress
-from anytask.core.settings import real, whole
+from anytask.core.settings import choice, real, whole
 from anytask.parts.vae import diagonal_gaussian_kl
 from anytask.pretrain.parts.graph_networks import GraphEncoder, GraphNetwork, TrainedGraphNetwork
 from anytask.pretrain.parts.graphs import GraphBatch
 
-__all__ = ["DegreeFeatures", "GraphVAE", "RandomGraphEncoder", "SpectralFeatures"]
+__all__ = ["DegreeFeatures", "GraphVAE", "LinkHeuristics", "RandomGraphEncoder", "SpectralFeatures"]
 
 #: Nodes up to which all eigenvalues are computed at once.
 _DENSE = 500
@@ -52,6 +52,40 @@ class DegreeFeatures(GraphEncoder):
         for _ in range(self.hops):
             found.append(data.adjacency @ found[-1] / degree.clamp(min=1))
         return torch.cat(found, 1)
+
+
+class LinkHeuristics(DegreeFeatures):
+    """What two nodes' neighborhoods say of an edge between them: common neighbors, their Adamic-Adar index (each counts
+    1 / log of its degree) and Jaccard coefficient (their share of all neighbors of either); nothing is learned.
+
+    Vectors of nodes are those of :class:`DegreeFeatures`.
+
+    Parameters
+    ----------
+    kind : {"all", "common", "adamic-adar", "jaccard"}
+        "all": three values for each pair.
+    hops, seed, device
+        See :class:`DegreeFeatures`.
+
+    Examples
+    --------
+    >>> import networkx as nx
+    >>> LinkHeuristics(kind="common").fit(nx.star_graph(3)).transform_links(nx.star_graph(3), [[1, 2], [0, 1]]).tolist()
+    [[1.0], [0.0]]
+    """
+
+    kind: str = choice("all", ("all", "common", "adamic-adar", "jaccard"), "which of them, for each pair")
+
+    def _links(self, data: GraphBatch, u: Tensor, v: Tensor) -> Tensor:
+        n, degree = len(data.x), data.degree.cpu().numpy()
+        edges = data.edges.cpu().numpy()
+        A = sparse.csr_array((np.ones(edges.shape[1]), (edges[0], edges[1])), shape=(n, n))
+        shared = A[u.numpy()].multiply(A[v.numpy()]).tocsr()
+        rarity = np.where(degree > 1, 1 / np.log(np.maximum(degree, 2)), 0.0)
+        common = np.asarray(shared.sum(axis=1)).ravel()
+        either = degree[u] + degree[v] - common
+        found = {"common": common, "adamic-adar": shared @ rarity, "jaccard": common / np.maximum(either, 1)}
+        return torch.from_numpy(np.stack([found[name] for name in found if self.kind in ("all", name)], axis=1)).float()
 
 
 class SpectralFeatures(GraphEncoder):

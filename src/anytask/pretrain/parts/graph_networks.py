@@ -16,7 +16,7 @@ from anytask.core.progress import Progress
 from anytask.core.settings import choice, numbers, real, whole
 from anytask.core.training import train
 from anytask.pretrain.base import PretrainEstimator
-from anytask.pretrain.parts.graphs import GraphBatch, listed, read_graphs
+from anytask.pretrain.parts.graphs import GraphBatch, listed, read_graphs, read_pairs
 
 
 def geometric() -> Any:
@@ -119,6 +119,27 @@ class GraphEncoder(PretrainEstimator):
         array or tensor of shape (g, d)
         """
         return self._encoded(X, lambda data: data.total(self._features(data).cpu()))
+
+    def transform_links(self, X: Any, pairs: Any) -> Any:
+        """Return a vector for each pair of nodes, which says whether there should be an edge.
+
+        Parameters
+        ----------
+        X : graph, or list of graphs
+        pairs : array or tensor of shape (p, 2)
+            Numbers of nodes: the places of their rows in what :meth:`transform` returns.
+
+        Returns
+        -------
+        array or tensor of shape (p, d)
+            The product of the two nodes' vectors, value by value, unless an encoder has its own way.
+        """
+        return self._encoded(X, lambda data: self._links(data, *read_pairs(pairs, len(data.x))))
+
+    def _links(self, data: GraphBatch, u: Tensor, v: Tensor) -> Tensor:
+        """Return vectors (p, d) of pairs of nodes u and v, each (p,)."""
+        H = self._features(data).cpu()
+        return H[u] * H[v]
 
     def _read(self, X: Any) -> GraphBatch:
         return read_graphs(X)

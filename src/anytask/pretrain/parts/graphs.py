@@ -174,6 +174,28 @@ def read_graphs(X: Any, name: str = "X") -> GraphBatch:
     return GraphBatch(torch.cat(xs), _undirected(torch.cat(edges, 1), sizes, wheres), sizes, featured)
 
 
+def read_pairs(pairs: Any, n: int) -> Tensor:
+    """Return pairs of n nodes, given as (p, 2), with shape (2, p).
+
+    Examples
+    --------
+    >>> read_pairs([[0, 2], [1, 2]], 3).tolist()
+    [[0, 1], [2, 2]]
+    >>> read_pairs([[0, 3]], 3)
+    Traceback (most recent call last):
+        ...
+    ValueError: pairs has nodes from 0 to 3, and there are 3
+    """
+    given = as_numbers(pairs, "pairs")
+    found = given.cpu() if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
+    if found.ndim != 2 or found.shape[1] != 2 or found.is_floating_point() or found.dtype == torch.bool:
+        kind = str(found.dtype).removeprefix("torch.")
+        raise ValueError(f"pairs must be integers of shape (pairs, 2), got {kind} {tuple(found.shape)}")
+    if len(found) and (int(found.min()) < 0 or int(found.max()) >= n):
+        raise ValueError(f"pairs has nodes from {found.min()} to {found.max()}, and there are {n}")
+    return found.T.long()
+
+
 def listed(X: Any) -> list[Any] | None:
     """Return the graphs of what holds several, or None for what is one.
 

@@ -13,6 +13,7 @@ from anytask.problems.base import Entrant, Metric, Outcome, Trained, finished
 from anytask.problems.frozen_features.bags import BagFeaturesData, read_labelled_bags
 from anytask.problems.frozen_features.data import FrozenFeaturesData, FrozenFeaturesOptions, fitted_shots
 from anytask.problems.frozen_features.graphs import GraphFeaturesData, read_labelled
+from anytask.problems.frozen_features.links import LinkFeaturesData
 from anytask.problems.frozen_features.probe import probe
 from anytask.problems.labelled import LabelledProblem
 from anytask.problems.training import Progress
@@ -27,11 +28,15 @@ class FrozenFeatures(LabelledProblem):
     components (of graphs: degrees and eigenvectors; of bags: means, and what the views' means have in common) and an
     encoder that never learned always take part: features that are not better are not worth their training.
 
+    With ``predict=links`` the rows are pairs of nodes, with an edge or without: edges are taken out of the graphs
+    before an encoder sees them (:class:`~anytask.problems.frozen_features.links.LinkFeaturesData`).
+
     Metrics
     -------
     * ``accuracy`` of the logistic regression, mean over the numbers of labels (ranks);
     * ``few``, ``many``: with the fewest and the most labels;
-    * ``neighbors``: accuracy of the nearest neighbors, mean over the numbers of labels.
+    * ``neighbors``: accuracy of the nearest neighbors, mean over the numbers of labels;
+    * ``auc``: of two classes, area under the ROC curve of the logistic regression, mean over the numbers of labels.
 
     Examples
     --------
@@ -49,6 +54,7 @@ class FrozenFeatures(LabelledProblem):
         Metric("few", "Accuracy with the fewest labels"),
         Metric("many", "Accuracy with the most labels"),
         Metric("neighbors", "Accuracy of the nearest neighbors"),
+        Metric("auc", "Area under the ROC curve of the logistic regression"),
     )
     needs: ClassVar[tuple[str, ...]] = ("fit(X)", "transform(X)")
     options_class = FrozenFeaturesOptions
@@ -59,6 +65,8 @@ class FrozenFeatures(LabelledProblem):
         self, options: FrozenFeaturesOptions, labelled: LabelledData
     ) -> tuple[FrozenFeaturesOptions, tuple[str, ...]]:
         """Keep the numbers of labels that every class has among its training rows."""
+        if options.predict == "links":
+            raise ValueError("predict=links is for graphs")
         train, _ = FrozenFeaturesData(labelled, options).split(0)
         return fitted_shots(options, labelled.y[train])
 
@@ -72,11 +80,13 @@ class FrozenFeatures(LabelledProblem):
             :func:`anytask.problems.frozen_features.graphs.read_labelled` reads them; or bags, as
             :func:`anytask.problems.frozen_features.bags.read_labelled_bags` does.
         """
+        checked = self.check_options(options)
         if (bags := read_labelled_bags(source)) is not None:
-            return BagFeaturesData.checked(bags, self.check_options(options))
-        if (graphs := read_labelled(source)) is None:
+            return BagFeaturesData.checked(bags, checked)
+        links = checked.predict == "links"
+        if (graphs := read_labelled(source, labelled=not links)) is None:
             return super().load(source, **options)
-        return GraphFeaturesData.checked(graphs, self.check_options(options))
+        return (LinkFeaturesData if links else GraphFeaturesData).checked(graphs, checked)
 
     def baselines(self, data: Any) -> tuple[Entrant, ...]:
         """Return what everybody has for data of this kind, an encoder that never learned among them."""
@@ -92,6 +102,7 @@ class FrozenFeatures(LabelledProblem):
 
     def train(self, entrant: Entrant, data: Any, seed: int, progress: Progress) -> Any:
         """Fit an encoder to the training inputs."""
+        data = data.drawn(seed)
         return _fitted(entrant, data, data.split(seed)[0], seed, progress)
 
     def refit(self, entrant: Entrant, data: Any, seed: int, progress: Progress | None = None) -> Trained:
@@ -102,6 +113,7 @@ class FrozenFeatures(LabelledProblem):
 
     def test(self, entrant: Entrant, trained: Any, data: Any, seed: int, progress: Progress) -> Outcome:
         """Probe the features of the test inputs."""
+        data = data.drawn(seed)
         rows, test = data.split(seed)
         F, F_test, y = data.features(trained, rows), data.features(trained, test), data.source.y
         weights, times = data.weights(test), data.options.draws
@@ -116,6 +128,8 @@ class FrozenFeatures(LabelledProblem):
             "many": logistic[-1],
             "neighbors": float(np.mean([found["knn"] for found in curve.values()])),
         }
+        if ranked := [found["auc"] for found in curve.values() if "auc" in found]:
+            metrics["auc"] = float(np.mean(ranked))
         details = {"curve": {str(shots): found["logistic"] for shots, found in curve.items()}}
         cost = {"labels": float(max(data.options.shots) * len(np.unique(y))), "features": float(F.shape[1])}
         return Outcome(metrics, details, cost)

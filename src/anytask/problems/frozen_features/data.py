@@ -29,6 +29,9 @@ class FrozenFeaturesOptions(SplitOptions):
     featureless: str = choice(
         "ones", ("ones", "identity"), "graphs whose nodes have no features: ones, or each node is its own (nodes only)"
     )
+    predict: str = choice(
+        "labels", ("labels", "links"), "graphs: what the probe tells, labels, or edges that encoders never saw"
+    )
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class FrozenFeaturesData(LabelledSet):
 
     #: What its inputs are, as :attr:`~anytask.pretrain.PretrainEstimator.takes` says it.
     kind: ClassVar[str] = "arrays"
+
+    def drawn(self, seed: int) -> Any:
+        """Return the data of a run with this seed, where rows and labels are drawn by it; else the same for all."""
+        return self
 
     def shown(self, rows: np.ndarray) -> Any:
         """Return what an encoder learns from."""
@@ -89,7 +96,8 @@ class OtherFeaturesData(FrozenFeaturesData):
                 if field.name not in cls.reads and getattr(options, field.name) != field.default:
                     raise ValueError(f"{field.name} is for other data, and these are {cls.kind}")
             notes = data.settled()
-            settled, left_out = fitted_shots(options, data.labels(0))
+            once = data.drawn(0)
+            settled, left_out = fitted_shots(options, once.source.y[once.split(0)[0]])
         except ValueError as error:
             raise BadData(str(error) if isinstance(error, BadData) else f"{source.name}: {error}") from error
         return replace(data, options=settled, notes=(*left_out, *notes))
@@ -97,10 +105,6 @@ class OtherFeaturesData(FrozenFeaturesData):
     def settled(self) -> tuple[str, ...]:
         """Return notes on what encoders are shown; a ``ValueError`` says why the options do not fit the data."""
         return ()
-
-    def labels(self, seed: int) -> np.ndarray:
-        """Return the labels of the training rows."""
-        return self.source.y[self.split(seed)[0]]
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows to train on and those to test on; they depend on the seed alone."""

@@ -16,7 +16,7 @@ from anytask.problems.frozen_features.data import OtherFeaturesData
 _BASELINES = "anytask.pretrain.graph_baselines"
 
 
-def read_labelled(source: Any) -> LabelledGraphs | None:
+def read_labelled(source: Any, labelled: bool = True) -> LabelledGraphs | None:
     """Return labelled graphs, or None for what holds no graphs.
 
     Parameters
@@ -26,6 +26,8 @@ def read_labelled(source: Any) -> LabelledGraphs | None:
         nodes' labels or of a list of graphs and theirs, in any form that
         :func:`~anytask.pretrain.parts.graphs.read_graphs` takes; or what PyTorch Geometric has labels with: a ``Data``,
         or a list or ``Dataset`` of them.
+    labelled : bool
+        Whether labels are needed; graphs without come in the same forms.
 
     Raises
     ------
@@ -35,7 +37,7 @@ def read_labelled(source: Any) -> LabelledGraphs | None:
     from anytask.pretrain.parts.graphs import is_graph, read_graphs
 
     if is_graphs(source):
-        return load_graphs(source)
+        return load_graphs(source, labelled=labelled)
     graphs, y = source if isinstance(source, tuple) and len(source) == 2 and not is_graph(source) else (source, None)
     several = isinstance(graphs, (list, torch.utils.data.Dataset))
     graphs = list(cast(Any, graphs)) if several else graphs
@@ -44,17 +46,18 @@ def read_labelled(source: Any) -> LabelledGraphs | None:
     if y is None:
         y = [getattr(graph, "y", None) for graph in graphs] if several else getattr(graphs, "y", None)
         y = None if y is None or (several and any(label is None for label in y)) else np.asarray(y).reshape(-1)
-    if y is None:
+    if y is None and labelled:
         raise BadData("graphs come without labels: give (graphs, y), or graphs with an attribute y")
     try:
         batch = read_graphs(graphs, "graphs")
     except (TypeError, ValueError) as error:
         raise BadData(str(error)) from error
     level, wanted = ("graphs", len(batch.sizes)) if several else ("nodes", len(batch.x))
-    labels = as_labels(np.asarray(y), "graphs", "y")
+    labels = as_labels(np.asarray(y), "graphs", "y") if labelled else np.zeros(wanted, dtype=np.int64)
     if labels.shape != (wanted,):
         raise BadData(f"graphs: there are {wanted} {level}, and labels of shape {labels.shape}")
-    check_classes(labels, "graphs", "y")
+    if labelled:
+        check_classes(labels, "graphs", "y")
     each = (batch.take(torch.tensor([place])) for place in range(len(batch.sizes)))
     found = [(one.edges.numpy(), len(one.x), one.x.numpy() if batch.featured else None) for one in each]
     return LabelledGraphs("graphs", tuple(found), labels, level)
@@ -65,7 +68,7 @@ class GraphFeaturesData(OtherFeaturesData):
 
     source: LabelledGraphs  # type: ignore[assignment]
     kind: ClassVar[str] = "graphs"
-    reads: ClassVar[tuple[str, ...]] = (*OtherFeaturesData.reads, "featureless")
+    reads: ClassVar[tuple[str, ...]] = (*OtherFeaturesData.reads, "featureless", "predict")
 
     def settled(self) -> tuple[str, ...]:
         """Say what encoders see of one graph."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
@@ -59,7 +59,7 @@ def probe(
 
     Returns
     -------
-    dict with ``logistic`` and ``knn``
+    dict with ``logistic`` and ``knn``, and, of two classes, ``auc``: the area under the regression's ROC curve
 
     Examples
     --------
@@ -67,7 +67,7 @@ def probe(
     >>> y = np.arange(200) % 2
     >>> F = y[:, None] + 0.1 * rng.normal(size=(200, 3))
     >>> probe(F[:100], y[:100], F[100:], y[100:], shots=1)
-    {'logistic': 1.0, 'knn': 1.0}
+    {'logistic': 1.0, 'knn': 1.0, 'auc': 1.0}
     """
     scaler = StandardScaler().fit(train)
     F, F_test = scaler.transform(train), scaler.transform(test)
@@ -77,4 +77,8 @@ def probe(
         for name, model in (("logistic", few_label_logistic(y[rows], seed)), ("knn", neighbors)):
             answers = model.fit(F[rows], y[rows]).predict(F_test)
             found[name].append(float(accuracy_score(y_test, answers, sample_weight=weights)))
+            if name == "logistic" and len(np.unique(y_test)) == len(model.classes_) == 2:
+                ranking = model.decision_function(F_test)
+                auc = roc_auc_score(y_test == model.classes_[1], ranking, sample_weight=weights)
+                found.setdefault("auc", []).append(float(auc))
     return {name: float(np.mean(values)) for name, values in found.items()}
