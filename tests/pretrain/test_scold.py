@@ -143,3 +143,16 @@ def test_labels_without_a_prompt(model):
     for temperature in (0, -1, float("nan"), "a"):
         with pytest.raises(ValueError, match="temperature"):
             PromptClassifier(model, dict(enumerate(COLORS)), temperature)
+
+
+def test_a_frozen_text_model_stays_as_it_is_and_what_is_on_it_learns(tmp_path):
+    X, captions, y = world(12)
+    setting = {"right_encoder": "minilm", "frozen": True, "epochs": 3, "batch_size": 12}
+    models = [SCOLD.from_preset("small", **setting | {"epochs": n}).fit(X, captions, concepts=y) for n in (0, 3)]
+    before, after = (model.net_.right.tower for model in models)
+    weights = after.model.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in before.model.state_dict().items())
+    assert not torch.equal(before.out.weight, after.out.weight)
+    models[1].save(tmp_path)
+    loaded = SCOLD.load(tmp_path, device="cpu")
+    np.testing.assert_allclose(loaded.scores(X, captions), models[1].scores(X, captions), atol=1e-5)

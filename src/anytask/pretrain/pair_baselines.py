@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from anytask.core.rng import derive
-from anytask.core.settings import choice, real, whole
+from anytask.core.settings import choice, flag, real, whole
 from anytask.parts.contrastive import contrastive_loss, cosine_scores, one_hot_target
 from anytask.pretrain.parts.item_towers import encoder_field, item_tower
 from anytask.pretrain.parts.pairs import PairBatch, PairEncoder, Sides
@@ -33,6 +33,8 @@ class DualEncoder(PairEncoder):
         Width of a vector, and of the layer before it in the small tower of vectors.
     max_tokens : int, default 64
         Tokens of a text that are read.
+    frozen : bool, default False
+        Whether text models by name stay as they are, and only the linear layer on them is trained.
     targets : {"one", "all"}, default "one"
         Whether each drawn pair has one right partner in its batch, as CLIP has it, or all that an edge leads to.
     temperature : float, default 0.07
@@ -64,6 +66,7 @@ class DualEncoder(PairEncoder):
     width: int = whole(64, "width of a vector")
     hidden: int = whole(64, "width of the layer before, in the small tower of vectors")
     max_tokens: int = whole(64, "tokens of a text that are read")
+    frozen: bool = flag(False, "text models by name stay as they are under a linear layer")
     targets: str = choice("one", ("one", "all"), "right partners in a batch: that of the drawn pair, or all")
     temperature: float = real(0.07, "what cosines are divided by at first", at_least=0.01, at_most=1)
 
@@ -82,8 +85,8 @@ class DualEncoder(PairEncoder):
 
     def _tower(self, side: str, encoder: Any) -> nn.Module:
         return item_tower(
-            self.facts_[side], encoder, width=self.width, linked=True, max_tokens=self.max_tokens, hidden=self.hidden,
-            seed=derive(self.seed, side),
+            self.facts_[side], encoder, width=self.width, linked=True, frozen=self.frozen, max_tokens=self.max_tokens,
+            hidden=self.hidden, seed=derive(self.seed, side),
         )  # fmt: skip
 
     def _score(self, a: Tensor, b: Tensor, mask_a: Tensor, mask_b: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ class SCOLD(DualEncoder):
 
     KINDS: ClassVar = ("arrays", "texts")
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "small": {"width": 32, "hidden": 256, "lr": 5e-3, "epochs": 130, "batch_size": 128},
+        "small": {"width": 32, "hidden": 256, "lr": 5e-3, "epochs": 30, "batch_size": 128},
         "paper": {
             "left_encoder": "microsoft/swin-base-patch4-window7-224-in22k", "right_encoder": "roberta-base",
             "width": 512, "flat": True, "pooling": "released", "max_tokens": 77, "lr": 1e-5, "epochs": 10,

@@ -81,10 +81,16 @@ class HubTower(nn.Module):
     max_tokens : int
     width : int, optional
         Put a linear layer on the hidden states that brings them to this width.
+    frozen : bool, default False
+        Whether the encoder stays as it is; each text is then encoded once, and its hidden states are kept.
     """
 
     def __init__(
-        self, source: str | os.PathLike[str] | Mapping[str, str], max_tokens: int, width: int | None = None
+        self,
+        source: str | os.PathLike[str] | Mapping[str, str],
+        max_tokens: int,
+        width: int | None = None,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         self.model: Any
@@ -92,14 +98,29 @@ class HubTower(nn.Module):
         self.model, self.tokenizer, self.files = hub_model(source)
         d = self.model.config.hidden_size
         self.out: nn.Module = nn.Identity() if width is None else nn.Linear(d, width)
+        self.kept: dict[str, Tensor] | None = {} if frozen else None
+        self.model.requires_grad_(not frozen)
 
     def forward(self, texts: Sequence[str]) -> Encoded:
+        if self.kept is None:
+            tokens, mask = self._hidden(texts)
+            return self.out(tokens), mask
+        self.model.eval()
+        if new := [text for text in dict.fromkeys(texts) if text not in self.kept]:
+            with torch.no_grad():
+                tokens, mask = self._hidden(new)
+            self.kept |= {text: t[m] for text, t, m in zip(new, tokens, mask)}
+        found = nn.utils.rnn.pad_sequence([self.kept[text] for text in texts], batch_first=True)
+        lengths = torch.tensor([len(self.kept[text]) for text in texts], device=found.device)
+        return self.out(found), torch.arange(found.shape[1], device=found.device) < lengths[:, None]
+
+    def _hidden(self, texts: Sequence[str]) -> Encoded:
         given = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         )
         device = next(self.model.parameters()).device
         given = {name: given[name].to(device) for name in ("input_ids", "attention_mask")}
-        return self.out(self.model(**given).last_hidden_state), given["attention_mask"].bool()
+        return self.model(**given).last_hidden_state, given["attention_mask"].bool()
 
 
 class ImageTower(nn.Module):
@@ -134,6 +155,7 @@ def item_tower(
     *,
     width: int,
     linked: bool = False,
+    frozen: bool = False,
     max_tokens: int = 64,
     hidden: int = 64,
     seed: int = 0,
@@ -151,6 +173,8 @@ def item_tower(
         Width of a token.
     linked : bool, default False
         Whether a text model of the hub is brought to that width by a linear layer too; else it keeps its own.
+    frozen : bool, default False
+        Whether a text model of the hub stays as it is.
     max_tokens : int
         Tokens of a text that are read.
     hidden : int
@@ -170,7 +194,7 @@ def item_tower(
     if kind == "texts":
         if encoder is None:
             return WordTower(facts["words"], width, max_tokens)
-        hub = HubTower(facts.get("files", encoder), max_tokens, width if linked else None)
+        hub = HubTower(facts.get("files", encoder), max_tokens, width if linked else None, frozen)
         facts["files"] = hub.files
         return hub
     if encoder is not None:
