@@ -8,9 +8,9 @@ import torch
 
 from anytask.datasets.vacancies import vacancies
 from anytask.parts.contrastive import contrastive_loss
+from anytask.parts.ranking import ranking_metrics
 from anytask.pretrain import UWE
 from anytask.pretrain.parts.items import read_pairs
-from anytask.problems.paired_retrieval.metrics import ranking_metrics
 
 CONTRACT = {"width": 8, "scale_dot": True}
 GRAPHS = {

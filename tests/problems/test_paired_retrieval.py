@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from anytask.core.errors import BadData
+from anytask.parts.ranking import ranking_metrics
 from anytask.problems.base import Entrant
 from anytask.problems.paired_retrieval import PairedRetrieval
-from anytask.problems.paired_retrieval.metrics import ranking_metrics
 
 PROBLEM = PairedRetrieval()
 GRAPHS = {
@@ -105,3 +105,14 @@ def test_signed_sentences_are_ranked_among_those_of_the_tested_sequences():
         assert sequence.shape[1] == 16 and 3 <= len(sentence.split()) <= min(6, len(sequence))
     metrics = PROBLEM.run(PROBLEM.baselines(data)[1], data, 0).metrics
     assert metrics["zero_shot"] == metrics["map"]
+
+
+def test_no_training_pair_holds_a_target_of_the_graph_that_is_held_out():
+    data = PROBLEM.load("skills-jobs", held_out="title_job")
+    drawn = data.draw(0)
+    jobs = {job.casefold() for job in drawn.unseen["title_job"].targets}
+    assert list(drawn.unseen) == ["title_job"] and len(drawn.unseen["title_job"].queries) == 87
+    assert not jobs & {item.casefold() for graph in drawn.graphs.values() for side in graph for item in side}
+    assert {"name_skill", "sentence_skill"} <= set(drawn.graphs)
+    with pytest.raises(BadData, match="held_out must be a graph of texts, got 'none'; graphs: 'job_skill'"):
+        PROBLEM.load("skills-jobs", held_out="none")

@@ -117,7 +117,7 @@ class UWE(PairEncoder):
     INFERENCE: ClassVar[tuple[str, ...]] = ("scorer", "tau_a", "scale_dot", "reduce")
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "small": {"width": 24, "lr": 0.01, "epochs": 4, "batch_size": 48, "scale_dot": True},
-        "minilm": {"encoder": "minilm", "lr": 5e-5, "epochs": 8, "batch_size": 32},
+        "minilm": {"encoder": "minilm", "lr": 5e-5, "epochs": 3, "batch_size": 32},
         "paper": {
             "encoder": "sentence-transformers/all-mpnet-base-v2", "lr": 8e-5, "batch_size": 512, "epochs": 1,
             "reduce": "sum", "alpha": {"job": 1.0, "sentence": 0.5, "alias": 0.5},

@@ -8,9 +8,9 @@ import numpy as np
 
 from anytask.core.progress import heard
 from anytask.core.settings import taken
+from anytask.parts.ranking import ranking_metrics
 from anytask.problems.base import Entrant, Metric, Outcome, Trained, finished
 from anytask.problems.paired_retrieval.data import VACANCIES, PairedOptions, PairedSet, Ranking, read
-from anytask.problems.paired_retrieval.metrics import ranking_metrics
 from anytask.problems.training import Progress, TrainingProblem
 
 _TOWERS, _TEXTS = "anytask.pretrain.pair_baselines", "anytask.pretrain.text_pair_baselines"

@@ -12,7 +12,7 @@ import numpy as np
 from anytask.core.errors import BadData
 from anytask.core.rng import derive
 from anytask.core.settings import of_kind, real, text, whole
-from anytask.datasets.pairs import PairedData, load_pairs, taken
+from anytask.datasets.pairs import PairedData, load_pairs, plain, taken
 from anytask.datasets.signing import signing
 from anytask.datasets.vacancies import vacancies
 from anytask.problems.options import Options
@@ -35,6 +35,9 @@ class PairedOptions(Options):
     )  # fmt: skip
     test_size: float = real(0.25, "share of the queries that is kept for testing", above=0, below=1)
     unseen: float = real(0.25, "share of the targets of which no training pair shows any", at_least=0, below=1)
+    held_out: str | None = text(
+        None, "a graph that is tested on alone: no training pair holds one of its targets", optional=True
+    )
     n: int = whole(1200, "vacancies and signing: how many to learn from")
     tested: int = whole(150, "vacancies and signing: how many to test on, of each kind")
 
@@ -97,9 +100,15 @@ class PairedSet(LoadedData):
         s, o = self.source, self.options
         rng = np.random.default_rng(derive(seed, "paired-retrieval"))
         tested = rng.permutation(len(s.left)) < max(1, round(o.test_size * len(s.left)))
-        hidden = rng.permutation(len(s.right)) < (0 if self.single else round(o.unseen * len(s.right)))
+        none = self.single or o.held_out is not None
+        hidden = rng.permutation(len(s.right)) < (0 if none else round(o.unseen * len(s.right)))
+        strange = self._strangers()
         graphs, known, unseen = {}, {}, {}
         for name, edges in s.edges.items():
+            if name == o.held_out:
+                unseen[name] = self._ranking(edges, edges[:, 1], rng)
+                continue
+            edges = edges[~strange[0][edges[:, 0]] & ~strange[1][edges[:, 1]]]
             new, other = tested[edges[:, 0]], hidden[edges[:, 1]]
             if (~new & ~other).any():
                 graphs[name] = self._aligned(edges[~new & ~other])
@@ -109,7 +118,18 @@ class PairedSet(LoadedData):
                 known[name] = self._ranking(shown, targets, rng)
             if other.any():
                 unseen[name] = self._ranking(edges[other], edges[other, 1], rng)
-        return Drawn(graphs, known, known if self.single else unseen)
+        return Drawn(graphs, known, known if self.single and o.held_out is None else unseen)
+
+    def _strangers(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return which left and which right texts are targets of the graph that is held out."""
+        s, name = self.source, self.options.held_out
+        places = [] if name is None else np.unique(s.edges[name][:, 1])
+        texts = {plain(s.right[place]) for place in places}
+
+        def among(items: Any) -> np.ndarray:
+            return np.array([plain(item) in texts for item in items], dtype=bool)
+
+        return (among(s.left), among(s.right)) if texts else (np.zeros(len(s.left), bool), np.zeros(len(s.right), bool))
 
     def _aligned(self, edges: np.ndarray) -> tuple[Any, Any]:
         return taken(self.source.left, edges[:, 0]), taken(self.source.right, edges[:, 1])
@@ -176,6 +196,9 @@ def read(source: Any, options: PairedOptions) -> PairedSet:
     if isinstance(source, str) and source == VACANCIES:
         return GeneratedSet(Builtin(VACANCIES), options)  # type: ignore[arg-type]
     pairs = load_pairs(source, **{name: getattr(options, name) for name in PairedOptions.read_only})
+    if options.held_out is not None and (pairs.kinds != ("texts", "texts") or options.held_out not in pairs.edges):
+        known = ", ".join(map(repr, pairs.edges))
+        raise BadData(f"{pairs.name}: held_out must be a graph of texts, got {options.held_out!r}; graphs: {known}")
     data = PairedSet(pairs, options, _lacking() if pairs.kinds == ("texts", "texts") else ())
     if data.single:
         note = "Each target belongs to one query alone: it is held out with it, and ranked among those of the tested."

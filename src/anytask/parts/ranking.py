@@ -1,4 +1,4 @@
-"""Metrics of a ranking with binary relevance."""
+"""Metrics of rankings with binary relevance."""
 
 from __future__ import annotations
 
