@@ -90,8 +90,14 @@ CLAIM = Claim(
     ),
     source="paper",
     tried=(
-        "The prototype drew new sentences for 150 steps; here they are 400 or 1,200, and everybody may pass over them "
-        "until it no longer gains. A skill is any two of the 160 concepts, so that what is known of a held-out skill's "
-        "words comes from other skills."
+        "The prototype drew new sentences for 150 steps; here they are 400 or 1,200, two experiments as the number of "
+        "them decides: everybody may pass over them until it gains little. Seed 0, 400: UWE .89 after 12 passes at a "
+        "rate of .01, .93 after 16 at .03 and .94 after 30; mean pooling .69 after 30 at .01, .77 at .03, .81 after "
+        "60; MaxSim .71 and .73; two towers .64 at .01, .75 at .03, .77 after 60; BM25 .71. At .01, 1,200: UWE .94 "
+        "after 4 passes, .95 after 12; mean pooling .73 after 4, .87 after 12, .90 after 30; two towers with all "
+        "positives .92 after 30, .93 after 15 at .03; one positive .95. The rate of .03 is for all. A skill is any two "
+        "of the 160 concepts, so that what is known of a held-out skill's words comes from other skills; shared words "
+        "alone rank these best (.81 against .75). Trial: 8 passes at first, seed 0: .84, MiniLM as it is .85; then 3 "
+        "for all, as they cost less, seed 1: .84, mean pooling .86, MaxSim .85, MiniLM .85, fine-tuned .87."
     ),
 )  # fmt: skip
