@@ -123,13 +123,14 @@ class PairedSet(LoadedData):
     def _strangers(self) -> tuple[np.ndarray, np.ndarray]:
         """Return which left and which right texts are targets of the graph that is held out."""
         s, name = self.source, self.options.held_out
-        places = [] if name is None else np.unique(s.edges[name][:, 1])
-        texts = {plain(s.right[place]) for place in places}
+        if name is None:
+            return np.zeros(len(s.left), dtype=bool), np.zeros(len(s.right), dtype=bool)
+        texts = {plain(s.right[place]) for place in np.unique(s.edges[name][:, 1])}
 
         def among(items: Any) -> np.ndarray:
             return np.array([plain(item) in texts for item in items], dtype=bool)
 
-        return (among(s.left), among(s.right)) if texts else (np.zeros(len(s.left), bool), np.zeros(len(s.right), bool))
+        return among(s.left), among(s.right)
 
     def _aligned(self, edges: np.ndarray) -> tuple[Any, Any]:
         return taken(self.source.left, edges[:, 0]), taken(self.source.right, edges[:, 1])
