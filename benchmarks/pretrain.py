@@ -11,6 +11,9 @@ machine's speed hits both. Medians are reported beside what is aimed at. That bo
   seconds, and the peak of memory, each in a process of its own.
 * ``madeleine``: vectors of bags in padded batches against one bag at a time. What is gained is what a call costs:
   short bags gain, and long ones fill the processor alone.
+* ``autodistil``: the search among all members of two SuperLMs, which trains nothing, against the distillation of a
+  single one by itself, for as many passes; and all of AutoDistil against the distillation of each member by itself, of
+  which the largest and the smallest of each sub-space are timed and the others are taken to lie between.
 
 Usage: python benchmarks/pretrain.py [--repeats 3] [--out FILE.json]
 """
@@ -18,6 +21,7 @@ Usage: python benchmarks/pretrain.py [--repeats 3] [--out FILE.json]
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import platform
@@ -26,20 +30,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, astuple
 from functools import cached_property
 from pathlib import Path
 
 import networkx as nx
 import numpy as np
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytask.bench.measuring import Meter
 from anytask.parts.contrastive import LazyMatrix, contrastive_loss
-from anytask.pretrain import MADELEINE, IsoCVGAE
+from anytask.pretrain import MADELEINE, AutoDistil, IsoCVGAE
 from anytask.pretrain.parts.bags import read_bags
 from anytask.pretrain.parts.graphs import GraphBatch, read_graphs
+from anytask.pretrain.parts.slices import shape_of, smallest_first
 
 Work = Callable[[], object]
 NODES, PAIRS, WIDTH, CHUNK = 2_000, 4_096, 128, 512
@@ -179,6 +186,46 @@ def bags(n: int, longest: int) -> tuple[Work, Work]:
     return together, alone
 
 
+# -- AutoDistil -------------------------------------------------------------------------------------------------------
+
+
+def searches(repeats: int) -> Iterator[tuple[str, str | None, list[float]]]:
+    """Yield what is compared, and the ratios; nothing is aimed at but that no training is needed."""
+    X, passes = load_digits().images[:300], 2
+    model = AutoDistil.from_preset("small", epochs=passes, small={"steps": 50}, device="cpu")
+    everything = [seconds(lambda: model.fit(X)) for _ in range(repeats + 1)][1:]
+    sequences = model._sequences(model._read(X), model._positions)
+    members = model.table()
+    before = {name: weight.clone() for name, weight in model.supers_.state_dict().items()}
+    scoring = [seconds(lambda: model._losses(sequences)) for _ in range(repeats)]
+    scores = model._losses(sequences)
+    students = [model.student(budget) for budget in members["parameters"].quantile([0, 0.5, 1])]
+    assert all(torch.equal(weight, before[name]) for name, weight in model.supers_.state_dict().items())
+    for student in students:  # what is cut out is what was scored: as a SuperLM of one member it has the same loss
+        shape = shape_of(student)
+        row = members[(members[["layers", "heads", "width", "ratio"]] == list(astuple(shape))).all(axis=1)]
+        alone = copy.copy(model).set_params(spaces=[{"name": "one", **{k: [v] for k, v in asdict(shape).items()}}])
+        alone.supers_ = nn.ModuleList([student])
+        assert np.allclose(alone._losses(sequences)[0], scores[row.index[0]], rtol=1e-4)
+    ends = [
+        model._pattern.extract(net, shape)
+        for net, space in zip(model.supers_, model._spaces.values())
+        for shape in (space.largest, smallest_first(space.members, model._pattern.sizes)[0])
+    ]
+    single = [[seconds(lambda one=one: model.refine(one, X, epochs=passes)) for one in ends] for _ in range(repeats)]
+    n = len(members)
+    yield (
+        f"autodistil: distilling one of {n} members alone / scoring one",
+        None,
+        [statistics.mean(one) / (all_ / n) for one, all_ in zip(single, scoring)],
+    )
+    yield (
+        f"autodistil: distilling each of {n} members alone / distilling all and searching",
+        None,
+        [n * statistics.mean(one) / all_ for one, all_ in zip(single, everything)],
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
@@ -201,6 +248,7 @@ def main() -> None:
         together, alone = bags(n, longest)
         name = f"madeleine, bags of up to {longest}: one by one / padded batches"
         found[name] = ">= 5", ratio(alone, together, args.repeats)
+    found.update({name: (aim, ratios) for name, aim, ratios in searches(args.repeats)})
     result = {
         "benchmark": "pretrain: time and memory against what is replaced",
         "repeats": args.repeats,
