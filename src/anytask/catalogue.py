@@ -200,7 +200,7 @@ SYSTEMS: tuple[Card, ...] = (
     Card(20, "ernie3",
          "ERNIE 3.0: Large-scale Knowledge Enhanced Pre-training for Language Understanding and Generation",
          "ERNIE 3.0", 2021, "2107.02137", "pretrain", "anytask.pretrain:ERNIE3", "text",
-         ("language-pretraining", "frozen-features"),
+         ("language-pretraining",),
          "One text model that understands and generates, trained on text and facts; for a corpus with triples.",
          "none"),
     Card(21, "xmtf", "Crosslingual Generalization through Multitask Finetuning",

@@ -143,7 +143,7 @@ class ERNIE3(PretrainEstimator):
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "small": {
             "sizes": {"layers": 2, "width": 48, "branch_width": 24, "memory": 16}, "length": 32, "steps": 350,
-            "batch_size": 24, "lr": 5e-3, "dropout": 0.0, "finetuning": {"lr": 2e-3},
+            "batch_size": 24, "lr": 5e-3, "dropout": 0.0,
         },
         "paper": {
             "sizes": {"layers": 48, "width": 4096, "heads": 64, "branch_layers": 12, "branch_width": 768,
