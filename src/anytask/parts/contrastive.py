@@ -436,9 +436,10 @@ def token_scores(
     if scorer == "maxsim":
         return _over_tokens(C.masked_fill(~real_b, -torch.inf).amax(dim=2), mask_a, reduce)
     # A token that is not real gets no weight; all of its own row is finite, and left out of the sum over tokens.
-    S = D / temperature
-    if not bool(mask_a.all()) or not bool(mask_b.all()):
-        S = S.masked_fill(~(real_a & real_b), torch.finfo(S.dtype).min)
+    least = torch.finfo(D.dtype).min / 4
+    S = torch.add(torch.zeros_like(norms_b).masked_fill(~mask_b, least).T, D, alpha=1 / temperature)
+    if not bool(mask_a.all()):
+        S = S.masked_fill(~real_a, least)
     found = []
     if scorer != "columns":
         found.append(_over_tokens((S.softmax(dim=2) * C).sum(dim=2), mask_a, reduce))

@@ -26,7 +26,7 @@ from anytask.parts.contrastive import (
 from anytask.pretrain.pair_baselines import pooled
 from anytask.pretrain.parts.bags import Bags
 from anytask.pretrain.parts.item_towers import Encoded, encoder_field, item_tower
-from anytask.pretrain.parts.items import Items, Pairs, read_pairs
+from anytask.pretrain.parts.items import Items, Pairs, Tokens, read_pairs
 from anytask.pretrain.parts.pairs import PairBatch, PairEncoder, Sides
 
 __all__ = ["UWE"]
@@ -37,6 +37,8 @@ _OF_TOKENS: dict[str, Any] = {
 }  # fmt: skip
 #: Products of tokens at a time: what they are turned into stays in the processor's cache.
 _AT_ONCE = 2**18
+#: So many items of the other side, and at most so many numbers, are worth to sort texts by their lengths.
+_MANY, _COPIED = 32, 2**25
 
 
 def per_graph(name: str, default: float, help: str, **bounds: float) -> Any:
@@ -281,12 +283,28 @@ class UWE(PairEncoder):
         (x, norms_a, place_a, mask_a), (y, norms_b, place_b, mask_b) = (
             self._laid_out(bags, places) for bags, places in ((a, rows), (b, columns))
         )
-        D = (x @ y.T).index_select(1, place_b.T.reshape(-1)).index_select(0, place_a.reshape(-1))
-        D = D.view(*place_a.shape, *place_b.T.shape)  # (n, p, q, m)
+        D = x @ y.T
+        if not bool(mask_b.all()):
+            D = D.index_select(1, place_b.T.reshape(-1)).view(len(x), *place_b.T.shape)
+        else:
+            D = D.view(len(x), *place_b.shape).mT
+        D = D.index_select(0, place_a.reshape(-1)).view(*place_a.shape, *place_b.T.shape)  # (n, p, q, m)
         return token_scores(
             D, norms_a[place_a], norms_b[place_b], mask_a, mask_b, scorer=_OF_TOKENS[self.scorer],
             temperature=self._temperature(x.shape[1]), reduce=self.reduce,  # type: ignore[arg-type]
         ).cpu()  # fmt: skip
+
+    def scores(self, left: Any, right: Any) -> Any:
+        """Return how well each left text fits each right one; see :meth:`PairEncoder.scores`."""
+        sides, orders = [], []
+        given = self._tokens(left, "left"), self._tokens(right, "right")
+        for name, bags, other in (("left", given[0], given[1]), ("right", given[1], given[0])):
+            # Texts of like lengths together leave little to pad, where that is worth a copy of their tokens.
+            sort = len(other) >= _MANY and bags.tokens.numel() <= _COPIED
+            order = bags.lengths.argsort(stable=True) if sort else torch.arange(len(bags))
+            sides.append(Tokens(bags.only(order) if sort else bags, name))
+            orders.append(order.argsort().numpy() if sort else slice(None))
+        return super().scores(*sides)[orders[0]][:, orders[1]]
 
     def _laid_out(self, bags: Bags, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return tokens of successive bags, their norms, and where those of each bag are (n, t), with a mask."""

@@ -65,6 +65,12 @@ class Bags:
         """Norms of the tokens, shape (total,)."""
         return torch.cat([part.norm(dim=1) for part in self.tokens.split(ROOM)])
 
+    def only(self, rows: Tensor) -> Bags:
+        """Return some bags, in this order."""
+        lengths = self.lengths[rows]
+        shift = (self._starts[rows] - lengths.cumsum(0) + lengths).repeat_interleave(lengths)
+        return Bags(self.tokens[shift + torch.arange(len(shift))], lengths)
+
     def padded(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return tokens (b, t, d), 0 behind the end of a bag, and which of them are real (b, t)."""
         place = torch.arange(max(1, int(self.lengths[rows].max())))

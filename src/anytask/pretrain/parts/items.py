@@ -60,8 +60,7 @@ class Items:
         """Return some of the items."""
         if self.kind != "sequences":
             return Items(self.kind, self.taken(rows))
-        sequences = self.values.tokens.split(self.values.lengths.tolist())
-        return Items(self.kind, Bags.of(sequences[row] for row in rows.tolist()))
+        return Items(self.kind, self.values.only(rows))
 
     def alike(self) -> Tensor:
         """Return for each item the first one that equals it, shape (n,)."""
