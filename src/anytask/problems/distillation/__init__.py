@@ -121,7 +121,7 @@ class Distillation(FewLabels):
         key = (data.fingerprint, seed)
         if key not in self._taught:
             rows = data.known(seed)
-            model = EncoderClassifier.from_preset("small", seed=seed, small={"steps": 0}, finetuning={"epochs": 25})
+            model = EncoderClassifier.from_preset("small", seed=seed, small={"steps": 0}, finetuning={"epochs": 12})
             self._taught.clear()
             self._taught[key] = model.fit(data.inputs(rows), data.source.y[rows]).classifier_.encoder
         return self._taught[key]
