@@ -139,9 +139,10 @@ def _of_tasks(tasks: Any) -> list[RankedSet]:
         if not all(hasattr(task, part) for part in ("task_group", "name", "datasets")):
             raise BadData(f"a suite is a folder or tasks of workrb, got {shown(task)}")
         group = str(getattr(task.task_group, "value", task.task_group)).removeprefix("rank_")
-        for name, data in task.datasets.items():
+        for key, data in task.datasets.items():
+            name = str(getattr(key, "value", key))
             parts = data.query_texts, data.target_space, [list(map(int, row)) for row in data.target_indices]
-            found.append(RankedSet.of(group, str(task.name), str(name), str(name).partition("_")[0], *parts))
+            found.append(RankedSet.of(group, str(task.name), name, name.partition("_")[0], *parts))
     return found
 
 
