@@ -75,6 +75,11 @@ class ImageFiles:
         return np.broadcast_to(values, (3 if self.color else 1, *values.shape))
 
 
+def read_image(path: str | Path) -> np.ndarray:
+    """Return the pixels of an image file in its own size, of shape (3, height, width), float32 in [0, 1]."""
+    return np.ascontiguousarray(ImageFiles((str(path),), (0, 0), color=True)._decode(str(path)))
+
+
 def read_folder(path: Path, image_size: int | str | Sequence[int] | None) -> Parts:
     """Return the images of a folder of class folders, or of task folders that hold such, all of them checked once."""
     size = parse_size(image_size)
