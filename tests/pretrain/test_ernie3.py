@@ -204,6 +204,13 @@ def test_tasks_that_a_corpus_cannot_teach_are_left_out_or_refused():
         ERNIE3(**SMALL, vocabulary=8).fit(TextCorpus.of(TEXTS, (), [("Ann", "zz", "Oslo")]))
 
 
+def test_texts_of_unknown_words_alone_are_no_loss():
+    params = {**SMALL, "steps": 20, "batch_size": 1, "vocabulary": 8, "tasks": ["knowledge-masking"]}
+    model = ERNIE3(**params).fit(["a b c d e f g h i j"] * 3)
+    assert 0 in model.losses_["knowledge-masking"]
+    assert np.isfinite(model.losses_["knowledge-masking"]).all() and len(model.known_) == 4
+
+
 def test_tasks_are_added_one_after_another():
     model = ERNIE3(**{**SMALL, "steps": 6}, schedule="continual", tasks=["facts", "documents", "knowledge-masking"])
     model.fit(TextCorpus.of(TEXTS, (), TRIPLES))

@@ -271,8 +271,14 @@ class ERNIE3(PretrainEstimator):
         if task in ("reordering", "distance"):
             head = self.net_.order if task == "reordering" else self.net_.distance
             return F.cross_entropy(head(h[:, 0]), torch.tensor(targets, device=h.device))
+        return self._word_loss(self.net_, h, targets, "understand")
+
+    def _word_loss(self, net: Network, h: Tensor, targets: list[Any], branch: str) -> Tensor:
+        """Return the mean loss of the tokens that are predicted, 0 where there are none."""
         wanted = self._words.targets(targets, h.shape[1])
-        return F.cross_entropy(self.net_.logits(h[wanted >= 0], "understand"), wanted[wanted >= 0])
+        there = wanted >= 0
+        loss = F.cross_entropy(net.logits(h[there], branch), wanted[there], reduction="sum")
+        return loss / there.sum().clamp(min=1)
 
     def _continued(
         self, net: Network, streams: Streams, pace: Pace, memory: Memory | None
@@ -281,9 +287,7 @@ class ERNIE3(PretrainEstimator):
         rows, targets, fresh = streams.next(pace.batch_size, pace.length)
         ids, valid = self._words.padded(rows)
         read = net(ids, valid, "generate", memory and memory.of(torch.tensor(fresh, device=ids.device)))
-        wanted = self._words.targets(targets, ids.shape[1])
-        loss = F.cross_entropy(net.logits(read.branch[wanted >= 0], "generate"), wanted[wanted >= 0])
-        return loss, read.memory
+        return self._word_loss(net, read.branch, targets, "generate"), read.memory
 
     def _streams(self, corpus: Texts) -> Streams:
         rows = [[token for sentence in document for token in sentence.ids] for document in corpus.documents]
