@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ def load_corpus(source: Any, spans: Any = None, triples: Any = None, *, text: st
         spans = [_whole(row, spans) for row in _columns(spans, ("document", "start", "end"))]
     if isinstance(triples, (str, os.PathLike)):
         triples = _columns(triples, ("head", "relation", "tail"), "sentence")
-    return replace(TextCorpus.of(corpus.documents, spans, triples, corpus.name))
+    return TextCorpus.of(corpus.documents, spans, triples, corpus.name)
 
 
 def _read(path: Path) -> str:
