@@ -64,6 +64,7 @@ class FrozenFeaturesData(LabelledSet):
         found = [
             Entrant("raw features", f"{_BASELINES}:RawFeatures", {}, "baseline"),
             Entrant("principal components", f"{_BASELINES}:PCAFeatures", {}, "baseline"),
+            Entrant("10 principal components", f"{_BASELINES}:PCAFeatures", {"n_components": 10}, "baseline"),
             Entrant("random encoder", f"{_BASELINES}:RandomEncoder", random, "baseline"),
         ]
         if pretrained_here(shape):
