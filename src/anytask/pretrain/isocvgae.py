@@ -25,6 +25,10 @@ Departures from the paper
   ReLU but for the last layer, and ``activation="identity"`` is theirs.
 * The released learning rate of 5e-6 moves the encoder so little in 30 epochs that it stays a random one. The default is
   5e-3 for up to 200 epochs; the released values are the preset ``paper``.
+* With these defaults the loss falls to a fiftieth within 60 epochs, and yet vectors are hardly better than those of a
+  random network as wide, by a probe that standardizes them (one seed; families of graphs, one and ten labels of each:
+  .86 and .97 after 60 epochs, .84 and .95 at random; the karate club, each member its own feature, one and five labels:
+  .60 and .85, at random .72 and .82, and with GCN .75 and .95, at random .72 and .95).
 * Layers are 256 wide, not 512, so that a graph of 100,000 nodes and 1,000,000 edges is learned from in 8 GiB (5.9, and
   about a minute an epoch on one busy core).
 * ``log sigma`` is kept in [-5, 5].

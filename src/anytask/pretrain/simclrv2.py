@@ -17,6 +17,9 @@ Departures from the paper
 * Fine-tuning makes ``min_steps`` steps at least, and statistics of batch normalization are then those of the labelled
   inputs: after a few dozen steps running ones would still be the pretrained network's.
 * There is no classifier that watches pretraining: the problem ``frozen-features`` does that.
+* The defaults are for thousands of images. On 768 digits they took a small network in 300 steps from .49 and .80 (with
+  one and ten labels of each, probed; one seed) to .64 and .88; a ResNet-18 with 192 digits was no better after 100
+  steps, or 300 with mini-batches of 64, than at random.
 * Statistics of batch normalization are those of one device; selective kernels, and networks as wide and deep as the
   paper's, are a matter of the backbone: the preset ``paper`` has its values, and a ResNet-18 that begins at random.
 """
