@@ -105,3 +105,17 @@ def test_vacancies_ask_for_what_their_words_say():
             for name in np.array(world.skills)[row]:
                 assert {word[:-1] for word in name.split()} <= concepts
     assert not world.train[1][:, ~world.known].any() and not world.unseen[1][:, world.known].any()
+
+
+@pytest.mark.parametrize(
+    ("left", "says"),
+    [
+        (np.full((2, 3), np.nan), "left: distinct item 0 contains NaN"), ([object(), object()], "texts or numbers"),
+        ([np.ones(2), np.ones(3)], r"item 1 has the shape \(3,\)"), ([np.ones((2, 3)), np.ones((2, 4))], r"\(2, 4\)"),
+    ],
+)  # fmt: skip
+def test_arrays_that_cannot_be_used_are_refused(left, says):
+    with pytest.raises(BadData, match=says):
+        load_pairs((left, ["a", "b"]))
+    with pytest.raises(BadData, match="no graphs"):
+        load_pairs({})

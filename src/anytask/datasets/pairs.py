@@ -176,6 +176,8 @@ def aligned(name: str, given: Any) -> tuple[Any, Any]:
 
 def _gathered(name: str, graphs: Mapping[str, tuple[Any, Any]], **told: Any) -> PairedData:
     """Return aligned sides of graphs as distinct items and edges."""
+    if not graphs:
+        raise BadData(f"{name}: there are no graphs")
     sides, places = [], []
     for side in (0, 1):
         every = [item for graph in graphs.values() for item in graph[side]]
@@ -185,9 +187,7 @@ def _gathered(name: str, graphs: Mapping[str, tuple[Any, Any]], **told: Any) -> 
         kept, place = np.unique(alike(every), return_inverse=True)
         items: Any = [every[row] for row in kept]
         if not isinstance(items[0], str):
-            items = [np.asarray(item, dtype=np.float32) for item in items]
-            if len({item.shape for item in items}) == 1 and items[0].ndim != 2:
-                items = np.stack(items)
+            items = _numbers(items, f"{name}: {('left', 'right')[side]}")
         sides.append(items)
         places.append(place)
     edges, start = {}, 0
@@ -196,6 +196,24 @@ def _gathered(name: str, graphs: Mapping[str, tuple[Any, Any]], **told: Any) -> 
         edges[graph] = np.unique(np.stack([place[rows] for place in places], axis=1), axis=0)
         start += len(left)
     return PairedData(name, sides[0], sides[1], edges, **told)
+
+
+def _numbers(items: list[Any], where: str) -> Any:
+    """Return arrays of one shape as one, and sequences (n_i, d) as a list, or say which is neither."""
+    found = []
+    for row, item in enumerate(items):
+        try:
+            with np.errstate(over="ignore"):
+                found.append(np.asarray(item, dtype=np.float32))
+        except (TypeError, ValueError) as error:
+            raise BadData(f"{where} holds {shown(item)}, and texts or numbers are wanted") from error
+        values, first = found[-1], found[0]
+        if not np.isfinite(values).all():
+            raise BadData(f"{where}: distinct item {row} contains NaN or infinity")
+        alone = values.ndim != 2 and values.shape != first.shape
+        if alone or 0 in values.shape or values.ndim != first.ndim or values.shape[-1:] != first.shape[-1:]:
+            raise BadData(f"{where}: distinct item {row} has the shape {values.shape}, and others have {first.shape}")
+    return found if found[0].ndim == 2 else np.stack(found)
 
 
 def _table(source: Any, name: str, left: str, right: str, graph: str | None) -> PairedData:

@@ -131,6 +131,8 @@ def load_workbench(source: Any) -> list[RankedSet]:
 def _of_tasks(tasks: Any) -> list[RankedSet]:
     """Return the sets of workrb's ranking tasks, by what they call their parts."""
     listed = list(tasks) if isinstance(tasks, Iterable) else [tasks]
+    if not listed:
+        raise BadData("a suite is a folder or tasks of workrb, got none")
     found = []
     for task in listed:
         if isinstance(task, RankedSet):

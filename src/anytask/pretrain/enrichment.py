@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from anytask.core.checks import check_counts
+from anytask.core.errors import instance_of
 from anytask.core.progress import Progress, heard
 from anytask.datasets.pairs import aligned, plain
 from anytask.lm.accounts import Budget
 from anytask.lm.metered import Metered
-from anytask.lm.protocol import BudgetExceeded
+from anytask.lm.protocol import BudgetExceeded, check_lm, check_texts
 from anytask.lm.writing import write
 
 __all__ = ["Enriched", "enrich"]
@@ -102,7 +103,10 @@ def enrich(
     ('tiny', True, True)
     """
     check_counts(least=least, shown=shown, max_words=max_words, max_tokens=max_tokens)
-    left, right = aligned("", pairs)
+    check_lm(lm)
+    left, right = (check_texts(side, name) for side, name in zip(aligned("", pairs), ("left", "right")))
+    instance_of("descriptions", Mapping)(descriptions)
+    check_texts((descriptions or {}).values(), "descriptions")
     known: dict[str, list[str]] = {}
     names: dict[str, str] = {}
     for text, target in zip(left, right):
