@@ -31,7 +31,7 @@ __all__ = ["SADE"]
 
 
 def _check_experts(experts: Any) -> None:
-    if isinstance(experts, str) or not isinstance(experts, Sequence) or not experts:
+    if isinstance(experts, (str, bytes)) or not isinstance(experts, Sequence) or not experts:
         raise ValueError(f"experts must be a list of 'forward' and numbers of at least 0, got {experts!r}")
     for expert in experts:
         number = isinstance(expert, (int, float)) and not isinstance(expert, bool) and 0 <= expert < float("inf")
