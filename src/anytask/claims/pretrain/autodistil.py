@@ -114,6 +114,6 @@ CLAIM = Claim(
         "training, and 300 are taken. A student of the fine-tuned teacher's answers had .93, a linear model .87: who "
         "has one task and one budget needs neither sub-spaces nor relations, and the headline holds that rival all "
         "the same. With the scores' squared difference in the place of the divergence AutoDistil had .69 after 200 "
-        "steps. The trial on texts was looked at in a quick look alone."
+        "steps. The trial on texts was run in a quick look alone, for its errors."
     ),
 )  # fmt: skip

@@ -42,7 +42,7 @@ class StudentOptions(TextOptions):
     """How many texts are labelled, and what a student may have."""
 
     teacher: str = text("minilm", "whom students learn from")
-    budget: int = whole(4_500_000, "parameters of a student")
+    budget: int = whole(4_600_000, "parameters of a student")
 
 
 class ThreeTasks(Problem):
