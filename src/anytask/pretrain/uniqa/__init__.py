@@ -203,12 +203,7 @@ class UniQA(DualEncoder):
             If training made a NaN or infinite weight; the model is left as it was.
         """
         images = self._images(left, "left", torch.rand)
-        several = isinstance(right, (list, tuple)) and any(isinstance(own, (list, tuple)) for own in right)
-        captions = right if several else [[text] for text in read_items(right, "right", "texts").values]
-        if len(captions) != len(images):
-            raise ValueError(f"left has {len(images)} items and right {len(captions)}: left[i] belongs with right[i]")
-        pairs = with_captions(images, captions)
-        return self._fit({"": pairs}, progress)
+        return self._fit({"": with_captions(images, right)}, progress)
 
     def _images(self, X: Any, name: str, place: Callable[[int, int], Tensor] = CENTER.expand) -> Items:
         if self.crop is not None:
@@ -403,8 +398,12 @@ def level_softmax(h: Tensor, prompts: Tensor, scale: Tensor | float) -> Tensor:
     return (scale * torch.einsum("nd,gld->ngl", F.normalize(h, dim=1), prompts)).softmax(dim=2)
 
 
-def with_captions(images: Items, captions: Sequence[str | Sequence[str]]) -> Pairs:
-    """Return images with all of their captions; equal ones are one item."""
+def with_captions(images: Items, right: Any) -> Pairs:
+    """Return images with their captions, of which each may have several; equal ones are one item."""
+    several = isinstance(right, (list, tuple)) and any(isinstance(own, (list, tuple)) for own in right)
+    captions = right if several else [[text] for text in read_items(right, "right", "texts").values]
+    if len(captions) != len(images):
+        raise ValueError(f"left has {len(images)} items and right {len(captions)}: left[i] belongs with right[i]")
     own = [read_items([c] if isinstance(c, str) else c, f"right[{i}]", "texts").values for i, c in enumerate(captions)]
     texts = Items("texts", [text for one in own for text in one])
     owner = torch.tensor([row for row, one in enumerate(own) for _ in one])
