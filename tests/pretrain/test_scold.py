@@ -6,6 +6,7 @@ import torch
 
 from anytask.parts.contrastive import contrastive_loss, soft_target
 from anytask.pretrain import SCOLD, DualEncoder
+from anytask.pretrain.parts.items import read_pairs
 from anytask.pretrain.parts.zero_shot import PromptClassifier
 from anytask.pretrain.scold import PooledTexts, concept_target
 
@@ -40,6 +41,36 @@ def loss(T):
 def test_the_loss_by_numbers(target, wanted):
     assert loss(target) == pytest.approx(wanted, abs=2e-6)
     assert torch.allclose(target.sum(1), torch.ones(3))
+
+
+def test_targets_have_no_gradient_and_the_order_of_a_batch_does_not_matter():
+    likeness = torch.rand(3, 3, requires_grad=True)
+    scores = S.clone().requires_grad_()
+    contrastive_loss(scores, soft_target(likeness, 0.4, 0.1), symmetric=True).backward()
+    assert scores.grad.abs().max() > 0 and likeness.grad is None
+    T, order = concept_target(CONCEPT, 0.4), torch.tensor([2, 0, 1])
+    moved = contrastive_loss(S[order][:, order], T[order][:, order], symmetric=True)
+    assert moved.item() == pytest.approx(loss(T), abs=1e-6)
+
+
+def test_no_loss_is_below_the_entropy_of_its_target_which_the_target_itself_reaches():
+    T = soft_target(torch.tensor([[1, 0.8, 0.1], [0.8, 1, 0.2], [0.1, 0.2, 1]]), 0.4, 0.1)
+    entropy = -(T * T.log()).sum(1).mean().item()
+    assert contrastive_loss(S, T).item() > entropy + 1e-3
+    assert contrastive_loss(T.log(), T).item() == pytest.approx(entropy, abs=1e-6)
+
+
+def test_cosines_are_first_multiplied_with_1_by_07():
+    X, captions, _ = world(6)
+    assert SCOLD(epochs=0).fit(X, captions)._scale().item() == pytest.approx(14.2857, abs=1e-3)
+
+
+def test_one_caption_of_each_image_is_drawn_anew():
+    model, pairs = SCOLD(per_image="one"), read_pairs(list(EYE[[0, 0, 0, 1, 2]]), list("abcda"))
+    drawn = [model._edges(pairs) for _ in range(30)]
+    assert all(sorted(edges[:, 0].tolist()) == [0, 1, 2] for edges in drawn)
+    assert {edges[edges[:, 0] == 0][0, 1].item() for edges in drawn} == {0, 1, 2}
+    assert len(SCOLD()._edges(pairs)) == 5
 
 
 def test_all_concepts_different_is_clip_and_one_concept_is_smoothing():
@@ -110,6 +141,15 @@ def test_prompts_say_classes(model):
     one, two = model.transform(prompts[0], side="right")
     mean = (one + two) / np.linalg.norm(one + two)
     np.testing.assert_allclose(classifier.cosines(X)[:, 0], model.transform(X) @ mean, atol=1e-6)
+
+
+def test_what_is_like_no_class_is_unfamiliar(model):
+    X, _, _ = world(60, seed=1)
+    classifier = PromptClassifier(model, dict(enumerate(COLORS)))
+    assert classifier.unfamiliar(X, X, share=0.1).sum() == 6
+    assert classifier.unfamiliar(-EYE - 1, X, share=0.1).all() and not classifier.unfamiliar(EYE, X, share=0.1).any()
+    with pytest.raises(ValueError, match="share"):
+        classifier.unfamiliar(X, X, share=2)
 
 
 def test_a_few_labels_move_the_prototypes(model):

@@ -12,7 +12,10 @@ Departures from the paper
   (``targets``), and what is shown of them says nothing of the released model.
 * Text vectors are masked means; ``pooling="first+mean"`` adds the first token, and ``"released"`` averages over padding
   too, as the released model does, whose vectors so depend on what they are padded to.
-* The optimizer's values are ours, since the paper's are not known. Released weights have no loader here.
+* The optimizer's values are ours, since the paper's are not known. The released model's additive scalar, which only a
+  sigmoid loss has use for, is left out, and its weights have no loader here.
+* Vision models by name get pixels normalized as ImageNet's, where the released model takes them as they are in [0, 1].
+* All captions of an image are in each epoch; ``per_image="one"`` draws one of them each time.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from anytask.core.settings import choice, flag, real
 from anytask.parts.contrastive import contrastive_loss, soft_target
 from anytask.pretrain.pair_baselines import DualEncoder, pooled
 from anytask.pretrain.parts.item_towers import Encoded, ImageTower
-from anytask.pretrain.parts.items import paired, read_items, words
+from anytask.pretrain.parts.items import Pairs, paired, read_items, words
 from anytask.pretrain.parts.pairs import PairBatch
 
 __all__ = ["SCOLD"]
@@ -40,7 +43,8 @@ class SCOLD(DualEncoder):
     """Align images and captions where many captions say the same: class names, symptoms, attributes of a concept.
 
     Pick it where pairs are noisy or repeat a few concepts, which makes most of what CLIP's loss pushes apart belong
-    together. With clean pairs and captions that differ, it does as well as CLIP's loss (its ``targets="none"``).
+    together, and the concepts of the pairs are known. Where only these concepts are to be told apart, a classifier
+    trained on them did as well or better; like captions alone (``targets="caption"``) showed no gain over smoothing.
     :class:`~anytask.pretrain.parts.zero_shot.PromptClassifier` says classes by prompts, with a few labels too.
 
     What is not listed here (``left_encoder``, ``right_encoder``, ``width`` and so on) is as in
@@ -58,6 +62,8 @@ class SCOLD(DualEncoder):
         Of the softmax over likenesses, for "caption" and "self".
     pooling : {"mean", "first+mean", "released"}, default "mean"
         How the tokens of a text make its vector.
+    per_image : {"all", "one"}, default "all"
+        Captions of an image that an epoch has: each of them, or one that is drawn at random.
     flat : bool, default False
         Whether the vector of an image is linear in all cells of its map, as in the released model, or in their mean.
 
@@ -92,6 +98,7 @@ class SCOLD(DualEncoder):
     alpha: float = real(0.5, "share of the target that others get", at_least=0, at_most=1)
     affinity_temperature: float = real(0.1, "of the softmax over likenesses", above=0)
     pooling: str = choice("mean", ("mean", "first+mean", "released"), "how tokens make the vector of a text")
+    per_image: str = choice("all", ("all", "one"), "captions of an image that an epoch has: all, or one at random")
     flat: bool = flag(False, "vectors linear in all cells of an image's map")
 
     def fit(self, left: Any, right: Any, *, concepts: Any = None, progress: Progress | None = None) -> Self:
@@ -140,6 +147,13 @@ class SCOLD(DualEncoder):
         if self.flat and isinstance(tower, ImageTower):
             return FlatImages(tower, self.facts_["left"]["shape"], self.width)
         return tower
+
+    def _edges(self, pairs: Pairs) -> Tensor:
+        if self.per_image == "all":
+            return pairs.edges
+        edges = pairs.edges[torch.randperm(len(pairs.edges))]
+        _, first = np.unique(edges[:, 0].numpy(), return_index=True)
+        return edges[torch.as_tensor(first)]
 
     def _loss(self, batch: PairBatch) -> Tensor:
         a, b, mask_a, mask_b = self._batch_tokens(batch)

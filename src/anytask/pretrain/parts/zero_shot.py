@@ -89,6 +89,20 @@ class PromptClassifier(ClassifierMixin):
         """Return the cosine of each item and each prototype (n, n_classes): a low maximum fits no class."""
         return self.model.transform(X) @ self.prototypes_.T
 
+    def unfamiliar(self, X: Any, known: Any, *, share: float = 0.05) -> np.ndarray:
+        """Return whether each item is further from all classes than most known items are: a bool array of shape (n,).
+
+        Parameters
+        ----------
+        X, known : items, as on the left of the model
+            ``known`` are of the classes, and were not learned from; they need no labels.
+        share : float in [0, 1], default 0.05
+            Of the known items, that would be called unfamiliar too.
+        """
+        share = check_number(share, "share", at_least=0, at_most=1)
+        least = np.quantile(self.cosines(known).max(1), share)
+        return self.cosines(X).max(1) < least
+
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return probabilities (n, n_classes), columns in the order of the prompts."""
         return softmax(self.cosines(X) / self.temperature, axis=1)
