@@ -28,7 +28,7 @@ def _experiment(name: str, data: str, shared: dict[str, Any], **options: Any) ->
         Entrant(_RIDGE, "anytask.pretrain.score_baselines:RidgeScores", {}, "baseline"),
     )
     quick = {"n": 200, "tested": 200}
-    return Experiment(name, "image-quality", data, entrants, {"labels": 20, **options}, _RIDGE, quick, {"epochs": 5})
+    return Experiment(name, "image-quality", data, entrants, {"labels": 20, **options}, _RIDGE, quick)
 
 
 _HEADLINE = (Beats("uniqa", _RIVALS, "srcc", expected="+.8 over ridge on pixels, in a prototype"),)
