@@ -74,6 +74,32 @@ CASES = {
         {"text": lambda data: TEXTS[0]},
     ),
     "prompt-compression": (lambda folder: TEXTS, {}, {"text": lambda data: TEXTS[0]}),
+    "long-tail": (
+        table,
+        {"most": 4, "imbalance": 2, "test_imbalance": 2},
+        {"X": lambda data: new_rows()},
+    ),
+    "zero-shot-classification": (
+        lambda folder: (
+            np.random.default_rng(0).normal(size=(24, 6)),
+            [f"shows {'ab'[i % 2]} {i}" for i in range(24)],
+            ["ab"[i % 2] for i in range(24)],
+            {"a": "shows a", "b": "shows b"},
+        ),
+        {},
+        {"images": lambda data: np.eye(6, dtype=np.float32)[:3], "prompts": lambda data: data.source.prompts},
+    ),
+    "distillation": (
+        lambda folder: (np.random.default_rng(0).normal(size=(60, 4, 4)), ["a", "b"] * 30),
+        {"per_class": 3, "unlabeled": 20, "max_test": 20},
+        {"X": lambda data: np.ones((2, 4, 4), np.float32)},
+    ),
+    "language-pretraining": (lambda folder: (TEXTS, LABELS), {"shots": 2}, {"texts": lambda data: TEXTS[:2]}),
+    "image-quality": (
+        lambda folder: "rated-digits",
+        {"n": 60, "tested": 10, "labels": 10},
+        {"images": lambda data: np.random.default_rng(0).random((3, 1, 8, 8)).astype(np.float32)},
+    ),
     "few-demos": (
         lambda folder: "waypoints",
         {"steps": 3, "embedder_steps": 3, "demos": 2, "prior_episodes": 2},
@@ -90,6 +116,7 @@ CASES = {
         {"obs": lambda data: data.training_world(0).reset(seed=0)[0]},
     ),
 }
+SLOW = ("distillation", "language-pretraining")
 NOTHING_TO_SAVE = {
     "demonstration-selection": ("digits", {}),
     "equivariance": ("digits", {}),
@@ -122,7 +149,7 @@ def test_where_nothing_can_be_saved_everyone_is_refused_by_name(key):
     assert all(e.name in str(refused.value) for e in entrants if e.name not in problem.bounds)
 
 
-@pytest.mark.parametrize("key", CASES)
+@pytest.mark.parametrize("key", [pytest.param(key, marks=[pytest.mark.slow] * (key in SLOW)) for key in CASES])
 def test_the_printed_lines_give_what_the_model_in_memory_gives(key, tmp_path):
     problem = problems.get(key)
     source, options, given = CASES[key]

@@ -79,7 +79,7 @@ def rated_digits(source: str, seed: int, n: int) -> Rated:
     --------
     >>> rated = rated_digits("digits-images", 0, 3)
     >>> rated.images.shape, rated.scores.shape, rated.texts[0]
-    ((3, 1, 8, 8), (3, 2), ['fair passable quality image', 'good lively aesthetics image'])
+    ((3, 1, 8, 8), (3, 2), ['good clean quality image', 'fair plain aesthetics image'])
     """
     X = _images(source)
     rng = np.random.default_rng(derive(seed, "rated", source))

@@ -47,6 +47,8 @@ class SCOLD(DualEncoder):
     trained on them did as well or better; like captions alone (``targets="caption"``) showed no gain over smoothing.
     :class:`~anytask.pretrain.parts.zero_shot.PromptClassifier` says classes by prompts, with a few labels too.
 
+    Of the paper we know the abstract (source: abstract), and the released model: the loss is a reconstruction.
+
     What is not listed here (``left_encoder``, ``right_encoder``, ``width`` and so on) is as in
     :class:`~anytask.pretrain.DualEncoder`; images stand on the left.
 

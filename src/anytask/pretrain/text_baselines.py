@@ -15,7 +15,7 @@ from anytask.datasets.corpora import TextCorpus
 from anytask.lm.protocol import check_texts
 from anytask.pretrain.base import PretrainEstimator
 
-__all__ = ["SentenceFeatures", "TextFeatures", "TfidfFeatures"]
+__all__ = ["SentenceFeatures", "TfidfFeatures"]
 
 
 class TextFeatures(PretrainEstimator):

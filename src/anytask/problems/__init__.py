@@ -6,7 +6,7 @@ Examples
 --------
 >>> from anytask import problems
 >>> problems.KEYS[:3]
-('demonstration-selection', 'equivariance', 'few-demos')
+('demonstration-selection', 'distillation', 'equivariance')
 """
 
 from __future__ import annotations

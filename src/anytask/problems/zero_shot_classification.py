@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -119,7 +120,10 @@ class ZeroShotClassification(TrainingProblem):
         """Refuse encoders of pairs that do not take images and texts."""
         left, right = getattr(entrant.load(), "KINDS", (None, None))
         if left in (None, "arrays") and right in (None, "texts"):
-            return super().refuses(entrant, data)
+            cls: Any = entrant.load()
+            if hasattr(cls, "encode") or "y" in inspect.signature(cls.fit).parameters:
+                return super().refuses(entrant, data)
+            return f"{entrant.name} has no fit(images, captions), and no fit(images, y)."
         return f"{entrant.name} learns from {left} and {right}, and here are images and texts."
 
     def train(self, entrant: Entrant, data: ZeroShotData, seed: int, progress: Progress) -> Any:

@@ -14,7 +14,7 @@ _ALL = {"name": "all", "layers": [1, 2, 3, 4], "heads": [1, 2, 3, 4], "width": [
 _TUNED = {"finetuning": {"min_steps": 300, "epochs": 1}}
 _FEW_STEPS = {"finetuning": {"min_steps": 60, "epochs": 1, "batch_size": 16}, "max_tokens": 32}
 _SHORT = {
-    "epochs": 1, "small": {"steps": 20}, "finetuning": {"min_steps": 5}, "distillation": {"epochs": 1, "min_steps": 5},
+    "epochs": 1, "small": {"steps": 20}, "finetuning": {"min_steps": 5},
 }  # fmt: skip
 
 

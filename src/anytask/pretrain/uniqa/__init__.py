@@ -75,9 +75,13 @@ PROMPTS: dict[str, tuple[tuple[str, ...], ...]] = {
 def _check_prompts(value: Any) -> None:
     if isinstance(value, str) and value in PROMPTS:
         return
-    groups = isinstance(value, Sequence) and not isinstance(value, str) and len(value)
+    groups = isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and len(value)
     if not groups or any(
-        isinstance(g, str) or len(g) != 5 or not all(isinstance(t, str) and t.strip() for t in g) for g in value
+        not isinstance(g, Sequence)
+        or isinstance(g, (str, bytes))
+        or len(g) != 5
+        or not all(isinstance(t, str) and t.strip() for t in g)
+        for g in value
     ):
         raise ValueError(f"prompts must be one of {', '.join(PROMPTS)}, or groups of five texts, got {value!r:.80}")
 
