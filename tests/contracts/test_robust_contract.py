@@ -1,6 +1,7 @@
 """Every system of the robust family, run through the family's protocol."""
 
 import copy
+import inspect
 
 import numpy as np
 import pytest
@@ -189,3 +190,59 @@ def test_bad_weights_are_refused_in_one_line(name, make):
         with pytest.raises((ValueError, TypeError), match="sample_weight"):
             model.fit(X, Y, sample_weight=bad)
     assert same(model._state(), before)
+
+
+@everyone
+def test_no_use_of_inputs_sees_settings_changed_behind_the_models_back(name, make):
+    def wants_a_fit(use):
+        try:
+            getattr(make(name), use)(X)
+        except NotFittedError:
+            return True
+        return False
+
+    model = make(name).fit(X, Y)
+    shaping = [one for one in model.get_params(deep=False) if one in ("steps", "lr", "experts", "scale")]
+    uses = {
+        use: call
+        for use, call in inspect.getmembers(model, inspect.ismethod)
+        if not use.startswith("_") and use not in ("fit", "fit_predict")
+        and [p.name for p in inspect.signature(call).parameters.values() if p.default is p.empty] == ["X"]
+        and wants_a_fit(use)
+    }  # fmt: skip
+    assert "predict_proba" in uses
+    for setting in shaping:
+        changed = copy.deepcopy(model)
+        old = getattr(changed, setting)
+        setattr(changed, setting, old[:1] if setting == "experts" else 2 * old)
+        for use in uses:
+            with pytest.raises(ValueError, match=f"{setting} shapes the fitted model"):
+                getattr(changed, use)(X)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "branch" in case.cls._param_names()])
+@pytest.mark.parametrize(
+    "branch",
+    [
+        lambda d: None, lambda d: torch.nn.Linear(d + 1, 4), lambda d: torch.nn.Flatten(0),
+        lambda d: torch.nn.Unflatten(1, (2, d // 2)), lambda d: torch.nn.LSTM(d, 4),
+    ],
+)  # fmt: skip
+def test_branches_that_do_not_give_features_are_refused_by_name(name, branch, make):
+    with pytest.raises((TypeError, ValueError), match="branch m"):
+        make(name, branch=branch).fit(X, Y)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "branch" in case.cls._param_names()])
+def test_statistics_of_given_layers_stay_where_models_are_used(name, make):
+    def norm(d):
+        return torch.nn.Sequential(torch.nn.Linear(d, 6), torch.nn.BatchNorm1d(6), torch.nn.Dropout(0.5))
+
+    stem = torch.nn.Sequential(torch.nn.Flatten(), norm(16))
+    model = make(name, backbone=stem, branch=norm).fit(X, Y)
+    assert not stem[1][1].running_mean.any()  # copied
+    before = copy.deepcopy(model.net_.state_dict())
+    if hasattr(model, "adapt"):
+        model.adapt(X[:7])
+    assert np.array_equal(model.predict_proba(X), model.predict_proba(X))
+    assert same(model.net_.state_dict(), before)

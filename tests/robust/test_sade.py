@@ -110,6 +110,9 @@ def test_bad_adaptation_is_refused_and_leaves_the_weights(model):
     for epochs in (-1, 1.5, True):
         with pytest.raises(ValueError, match="epochs must be an integer"):
             changed.adapt(X, epochs=epochs)
+    for restart in ("no", None, 0):
+        with pytest.raises(ValueError, match="restart must be True or False"):
+            changed.adapt(X, restart=restart)
 
     def interrupt(share):
         raise KeyboardInterrupt

@@ -472,6 +472,21 @@ def check_number(value: Any, name: str, **bounds: Unpack[Bounds]) -> float:
     return float(value)
 
 
+def check_whole(value: Any, name: str, **bounds: Unpack[Bounds]) -> int:
+    """Return an integer in a range, or say that it is none, as :func:`check_number` does.
+
+    Examples
+    --------
+    >>> check_whole(True, "epochs", at_least=0)
+    Traceback (most recent call last):
+        ...
+    ValueError: epochs must be an integer of at least 0, got True
+    """
+    if not _is_whole(value) or not _within(value, **bounds):
+        raise ValueError(f"{name} must be an integer{_range(**bounds)}, got {shown(value)}")
+    return int(value)
+
+
 #: Each end of a range: how it is tested, and how it is said.
 _ENDS = {
     "above": (operator.gt, "above"), "at_least": (operator.ge, "of at least"),

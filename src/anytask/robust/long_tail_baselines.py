@@ -77,6 +77,8 @@ class PriorEstimation(LongTailTraining):
     def adapt(self, X: ArrayLike | Tensor) -> Self:
         """Estimate the class frequencies of inputs X (n, ...) without labels."""
         self._check_fitted()
+        self._check_settings()
+        self._check_shape_kept()
         X_ = check_inputs(X)
         check_input_shape(X_, self.input_shape_, type(self).__name__)
         with torch.no_grad():

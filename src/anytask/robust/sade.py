@@ -15,15 +15,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional as F
 
 from anytask.core.checks import check_input_shape, check_inputs, require_finite
+from anytask.core.errors import shown
 from anytask.core.progress import Progress, heard
 from anytask.core.rng import derive
-from anytask.core.settings import free, real, whole
+from anytask.core.settings import check_whole, free, real, whole
 from anytask.robust.parts.branches import BranchTraining
 from anytask.robust.parts.long_tail import expert_offsets
 
@@ -112,6 +114,7 @@ class SADE(BranchTraining):
     def shares(self) -> list[float]:
         """How much each expert counts; they sum to 1."""
         self._check_fitted()
+        self._check_shape_kept()
         return torch.tensor(self.weights_).softmax(0).tolist()
 
     def adapt(
@@ -138,14 +141,15 @@ class SADE(BranchTraining):
         Raises
         ------
         ValueError
-            For empty data, NaN or infinite inputs, or another shape than that of the fit.
+            For empty data, NaN or infinite inputs, another shape than that of the fit, or arguments out of range.
         """
         self._check_fitted()
         self._check_settings()
         self._check_shape_kept()
-        if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0):
-            raise ValueError(f"epochs must be an integer of at least 0, got {epochs!r}")
-        told, passes = heard(progress), self.adapt_epochs if epochs is None else epochs
+        if not isinstance(restart, (bool, np.bool_)):
+            raise ValueError(f"restart must be True or False, got {shown(restart)}")
+        passes = self.adapt_epochs if epochs is None else check_whole(epochs, "epochs", at_least=0)
+        told = heard(progress)
         X_ = check_inputs(X)
         check_input_shape(X_, self.input_shape_, type(self).__name__)
         with self._update():
@@ -173,6 +177,8 @@ class SADE(BranchTraining):
     def expert_proba(self, X: ArrayLike | Tensor) -> Tensor:
         """Return the class probabilities of each expert by itself, shape (n, K, n_classes)."""
         self._check_fitted()
+        self._check_settings()
+        self._check_shape_kept()
         X_ = check_inputs(X)
         check_input_shape(X_, self.input_shape_, type(self).__name__)
         with torch.no_grad():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from anytask.core.errors import shown
 from anytask.core.progress import Progress
 from anytask.core.rng import derive
 from anytask.core.settings import group, numbers, of_kind, real, whole
@@ -100,9 +101,18 @@ class BranchTraining(RobustClassifier):
     def _late(self, d: int) -> tuple[nn.Module, int]:
         if self.branch is not None:
             late = copy.deepcopy(self.branch(d))
+            if not isinstance(late, nn.Module):
+                raise TypeError(f"branch must return a module, got {shown(late)}")
             training = late.training
-            width = late.eval()(torch.zeros(2, d)).shape[1]
-            return late.train(training), width
+            try:
+                with torch.no_grad():
+                    found = late.eval()(torch.zeros(2, d))
+            except RuntimeError as error:
+                raise ValueError(f"branch made a module that does not read features of shape (n, {d})") from error
+            if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
+                got = shown(tuple(found.shape) if isinstance(found, Tensor) else found)
+                raise ValueError(f"branch must make modules from (n, {d}) to (n, width), got {got} for n = 2")
+            return late.train(training), found.shape[1]
         layers, widths = [], (d, *self.branch_hidden)
         for a, b in pairwise(widths):
             layers += [nn.Linear(a, b), nn.ReLU()]
