@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from cases import cases
 from hard import same
 from protocol import (
@@ -230,3 +231,30 @@ def test_without_training_towers_stay_as_they_were_given(name, sides):
     weights = copy.deepcopy(model.fit(*world(sides)).net_.state_dict())
     assert same(weights, make(name, epochs=0).fit(*world(sides)).net_.state_dict())
     assert np.isfinite(model.scores(*world(sides))).all()
+
+
+class Given(torch.nn.Module):
+    """A tower of a user that gives something else than tokens and their mask."""
+
+    def __init__(self, gives):
+        super().__init__()
+        self.gives, self.layer = gives, torch.nn.Linear(1, 4)
+
+    def forward(self, items):
+        n = len(items[0]) if isinstance(items, tuple) else len(items)
+        tokens = self.layer(torch.ones(n, 3, 1))
+        return self.gives(tokens, torch.ones(n, 3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "right_encoder" in case.cls._param_names()])
+@pytest.mark.parametrize(
+    "gives",
+    [
+        lambda tokens, mask: tokens, lambda tokens, mask: (tokens[:, 0], mask), lambda tokens, mask: (tokens, mask[:1]),
+        lambda tokens, mask: (tokens[:1], mask[:1]), lambda tokens, mask: (tokens, None), lambda tokens, mask: None,
+    ],
+)  # fmt: skip
+def test_towers_of_a_user_that_give_no_tokens_are_refused_by_name(name, gives):
+    sides = kinds(CASES[name].cls)[0]
+    with pytest.raises(ValueError, match=r"right_encoder must give tokens"):
+        make(name, right_encoder=Given(gives)).fit(*world(sides))

@@ -32,7 +32,7 @@ from anytask.core.progress import Progress
 from anytask.core.settings import choice, flag, real
 from anytask.parts.contrastive import contrastive_loss, soft_target
 from anytask.pretrain.pair_baselines import DualEncoder, pooled
-from anytask.pretrain.parts.item_towers import Encoded, ImageTower
+from anytask.pretrain.parts.item_towers import Encoded, ImageTower, encoded
 from anytask.pretrain.parts.items import Pairs, paired, read_items, words
 from anytask.pretrain.parts.pairs import PairBatch
 
@@ -193,7 +193,7 @@ class PooledTexts(nn.Module):
         self.tower, self.how = tower, how
 
     def forward(self, texts: Any) -> Encoded:
-        tokens, mask = self.tower(texts)
+        tokens, mask = encoded(self.tower(texts), len(texts), "right")
         h = tokens.mean(1) if self.how == "released" else pooled(tokens, mask)
         if self.how != "mean":
             h = h + tokens[:, 0]

@@ -27,6 +27,15 @@ def encoder_field(help: str) -> Any:
     return of_kind(None, (str, os.PathLike, nn.Module), "a name, a folder or a module", help, optional=True)
 
 
+def encoded(found: Any, n: int, side: str) -> Encoded:
+    """Return what a tower made of n items, or say that it made something else; ``side`` names its setting."""
+    parts = found if isinstance(found, tuple) else (found,)
+    shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
+    if len(shapes) != 2 or len(shapes[0]) != 3 or shapes[0][0] != n or shapes[1] != shapes[0][:2]:
+        raise ValueError(f"{side}_encoder must give tokens ({n}, t, d) and their mask ({n}, t), got {shapes}")
+    return found
+
+
 class WordTower(nn.Module):
     """The small tower of texts: a vector for each known word, and one residual layer; the order of words is not read.
 

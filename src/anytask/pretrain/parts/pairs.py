@@ -27,7 +27,7 @@ from anytask.core.settings import choice, real, whole
 from anytask.core.training import train
 from anytask.parts.contrastive import contrastive_loss
 from anytask.pretrain.parts.bags import ROOM, Bags
-from anytask.pretrain.parts.item_towers import Encoded
+from anytask.pretrain.parts.item_towers import Encoded, encoded
 from anytask.pretrain.parts.items import Items, Pairs, Tokens, ranked, read_items, read_pairs
 from anytask.pretrain.parts.token_cache import kept
 
@@ -80,7 +80,7 @@ class Sides(nn.Module):
         self.left, self.right = left, right
 
     def forward(self, items: Items, rows: Tensor, side: str) -> Encoded:
-        return getattr(self, side)(items.taken(rows))
+        return encoded(getattr(self, side)(items.taken(rows)), len(rows), side)
 
 
 class PairEncoder(Estimator):
