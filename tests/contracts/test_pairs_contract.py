@@ -19,7 +19,9 @@ from protocol import (
 from sklearn.exceptions import NotFittedError
 
 from anytask.core.checks import NotFinite
+from anytask.pretrain import DualEncoder
 from anytask.pretrain.parts.pairs import PairEncoder
+from anytask.pretrain.parts.zero_shot import PromptClassifier
 
 CASES = cases(
     "pretrain",
@@ -258,3 +260,32 @@ def test_towers_of_a_user_that_give_no_tokens_are_refused_by_name(name, gives):
     sides = kinds(CASES[name].cls)[0]
     with pytest.raises(ValueError, match=r"right_encoder must give tokens"):
         make(name, right_encoder=Given(gives)).fit(*world(sides))
+
+
+PROMPTS = {
+    "missing": ({None: "a", "b": "c"}, "mix"), "nan": ({float("nan"): "a", 1.0: "b"}, "NaN"),
+    "mixed": ({0: "a", "b": "c"}, "mix"), "bool and int": ({False: "a", 2: "c"}, "mix"),
+    "pairs": ({(1, 2): "a", (3, 4): "b"}, "shape"), "no text": ({0: 3, 1: "a"}, "class 0"),
+    "nan text": ({0: float("nan"), 1: "a"}, "class 0"), "bytes": ({0: b"a", 1: "a"}, "class 0"),
+    "mapping": ({0: "a", 1: {"a": 1}}, "class 1"), "no prompt": ({0: [], 1: "a"}, "class 0"),
+    "empty text": ({0: "a", 1: ["b", " "]}, "class 1"), "nested": ({0: [["a"]], 1: "a"}, "class 0"),
+    "list": (["a", "b"], "prompts"), "one": ({0: "a"}, "2 classes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PROMPTS)
+def test_prompts_that_say_nothing_of_a_class_are_refused_in_one_line(kind):
+    prompts, says = PROMPTS[kind]
+    model = DualEncoder(epochs=1).fit(ITEMS["texts"], ITEMS["texts"])
+    with pytest.raises((TypeError, ValueError), match=says) as caught:
+        PromptClassifier(model, prompts)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(TypeError, match="model must be"):
+        PromptClassifier("DualEncoder", {0: "a", 1: "b"})
+
+
+@pytest.mark.parametrize("labels", [(0, 1), (np.int64(3), 4), ("a", "b"), (True, False), (0.0, 1.0)])
+def test_classes_of_prompts_are_labels_as_they_were_given(labels):
+    model = DualEncoder(epochs=1).fit(ITEMS["texts"], ITEMS["texts"])
+    found = PromptClassifier(model, dict(zip(labels, ("one", "two")))).classes_.tolist()
+    assert found == list(labels) and [type(label) for label in found] == [type(np.array(x).item()) for x in labels]

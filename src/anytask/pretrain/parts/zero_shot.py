@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -33,7 +33,8 @@ class PromptClassifier(ClassifierMixin):
     Raises
     ------
     ValueError, TypeError
-        For one class alone, an empty prompt, or a temperature out of range.
+        For one class alone, labels that are neither integers nor strings or are of both kinds, an empty prompt, or a
+        temperature out of range.
 
     Examples
     --------
@@ -51,13 +52,16 @@ class PromptClassifier(ClassifierMixin):
             raise TypeError(f"prompts must say for each class what is said of it, got {shown(prompts)}")
         if len(prompts) < 2:
             raise ValueError(f"prompts must be of 2 classes at least, got {len(prompts)}")
+        if not isinstance(model, PairEncoder):
+            raise TypeError(f"model must be an encoder of pairs, got {shown(model)}")
+        kinds = {bool if isinstance(label, np.bool_) else type(label) for label in prompts}
+        if len(kinds) > 1 and not all(issubclass(kind, (int, np.integer)) and kind is not bool for kind in kinds):
+            raise TypeError(f"prompts mix kinds of labels: {sorted(kind.__name__ for kind in kinds)}")
         self.model, self.prompts = model, prompts
         own = getattr(model, "temperature_", 0.07) if temperature is None else temperature
         self.temperature = check_number(own, "temperature", above=0)
-        self.classes_ = np.array(list(prompts))
-        texts = [[said] if isinstance(said, str) else list(said) for said in prompts.values()]
-        if empty := [label for label, said in zip(prompts, texts) if not said]:
-            raise ValueError(f"class {empty[0]!r} has no prompt")
+        self.classes_ = check_labels(list(prompts), "prompts")
+        texts = [_texts(label, said) for label, said in prompts.items()]
         vectors = model.transform([text for said in texts for text in said], side="right")
         self.prototypes_ = _means(vectors, np.repeat(np.arange(len(texts)), [len(said) for said in texts]))
 
@@ -110,6 +114,23 @@ class PromptClassifier(ClassifierMixin):
     def predict(self, X: Any) -> np.ndarray:
         """Return the label whose prototype is the nearest."""
         return self.classes_[self.cosines(X).argmax(1)]
+
+
+def _texts(label: Any, said: Any) -> list[str]:
+    """Return the prompts of a class, or say what is wrong with them."""
+    if isinstance(said, str):
+        said = [said]
+    if not isinstance(said, Iterable) or isinstance(said, (bytes, Mapping)):
+        raise TypeError(f"class {label!r} must have a string, or a list of strings, as its prompts, got {shown(said)}")
+    found = list(said)
+    if not found:
+        raise ValueError(f"class {label!r} has no prompt")
+    for one in found:
+        if not isinstance(one, str):
+            raise TypeError(f"class {label!r} must have strings as its prompts, got {shown(one)}")
+        if not one.strip():
+            raise ValueError(f"class {label!r} has an empty text as a prompt")
+    return found
 
 
 def _means(vectors: np.ndarray, codes: np.ndarray, n: int | None = None) -> np.ndarray:
