@@ -357,3 +357,21 @@ def test_inputs_of_the_other_kind_are_refused():
             model.fit(bad)
     with pytest.raises(ValueError, match="must have a config"):
         made(teacher=nn.Linear(2, 2)).fit(X)
+
+
+@pytest.mark.parametrize("epochs", [-1, 1.5, True, "a", float("nan")])
+def test_refining_takes_whole_numbers_of_passes(fitted, epochs):
+    with pytest.raises(ValueError, match="epochs must be an integer"):
+        fitted.refine(fitted.student(6_000), X, epochs=epochs)
+
+
+def test_students_of_other_teachers_and_what_is_none_are_refused(fitted):
+    other = fitted.student(6_000)
+    other.embeddings.word_embeddings = nn.Linear(16, other.config.hidden_size)
+    for student in ("tiny", nn.Linear(3, 3), other):
+        for call in (
+            lambda s=student: fitted.refine(s, X, epochs=1),
+            lambda s=student: fitted.finetune(X, Y, student=s),
+        ):
+            with pytest.raises((TypeError, ValueError), match=r"student (must be|has other)"):
+                call()

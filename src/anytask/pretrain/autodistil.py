@@ -36,9 +36,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytask.core.checks import class_codes, require_finite
+from anytask.core.errors import shown
 from anytask.core.progress import Progress, heard, portion
 from anytask.core.rng import derive, isolated
-from anytask.core.settings import check_number, choice, free, group, of_kind, real, whole
+from anytask.core.settings import check_number, check_whole, choice, free, group, of_kind, real, whole
 from anytask.core.training import train
 from anytask.pretrain.base import PretrainEstimator
 from anytask.pretrain.parts.budgets import best_within, front_of, plot_front
@@ -460,12 +461,26 @@ class AutoDistil(EncoderEstimator, PretrainEstimator):
         epochs : int, optional
             Passes over them, ``self.epochs`` unless given.
         """
-        data, own, shape = self._asked(X), copy.deepcopy(student).to(self._device), shape_of(student)
-        told, epochs = heard(progress), self.epochs if epochs is None else epochs
+        data, shape = self._asked(X), self._shape_of(student)
+        own = copy.deepcopy(student).to(self._device)
+        epochs = self.epochs if epochs is None else check_whole(epochs, "epochs", at_least=0)
+        told = heard(progress)
         with isolated(derive(self.seed, "refine")):
             self._distil(own, lambda: [shape], data, epochs, told)
         told(1.0)
         return own.eval()
+
+    def _shape_of(self, student: Any) -> Shape:
+        """Return the shape of a student, or say that it is none of this teacher's."""
+        if not isinstance(student, nn.Module) or not hasattr(getattr(student, "config", None), "num_hidden_layers"):
+            raise TypeError(f"student must be what student() returns, got {shown(student)}")
+        shape = shape_of(student)
+        wanted = self._pattern.encoder(shape).state_dict()
+        if {k: v.shape for k, v in student.state_dict().items()} != {k: v.shape for k, v in wanted.items()}:
+            raise ValueError(
+                "student has other weights than a student of this teacher: take one that student() returns"
+            )
+        return shape
 
     def export(self, folder: str | os.PathLike[str], budget: float | None = None, **how: Any) -> None:
         """Write the student of a budget into a folder of transformers, with the tokenizer of texts.
@@ -506,6 +521,6 @@ class AutoDistil(EncoderEstimator, PretrainEstimator):
         classes, codes = class_codes(y, len(data))
         with self._update(), isolated(derive(self.seed, "finetune")):
             own = self.student() if student is None else student
-            self.shape_ = astuple(shape_of(own))
+            self.shape_ = astuple(self._shape_of(own))
             self._learn(own, data, codes, classes, heard(progress))
         return self
