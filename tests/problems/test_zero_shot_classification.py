@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from anytask.core.errors import BadData
-from anytask.datasets.captioned import captioned_digits
+from anytask.datasets.captioned import captioned_digits, load_captioned
 from anytask.pretrain import SCOLD
 from anytask.pretrain.parts.zero_shot import PromptClassifier
 from anytask.problems.base import Entrant
@@ -74,3 +74,23 @@ def test_arrays_and_what_is_none():
 def test_calibration_is_weighted_by_the_size_of_bins():
     sure, right = np.array([0.95] * 10 + [0.35] * 10), np.array([True] * 9 + [False] + [True] * 3 + [False] * 7)
     assert calibration_error(sure, right) == pytest.approx(0.5 * 0.05 + 0.5 * 0.05)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        (0, np.full((8, 4), np.nan), "images contains NaN"), (0, 3, "images"), (0, [[1], [1, 2]] * 4, "images"),
+        (0, np.ones(8), "images"), (0, np.full((8, 4), "a"), "images"), (1, None, "captions"), (1, "a" * 8, "captions"),
+        (1, ["a", None] * 4, "captions"), (2, [np.nan, 1.0] * 4, "concepts"), (2, np.zeros((8, 2)), "concepts"),
+        (2, np.array([0, "b"] * 4, dtype=object), "concepts"), (2, [0.5] * 8, "concepts"), (2, [0, 2] * 4, "concept 2"),
+        (3, ["a", "b"], "prompts"), (3, {0: None, 1: "b"}, "concept 0"), (3, {0: 3, 1: "b"}, "concept 0"),
+        (3, {0: " ", 1: "b"}, "concept 0"), (3, {0: "a", 1: []}, "concept 1"), (3, {0: ["a", 2], 1: "b"}, "concept 0"),
+    ],
+)  # fmt: skip
+def test_arrays_that_cannot_be_used_are_refused_in_one_line(place, value, says):
+    given = [np.ones((8, 4)), ["a b"] * 8, np.arange(8) % 2, {0: "a", 1: ["b"]}]
+    assert load_captioned(tuple(given)).prompts == {0: ["a"], 1: ["b"]}
+    given[place] = value
+    with pytest.raises(BadData, match=says) as caught:
+        load_captioned(tuple(given))
+    assert "\n" not in str(caught.value)

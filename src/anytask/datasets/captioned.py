@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from anytask.core.checks import check_inputs, check_labels
 from anytask.core.errors import BadData, shown
 from anytask.core.rng import derive
 from anytask.datasets.images import SUFFIXES, checked_images, parse_size
@@ -148,12 +149,23 @@ def _wrong(given: str) -> Any:
 
 
 def _given(images: Any, captions: Sequence[str], concepts: Any, prompts: Mapping[Any, Any]) -> Captioned:
-    X, labels = np.asarray(images, dtype=np.float32), np.asarray(concepts)
+    try:
+        X, labels = check_inputs(images, "images").numpy(), check_labels(concepts, "concepts")
+    except (TypeError, ValueError) as error:
+        raise BadData(str(error)) from error
+    if isinstance(captions, str) or not isinstance(captions, Collection):
+        raise BadData(f"captions must be a list of texts, got {shown(captions)}")
+    if not isinstance(prompts, Mapping):
+        raise BadData(f"prompts must say for each concept what is said of it, got {shown(prompts)}")
     if not len(X) == len(captions) == len(labels):
         raise BadData(f"there are {len(X)} images, {len(captions)} captions and {len(labels)} concepts")
     if bad := [text for text in captions if not isinstance(text, str) or not text.strip()]:
         raise BadData(f"captions must be texts, got {shown(bad[0])}")
-    listed = {label: [said] if isinstance(said, str) else list(said) for label, said in prompts.items()}
+    listed = {label: [said] if isinstance(said, str) else said for label, said in prompts.items()}
+    for label, said in listed.items():
+        if not isinstance(said, Collection) or not said or any(not isinstance(x, str) or not x.strip() for x in said):
+            raise BadData(f"concept {label!r} must have a text, or a list of texts, as its prompts, got {shown(said)}")
+    listed = {label: list(said) for label, said in listed.items()}
     return _checked(Captioned("captioned", X, list(captions), labels, listed))
 
 
