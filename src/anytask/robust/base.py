@@ -105,11 +105,7 @@ class RobustClassifier(ClassifierMixin, Estimator):
 
     def predict_proba(self, X: ArrayLike | Tensor) -> Any:
         """Return class probabilities, shape (n, n_classes), columns in the order of ``classes_``."""
-        self._check_fitted()
-        self._check_settings()
-        self._check_shape_kept()
-        X_ = check_inputs(X)
-        check_input_shape(X_, self.input_shape_, type(self).__name__)
+        X_ = self._asked(X)
         with torch.no_grad():
             scores = torch.cat([self._scores(part.to(self._device)) for part in X_.split(1024)])
         probabilities = require_finite(scores, "a score").double().softmax(dim=1)
@@ -121,6 +117,15 @@ class RobustClassifier(ClassifierMixin, Estimator):
 
     def check_shape(self, input_shape: tuple[int, ...]) -> None:
         """Raise a ``ValueError`` for inputs of a shape that the system cannot learn from."""
+
+    def _asked(self, X: ArrayLike | Tensor) -> Tensor:
+        """Return the checked inputs that a model is asked about, or say why it cannot answer."""
+        self._check_fitted()
+        self._check_settings()
+        self._check_shape_kept()
+        X_ = check_inputs(X)
+        check_input_shape(X_, self.input_shape_, type(self).__name__)
+        return X_
 
     # -- what a system writes -------------------------------------------------------------------------------------
 

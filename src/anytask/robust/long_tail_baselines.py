@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional as F
 
-from anytask.core.checks import check_input_shape, check_inputs
 from anytask.core.progress import Progress, heard
 from anytask.core.settings import choice, flag, real, whole
 from anytask.parts.boosting import booster, lightgbm
@@ -76,11 +75,7 @@ class PriorEstimation(LongTailTraining):
 
     def adapt(self, X: ArrayLike | Tensor) -> Self:
         """Estimate the class frequencies of inputs X (n, ...) without labels."""
-        self._check_fitted()
-        self._check_settings()
-        self._check_shape_kept()
-        X_ = check_inputs(X)
-        check_input_shape(X_, self.input_shape_, type(self).__name__)
+        X_ = self._asked(X)
         with torch.no_grad():
             P = torch.cat([self.net_(part.to(self._device)).mean(1) for part in X_.split(1024)]).double().softmax(1)
         base = self._learned_for().double()

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional as F
 
-from anytask.core.checks import check_input_shape, check_inputs, require_finite
+from anytask.core.checks import require_finite
 from anytask.core.errors import shown
 from anytask.core.progress import Progress, heard
 from anytask.core.rng import derive
@@ -143,15 +143,11 @@ class SADE(BranchTraining):
         ValueError
             For empty data, NaN or infinite inputs, another shape than that of the fit, or arguments out of range.
         """
-        self._check_fitted()
-        self._check_settings()
-        self._check_shape_kept()
+        X_ = self._asked(X)
         if not isinstance(restart, (bool, np.bool_)):
             raise ValueError(f"restart must be True or False, got {shown(restart)}")
         passes = self.adapt_epochs if epochs is None else check_whole(epochs, "epochs", at_least=0)
         told = heard(progress)
-        X_ = check_inputs(X)
-        check_input_shape(X_, self.input_shape_, type(self).__name__)
         with self._update():
             K = len(self.experts)
             a = torch.tensor([1 / K] * K if restart else self.weights_, requires_grad=True)
@@ -176,11 +172,7 @@ class SADE(BranchTraining):
 
     def expert_proba(self, X: ArrayLike | Tensor) -> Tensor:
         """Return the class probabilities of each expert by itself, shape (n, K, n_classes)."""
-        self._check_fitted()
-        self._check_settings()
-        self._check_shape_kept()
-        X_ = check_inputs(X)
-        check_input_shape(X_, self.input_shape_, type(self).__name__)
+        X_ = self._asked(X)
         with torch.no_grad():
             return torch.cat([self.net_(part.to(self._device)) for part in X_.split(1024)]).softmax(-1).cpu()
 
