@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -115,9 +116,9 @@ class SentenceEncoder(TextMatcher):
         from sentence_transformers.util import batch_to_device
 
         try:
-            from sentence_transformers.sentence_transformer import losses as library
+            library: Any = import_module("sentence_transformers.sentence_transformer.losses")
         except ImportError:  # at an older place
-            from sentence_transformers import losses as library
+            library = import_module("sentence_transformers.losses")
 
         batches = [batch for _ in range(self.epochs) for batch in self._batches(pairs.edges)]
         if not batches:
